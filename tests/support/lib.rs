@@ -1,1 +1,30 @@
-//! Longhaul test support.
+//! What the black-box tests and the benchmark share: the real program as a child process, clients that show
+//! everything a server puts on the wire, a bad network, and content that proves itself.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests measure real time and read the environment of the test run"
+)]
+
+pub mod client;
+pub mod content;
+pub mod http1;
+pub mod http2;
+pub mod patience;
+pub mod process;
+pub mod proxy;
+pub mod request;
+pub mod response;
+pub mod server;
+pub mod skip;
+pub mod tls;
+
+pub use client::{Client, Version};
+pub use content::Content;
+pub use patience::{PATIENCE, eventually, within};
+pub use process::Process;
+pub use proxy::{Fault, Flow, Proxy};
+pub use request::Request;
+pub use response::{Cut, Head, Response};
+pub use server::TestServer;
+pub use skip::skip;
+pub use tls::Authority;

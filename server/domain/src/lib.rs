@@ -1,1 +1,24 @@
-//! Longhaul: domain.
+//! What Longhaul does, apart from how it is spoken to and where it keeps things: use cases, and the ports that they need.
+//!
+//! Services ([`Uploads`], [`Files`]) are reached only through [`Authorized`]. Ports ([`BlobStore`], [`MetadataStore`]) say in
+//! their documents what an adapter must promise; `testing` (feature `testing`) holds the suites that check it.
+
+pub mod access;
+pub mod blob_store;
+pub mod clock;
+pub mod digest;
+pub mod error;
+pub mod files;
+pub mod ids;
+pub mod metadata_store;
+#[cfg(feature = "testing")]
+pub mod testing;
+pub mod upload;
+
+pub use access::Authorized;
+pub use blob_store::{Blob, BlobStore, StagedBlob};
+pub use clock::{Clock, Timestamp};
+pub use error::Error;
+pub use files::{File, FilePath};
+pub use ids::{BlobKey, UploadId};
+pub use metadata_store::MetadataStore;

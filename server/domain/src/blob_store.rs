@@ -1,0 +1,128 @@
+//! The port to where bytes are kept.
+//!
+//! A blob is *staged* while it grows and *published* when it is whole. Published blobs never change. The store knows nothing of
+//! uploads, files or packs; which blobs are wanted is in the metadata store, and [`BlobStore::list`] lets the two be compared.
+
+use std::fmt::Debug;
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use thiserror::Error;
+
+use crate::{BlobKey, Timestamp};
+
+/// Why a store could not do it.
+#[derive(Debug, Error)]
+pub enum BlobError {
+    /// There is no such blob, or fewer bytes of it than were asked for.
+    #[error("blob {key} is missing or too short")]
+    Missing {
+        /// The blob.
+        key: BlobKey,
+    },
+    /// There is no room left. What was durable before stays so.
+    #[error("the blob store is full")]
+    Full,
+    /// Anything else; `doing` completes the sentence "failed to …".
+    #[error("failed to {doing}")]
+    Failed {
+        /// What was being done, and to which blob.
+        doing: String,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// A part of a blob as it is read, in chunks of the store's choosing.
+pub type BlobStream = BoxStream<'static, Result<Bytes, BlobError>>;
+
+/// Which blobs to list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlobState {
+    /// Still growing.
+    Staged,
+    /// Whole.
+    Published,
+}
+
+/// A blob that the store holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlobEntry {
+    /// Its key.
+    pub key: BlobKey,
+    /// When its bytes last changed, by the store's clock.
+    pub modified_at: Timestamp,
+}
+
+/// Keeps bytes.
+///
+/// # Cancel safety
+/// Reads may be dropped anywhere. A dropped future of any other method may or may not have had its effect, but never half of it.
+#[async_trait]
+pub trait BlobStore: Debug + Send + Sync + 'static {
+    /// Opens the staged blob `key` to be written on from `offset`, and makes it if `offset` is 0 and there is none.
+    ///
+    /// Bytes that lie beyond `offset` are dropped. If the blob was published but nothing records it (a crash came between),
+    /// it is taken back and is staged again. The caller sees to it that one writer at a time holds a key.
+    ///
+    /// # Errors
+    /// [`BlobError::Missing`] when fewer than `offset` bytes are there.
+    async fn stage(&self, key: &BlobKey, offset: u64) -> Result<Box<dyn StagedBlob>, BlobError>;
+
+    /// Reads `range` of a staged blob; only bytes that were synced are asked for.
+    async fn read_staged(&self, key: &BlobKey, range: Range<u64>) -> Result<BlobStream, BlobError>;
+
+    /// Makes the staged blob, whose `size` bytes are all synced, a published one. When this returns, the blob is durable under
+    /// its key. Publishing again what is published already succeeds.
+    ///
+    /// # Errors
+    /// [`BlobError::Missing`] when there are not exactly `size` bytes.
+    async fn publish(&self, key: &BlobKey, size: u64) -> Result<(), BlobError>;
+
+    /// Forgets a staged blob; one that is not there is forgotten already.
+    async fn discard(&self, key: &BlobKey) -> Result<(), BlobError>;
+
+    /// Opens a published blob of `size` bytes. Readers that hold it can read on after [`BlobStore::delete`] where the store
+    /// allows it, and fail with [`BlobError::Missing`] otherwise.
+    async fn open(&self, key: &BlobKey, size: u64) -> Result<Arc<dyn Blob>, BlobError>;
+
+    /// Deletes a published blob; one that is not there is deleted already.
+    async fn delete(&self, key: &BlobKey) -> Result<(), BlobError>;
+
+    /// Up to `limit` blobs in the order of their keys, those after `after` only.
+    async fn list(
+        &self,
+        state: BlobState,
+        after: Option<&BlobKey>,
+        limit: usize,
+    ) -> Result<Vec<BlobEntry>, BlobError>;
+
+    /// Whether the store can be written at this moment; for readiness checks.
+    async fn check(&self) -> Result<(), BlobError>;
+}
+
+/// A staged blob that is open for writing, by one writer.
+#[async_trait]
+pub trait StagedBlob: Debug + Send {
+    /// Appends `bytes`. They are not durable before [`StagedBlob::sync`].
+    ///
+    /// # Errors
+    /// After an error nothing more may be written through this value; [`BlobStore::stage`] at a durable offset starts anew.
+    async fn write(&mut self, bytes: Bytes) -> Result<(), BlobError>;
+
+    /// Makes all that was written durable: it survives a power cut from here on. Returns the blob's length in bytes.
+    async fn sync(&mut self) -> Result<u64, BlobError>;
+}
+
+/// A published blob that is open for reading, by any number of readers at once.
+pub trait Blob: Debug + Send + Sync {
+    /// Its length in bytes.
+    fn size(&self) -> u64;
+
+    /// Reads `range`, which lies within `0..size`. The stream yields exactly those bytes or ends with an error.
+    fn read(&self, range: Range<u64>) -> BlobStream;
+}

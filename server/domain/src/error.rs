@@ -1,0 +1,91 @@
+//! Why a use case did not succeed, in no protocol's words.
+
+use protocol::rejection::Rejection;
+use thiserror::Error;
+
+use crate::blob_store::BlobError;
+use crate::metadata_store::MetadataError;
+use crate::upload::Gone;
+
+/// Why a use case did not succeed.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The request broke a rule of its protocol.
+    #[error("the request broke a rule")]
+    Rejected(#[source] Rejection),
+    /// There is no such thing, or none that this principal may know of.
+    #[error("{what} not found")]
+    NotFound {
+        /// The kind of thing: "file", "upload".
+        what: &'static str,
+    },
+    /// The upload was there, and will never be complete.
+    #[error("the upload is gone")]
+    Gone(Gone),
+    /// The principal may not do this.
+    #[error("not allowed")]
+    Forbidden,
+    /// A precondition on the target does not hold.
+    #[error("the precondition does not hold")]
+    PreconditionFailed,
+    /// A newer request for the same upload has taken over.
+    #[error("a newer request has taken over")]
+    Superseded,
+    /// The client stopped sending in the middle of a body. What arrived is kept.
+    #[error("the client stopped sending")]
+    ClientGone,
+    /// The server is shutting down. What arrived is kept.
+    #[error("the server is shutting down")]
+    Draining,
+    /// Too much of this is going on already.
+    #[error("too busy")]
+    Busy,
+    /// There is no room left.
+    #[error("no room left")]
+    Full,
+    /// What was stored is not what was recorded.
+    #[error("{what} is corrupt")]
+    Corrupt {
+        /// What is.
+        what: String,
+    },
+    /// A store could not do it.
+    #[error("failed to {doing}")]
+    Store {
+        /// Completes the sentence.
+        doing: &'static str,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl Error {
+    /// Names what was being done when the blob store failed.
+    pub(crate) fn blob(doing: &'static str) -> impl FnOnce(BlobError) -> Self {
+        move |error| match error {
+            BlobError::Full => Self::Full,
+            BlobError::Missing { .. } | BlobError::Failed { .. } => Self::Store {
+                doing,
+                source: error.into(),
+            },
+        }
+    }
+
+    /// Names what was being done when the metadata store failed.
+    pub(crate) fn metadata(doing: &'static str) -> impl FnOnce(MetadataError) -> Self {
+        move |error| match error {
+            MetadataError::Full => Self::Full,
+            MetadataError::Inconsistent { .. } | MetadataError::Failed { .. } => Self::Store {
+                doing,
+                source: error.into(),
+            },
+        }
+    }
+}
+
+impl From<Rejection> for Error {
+    fn from(rejection: Rejection) -> Self {
+        Self::Rejected(rejection)
+    }
+}

@@ -1,0 +1,136 @@
+//! Names that the server gives, and where their randomness comes from.
+
+use std::fmt::{self, Debug, Display};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+/// Where randomness comes from.
+pub trait Randomness: Debug + Send + Sync + 'static {
+    /// 128 bits that nobody can guess.
+    fn bits(&self) -> u128;
+}
+
+/// The operating system's random source.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemRandomness;
+
+impl Randomness for SystemRandomness {
+    /// # Panics
+    /// Where the operating system has no random source; nothing could be kept safe there.
+    fn bits(&self) -> u128 {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
+        u128::from_be_bytes(bytes)
+    }
+}
+
+/// A text that is not an identifier of this server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("not an identifier")]
+pub struct InvalidId;
+
+/// The name of an upload resource: 128 random bits, written as 32 lower-case hexadecimal digits. Knowing it is leave to use it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UploadId(u128);
+
+impl UploadId {
+    /// A new one.
+    pub fn random(randomness: &dyn Randomness) -> Self {
+        Self(randomness.bits())
+    }
+}
+
+impl Display for UploadId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl Debug for UploadId {
+    /// The first digits only: the whole is a capability and does not belong in a log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "UploadId({:08x}…)", self.0 >> 96)
+    }
+}
+
+impl FromStr for UploadId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let canonical = text.len() == 32
+            && text
+                .bytes()
+                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        if !canonical {
+            return Err(InvalidId);
+        }
+        u128::from_str_radix(text, 16)
+            .map(Self)
+            .map_err(|_| InvalidId)
+    }
+}
+
+/// The name of a blob in the blob store: 1 to 64 of `a-z`, `0-9`, `-`. Never used twice for different bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BlobKey(Arc<str>);
+
+impl BlobKey {
+    /// A new one.
+    pub fn random(randomness: &dyn Randomness) -> Self {
+        Self(format!("{:032x}", randomness.bits()).into())
+    }
+
+    /// The key as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Display for BlobKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for BlobKey {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let valid = (1..=64).contains(&text.len())
+            && text
+                .bytes()
+                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'z' | b'-'));
+        valid.then(|| Self(text.into())).ok_or(InvalidId)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upload_id_reads_back() {
+        let id = UploadId::random(&SystemRandomness);
+        assert_eq!(id.to_string().parse(), Ok(id));
+        assert_eq!(UploadId(7).to_string().len(), 32);
+    }
+
+    #[test]
+    fn only_the_canonical_text_is_an_id() {
+        for text in [
+            "",
+            "7",
+            "../../etc/passwd",
+            &"G".repeat(32),
+            &"A".repeat(32),
+            &"a".repeat(33),
+        ] {
+            assert!(text.parse::<UploadId>().is_err(), "{text}");
+        }
+        for text in ["", "a/b", "..", "A", &"a".repeat(65)] {
+            assert!(text.parse::<BlobKey>().is_err(), "{text}");
+        }
+    }
+}

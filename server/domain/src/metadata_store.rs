@@ -1,0 +1,190 @@
+//! The port to where facts are kept: uploads, files, and which blobs they need.
+
+use std::fmt::Debug;
+
+use async_trait::async_trait;
+use thiserror::Error;
+
+use crate::files::{File, WriteCondition};
+use crate::upload::{Completed, Gone, Progress, Upload};
+use crate::{BlobKey, FilePath, Timestamp, UploadId};
+
+/// Why a store could not do it.
+#[derive(Debug, Error)]
+pub enum MetadataError {
+    /// There is no room left, or a bound of the engine is reached. Nothing was changed.
+    #[error("the metadata store is full")]
+    Full,
+    /// A row holds a combination that the code cannot mean.
+    #[error("inconsistent row {row} in table {table}: {reason}")]
+    Inconsistent {
+        /// The table.
+        table: &'static str,
+        /// The row's key.
+        row: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Anything else; `doing` completes the sentence "failed to …".
+    #[error("failed to {doing}")]
+    Failed {
+        /// What was being done.
+        doing: &'static str,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// What became of an insertion.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Inserted {
+    /// The upload is recorded.
+    New,
+    /// An upload with the same owner and idempotency key was there before; nothing was changed.
+    Existing(Box<Upload>),
+}
+
+/// What became of a change that only the upload's present holder may make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guarded {
+    /// It is recorded.
+    Done,
+    /// Another request holds the upload, or it is no longer open; nothing was changed.
+    Fenced,
+}
+
+/// What became of writing a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Written {
+    /// The path had no file before.
+    Created,
+    /// The path's older file is replaced; its blob is doomed unless something else needs it.
+    Replaced,
+    /// The condition does not hold of the current file, which is given; nothing was changed.
+    ConditionFailed(Option<Box<File>>),
+    /// As [`Guarded::Fenced`].
+    Fenced,
+}
+
+/// What became of deleting a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Deleted {
+    /// It is gone; its blob is doomed unless something else needs it.
+    Done,
+    /// The path has no file.
+    Missing,
+    /// As [`Written::ConditionFailed`].
+    ConditionFailed(Box<File>),
+}
+
+/// Keeps facts. Each method is one transaction: when it returns, its effect is durable and whole, or there is none.
+///
+/// Blobs are counted here by need: a blob is *needed* while an open upload grows it or a file (later: a pack) consists of it,
+/// and *doomed* from the moment that it stops being needed, until [`MetadataStore::forget_blob`].
+///
+/// # Cancel safety
+/// A dropped future may or may not have had its effect.
+#[async_trait]
+pub trait MetadataStore: Debug + Send + Sync + 'static {
+    /// Records a new upload, which is open.
+    async fn insert_upload(&self, upload: &Upload) -> Result<Inserted, MetadataError>;
+
+    /// An upload as it stands; `None` if it never was or is forgotten.
+    async fn upload(&self, id: &UploadId) -> Result<Option<Upload>, MetadataError>;
+
+    /// Makes the caller the upload's holder: raises the epoch of an open upload and returns it as it then stands. An upload that
+    /// is not open is returned as it is.
+    async fn claim_upload(&self, id: &UploadId) -> Result<Option<Upload>, MetadataError>;
+
+    /// Records progress and the new expiry of an open upload, under the holder's epoch.
+    async fn record_progress(
+        &self,
+        id: &UploadId,
+        epoch: u64,
+        progress: &Progress,
+        expires_at: Timestamp,
+    ) -> Result<Guarded, MetadataError>;
+
+    /// Completes an open upload under the holder's epoch and publishes its file, if the plan's condition holds of the path's
+    /// current file. `completed.replaced` is recorded as it turns out. The upload is kept until `expires_at`.
+    async fn complete_upload(
+        &self,
+        upload: &Upload,
+        completed: &Completed,
+        expires_at: Timestamp,
+    ) -> Result<Written, MetadataError>;
+
+    /// Ends an open upload as `gone` and keeps that knowledge until `expires_at`. With an epoch only its holder may; without one
+    /// any holder is fenced. The caller discards the blob.
+    async fn end_upload(
+        &self,
+        id: &UploadId,
+        epoch: Option<u64>,
+        gone: Gone,
+        expires_at: Timestamp,
+    ) -> Result<Guarded, MetadataError>;
+
+    /// Up to `limit` open uploads of this owner and client reference, oldest first.
+    async fn open_uploads(
+        &self,
+        owner: Option<&str>,
+        client_ref: &str,
+        limit: usize,
+    ) -> Result<Vec<Upload>, MetadataError>;
+
+    /// Up to `limit` open uploads whose time was up at `now`.
+    async fn expired_uploads(
+        &self,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Upload>, MetadataError>;
+
+    /// Forgets up to `limit` completed or gone uploads whose time was up at `now`; returns how many.
+    async fn forget_uploads(&self, now: Timestamp, limit: usize) -> Result<u64, MetadataError>;
+
+    /// Writes a file whose blob is published, if the condition holds of the path's current file.
+    async fn put_file(
+        &self,
+        file: &File,
+        condition: &WriteCondition,
+    ) -> Result<Written, MetadataError>;
+
+    /// The file under a path.
+    async fn file(&self, path: &FilePath) -> Result<Option<File>, MetadataError>;
+
+    /// Deletes the file under a path, if the condition holds of it.
+    async fn delete_file(
+        &self,
+        path: &FilePath,
+        condition: &WriteCondition,
+        now: Timestamp,
+    ) -> Result<Deleted, MetadataError>;
+
+    /// Up to `limit` files whose path begins with `prefix`, in the byte order of their paths, those after `after` only.
+    async fn list_files(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<File>, MetadataError>;
+
+    /// Those of `keys` that are needed or doomed. Of a blob that is neither, no record exists.
+    async fn known_blobs(&self, keys: &[BlobKey]) -> Result<Vec<BlobKey>, MetadataError>;
+
+    /// Up to `limit` blobs that were doomed before `before`.
+    async fn doomed_blobs(
+        &self,
+        before: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<BlobKey>, MetadataError>;
+
+    /// Forgets a doomed blob, once the blob store has deleted it.
+    async fn forget_blob(&self, key: &BlobKey) -> Result<(), MetadataError>;
+
+    /// Whether the store can be written at this moment; for readiness checks.
+    async fn check(&self) -> Result<(), MetadataError>;
+
+    /// Ends all work and closes the store; nothing may be called after.
+    async fn close(&self);
+}

@@ -1,0 +1,109 @@
+//! An upload as it is recorded.
+
+use protocol::upload::{Complete, Open};
+
+use crate::digest::{HashState, Sha256Digest};
+use crate::files::{Content, Description, File, WriteCondition};
+use crate::{BlobKey, FilePath, Timestamp, UploadId};
+
+/// An upload resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upload {
+    /// Its name, and the capability to use it.
+    pub id: UploadId,
+    /// Where its bytes go.
+    pub blob: BlobKey,
+    /// What it is to become; fixed at creation.
+    pub plan: Plan,
+    /// Counts the requests that have held the upload. A holder may record only under the epoch that it was given.
+    pub epoch: u64,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it is given up, unless there is progress before.
+    pub expires_at: Timestamp,
+    /// How it stands.
+    pub state: UploadState,
+}
+
+/// What an upload is to become.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The path that it is published under.
+    pub path: FilePath,
+    /// What must hold there at that moment.
+    pub condition: WriteCondition,
+    /// What the uploader says of the file.
+    pub description: Description,
+    /// `Repr-Digest` as sent at creation, to be compared with the whole.
+    pub repr_digest: Option<String>,
+    /// Who began it, where a credential was used.
+    pub owner: Option<String>,
+    /// The client's own reference, to find its open uploads again.
+    pub client_ref: Option<String>,
+    /// `Idempotency-Key` of the creation: the same key by the same owner finds the same upload.
+    pub idempotency_key: Option<String>,
+    /// `Upload-Metadata` as sent (tus).
+    pub tus_metadata: Option<String>,
+    /// `Upload-Concat` as sent (tus).
+    pub tus_concat: Option<String>,
+}
+
+/// How an upload stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UploadState {
+    /// It can grow.
+    Open(Progress),
+    /// It has all its bytes, and its file was published.
+    Complete(Completed),
+    /// It will never be complete.
+    Gone(Gone),
+}
+
+/// How far an open upload is. All of it is durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// Offset and length.
+    pub open: Open,
+    /// SHA-256 of the bytes below the offset, ready to go on.
+    pub hash: HashState,
+}
+
+/// What came of a completed upload; with the plan, all that its final answer says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Completed {
+    /// Its length.
+    pub complete: Complete,
+    /// Digest of its bytes.
+    pub sha256: Sha256Digest,
+    /// When it was published.
+    pub at: Timestamp,
+    /// Whether it took the place of an older file.
+    pub replaced: bool,
+}
+
+/// Why an upload will never be complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gone {
+    /// The client gave it up.
+    Cancelled,
+    /// It made no progress for too long.
+    Expired,
+    /// A request broke it beyond repair, such as by running past its length.
+    Invalid,
+}
+
+impl Upload {
+    /// The file that a completed upload became.
+    pub fn file(&self, completed: &Completed) -> File {
+        File {
+            path: self.plan.path.clone(),
+            content: Content {
+                blob: self.blob.clone(),
+                size: completed.complete.length,
+                sha256: completed.sha256,
+            },
+            description: self.plan.description.clone(),
+            modified_at: completed.at,
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! The rules that a request for an upload can break, one variant each, with what the client needs to recover.
+
+use thiserror::Error;
+
+/// A rule that the client broke. Which status and fields tell it is the dialect's matter.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Rejection {
+    /// A field that the dialect requires is absent, or is not what its definition asks for.
+    #[error("{field}: {reason}")]
+    Malformed {
+        /// The field's name as the specification writes it.
+        field: &'static str,
+        /// What is wrong with it, for the client's developer.
+        reason: String,
+    },
+    /// The body is of a media type that the method does not take.
+    #[error("the body must be of type {expected}")]
+    MediaType {
+        /// The type to send instead.
+        expected: &'static str,
+    },
+    /// `Tus-Resumable` is absent or names a version that is not spoken here (tus 1.0.0, Core Protocol).
+    #[error("Tus-Resumable must be 1.0.0")]
+    TusVersion,
+    /// The append does not begin where the upload ends.
+    #[error("the upload is at offset {expected}, the request begins at {provided}")]
+    OffsetMismatch {
+        /// The durable offset, in bytes.
+        expected: u64,
+        /// The request's offset, in bytes.
+        provided: u64,
+    },
+    /// A replayed part of an append differs from the bytes already held.
+    #[error("the request repeats bytes below offset {offset}, but not the same ones")]
+    OverlapMismatch {
+        /// The durable offset, in bytes.
+        offset: u64,
+    },
+    /// Statements about the upload's length contradict each other.
+    #[error("the request's length and the upload's length disagree")]
+    InconsistentLength,
+    /// The upload already has all its bytes.
+    #[error("the upload is already complete")]
+    Completed,
+    /// The body runs past the upload's length.
+    #[error("the body runs past the upload's length of {length} bytes")]
+    OverLength {
+        /// The upload's length in bytes.
+        length: u64,
+    },
+    /// The representation exceeds `max-size`.
+    #[error("the upload may have at most {limit} bytes")]
+    TooLarge {
+        /// Most bytes of a representation.
+        limit: u64,
+    },
+    /// The representation is below `min-size`.
+    #[error("the upload must have at least {limit} bytes")]
+    TooSmall {
+        /// Fewest bytes of a representation.
+        limit: u64,
+    },
+    /// The body exceeds `max-append-size`.
+    #[error("one request may bring at most {limit} bytes")]
+    AppendTooLarge {
+        /// Most bytes of a body.
+        limit: u64,
+    },
+    /// The body is below `min-append-size` and does not complete the upload.
+    #[error("a request that does not complete the upload must bring at least {limit} bytes")]
+    AppendTooSmall {
+        /// Fewest bytes of a body.
+        limit: u64,
+    },
+    /// The upload is the concatenation of others and takes no bytes of its own (tus concatenation).
+    #[error("a final upload takes no bytes of its own")]
+    FinalUpload,
+    /// A digest or checksum was sent in an algorithm that is not supported here.
+    #[error("{field}: algorithm {algorithm} is not supported")]
+    DigestAlgorithm {
+        /// The field's name as the specification writes it.
+        field: &'static str,
+        /// The algorithm's name as the client sent it.
+        algorithm: String,
+    },
+    /// The bytes do not have the digest that the request states.
+    #[error("{field} does not match the bytes received")]
+    DigestMismatch {
+        /// The field's name as the specification writes it.
+        field: &'static str,
+    },
+}

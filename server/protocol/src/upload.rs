@@ -1,0 +1,505 @@
+//! The rules of a resumable upload that all dialects share.
+//!
+//! An upload is a row of bytes that only grows. A request to grow it goes through three steps, none of which touches a byte:
+//!
+//! 1. [`Open::create`] or [`Open::admit`] checks what the request says of itself against the upload and the [`Limits`], and
+//!    yields an [`Admission`]: where its body begins, how many bytes it may bring, and what its end will mean.
+//! 2. While bytes arrive, [`Admission::cap`] is the bound; [`Admission::overrun`] names the rule that a byte beyond it breaks.
+//! 3. When the body has ended by itself, [`Admission::end`] says whether the upload is now complete. A body that was cut has no
+//!    end: its bytes count, and the upload stays open.
+
+use std::time::Duration;
+
+use crate::rejection::Rejection;
+
+/// What the end of a request's body means for the upload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Completion {
+    /// The body's end is the upload's end: `Upload-Complete: ?1`, `Upload-Incomplete: ?0`, a plain body.
+    WithThisBody,
+    /// More requests will follow, whatever the offset: `Upload-Complete: ?0`.
+    Later,
+    /// The upload is complete as soon as its offset reaches its length: tus, and appends of interop 4 to 6 that do not say.
+    AtLength,
+}
+
+/// What becomes of a body that runs past the upload's length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overrun {
+    /// Bytes up to the length are kept and the upload stays usable (interop 3 to 6).
+    KeepToLength,
+    /// The upload is invalid from then on (interop 7 and later, the RFC).
+    Invalidate,
+    /// The request appends nothing (tus).
+    Discard,
+}
+
+/// What a completed upload answers to a repeat of the append that completed it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repeat {
+    /// Every append to a completed upload is refused (interop 3 to 7).
+    Refused,
+    /// An empty append at the upload's end is given the stored final answer again (interop 8 and later, the RFC, tus).
+    Answered,
+}
+
+/// The bounds of an upload, announced in `Upload-Limit` and `Tus-Max-Size`. Sizes are bytes; `None` is no bound.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Most bytes of a whole representation.
+    pub max_size: Option<u64>,
+    /// Fewest bytes of a whole representation.
+    pub min_size: Option<u64>,
+    /// Most bytes of one request's body.
+    pub max_append_size: Option<u64>,
+    /// Fewest bytes of a body that neither creates nor completes the upload.
+    pub min_append_size: Option<u64>,
+    /// How long an upload is kept after its last progress.
+    pub max_age: Option<Duration>,
+}
+
+/// A request that makes an upload, as far as the rules need it. Sizes are bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Create {
+    /// What the end of this request's body means.
+    pub completion: Completion,
+    /// The representation's length, where the request declares it.
+    pub length: Option<u64>,
+    /// The body's length, where its framing tells it (`Content-Length`).
+    pub body_length: Option<u64>,
+    /// What becomes of surplus bytes.
+    pub overrun: Overrun,
+}
+
+/// A request that appends to an upload, as far as the rules need it. Sizes and offsets are bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Append {
+    /// Where the body's first byte belongs.
+    pub offset: u64,
+    /// What the end of this request's body means.
+    pub completion: Completion,
+    /// The representation's length, where the request declares it.
+    pub length: Option<u64>,
+    /// The body's length, where its framing tells it (`Content-Length`).
+    pub body_length: Option<u64>,
+    /// What becomes of surplus bytes.
+    pub overrun: Overrun,
+    /// What this dialect expects of a completed upload.
+    pub repeat: Repeat,
+}
+
+/// An upload that can still grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Open {
+    /// Bytes that are durable. `offset <= length` where the length is known.
+    pub offset: u64,
+    /// The representation's length, once a request has told it.
+    pub length: Option<u64>,
+}
+
+/// An upload that has all its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Complete {
+    /// The representation's length in bytes.
+    pub length: u64,
+}
+
+/// The rule that bounds a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Bound {
+    Length,
+    MaxSize,
+    MaxAppendSize,
+}
+
+/// Leave for one request's body to grow an upload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Admission {
+    /// The offset of the body's first byte.
+    pub start: u64,
+    /// How many of the body's first bytes the upload already has; they must be the same (replay-tolerant append).
+    pub overlap: u64,
+    /// The upload's length as it is known with this request.
+    pub length: Option<u64>,
+    /// Most bytes that the body may bring, its overlap included.
+    pub cap: u64,
+    /// What becomes of the bytes of a body that breaks the length.
+    pub surplus: Overrun,
+    bound: Bound,
+    completion: Completion,
+    min_size: u64,
+}
+
+/// How an upload stands after a body has ended by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// More bytes, or at least another request, must follow.
+    Partial,
+    /// The upload has all its bytes.
+    Complete(Complete),
+}
+
+impl Open {
+    /// Admits the body of a request that makes an upload.
+    ///
+    /// # Errors
+    /// [`Rejection::InconsistentLength`], [`Rejection::TooLarge`], [`Rejection::TooSmall`] or
+    /// [`Rejection::AppendTooLarge`], where the request's own fields already show it.
+    pub fn create(request: &Create, limits: &Limits) -> Result<Admission, Rejection> {
+        let fresh = Self {
+            offset: 0,
+            length: None,
+        };
+        fresh.bounded(
+            Body {
+                start: 0,
+                completion: request.completion,
+                declared: request.length,
+                length: request.body_length,
+                overrun: request.overrun,
+            },
+            limits,
+        )
+    }
+
+    /// Admits the body of an append. With `replay_tolerant`, an offset below the durable one is no conflict: the overlap is
+    /// compared instead of stored.
+    ///
+    /// # Errors
+    /// [`Rejection::OffsetMismatch`] first, then as for [`Open::create`], and [`Rejection::AppendTooSmall`].
+    pub fn admit(
+        &self,
+        append: &Append,
+        limits: &Limits,
+        replay_tolerant: bool,
+    ) -> Result<Admission, Rejection> {
+        let replayed = replay_tolerant && append.offset < self.offset;
+        if append.offset != self.offset && !replayed {
+            return Err(Rejection::OffsetMismatch {
+                expected: self.offset,
+                provided: append.offset,
+            });
+        }
+        let admission = self.bounded(
+            Body {
+                start: append.offset,
+                completion: append.completion,
+                declared: append.length,
+                length: append.body_length,
+                overrun: append.overrun,
+            },
+            limits,
+        )?;
+        if let (Some(limit), Some(body)) = (limits.min_append_size, append.body_length) {
+            let completes = match append.completion {
+                Completion::WithThisBody => true,
+                Completion::Later => false,
+                Completion::AtLength => admission.length == append.offset.checked_add(body),
+            };
+            if body < limit && !completes {
+                return Err(Rejection::AppendTooSmall { limit });
+            }
+        }
+        Ok(admission)
+    }
+
+    fn bounded(&self, body: Body, limits: &Limits) -> Result<Admission, Rejection> {
+        let implied = match (body.completion, body.length) {
+            (Completion::WithThisBody, Some(bytes)) => Some(
+                body.start
+                    .checked_add(bytes)
+                    .ok_or(Rejection::InconsistentLength)?,
+            ),
+            _ => None,
+        };
+        let length = agreed([self.length, body.declared, implied])?;
+        if length.is_some_and(|length| length < self.offset) {
+            return Err(Rejection::InconsistentLength);
+        }
+        let min_size = limits.min_size.unwrap_or(0);
+        if let Some(length) = length {
+            if let Some(limit) = limits.max_size.filter(|limit| length > *limit) {
+                return Err(Rejection::TooLarge { limit });
+            }
+            if length < min_size {
+                return Err(Rejection::TooSmall { limit: min_size });
+            }
+        }
+
+        let overlap = self.offset - body.start;
+        let (cap, bound) = [(length, Bound::Length), (limits.max_size, Bound::MaxSize)]
+            .into_iter()
+            .filter_map(|(end, bound)| Some((end?.saturating_sub(body.start), bound)))
+            .chain(
+                limits
+                    .max_append_size
+                    .map(|bytes| (bytes, Bound::MaxAppendSize)),
+            )
+            .min_by_key(|(cap, _)| *cap)
+            .unwrap_or((u64::MAX - body.start, Bound::MaxSize));
+        let admission = Admission {
+            start: body.start,
+            overlap,
+            length,
+            cap,
+            surplus: body.overrun,
+            bound,
+            completion: body.completion,
+            min_size,
+        };
+        match body.length {
+            // A length that the framing declares beyond the bound is refused before a byte is taken, and costs nothing.
+            Some(bytes) if bytes > cap && bound != Bound::Length => Err(admission.overrun()),
+            Some(bytes) if bytes > cap && body.overrun == Overrun::Discard => {
+                Err(admission.overrun())
+            }
+            _ => Ok(admission),
+        }
+    }
+}
+
+/// What a request says of the body that it brings.
+struct Body {
+    start: u64,
+    completion: Completion,
+    declared: Option<u64>,
+    length: Option<u64>,
+    overrun: Overrun,
+}
+
+/// The one length that all who state one agree on.
+fn agreed(statements: [Option<u64>; 3]) -> Result<Option<u64>, Rejection> {
+    let mut stated = statements.into_iter().flatten();
+    let first = stated.next();
+    if stated.all(|other| Some(other) == first) {
+        Ok(first)
+    } else {
+        Err(Rejection::InconsistentLength)
+    }
+}
+
+impl Complete {
+    /// Answers an append to a completed upload: `Ok` means that the stored final answer is to be given again.
+    ///
+    /// # Errors
+    /// [`Rejection::OffsetMismatch`] or [`Rejection::Completed`].
+    pub fn admit(&self, append: &Append) -> Result<(), Rejection> {
+        let empty = append.body_length == Some(0);
+        let finishes = append.completion != Completion::Later;
+        match append.repeat {
+            Repeat::Refused => Err(Rejection::Completed),
+            Repeat::Answered if append.offset != self.length => Err(Rejection::OffsetMismatch {
+                expected: self.length,
+                provided: append.offset,
+            }),
+            Repeat::Answered if empty && finishes => Ok(()),
+            Repeat::Answered => Err(match append.overrun {
+                Overrun::Discard => Rejection::OverLength {
+                    length: self.length,
+                },
+                Overrun::KeepToLength | Overrun::Invalidate => Rejection::Completed,
+            }),
+        }
+    }
+}
+
+impl Admission {
+    /// The rule that a byte beyond [`cap`](Self::cap) breaks.
+    pub fn overrun(&self) -> Rejection {
+        let end = self.start.saturating_add(self.cap);
+        match self.bound {
+            Bound::Length => Rejection::OverLength { length: end },
+            Bound::MaxSize => Rejection::TooLarge { limit: end },
+            Bound::MaxAppendSize => Rejection::AppendTooLarge { limit: self.cap },
+        }
+    }
+
+    /// Whether an overrun of this body makes the whole upload invalid.
+    pub fn overrun_invalidates(&self) -> bool {
+        self.bound == Bound::Length && self.surplus == Overrun::Invalidate
+    }
+
+    /// How the upload stands after a body of `received` bytes (overlap included) that ended by itself.
+    ///
+    /// # Errors
+    /// [`Rejection::InconsistentLength`] when the body's end contradicts the known length, [`Rejection::TooSmall`] when the
+    /// whole is below the smallest size. The bytes count in both cases; the upload stays open.
+    pub fn end(&self, received: u64) -> Result<End, Rejection> {
+        let total = self.start.saturating_add(received);
+        let completes = match self.completion {
+            Completion::WithThisBody => true,
+            Completion::Later => false,
+            Completion::AtLength => self.length == Some(total),
+        };
+        if !completes {
+            return Ok(End::Partial);
+        }
+        if self.length.is_some_and(|length| length != total) {
+            return Err(Rejection::InconsistentLength);
+        }
+        if total < self.min_size {
+            return Err(Rejection::TooSmall {
+                limit: self.min_size,
+            });
+        }
+        Ok(End::Complete(Complete { length: total }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NO_LIMITS: Limits = Limits {
+        max_size: None,
+        min_size: None,
+        max_append_size: None,
+        min_append_size: None,
+        max_age: None,
+    };
+
+    fn create(completion: Completion, length: Option<u64>, body: Option<u64>) -> Create {
+        Create {
+            completion,
+            length,
+            body_length: body,
+            overrun: Overrun::KeepToLength,
+        }
+    }
+
+    fn append(offset: u64, completion: Completion, body: Option<u64>) -> Append {
+        Append {
+            offset,
+            completion,
+            length: None,
+            body_length: body,
+            overrun: Overrun::KeepToLength,
+            repeat: Repeat::Answered,
+        }
+    }
+
+    #[test]
+    fn a_declared_length_is_kept() {
+        let request = create(Completion::Later, Some(10), Some(4));
+        let admission = Open::create(&request, &NO_LIMITS).unwrap();
+        assert_eq!(admission.length, Some(10));
+        assert_eq!(admission.end(4), Ok(End::Partial));
+        assert_eq!(admission.cap, 10);
+    }
+
+    #[test]
+    fn a_completing_body_fixes_the_length() {
+        let request = create(Completion::WithThisBody, None, Some(7));
+        let admission = Open::create(&request, &NO_LIMITS).unwrap();
+        assert_eq!(admission.length, Some(7));
+        assert_eq!(admission.end(7), Ok(End::Complete(Complete { length: 7 })));
+        assert_eq!(admission.end(6), Err(Rejection::InconsistentLength));
+    }
+
+    #[test]
+    fn lengths_that_disagree_are_refused() {
+        let request = create(Completion::WithThisBody, Some(8), Some(7));
+        assert_eq!(
+            Open::create(&request, &NO_LIMITS),
+            Err(Rejection::InconsistentLength)
+        );
+        let open = Open {
+            offset: 4,
+            length: Some(9),
+        };
+        let request = append(4, Completion::WithThisBody, Some(4));
+        assert_eq!(
+            open.admit(&request, &NO_LIMITS, false),
+            Err(Rejection::InconsistentLength)
+        );
+    }
+
+    #[test]
+    fn reaching_the_length_completes_only_where_the_dialect_says_so() {
+        let open = Open {
+            offset: 4,
+            length: Some(9),
+        };
+        let later = append(4, Completion::Later, Some(5));
+        let admission = open.admit(&later, &NO_LIMITS, false).unwrap();
+        assert_eq!(admission.end(5), Ok(End::Partial));
+        let at_length = append(4, Completion::AtLength, Some(5));
+        let admission = open.admit(&at_length, &NO_LIMITS, false).unwrap();
+        assert_eq!(admission.end(5), Ok(End::Complete(Complete { length: 9 })));
+    }
+
+    #[test]
+    fn an_offset_off_the_durable_one_is_a_conflict_or_a_replay() {
+        let open = Open {
+            offset: 4,
+            length: None,
+        };
+        let early = append(1, Completion::Later, Some(6));
+        assert_eq!(
+            open.admit(&early, &NO_LIMITS, false),
+            Err(Rejection::OffsetMismatch {
+                expected: 4,
+                provided: 1
+            })
+        );
+        let admission = open.admit(&early, &NO_LIMITS, true).unwrap();
+        assert_eq!((admission.start, admission.overlap), (1, 3));
+        let late = append(5, Completion::Later, Some(6));
+        assert!(open.admit(&late, &NO_LIMITS, true).is_err());
+    }
+
+    #[test]
+    fn limits_bound_declared_and_undeclared_bodies() {
+        let limits = Limits {
+            max_size: Some(100),
+            max_append_size: Some(40),
+            min_append_size: Some(5),
+            ..NO_LIMITS
+        };
+        let too_long = create(Completion::Later, Some(101), None);
+        assert_eq!(
+            Open::create(&too_long, &limits),
+            Err(Rejection::TooLarge { limit: 100 })
+        );
+        let big_body = create(Completion::Later, Some(100), Some(41));
+        assert_eq!(
+            Open::create(&big_body, &limits),
+            Err(Rejection::AppendTooLarge { limit: 40 })
+        );
+        let open = Open {
+            offset: 80,
+            length: None,
+        };
+        let admission = open
+            .admit(&append(80, Completion::Later, None), &limits, false)
+            .unwrap();
+        assert_eq!(admission.cap, 20);
+        assert_eq!(admission.overrun(), Rejection::TooLarge { limit: 100 });
+        assert_eq!(
+            open.admit(&append(80, Completion::Later, Some(4)), &limits, false),
+            Err(Rejection::AppendTooSmall { limit: 5 })
+        );
+        assert!(
+            open.admit(
+                &append(80, Completion::WithThisBody, Some(4)),
+                &limits,
+                false
+            )
+            .is_ok()
+        );
+    }
+
+    #[test]
+    fn a_completed_upload_answers_an_empty_repeat() {
+        let complete = Complete { length: 9 };
+        let repeat = append(9, Completion::WithThisBody, Some(0));
+        assert_eq!(complete.admit(&repeat), Ok(()));
+        let more = append(9, Completion::WithThisBody, Some(1));
+        assert_eq!(complete.admit(&more), Err(Rejection::Completed));
+        let elsewhere = append(3, Completion::WithThisBody, Some(6));
+        assert!(matches!(
+            complete.admit(&elsewhere),
+            Err(Rejection::OffsetMismatch { expected: 9, .. })
+        ));
+    }
+}

@@ -1,0 +1,3 @@
+//! Conformance runner for resumable uploads.
+
+fn main() {}
