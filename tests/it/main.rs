@@ -1,1 +1,20 @@
+//! Stories: what a client sees of the real program over real sockets.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on should panic where it stands"
+)]
 
+mod access;
+mod architecture;
+mod bad_input;
+mod crash;
+mod dialect;
+mod downloads;
+mod full_disk;
+mod limits;
+mod newest_wins;
+mod real_clients;
+mod resume;
+mod shutdown;
+mod tls;
+mod uploads;

@@ -1,1 +1,8 @@
-//! Longhaul: app.
+//! Longhaul, the program: configuration, wiring, commands.
+
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod sha256;
+pub mod telemetry;
+pub mod transfer;

@@ -1,1 +1,103 @@
-//! Longhaul: blobs.
+//! Where bytes are kept: the adapters of [`BlobStore`].
+//!
+//! [`open`] is the only way to a store that is configured; what every one of them promises is written on the port. A new kind of
+//! store is a module, a variant of [`Config`] and an arm in [`open`].
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use domain::BlobStore;
+use serde::Deserialize;
+use thiserror::Error;
+
+pub mod fs;
+pub mod memory;
+
+/// Which store keeps the bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum Config {
+    /// A directory of a local file system.
+    Fs(fs::Config),
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::Fs(fs::Config::default())
+    }
+}
+
+/// Why a store could not be opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// Another process, or another store of this one, works in the same directory.
+    #[error("the blob directory {} is in use by another process", path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A setting that cannot be meant.
+    #[error("blobs.{setting} must be {requirement}")]
+    Setting {
+        /// Its name.
+        setting: &'static str,
+        /// What it must be.
+        requirement: &'static str,
+    },
+    /// Anything else; `doing` completes the sentence "failed to …".
+    #[error("failed to {doing}")]
+    Failed {
+        /// What was being done.
+        doing: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Opens the configured store. Relative paths in `config` are below `data_dir`.
+///
+/// # Errors
+/// See [`OpenError`].
+pub async fn open(config: &Config, data_dir: &Path) -> Result<Arc<dyn BlobStore>, OpenError> {
+    match config {
+        Config::Fs(config) => Ok(Arc::new(fs::FsStore::open(config, data_dir).await?)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytesize::ByteSize;
+
+    use super::*;
+
+    #[test]
+    fn a_store_is_chosen_by_its_type() {
+        let config: Config = toml::from_str("type = 'fs'").unwrap();
+        assert_eq!(config, Config::default());
+
+        let Config::Fs(config) =
+            toml::from_str("type = 'fs'\npath = '/srv/blobs'\nread_memory = '8 MiB'").unwrap();
+        assert_eq!(config.path, Path::new("/srv/blobs"));
+        assert_eq!(config.read_memory, ByteSize::mib(8));
+    }
+
+    #[test]
+    fn unknown_types_and_keys_are_refused() {
+        for text in ["", "type = 'tape'", "type = 'fs'\nreed_memory = '8 MiB'"] {
+            assert!(toml::from_str::<Config>(text).is_err(), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn settings_that_cannot_be_meant_are_refused() {
+        let data = tempfile::tempdir().unwrap();
+        let config = Config::Fs(fs::Config {
+            read_chunk: ByteSize::b(1),
+            ..fs::Config::default()
+        });
+        let error = open(&config, data.path()).await.unwrap_err();
+        assert!(matches!(error, OpenError::Setting { setting: "read_chunk", .. }));
+    }
+}

@@ -1,2 +1,254 @@
-//! Who may do what.
-pub struct Authorized<S>(S);
+//! Who asks, and what they may do. A service is reached only through [`Authorized`], whose methods check first.
+
+use std::fmt::{self, Debug};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use subtle::{Choice, ConstantTimeEq as _};
+use thiserror::Error;
+
+use crate::digest::Sha256Digest;
+use crate::{Error, FilePath};
+
+/// The keys that the server knows, and whether it asks for one at all.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// API keys. Each acts for the operator: it may do everything.
+    pub keys: Vec<ApiKey>,
+    /// Serve anyone without a key, on any address. Without keys and without this, only loopback addresses are served.
+    pub open: bool,
+}
+
+/// An API key as it is configured: hashed, so that the configuration gives nothing away.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApiKey {
+    /// Who uses it; appears in logs.
+    pub name: Arc<str>,
+    /// SHA-256 of the key, 64 hexadecimal digits (`longhaul hash-key` makes both).
+    #[serde(with = "hex_digest")]
+    pub sha256: Sha256Digest,
+}
+
+impl Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiKey")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why somebody is not let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum Denied {
+    /// No credential where one is needed.
+    #[error("a credential is needed")]
+    Missing,
+    /// A credential that is not valid here.
+    #[error("the credential is not valid")]
+    Invalid,
+}
+
+/// What a request shows of itself.
+#[derive(Clone, Copy)]
+pub enum Credential<'a> {
+    /// Nothing.
+    None,
+    /// A bearer token (RFC 6750).
+    Bearer(&'a str),
+    /// An authentication scheme that is not spoken here.
+    Unknown,
+}
+
+/// Lets principals in.
+#[derive(Debug, Clone)]
+pub struct Gate {
+    keys: Arc<[ApiKey]>,
+}
+
+impl Gate {
+    /// The gate that `config` describes. Without keys it is open.
+    pub fn new(config: &Config) -> Self {
+        let keys = if config.open { &[] } else { &*config.keys };
+        Self { keys: keys.into() }
+    }
+
+    /// Whether everyone is let in.
+    pub fn is_open(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// Who presents this credential.
+    ///
+    /// # Errors
+    /// [`Denied`], where the gate is not open.
+    pub fn admit(&self, credential: Credential<'_>) -> Result<Principal, Denied> {
+        if self.is_open() {
+            return Ok(Principal(Identity::Anyone));
+        }
+        let Credential::Bearer(token) = credential else {
+            return Err(match credential {
+                Credential::None => Denied::Missing,
+                Credential::Bearer(_) | Credential::Unknown => Denied::Invalid,
+            });
+        };
+        let presented: [u8; 32] = Sha256::digest(token.as_bytes()).into();
+        let mut found = None;
+        for key in &*self.keys {
+            let same: Choice = key.sha256.as_bytes().ct_eq(&presented);
+            if bool::from(same) {
+                found = Some(Arc::clone(&key.name));
+            }
+        }
+        found
+            .map(|name| Principal(Identity::Operator(name)))
+            .ok_or(Denied::Invalid)
+    }
+
+    /// Who presents this credential to an upload resource, whose URL is itself a capability: no credential is needed, but one
+    /// that is presented must be valid.
+    ///
+    /// # Errors
+    /// [`Denied::Invalid`].
+    pub fn admit_holder(&self, credential: Credential<'_>) -> Result<Principal, Denied> {
+        match self.admit(credential) {
+            Err(Denied::Missing) => Ok(Principal(Identity::Holder)),
+            admitted => admitted,
+        }
+    }
+}
+
+/// Somebody who was let in.
+#[derive(Debug, Clone)]
+pub struct Principal(Identity);
+
+#[derive(Debug, Clone)]
+enum Identity {
+    /// The holder of an API key.
+    Operator(Arc<str>),
+    /// Whoever comes to an open server.
+    Anyone,
+    /// Whoever knows an upload's URL.
+    Holder,
+}
+
+/// What somebody wants to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Action<'a> {
+    /// Read the file under a path.
+    Read(&'a FilePath),
+    /// Write the file under a path; `None` where the server names it.
+    Write(Option<&'a FilePath>),
+    /// Delete the file under a path.
+    Delete(&'a FilePath),
+    /// List files, or the uploads of one's own.
+    List,
+    /// Use an upload whose URL is known.
+    UseUpload,
+}
+
+impl Principal {
+    /// Who it is, for records and logs; `None` where nobody said.
+    pub fn name(&self) -> Option<&str> {
+        match &self.0 {
+            Identity::Operator(name) => Some(name),
+            Identity::Anyone | Identity::Holder => None,
+        }
+    }
+
+    /// Lets the action pass or not.
+    pub(crate) fn check(&self, action: Action<'_>) -> Result<(), Error> {
+        match (&self.0, action) {
+            (Identity::Operator(_) | Identity::Anyone, _)
+            | (Identity::Holder, Action::UseUpload) => Ok(()),
+            (
+                Identity::Holder,
+                Action::Read(_) | Action::Write(_) | Action::Delete(_) | Action::List,
+            ) => Err(Error::Forbidden),
+        }
+    }
+}
+
+/// A service together with who uses it. What a service can do is found on this type alone, and each method checks first.
+#[derive(Debug, Clone)]
+pub struct Authorized<S> {
+    pub(crate) principal: Principal,
+    pub(crate) service: S,
+}
+
+impl<S> Authorized<S> {
+    /// Lets `principal` use `service`.
+    pub fn new(principal: Principal, service: S) -> Self {
+        Self { principal, service }
+    }
+}
+
+mod hex_digest {
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    use crate::digest::Sha256Digest;
+
+    pub(super) fn serialize<S: Serializer>(
+        digest: &Sha256Digest,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(digest)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Sha256Digest, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse()
+            .map_err(|_| D::Error::custom("a SHA-256 value has 64 hexadecimal digits"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gate(keys: &[&str]) -> Gate {
+        Gate::new(&Config {
+            keys: keys
+                .iter()
+                .map(|key| ApiKey {
+                    name: format!("holder of {key}").into(),
+                    sha256: Sha256Digest::of(key.as_bytes()),
+                })
+                .collect(),
+            open: false,
+        })
+    }
+
+    #[test]
+    fn a_key_lets_in_and_nothing_else_does() {
+        let gate = gate(&["one", "two"]);
+        let operator = gate.admit(Credential::Bearer("two")).unwrap();
+        assert_eq!(operator.name(), Some("holder of two"));
+        for (credential, reason) in [
+            (Credential::None, Denied::Missing),
+            (Credential::Bearer(""), Denied::Invalid),
+            (Credential::Bearer("three"), Denied::Invalid),
+            (Credential::Unknown, Denied::Invalid),
+        ] {
+            assert_eq!(gate.admit(credential).unwrap_err(), reason);
+        }
+    }
+
+    #[test]
+    fn an_upload_url_needs_no_key_and_gives_nothing_else() {
+        let gate = gate(&["one"]);
+        let holder = gate.admit_holder(Credential::None).unwrap();
+        assert!(holder.check(Action::UseUpload).is_ok());
+        assert!(matches!(holder.check(Action::List), Err(Error::Forbidden)));
+        assert!(gate.admit_holder(Credential::Bearer("bad")).is_err());
+    }
+
+    #[test]
+    fn without_keys_everyone_is_let_in() {
+        assert!(gate(&[]).admit(Credential::None).is_ok());
+    }
+}

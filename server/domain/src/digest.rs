@@ -1,8 +1,13 @@
 //! The digest that names a representation: SHA-256, computed as bytes arrive and resumable across restarts.
 
 use std::fmt::{self, Debug, Display};
+use std::str::FromStr;
 
-use digest::Digest;
+use bytes::Bytes;
+use protocol::digest::{Algorithm, Digest};
+use thiserror::Error;
+
+use digest::Digest as _;
 use digest::common::hazmat::SerializableState;
 
 /// A SHA-256 value.
@@ -32,6 +37,34 @@ impl Display for Sha256Digest {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
+
+impl FromStr for Sha256Digest {
+    type Err = InvalidDigest;
+
+    fn from_str(text: &str) -> Result<Self, InvalidDigest> {
+        let mut bytes = [0; 32];
+        if text.len() != 64 || !text.is_ascii() {
+            return Err(InvalidDigest);
+        }
+        for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+            let digit = |ascii: u8| {
+                char::from(ascii)
+                    .to_digit(16)
+                    .and_then(|d| u8::try_from(d).ok())
+            };
+            let (Some(high), Some(low)) = (digit(digits[0]), digit(digits[1])) else {
+                return Err(InvalidDigest);
+            };
+            *byte = high << 4 | low;
+        }
+        Ok(Self(bytes))
+    }
+}
+
+/// A text that is not 64 hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("not a SHA-256 value in hexadecimal")]
+pub struct InvalidDigest;
 
 impl Debug for Sha256Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -87,6 +120,122 @@ impl HashState {
     }
 }
 
+/// All digests that run while bytes come in: that of the whole, and those that a request states of its own body.
+#[derive(Debug, Default)]
+pub(crate) struct Digests {
+    whole: Hasher,
+    body: Vec<Running>,
+}
+
+#[derive(Debug, Clone)]
+enum Running {
+    Sha256(sha2::Sha256),
+    Sha512(sha2::Sha512),
+    Sha1(sha1::Sha1),
+    Md5(md5::Md5),
+    Crc32(crc32fast::Hasher),
+}
+
+impl Digests {
+    /// `whole` goes on; one digest begins for each algorithm.
+    pub(crate) fn new(whole: Hasher, algorithms: impl IntoIterator<Item = Algorithm>) -> Self {
+        let mut body: Vec<Running> = Vec::new();
+        for algorithm in algorithms {
+            if body.iter().all(|running| running.algorithm() != algorithm) {
+                body.push(Running::new(algorithm));
+            }
+        }
+        Self { whole, body }
+    }
+
+    /// Takes in bytes that are new to the upload.
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        self.whole.update(bytes);
+        self.repeat(bytes);
+    }
+
+    /// Takes in bytes of the body that the upload already has.
+    pub(crate) fn repeat(&mut self, bytes: &[u8]) {
+        for running in &mut self.body {
+            running.update(bytes);
+        }
+    }
+
+    /// Takes `bytes` in on another thread.
+    pub(crate) async fn updated_elsewhere(mut self, bytes: Bytes) -> Self {
+        let work = tokio::task::spawn_blocking(move || {
+            self.update(&bytes);
+            self
+        });
+        work.await.expect("hashing does not panic")
+    }
+
+    /// Whether the body has digests of its own.
+    pub(crate) fn runs_for_body(&self) -> bool {
+        !self.body.is_empty()
+    }
+
+    /// Whether the body's bytes so far have the stated digest. One in an algorithm that does not run does not agree.
+    pub(crate) fn agree(&self, stated: &Digest) -> bool {
+        self.body
+            .iter()
+            .filter(|running| running.algorithm() == stated.algorithm())
+            .any(|running| running.value() == stated.value())
+    }
+
+    /// The state of the whole's digest.
+    pub(crate) fn whole_state(&self) -> HashState {
+        self.whole.state()
+    }
+
+    /// The whole's digest alone.
+    pub(crate) fn into_whole(self) -> Hasher {
+        self.whole
+    }
+}
+
+impl Running {
+    fn new(algorithm: Algorithm) -> Self {
+        match algorithm {
+            Algorithm::Sha256 => Self::Sha256(sha2::Sha256::default()),
+            Algorithm::Sha512 => Self::Sha512(sha2::Sha512::default()),
+            Algorithm::Sha1 => Self::Sha1(sha1::Sha1::default()),
+            Algorithm::Md5 => Self::Md5(md5::Md5::default()),
+            Algorithm::Crc32 => Self::Crc32(crc32fast::Hasher::new()),
+        }
+    }
+
+    fn algorithm(&self) -> Algorithm {
+        match self {
+            Self::Sha256(_) => Algorithm::Sha256,
+            Self::Sha512(_) => Algorithm::Sha512,
+            Self::Sha1(_) => Algorithm::Sha1,
+            Self::Md5(_) => Algorithm::Md5,
+            Self::Crc32(_) => Algorithm::Crc32,
+        }
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Sha256(running) => running.update(bytes),
+            Self::Sha512(running) => running.update(bytes),
+            Self::Sha1(running) => running.update(bytes),
+            Self::Md5(running) => running.update(bytes),
+            Self::Crc32(running) => running.update(bytes),
+        }
+    }
+
+    fn value(&self) -> Vec<u8> {
+        match self.clone() {
+            Self::Sha256(running) => running.finalize().to_vec(),
+            Self::Sha512(running) => running.finalize().to_vec(),
+            Self::Sha1(running) => running.finalize().to_vec(),
+            Self::Md5(running) => running.finalize().to_vec(),
+            Self::Crc32(running) => running.finalize().to_be_bytes().to_vec(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,6 +250,31 @@ mod tests {
             second.finish(),
             Sha256Digest::of(b"the first part, then the second")
         );
+    }
+
+    #[test]
+    fn hexadecimal_reads_back() {
+        let digest = Sha256Digest::of(b"abc");
+        assert_eq!(digest.to_string().parse(), Ok(digest));
+        assert!("é".repeat(32).parse::<Sha256Digest>().is_err());
+        assert!("+1".repeat(32).parse::<Sha256Digest>().is_err());
+    }
+
+    #[test]
+    fn a_body_has_the_digests_that_run_for_it() {
+        let check = |algorithm, value: &[u8]| {
+            let mut digests = Digests::new(Hasher::new(), [algorithm, algorithm]);
+            digests.repeat(b"a");
+            digests.update(b"bc");
+            assert!(digests.agree(&Digest::new(algorithm, value).unwrap()));
+            assert!(!digests.agree(&Digest::new(algorithm, vec![0; value.len()]).unwrap()));
+            assert_eq!(digests.into_whole().finish(), Sha256Digest::of(b"bc"));
+        };
+        check(Algorithm::Crc32, &0x3524_41c2_u32.to_be_bytes());
+        check(Algorithm::Sha256, Sha256Digest::of(b"abc").as_bytes());
+        check(Algorithm::Sha1, &sha1::Sha1::digest(b"abc"));
+        check(Algorithm::Sha512, &sha2::Sha512::digest(b"abc"));
+        check(Algorithm::Md5, &md5::Md5::digest(b"abc"));
     }
 
     #[test]

@@ -4,10 +4,13 @@ use std::fmt::{self, Debug, Display};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use protocol::conditional::{EntityTag, TagList};
 use thiserror::Error;
 
+use crate::access::Action;
 use crate::digest::Sha256Digest;
-use crate::{BlobKey, Timestamp};
+use crate::metadata_store::Deleted;
+use crate::{Authorized, Blob, BlobKey, BlobStore, Clock, MetadataStore, Timestamp};
 
 /// Most bytes of a path.
 const MAX_PATH: usize = 1024;
@@ -139,17 +142,116 @@ pub struct WriteCondition {
 impl WriteCondition {
     /// Whether it holds of the path's current file.
     pub fn holds(&self, current: Option<&File>) -> bool {
-        let matches = |field: &str| {
-            current.is_some_and(|file| {
-                let etag = file.etag();
-                field
-                    .split(',')
-                    .map(str::trim)
-                    .any(|tag| tag == "*" || tag == etag)
-            })
+        let tag = current.and_then(|file| EntityTag::strong(file.content.sha256.to_string()));
+        let matches = |field: &String, equals: fn(&EntityTag, &EntityTag) -> bool| match (
+            TagList::parse(field),
+            &tag,
+        ) {
+            (_, None) => false,
+            (TagList::Any, Some(_)) => true,
+            (TagList::Tags(tags), Some(own)) => tags.iter().any(|tag| equals(tag, own)),
         };
-        self.if_match.as_deref().is_none_or(matches)
-            && !self.if_none_match.as_deref().is_some_and(matches)
+        self.if_match
+            .as_ref()
+            .is_none_or(|field| matches(field, EntityTag::strongly_equals))
+            && !self
+                .if_none_match
+                .as_ref()
+                .is_some_and(|field| matches(field, EntityTag::weakly_equals))
+    }
+}
+
+/// The files of this server.
+#[derive(Debug, Clone)]
+pub struct Files {
+    blobs: Arc<dyn BlobStore>,
+    metadata: Arc<dyn MetadataStore>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Files {
+    /// Files that are kept in these stores.
+    pub fn new(
+        blobs: Arc<dyn BlobStore>,
+        metadata: Arc<dyn MetadataStore>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self {
+            blobs,
+            metadata,
+            clock,
+        }
+    }
+}
+
+impl Authorized<Files> {
+    /// The file under a path.
+    ///
+    /// # Errors
+    /// [`crate::Error::NotFound`], [`crate::Error::Forbidden`] or a store's.
+    pub async fn find(&self, path: &FilePath) -> Result<File, crate::Error> {
+        self.principal.check(Action::Read(path))?;
+        self.service
+            .metadata
+            .file(path)
+            .await
+            .map_err(crate::Error::metadata("read a file"))?
+            .ok_or(crate::Error::NotFound { what: "file" })
+    }
+
+    /// Opens the bytes of a file that [`Authorized::find`] gave. A file that is replaced or deleted meanwhile is read to its end.
+    ///
+    /// # Errors
+    /// A store's.
+    pub async fn open(&self, file: &File) -> Result<Arc<dyn Blob>, crate::Error> {
+        self.principal.check(Action::Read(&file.path))?;
+        self.service
+            .blobs
+            .open(&file.content.blob, file.content.size)
+            .await
+            .map_err(crate::Error::blob("open a blob"))
+    }
+
+    /// Deletes the file under a path.
+    ///
+    /// # Errors
+    /// [`crate::Error::NotFound`], [`crate::Error::PreconditionFailed`], [`crate::Error::Forbidden`] or a store's.
+    pub async fn delete(
+        &self,
+        path: &FilePath,
+        condition: &WriteCondition,
+    ) -> Result<(), crate::Error> {
+        self.principal.check(Action::Delete(path))?;
+        let now = self.service.clock.now();
+        let deleted = self
+            .service
+            .metadata
+            .delete_file(path, condition, now)
+            .await
+            .map_err(crate::Error::metadata("delete a file"))?;
+        match deleted {
+            Deleted::Done => Ok(()),
+            Deleted::Missing => Err(crate::Error::NotFound { what: "file" }),
+            Deleted::ConditionFailed(_) => Err(crate::Error::PreconditionFailed),
+        }
+    }
+
+    /// Up to `limit` files whose path begins with `prefix`, in the byte order of their paths, those after `after` only.
+    ///
+    /// # Errors
+    /// [`crate::Error::Forbidden`] or a store's.
+    pub async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<File>, crate::Error> {
+        self.principal.check(Action::List)?;
+        self.service
+            .metadata
+            .list_files(prefix, after, limit)
+            .await
+            .map_err(crate::Error::metadata("list files"))
     }
 }
 

@@ -5,20 +5,26 @@
 
 pub mod access;
 pub mod blob_store;
+mod buffers;
+pub mod cleanup;
 pub mod clock;
 pub mod digest;
 pub mod error;
 pub mod files;
+mod holders;
 pub mod ids;
+mod ingest;
 pub mod metadata_store;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod upload;
+pub mod uploads;
 
 pub use access::Authorized;
 pub use blob_store::{Blob, BlobStore, StagedBlob};
 pub use clock::{Clock, Timestamp};
 pub use error::Error;
-pub use files::{File, FilePath};
+pub use files::{File, FilePath, Files};
 pub use ids::{BlobKey, UploadId};
 pub use metadata_store::MetadataStore;
+pub use uploads::Uploads;

@@ -1,1 +1,4 @@
 //! Longhaul: edge.
+
+pub mod interim;
+pub mod serve;

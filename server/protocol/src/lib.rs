@@ -1,6 +1,28 @@
 //! What the specifications of uploads and downloads say, as pure rules: headers and numbers in, decisions out.
 //!
 //! Nothing here knows a clock, a socket, a file or an async runtime.
+//!
+//! Uploads: a handler asks [`dialect::Dialect`] what a request says and how to answer; the rules between are [`upload`]'s. Downloads:
+//! [`conditional`], then [`range`], then perhaps [`multipart_ranges`].
 
+use http::HeaderValue;
+
+pub mod answer;
+pub mod conditional;
+pub mod date;
+pub mod dialect;
+pub mod digest;
+pub mod disposition;
+pub mod fields;
+pub mod ietf;
+pub mod media_type;
+pub mod multipart_ranges;
+pub mod problem;
+pub mod range;
 pub mod rejection;
+pub mod request;
+pub mod tus;
 pub mod upload;
+
+/// `Cache-Control` of every answer about an upload: offsets grow old at once.
+pub const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");

@@ -90,3 +90,13 @@ pub enum Rejection {
         field: &'static str,
     },
 }
+
+impl Rejection {
+    /// A field that is not what its definition asks for.
+    pub fn malformed(field: &'static str, reason: impl Into<String>) -> Self {
+        Self::Malformed {
+            field,
+            reason: reason.into(),
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! The bytes that vectors upload: a fixed sequence in which a misplaced byte shows.
 //!
-//! Byte `i` is byte `i mod 8` (least significant first) of the SplitMix64 output for the state
+//! Byte `i` is byte `i mod 8` (least significant first) of the `SplitMix64` output for the state
 //! `(i div 8 + 1) * 0x9E3779B97F4A7C15`, all arithmetic modulo 2^64.
 
 use std::ops::Range;
@@ -26,10 +26,13 @@ fn byte(position: u64) -> u8 {
 mod tests {
     use super::*;
 
-    /// SplitMix64 from seed 0 gives 0xE220A8397B1DCDAF first: published test vector of the generator.
+    /// `SplitMix64` from seed 0 gives 0xE220A8397B1DCDAF first: published test vector of the generator.
     #[test]
     fn the_sequence_is_splitmix64_from_seed_zero() {
-        assert_eq!(bytes(0..8), 0xE220_A839_7B1D_CDAF_u64.to_le_bytes().as_slice());
+        assert_eq!(
+            bytes(0..8),
+            0xE220_A839_7B1D_CDAF_u64.to_le_bytes().as_slice()
+        );
     }
 
     #[test]

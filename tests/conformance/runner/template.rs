@@ -33,7 +33,9 @@ impl Template {
         let mut parts = Vec::new();
         let mut rest = text;
         while let Some((before, after)) = rest.split_once('{') {
-            let (inside, after) = after.split_once('}').ok_or_else(|| format!("a brace is not closed in {text:?}"))?;
+            let (inside, after) = after
+                .split_once('}')
+                .ok_or_else(|| format!("a brace is not closed in {text:?}"))?;
             if !before.is_empty() {
                 parts.push(Part::Text(before.to_owned()));
             }
@@ -57,7 +59,8 @@ impl Template {
                     match plus {
                         None => expanded.push_str(value),
                         Some(plus) => {
-                            let value: u64 = value.trim().parse().map_err(|_| Unset(name.clone()))?;
+                            let value: u64 =
+                                value.trim().parse().map_err(|_| Unset(name.clone()))?;
                             expanded.push_str(&value.saturating_add(*plus).to_string());
                         }
                     }
@@ -70,7 +73,9 @@ impl Template {
     /// The expansion as a byte position.
     pub(crate) fn position(&self, variables: &Variables) -> Result<u64, Unset> {
         let text = self.expand(variables)?;
-        text.trim().parse().map_err(|_| Unset(format!("a number, not {text:?}")))
+        text.trim()
+            .parse()
+            .map_err(|_| Unset(format!("a number, not {text:?}")))
     }
 }
 
@@ -83,8 +88,16 @@ fn part(inside: &str) -> Result<Part, String> {
     if let Some((function, argument)) = inside.split_once(' ') {
         let argument = argument.trim();
         match function {
-            "sha1" => return Ok(Part::Text(BASE64.encode(Sha1::digest(content::bytes(constant_range(argument)?))))),
-            "sha-256" => return Ok(Part::Text(BASE64.encode(Sha256::digest(content::bytes(constant_range(argument)?))))),
+            "sha1" => {
+                return Ok(Part::Text(
+                    BASE64.encode(Sha1::digest(content::bytes(constant_range(argument)?))),
+                ));
+            }
+            "sha-256" => {
+                return Ok(Part::Text(BASE64.encode(Sha256::digest(content::bytes(
+                    constant_range(argument)?,
+                )))));
+            }
             "base64" => return Ok(Part::Text(BASE64.encode(argument))),
             _ => {}
         }
@@ -92,7 +105,10 @@ fn part(inside: &str) -> Result<Part, String> {
     let (name, plus) = match inside.split_once('+') {
         None => (inside, None),
         Some((name, plus)) => {
-            let plus = plus.trim().parse().map_err(|_| format!("no number can be added in {inside:?}"))?;
+            let plus = plus
+                .trim()
+                .parse()
+                .map_err(|_| format!("no number can be added in {inside:?}"))?;
             (name.trim_end(), Some(plus))
         }
     };
@@ -100,11 +116,16 @@ fn part(inside: &str) -> Result<Part, String> {
     if name.is_empty() || !name.chars().all(is_name) {
         return Err(format!("{{{inside}}} is neither a variable nor a function"));
     }
-    Ok(Part::Variable { name: name.to_owned(), plus })
+    Ok(Part::Variable {
+        name: name.to_owned(),
+        plus,
+    })
 }
 
 fn constant_range(text: &str) -> Result<Range<u64>, String> {
-    let parsed = text.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
+    let parsed = text
+        .split_once("..")
+        .and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
     parsed.ok_or_else(|| format!("{text:?} is no range of bytes"))
 }
 
@@ -125,7 +146,10 @@ mod tests {
         assert_eq!(expand("{upload}?a=b").unwrap(), "/uploads/1?a=b");
         assert_eq!(expand("{offset + 2}").unwrap(), "42");
         assert_eq!(expand("{base64 hello world}").unwrap(), "aGVsbG8gd29ybGQ=");
-        assert_eq!(expand("sha1 {sha1 0..0}").unwrap(), "sha1 2jmj7l5rSw0yVb/vlWAYkK/YBwk=");
+        assert_eq!(
+            expand("sha1 {sha1 0..0}").unwrap(),
+            "sha1 2jmj7l5rSw0yVb/vlWAYkK/YBwk="
+        );
     }
 
     #[test]

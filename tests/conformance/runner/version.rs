@@ -46,7 +46,9 @@ impl Version {
     /// Finds a version by its name in the report or in a vector: `interop-6`, `6`, `rfc`, `tus`, `plain`.
     pub(crate) fn parse(name: &str) -> Option<Self> {
         let bare = name.strip_prefix("interop-").unwrap_or(name);
-        Self::ALL.into_iter().find(|version| version.short() == bare)
+        Self::ALL
+            .into_iter()
+            .find(|version| version.short() == bare)
     }
 
     /// The name at the head of the report's column.
@@ -70,8 +72,12 @@ impl Version {
     /// The field that says whether an upload is complete, with the value for `complete`.
     pub(crate) fn completeness(self, complete: bool) -> (&'static str, &'static str) {
         match self {
-            Self::Interop(number) if number < UPLOAD_COMPLETE_SINCE => ("Upload-Incomplete", boolean(!complete)),
-            Self::Interop(_) | Self::Rfc | Self::Tus | Self::Plain => ("Upload-Complete", boolean(complete)),
+            Self::Interop(number) if number < UPLOAD_COMPLETE_SINCE => {
+                ("Upload-Incomplete", boolean(!complete))
+            }
+            Self::Interop(_) | Self::Rfc | Self::Tus | Self::Plain => {
+                ("Upload-Complete", boolean(complete))
+            }
         }
     }
 
@@ -111,19 +117,40 @@ impl VersionSet {
         let mut versions = Vec::new();
         for word in words {
             match word.split_once("..") {
-                None => versions.push(Version::parse(word).ok_or_else(|| format!("no version is called {word:?}"))?),
+                None => versions.push(
+                    Version::parse(word).ok_or_else(|| format!("no version is called {word:?}"))?,
+                ),
                 Some((first, last)) => {
                     let first = bound(first, Version::Interop(3))?;
                     let last = bound(last, Version::Rfc)?;
-                    versions.extend(Version::ALL.into_iter().filter(|version| (first..=last).contains(version)));
+                    versions.extend(
+                        Version::ALL
+                            .into_iter()
+                            .filter(|version| (first..=last).contains(version)),
+                    );
                 }
             }
         }
-        Ok(if versions.is_empty() { Self(None) } else { Self(Some(versions)) })
+        Ok(if versions.is_empty() {
+            Self(None)
+        } else {
+            Self(Some(versions))
+        })
+    }
+
+    pub(crate) fn of_dialect(dialect: &str) -> Self {
+        Self(Some(
+            Version::ALL
+                .into_iter()
+                .filter(|version| version.dialect() == dialect)
+                .collect(),
+        ))
     }
 
     pub(crate) fn contains(&self, version: Version) -> bool {
-        self.0.as_ref().is_none_or(|versions| versions.contains(&version))
+        self.0
+            .as_ref()
+            .is_none_or(|versions| versions.contains(&version))
     }
 }
 
@@ -140,8 +167,11 @@ mod tests {
 
     fn check(text: &str, expected: &[&str]) {
         let set = VersionSet::parse(text.split_whitespace()).unwrap();
-        let members: Vec<String> =
-            Version::ALL.into_iter().filter(|version| set.contains(*version)).map(Version::short).collect();
+        let members: Vec<String> = Version::ALL
+            .into_iter()
+            .filter(|version| set.contains(*version))
+            .map(Version::short)
+            .collect();
         assert_eq!(members, expected, "{text}");
     }
 
@@ -156,7 +186,12 @@ mod tests {
 
     #[test]
     fn the_empty_set_of_words_means_every_version() {
-        check("", &["3", "4", "5", "6", "7", "8", "9", "10", "rfc", "tus", "plain"]);
+        check(
+            "",
+            &[
+                "3", "4", "5", "6", "7", "8", "9", "10", "rfc", "tus", "plain",
+            ],
+        );
     }
 
     #[test]
@@ -167,7 +202,13 @@ mod tests {
 
     #[test]
     fn interop_3_speaks_of_incompleteness() {
-        assert_eq!(Version::Interop(3).completeness(true), ("Upload-Incomplete", "?0"));
-        assert_eq!(Version::Interop(4).completeness(true), ("Upload-Complete", "?1"));
+        assert_eq!(
+            Version::Interop(3).completeness(true),
+            ("Upload-Incomplete", "?0")
+        );
+        assert_eq!(
+            Version::Interop(4).completeness(true),
+            ("Upload-Complete", "?1")
+        );
     }
 }

@@ -1,0 +1,106 @@
+-- Uploads, files, and the blobs that they need.
+-- Times are milliseconds since 1970-01-01 00:00 UTC, sizes and offsets are bytes.
+
+-- Every blob of a file, and every blob that was one's and is not yet deleted from the blob store. Packs will need blobs too.
+-- The blob of an open upload is known by its upload alone.
+create table blobs (
+  key text primary key not null,
+  size integer not null check (size >= 0),
+  sha256 blob not null check (length(sha256) = 32),
+  -- Since when nothing needs it; null while something does.
+  doomed_at integer
+) strict, without rowid;
+
+create index blobs_doomed_at on blobs (doomed_at) where doomed_at is not null;
+
+create table files (
+  -- Compared and listed in byte order.
+  path text primary key not null collate binary,
+  blob text not null references blobs (key),
+  media_type text,
+  filename text,
+  modified_at integer not null
+) strict, without rowid;
+
+create index files_blob on files (blob);
+
+create table uploads (
+  -- 128 random bits in hexadecimal: knowing it is leave to use it.
+  id text primary key not null,
+  -- Where the bytes go. Once the upload is complete, only a name: the file may have been deleted, and the blob with it.
+  blob text not null,
+
+  -- The plan, fixed at creation. Fields of requests are kept as sent.
+  path text not null,
+  if_match text,
+  if_none_match text,
+  media_type text,
+  filename text,
+  repr_digest text,
+  owner text,
+  client_ref text,
+  idempotency_key text,
+  tus_metadata text,
+  tus_concat text,
+
+  -- How many requests have held the upload; only the last of them may change it.
+  epoch integer not null check (epoch >= 0),
+  created_at integer not null,
+  -- When an open upload is given up, or a closed one forgotten.
+  expires_at integer not null,
+
+  -- The columns that follow are filled as the state demands.
+  state text not null,
+  upload_offset integer,
+  length integer,
+  -- SHA-256 of the bytes below the offset, ready to go on.
+  hash_state blob,
+  sha256 blob,
+  completed_at integer,
+  replaced integer check (replaced in (0, 1)),
+  gone text check (gone in ('cancelled', 'expired', 'invalid')),
+
+  constraint state_has_its_columns check (
+    case state
+      when 'open' then
+        upload_offset is not null and upload_offset >= 0
+        and (length is null or length >= upload_offset)
+        and hash_state is not null
+        and sha256 is null
+        and completed_at is null
+        and replaced is null
+        and gone is null
+      when 'complete' then
+        upload_offset is null
+        and length is not null and length >= 0
+        and hash_state is null
+        and sha256 is not null and length(sha256) = 32
+        and completed_at is not null
+        and replaced is not null
+        and gone is null
+      when 'gone' then
+        upload_offset is null
+        and length is null
+        and hash_state is null
+        and sha256 is null
+        and completed_at is null
+        and replaced is null
+        and gone is not null
+      else false
+    end
+  )
+) strict;
+
+-- One upload for each creation: the same key by the same owner, or by nobody.
+create unique index uploads_idempotency on uploads (idempotency_key, coalesce(owner, ''), (owner is null))
+  where idempotency_key is not null;
+
+-- No two uploads write the same blob.
+create unique index uploads_open_blob on uploads (blob) where state = 'open';
+
+create index uploads_open_client_ref on uploads (client_ref, created_at, id)
+  where state = 'open' and client_ref is not null;
+
+create index uploads_open_expires_at on uploads (expires_at) where state = 'open';
+
+create index uploads_closed_expires_at on uploads (expires_at) where state <> 'open';

@@ -1,0 +1,94 @@
+//! The command line: what can be said, and which exit code an ending has.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::commands::{config, download, hash_key, serve, upload};
+use crate::transfer;
+
+/// A server for resumable transfers, and a client for it
+#[derive(Debug, Parser)]
+#[command(name = "longhaul", version, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = "\
+Try it:
+  longhaul serve --data ./data
+  longhaul upload video.mov http://127.0.0.1:8080/files/
+  longhaul download http://127.0.0.1:8080/files/video.mov
+
+`longhaul help COMMAND` shows examples for each command.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 75 failed for now (the same command goes on), 130 interrupted.")]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Args),
+    Config(config::Args),
+    Upload(upload::Args),
+    Download(download::Args),
+    HashKey(hash_key::Args),
+}
+
+impl Cli {
+    /// Runs the command and says on standard error why it failed, if it did.
+    pub fn run(self) -> ExitCode {
+        match self.command.run() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                // Nobody is left to be told when standard error is closed.
+                let _ = writeln!(std::io::stderr(), "error: {error:#}");
+                exit_code(&error)
+            }
+        }
+    }
+}
+
+impl Command {
+    fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::Serve(args) => args.run(),
+            Self::Config(args) => args.run(),
+            Self::Upload(args) => args.run(),
+            Self::Download(args) => args.run(),
+            Self::HashKey(args) => args.run(),
+        }
+    }
+}
+
+/// The customary code for a failure that may pass (`EX_TEMPFAIL` of sysexits.h).
+const FAILED_FOR_NOW: u8 = 75;
+/// What shells report for a program that SIGINT ended.
+const INTERRUPTED: u8 = 130;
+
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    match error.downcast_ref::<transfer::Error>() {
+        Some(transfer::Error::Interrupted { .. }) => ExitCode::from(INTERRUPTED),
+        Some(error) if error.may_pass() => ExitCode::from(FAILED_FOR_NOW),
+        Some(_) | None => ExitCode::FAILURE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_teaches_by_example() {
+        for command in Cli::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.starts_with("Examples:\n  longhaul "), "{} shows no examples", command.get_name());
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! `longhaul upload`: a file to the server.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use clap::ValueEnum;
+use etcetera::BaseStrategy as _;
+use reqwest::header::HeaderValue;
+use reqwest::{Method, Url};
+
+use crate::sha256::Sha256;
+use crate::transfer::{self, Options, upload::Job};
+
+/// Upload a file, and go on where a broken upload ended
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  longhaul upload video.mov http://127.0.0.1:8080/files
+                                                  the server chooses the URL and tells it
+  longhaul upload video.mov http://127.0.0.1:8080/files/2026/
+                                                  as /files/2026/video.mov
+  longhaul upload video.mov http://127.0.0.1:8080/files/clip.mov --limit-rate 2MiB
+  LONGHAUL_KEY=lh_… longhaul upload video.mov https://files.example.org/files --json
+
+A broken connection is made again and the upload goes on; so does an upload that is started again after it was
+interrupted, as long as the file is the same. At the end the server's SHA-256 is compared with the file's.
+--header is for the server in URL only; those about the target (If-…, Content-…) are sent once, at the beginning.
+
+With --json, each line on standard output is an object with an `event`: started, progress, retrying, restarted, done
+(url, etag, sha256, verified, bytes) or error (message, status, resumable).")]
+pub struct Args {
+    /// The file
+    file: PathBuf,
+    /// Where to: …/files for a name of the server's choice, …/files/PATH for this one, …/ to append the file's name
+    url: Url,
+    /// The request that the target expects, where its URL does not tell [default: post for …/files, else put]
+    #[arg(long)]
+    method: Option<Verb>,
+    /// What kind of file it is, for example video/quicktime
+    #[arg(long, value_name = "TYPE")]
+    content_type: Option<HeaderValue>,
+    /// Note here how to go on, and not below the user's state directory
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// How a target takes a file.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Verb {
+    Post,
+    Put,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let (method, target) = target(self.url, self.method, &self.file)?;
+        let record = match self.state {
+            Some(path) => path,
+            None => record_path(&self.file, &method, &target)?,
+        };
+        let job = Job { file: self.file, method, target, content_type: self.content_type, record };
+        super::block_on(async { Ok(transfer::upload::run(job, &self.options).await?) })
+    }
+}
+
+/// The request that the URL stands for.
+fn target(mut url: Url, verb: Option<Verb>, file: &Path) -> anyhow::Result<(Method, Url)> {
+    if !matches!(url.scheme(), "http" | "https") {
+        bail!("{url} is no http:// or https:// URL");
+    }
+    url.set_fragment(None);
+    if url.path().ends_with('/') {
+        let name = file.file_name().with_context(|| format!("{} has no file name to append to the URL", file.display()))?;
+        let mut segments = url.path_segments_mut().expect("an http URL has a path");
+        segments.pop_if_empty().push(&name.to_string_lossy());
+    }
+    // The part before /files may be anything that a proxy puts there.
+    let mut segments = url.path_segments().expect("an http URL has a path");
+    let is_collection = segments.any(|segment| segment == "files") && segments.next().is_none();
+    let method = match verb {
+        Some(Verb::Post) => Method::POST,
+        Some(Verb::Put) => Method::PUT,
+        None if is_collection => Method::POST,
+        None => Method::PUT,
+    };
+    Ok((method, url))
+}
+
+/// One record for each file and target, below the user's state directory.
+fn record_path(file: &Path, method: &Method, target: &Url) -> anyhow::Result<PathBuf> {
+    let base = etcetera::choose_base_strategy().context("there is no home directory to note in how to go on; see --state")?;
+    let state = base.state_dir().unwrap_or_else(|| base.data_dir());
+    let file = file.canonicalize().with_context(|| format!("failed to read {}", file.display()))?;
+    let transfer = format!("{}\n{method} {target}", file.display());
+    let digest = Sha256::of(transfer.as_bytes()).to_string();
+    Ok(state.join("longhaul").join("uploads").join(format!("{}.json", &digest[..32])))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(url: &str, expected: &str) {
+        let (method, target) = target(url.parse().unwrap(), None, Path::new("/home/me/a b?.txt")).unwrap();
+        assert_eq!(format!("{method} {}", target.path()), expected);
+    }
+
+    #[test]
+    fn the_url_tells_the_request() {
+        check("http://h/files", "POST /files");
+        check("http://h/files?x=1", "POST /files");
+        check("http://h/base/files", "POST /base/files");
+        check("http://h/files/a/b.txt", "PUT /files/a/b.txt");
+        check("http://h/files/a/files", "PUT /files/a/files");
+        check("http://h/files/", "PUT /files/a%20b%3F.txt");
+        check("http://h/files/2026/", "PUT /files/2026/a%20b%3F.txt");
+        check("http://h/other", "PUT /other");
+        check("http://h", "PUT /a%20b%3F.txt");
+    }
+
+    #[test]
+    fn a_verb_decides_where_the_url_does_not() {
+        let (method, _) = target("http://h/packs/p/versions".parse().unwrap(), Some(Verb::Post), Path::new("a")).unwrap();
+        assert_eq!(method, Method::POST);
+        assert!(target("ftp://h/files".parse().unwrap(), None, Path::new("a")).is_err());
+        assert!(target("http://h/files/".parse().unwrap(), None, Path::new("..")).is_err());
+    }
+}

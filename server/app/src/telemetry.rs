@@ -1,0 +1,59 @@
+//! What the program tells about itself while it runs: events on standard error.
+
+use std::io::{IsTerminal as _, stderr};
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+use tracing_subscriber::EnvFilter;
+
+/// What is written to the log, and how.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The least severe level that is written: `error`, `warn`, `info`, `debug` or `trace`. Parts can differ:
+    /// `info,edge=debug`.
+    pub level: String,
+    /// How an event is written: as text for people (`human`), as a line of JSON (`json`), or as the first on a
+    /// terminal and the second elsewhere (`auto`).
+    pub format: Format,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), format: Format::Auto }
+    }
+}
+
+/// How an event is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// For people on a terminal, else JSON.
+    Auto,
+    /// Text for people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Begins to write events. They go to standard error, since standard output belongs to what a command makes.
+///
+/// # Errors
+///
+/// The level cannot be read, or events are being written already.
+pub fn init(config: &Config) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&config.level)
+        .with_context(|| format!("the setting `log.level` does not fit: `{}`", config.level))?;
+    let is_human = match config.format {
+        Format::Auto => stderr().is_terminal(),
+        Format::Human => true,
+        Format::Json => false,
+    };
+    let events = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
+    let begun = if is_human {
+        events.with_ansi(stderr().is_terminal()).try_init()
+    } else {
+        events.json().flatten_event(true).try_init()
+    };
+    begun.map_err(|source| anyhow::anyhow!(source)).context("failed to begin the log")
+}

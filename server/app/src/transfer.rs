@@ -1,0 +1,136 @@
+//! The client: files up and down over connections that break.
+//!
+//! [`upload`] and [`download`] share what is here: a [`connection`] that gives every request its credential, the
+//! [`patience`] to try again, and a [`report`] for whoever watches.
+
+mod connection;
+pub mod download;
+mod error;
+mod fields;
+mod name;
+mod pace;
+mod patience;
+mod record;
+mod report;
+pub mod upload;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use clap::Args;
+use reqwest::header::{HeaderName, HeaderValue};
+
+use crate::config::KEY_VARIABLE;
+pub use error::{Error, Refusal};
+
+/// What `upload` and `download` have in common.
+#[derive(Debug, Clone, Args)]
+pub struct Options {
+    /// The API key to send
+    #[arg(long, value_name = "KEY", env = KEY_VARIABLE, hide_env_values = true)]
+    key: Option<Key>,
+    /// Send this field with every request to the server; may be repeated
+    #[arg(long = "header", short = 'H', value_name = "NAME: VALUE", value_parser = parse_header)]
+    headers: Vec<(HeaderName, HeaderValue)>,
+    /// Trust the certificates in this PEM file, and no others
+    #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
+    cacert: Option<PathBuf>,
+    /// Take any certificate; for tests only
+    #[arg(long)]
+    insecure: bool,
+    /// Speak HTTP/2 without asking first, on `http://` too
+    #[arg(long)]
+    http2_prior_knowledge: bool,
+    /// Move at most so many bytes a second, for example 5MiB
+    #[arg(long, value_name = "SIZE", value_parser = parse_rate)]
+    limit_rate: Option<ByteSize>,
+    /// Attempts in a row that may move nothing before giving up
+    #[arg(long, value_name = "COUNT", default_value_t = 12)]
+    retries: u32,
+    /// How long to wait before the first retry; it doubles up to a minute
+    #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = humantime::parse_duration)]
+    retry_delay: Duration,
+    /// Try again when nothing has moved for so long
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+    /// Tell what happens as lines of JSON on standard output
+    #[arg(long)]
+    json: bool,
+}
+
+/// An API key: it is sent, never shown.
+#[derive(Clone)]
+struct Key(HeaderValue);
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("<redacted>")
+    }
+}
+
+impl std::str::FromStr for Key {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut value = HeaderValue::from_str(&format!("Bearer {text}")).map_err(|_| "no key has such characters")?;
+        value.set_sensitive(true);
+        Ok(Self(value))
+    }
+}
+
+fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let (name, value) = text.split_once(':').ok_or("a field is written as `Name: value`")?;
+    let name = name.trim().parse().map_err(|_| format!("`{name}` is no name of a field"))?;
+    let value = HeaderValue::from_str(value.trim()).map_err(|_| "the value has characters that no field has")?;
+    Ok((name, value))
+}
+
+fn parse_rate(text: &str) -> Result<ByteSize, String> {
+    match text.parse() {
+        Ok(ByteSize(0)) => Err("nothing would ever arrive".to_owned()),
+        parsed => parsed,
+    }
+}
+
+/// Waits for the user (SIGINT) or the system (SIGTERM) to want an end.
+async fn interruption() {
+    let interrupt = tokio::signal::ctrl_c();
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            // Both arms only wait for a signal, which stays caught when the other comes first.
+            tokio::select! {
+                _ = interrupt => {}
+                _ = terminate.recv() => {}
+            }
+            return;
+        }
+    }
+    // Without a handler the signal keeps its usual effect, so waiting forever is right.
+    if interrupt.await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_of_the_command_line_are_read_or_refused() {
+        assert_eq!(parse_header("X-Team:  blue "), Ok((HeaderName::from_static("x-team"), HeaderValue::from_static("blue"))));
+        for wrong in ["X-Team", "X Team: blue", "X-Team: a\nb", ": blue"] {
+            assert!(parse_header(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_not_shown() {
+        let key: Key = "lh_secret".parse().unwrap();
+        assert_eq!(format!("{key:?}"), "<redacted>");
+        assert!(!format!("{:?}", key.0).contains("secret"));
+        assert!("line\nbreak".parse::<Key>().is_err());
+    }
+}

@@ -1,0 +1,192 @@
+//! Requests to the server: made the same way each time, and watched while they run.
+
+use std::error::Error as _;
+use std::future::Future;
+use std::io;
+use std::time::Duration;
+
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName};
+use reqwest::{Client, ClientBuilder, Method, RequestBuilder, Response, Url, redirect};
+use reqwest::{Certificate, StatusCode};
+
+use super::error::{Error, Refusal, Setback};
+use super::{Options, fields};
+
+/// Time for a TCP connection and a TLS handshake.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Redirects followed, as long as they stay with the server.
+const MOST_REDIRECTS: usize = 5;
+/// The largest problem document that is read, in bytes.
+const LARGEST_PROBLEM: usize = 64 * 1024;
+
+/// A way to one server.
+#[derive(Debug)]
+pub(super) struct Connection {
+    client: Client,
+    options: Options,
+    /// Where credentials may go: the server that the user named, and no other.
+    home: Url,
+}
+
+impl Connection {
+    /// Prepares requests to the server of `url`. Nothing is sent yet.
+    pub(super) fn new(options: &Options, url: &Url) -> Result<Self, Error> {
+        Ok(Self { client: client(options)?, options: options.clone(), home: url.clone() })
+    }
+
+    /// Drops all connections, so that the next request makes a new one: the old ones may lead nowhere, and nothing
+    /// would tell.
+    pub(super) fn renew(&mut self) -> Result<(), Error> {
+        self.client = client(&self.options)?;
+        Ok(())
+    }
+
+    /// A request that makes something of its own, such as a creation or a download: all fields of the user go along.
+    pub(super) fn request(&self, method: Method, url: &Url) -> RequestBuilder {
+        self.prepare(method, url, |_| true)
+    }
+
+    /// A request about an upload that exists. Fields that describe or guard the target are left out.
+    pub(super) fn follow_up(&self, method: Method, url: &Url) -> RequestBuilder {
+        self.prepare(method, url, |name| {
+            let name = name.as_str();
+            !name.starts_with("if-") && !name.starts_with("content-") && !matches!(name, "idempotency-key" | "repr-digest")
+        })
+    }
+
+    fn prepare(&self, method: Method, url: &Url, belongs: impl Fn(&HeaderName) -> bool) -> RequestBuilder {
+        let mut headers = HeaderMap::new();
+        // An upload's URL may lie on another origin; it is a capability by itself, and ours stays at home.
+        if url.origin() == self.home.origin() {
+            headers.extend(self.options.key.clone().map(|key| (AUTHORIZATION, key.0)));
+            for (name, value) in self.options.headers.iter().filter(|(name, _)| belongs(name)) {
+                headers.append(name, value.clone());
+            }
+        }
+        self.client.request(method, url.clone()).headers(headers)
+    }
+
+    /// Sends a request without a body, or with a body that fits one packet, and waits for the head of the answer.
+    pub(super) async fn send(&self, request: RequestBuilder) -> Result<Response, Setback> {
+        self.within(self.options.timeout, request.send()).await?.map_err(|error| setback(&error))
+    }
+
+    /// Gives `work` so long.
+    pub(super) async fn within<T>(&self, time: Duration, work: impl Future<Output = T>) -> Result<T, Setback> {
+        let stalled = || Setback::passing(format!("nothing came for {}", humantime::format_duration(time)));
+        tokio::time::timeout(time, work).await.map_err(|_| stalled())
+    }
+
+    /// How long nothing may move.
+    pub(super) fn patience(&self) -> Duration {
+        self.options.timeout
+    }
+}
+
+fn client(options: &Options) -> Result<Client, Error> {
+    let setup = |error: &dyn std::error::Error| Error::Setup(chain(error));
+    let mut builder: ClientBuilder = Client::builder()
+        .user_agent(concat!("longhaul/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_TIMEOUT)
+        .redirect(redirect::Policy::custom(stay_with_the_server))
+        .tls_danger_accept_invalid_certs(options.insecure);
+    if options.http2_prior_knowledge {
+        builder = builder.http2_prior_knowledge();
+    }
+    if let Some(path) = &options.cacert {
+        let pem = std::fs::read(path).map_err(|source| Error::Local { doing: "read", path: path.clone(), source })?;
+        let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| setup(&error))?;
+        if certificates.is_empty() {
+            return Err(Error::Setup(format!("{} has no certificate", path.display())));
+        }
+        builder = builder.tls_certs_only(certificates);
+    }
+    builder.build().map_err(|error| setup(&error))
+}
+
+/// Follows a redirect that keeps the request as it is and stays with the server: everything else would send the
+/// user's fields to strangers, or turn an upload into a `GET`.
+fn stay_with_the_server(attempt: redirect::Attempt<'_>) -> redirect::Action {
+    let is_faithful = matches!(attempt.status(), StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT);
+    let stays = attempt.previous().last().is_some_and(|from| from.origin() == attempt.url().origin());
+    if is_faithful && stays && attempt.previous().len() <= MOST_REDIRECTS { attempt.follow() } else { attempt.stop() }
+}
+
+/// What a failed request means: most failures pass, those of the request itself or of a certificate do not.
+pub(super) fn setback(error: &reqwest::Error) -> Setback {
+    if error.is_builder() {
+        return Setback::Final(Error::Setup(chain(error)));
+    }
+    if is_certificate_trouble(error) {
+        return Setback::Final(Error::Setup(format!("{}; see --cacert", chain(error))));
+    }
+    Setback::passing(chain(error))
+}
+
+fn is_certificate_trouble(error: &reqwest::Error) -> bool {
+    let mut source = error.source();
+    while let Some(error) = source {
+        // An io::Error shows not the error inside it but that one's source.
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let tls = error.downcast_ref::<rustls::Error>().or_else(|| inner?.downcast_ref());
+        if matches!(tls, Some(rustls::Error::InvalidCertificate(_))) {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
+/// An error with its causes, each once.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let words = cause.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// What an answer other than the hoped-for one means.
+///
+/// # Cancel safety
+///
+/// Reads the rest of the answer; dropping it loses the server's explanation and nothing else.
+pub(super) async fn refusal(response: Response) -> Setback {
+    let status = response.status();
+    let after = fields::retry_after(response.headers());
+    if status.is_redirection() {
+        let to = fields::text(response.headers(), "location").unwrap_or("nowhere");
+        return Setback::nonsense(format!("{status} leads to {to}; if that is right, use its URL"));
+    }
+    let refusal = Refusal { status, problem: problem(response).await };
+    let passes = status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED;
+    let busy = [StatusCode::REQUEST_TIMEOUT, StatusCode::LOCKED, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS];
+    if passes || busy.contains(&status) {
+        Setback::Passing { reason: format!("the server answered {refusal}"), after }
+    } else {
+        Setback::Final(Error::Refused(refusal))
+    }
+}
+
+async fn problem(mut response: Response) -> Option<super::error::Problem> {
+    if !fields::text(response.headers(), "content-type")?.starts_with("application/problem+json") {
+        return None;
+    }
+    let mut document = Vec::new();
+    // A server that starts a problem document and never ends it shall not hold us.
+    let reading = async {
+        while let Ok(Some(chunk)) = response.chunk().await {
+            document.extend_from_slice(&chunk);
+            if document.len() > LARGEST_PROBLEM {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), reading).await.ok()?;
+    serde_json::from_slice(&document).ok()
+}

@@ -1,0 +1,98 @@
+//! When to try again, and when to stop trying.
+
+use std::time::Duration;
+
+/// The longest wait that doubling leads to.
+const LONGEST: Duration = Duration::from_secs(60);
+/// The longest wait that a server can ask for.
+const LONGEST_ASKED: Duration = Duration::from_secs(3600);
+
+/// Counts the attempts in a row that moved nothing.
+#[derive(Debug)]
+pub(super) struct Patience {
+    retries: u32,
+    first_delay: Duration,
+    fruitless: u32,
+    total: u32,
+}
+
+impl Patience {
+    pub(super) fn new(retries: u32, first_delay: Duration) -> Self {
+        Self { retries, first_delay, fruitless: 0, total: 0 }
+    }
+
+    /// Something moved: begin to count again.
+    pub(super) fn reset(&mut self) {
+        self.fruitless = 0;
+    }
+
+    /// After a failed attempt: how long to wait before the next, or `None` when there were enough.
+    ///
+    /// `random` is anything: it spreads clients that were cut off together, between half the wait and all of it.
+    pub(super) fn next(&mut self, asked: Option<Duration>, random: u32) -> Option<Duration> {
+        self.fruitless += 1;
+        if self.fruitless > self.retries {
+            return None;
+        }
+        self.total += 1;
+        let doublings = (self.fruitless - 1).min(16);
+        let longest = self.first_delay.saturating_mul(1 << doublings).min(LONGEST);
+        let wait = longest.mul_f64(0.5 + 0.5 * f64::from(random) / f64::from(u32::MAX));
+        Some(wait.max(asked.unwrap_or_default().min(LONGEST_ASKED)))
+    }
+
+    /// Attempts in a row that moved nothing.
+    pub(super) fn fruitless(&self) -> u32 {
+        self.fruitless
+    }
+
+    /// How many may.
+    pub(super) fn retries(&self) -> u32 {
+        self.retries
+    }
+
+    /// Retries since the beginning.
+    pub(super) fn total(&self) -> u32 {
+        self.total
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_a_minute_and_end() {
+        let mut patience = Patience::new(9, Duration::from_millis(500));
+        let waits: Vec<_> = std::iter::from_fn(|| patience.next(None, u32::MAX)).map(|wait| wait.as_millis()).collect();
+        assert_eq!(waits, [500, 1000, 2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000]);
+        assert_eq!(patience.total(), 9);
+    }
+
+    #[test]
+    fn progress_begins_the_count_again() {
+        let mut patience = Patience::new(2, Duration::from_secs(1));
+        for _ in 0..10 {
+            assert_eq!(patience.next(None, u32::MAX), Some(Duration::from_secs(1)));
+            patience.reset();
+        }
+        assert!(patience.next(None, 0).is_some() && patience.next(None, 0).is_some());
+        assert_eq!(patience.next(None, 0), None);
+    }
+
+    #[test]
+    fn waits_are_spread_and_respect_what_the_server_asks() {
+        let wait = |asked, random| Patience::new(1, Duration::from_secs(4)).next(asked, random).unwrap();
+        assert_eq!(wait(None, 0), Duration::from_secs(2));
+        assert_eq!(wait(None, u32::MAX), Duration::from_secs(4));
+        assert_eq!(wait(Some(Duration::from_secs(1)), 0), Duration::from_secs(2));
+        assert_eq!(wait(Some(Duration::from_secs(30)), 0), Duration::from_secs(30));
+        assert_eq!(wait(Some(Duration::from_secs(1 << 40)), 0), LONGEST_ASKED);
+    }
+
+    #[test]
+    fn no_wait_overflows() {
+        let mut patience = Patience::new(u32::MAX, Duration::MAX);
+        assert_eq!((0..100).filter_map(|_| patience.next(None, u32::MAX)).max(), Some(LONGEST));
+    }
+}

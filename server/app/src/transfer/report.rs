@@ -1,0 +1,238 @@
+//! What the user sees: a bar on a terminal, one line elsewhere, or events for scripts.
+
+use std::io::{IsTerminal as _, Write as _, stderr, stdout};
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::error::Error;
+use crate::sha256::Sha256;
+
+/// Least time between two progress events.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// One thing that happened, as `--json` writes it.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Event<'a> {
+    Started { direction: Direction, file: &'a str, url: &'a str, size: Option<u64>, offset: u64 },
+    Progress { bytes: u64, size: Option<u64>, bytes_per_second: u64 },
+    Retrying { reason: &'a str, attempt: u32, retries: u32, wait_seconds: f64 },
+    Restarted { reason: &'a str },
+    Done { file: &'a str, url: &'a str, etag: Option<&'a str>, sha256: String, verified: bool, bytes: u64 },
+    Error { message: String, status: Option<u16>, resumable: bool },
+}
+
+/// Which way the bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Direction {
+    Upload,
+    Download,
+}
+
+/// How a transfer ended well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Outcome {
+    pub(super) file: String,
+    pub(super) url: String,
+    pub(super) etag: Option<String>,
+    pub(super) sha256: Sha256,
+    /// Whether the server told the same SHA-256.
+    pub(super) verified: bool,
+    pub(super) bytes: u64,
+}
+
+/// Tells what happens, in one of three ways.
+#[derive(Debug)]
+pub(super) struct Report {
+    audience: Audience,
+    direction: Direction,
+    begun: Instant,
+    /// Bytes that an earlier run had moved already.
+    begun_at: u64,
+    retries: u32,
+    restarts: u32,
+}
+
+#[derive(Debug)]
+enum Audience {
+    Terminal(ProgressBar),
+    /// Standard error is not a terminal: only the ending is told.
+    Line,
+    Script { last: Option<(Instant, u64)> },
+}
+
+impl Report {
+    pub(super) fn new(direction: Direction, json: bool) -> Self {
+        let audience = if json {
+            Audience::Script { last: None }
+        } else if stderr().is_terminal() {
+            Audience::Terminal(ProgressBar::hidden())
+        } else {
+            Audience::Line
+        };
+        Self { audience, direction, begun: Instant::now(), begun_at: 0, retries: 0, restarts: 0 }
+    }
+
+    /// The transfer of `file` begins at `offset`. Only the first call counts.
+    pub(super) fn started(&mut self, file: &str, url: &str, size: Option<u64>, offset: u64) {
+        (self.begun, self.begun_at) = (Instant::now(), offset);
+        let direction = self.direction;
+        match &mut self.audience {
+            Audience::Terminal(bar) => {
+                *bar = size.map_or_else(ProgressBar::no_length, ProgressBar::new).with_message(file.to_owned());
+                bar.set_style(style(size.is_some()));
+                bar.reset_eta();
+                bar.set_position(offset);
+                bar.enable_steady_tick(Duration::from_millis(200));
+            }
+            Audience::Line => {}
+            Audience::Script { .. } => write_event(&Event::Started { direction, file, url, size, offset }),
+        }
+    }
+
+    /// `bytes` of `size` have moved.
+    pub(super) fn progress(&mut self, bytes: u64, size: Option<u64>) {
+        match &mut self.audience {
+            Audience::Terminal(bar) => bar.set_position(bytes),
+            Audience::Line => {}
+            Audience::Script { last } => {
+                let now = Instant::now();
+                let (since, at) = last.unwrap_or((self.begun, self.begun_at));
+                let elapsed = now - since;
+                if elapsed >= PROGRESS_INTERVAL {
+                    *last = Some((now, bytes));
+                    let moved = bytes.saturating_sub(at);
+                    write_event(&Event::Progress { bytes, size, bytes_per_second: per_second(moved, elapsed) });
+                }
+            }
+        }
+    }
+
+    /// An attempt failed; the next one comes after `wait`.
+    pub(super) fn retrying(&mut self, reason: &str, attempt: u32, retries: u32, wait: Duration) {
+        self.retries += 1;
+        match &self.audience {
+            Audience::Terminal(bar) => bar.println(format!(
+                "{reason}; trying again in {} ({attempt} of {retries})",
+                humantime::format_duration(rounded(wait))
+            )),
+            Audience::Line => {}
+            Audience::Script { .. } => {
+                write_event(&Event::Retrying { reason, attempt, retries, wait_seconds: wait.as_secs_f64() });
+            }
+        }
+    }
+
+    /// What was moved so far is of no use; the transfer begins anew.
+    pub(super) fn restarted(&mut self, reason: &str) {
+        self.restarts += 1;
+        self.begun_at = 0;
+        match &mut self.audience {
+            Audience::Terminal(bar) => {
+                bar.println(format!("{reason}; starting anew"));
+                bar.set_position(0);
+            }
+            Audience::Line => {}
+            Audience::Script { last } => {
+                *last = None;
+                write_event(&Event::Restarted { reason });
+            }
+        }
+    }
+
+    /// Something that only a person wants to know.
+    pub(super) fn note(&self, text: &str) {
+        if let Audience::Terminal(bar) = &self.audience {
+            bar.println(text);
+        }
+    }
+
+    /// The transfer is done.
+    pub(super) fn done(&self, outcome: &Outcome) {
+        match &self.audience {
+            Audience::Terminal(bar) => {
+                bar.finish_and_clear();
+                write_line(stderr(), &self.summary(outcome));
+            }
+            Audience::Line => write_line(stderr(), &self.summary(outcome)),
+            Audience::Script { .. } => write_event(&Event::Done {
+                file: &outcome.file,
+                url: &outcome.url,
+                etag: outcome.etag.as_deref(),
+                sha256: outcome.sha256.to_string(),
+                verified: outcome.verified,
+                bytes: outcome.bytes,
+            }),
+        }
+    }
+
+    /// The transfer ended without success; the message for people comes from the command itself.
+    pub(super) fn failed(&self, error: &Error) {
+        match &self.audience {
+            Audience::Terminal(bar) => bar.abandon(),
+            Audience::Line => {}
+            Audience::Script { .. } => write_event(&Event::Error {
+                message: format!("{:#}", anyhow::anyhow!(error.to_string())),
+                status: error.status(),
+                resumable: error.may_pass(),
+            }),
+        }
+    }
+
+    fn summary(&self, outcome: &Outcome) -> String {
+        let elapsed = self.begun.elapsed();
+        let rate = per_second(outcome.bytes.saturating_sub(self.begun_at), elapsed);
+        let (verb, from, to) = match self.direction {
+            Direction::Upload => ("uploaded", &outcome.file, &outcome.url),
+            Direction::Download => ("downloaded", &outcome.url, &outcome.file),
+        };
+        let checked = if outcome.verified { "SHA-256 verified" } else { "SHA-256 not told by the server" };
+        let mut line = format!(
+            "{verb} {from} to {to}: {} in {}, {}/s, {checked}",
+            ByteSize(outcome.bytes),
+            humantime::format_duration(rounded(elapsed)),
+            ByteSize(rate),
+        );
+        for (count, what) in [(self.retries, "retries"), (self.restarts, "new starts")] {
+            if count > 0 {
+                line.push_str(&format!(", {count} {what}"));
+            }
+        }
+        line
+    }
+}
+
+fn style(has_size: bool) -> ProgressStyle {
+    let template = if has_size {
+        "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} left"
+    } else {
+        "{msg} {spinner} {binary_bytes} {binary_bytes_per_sec}"
+    };
+    ProgressStyle::with_template(template).expect("the templates are well formed")
+}
+
+fn per_second(bytes: u64, elapsed: Duration) -> u64 {
+    let millis = elapsed.as_millis().max(1);
+    u64::try_from(u128::from(bytes) * 1000 / millis).unwrap_or(u64::MAX)
+}
+
+/// As exact as people want it.
+fn rounded(time: Duration) -> Duration {
+    let unit = if time < Duration::from_secs(10) { 100 } else { 1000 };
+    Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX) / unit * unit)
+}
+
+fn write_event(event: &Event<'_>) {
+    let line = serde_json::to_string(event).expect("events are made of text and numbers");
+    write_line(stdout(), &line);
+}
+
+/// One whole line at once. Whoever closed the other end does not want to know, and the transfer goes on.
+fn write_line(mut to: impl std::io::Write, line: &str) {
+    let _ = to.write_all(format!("{line}\n").as_bytes()).and_then(|()| to.flush());
+}

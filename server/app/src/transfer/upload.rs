@@ -1,0 +1,617 @@
+//! A file to the server, by the IETF's resumable uploads (interop version 6).
+//!
+//! 1. `OPTIONS` on the target must announce `Upload-Limit`. Without that, the next request would leave an empty file
+//!    on a server that knows nothing of resumable uploads.
+//! 2. The target is asked for an upload resource, with an empty body and `Upload-Complete: ?0`. Its URL is recorded
+//!    on disk before any byte moves, so that another run can go on.
+//! 3. One `PATCH` carries all that is left, or as much as `max-append-size` allows.
+//! 4. After a cut, `HEAD` tells how much is durable, and 3 follows from there.
+//! 5. The final answer's `Repr-Digest` must be the SHA-256 of the file.
+//!
+//! The hash is computed by a thread of its own while the bytes move, not beforehand: the transfer begins at once, and a
+//! resumed one need not wait until the part that is there already is read again. The price is that damage shows
+//! after the upload and not before it counts.
+
+use std::fs::Metadata;
+use std::io::{self, Read as _, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
+
+use bytes::{Bytes, BytesMut};
+use futures::Stream;
+use reqwest::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
+use reqwest::{Body, Method, RequestBuilder, Response, StatusCode, Url};
+use serde::{Deserialize, Serialize};
+use sha2::Digest as _;
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::connection::{Connection, refusal, setback};
+use super::error::{Error, Setback};
+use super::pace::Pace;
+use super::patience::Patience;
+use super::record::Record;
+use super::report::{Direction, Outcome, Report};
+use super::{Options, fields, name};
+use crate::sha256::Sha256;
+
+/// Bytes read from the file at once.
+const PIECE: usize = 256 * 1024;
+/// A server may need longer to finish an upload than to take bytes: to hash, to copy, to publish.
+const FINISHING: u32 = 10;
+
+/// What to upload, and where to.
+#[derive(Debug)]
+pub struct Job {
+    /// The file.
+    pub file: PathBuf,
+    /// `POST` lets the server choose a name, `PUT` is the name itself.
+    pub method: Method,
+    /// The URL that the file is sent to.
+    pub target: Url,
+    /// What kind of file it is.
+    pub content_type: Option<HeaderValue>,
+    /// Where to note how to go on.
+    pub record: PathBuf,
+}
+
+/// Uploads a file, however often the connection breaks.
+///
+/// # Errors
+///
+/// Says whether the same command can go on later.
+pub async fn run(job: Job, options: &Options) -> Result<(), Error> {
+    let mut report = Report::new(Direction::Upload, options.json);
+    let ended = match Upload::prepare(job, options) {
+        Ok(mut upload) => {
+            let ended = tokio::select! {
+                ended = upload.run(&mut report) => ended,
+                // Nothing is lost with the dropped attempt: the record is written, and the server keeps what arrived.
+                () = super::interruption() => Err(Error::Interrupted { how_to_go_on: upload.how_to_go_on() }),
+            };
+            upload.settle(ended)
+        }
+        Err(error) => Err(error),
+    };
+    match ended {
+        Ok(outcome) => {
+            report.done(&outcome);
+            Ok(())
+        }
+        Err(error) => {
+            report.failed(&error);
+            Err(error)
+        }
+    }
+}
+
+/// What another run needs in order to go on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Memory {
+    target: Url,
+    method: String,
+    identity: Identity,
+    /// Finds the upload resource when the answer that told its URL was lost.
+    idempotency_key: String,
+    upload: Option<Url>,
+}
+
+/// By this a file counts as the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Identity {
+    size: u64,
+    /// Seconds and nanoseconds since 1970; the sign is left out where a file is older than that.
+    modified: (u64, u32),
+}
+
+impl Identity {
+    fn of(metadata: &Metadata) -> Self {
+        let modified = metadata.modified().unwrap_or(UNIX_EPOCH);
+        let since = modified.duration_since(UNIX_EPOCH).unwrap_or_else(|before| before.duration());
+        Self { size: metadata.len(), modified: (since.as_secs(), since.subsec_nanos()) }
+    }
+}
+
+struct Upload {
+    job: Job,
+    file_name: String,
+    connection: Connection,
+    patience: Patience,
+    pace: Arc<Mutex<Pace>>,
+    hashing: Hashing,
+    record: Option<Record>,
+    memory: Memory,
+    /// The offset that the server is known to expect, or `None` when it must be asked.
+    offset: Option<u64>,
+    /// The highest durable offset so far.
+    reached: u64,
+    /// What one append may carry, in bytes.
+    most_per_append: Option<u64>,
+    restarts: u32,
+    has_started: bool,
+    retries: u32,
+}
+
+/// What the server said at the end.
+struct Answer {
+    headers: HeaderMap,
+    url: Url,
+}
+
+impl Upload {
+    fn prepare(job: Job, options: &Options) -> Result<Self, Error> {
+        let metadata = std::fs::metadata(&job.file)
+            .map_err(|source| Error::Local { doing: "read", path: job.file.clone(), source })?;
+        if !metadata.is_file() {
+            let source = io::Error::other("only plain files can be uploaded");
+            return Err(Error::Local { doing: "read", path: job.file, source });
+        }
+        let connection = Connection::new(options, &job.target)?;
+        let mut record = Record::open(&job.record)?;
+        let fresh = Memory {
+            target: job.target.clone(),
+            method: job.method.to_string(),
+            identity: Identity::of(&metadata),
+            idempotency_key: random_key()?,
+            upload: None,
+        };
+        let earlier = record.read::<Memory>().filter(|earlier| {
+            (&earlier.target, &earlier.method, earlier.identity) == (&fresh.target, &fresh.method, fresh.identity)
+        });
+        let file_name = job.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Self {
+            hashing: Hashing::begin(job.file.clone()),
+            job,
+            file_name,
+            connection,
+            patience: Patience::new(options.retries, options.retry_delay),
+            pace: Arc::new(Mutex::new(Pace::new(options.limit_rate))),
+            record: Some(record),
+            memory: earlier.unwrap_or(fresh),
+            offset: None,
+            reached: 0,
+            most_per_append: None,
+            restarts: 0,
+            has_started: false,
+            retries: options.retries,
+        })
+    }
+
+    /// # Cancel safety
+    ///
+    /// May be dropped anywhere: what another run needs is on disk before it matters.
+    async fn run(&mut self, report: &mut Report) -> Result<Outcome, Error> {
+        loop {
+            match self.attempt(report).await {
+                Ok(answer) => return self.conclude(answer).await,
+                Err(setback) => self.overcome(setback, report).await?,
+            }
+        }
+    }
+
+    /// Goes as far as one undisturbed connection leads.
+    async fn attempt(&mut self, report: &mut Report) -> Result<Answer, Setback> {
+        self.check_unchanged()?;
+        let upload = match self.memory.upload.clone() {
+            Some(upload) => upload,
+            None => self.create().await?,
+        };
+        loop {
+            let offset = match self.offset.take() {
+                Some(offset) => offset,
+                None => match self.ask(&upload).await? {
+                    Standing::At(offset) => offset,
+                    Standing::Complete(answer) => return self.recall(&upload, answer).await,
+                },
+            };
+            let size = self.memory.identity.size;
+            if offset > size {
+                return Err(Setback::start_anew(format!("the server has {offset} bytes of a file of {size}")));
+            }
+            if !self.has_started {
+                self.has_started = true;
+                report.started(&self.file_name, self.job.target.as_str(), Some(size), offset);
+            }
+            if offset > self.reached {
+                self.reached = offset;
+                self.patience.reset();
+            }
+            report.progress(offset, Some(size));
+            if let Some(answer) = self.append(&upload, offset, report).await? {
+                return Ok(answer);
+            }
+        }
+    }
+
+    /// Makes an upload resource and records its URL.
+    async fn create(&mut self) -> Result<Url, Setback> {
+        let target = &self.job.target;
+        let discovery = self.connection.send(self.connection.request(Method::OPTIONS, target)).await?;
+        if !discovery.status().is_success() {
+            return Err(refusal(discovery).await);
+        }
+        let Some(limit) = fields::upload_limit(discovery.headers()) else {
+            return Err(Error::NotResumable { url: target.to_string() }.into());
+        };
+        self.take_limit(limit)?;
+
+        // Recorded before it is used: if the answer is lost, the next attempt finds the same upload again.
+        self.remember()?;
+        let mut creation = versioned(self.connection.request(self.job.method.clone(), &self.job.target))
+            .header("upload-complete", "?0")
+            .header("upload-length", self.memory.identity.size)
+            .header("idempotency-key", format!("\"{}\"", self.memory.idempotency_key))
+            .header("want-repr-digest", "sha-256=10")
+            .header(CONTENT_DISPOSITION, name::content_disposition(&self.file_name))
+            .header(CONTENT_LENGTH, 0);
+        if let Some(content_type) = &self.job.content_type {
+            creation = creation.header(CONTENT_TYPE, content_type);
+        }
+        let answer = self.connection.send(creation).await?;
+        if !answer.status().is_success() {
+            return Err(refusal(answer).await);
+        }
+        let Some(upload) = located(&answer, LOCATION.as_str()) else {
+            return Err(Setback::nonsense("the new upload has no Location"));
+        };
+        self.take_limit(fields::upload_limit(answer.headers()).unwrap_or_default())?;
+        self.offset = fields::upload_offset(answer.headers());
+        self.memory.upload = Some(upload.clone());
+        self.remember()?;
+        Ok(upload)
+    }
+
+    fn take_limit(&mut self, limit: fields::UploadLimit) -> Result<(), Setback> {
+        let size = self.memory.identity.size;
+        if let Some(limit) = limit.max_size.filter(|limit| size > *limit) {
+            return Err(Error::TooLarge { size, limit }.into());
+        }
+        self.most_per_append = limit.max_append_size.or(self.most_per_append);
+        Ok(())
+    }
+
+    /// How far the upload has come, by the server's word.
+    async fn ask(&mut self, upload: &Url) -> Result<Standing, Setback> {
+        let answer = self.connection.send(versioned(self.connection.follow_up(Method::HEAD, upload))).await?;
+        if matches!(answer.status(), StatusCode::NOT_FOUND | StatusCode::GONE) {
+            return Err(Setback::start_anew("the server no longer has the upload"));
+        }
+        if !answer.status().is_success() {
+            return Err(refusal(answer).await);
+        }
+        let limit = fields::upload_limit(answer.headers()).unwrap_or_default();
+        self.most_per_append = limit.max_append_size.or(self.most_per_append);
+        let Some(offset) = fields::upload_offset(answer.headers()) else {
+            return Err(Setback::passing("the server does not tell the upload's offset"));
+        };
+        if fields::upload_complete(answer.headers()) != Some(true) {
+            return Ok(Standing::At(offset));
+        }
+        if offset != self.memory.identity.size {
+            return Err(Setback::start_anew(format!("the server has a complete upload of {offset} bytes, another file")));
+        }
+        Ok(Standing::Complete(Answer { url: answer.url().clone(), headers: answer.headers().clone() }))
+    }
+
+    /// Sends what is left from `offset` on. The final answer, or `None` when there is more to send.
+    async fn append(&mut self, upload: &Url, offset: u64, report: &mut Report) -> Result<Option<Answer>, Setback> {
+        let size = self.memory.identity.size;
+        let left = size - offset;
+        let length = self.most_per_append.map_or(left, |most| left.min(most));
+        let completes = length == left;
+
+        let sent = Arc::new(AtomicU64::new(0));
+        let content = content(self.job.file.clone(), offset, length, Arc::clone(&self.pace), Arc::clone(&sent)).await?;
+        let sending = self
+            .append_request(upload, offset, completes)
+            .header(CONTENT_LENGTH, length)
+            .body(Body::wrap_stream(content))
+            .send();
+        let answer = self.watch(sending, &sent, offset, length, report).await?;
+
+        let status = answer.status();
+        let told = fields::upload_offset(answer.headers());
+        match status {
+            _ if status.is_success() => {}
+            StatusCode::NOT_FOUND | StatusCode::GONE => {
+                return Err(Setback::start_anew("the server no longer has the upload"));
+            }
+            StatusCode::CONFLICT => {
+                self.offset = told;
+                let expected = told.map_or_else(|| "another offset".to_owned(), |told| format!("offset {told}"));
+                return Err(Setback::passing(format!("the server expects {expected}, not {offset}")));
+            }
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                let limit = fields::upload_limit(answer.headers()).and_then(|limit| limit.max_append_size);
+                if let Some(most) = limit.filter(|most| *most < length) {
+                    self.most_per_append = Some(most);
+                    return Err(Setback::passing(format!("the server takes no more than {most} bytes at once")));
+                }
+                return Err(refusal(answer).await);
+            }
+            _ => return Err(refusal(answer).await),
+        }
+
+        let is_complete = fields::upload_complete(answer.headers());
+        if told.is_some_and(|told| told != offset + length) || (completes && is_complete == Some(false)) {
+            return Err(Setback::passing("the server did not take everything that was sent"));
+        }
+        if completes {
+            return Ok(Some(Answer { url: answer.url().clone(), headers: answer.headers().clone() }));
+        }
+        self.offset = Some(offset + length);
+        Ok(None)
+    }
+
+    /// The final answer again, of an upload that is complete although its end was never heard: an append of nothing
+    /// at its end repeats it. A server that cannot do that has said all it can in `standing`.
+    async fn recall(&mut self, upload: &Url, standing: Answer) -> Result<Answer, Setback> {
+        let size = self.memory.identity.size;
+        let answer = self.connection.send(self.append_request(upload, size, true).header(CONTENT_LENGTH, 0)).await?;
+        match answer.status() {
+            status if status.is_success() => Ok(Answer { url: answer.url().clone(), headers: answer.headers().clone() }),
+            status if status.is_client_error() => Ok(standing),
+            _ => Err(refusal(answer).await),
+        }
+    }
+
+    fn append_request(&self, upload: &Url, offset: u64, completes: bool) -> RequestBuilder {
+        versioned(self.connection.follow_up(Method::PATCH, upload))
+            .header("upload-offset", offset)
+            .header("upload-complete", if completes { "?1" } else { "?0" })
+            .header("want-repr-digest", "sha-256=10")
+            .header(CONTENT_TYPE, "application/partial-upload")
+    }
+
+    /// Waits for the answer as long as bytes move, and reports them.
+    async fn watch(
+        &self,
+        sending: impl Future<Output = reqwest::Result<Response>>,
+        sent: &AtomicU64,
+        offset: u64,
+        length: u64,
+        report: &mut Report,
+    ) -> Result<Response, Setback> {
+        let mut ticks = tokio::time::interval(Duration::from_millis(200));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let (mut moved, mut moved_at) = (0, Instant::now());
+        tokio::pin!(sending);
+        loop {
+            tokio::select! {
+                answer = &mut sending => return answer.map_err(|error| setback(&error)),
+                // A tick that is dropped comes again.
+                _ = ticks.tick() => {}
+            }
+            let now = sent.load(Ordering::Relaxed);
+            report.progress(offset + now, Some(self.memory.identity.size));
+            if now > moved {
+                (moved, moved_at) = (now, Instant::now());
+            }
+            let allowed = self.connection.patience().saturating_mul(if now < length { 1 } else { FINISHING });
+            if moved_at.elapsed() > allowed {
+                return Err(Setback::passing(format!("nothing moved for {}", humantime::format_duration(allowed))));
+            }
+        }
+    }
+
+    /// Waits until the next attempt is due, or says why there is none.
+    async fn overcome(&mut self, setback: Setback, report: &mut Report) -> Result<(), Error> {
+        let (reason, after) = match setback {
+            Setback::Final(error) => return Err(error),
+            Setback::Passing { reason, after } => (reason, after),
+            Setback::StartAnew { reason } => {
+                self.restarts += 1;
+                if self.restarts > self.retries {
+                    return Err(Error::GaveUp { attempts: self.restarts, reason, how_to_go_on: self.how_to_go_on() });
+                }
+                report.restarted(&reason);
+                self.forget()?;
+                return Ok(());
+            }
+        };
+        let random = getrandom::u32().unwrap_or_default();
+        let Some(wait) = self.patience.next(after, random) else {
+            let attempts = self.patience.fruitless();
+            return Err(Error::GaveUp { attempts, reason, how_to_go_on: self.how_to_go_on() });
+        };
+        report.retrying(&reason, self.patience.fruitless(), self.patience.retries(), wait);
+        tokio::time::sleep(wait).await;
+        self.connection.renew()
+    }
+
+    /// Compares what the server has with what is here.
+    async fn conclude(&mut self, answer: Answer) -> Result<Outcome, Error> {
+        let local = self.hashing.finish(&self.job.file).await?;
+        self.check_unchanged()?;
+
+        let file_url = fields::text(&answer.headers, CONTENT_LOCATION.as_str())
+            .or_else(|| fields::text(&answer.headers, LOCATION.as_str()))
+            .and_then(|location| answer.url.join(location).ok())
+            .filter(|url| Some(url) != self.memory.upload.as_ref())
+            .unwrap_or_else(|| self.job.target.clone());
+        let mut headers = answer.headers;
+        let is_named = file_url != self.job.target || self.job.method == Method::PUT;
+        if fields::repr_digest(&headers).is_none() && is_named {
+            // The answer did not tell; the file itself may. It may also be out of bounds for an uploader.
+            let request = self.connection.follow_up(Method::HEAD, &file_url).header("want-repr-digest", "sha-256=10");
+            if let Ok(file) = self.connection.send(request).await
+                && file.status().is_success()
+            {
+                headers = file.headers().clone();
+            }
+        }
+        let remote = fields::repr_digest(&headers);
+        if let Some(remote) = remote.filter(|remote| *remote != local) {
+            let consequence = "the server has a file that is not this one: upload it again";
+            return Err(Error::Mismatch { path: self.job.file.clone(), local, remote, consequence });
+        }
+        Ok(Outcome {
+            file: self.job.file.display().to_string(),
+            url: file_url.to_string(),
+            etag: fields::etag(&headers),
+            sha256: local,
+            verified: remote.is_some(),
+            bytes: self.memory.identity.size,
+        })
+    }
+
+    /// Keeps the record if another run can use it, and removes it otherwise.
+    fn settle(mut self, ended: Result<Outcome, Error>) -> Result<Outcome, Error> {
+        let Some(record) = self.record.take() else { return ended };
+        let is_useful = match &ended {
+            Ok(_) => false,
+            // With the right key the same upload goes on.
+            Err(Error::Refused(refusal)) => matches!(
+                refusal.status,
+                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::PROXY_AUTHENTICATION_REQUIRED
+            ),
+            Err(Error::Mismatch { .. } | Error::FileChanged { .. } | Error::TooLarge { .. }) => false,
+            Err(_) => true,
+        };
+        if is_useful && self.memory.upload.is_some() {
+            return ended;
+        }
+        // A record that stays by mistake is noticed by the next run, which the server tells that nothing is there.
+        let removed = record.remove();
+        ended.and_then(|outcome| removed.map(|()| outcome))
+    }
+
+    fn forget(&mut self) -> Result<(), Error> {
+        self.memory.upload = None;
+        self.memory.idempotency_key = random_key()?;
+        (self.offset, self.reached) = (None, 0);
+        self.remember()
+    }
+
+    fn remember(&mut self) -> Result<(), Error> {
+        match &mut self.record {
+            Some(record) => record.write(&self.memory),
+            None => Ok(()),
+        }
+    }
+
+    fn check_unchanged(&self) -> Result<(), Error> {
+        match std::fs::metadata(&self.job.file) {
+            Ok(metadata) if Identity::of(&metadata) == self.memory.identity => Ok(()),
+            _ => Err(Error::FileChanged { path: self.job.file.clone() }),
+        }
+    }
+
+    fn how_to_go_on(&self) -> String {
+        match &self.memory.upload {
+            Some(_) => format!("run the same command again to go on from {} bytes", self.reached),
+            None => "nothing was uploaded yet".to_owned(),
+        }
+    }
+}
+
+/// How far an upload has come.
+enum Standing {
+    At(u64),
+    Complete(Answer),
+}
+
+fn versioned(request: RequestBuilder) -> RequestBuilder {
+    request.header("upload-draft-interop-version", 6)
+}
+
+fn located(answer: &Response, field: &str) -> Option<Url> {
+    answer.url().join(fields::text(answer.headers(), field)?).ok()
+}
+
+fn random_key() -> Result<String, Error> {
+    let random = getrandom::u64().and_then(|high| Ok((high, getrandom::u64()?)));
+    let (high, low) = random.map_err(|source| Error::Setup(format!("the system has no randomness to give: {source}")))?;
+    Ok(format!("{high:016x}{low:016x}"))
+}
+
+/// The file's bytes from `offset` on, counted in `sent` as they are handed over.
+async fn content(
+    path: PathBuf,
+    offset: u64,
+    length: u64,
+    pace: Arc<Mutex<Pace>>,
+    sent: Arc<AtomicU64>,
+) -> Result<impl Stream<Item = io::Result<Bytes>> + Send + 'static, Error> {
+    let open = async || {
+        let mut file = tokio::fs::File::open(&path).await?;
+        file.seek(SeekFrom::Start(offset)).await?;
+        Ok(file)
+    };
+    let file = open().await.map_err(|source| Error::Local { doing: "read", path: path.clone(), source })?;
+    let piece = pace.lock().await.piece(PIECE);
+    Ok(futures::stream::try_unfold((file, length), move |(mut file, left)| {
+        let (pace, sent) = (Arc::clone(&pace), Arc::clone(&sent));
+        async move {
+            let next = usize::try_from(left).unwrap_or(piece).min(piece);
+            if next == 0 {
+                return Ok(None);
+            }
+            let mut bytes = BytesMut::zeroed(next);
+            let read = file.read(&mut bytes).await?;
+            if read == 0 {
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter"));
+            }
+            bytes.truncate(read);
+            pace.lock().await.wait(read).await;
+            sent.fetch_add(read as u64, Ordering::Relaxed);
+            Ok(Some((bytes.freeze(), (file, left - read as u64))))
+        }
+    }))
+}
+
+/// The file's hash, in the making on a thread of its own.
+struct Hashing {
+    thread: Option<JoinHandle<io::Result<Option<Sha256>>>>,
+    /// Tells the thread that nobody waits any more: the program would not end before it.
+    stop: Arc<AtomicBool>,
+}
+
+impl Hashing {
+    fn begin(path: PathBuf) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = tokio::task::spawn_blocking(move || hash(&path, &stopped));
+        Self { thread: Some(thread), stop }
+    }
+
+    async fn finish(&mut self, path: &Path) -> Result<Sha256, Error> {
+        let fail = |source| Error::Local { doing: "read", path: path.to_owned(), source };
+        let thread = self.thread.take().expect("an upload has one end");
+        match thread.await {
+            Ok(Ok(Some(sha256))) => Ok(sha256),
+            Ok(Ok(None)) => Err(fail(io::ErrorKind::Interrupted.into())),
+            Ok(Err(source)) => Err(fail(source)),
+            Err(panic) => Err(fail(io::Error::other(panic))),
+        }
+    }
+}
+
+impl Drop for Hashing {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// `None` when told to stop.
+fn hash(path: &Path, stop: &AtomicBool) -> io::Result<Option<Sha256>> {
+    let mut file = std::fs::File::open(path)?;
+    let mut hasher = sha2::Sha256::new();
+    let mut buffer = vec![0; PIECE];
+    loop {
+        let read = file.read(&mut buffer)?;
+        if read == 0 {
+            return Ok(Some(Sha256::finish(hasher)));
+        }
+        if stop.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        hasher.update(&buffer[..read]);
+    }
+}

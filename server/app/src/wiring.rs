@@ -1,0 +1,78 @@
+//! From a configuration to a running server: stores, services, router.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use axum::Router;
+use domain::access::Gate;
+use domain::cleanup::Janitor;
+use domain::clock::SystemClock;
+use domain::ids::SystemRandomness;
+use domain::{BlobStore, Clock, Files, MetadataStore, Uploads};
+use edge::routes::{Api, Place};
+
+use crate::config::Config;
+
+/// A server that is ready to be served.
+#[derive(Debug)]
+pub struct Server {
+    /// Answers every request.
+    pub router: Router,
+    /// Ended before the process, so that what is coming in becomes durable.
+    pub uploads: Uploads,
+    /// Works beside the router.
+    pub janitor: Janitor,
+    /// Closed last.
+    pub metadata: Arc<dyn MetadataStore>,
+}
+
+impl Server {
+    /// Opens the stores, migrates them, and cleans up after a crash.
+    ///
+    /// # Errors
+    ///
+    /// A store cannot be opened, or the data directory is another process's.
+    pub async fn open(config: &Config) -> anyhow::Result<Self> {
+        let blobs: Arc<dyn BlobStore> = blobs::open(&config.blobs, &config.data)
+            .await
+            .context("failed to open the blob store")?;
+        let metadata: Arc<dyn MetadataStore> = metadata::open(&config.metadata, &config.data)
+            .await
+            .context("failed to open the metadata store")?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let uploads = Uploads::new(
+            Arc::clone(&blobs),
+            Arc::clone(&metadata),
+            Arc::clone(&clock),
+            Arc::new(SystemRandomness),
+            config.uploads.clone(),
+        );
+        let janitor = Janitor::new(
+            uploads.clone(),
+            Arc::clone(&blobs),
+            Arc::clone(&metadata),
+            Arc::clone(&clock),
+            config.cleanup.clone(),
+        );
+        let recovered = janitor.recover().await.context("failed to recover")?;
+        tracing::debug!(?recovered, "recovered");
+        let router = edge::routes::router(Api {
+            gate: Gate::new(&config.access),
+            uploads: uploads.clone(),
+            files: Files::new(blobs, Arc::clone(&metadata), Arc::clone(&clock)),
+            clock,
+            place: Arc::new(Place {
+                public_url: config
+                    .public_url
+                    .as_ref()
+                    .map(|url| url.as_str().trim_end_matches('/').to_owned()),
+            }),
+        });
+        Ok(Self {
+            router,
+            uploads,
+            janitor,
+            metadata,
+        })
+    }
+}

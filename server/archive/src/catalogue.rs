@@ -1,0 +1,715 @@
+//! What a version of a pack consists of, as one immutable document.
+//!
+//! The encoding is canonical JSON as in RFC 8785: no white space, members in the order of their names, integers below
+//! 2^53. Files stand in the order of their paths' bytes. So equal versions have equal bytes, and the SHA-256 of the
+//! document names the version's content for good:
+//!
+//! ```json
+//! {"files":[{"crc32":"cbf43926","path":"a/b.txt","sha256":"15e2…1225","size":9}],
+//!  "format":"longhaul-catalogue/1","pack":"maps","version":7}
+//! ```
+//!
+//! (without the line break). An executable file has `"executable":true` besides. Clients tell what they hold or want to
+//! publish in the same form, except that only `files` is required, a `crc32` may be missing, and order is free:
+//! [`Tree`] reads that, [`Catalogue`] accepts nothing but its own canonical bytes.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde::de::{
+    DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Unexpected,
+    Visitor,
+};
+use sha2::Digest as _;
+
+use crate::canonical_json::push_string;
+use crate::entry_path::{EntryPath, EntryPathError, check_segment, is_nfc};
+use crate::sha256_digest::{Sha256Digest, parse_hex};
+use crate::tree::{Limits, MAX_SIZE, Tree, TreeBuilder, TreeError};
+
+/// The `format` member of a catalogue.
+pub const CATALOGUE_FORMAT: &str = "longhaul-catalogue/1";
+
+/// The name of a pack: one path segment, with the same rules as a segment of an [`EntryPath`].
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PackName(Box<str>);
+
+impl PackName {
+    pub fn parse(name: &str) -> Result<Self, EntryPathError> {
+        check_segment(name)?;
+        if name.contains('/') {
+            return Err(EntryPathError::EmptySegment);
+        }
+        if !is_nfc(name) {
+            return Err(EntryPathError::NotNormalized);
+        }
+        Ok(Self(name.into()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PackName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One published version of a pack.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Catalogue {
+    pack: PackName,
+    /// At most [`MAX_SIZE`].
+    version: u64,
+    tree: Tree,
+    crc32s: Box<[u32]>,
+    digest: Sha256Digest,
+    encoded_len: u64,
+}
+
+/// What a server knows of stored content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Content {
+    /// In bytes.
+    pub size: u64,
+    pub crc32: u32,
+}
+
+/// Why there is no catalogue.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogueError {
+    #[error("the catalogue is not the JSON that it should be")]
+    Json(#[source] serde_json::Error),
+    #[error("the catalogue is not in canonical form")]
+    NotCanonical,
+    #[error("the version number is above 2^53 - 1")]
+    VersionTooLarge,
+    #[error("the content of `{path}` is not known")]
+    UnknownContent { path: EntryPath<'static> },
+    #[error("`{path}` should have {told} bytes, but its content has {actual}")]
+    WrongSize {
+        path: EntryPath<'static>,
+        told: u64,
+        actual: u64,
+    },
+}
+
+impl Catalogue {
+    /// Publishes a tree as a version; `content_of` knows the stored content of each digest.
+    pub fn publish(
+        pack: PackName,
+        version: u64,
+        tree: Tree,
+        mut content_of: impl FnMut(&Sha256Digest) -> Option<Content>,
+    ) -> Result<Self, CatalogueError> {
+        let mut crc32s = Vec::with_capacity(tree.len() as usize);
+        for entry in tree.entries() {
+            let path = || {
+                EntryPath::parse(entry.path)
+                    .expect("a tree holds checked paths")
+                    .into_owned()
+            };
+            let Some(content) = content_of(&entry.sha256) else {
+                return Err(CatalogueError::UnknownContent { path: path() });
+            };
+            if content.size != entry.size {
+                return Err(CatalogueError::WrongSize {
+                    path: path(),
+                    told: entry.size,
+                    actual: content.size,
+                });
+            }
+            crc32s.push(content.crc32);
+        }
+        Self::new(pack, version, tree, crc32s.into_boxed_slice())
+    }
+
+    /// Reads the canonical encoding, which it must be byte for byte.
+    ///
+    /// Wants a buffered reader that ends; an error of the reader is in the source of [`CatalogueError::Json`].
+    pub fn decode_from(reader: impl io::Read, limits: Limits) -> Result<Self, CatalogueError> {
+        let mut reader = HashingReader {
+            inner: reader,
+            hasher: sha2::Sha256::new(),
+            len: 0,
+        };
+        let document = read_document(serde_json::Deserializer::from_reader(&mut reader), limits)?;
+        let digest = Sha256Digest::from_bytes(reader.hasher.finalize().into());
+        Self::from_document(document, digest, reader.len)
+    }
+
+    /// As [`decode_from`](Self::decode_from), from memory.
+    pub fn decode(bytes: &[u8], limits: Limits) -> Result<Self, CatalogueError> {
+        let document = read_document(serde_json::Deserializer::from_slice(bytes), limits)?;
+        Self::from_document(document, Sha256Digest::of(bytes), bytes.len() as u64)
+    }
+
+    fn from_document(
+        document: Document,
+        digest: Sha256Digest,
+        len: u64,
+    ) -> Result<Self, CatalogueError> {
+        let (Some(pack), Some(version), Some(crc32s)) =
+            (document.pack, document.version, document.crc32s)
+        else {
+            return Err(CatalogueError::NotCanonical);
+        };
+        let pack = PackName::parse(&pack).map_err(|_| CatalogueError::NotCanonical)?;
+        let catalogue = Self::new(pack, version, document.tree, crc32s)?;
+        // Equal length and SHA-256 of what came and what we write: equal bytes.
+        if catalogue.digest != digest || catalogue.encoded_len != len {
+            return Err(CatalogueError::NotCanonical);
+        }
+        Ok(catalogue)
+    }
+
+    fn new(
+        pack: PackName,
+        version: u64,
+        tree: Tree,
+        crc32s: Box<[u32]>,
+    ) -> Result<Self, CatalogueError> {
+        if version > MAX_SIZE {
+            return Err(CatalogueError::VersionTooLarge);
+        }
+        let nothing = Sha256Digest::from_bytes([0; 32]);
+        let mut catalogue = Self {
+            pack,
+            version,
+            tree,
+            crc32s,
+            digest: nothing,
+            encoded_len: 0,
+        };
+        let mut hasher = sha2::Sha256::new();
+        let mut encoded_len = 0;
+        for chunk in catalogue.encode() {
+            hasher.update(&chunk);
+            encoded_len += chunk.len() as u64;
+        }
+        catalogue.encoded_len = encoded_len;
+        catalogue.digest = Sha256Digest::from_bytes(hasher.finalize().into());
+        Ok(catalogue)
+    }
+
+    pub fn pack(&self) -> &PackName {
+        &self.pack
+    }
+
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    pub fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    pub fn crc32(&self, position: u32) -> u32 {
+        self.crc32s[position as usize]
+    }
+
+    /// The SHA-256 of the canonical encoding.
+    pub fn digest(&self) -> Sha256Digest {
+        self.digest
+    }
+
+    /// The length of the canonical encoding, in bytes.
+    pub fn encoded_len(&self) -> u64 {
+        self.encoded_len
+    }
+
+    /// About how much memory the catalogue takes, in bytes.
+    pub fn memory(&self) -> usize {
+        self.tree.memory() + size_of_val(&*self.crc32s)
+    }
+
+    /// The canonical encoding, in chunks of about 64 KiB.
+    pub fn encode(&self) -> impl Iterator<Item = Bytes> + use<'_> {
+        let mut next = 0;
+        let mut ended = false;
+        std::iter::from_fn(move || {
+            if ended {
+                return None;
+            }
+            let mut chunk = String::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 8);
+            if next == 0 {
+                chunk.push_str("{\"files\":[");
+            }
+            while next < self.tree.len() && chunk.len() < CHUNK_BYTES {
+                if next > 0 {
+                    chunk.push(',');
+                }
+                self.push_file(&mut chunk, next);
+                next += 1;
+            }
+            if next == self.tree.len() {
+                ended = true;
+                chunk.push_str("],\"format\":\"");
+                chunk.push_str(CATALOGUE_FORMAT);
+                chunk.push_str("\",\"pack\":");
+                push_string(&mut chunk, self.pack.as_str());
+                push_number(&mut chunk, ",\"version\":", self.version);
+                chunk.push('}');
+            }
+            Some(Bytes::from(chunk))
+        })
+    }
+
+    fn push_file(&self, out: &mut String, position: u32) {
+        use fmt::Write as _;
+        let entry = self.tree.entry(position);
+        write!(out, "{{\"crc32\":\"{:08x}\"", self.crc32(position))
+            .expect("writing to a string does not fail");
+        if entry.executable {
+            out.push_str(",\"executable\":true");
+        }
+        out.push_str(",\"path\":");
+        push_string(out, entry.path);
+        write!(out, ",\"sha256\":\"{}\"", entry.sha256).expect("writing to a string does not fail");
+        push_number(out, ",\"size\":", entry.size);
+        out.push('}');
+    }
+}
+
+impl Tree {
+    /// Reads what a client says it holds or wants to publish, in any order and spacing.
+    ///
+    /// `pack`, `version` and each `crc32` may be there (a client may send back the catalogue that it got) and are
+    /// checked for form alone. Names are brought into NFC. Wants a buffered reader that ends.
+    pub fn read_json(reader: impl io::Read, limits: Limits) -> Result<Self, CatalogueError> {
+        Ok(read_document(serde_json::Deserializer::from_reader(reader), limits)?.tree)
+    }
+
+    /// As [`read_json`](Self::read_json), from memory.
+    pub fn parse_json(bytes: &[u8], limits: Limits) -> Result<Self, CatalogueError> {
+        Ok(read_document(serde_json::Deserializer::from_slice(bytes), limits)?.tree)
+    }
+}
+
+const CHUNK_BYTES: usize = 64 * 1024;
+
+fn push_number(out: &mut String, name: &str, number: u64) {
+    use fmt::Write as _;
+    write!(out, "{name}{number}").expect("writing to a string does not fail");
+}
+
+/// What a JSON text said, before anyone asks whether it is canonical.
+struct Document {
+    tree: Tree,
+    /// In the order of the tree; absent when a file lacked one.
+    crc32s: Option<Box<[u32]>>,
+    pack: Option<String>,
+    version: Option<u64>,
+}
+
+fn read_document<'de, R: serde_json::de::Read<'de>>(
+    mut json: serde_json::Deserializer<R>,
+    limits: Limits,
+) -> Result<Document, CatalogueError> {
+    let document = DocumentSeed { limits }
+        .deserialize(&mut json)
+        .map_err(CatalogueError::Json)?;
+    json.end().map_err(CatalogueError::Json)?;
+    Ok(document)
+}
+
+/// Reads a document straight into a [`TreeBuilder`], a file at a time.
+struct DocumentSeed {
+    limits: Limits,
+}
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "lowercase")]
+enum Member {
+    Files,
+    Format,
+    Pack,
+    Version,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileMembers<'a> {
+    #[serde(borrow)]
+    path: Cow<'a, str>,
+    size: u64,
+    sha256: Sha256Digest,
+    crc32: Option<Crc32>,
+    #[serde(default)]
+    executable: bool,
+}
+
+struct Crc32(u32);
+
+impl<'de> Deserialize<'de> for Crc32 {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+
+        impl Visitor<'_> for Text {
+            type Value = Crc32;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a CRC-32 of 8 lowercase hexadecimal digits")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
+                let bytes = parse_hex(text)
+                    .ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))?;
+                Ok(Crc32(u32::from_be_bytes(bytes)))
+            }
+        }
+
+        deserializer.deserialize_str(Text)
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for DocumentSeed {
+    type Value = Document;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Document, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for DocumentSeed {
+    type Value = Document;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with `files`")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Document, A::Error> {
+        let mut files = None;
+        let mut format: Option<String> = None;
+        let mut pack = None;
+        let mut version = None;
+        while let Some(member) = map.next_key()? {
+            let is_repeated = match member {
+                Member::Files => files
+                    .replace(map.next_value_seed(FilesSeed {
+                        limits: self.limits,
+                    })?)
+                    .is_some(),
+                Member::Format => format.replace(map.next_value()?).is_some(),
+                Member::Pack => pack.replace(map.next_value()?).is_some(),
+                Member::Version => version.replace(map.next_value()?).is_some(),
+            };
+            if is_repeated {
+                return Err(A::Error::custom("a member is there twice"));
+            }
+        }
+        if let Some(format) = format
+            && format != CATALOGUE_FORMAT
+        {
+            return Err(A::Error::custom(format_args!(
+                "`format` is not `{CATALOGUE_FORMAT}`"
+            )));
+        }
+        let (tree, crc32s) = files.ok_or_else(|| A::Error::missing_field("files"))?;
+        Ok(Document {
+            tree,
+            crc32s,
+            pack,
+            version,
+        })
+    }
+}
+
+pub(crate) struct FilesSeed {
+    pub(crate) limits: Limits,
+}
+
+impl<'de> DeserializeSeed<'de> for FilesSeed {
+    type Value = (Tree, Option<Box<[u32]>>);
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for FilesSeed {
+    type Value = (Tree, Option<Box<[u32]>>);
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of files")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut files: A) -> Result<Self::Value, A::Error> {
+        let mut builder = TreeBuilder::new(self.limits);
+        let mut crc32s = Vec::new();
+        while builder.len() < self.limits.entries as usize {
+            let Some(file) = files.next_element::<FileMembers<'de>>()? else {
+                break;
+            };
+            let path = EntryPath::normalize(&*file.path).map_err(|error| {
+                let beginning: String = file.path.chars().take(80).collect();
+                A::Error::custom(format_args!("{beginning:?}: {error}"))
+            })?;
+            crc32s.extend(file.crc32.map(|Crc32(crc32)| crc32));
+            builder
+                .push(&path, file.size, file.sha256, file.executable)
+                .map_err(A::Error::custom)?;
+        }
+        if builder.len() == self.limits.entries as usize
+            && files.next_element::<IgnoredAny>()?.is_some()
+        {
+            return Err(A::Error::custom(TreeError::TooManyEntries {
+                limit: self.limits.entries,
+            }));
+        }
+        let is_complete = crc32s.len() == builder.len();
+        if !is_complete {
+            crc32s.clear();
+        }
+        let tree = builder.finish_with(&mut crc32s);
+        Ok((tree, is_complete.then(|| crc32s.into_boxed_slice())))
+    }
+}
+
+/// Hashes what passes through.
+struct HashingReader<R> {
+    inner: R,
+    hasher: sha2::Sha256,
+    len: u64,
+}
+
+impl<R: io::Read> io::Read for HashingReader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.hasher.update(&buffer[..count]);
+        self.len += count as u64;
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::catalogue_of;
+
+    const CANONICAL: &str = concat!(
+        r#"{"files":[{"crc32":"cbf43926","executable":true,"path":"a/\"b\".txt","#,
+        r#""sha256":"15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225","size":9},"#,
+        r#"{"crc32":"00000000","path":"é","#,
+        r#""sha256":"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","size":0}],"#,
+        r#""format":"longhaul-catalogue/1","pack":"maps","version":7}"#,
+    );
+
+    #[test]
+    fn the_canonical_form_is_read_and_written() {
+        let catalogue = Catalogue::decode(CANONICAL.as_bytes(), Limits::default()).unwrap();
+        assert_eq!(
+            (catalogue.pack().as_str(), catalogue.version()),
+            ("maps", 7)
+        );
+        assert_eq!(catalogue.tree().path(0), "a/\"b\".txt");
+        assert_eq!(catalogue.crc32(0), 0xcbf4_3926);
+        assert!(catalogue.tree().executable(0) && !catalogue.tree().executable(1));
+        assert_eq!(catalogue.tree().total_size(), 9);
+        assert_eq!(catalogue.digest(), Sha256Digest::of(CANONICAL.as_bytes()));
+        assert_eq!(catalogue.encoded_len(), CANONICAL.len() as u64);
+        assert_eq!(
+            catalogue.encode().collect::<Vec<_>>().concat(),
+            CANONICAL.as_bytes()
+        );
+        assert_eq!(
+            Catalogue::decode_from(CANONICAL.as_bytes(), Limits::default()).unwrap(),
+            catalogue
+        );
+    }
+
+    #[test]
+    fn publishing_makes_the_same_document() {
+        let tree = Tree::parse_json(CANONICAL.as_bytes(), Limits::default()).unwrap();
+        let contents = |sha256: &Sha256Digest| {
+            let size = if *sha256 == Sha256Digest::of(b"") {
+                0
+            } else {
+                9
+            };
+            Some(Content {
+                size,
+                crc32: if size == 0 { 0 } else { 0xcbf4_3926 },
+            })
+        };
+        let catalogue =
+            Catalogue::publish(PackName::parse("maps").unwrap(), 7, tree, contents).unwrap();
+        assert_eq!(
+            catalogue.encode().collect::<Vec<_>>().concat(),
+            CANONICAL.as_bytes()
+        );
+    }
+
+    #[test]
+    fn publishing_wants_all_contents_in_the_size_told() {
+        let publish = |content| {
+            let tree = Tree::parse_json(CANONICAL.as_bytes(), Limits::default()).unwrap();
+            Catalogue::publish(PackName::parse("maps").unwrap(), 7, tree, |_| content)
+                .unwrap_err()
+                .to_string()
+        };
+        assert_eq!(publish(None), "the content of `a/\"b\".txt` is not known");
+        assert_eq!(
+            publish(Some(Content { size: 8, crc32: 0 })),
+            "`a/\"b\".txt` should have 9 bytes, but its content has 8"
+        );
+    }
+
+    #[test]
+    fn other_spellings_are_no_catalogue() {
+        for (from, to) in [
+            (r#","version":7"#, r#", "version":7"#),
+            (r#","version":7"#, ""),
+            (r#""executable":true,"#, r#""executable":false,"#),
+            (r#""crc32":"00000000","#, ""),
+            ("é", "e\u{301}"),
+            ("é", "\\u00e9"),
+            ("é", "Z"),
+            ("maps", ".maps"),
+            ("}]", "}] "),
+        ] {
+            let text = CANONICAL.replacen(from, to, 1);
+            assert_ne!(text, CANONICAL);
+            let error = Catalogue::decode(text.as_bytes(), Limits::default()).unwrap_err();
+            assert!(
+                matches!(error, CatalogueError::NotCanonical),
+                "{text}: {error:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_tree_says_why() {
+        fn check(from: &str, to: &str, why: &str) {
+            let text = CANONICAL.replacen(from, to, 1);
+            assert_ne!(text, CANONICAL);
+            let error = Tree::parse_json(
+                text.as_bytes(),
+                Limits {
+                    entries: 2,
+                    total_size: 9,
+                },
+            )
+            .unwrap_err();
+            let cause = error.source().expect("a cause").to_string();
+            assert!(cause.contains(why), "{text}: {cause}");
+            let error = Tree::read_json(
+                text.as_bytes(),
+                Limits {
+                    entries: 2,
+                    total_size: 9,
+                },
+            )
+            .unwrap_err();
+            assert!(
+                error.source().expect("a cause").to_string().contains(why),
+                "{text} from a reader"
+            );
+        }
+        check(
+            r#""size":9"#,
+            r#""size":9,"mode":1"#,
+            "unknown field `mode`",
+        );
+        check(
+            r#""size":9"#,
+            r#""size":9,"size":9"#,
+            "duplicate field `size`",
+        );
+        check(r#""size":9"#, r#""size":-1"#, "invalid value");
+        check(
+            r#""size":9"#,
+            r#""size":9007199254740992"#,
+            "larger than 9 bytes together",
+        );
+        check(r#""size":9"#, r#""size":1e3"#, "invalid type");
+        check("15e2", "15E2", "not a SHA-256 digest");
+        check("cbf4", "cbF4", "CRC-32 of 8 lowercase");
+        check("a/", "a/../", "`.` or `..` segment");
+        check("\"é\"", r#""A/\"B\".TXT""#, "same path as another");
+        check(
+            "}]",
+            r#"},{"path":"x","size":0,"sha256":"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}]"#,
+            "more than 2 files",
+        );
+        check("catalogue/1", "catalogue/2", "`format` is not");
+        check(
+            r#","version":7"#,
+            r#","version":7,"seq":7"#,
+            "unknown field `seq`",
+        );
+        check(r#","version":7"#, r#","version":7,"version":7"#, "twice");
+        check(
+            r#","version":7}"#,
+            r#","version":7}x"#,
+            "trailing characters",
+        );
+        check(r#""files":"#, r#""format":"#, "invalid type");
+    }
+
+    #[test]
+    fn a_client_need_not_be_canonical() {
+        let client = r#" { "files" : [
+            {"path": "b", "sha256": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", "size": 0},
+            {"size": 0, "path": "a\u00e9", "sha256": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+             "executable": false}
+        ] } "#;
+        let tree = Tree::parse_json(client.as_bytes(), Limits::default()).unwrap();
+        assert_eq!(
+            tree.entries().map(|entry| entry.path).collect::<Vec<_>>(),
+            ["a\u{e9}", "b"]
+        );
+        assert_eq!(
+            Tree::read_json(client.as_bytes(), Limits::default()).unwrap(),
+            tree
+        );
+    }
+
+    #[test]
+    fn an_empty_pack_has_a_catalogue() {
+        let catalogue = catalogue_of(1, []);
+        let json = catalogue.encode().collect::<Vec<_>>().concat();
+        assert_eq!(
+            json,
+            br#"{"files":[],"format":"longhaul-catalogue/1","pack":"p","version":1}"#
+        );
+        assert_eq!(
+            Catalogue::decode(&json, Limits::default()).unwrap(),
+            catalogue
+        );
+    }
+
+    #[test]
+    fn pack_names_are_one_segment() {
+        assert!(PackName::parse("World maps (v2)").is_ok());
+        for name in ["", ".", "..", "a/b", ".a", "a\0", "e\u{301}"] {
+            assert!(PackName::parse(name).is_err(), "{name:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn encoding_round_trips(files in proptest::collection::btree_map("[a-z\"\u{e9}]{1,8}", any::<(u16, bool)>(), 0..300)) {
+            let files: Vec<_> = files
+                .iter()
+                .map(|(path, (content, executable))| (path.as_str(), content.to_be_bytes(), *executable))
+                .collect();
+            let catalogue = catalogue_of(3, files.iter().map(|(path, content, executable)| (*path, &content[..], *executable)));
+            let json = catalogue.encode().collect::<Vec<_>>().concat();
+            prop_assert_eq!(json.len() as u64, catalogue.encoded_len());
+            prop_assert_eq!(&Catalogue::decode(&json, Limits::default()).unwrap(), &catalogue);
+            // It is canonical by an independent reading: keys sorted, nothing but what serde_json writes.
+            let value: serde_json::Value = serde_json::from_slice(&json).unwrap();
+            prop_assert_eq!(serde_json::to_vec(&value).unwrap(), json);
+        }
+    }
+}

@@ -1,0 +1,470 @@
+//! What a holder of one tree lacks of another, and what to do with what it has.
+//!
+//! Two questions, kept apart so that every archive stays a pure function of its catalogues and its need:
+//!
+//! 1. *What must be sent?* [`lacking`] and its variants: of each content that is not held, the first file in the order
+//!    of the target. Content counts, not paths: what is held under any name is never sent.
+//! 2. *What is to be done, given what is sent?* [`Diff::new`] from the target, the need and, where the receiver holds
+//!    a known tree, that base: files whose content comes with another entry, files to copy from content already held
+//!    (moves, renames, changed permissions), files to remove.
+
+use std::cmp::Ordering;
+use std::collections::{HashMap, HashSet};
+use std::iter;
+
+use crate::entry_path::EntryPath;
+use crate::need::Need;
+use crate::sha256_digest::Sha256Digest;
+use crate::tree::Tree;
+
+/// What turns a base into a target, once the needed entries are there.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Diff {
+    /// In the order of their positions, like all of these.
+    pub duplicates: Box<[Duplicate]>,
+    pub copies: Box<[Copy]>,
+    /// Positions in the base of files that are not in the target.
+    pub removals: Box<[u32]>,
+    /// The number of files that are the same in base and target; 0 without a base.
+    pub unchanged: u32,
+}
+
+/// A file whose content another needed entry brings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Duplicate {
+    /// Its position in the target.
+    pub position: u32,
+    /// The position of the needed entry with the same content.
+    pub source: u32,
+}
+
+/// A file whose content the base has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Copy {
+    /// Its position in the target.
+    pub to: u32,
+    /// The position in the base of a file with the same content.
+    pub from: u32,
+    /// Whether `from` is not in the target and no other copy moves it.
+    pub is_move: bool,
+}
+
+/// An exception names no file of the base version.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the base version has no file `{path}`")]
+pub struct UnknownException {
+    pub path: EntryPath<'static>,
+}
+
+/// What the holder of a tree lacks of the target.
+pub fn lacking(target: &Tree, held: &Tree) -> Need {
+    need_of(
+        target,
+        unmatched(target, held).filter(|sha256| held.positions_with(sha256).is_empty()),
+    )
+}
+
+/// What the holder of a tree lacks of the target, when these files of the tree are lost or damaged.
+///
+/// Their contents count as lost altogether, even where another file of the tree has the same: only so does the need
+/// alone tell what is to be done.
+pub fn lacking_except<'a>(
+    target: &Tree,
+    held: &Tree,
+    except: impl IntoIterator<Item = &'a EntryPath<'a>>,
+) -> Result<Need, UnknownException> {
+    let mut lost = HashSet::new();
+    for path in except {
+        let position = held
+            .position(path.as_str())
+            .ok_or_else(|| UnknownException {
+                path: path.clone().into_owned(),
+            })?;
+        lost.insert(held.sha256(position));
+    }
+    let unheld = unmatched(target, held).filter(|sha256| held.positions_with(sha256).is_empty());
+    Ok(need_of(target, unheld.chain(lost.iter().copied())))
+}
+
+/// What the holder of these contents lacks of the target.
+pub fn lacking_digests(target: &Tree, held: &DigestSet) -> Need {
+    need_of(
+        target,
+        target
+            .entries()
+            .map(|entry| entry.sha256)
+            .filter(|sha256| !held.contains(sha256)),
+    )
+}
+
+impl Diff {
+    /// What a receiver of the needed entries does, when it holds the base, or when it is not known what it holds.
+    ///
+    /// # Panics
+    /// If the need is not of this target's number of entries.
+    pub fn new(target: &Tree, base: Option<&Tree>, need: &Need) -> Self {
+        assert_eq!(need.entries(), target.len(), "a need of another catalogue");
+        let duplicates = duplicates(target, need);
+        let Some(base) = base else {
+            return Self {
+                duplicates,
+                ..Self::default()
+            };
+        };
+
+        let mut sent = Merged {
+            needed: need.positions().peekable(),
+            duplicates: duplicates
+                .iter()
+                .map(|duplicate| duplicate.position)
+                .peekable(),
+        };
+        let mut copies = Vec::new();
+        let mut elsewhere = Vec::new();
+        let mut removals = Vec::new();
+        let mut unchanged = 0;
+        for pair in join(target, base) {
+            match pair {
+                Pair::Base(from) => removals.push(from),
+                Pair::Target(to) if sent.contains(to) => {}
+                Pair::Target(to) => elsewhere.push(to),
+                Pair::Both(to, _) if sent.contains(to) => {}
+                Pair::Both(to, from) if target.sha256(to) != base.sha256(from) => {
+                    elsewhere.push(to)
+                }
+                Pair::Both(to, from) if target.executable(to) != base.executable(from) => {
+                    copies.push(Copy {
+                        to,
+                        from,
+                        is_move: false,
+                    });
+                }
+                Pair::Both(..) => unchanged += 1,
+            }
+        }
+        copies.extend(find_sources(target, base, &elsewhere, &removals));
+        copies.sort_unstable_by_key(|copy| copy.to);
+        Self {
+            duplicates,
+            copies: copies.into(),
+            removals: removals.into(),
+            unchanged,
+        }
+    }
+
+    /// About how much memory the diff takes, in bytes.
+    pub fn memory(&self) -> usize {
+        size_of_val(&*self.duplicates) + size_of_val(&*self.copies) + size_of_val(&*self.removals)
+    }
+}
+
+/// Digests to look up, 32 bytes each.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DigestSet(Box<[Sha256Digest]>);
+
+impl DigestSet {
+    pub fn contains(&self, sha256: &Sha256Digest) -> bool {
+        self.0.binary_search(sha256).is_ok()
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl FromIterator<Sha256Digest> for DigestSet {
+    fn from_iter<I: IntoIterator<Item = Sha256Digest>>(digests: I) -> Self {
+        let mut digests: Vec<_> = digests.into_iter().collect();
+        digests.sort_unstable();
+        digests.dedup();
+        Self(digests.into())
+    }
+}
+
+/// The contents of the target's files that are not at the same path in the other tree: few, where trees are versions
+/// of one pack, so that only these few cost a look-up.
+fn unmatched(target: &Tree, held: &Tree) -> impl Iterator<Item = Sha256Digest> {
+    join(target, held).filter_map(|pair| match pair {
+        Pair::Target(to) => Some(target.sha256(to)),
+        Pair::Both(to, from) => {
+            Some(target.sha256(to)).filter(|sha256| *sha256 != held.sha256(from))
+        }
+        Pair::Base(_) => None,
+    })
+}
+
+/// The first file with each of these contents.
+fn need_of(target: &Tree, contents: impl Iterator<Item = Sha256Digest>) -> Need {
+    let firsts = contents.filter_map(|sha256| target.positions_with(&sha256).first().copied());
+    Need::from_positions(firsts, target.len()).expect("positions of this target")
+}
+
+/// The files that are not needed themselves but have the content of one that is.
+fn duplicates(target: &Tree, need: &Need) -> Box<[Duplicate]> {
+    if need.len() == target.len() {
+        return Box::default();
+    }
+    let mut duplicates = Vec::new();
+    let mut seen = HashSet::new();
+    for needed in need.positions() {
+        let same = target.positions_with(&target.sha256(needed));
+        // Each content once, or a need of a thousand equal files would cost a million steps.
+        if same.len() > 1 && seen.insert(same[0]) {
+            let others = same
+                .iter()
+                .copied()
+                .filter(|position| !need.contains(*position));
+            // Needed positions come in order: this is the first with its content.
+            duplicates.extend(others.map(|position| Duplicate {
+                position,
+                source: needed,
+            }));
+        }
+    }
+    duplicates.sort_unstable_by_key(|duplicate| duplicate.position);
+    duplicates.into()
+}
+
+/// Finds a file of the base for each of these positions of the target, if any has its content.
+///
+/// Files that are going away are taken first, each once: these copies are moves.
+fn find_sources(target: &Tree, base: &Tree, positions: &[u32], removals: &[u32]) -> Vec<Copy> {
+    // For each content, how many of its files in the base have been looked at as sources of a move.
+    let mut looked_at: HashMap<u32, usize> = HashMap::new();
+    let mut copies = Vec::new();
+    for &to in positions {
+        let sources = base.positions_with(&target.sha256(to));
+        let Some(&first) = sources.first() else {
+            continue;
+        };
+        let next = looked_at.entry(first).or_default();
+        let going = sources[*next..]
+            .iter()
+            .position(|source| removals.binary_search(source).is_ok());
+        match going {
+            Some(skipped) => {
+                copies.push(Copy {
+                    to,
+                    from: sources[*next + skipped],
+                    is_move: true,
+                });
+                *next += skipped + 1;
+            }
+            None => {
+                copies.push(Copy {
+                    to,
+                    from: first,
+                    is_move: false,
+                });
+                *next = sources.len();
+            }
+        }
+    }
+    copies
+}
+
+/// Positions that two ascending sequences hold, asked for in ascending order.
+struct Merged<A: Iterator<Item = u32>, B: Iterator<Item = u32>> {
+    needed: iter::Peekable<A>,
+    duplicates: iter::Peekable<B>,
+}
+
+impl<A: Iterator<Item = u32>, B: Iterator<Item = u32>> Merged<A, B> {
+    fn contains(&mut self, position: u32) -> bool {
+        self.needed.next_if_eq(&position).is_some()
+            || self.duplicates.next_if_eq(&position).is_some()
+    }
+}
+
+/// A path that is in one tree or both, by its positions there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pair {
+    Target(u32),
+    Base(u32),
+    Both(u32, u32),
+}
+
+/// All paths of both trees in order.
+fn join(target: &Tree, base: &Tree) -> impl Iterator<Item = Pair> {
+    let (mut to, mut from) = (0, 0);
+    iter::from_fn(move || {
+        let order = match (to < target.len(), from < base.len()) {
+            (false, false) => return None,
+            (true, false) => Ordering::Less,
+            (false, true) => Ordering::Greater,
+            (true, true) => target.path(to).cmp(base.path(from)),
+        };
+        let pair = match order {
+            Ordering::Less => Pair::Target(to),
+            Ordering::Greater => Pair::Base(from),
+            Ordering::Equal => Pair::Both(to, from),
+        };
+        to += u32::from(order.is_le());
+        from += u32::from(order.is_ge());
+        Some(pair)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::tree_of;
+
+    type Files = BTreeMap<String, (u8, bool)>;
+
+    fn tree(files: &Files) -> Tree {
+        let contents: Vec<[u8; 1]> = files.values().map(|(content, _)| [*content]).collect();
+        let entries = files.iter().zip(&contents);
+        tree_of(
+            entries.map(|((path, (_, executable)), content)| {
+                (path.as_str(), &content[..], *executable)
+            }),
+        )
+    }
+
+    fn files(text: &str) -> Files {
+        text.split_whitespace()
+            .map(|word| {
+                let (path, content) = word.split_once('=').unwrap();
+                (
+                    path.to_owned(),
+                    (content.as_bytes()[0], content.ends_with('!')),
+                )
+            })
+            .collect()
+    }
+
+    /// Compares words such as `+a b<a c<-d -e`: sent, copied, moved, removed, with `b<<a` for a duplicate.
+    fn check(base: &str, target: &str, expected: &str) {
+        let (base, target) = (tree(&files(base)), tree(&files(target)));
+        let need = lacking(&target, &base);
+        let diff = Diff::new(&target, Some(&base), &need);
+        let mut words: Vec<String> = need
+            .positions()
+            .map(|at| format!("+{}", target.path(at)))
+            .collect();
+        words.extend(
+            diff.duplicates
+                .iter()
+                .map(|it| format!("{}<<{}", target.path(it.position), target.path(it.source))),
+        );
+        words.extend(diff.copies.iter().map(|copy| {
+            let sign = if copy.is_move { "<-" } else { "<" };
+            format!("{}{sign}{}", target.path(copy.to), base.path(copy.from))
+        }));
+        words.extend(
+            diff.removals
+                .iter()
+                .map(|from| format!("-{}", base.path(*from))),
+        );
+        assert_eq!(words.join(" "), expected);
+    }
+
+    #[test]
+    fn a_diff_tells_what_to_do() {
+        check("", "", "");
+        check("a=1 b=2", "a=1 b=2", "");
+        check("", "a=1 b=2", "+a +b");
+        check("a=1", "a=2", "+a");
+        check("a=1", "", "-a");
+        check("a=1", "b=1", "b<-a -a");
+        check("a=1", "a=1 b=1", "b<a");
+        check("a=1", "a=2 b=1", "+a b<a");
+        check("a=1 b=2", "a=2 b=1", "a<b b<a");
+        check("", "a=1 b=1 c=1", "+a b<<a c<<a");
+        check("a=1", "a=1!", "a<a");
+        check("a=1!", "b=1", "b<-a -a");
+        check("a=1 b=1 c=1", "c=1 x=1 y=1 z=1", "x<-a y<-b z<a -a -b");
+    }
+
+    #[test]
+    fn lost_contents_are_sent_again() {
+        let base = tree(&files("a=1 b=1 c=2"));
+        let target = tree(&files("a=1 b=1 c=2 d=1"));
+        let lost = EntryPath::parse("b").unwrap();
+        let need = lacking_except(&target, &base, [&lost]).unwrap();
+        assert_eq!(need.positions().collect::<Vec<_>>(), [0]);
+        let diff = Diff::new(&target, Some(&base), &need);
+        let restored: Vec<u32> = diff
+            .duplicates
+            .iter()
+            .map(|duplicate| duplicate.position)
+            .collect();
+        assert_eq!((restored, diff.copies.len()), (vec![1, 3], 0));
+
+        let stranger = EntryPath::parse("x").unwrap();
+        assert_eq!(
+            lacking_except(&target, &base, [&stranger])
+                .unwrap_err()
+                .to_string(),
+            "the base version has no file `x`"
+        );
+    }
+
+    fn any_files() -> impl Strategy<Value = Files> {
+        proptest::collection::btree_map("[a-f]{1,2}", (0..6_u8, any::<bool>()), 0..12)
+    }
+
+    proptest! {
+        #[test]
+        fn applying_a_diff_makes_the_target(base in any_files(), target in any_files(), except in any::<u64>()) {
+            let (base_tree, target_tree) = (tree(&base), tree(&target));
+            let lost: Vec<EntryPath<'_>> = base
+                .keys()
+                .enumerate()
+                .filter(|(index, _)| except >> index & 1 == 1)
+                .map(|(_, path)| EntryPath::parse(path.as_str()).unwrap())
+                .collect();
+            let need = lacking_except(&target_tree, &base_tree, &lost).unwrap();
+            let diff = Diff::new(&target_tree, Some(&base_tree), &need);
+
+            // The receiver really lacks the lost files: applying the diff must not look at them.
+            let held: Files = base
+                .iter()
+                .filter(|(path, _)| lost.iter().all(|lost| lost.as_str() != path.as_str()))
+                .map(|(path, file)| (path.clone(), *file))
+                .collect();
+            let mut applied = held.clone();
+            for removal in &diff.removals {
+                applied.remove(base_tree.path(*removal));
+            }
+            let copied: Vec<_> = diff.copies.iter().map(|copy| (copy.to, held[base_tree.path(copy.from)].0)).collect();
+            let sent = need.positions().chain(diff.duplicates.iter().map(|duplicate| {
+                assert!(need.contains(duplicate.source));
+                assert_eq!(target_tree.sha256(duplicate.source), target_tree.sha256(duplicate.position));
+                duplicate.position
+            }));
+            let sent: Vec<_> = sent.map(|position| (position, target[target_tree.path(position)].0)).collect();
+            for (position, content) in copied.into_iter().chain(sent) {
+                let path = target_tree.path(position);
+                applied.insert(path.to_owned(), (content, target_tree.executable(position)));
+            }
+            prop_assert_eq!(&applied, &target);
+
+            // Nothing is sent twice, and nothing that is held.
+            let mut contents = HashSet::new();
+            let lost_contents: HashSet<u8> = lost.iter().map(|path| base[path.as_str()].0).collect();
+            for position in need.positions() {
+                let content = target[target_tree.path(position)].0;
+                prop_assert!(contents.insert(content));
+                prop_assert!(lost_contents.contains(&content) || base.values().all(|(held, _)| *held != content));
+            }
+            prop_assert!(diff.copies.iter().filter(|copy| copy.is_move).all(|copy| diff.removals.contains(&copy.from)));
+        }
+
+        #[test]
+        fn digests_alone_say_what_is_lacking(base in any_files(), target in any_files()) {
+            let (base, target) = (tree(&base), tree(&target));
+            let held: DigestSet = base.entries().map(|entry| entry.sha256).collect();
+            prop_assert_eq!(lacking_digests(&target, &held), lacking(&target, &base));
+        }
+    }
+}

@@ -1,0 +1,373 @@
+//! Blobs as files of a local file system.
+//!
+//! ```text
+//! DATA/blobs/lock                    held locked while a store is open
+//! DATA/blobs/staged/<key>            growing
+//! DATA/blobs/published/<ab>/<key>    whole; <ab> are the first two characters of the key
+//! ```
+//!
+//! What is durable when:
+//! 1. [`StagedBlob::sync`] returns after `fdatasync` of the file; the first time also after `fsync` of `staged`.
+//! 2. [`BlobStore::publish`] renames the synced file and returns after `fsync` of its new directory. A crash in between leaves it
+//!    at either place; [`BlobStore::stage`] looks at both.
+//! 3. Opening a store syncs its whole file system once, so what a killed process left visible is durable before it is built on.
+//! 4. Discarding and deleting are not synced: what a power cut brings back is listed again, and known to nobody.
+//!
+//! Whoever stages, publishes or discards a key cuts off its earlier writer first and waits for what that has under way
+//! ([`writers`]). So a write that was left behind by a dropped future never reaches bytes that somebody else relies on.
+//!
+//! All file access is on the blocking pool, but for reads that the page cache can answer at once ([`reading`]).
+
+mod descriptors;
+mod directory;
+mod buffers;
+mod kernel;
+mod listing;
+mod reading;
+mod staging;
+mod writers;
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Write};
+use std::ops::Range;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::{collections::HashMap, fs};
+
+use async_trait::async_trait;
+use bytesize::ByteSize;
+use domain::blob_store::{BlobEntry, BlobError, BlobState, BlobStream};
+use domain::{Blob, BlobKey, BlobStore, StagedBlob};
+use serde::Deserialize;
+
+use self::descriptors::Descriptors;
+use self::directory::{Directory, Durability};
+use self::reading::{ReadableFile, Reads};
+use self::staging::StagedFile;
+use self::writers::{Turn, Writers};
+use crate::OpenError;
+
+/// A store in a directory.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The directory; where it is relative, below the data directory.
+    pub path: PathBuf,
+    /// Most published blobs that are kept open for the next reader.
+    pub open_files: usize,
+    /// Bytes that a reader is given at a time.
+    pub read_chunk: ByteSize,
+    /// Bytes that chunks of that size may take up in all, counting those that slow connections hold. Beyond that, readers get
+    /// chunks of 32 KiB.
+    pub read_memory: ByteSize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            path: PathBuf::from("blobs"),
+            open_files: 256,
+            read_chunk: ByteSize::kib(256),
+            read_memory: ByteSize::mib(32),
+        }
+    }
+}
+
+/// A store in a directory. See the module for its layout and promises.
+#[derive(Debug)]
+pub struct FsStore {
+    root: Arc<Root>,
+    descriptors: Arc<Descriptors>,
+    reads: Arc<Reads>,
+}
+
+/// The directory that a store works in. Whatever may still write there holds it, and with it the lock.
+#[derive(Debug)]
+struct Root {
+    path: PathBuf,
+    durability: Arc<Durability>,
+    staged: Arc<Directory>,
+    published: Arc<Directory>,
+    shards: Mutex<HashMap<String, Arc<Directory>>>,
+    writers: Writers,
+    _lock: File,
+}
+
+impl FsStore {
+    /// Opens the store, and makes its directories where there are none.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn open(config: &Config, data_dir: &Path) -> Result<Self, OpenError> {
+        let reads = Reads::new(config)?;
+        let path = data_dir.join(&config.path);
+        let doing = format!("open the blob directory {}", path.display());
+        let root = tokio::task::spawn_blocking(move || Root::open(path))
+            .await
+            .map_err(|source| OpenError::Failed {
+                doing,
+                source: io::Error::other(source),
+            })??;
+        Ok(Self {
+            root: Arc::new(root),
+            descriptors: Arc::new(Descriptors::new(config.open_files)),
+            reads: Arc::new(reads),
+        })
+    }
+}
+
+#[async_trait]
+impl BlobStore for FsStore {
+    async fn stage(&self, key: &BlobKey, offset: u64) -> Result<Box<dyn StagedBlob>, BlobError> {
+        let (root, descriptors) = (Arc::clone(&self.root), Arc::clone(&self.descriptors));
+        let key = key.clone();
+        let staged = blocking(move || StagedFile::open(&root, &descriptors, &key, offset)).await?;
+        Ok(Box::new(staged))
+    }
+
+    async fn read_staged(&self, key: &BlobKey, range: Range<u64>) -> Result<BlobStream, BlobError> {
+        let path = self.root.staged_path(key);
+        let key = key.clone();
+        let file = blocking(move || ReadableFile::open(&path, key)).await?;
+        Ok(self.reads.stream(Arc::new(file), range))
+    }
+
+    async fn publish(&self, key: &BlobKey, size: u64) -> Result<(), BlobError> {
+        let root = Arc::clone(&self.root);
+        let key = key.clone();
+        let directory = blocking(move || root.publish(&key, size)).await?;
+        directory.sync().await
+    }
+
+    async fn discard(&self, key: &BlobKey) -> Result<(), BlobError> {
+        let root = Arc::clone(&self.root);
+        let key = key.clone();
+        blocking(move || {
+            Turn::take(&root, &key, |_| {
+                remove(&root.staged_path(&key))
+                    .map_err(|error| failed(format!("discard blob {key}"), error))
+            })
+            .map(drop)
+        })
+        .await
+    }
+
+    async fn open(&self, key: &BlobKey, size: u64) -> Result<Arc<dyn Blob>, BlobError> {
+        let blob = match self.descriptors.find(key) {
+            Some(blob) => blob,
+            None => {
+                let (root, descriptors) = (Arc::clone(&self.root), Arc::clone(&self.descriptors));
+                let reads = Arc::clone(&self.reads);
+                let key = key.clone();
+                blocking(move || descriptors.open(&root.published_path(&key), key, reads)).await?
+            }
+        };
+        if blob.size() == size {
+            Ok(blob)
+        } else {
+            Err(BlobError::Missing { key: key.clone() })
+        }
+    }
+
+    async fn delete(&self, key: &BlobKey) -> Result<(), BlobError> {
+        let (root, descriptors) = (Arc::clone(&self.root), Arc::clone(&self.descriptors));
+        let key = key.clone();
+        blocking(move || {
+            let removed = remove(&root.published_path(&key));
+            // Only now, so that nothing that was opened before can enter after. The last one to let go of a large file frees
+            // its blocks, which takes time: here rather than in a reader's task.
+            descriptors.forget(&key);
+            removed.map_err(|error| failed(format!("delete blob {key}"), error))
+        })
+        .await
+    }
+
+    async fn list(
+        &self,
+        state: BlobState,
+        after: Option<&BlobKey>,
+        limit: usize,
+    ) -> Result<Vec<BlobEntry>, BlobError> {
+        let root = Arc::clone(&self.root);
+        let after = after.cloned();
+        blocking(move || {
+            match state {
+                BlobState::Staged => listing::flat(root.staged.path(), after.as_ref(), limit),
+                BlobState::Published => {
+                    listing::sharded(root.published.path(), after.as_ref(), limit)
+                }
+            }
+            .map_err(|error| failed("list blobs", error))
+        })
+        .await
+    }
+
+    async fn check(&self) -> Result<(), BlobError> {
+        let root = Arc::clone(&self.root);
+        blocking(move || {
+            root.durability.check()?;
+            probe(&root.path.join("probe"))
+                .map_err(|error| failed(format!("write below {}", root.path.display()), error))
+        })
+        .await
+    }
+}
+
+impl Root {
+    fn open(path: PathBuf) -> Result<Self, OpenError> {
+        let step = |doing: &str| {
+            let doing = format!("{doing} {}", path.display());
+            |source| OpenError::Failed { doing, source }
+        };
+        let (staged, published) = (path.join("staged"), path.join("published"));
+        make_directories(&path).map_err(step("make the blob directory"))?;
+        let lock = lock(&path)?;
+        make_directories(&staged).map_err(step("make staged/ in"))?;
+        make_directories(&published).map_err(step("make published/ in"))?;
+        kernel::sync_file_system(&lock).map_err(step("sync the file system of"))?;
+
+        let durability = Arc::new(Durability::default());
+        Ok(Self {
+            staged: Arc::new(Directory::new(staged, Arc::clone(&durability))),
+            published: Arc::new(Directory::new(published, Arc::clone(&durability))),
+            shards: Mutex::default(),
+            writers: Writers::default(),
+            durability,
+            path,
+            _lock: lock,
+        })
+    }
+
+    fn staged_path(&self, key: &BlobKey) -> PathBuf {
+        self.staged.path().join(key.as_str())
+    }
+
+    fn published_path(&self, key: &BlobKey) -> PathBuf {
+        let mut path = self.published.path().join(listing::shard_of(key));
+        path.push(key.as_str());
+        path
+    }
+
+    /// Moves the staged file to where published ones are. Returns the directory, which is yet to be synced.
+    fn publish(self: &Arc<Self>, key: &BlobKey, size: u64) -> Result<Arc<Directory>, BlobError> {
+        let doing = |error| failed(format!("publish blob {key}"), error);
+        let has_size = |path: &Path| match fs::metadata(path) {
+            Ok(metadata) => Ok(Some(metadata.len() == size)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(doing(error)),
+        };
+
+        let (_, shard) = Turn::take(self, key, |_| {
+            let (staged, published) = (self.staged_path(key), self.published_path(key));
+            match has_size(&staged)? {
+                Some(true) => {
+                    let shard = self.shard(key).map_err(doing)?;
+                    fs::rename(&staged, &published).map_err(doing)?;
+                    Ok(shard)
+                }
+                // An earlier attempt may have got as far as the rename.
+                None if has_size(&published)? == Some(true) => self.shard(key).map_err(doing),
+                Some(false) | None => Err(BlobError::Missing { key: key.clone() }),
+            }
+        })?;
+        Ok(shard)
+    }
+
+    /// The directory of a published blob, which is made and durable.
+    fn shard(&self, key: &BlobKey) -> io::Result<Arc<Directory>> {
+        let name = listing::shard_of(key);
+        let mut shards = self.shards.lock().expect("nothing panics while it holds it");
+        if let Some(shard) = shards.get(name) {
+            return Ok(Arc::clone(shard));
+        }
+        let path = self.published.path().join(name);
+        match DirBuilder::new().mode(0o700).create(&path) {
+            // Under the lock: nobody may build on a directory that is not durable yet.
+            Ok(()) => self.published.sync_now()?,
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+        let shard = Arc::new(Directory::new(path, Arc::clone(&self.durability)));
+        shards.insert(name.to_owned(), Arc::clone(&shard));
+        Ok(shard)
+    }
+}
+
+/// Makes a directory and those above it.
+fn make_directories(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Takes the directory for this store, until the file is closed.
+fn lock(directory: &Path) -> Result<File, OpenError> {
+    let path = directory.join("lock");
+    let failed = |source| OpenError::Failed {
+        doing: format!("lock {}", path.display()),
+        source,
+    };
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse {
+            path: directory.to_owned(),
+        }),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
+/// Removes a file, if there is one.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+/// Makes a file, writes a block, waits for the disk, and removes it: a full disk has no block to spare for it.
+fn probe(path: &Path) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
+    let result = file
+        .write_all(&[0; 4096])
+        .and_then(|()| file.sync_data());
+    result.and(remove(path))
+}
+
+/// Runs `work` on the blocking pool. It runs to its end even if the caller is dropped.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, BlobError> + Send + 'static,
+) -> Result<T, BlobError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(broken_off(error)))
+}
+
+/// The error for work on the blocking pool that did not come to its end.
+fn broken_off(error: tokio::task::JoinError) -> BlobError {
+    failed("finish what the blocking pool was given", io::Error::other(error))
+}
+
+/// Tells a lack of room from other failures.
+fn failed(doing: impl Into<String>, error: impl Into<io::Error>) -> BlobError {
+    let error = error.into();
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+            BlobError::Full
+        }
+        _ => BlobError::Failed {
+            doing: doing.into(),
+            source: Box::new(error),
+        },
+    }
+}

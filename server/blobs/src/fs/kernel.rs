@@ -1,0 +1,68 @@
+//! What the standard library does not offer, and what is Linux's own. Elsewhere the hints do nothing.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+
+/// Reads at `offset` what the page cache holds and returns how much that is; 0 at the end of the file. `None` if it would have to
+/// wait for the disk, or if the file system cannot tell.
+#[cfg(target_os = "linux")]
+pub(super) fn read_cached(file: &File, buffer: &mut [u8], offset: u64) -> Option<usize> {
+    use rustix::io::{ReadWriteFlags, preadv2};
+    // Whatever else goes wrong, an ordinary read will tell.
+    preadv2(
+        file,
+        &mut [io::IoSliceMut::new(buffer)],
+        offset,
+        ReadWriteFlags::NOWAIT,
+    )
+    .ok()
+}
+
+/// See the Linux version.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn read_cached(_: &File, _: &mut [u8], _: u64) -> Option<usize> {
+    None
+}
+
+/// Has the kernel begin to write these bytes to the disk, without waiting. A failure shows at the next sync.
+#[cfg(target_os = "linux")]
+#[expect(
+    unsafe_code,
+    reason = "neither the standard library nor rustix has sync_file_range"
+)]
+pub(super) fn start_write_back(file: &File, range: Range<u64>) {
+    use std::os::fd::AsRawFd;
+    let (Ok(offset), Ok(length)) = (
+        i64::try_from(range.start),
+        i64::try_from(range.end.saturating_sub(range.start)),
+    ) else {
+        return;
+    };
+    // SAFETY: the call takes integers only, and `file` keeps the descriptor open for its duration.
+    unsafe {
+        libc::sync_file_range(
+            file.as_raw_fd(),
+            offset,
+            length,
+            libc::SYNC_FILE_RANGE_WRITE,
+        );
+    }
+}
+
+/// See the Linux version.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn start_write_back(_: &File, _: Range<u64>) {}
+
+/// Makes everything on the file system of `file` durable.
+#[cfg(target_os = "linux")]
+pub(super) fn sync_file_system(file: &File) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(file)?)
+}
+
+/// See the Linux version.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn sync_file_system(_: &File) -> io::Result<()> {
+    rustix::fs::sync();
+    Ok(())
+}

@@ -1,0 +1,205 @@
+//! Reading files.
+//!
+//! What the page cache holds is read at once, in the reader's own task: that costs no more than the copy. Only what the disk must
+//! be waited for goes to the blocking pool. Mapped memory would save the copy, but a bad block or a file that somebody shortened
+//! would kill the process instead of failing one request, and a cold page would block a thread that serves many.
+
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use domain::blob_store::{BlobError, BlobStream};
+use domain::{Blob, BlobKey};
+use futures::{Stream, StreamExt};
+use tokio::task::{JoinHandle, coop};
+
+use super::buffers::{Buffer, Buffers};
+use super::{Config, broken_off, failed, kernel};
+use crate::OpenError;
+
+/// How files are read.
+#[derive(Debug)]
+pub(super) struct Reads {
+    buffers: Buffers,
+}
+
+/// A file that is open for reading.
+#[derive(Debug)]
+pub(super) struct ReadableFile {
+    key: BlobKey,
+    file: File,
+    size: u64,
+}
+
+/// A published blob that is open for reading.
+#[derive(Debug)]
+pub(super) struct PublishedFile {
+    file: Arc<ReadableFile>,
+    reads: Arc<Reads>,
+}
+
+impl Reads {
+    pub(super) fn new(config: &Config) -> Result<Self, OpenError> {
+        let chunk = config.read_chunk.as_u64();
+        if !(4096..=4 * 1024 * 1024).contains(&chunk) {
+            return Err(OpenError::Setting {
+                setting: "read_chunk",
+                requirement: "between 4 KiB and 4 MiB",
+            });
+        }
+        let sizes = usize::try_from(chunk).and_then(|chunk| {
+            usize::try_from(config.read_memory.as_u64()).map(|memory| (chunk, memory))
+        });
+        let (chunk, memory) = sizes.map_err(|_| OpenError::Setting {
+            setting: "read_memory",
+            requirement: "within the machine's address space",
+        })?;
+        Ok(Self {
+            buffers: Buffers::new(chunk, memory),
+        })
+    }
+
+    /// A stream of the bytes in `range`.
+    pub(super) fn stream(
+        self: &Arc<Self>,
+        file: Arc<ReadableFile>,
+        range: Range<u64>,
+    ) -> BlobStream {
+        Reading {
+            file,
+            reads: Arc::clone(self),
+            rest: range,
+            job: None,
+        }
+        .boxed()
+    }
+}
+
+impl ReadableFile {
+    /// Opens a file. For the blocking pool.
+    pub(super) fn open(path: &Path, key: BlobKey) -> Result<Self, BlobError> {
+        let opened = File::open(path).and_then(|file| {
+            let size = file.metadata()?.len();
+            Ok((file, size))
+        });
+        match opened {
+            Ok((file, size)) => Ok(Self { key, file, size }),
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(BlobError::Missing { key }),
+            Err(error) => Err(failed(format!("open blob {key}"), error)),
+        }
+    }
+
+    /// Fills `room` from `offset` on, as far as the file reaches. For the blocking pool.
+    fn read(&self, room: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < room.len() {
+            match self.file.read_at(&mut room[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
+}
+
+impl PublishedFile {
+    /// Opens a file. For the blocking pool.
+    pub(super) fn open(path: &Path, key: BlobKey, reads: Arc<Reads>) -> Result<Self, BlobError> {
+        let file = Arc::new(ReadableFile::open(path, key)?);
+        Ok(Self { file, reads })
+    }
+}
+
+impl Blob for PublishedFile {
+    fn size(&self) -> u64 {
+        self.file.size
+    }
+
+    fn read(&self, range: Range<u64>) -> BlobStream {
+        self.reads.stream(Arc::clone(&self.file), range)
+    }
+}
+
+/// A range of a file as it is read.
+#[derive(Debug)]
+struct Reading {
+    file: Arc<ReadableFile>,
+    reads: Arc<Reads>,
+    /// What is yet to be yielded; empty after an error.
+    rest: Range<u64>,
+    job: Option<JoinHandle<(Buffer, io::Result<usize>)>>,
+}
+
+impl Reading {
+    /// Starts to read on the blocking pool.
+    fn wait_for_disk(&self, mut buffer: Buffer) -> JoinHandle<(Buffer, io::Result<usize>)> {
+        let file = Arc::clone(&self.file);
+        let Range { start, end } = self.rest;
+        tokio::task::spawn_blocking(move || {
+            let result = file.read(buffer.room(end - start), start);
+            (buffer, result)
+        })
+    }
+
+    fn finish(&mut self, buffer: Buffer, result: io::Result<usize>) -> Result<Bytes, BlobError> {
+        match result {
+            // The file has become shorter than it was.
+            Ok(0) => Err(self.missing()),
+            Ok(read) => {
+                self.rest.start += read as u64;
+                Ok(buffer.into_bytes(read))
+            }
+            Err(error) => Err(failed(format!("read blob {}", self.file.key), error)),
+        }
+    }
+
+    fn missing(&self) -> BlobError {
+        BlobError::Missing {
+            key: self.file.key.clone(),
+        }
+    }
+}
+
+impl Stream for Reading {
+    type Item = Result<Bytes, BlobError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        let item = loop {
+            if let Some(job) = &mut this.job {
+                let result = ready!(Pin::new(job).poll(context));
+                this.job = None;
+                break match result {
+                    Ok((buffer, result)) => this.finish(buffer, result),
+                    Err(error) => Err(broken_off(error)),
+                };
+            }
+            if this.rest.is_empty() {
+                return Poll::Ready(None);
+            }
+            // A warm file never makes its reader wait: others want their turn too.
+            let progress = ready!(coop::poll_proceed(context));
+            let wanted = this.rest.end - this.rest.start;
+            let mut buffer = this.reads.buffers.lend(wanted);
+            match kernel::read_cached(&this.file.file, buffer.room(wanted), this.rest.start) {
+                Some(read) => {
+                    progress.made_progress();
+                    break this.finish(buffer, Ok(read));
+                }
+                None => this.job = Some(this.wait_for_disk(buffer)),
+            }
+        };
+        if item.is_err() {
+            this.rest = 0..0;
+        }
+        Poll::Ready(Some(item))
+    }
+}

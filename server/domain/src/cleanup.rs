@@ -1,0 +1,211 @@
+//! The janitor: gives up what is expired, deletes what nothing needs, finds what nothing records.
+//!
+//! A round has four parts, each bounded and each safe to break off anywhere:
+//!
+//! 1. Open uploads whose time is up become gone, and their bytes are discarded.
+//! 2. Completed and gone uploads whose time is up are forgotten.
+//! 3. Doomed blobs are deleted once they have been doomed for a while (downloads that began before may still read them), then
+//!    forgotten.
+//! 4. Blobs that the metadata store knows nothing of (left by a crash, or by a plain upload that was cut) are deleted once they
+//!    have not changed for a while.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use crate::blob_store::BlobState;
+use crate::{BlobKey, BlobStore, Clock, Error, MetadataStore, Uploads};
+
+/// How many things one step of a round handles at once.
+const BATCH: usize = 500;
+
+/// When the janitor works, and how long it waits before it deletes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Time between two rounds.
+    #[serde(with = "humantime_serde")]
+    pub interval: Duration,
+    /// How long the bytes of a replaced or deleted file are kept for the downloads that still read them.
+    #[serde(with = "humantime_serde")]
+    pub delete_after: Duration,
+    /// How long bytes that nothing records must have been unchanged before they are deleted.
+    #[serde(with = "humantime_serde")]
+    pub orphan_after: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_mins(10),
+            delete_after: Duration::from_hours(1),
+            orphan_after: Duration::from_hours(24),
+        }
+    }
+}
+
+/// What a round did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Round {
+    /// Uploads given up.
+    pub expired_uploads: usize,
+    /// Uploads forgotten.
+    pub forgotten_uploads: u64,
+    /// Blobs deleted because nothing needs them.
+    pub deleted_blobs: usize,
+    /// Blobs deleted because nothing records them.
+    pub orphaned_blobs: usize,
+}
+
+/// Keeps the stores clean.
+#[derive(Debug, Clone)]
+pub struct Janitor {
+    uploads: Uploads,
+    blobs: Arc<dyn BlobStore>,
+    metadata: Arc<dyn MetadataStore>,
+    clock: Arc<dyn Clock>,
+    config: Config,
+}
+
+impl Janitor {
+    /// A janitor for these stores.
+    pub fn new(
+        uploads: Uploads,
+        blobs: Arc<dyn BlobStore>,
+        metadata: Arc<dyn MetadataStore>,
+        clock: Arc<dyn Clock>,
+        config: Config,
+    ) -> Self {
+        Self {
+            uploads,
+            blobs,
+            metadata,
+            clock,
+            config,
+        }
+    }
+
+    /// Works in rounds until `stop`. A round that fails is logged, and the next one tries again.
+    pub async fn run(self, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(self.config.interval) => {}
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                // Cancel safe: each part of a round may be broken off anywhere.
+                round = self.round(self.config.orphan_after) => match round {
+                    Ok(round) if round == Round::default() => {}
+                    Ok(round) => tracing::info!(?round, "cleaned up"),
+                    Err(error) => tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "failed to clean up"
+                    ),
+                },
+            }
+        }
+    }
+
+    /// Cleans up after a crash, before anything is served: with one process to a store, what nothing records is an orphan at once.
+    ///
+    /// # Errors
+    /// A store's.
+    pub async fn recover(&self) -> Result<Round, Error> {
+        self.round(Duration::ZERO).await
+    }
+
+    async fn round(&self, orphan_after: Duration) -> Result<Round, Error> {
+        let mut round = Round::default();
+        loop {
+            let expired = self.uploads.expire(BATCH).await?;
+            round.expired_uploads += expired;
+            if expired == 0 {
+                break;
+            }
+        }
+        loop {
+            let forgotten = self
+                .metadata
+                .forget_uploads(self.clock.now(), BATCH)
+                .await
+                .map_err(Error::metadata("forget uploads"))?;
+            round.forgotten_uploads += forgotten;
+            if forgotten == 0 {
+                break;
+            }
+        }
+        round.deleted_blobs = self.delete_doomed().await?;
+        for state in [BlobState::Staged, BlobState::Published] {
+            round.orphaned_blobs += self.delete_orphans(state, orphan_after).await?;
+        }
+        Ok(round)
+    }
+
+    async fn delete_doomed(&self) -> Result<usize, Error> {
+        let before = self.clock.now().minus(self.config.delete_after);
+        let mut deleted = 0;
+        loop {
+            let doomed = self
+                .metadata
+                .doomed_blobs(before, BATCH)
+                .await
+                .map_err(Error::metadata("list doomed blobs"))?;
+            if doomed.is_empty() {
+                return Ok(deleted);
+            }
+            for blob in doomed {
+                self.delete(BlobState::Published, &blob).await?;
+                self.metadata
+                    .forget_blob(&blob)
+                    .await
+                    .map_err(Error::metadata("forget a blob"))?;
+                deleted += 1;
+            }
+        }
+    }
+
+    async fn delete_orphans(&self, state: BlobState, after: Duration) -> Result<usize, Error> {
+        let unchanged_since = self.clock.now().minus(after);
+        let mut deleted = 0;
+        let mut last: Option<BlobKey> = None;
+        loop {
+            let page = self
+                .blobs
+                .list(state, last.as_ref(), BATCH)
+                .await
+                .map_err(Error::blob("list blobs"))?;
+            let Some(end) = page.last() else {
+                return Ok(deleted);
+            };
+            last = Some(end.key.clone());
+            let old: Vec<BlobKey> = page
+                .into_iter()
+                .filter(|entry| entry.modified_at <= unchanged_since)
+                .map(|entry| entry.key)
+                .collect();
+            if old.is_empty() {
+                continue;
+            }
+            let known = self
+                .metadata
+                .known_blobs(&old)
+                .await
+                .map_err(Error::metadata("look blobs up"))?;
+            for blob in old.iter().filter(|blob| !known.contains(blob)) {
+                self.delete(state, blob).await?;
+                deleted += 1;
+            }
+        }
+    }
+
+    async fn delete(&self, state: BlobState, blob: &BlobKey) -> Result<(), Error> {
+        match state {
+            BlobState::Staged => self.blobs.discard(blob).await,
+            BlobState::Published => self.blobs.delete(blob).await,
+        }
+        .map_err(Error::blob("delete a blob"))
+    }
+}

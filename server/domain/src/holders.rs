@@ -1,0 +1,140 @@
+//! One request at a time holds an upload, and the newest request wins.
+//!
+//! A request that comes for an upload takes a [`Turn`]. Whoever had the turn is told to stop, makes what it has durable, and lets
+//! go; only then does the newcomer go on, and finds the older one's bytes counted. A request that is overtaken while it still
+//! waits never starts.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::OwnedMutexGuard;
+use tokio_util::sync::CancellationToken;
+
+use crate::UploadId;
+
+/// Who holds which upload, in this process.
+#[derive(Debug, Default)]
+pub(crate) struct Holders {
+    uploads: Mutex<HashMap<UploadId, Arc<Queue>>>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    /// The newest request's sign to stop.
+    newest: Mutex<CancellationToken>,
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// The right to work on an upload until [`Turn::overtaken`] or drop.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    holders: Arc<Holders>,
+    id: UploadId,
+    queue: Arc<Queue>,
+    overtaken: CancellationToken,
+    guard: Option<OwnedMutexGuard<()>>,
+}
+
+/// A newer request came while this one waited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Overtaken;
+
+impl Holders {
+    /// Ends the present holder and waits until it has let go.
+    ///
+    /// # Cancel safety
+    /// May be dropped; the older holder is told to stop all the same.
+    pub(crate) async fn take(self: &Arc<Self>, id: UploadId) -> Result<Turn, Overtaken> {
+        let overtaken = CancellationToken::new();
+        let queue = {
+            let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
+            let queue = Arc::clone(uploads.entry(id).or_default());
+            let older = std::mem::replace(
+                &mut *queue.newest.lock().unwrap_or_else(PoisonError::into_inner),
+                overtaken.clone(),
+            );
+            older.cancel();
+            queue
+        };
+        let mut turn = Turn {
+            holders: Arc::clone(self),
+            id,
+            queue,
+            overtaken,
+            guard: None,
+        };
+        let guard = Arc::clone(&turn.queue.turn).lock_owned().await;
+        turn.guard = Some(guard);
+        if turn.overtaken.is_cancelled() {
+            return Err(Overtaken);
+        }
+        Ok(turn)
+    }
+
+    /// Whether a request holds the upload or waits for it.
+    pub(crate) fn is_held(&self, id: &UploadId) -> bool {
+        let uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
+        uploads.contains_key(id)
+    }
+}
+
+impl Turn {
+    /// The sign to stop: a newer request waits.
+    pub(crate) fn overtaken(&self) -> &CancellationToken {
+        &self.overtaken
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        drop(self.guard.take());
+        let mut uploads = self
+            .holders
+            .uploads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        // The map's reference and this one: nobody else holds or waits, and nobody can begin to while the map is locked.
+        let idle = Arc::strong_count(&self.queue) == 2;
+        if idle {
+            uploads.remove(&self.id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::SystemRandomness;
+
+    #[tokio::test]
+    async fn the_newest_request_wins_and_waits_for_the_older_to_let_go() {
+        let holders = Arc::new(Holders::default());
+        let id = UploadId::random(&SystemRandomness);
+        let first = holders.take(id).await.unwrap();
+        let (second, third) = (Arc::clone(&holders), Arc::clone(&holders));
+        let second = tokio::spawn(async move { second.take(id).await.map(drop) });
+        first.overtaken().cancelled().await;
+        let third = tokio::spawn(async move { third.take(id).await.map(drop) });
+        tokio::task::yield_now().await;
+        assert!(!third.is_finished());
+        drop(first);
+        assert_eq!(second.await.unwrap(), Err(Overtaken));
+        assert_eq!(third.await.unwrap(), Ok(()));
+        assert!(holders.uploads.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_waiter_that_gives_up_leaves_nothing_behind() {
+        let holders = Arc::new(Holders::default());
+        let id = UploadId::random(&SystemRandomness);
+        let first = holders.take(id).await.unwrap();
+        let waiting = holders.take(id);
+        tokio::select! {
+            biased;
+            _ = waiting => panic!("the turn is taken"),
+            () = tokio::task::yield_now() => {}
+        }
+        drop(first);
+        assert!(holders.uploads.lock().unwrap().is_empty());
+    }
+}

@@ -1,0 +1,351 @@
+//! From a body to a staged blob.
+//!
+//! Two halves run side by side, joined by a channel of one buffer, so that the socket is read while the disk is written:
+//!
+//! 1. *Reading* gathers the body's chunks into buffers. A buffer leaves when it is full, or when the other half is idle and the
+//!    body has nothing more at the moment: fast uploads are written in large pieces, slow ones as they come.
+//! 2. *Writing* hashes and stores each buffer, and now and then makes a *checkpoint*: sync, then record, then tell.
+//!
+//! Whatever ends the body (its own end, a cut, a newer request, the server's shutdown), what was read is stored and synced.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use protocol::digest::StatedDigests;
+use protocol::rejection::Rejection;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::blob_store::{BlobStream, StagedBlob};
+use crate::buffers::{Buffers, Filling};
+use crate::digest::Digests;
+use crate::error::Error;
+
+/// A piece of a request's body.
+#[derive(Debug)]
+pub enum BodyPart {
+    /// Bytes.
+    Data(Bytes),
+    /// Digests, stated in a trailer.
+    Digests(StatedDigests),
+}
+
+/// Why a body ended before its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyFault {
+    /// The connection or stream was cut, or its framing broke.
+    Cut,
+    /// Nothing came for too long.
+    Idle,
+}
+
+/// A request's body.
+pub type UploadBody = BoxStream<'static, Result<BodyPart, BodyFault>>;
+
+/// What ended the reading of a body.
+#[derive(Debug)]
+pub(crate) enum Ending {
+    /// The body's own end.
+    Clean,
+    /// It was cut.
+    Fault(BodyFault),
+    /// A newer request came.
+    Overtaken,
+    /// The server shuts down.
+    Draining,
+    /// It went on past its bound.
+    Overrun,
+    /// The bytes could not be stored; the other half knows why.
+    Unstored,
+}
+
+/// Signs that end a body early.
+#[derive(Debug)]
+pub(crate) struct Stops {
+    /// A newer request came.
+    pub(crate) overtaken: CancellationToken,
+    /// The server shuts down.
+    pub(crate) draining: CancellationToken,
+}
+
+/// Records durable progress, and tells the client.
+#[async_trait]
+pub(crate) trait Checkpoint: Send {
+    /// All bytes below `offset` are durable, and `digests` has seen them.
+    async fn reached(&mut self, offset: u64, digests: &Digests) -> Result<(), Error>;
+}
+
+/// When to make a checkpoint.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rhythm {
+    /// After this many bytes,
+    pub(crate) bytes: u64,
+    /// or when there are bytes this old.
+    pub(crate) interval: Duration,
+}
+
+/// What has come of a body.
+#[derive(Debug)]
+pub(crate) struct Ingested {
+    /// What ended it.
+    pub(crate) ending: Ending,
+    /// Bytes read of it, at most the bound.
+    pub(crate) received: u64,
+    /// Digests that the body itself stated at its end.
+    pub(crate) stated: StatedDigests,
+}
+
+/// A staged blob under a body.
+#[derive(Debug)]
+pub(crate) struct Ingest {
+    /// The blob, open at `offset`.
+    pub(crate) staged: Box<dyn StagedBlob>,
+    /// Bytes that the blob has.
+    pub(crate) offset: u64,
+    /// What has seen them.
+    pub(crate) digests: Digests,
+}
+
+impl Ingest {
+    /// Takes in at most `cap` bytes of `body`, then syncs.
+    ///
+    /// # Errors
+    /// Those of the store and of the checkpoint, and [`Error::Corrupt`] or a rejection where replayed bytes differ. What earlier
+    /// checkpoints recorded stands.
+    ///
+    /// # Cancel safety
+    /// Not to be dropped: runs in a tracked task.
+    pub(crate) async fn run(
+        &mut self,
+        body: UploadBody,
+        source: Source,
+        stops: &Stops,
+        rhythm: Rhythm,
+        checkpoint: Option<&mut dyn Checkpoint>,
+    ) -> Result<Ingested, Error> {
+        let (full, filled) = mpsc::channel(1);
+        let reading = read(body, source.cap, stops, source.filling, full);
+        let writing = self.write(filled, source.replay, rhythm, checkpoint);
+        let (ingested, written) = tokio::join!(reading, writing);
+        written?;
+        self.staged
+            .sync()
+            .await
+            .map_err(Error::blob("sync a staged blob"))?;
+        Ok(ingested)
+    }
+
+    async fn write(
+        &mut self,
+        mut filled: mpsc::Receiver<Bytes>,
+        mut replay: Option<Replay>,
+        rhythm: Rhythm,
+        mut checkpoint: Option<&mut dyn Checkpoint>,
+    ) -> Result<(), Error> {
+        let mut recorded = self.offset;
+        let mut due = Instant::now() + rhythm.interval;
+        loop {
+            let unrecorded = self.offset > recorded && checkpoint.is_some();
+            let next = tokio::select! {
+                biased;
+                // Cancel safe: a buffer is received whole or not at all.
+                next = filled.recv() => Some(next),
+                () = tokio::time::sleep_until(due), if unrecorded => None,
+            };
+            match next {
+                Some(Some(bytes)) => {
+                    let fresh = match &mut replay {
+                        Some(replay) => replay.compare(bytes, &mut self.digests).await?,
+                        None => bytes,
+                    };
+                    if self.offset == recorded {
+                        due = Instant::now() + rhythm.interval;
+                    }
+                    self.absorb(fresh).await?;
+                }
+                Some(None) => return Ok(()),
+                None => {}
+            }
+            if let Some(checkpoint) = &mut checkpoint
+                && self.offset > recorded
+                && (self.offset - recorded >= rhythm.bytes || Instant::now() >= due)
+            {
+                self.staged
+                    .sync()
+                    .await
+                    .map_err(Error::blob("sync a staged blob"))?;
+                checkpoint.reached(self.offset, &self.digests).await?;
+                recorded = self.offset;
+            }
+        }
+    }
+
+    /// Hashes and stores, at the same time where there is enough to make that worth a thread.
+    async fn absorb(&mut self, bytes: Bytes) -> Result<(), Error> {
+        /// Hashing this much takes about 20 microseconds, as long as handing it to another thread.
+        const WORTH_A_THREAD: usize = 32 * 1024;
+        let length = bytes.len() as u64;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let stored = if bytes.len() < WORTH_A_THREAD {
+            self.digests.update(&bytes);
+            self.staged.write(bytes).await
+        } else {
+            let hashing = std::mem::take(&mut self.digests).updated_elsewhere(bytes.clone());
+            let (digests, stored) = tokio::join!(hashing, self.staged.write(bytes));
+            self.digests = digests;
+            stored
+        };
+        stored.map_err(Error::blob("write to a staged blob"))?;
+        self.offset += length;
+        Ok(())
+    }
+}
+
+/// How a body is to be read.
+#[derive(Debug)]
+pub(crate) struct Source {
+    /// Most bytes of it.
+    pub(crate) cap: u64,
+    /// Its buffer.
+    pub(crate) filling: Filling,
+    /// What its first bytes repeat.
+    pub(crate) replay: Option<Replay>,
+}
+
+impl Source {
+    /// A body of `length` bytes, where that is known, of which at most `cap` are taken.
+    pub(crate) fn new(buffers: &Arc<Buffers>, length: Option<u64>, cap: u64) -> Self {
+        Self {
+            cap,
+            filling: Filling::new(Arc::clone(buffers), length),
+            replay: None,
+        }
+    }
+}
+
+async fn read(
+    mut body: UploadBody,
+    cap: u64,
+    stops: &Stops,
+    mut filling: Filling,
+    full: mpsc::Sender<Bytes>,
+) -> Ingested {
+    let mut received = 0;
+    let mut stated = StatedDigests::default();
+    let ending = loop {
+        let part = tokio::select! {
+            biased;
+            () = stops.overtaken.cancelled() => break Ending::Overtaken,
+            () = stops.draining.cancelled() => break Ending::Draining,
+            // Cancel safe: a stream's next item is taken whole or stays.
+            part = body.next() => part,
+            // The body has nothing at the moment, and the other half is idle. Cancel safe: a permit not got is no permit.
+            permit = full.reserve(), if !filling.is_empty() => match permit {
+                Ok(permit) => {
+                    permit.send(filling.take_out());
+                    continue;
+                }
+                Err(_) => break Ending::Unstored,
+            },
+        };
+        let mut bytes = match part {
+            None => break Ending::Clean,
+            Some(Err(fault)) => break Ending::Fault(fault),
+            Some(Ok(BodyPart::Digests(digests))) => {
+                stated = digests;
+                continue;
+            }
+            Some(Ok(BodyPart::Data(bytes))) => bytes,
+        };
+        let room = cap - received;
+        let overrun = bytes.len() as u64 > room;
+        if overrun {
+            bytes.truncate(usize::try_from(room).expect("less than a chunk's length"));
+        }
+        received += bytes.len() as u64;
+        while !bytes.is_empty() {
+            if filling.take_in(&mut bytes) && full.send(filling.take_out()).await.is_err() {
+                return Ingested {
+                    ending: Ending::Unstored,
+                    received,
+                    stated,
+                };
+            }
+        }
+        if overrun {
+            break Ending::Overrun;
+        }
+    };
+    let rest = filling.take_out();
+    let ending = match full.send(rest).await {
+        Ok(()) => ending,
+        Err(_) => Ending::Unstored,
+    };
+    Ingested {
+        ending,
+        received,
+        stated,
+    }
+}
+
+/// The stored bytes that a body begins by repeating.
+pub(crate) struct Replay {
+    stored: BlobStream,
+    held: Bytes,
+    remaining: u64,
+    offset: u64,
+}
+
+impl std::fmt::Debug for Replay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Replay")
+            .field("remaining", &self.remaining)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Replay {
+    /// The body repeats `overlap` bytes, which `stored` yields, up to the durable `offset`.
+    pub(crate) fn new(stored: BlobStream, overlap: u64, offset: u64) -> Self {
+        Self {
+            stored,
+            held: Bytes::new(),
+            remaining: overlap,
+            offset,
+        }
+    }
+
+    /// Compares what of `bytes` is repetition and returns the rest.
+    async fn compare(&mut self, mut bytes: Bytes, digests: &mut Digests) -> Result<Bytes, Error> {
+        while self.remaining > 0 && !bytes.is_empty() {
+            if self.held.is_empty() {
+                let next = self.stored.next().await.ok_or_else(|| Error::Corrupt {
+                    what: "a staged blob".to_owned(),
+                })?;
+                self.held = next.map_err(Error::blob("read a staged blob"))?;
+            }
+            let same = self
+                .held
+                .len()
+                .min(bytes.len())
+                .min(usize::try_from(self.remaining).unwrap_or(usize::MAX));
+            let repeated = bytes.split_to(same);
+            if self.held.split_to(same) != repeated {
+                return Err(Rejection::OverlapMismatch {
+                    offset: self.offset,
+                }
+                .into());
+            }
+            digests.repeat(&repeated);
+            self.remaining -= same as u64;
+        }
+        Ok(bytes)
+    }
+}

@@ -1,0 +1,8 @@
+//! Requests in the domain's words.
+
+pub(crate) mod body;
+mod path;
+mod principal;
+
+pub(crate) use path::{Target, UploadTarget};
+pub(crate) use principal::{Access, HolderAccess};

@@ -1,0 +1,51 @@
+//! A request's body in the domain's words.
+
+use axum::body::Body;
+use domain::uploads::{BodyFault, BodyPart, UploadBody};
+use futures::StreamExt as _;
+use futures::stream;
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
+use protocol::digest::StatedDigests;
+
+use crate::serve::BodyError;
+
+/// How many bytes the body has, in bytes, where its framing tells.
+pub(crate) fn length(body: &Body) -> Option<u64> {
+    body.size_hint().exact()
+}
+
+/// The body as a stream of its parts. Digests in its trailer come last; a trailer that cannot be read counts as a cut, since a
+/// checksum that was promised must not be passed over.
+pub(crate) fn parts(body: Body) -> UploadBody {
+    stream::unfold(Some(body), |body| async {
+        let mut body = body?;
+        let frame = match body.frame().await? {
+            Ok(frame) => frame,
+            Err(error) => return Some((vec![Err(fault(&error))], None)),
+        };
+        match frame.into_data() {
+            Ok(bytes) => Some((vec![Ok(BodyPart::Data(bytes))], Some(body))),
+            Err(frame) => {
+                let trailer = frame.into_trailers().unwrap_or_default();
+                let digests = match StatedDigests::read_trailer(&trailer) {
+                    Ok(digests) => digests
+                        .into_iter()
+                        .map(|digest| Ok(BodyPart::Digest(digest)))
+                        .collect(),
+                    Err(_) => vec![Err(BodyFault::Cut)],
+                };
+                Some((digests, None))
+            }
+        }
+    })
+    .flat_map(stream::iter)
+    .boxed()
+}
+
+fn fault(error: &axum::Error) -> BodyFault {
+    match BodyError::of(error) {
+        Some(BodyError::Idle) => BodyFault::Idle,
+        Some(BodyError::Disconnected(_) | BodyError::Malformed(_)) | None => BodyFault::Cut,
+    }
+}

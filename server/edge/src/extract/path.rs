@@ -1,0 +1,61 @@
+//! The resource that a request's path names.
+
+use std::convert::Infallible;
+
+use axum::extract::FromRequestParts;
+use domain::{FilePath, UploadId};
+use http::request::Parts;
+use percent_encoding::percent_decode_str;
+use protocol::problem::{Problem, types};
+
+use crate::problem::{Failure, own};
+
+/// What all paths of files begin with.
+pub(crate) const FILES: &str = "/files/";
+/// What all paths of upload resources begin with.
+pub(crate) const UPLOADS: &str = "/uploads/";
+
+/// The file that a path below `/files/` names.
+///
+/// The path is decoded once and as a whole, so an encoded slash is a slash, and what decodes to traversal is refused as such.
+#[derive(Debug)]
+pub(crate) struct Target(pub(crate) FilePath);
+
+impl<A: Sync> FromRequestParts<A> for Target {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &A) -> Result<Self, Failure> {
+        let path = parts.uri.path();
+        let invalid = |reason: String| Problem::new(own::INVALID_PATH).detailed(reason);
+        let decoded = percent_decode_str(path.strip_prefix(FILES).unwrap_or(path))
+            .decode_utf8()
+            .map_err(|_| invalid("A path is UTF-8.".to_owned()))?;
+        match decoded.parse() {
+            Ok(path) => Ok(Self(path)),
+            Err(error) => Err(invalid(error.to_string()).into()),
+        }
+    }
+}
+
+/// The upload resource that a path below `/uploads/` names; `None` where it cannot name one, which each dialect tells as an unknown
+/// upload.
+#[derive(Debug)]
+pub(crate) struct UploadTarget(pub(crate) Option<UploadId>);
+
+impl<A: Sync> FromRequestParts<A> for UploadTarget {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &A) -> Result<Self, Infallible> {
+        let path = parts.uri.path();
+        Ok(Self(
+            path.strip_prefix(UPLOADS).and_then(|id| id.parse().ok()),
+        ))
+    }
+}
+
+impl UploadTarget {
+    /// The identifier, or the answer that there is none.
+    pub(crate) fn known(self) -> Result<UploadId, Failure> {
+        self.0.ok_or_else(|| types::UPLOAD_NOT_FOUND.into())
+    }
+}

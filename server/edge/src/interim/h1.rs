@@ -1,0 +1,205 @@
+//! Interim responses on HTTP/1.1: a small queue between handlers and the connection's writer.
+//!
+//! hyper knows nothing of them, so they are written beneath it, by the wrapper around the socket
+//! (`serve::h1::wire`). Why that is safe with hyper 1.12:
+//!
+//! 1. hyper flushes the wrapper only when its own write buffer is empty (three places in `proto/h1/io.rs`);
+//! 2. it parses the next head only after the previous response is wholly encoded;
+//! 3. until a handler has returned, the only bytes it may add are a complete `100 Continue`.
+//!
+//! So bytes written *from inside `poll_flush`, while the current exchange's response is not handed to hyper*, stand
+//! exactly between two messages. [`Outlet::take`] is called from there and nowhere else.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::task::AtomicWaker;
+use http::{HeaderMap, StatusCode};
+
+use super::InterimError;
+
+/// Most bytes that may wait for one connection.
+const MAX_QUEUED: usize = 16 * 1024;
+
+/// One connection's queue of interim responses.
+#[derive(Debug, Default)]
+pub(crate) struct Outlet {
+    queue: Mutex<Queue>,
+    connection: AtomicWaker,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    /// Number of the current exchange; senders of earlier ones are stale.
+    exchange: u64,
+    gate: Gate,
+    bytes: BytesMut,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Gate {
+    /// Nothing may be queued or written: no exchange, or its final response is with hyper.
+    #[default]
+    Shut,
+    /// The handler is running.
+    Open,
+    /// The handler has returned; its response waits until the queue is empty.
+    Emptying,
+}
+
+/// Sends on behalf of one exchange.
+#[derive(Debug, Clone)]
+pub(crate) struct Sender {
+    outlet: Arc<Outlet>,
+    exchange: u64,
+}
+
+impl Sender {
+    pub(crate) fn new(outlet: Arc<Outlet>, exchange: u64) -> Self {
+        Self { outlet, exchange }
+    }
+
+    pub(crate) fn send(&self, status: StatusCode, fields: &HeaderMap) -> Result<(), InterimError> {
+        let response = encode(status, fields);
+        {
+            let mut queue = self.outlet.lock();
+            if queue.exchange != self.exchange || queue.gate != Gate::Open {
+                return Err(InterimError::Closed);
+            }
+            if queue.bytes.len() + response.len() > MAX_QUEUED {
+                return Err(InterimError::Full);
+            }
+            queue.bytes.extend_from_slice(&response);
+        }
+        self.outlet.connection.wake();
+        Ok(())
+    }
+}
+
+impl Outlet {
+    /// Starts the next exchange and returns its number. `allowed` says whether it may have interim responses at all.
+    pub(crate) fn begin(&self, allowed: bool) -> u64 {
+        let mut queue = self.lock();
+        queue.exchange += 1;
+        queue.gate = if allowed { Gate::Open } else { Gate::Shut };
+        queue.bytes.clear();
+        queue.exchange
+    }
+
+    /// Takes no more for the current exchange; true once everything queued has been taken for writing.
+    pub(crate) fn finish(&self) -> bool {
+        let mut queue = self.lock();
+        queue.gate = if queue.gate == Gate::Shut || queue.bytes.is_empty() { Gate::Shut } else { Gate::Emptying };
+        queue.gate == Gate::Shut
+    }
+
+    /// What to write now. Only from inside the wrapper's `poll_flush`; see the module.
+    pub(crate) fn take(&self) -> Option<Bytes> {
+        let mut queue = self.lock();
+        if queue.gate == Gate::Shut || queue.bytes.is_empty() {
+            return None;
+        }
+        if queue.gate == Gate::Emptying {
+            // The response that waits for these bytes is polled again after the flush.
+            self.connection.wake();
+        }
+        // Not `split`: an idle connection should not keep the buffer.
+        Some(std::mem::take(&mut queue.bytes).freeze())
+    }
+
+    /// The connection is gone.
+    pub(crate) fn close(&self) {
+        let mut queue = self.lock();
+        queue.gate = Gate::Shut;
+        queue.bytes = BytesMut::new();
+    }
+
+    /// Wakes the connection's task.
+    pub(crate) fn wake(&self) {
+        self.connection.wake();
+    }
+
+    /// The task that [`wake`](Self::wake) wakes.
+    pub(crate) fn register(&self, waker: &std::task::Waker) {
+        self.connection.register(waker);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        // No code that can panic runs under the lock half way through a change.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The bytes of an interim response. Field values cannot hold CR or LF, so nothing can be smuggled in.
+fn encode(status: StatusCode, fields: &HeaderMap) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(256);
+    bytes.put_slice(b"HTTP/1.1 ");
+    bytes.put_slice(status.as_str().as_bytes());
+    bytes.put_u8(b' ');
+    bytes.put_slice(match status.as_u16() {
+        104 => b"Upload Resumption Supported",
+        _ => status.canonical_reason().unwrap_or("Interim Response").as_bytes(),
+    });
+    bytes.put_slice(b"\r\n");
+    for (name, value) in fields {
+        bytes.put_slice(name.as_str().as_bytes());
+        bytes.put_slice(b": ");
+        bytes.put_slice(value.as_bytes());
+        bytes.put_slice(b"\r\n");
+    }
+    bytes.put_slice(b"\r\n");
+    bytes.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RESUMPTION: StatusCode = match StatusCode::from_u16(104) {
+        Ok(status) => status,
+        Err(_) => panic!("104 is in range"),
+    };
+
+    #[test]
+    fn the_reason_phrase_of_104_is_the_registered_one() {
+        let fields = HeaderMap::from_iter([(http::header::LOCATION, "/uploads/1".parse().unwrap())]);
+        assert_eq!(
+            encode(RESUMPTION, &fields),
+            "HTTP/1.1 104 Upload Resumption Supported\r\nlocation: /uploads/1\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn a_stale_sender_is_refused() {
+        let outlet = Arc::new(Outlet::default());
+        let stale = Sender::new(outlet.clone(), outlet.begin(true));
+        outlet.begin(true);
+        assert_eq!(stale.send(RESUMPTION, &HeaderMap::new()), Err(InterimError::Closed));
+        assert!(outlet.take().is_none());
+    }
+
+    #[test]
+    fn a_peer_that_does_not_read_fills_the_queue() {
+        let outlet = Arc::new(Outlet::default());
+        let sender = Sender::new(outlet.clone(), outlet.begin(true));
+        let sent = std::iter::repeat_with(|| sender.send(RESUMPTION, &HeaderMap::new()))
+            .take_while(Result::is_ok)
+            .take(MAX_QUEUED)
+            .count();
+        assert_eq!(sender.send(RESUMPTION, &HeaderMap::new()), Err(InterimError::Full));
+        let bytes = outlet.take().unwrap();
+        assert!(bytes.len() <= MAX_QUEUED && sent * 45 <= MAX_QUEUED && sent > 100);
+    }
+
+    #[test]
+    fn a_response_waits_for_what_is_queued() {
+        let outlet = Arc::new(Outlet::default());
+        let sender = Sender::new(outlet.clone(), outlet.begin(true));
+        sender.send(RESUMPTION, &HeaderMap::new()).unwrap();
+        assert!(!outlet.finish());
+        assert_eq!(sender.send(RESUMPTION, &HeaderMap::new()), Err(InterimError::Closed));
+        assert!(outlet.take().is_some());
+        assert!(outlet.finish());
+        assert!(outlet.take().is_none());
+    }
+}

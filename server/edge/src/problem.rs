@@ -1,0 +1,285 @@
+//! How a failure is told: the only place that turns [`domain::Error`] into a status.
+//!
+//! A handler's failure is a [`Failure`]: a document with fields, or a cut. The document is written by [`tell`], the middleware that
+//! knows the request's identifier, so that whatever answers (a handler, the router, an extractor) tells failures in one form.
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use domain::Error;
+use domain::access::Denied;
+use http::header::{
+    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use protocol::problem::{MEDIA_TYPE, Problem, ProblemType, types};
+use uuid::Uuid;
+
+use crate::interim::Cut;
+
+/// The field that carries a request's identifier, in requests from a trusted proxy's hand and in every answer.
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Problems that belong to this server and to no upload protocol.
+pub(crate) mod own {
+    use protocol::problem::ProblemType;
+
+    pub(crate) const NOT_FOUND: ProblemType =
+        ProblemType::new("tag:longhaul,2026:not-found", "Not found", 404);
+    pub(crate) const METHOD_NOT_ALLOWED: ProblemType = ProblemType::new(
+        "tag:longhaul,2026:method-not-allowed",
+        "Method not allowed",
+        405,
+    );
+    pub(crate) const CREDENTIAL_NEEDED: ProblemType = ProblemType::new(
+        "tag:longhaul,2026:credential-needed",
+        "A credential is needed",
+        401,
+    );
+    pub(crate) const CREDENTIAL_INVALID: ProblemType = ProblemType::new(
+        "tag:longhaul,2026:credential-invalid",
+        "The credential is not valid",
+        401,
+    );
+    pub(crate) const FORBIDDEN: ProblemType =
+        ProblemType::new("tag:longhaul,2026:forbidden", "Not allowed", 403);
+    pub(crate) const MALFORMED_REQUEST: ProblemType = ProblemType::new(
+        "tag:longhaul,2026:malformed-request",
+        "The request is malformed",
+        400,
+    );
+    pub(crate) const INVALID_PATH: ProblemType = ProblemType::new(
+        "tag:longhaul,2026:invalid-path",
+        "The path cannot name a file",
+        400,
+    );
+    pub(crate) const BUSY: ProblemType = ProblemType::new(
+        "tag:longhaul,2026:busy",
+        "The server cannot take this on now",
+        503,
+    );
+    pub(crate) const FULL: ProblemType = ProblemType::new(
+        "tag:longhaul,2026:storage-full",
+        "There is no room left",
+        507,
+    );
+    pub(crate) const INTERNAL: ProblemType = ProblemType::new(
+        "tag:longhaul,2026:internal",
+        "The server failed; the log has the reason under the request's identifier",
+        500,
+    );
+}
+
+/// A request that was not fulfilled.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Answered with a problem document.
+    Told {
+        /// The document.
+        problem: Problem,
+        /// Fields beside it.
+        fields: HeaderMap,
+    },
+    /// Not answered: the exchange is cut, so that the client resumes.
+    Cut,
+}
+
+impl Failure {
+    /// Adds a field to the answer; a cut has none.
+    pub(crate) fn with(mut self, name: HeaderName, value: impl Into<HeaderValue>) -> Self {
+        match &mut self {
+            Self::Told { fields, .. } => {
+                fields.insert(name, value.into());
+            }
+            Self::Cut => {}
+        }
+        self
+    }
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        Self::Told {
+            problem,
+            fields: HeaderMap::new(),
+        }
+    }
+}
+
+impl From<ProblemType> for Failure {
+    fn from(kind: ProblemType) -> Self {
+        Problem::new(kind).into()
+    }
+}
+
+impl From<Denied> for Failure {
+    fn from(denied: Denied) -> Self {
+        let (kind, challenge) = match denied {
+            Denied::Missing => (own::CREDENTIAL_NEEDED, "Bearer"),
+            Denied::Invalid => (own::CREDENTIAL_INVALID, "Bearer error=\"invalid_token\""),
+        };
+        Self::from(kind).with(WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error {
+            // Dialects tell rejections in their own words; this is for requests that have no dialect.
+            Error::Rejected(rejection) => Problem::new(own::MALFORMED_REQUEST)
+                .detailed(rejection.to_string())
+                .into(),
+            Error::NotFound { what } => Problem::new(own::NOT_FOUND)
+                .detailed(format!("There is no such {what}."))
+                .into(),
+            Error::Gone(_) => types::UPLOAD_GONE.into(),
+            Error::Forbidden => own::FORBIDDEN.into(),
+            Error::PreconditionFailed => types::PRECONDITION_FAILED.into(),
+            // Nobody is there to be told, or the newer request is answered instead.
+            Error::Superseded | Error::ClientGone => Self::Cut,
+            Error::Draining | Error::Busy => {
+                Self::from(own::BUSY).with(RETRY_AFTER, HeaderValue::from_static("5"))
+            }
+            Error::Full => own::FULL.into(),
+            Error::Corrupt { .. } | Error::Store { .. } => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "a request failed"
+                );
+                own::INTERNAL.into()
+            }
+        }
+    }
+}
+
+/// A problem on its way to [`tell`], in a response's extensions.
+#[derive(Debug, Clone)]
+struct Untold(Problem);
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Cut => Cut::response(),
+            Self::Told { problem, fields } => {
+                let mut response = Response::new(Body::empty());
+                *response.status_mut() = problem.status();
+                *response.headers_mut() = fields;
+                response.extensions_mut().insert(Untold(problem));
+                response
+            }
+        }
+    }
+}
+
+/// The identifier of a request, for its log lines and its answer.
+#[derive(Debug, Clone)]
+pub(crate) struct RequestId(pub(crate) HeaderValue);
+
+impl RequestId {
+    /// The one that the client or a proxy gave, if it is fit to be logged; else a new one.
+    pub(crate) fn of(request: &HeaderMap) -> Self {
+        let given = request.get(&X_REQUEST_ID).filter(|value| {
+            (1..=128).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic)
+        });
+        Self(match given {
+            Some(value) => value.clone(),
+            None => {
+                let id = Uuid::now_v7().to_string();
+                HeaderValue::from_str(&id).expect("a UUID is a field value")
+            }
+        })
+    }
+
+    /// The identifier as text.
+    pub(crate) fn as_str(&self) -> &str {
+        self.0.to_str().unwrap_or_default()
+    }
+}
+
+/// Writes the documents of problems, and names the request in every answer.
+pub(crate) async fn tell(request: Request, next: Next) -> Response {
+    let id = RequestId::of(request.headers());
+    let head = request.method() == Method::HEAD;
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(X_REQUEST_ID, id.0.clone());
+    if let Some(Untold(problem)) = response.extensions_mut().remove() {
+        write(&mut response, &problem.with("request_id", id.as_str()), head);
+    }
+    response
+}
+
+fn write(response: &mut Response, problem: &Problem, head: bool) {
+    let document = serde_json::to_vec(problem).expect("a problem is JSON");
+    let fields = response.headers_mut();
+    fields.insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+    fields.insert(CONTENT_LENGTH, HeaderValue::from(document.len()));
+    fields
+        .entry(CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
+    if !head {
+        *response.body_mut() = document.into();
+    }
+}
+
+/// The answer to a path that has no meaning here.
+pub(crate) async fn no_such_resource() -> Failure {
+    own::NOT_FOUND.into()
+}
+
+/// The answer to a method that the resource does not have; the router adds `Allow`.
+pub(crate) async fn no_such_method() -> Failure {
+    own::METHOD_NOT_ALLOWED.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(error: Error) -> Option<StatusCode> {
+        match Failure::from(error) {
+            Failure::Told { problem, .. } => Some(problem.status()),
+            Failure::Cut => None,
+        }
+    }
+
+    #[test]
+    fn every_error_has_its_answer() {
+        use domain::upload::Gone;
+        use protocol::rejection::Rejection;
+        let store = || Error::Store {
+            doing: "try",
+            source: "a secret of ours".into(),
+        };
+        for (error, expected) in [
+            (Error::Rejected(Rejection::InconsistentLength), Some(400)),
+            (Error::NotFound { what: "file" }, Some(404)),
+            (Error::Gone(Gone::Expired), Some(410)),
+            (Error::Forbidden, Some(403)),
+            (Error::PreconditionFailed, Some(412)),
+            (Error::Superseded, None),
+            (Error::ClientGone, None),
+            (Error::Draining, Some(503)),
+            (Error::Busy, Some(503)),
+            (Error::Full, Some(507)),
+            (store(), Some(500)),
+        ] {
+            let name = error.to_string();
+            assert_eq!(status(error).map(|status| status.as_u16()), expected, "{name}");
+        }
+        let Failure::Told { problem, .. } = Failure::from(store()) else {
+            panic!("a failing store is told");
+        };
+        assert!(!serde_json::to_string(&problem).unwrap().contains("secret"));
+    }
+
+    #[test]
+    fn a_foreign_identifier_is_taken_only_if_it_is_harmless() {
+        let with = |value: &'static str| {
+            HeaderMap::from_iter([(X_REQUEST_ID, HeaderValue::from_static(value))])
+        };
+        assert_eq!(RequestId::of(&with("abc-1")).as_str(), "abc-1");
+        assert_ne!(RequestId::of(&with("a b")).as_str(), "a b");
+        assert_eq!(RequestId::of(&HeaderMap::new()).as_str().len(), 36);
+    }
+}

@@ -1,0 +1,5 @@
+//! The domain's words in answers.
+
+pub(crate) mod content;
+pub(crate) mod file;
+pub(crate) mod upload;

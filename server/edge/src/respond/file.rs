@@ -1,0 +1,67 @@
+//! What answers say of a file apart from its bytes.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use domain::File;
+use domain::digest::Sha256Digest;
+use http::HeaderValue;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Serialize;
+
+use crate::extract::FILES;
+use crate::routes::Api;
+
+/// What may stand in a path unescaped: RFC 3986 unreserved characters, and the slash.
+const PATH: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b'/');
+
+/// A file as JSON tells it.
+#[derive(Debug, Serialize)]
+pub(crate) struct FileDocument {
+    path: String,
+    url: String,
+    size: u64,
+    sha256: String,
+    etag: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    media_type: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    filename: Option<String>,
+    modified_at: String,
+}
+
+impl FileDocument {
+    pub(crate) fn new(api: &Api, file: &File) -> Self {
+        Self {
+            path: file.path.to_string(),
+            url: url(api, file),
+            size: file.content.size,
+            sha256: file.content.sha256.to_string(),
+            etag: file.etag(),
+            media_type: file.description.media_type.clone(),
+            filename: file.description.filename.clone(),
+            modified_at: humantime::format_rfc3339_millis(file.modified_at.into()).to_string(),
+        }
+    }
+}
+
+/// The URL of a file: absolute where the server knows its own, else a path.
+pub(crate) fn url(api: &Api, file: &File) -> String {
+    let path = utf8_percent_encode(file.path.as_str(), PATH);
+    api.absolute(&format!("{FILES}{path}"))
+}
+
+/// A file's entity tag as a field value.
+pub(crate) fn etag(file: &File) -> HeaderValue {
+    HeaderValue::from_str(&file.etag()).expect("a quoted hexadecimal text is a field value")
+}
+
+/// `Repr-Digest` of a representation (RFC 9530 §3).
+pub(crate) fn repr_digest(sha256: &Sha256Digest) -> HeaderValue {
+    let value = STANDARD.encode(sha256.as_bytes());
+    HeaderValue::from_str(&format!("sha-256=:{value}:")).expect("base64 is a field value")
+}

@@ -1,0 +1,303 @@
+//! Answers about uploads: the dialect says what is told, this file hands it what there is to tell.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::body::Body;
+use axum::response::{IntoResponse as _, Response};
+use domain::upload::{Completed, Plan, Upload, UploadState};
+use domain::uploads::{self, Outcome, ProgressSink};
+use domain::{Error, File};
+use http::header::{CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE, ETAG, LOCATION};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use protocol::answer::{Answer, Deadline, Known, Refusal, Standing, Via};
+use protocol::dialect::Dialect;
+use protocol::fields::name::REPR_DIGEST;
+use protocol::rejection::Rejection;
+use protocol::tus;
+use protocol::upload::Limits;
+use serde::Serialize;
+
+use crate::extract::UPLOADS;
+use crate::interim::Interim;
+use crate::problem::Failure;
+use crate::respond::file::{self, FileDocument};
+use crate::routes::Api;
+
+/// How one request for an upload is answered.
+#[derive(Debug, Clone)]
+pub(crate) struct Answering {
+    pub(crate) api: Api,
+    pub(crate) dialect: Dialect,
+    pub(crate) limits: Limits,
+    pub(crate) via: Via,
+}
+
+impl Answering {
+    /// The answer to a request that brought bytes.
+    pub(crate) fn outcome(&self, outcome: &Outcome) -> Response {
+        match outcome {
+            Outcome::Partial(upload) => self.with_standing(upload, |standing| {
+                let answer = match self.via {
+                    Via::Creation => self.dialect.created(standing),
+                    Via::Append => self.dialect.appended(standing),
+                };
+                written(answer, Vec::new())
+            }),
+            Outcome::Complete(upload, completed) => {
+                let file = upload.file(completed);
+                let (target, document) = self.stored(&file, completed.replaced);
+                self.with_standing(upload, |standing| {
+                    written(self.dialect.finished(self.via, standing, target), document)
+                })
+            }
+            Outcome::Stored { file, replaced } => {
+                let (target, document) = self.stored(file, *replaced);
+                written(target, document)
+            }
+        }
+    }
+
+    /// The target resource's own answer to a file that it now has. All of the result is in fields: Photos' upload extension sees
+    /// nothing else.
+    fn stored(&self, file: &File, replaced: bool) -> (Answer, Vec<u8>) {
+        let url = HeaderValue::from_str(&file::url(&self.api, file))
+            .expect("an escaped path is a field value");
+        let mut fields = HeaderMap::from_iter([
+            (CONTENT_LOCATION, url.clone()),
+            (ETAG, file::etag(file)),
+            (REPR_DIGEST, file::repr_digest(&file.content.sha256)),
+            (CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        ]);
+        let status = if replaced {
+            StatusCode::OK
+        } else {
+            fields.insert(LOCATION, url);
+            StatusCode::CREATED
+        };
+        (Answer { status, fields }, json(&FileDocument::new(&self.api, file)))
+    }
+
+    /// The answer to a request for the offset.
+    pub(crate) fn retrieved(&self, method: &Method, upload: &Upload) -> Response {
+        let document = match *method {
+            Method::GET => json(&UploadDocument::new(&self.api, upload)),
+            _ => Vec::new(),
+        };
+        self.with_standing(upload, |standing| {
+            let mut answer = self.dialect.retrieved(method, standing);
+            if let UploadState::Complete(completed) = &upload.state {
+                self.tell_result(&mut answer.fields, upload, completed);
+            }
+            if *method == Method::GET {
+                answer.status = StatusCode::OK;
+                answer
+                    .fields
+                    .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            }
+            written(answer, document)
+        })
+    }
+
+    /// Names the file that a completed upload became.
+    fn tell_result(&self, fields: &mut HeaderMap, upload: &Upload, completed: &Completed) {
+        let (target, _) = self.stored(&upload.file(completed), completed.replaced);
+        for name in [CONTENT_LOCATION, REPR_DIGEST] {
+            if let Some(value) = target.fields.get(&name) {
+                fields.insert(name, value.clone());
+            }
+        }
+    }
+
+    /// The answer to a cancellation.
+    pub(crate) fn cancelled(&self) -> Response {
+        written(self.dialect.cancelled(), Vec::new())
+    }
+
+    /// A rejection of what the request's own fields say.
+    pub(crate) fn refused(&self, rejection: &Rejection) -> Failure {
+        told(self.dialect.refused(rejection, Known::Limits(&self.limits)))
+    }
+
+    /// The answer to a request that failed. After a 104, a fault that will pass cuts the exchange: clients resume after a cut, and
+    /// give up after a 5xx.
+    pub(crate) fn failed(&self, failure: uploads::Failure, announced: bool) -> Failure {
+        match failure.error {
+            Error::Rejected(rejection) => match &failure.upload {
+                Some(upload) => self.with_standing(upload, |standing| {
+                    told(self.dialect.refused(&rejection, Known::Standing(standing)))
+                }),
+                None => self.refused(&rejection),
+            },
+            Error::NotFound { .. } => told(self.dialect.unknown()),
+            Error::Gone(_) => told(self.dialect.gone()),
+            error @ (Error::Draining
+            | Error::Busy
+            | Error::Corrupt { .. }
+            | Error::Store { .. })
+                if announced =>
+            {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "an upload is cut, to be resumed"
+                );
+                Failure::Cut
+            }
+            error => {
+                let mut failure = Failure::from(error);
+                if let Failure::Told { fields, .. } = &mut failure {
+                    fields.extend(self.dialect.refusal_fields());
+                }
+                failure
+            }
+        }
+    }
+
+    fn with_standing<T>(&self, upload: &Upload, say: impl FnOnce(&Standing<'_>) -> T) -> T {
+        let location = self.api.absolute(&format!("{UPLOADS}{}", upload.id));
+        let location = HeaderValue::from_str(&location).expect("a URL is a field value");
+        let (offset, length, complete) = match &upload.state {
+            UploadState::Open(progress) => (progress.open.offset, progress.open.length, false),
+            UploadState::Complete(completed) => (
+                completed.complete.length,
+                Some(completed.complete.length),
+                true,
+            ),
+            UploadState::Gone(_) => (0, None, false),
+        };
+        say(&Standing {
+            location: &location,
+            offset,
+            length,
+            complete,
+            limits: &self.limits,
+            deadline: Some(Deadline {
+                remaining: self.api.clock.now().until(upload.expires_at),
+                at: upload.expires_at.into(),
+            }),
+            tus: echo(&upload.plan),
+        })
+    }
+}
+
+/// Tells a request's progress by interim responses.
+#[derive(Debug)]
+pub(crate) struct Announcer {
+    answering: Answering,
+    interim: Interim,
+    announced: AtomicBool,
+}
+
+impl Announcer {
+    pub(crate) fn new(answering: Answering, interim: Interim) -> Self {
+        Self {
+            answering,
+            interim,
+            announced: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether the client was told that it can resume.
+    pub(crate) fn announced(&self) -> bool {
+        self.announced.load(Ordering::Relaxed)
+    }
+
+    fn send(&self, fields: Option<HeaderMap>) -> bool {
+        // A peer that cannot be told, or does not read, misses nothing that its final answer does not say.
+        fields.is_some_and(|fields| {
+            let status = StatusCode::from_u16(104).expect("104 is a status");
+            self.interim.send(status, fields).is_ok()
+        })
+    }
+}
+
+impl ProgressSink for Announcer {
+    fn created(&self, upload: &Upload) {
+        let answering = &self.answering;
+        let fields = answering.with_standing(upload, |standing| {
+            answering.dialect.announcement(standing)
+        });
+        if self.send(fields) {
+            self.announced.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn progressed(&self, offset: u64) {
+        self.send(self.answering.dialect.progress(offset));
+    }
+}
+
+/// An upload as JSON tells it.
+#[derive(Debug, Serialize)]
+pub(crate) struct UploadDocument {
+    url: String,
+    offset: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    length: Option<u64>,
+    complete: bool,
+    path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_ref: Option<String>,
+    created_at: String,
+    expires_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<FileDocument>,
+}
+
+impl UploadDocument {
+    pub(crate) fn new(api: &Api, upload: &Upload) -> Self {
+        let (offset, length, file) = match &upload.state {
+            UploadState::Open(progress) => (progress.open.offset, progress.open.length, None),
+            UploadState::Complete(completed) => {
+                let length = completed.complete.length;
+                (length, Some(length), Some(upload.file(completed)))
+            }
+            UploadState::Gone(_) => (0, None, None),
+        };
+        Self {
+            url: api.absolute(&format!("{UPLOADS}{}", upload.id)),
+            offset,
+            length,
+            complete: file.is_some(),
+            path: upload.plan.path.to_string(),
+            client_ref: upload.plan.client_ref.clone(),
+            created_at: humantime::format_rfc3339_millis(upload.created_at.into()).to_string(),
+            expires_at: humantime::format_rfc3339_millis(upload.expires_at.into()).to_string(),
+            file: file.map(|file| FileDocument::new(api, &file)),
+        }
+    }
+}
+
+/// What a tus client said at creation; nothing where no tus client said anything.
+fn echo(plan: &Plan) -> Option<tus::Echo<'_>> {
+    let echo = tus::Echo {
+        metadata: plan.tus_metadata.as_deref(),
+        concat: plan.tus_concat.as_deref(),
+    };
+    (echo != tus::Echo::default()).then_some(echo)
+}
+
+fn told(refusal: Refusal) -> Failure {
+    Failure::Told {
+        problem: refusal.problem,
+        fields: refusal.fields,
+    }
+}
+
+fn json<T: Serialize>(document: &T) -> Vec<u8> {
+    serde_json::to_vec(document).expect("a document of ours is JSON")
+}
+
+/// An answer with its body, which 204 does not have.
+pub(crate) fn written(answer: Answer, document: Vec<u8>) -> Response {
+    let mut response = answer.status.into_response();
+    *response.headers_mut() = answer.fields;
+    if answer.status == StatusCode::NO_CONTENT {
+        response.headers_mut().remove(CONTENT_TYPE);
+        return response;
+    }
+    response
+        .headers_mut()
+        .insert(CONTENT_LENGTH, HeaderValue::from(document.len()));
+    *response.body_mut() = Body::from(document);
+    response
+}

@@ -1,0 +1,256 @@
+//! Upload resources, and the requests that make them.
+
+use std::sync::Arc;
+
+use axum::extract::{Query, Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{any, get};
+use axum::{Json, Router};
+use domain::files::{Description, WriteCondition};
+use domain::uploads::{Addition, Creation};
+use domain::{FilePath, Uploads};
+use http::header::{IF_MATCH, IF_NONE_MATCH};
+use http::{HeaderMap, HeaderName, Method};
+use protocol::answer::Via;
+use protocol::dialect::Dialect;
+use protocol::fields::name::IDEMPOTENCY_KEY;
+use protocol::problem::Problem;
+use protocol::request::BodyUse;
+use protocol::tus;
+use serde::{Deserialize, Serialize};
+
+use crate::extract::{Access, HolderAccess, Target, UploadTarget, body};
+use crate::interim::Interim;
+use crate::problem::{Failure, own};
+use crate::respond::upload::{Announcer, Answering, UploadDocument, written};
+use crate::routes::Api;
+
+/// The client's own reference of an upload, by which it finds its open uploads again.
+const UPLOAD_CLIENT_REF: HeaderName = HeaderName::from_static("upload-client-ref");
+
+/// Most uploads that a list has.
+const MOST_LISTED: usize = 1000;
+
+pub(super) fn router() -> Router<Api> {
+    Router::new()
+        .route("/uploads", get(list))
+        .route("/uploads/{id}", any(resource))
+        .layer(middleware::from_fn(stand_for))
+}
+
+/// `X-HTTP-Method-Override`: the method that a request for an upload resource stands for.
+async fn stand_for(mut request: Request, next: Next) -> Response {
+    match tus::method(request.method(), request.headers()) {
+        Ok(method) => {
+            *request.method_mut() = method;
+            next.run(request).await
+        }
+        Err(rejection) => {
+            let dialect = Dialect::of_upload_request(request.method(), request.headers());
+            let refusal = dialect.refused(&rejection, protocol::answer::Known::Nothing);
+            Failure::Told {
+                problem: refusal.problem,
+                fields: refusal.fields,
+            }
+            .into_response()
+        }
+    }
+}
+
+/// Makes an upload at a path of the server's choice.
+pub(super) async fn create(
+    State(api): State<Api>,
+    uploads: Access<Uploads>,
+    request: Request,
+) -> Result<Response, Failure> {
+    creation(api, uploads, None, request).await
+}
+
+/// Makes an upload at a path of the client's choice.
+pub(super) async fn create_at(
+    State(api): State<Api>,
+    uploads: Access<Uploads>,
+    Target(path): Target,
+    request: Request,
+) -> Result<Response, Failure> {
+    creation(api, uploads, Some(path), request).await
+}
+
+async fn creation(
+    api: Api,
+    Access(uploads): Access<Uploads>,
+    path: Option<FilePath>,
+    request: Request,
+) -> Result<Response, Failure> {
+    let (parts, body) = request.into_parts();
+    let fields = &parts.headers;
+    let dialect = Dialect::of_creation(&parts.method, fields);
+    let answering = Answering {
+        api,
+        dialect,
+        limits: uploads.limits(),
+        via: Via::Creation,
+    };
+    let read = dialect
+        .read_create(fields, body::length(&body))
+        .map_err(|rejection| answering.refused(&rejection))?;
+    let body = match read.body {
+        BodyUse::Appended => body::parts(body),
+        BodyUse::Ignored => body::none(),
+    };
+    let (tus_metadata, tus_concat) = match read.tus {
+        Some(tus) => (
+            tus.metadata.map(|metadata| metadata.raw().to_owned()),
+            tus.concat.map(|concat| concat.raw().to_owned()),
+        ),
+        None => (None, None),
+    };
+    let creation = Creation {
+        create: read.create,
+        resumable: dialect != Dialect::Plain,
+        path,
+        condition: condition(fields)?,
+        description: Description {
+            media_type: read.media_type,
+            filename: read.file_name,
+        },
+        digests: read.digests,
+        client_ref: text(fields, &UPLOAD_CLIENT_REF)?,
+        idempotency_key: text(fields, &IDEMPOTENCY_KEY)?,
+        tus_metadata,
+        tus_concat,
+    };
+    let announcer = Arc::new(Announcer::new(answering.clone(), interim(&parts.extensions)));
+    match uploads.create(creation, body, announcer.clone()).await {
+        Ok(outcome) => Ok(answering.outcome(&outcome)),
+        Err(failure) => Err(answering.failed(failure, announcer.announced())),
+    }
+}
+
+/// Everything that is done to an upload resource.
+async fn resource(
+    State(api): State<Api>,
+    HolderAccess(uploads): HolderAccess<Uploads>,
+    target: UploadTarget,
+    request: Request,
+) -> Result<Response, Failure> {
+    let dialect = Dialect::of_upload_request(request.method(), request.headers());
+    let answering = Answering {
+        api,
+        dialect,
+        limits: uploads.limits(),
+        via: Via::Append,
+    };
+    let method = request.method().clone();
+    if method == Method::OPTIONS {
+        return Ok(written(dialect.discovery(&answering.limits), Vec::new()));
+    }
+    let Ok(id) = target.known() else {
+        return Err(answering.unknown());
+    };
+    match method {
+        Method::HEAD | Method::GET => {
+            dialect
+                .check_retrieval(request.headers())
+                .map_err(|rejection| answering.refused(&rejection))?;
+            match uploads.retrieve(id).await {
+                Ok(upload) => Ok(answering.retrieved(&method, &upload)),
+                Err(failure) => Err(answering.failed(failure, false)),
+            }
+        }
+        Method::PATCH => {
+            let (parts, body) = request.into_parts();
+            let read = dialect
+                .read_append(&parts.headers, body::length(&body))
+                .map_err(|rejection| answering.refused(&rejection))?;
+            let addition = Addition {
+                append: read.append,
+                digests: read.digests,
+            };
+            let announcer = Announcer::new(answering.clone(), interim(&parts.extensions));
+            let appended = uploads
+                .append(id, addition, body::parts(body), Arc::new(announcer))
+                .await;
+            match appended {
+                Ok(outcome) => Ok(answering.outcome(&outcome)),
+                // The client holds the upload's URL, so it was told that it can resume.
+                Err(failure) => Err(answering.failed(failure, true)),
+            }
+        }
+        Method::DELETE => {
+            dialect
+                .check_cancellation(request.headers())
+                .map_err(|rejection| answering.refused(&rejection))?;
+            match uploads.cancel(id).await {
+                Ok(()) => Ok(answering.cancelled()),
+                Err(failure) => Err(answering.failed(failure, false)),
+            }
+        }
+        _ => Err(Failure::from(own::METHOD_NOT_ALLOWED).with(
+            http::header::ALLOW,
+            http::HeaderValue::from_static("HEAD, GET, PATCH, DELETE, POST, OPTIONS"),
+        )),
+    }
+}
+
+/// What an upload target tells of uploads, to anyone who asks.
+pub(super) async fn discover(State(api): State<Api>, request: Request) -> Response {
+    let dialect = Dialect::of_upload_request(request.method(), request.headers());
+    written(dialect.discovery(&api.uploads.limits()), Vec::new())
+}
+
+#[derive(Debug, Deserialize)]
+struct ListQuery {
+    client_ref: String,
+}
+
+#[derive(Debug, Serialize)]
+struct UploadList {
+    uploads: Vec<UploadDocument>,
+}
+
+/// The open uploads of an app that was force-quit and knows only its own reference.
+async fn list(
+    State(api): State<Api>,
+    Access(uploads): Access<Uploads>,
+    query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<UploadList>, Failure> {
+    let Query(query) = query.map_err(|_| {
+        Problem::new(own::MALFORMED_REQUEST)
+            .detailed("Ask for the uploads of one reference: /uploads?client_ref=…")
+    })?;
+    let uploads = uploads.list(&query.client_ref, MOST_LISTED).await?;
+    Ok(Json(UploadList {
+        uploads: uploads
+            .iter()
+            .map(|upload| UploadDocument::new(&api, upload))
+            .collect(),
+    }))
+}
+
+/// The preconditions of a write, combined where a field comes in several lines.
+pub(super) fn condition(fields: &HeaderMap) -> Result<WriteCondition, Failure> {
+    Ok(WriteCondition {
+        if_match: text(fields, &IF_MATCH)?,
+        if_none_match: text(fields, &IF_NONE_MATCH)?,
+    })
+}
+
+fn text(fields: &HeaderMap, name: &HeaderName) -> Result<Option<String>, Failure> {
+    let mut lines = Vec::new();
+    for value in fields.get_all(name) {
+        let line = value.to_str().map_err(|_| {
+            Problem::new(own::MALFORMED_REQUEST).detailed(format!("{name} is not ASCII."))
+        })?;
+        lines.push(line);
+    }
+    Ok((!lines.is_empty()).then(|| lines.join(", ")))
+}
+
+fn interim(extensions: &http::Extensions) -> Interim {
+    extensions
+        .get::<Interim>()
+        .cloned()
+        .unwrap_or_else(Interim::disabled)
+}

@@ -1,0 +1,191 @@
+//! How the transport behaves: every limit and timeout, with its unit and its default.
+
+use std::{net::IpAddr, net::SocketAddr, path::PathBuf, time::Duration};
+
+use bytesize::ByteSize;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// Limits and timeouts of the transport. Times are written as in `75s` or `2m`, sizes as in `32 KiB`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Connections served at once, over all listeners of one [`serve`](crate::serve::serve). With all taken, the
+    /// connection that has been idle longest is closed, and accepting pauses until a place is free: clients wait in the
+    /// kernel's backlog instead of being refused.
+    pub max_connections: usize,
+    /// Largest head of a request: request line and fields, in bytes. `431` beyond. 8 KiB to 1 MiB.
+    pub max_head_size: ByteSize,
+    /// Most fields in a head, and most in a trailer section. `431` beyond. HTTP/1 only; HTTP/2 is held by the size.
+    pub max_head_fields: usize,
+    /// Time from the first byte of a head to its last, and for the HTTP/2 preface. Waiting for the first byte does not count.
+    #[serde(with = "humantime_serde")]
+    pub head_timeout: Duration,
+    /// How long a connection may stay open without a request, from the last one or from its start. Proxies keep
+    /// connections for reuse, most for 60 s: stay above.
+    #[serde(with = "humantime_serde")]
+    pub keep_alive_timeout: Duration,
+    /// Time for a TLS handshake.
+    #[serde(with = "humantime_serde")]
+    pub tls_handshake_timeout: Duration,
+    /// How long a handler waits for the next byte of a request's body before it gets
+    /// [`BodyError::Idle`](crate::serve::BodyError::Idle). A slow body is fine as long as bytes come.
+    #[serde(with = "humantime_serde")]
+    pub body_idle_timeout: Duration,
+    /// How long a peer may leave an answer unread, not taking a single byte, before it is cut off.
+    #[serde(with = "humantime_serde")]
+    pub write_stall_timeout: Duration,
+    /// How long to read on and discard when a handler answered without reading the body, so that the client sees the
+    /// answer and not a reset connection.
+    #[serde(with = "humantime_serde")]
+    pub linger_timeout: Duration,
+    /// Most bytes discarded that way.
+    pub linger_size: ByteSize,
+    /// After the shutdown signal: how long exchanges may take to end before they are cut.
+    #[serde(with = "humantime_serde")]
+    pub drain_grace: Duration,
+    /// Who gets interim responses.
+    pub interim: InterimPolicy,
+    /// Peers that cannot relay interim responses (nginx takes one for the final answer), as addresses or networks.
+    /// Consulted when `interim = "trusted"`.
+    pub interim_untrusted_proxies: Vec<IpNet>,
+    /// HTTP/2 only.
+    pub http2: Http2Config,
+}
+
+/// Limits of one HTTP/2 connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Http2Config {
+    /// Streams open at once.
+    pub max_streams: u32,
+    /// Receive window of a connection and of each stream at the start: what a client may send ahead of the handler.
+    /// 64 KiB or more.
+    pub window: ByteSize,
+    /// What the windows may grow to on a path whose delay needs it. At most 1 GiB.
+    pub max_window: ByteSize,
+    /// Largest frame a client may send. 16 KiB to 16 MiB.
+    pub max_frame_size: ByteSize,
+}
+
+/// Who gets interim responses such as 104. `100 Continue` is not affected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InterimPolicy {
+    /// Everyone who speaks HTTP/1.1 or later.
+    On,
+    /// Nobody.
+    Off,
+    /// Everyone but the listed proxies.
+    #[default]
+    Trusted,
+}
+
+/// One address to listen on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListenConfig {
+    /// Where to listen; port 0 takes a free one.
+    pub address: SocketAddr,
+    /// TLS; without it, cleartext HTTP/1.1 and HTTP/2 by prior knowledge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsConfig>,
+}
+
+/// A listener's certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsConfig {
+    /// PEM file with the certificate chain, the server's own certificate first.
+    pub certificate: PathBuf,
+    /// PEM file with the private key.
+    pub key: PathBuf,
+    /// How often the two files are read again. A new pair is taken up; a broken one is logged and the old pair kept.
+    #[serde(default = "default_reload_interval", with = "humantime_serde")]
+    pub reload_interval: Duration,
+}
+
+fn default_reload_interval() -> Duration {
+    Duration::from_secs(30)
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_connections: 10_000,
+            max_head_size: ByteSize::kib(32),
+            max_head_fields: 100,
+            head_timeout: Duration::from_secs(20),
+            keep_alive_timeout: Duration::from_secs(90),
+            tls_handshake_timeout: Duration::from_secs(15),
+            body_idle_timeout: Duration::from_secs(60),
+            write_stall_timeout: Duration::from_secs(60),
+            linger_timeout: Duration::from_secs(2),
+            linger_size: ByteSize::mib(1),
+            drain_grace: Duration::from_secs(30),
+            interim: InterimPolicy::default(),
+            interim_untrusted_proxies: Vec::new(),
+            http2: Http2Config::default(),
+        }
+    }
+}
+
+impl Default for Http2Config {
+    fn default() -> Self {
+        Self { max_streams: 128, window: ByteSize::mib(1), max_window: ByteSize::mib(8), max_frame_size: ByteSize::kib(32) }
+    }
+}
+
+/// A value of [`Config`] that the transport cannot work with.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field} must be {rule}")]
+pub struct ConfigError {
+    field: &'static str,
+    rule: &'static str,
+}
+
+impl Config {
+    /// Checks what the types cannot.
+    ///
+    /// # Errors
+    ///
+    /// The first field out of its range.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let within = |field, value: ByteSize, least: ByteSize, most: ByteSize, rule| {
+            if value < least || value > most { Err(ConfigError { field, rule }) } else { Ok(()) }
+        };
+        within("max_head_size", self.max_head_size, ByteSize::kib(8), ByteSize::mib(1), "8 KiB to 1 MiB")?;
+        within("http2.window", self.http2.window, ByteSize::kib(64), ByteSize::gib(1), "64 KiB to 1 GiB")?;
+        within("http2.max_window", self.http2.max_window, self.http2.window, ByteSize::gib(1), "http2.window to 1 GiB")?;
+        within(
+            "http2.max_frame_size",
+            self.http2.max_frame_size,
+            ByteSize::kib(16),
+            ByteSize::b((1 << 24) - 1),
+            "16 KiB to 16 MiB less one byte",
+        )?;
+        for (field, count) in [
+            ("max_connections", self.max_connections),
+            ("max_head_fields", self.max_head_fields),
+            ("http2.max_streams", self.http2.max_streams as usize),
+        ] {
+            if count == 0 {
+                return Err(ConfigError { field, rule: "1 or more" });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the peer at `address` may be sent interim responses.
+    pub(crate) fn allows_interim(&self, address: IpAddr) -> bool {
+        match self.interim {
+            InterimPolicy::On => true,
+            InterimPolicy::Off => false,
+            InterimPolicy::Trusted => {
+                // An IPv4 peer of a dual-stack socket shows as ::ffff:a.b.c.d.
+                let address = address.to_canonical();
+                !self.interim_untrusted_proxies.iter().any(|proxy| proxy.contains(&address))
+            }
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! One HTTP/1 connection: hyper while there is something to do, nothing but the socket while there is not.
+//!
+//! hyper holds 16 KiB and more for a connection that waits for its next request. So between requests it is taken apart
+//! again: a connection alternates between *idle* (a socket, a timer) and *busy* (hyper over a [`Wire`]). That also gives
+//! the wait for a request its own timeout, apart from the one for the rest of a head.
+
+mod exchange;
+mod line;
+mod wire;
+
+use std::{
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context as Task, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, Sleep, timeout};
+
+use self::{
+    exchange::Exchanges,
+    line::{Deadline, Line},
+    wire::Wire,
+};
+use super::{
+    connection::{Context, Handler, Transport, first_bytes},
+    refusal,
+};
+
+/// hyper's read buffer grows to this, and it takes no more of an answer's body once this much waits for the socket.
+/// More does not transfer faster (measured); a slow peer costs so much at most.
+const BUFFER_SIZE: usize = 64 * 1024;
+
+/// How long a connection without a request keeps hyper's buffers: long enough to reuse them in a run of requests.
+const SHED_AFTER: Duration = Duration::from_millis(500);
+
+/// Serves requests until either side closes. `ahead` has been read already.
+pub(super) async fn serve<I: Transport, S: Handler>(io: I, ahead: Bytes, context: Arc<Context>, handler: S) {
+    let line = Arc::new(Line::new(&context.config));
+    let mut wire = Wire::new(io, ahead, Arc::clone(&line));
+    let mut builder = http1::Builder::new();
+    builder
+        .header_read_timeout(None)
+        .max_headers(context.config.max_head_fields)
+        .max_header_size(context.max_head_size())
+        .max_buf_size(BUFFER_SIZE.max(context.max_head_size() + 8 * 1024));
+    loop {
+        if !wire.has_ahead() {
+            match first_bytes(&mut wire, &context).await {
+                Some(bytes) => wire.put_ahead(bytes),
+                None => return close(wire, Duration::ZERO, 0).await,
+            }
+        }
+        // Boxed, so that an idle connection's task is small.
+        match Box::pin(busy(&builder, wire, Arc::clone(&context), handler.clone())).await {
+            Outcome::Idle(idle) => wire = idle,
+            Outcome::Close(wire) => {
+                return close(wire, context.config.linger_timeout, context.linger_size()).await;
+            }
+            Outcome::Broken => return,
+        }
+    }
+}
+
+/// How a busy spell ended.
+enum Outcome<I: Transport> {
+    /// Waiting for the next request.
+    Idle(Wire<I>),
+    /// Everything to be said is said.
+    Close(Wire<I>),
+    /// The connection failed or was cut off; dropping the wire has closed or reset it.
+    Broken,
+}
+
+/// Runs hyper until the connection has nothing to do.
+async fn busy<I: Transport, S: Handler>(
+    builder: &http1::Builder,
+    mut wire: Wire<I>,
+    context: Arc<Context>,
+    handler: S,
+) -> Outcome<I> {
+    let line = wire.line();
+    line.quiet_from(Instant::now());
+    let mut timer = pin!(tokio::time::sleep(SHED_AFTER));
+    let mut draining = pin!(context.drain.cancelled());
+    let mut drained = false;
+    loop {
+        let exchanges = Exchanges::new(Arc::clone(&line), Arc::clone(&context), handler.clone());
+        let mut connection = builder.serve_connection(TokioIo::new(wire), exchanges);
+        if drained {
+            Pin::new(&mut connection).graceful_shutdown();
+        }
+        let event = poll_fn(|task| {
+            line.outlet.register(task.waker());
+            if !drained && draining.as_mut().poll(task).is_ready() {
+                drained = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+            if let Poll::Ready(result) = Pin::new(&mut connection).poll(task) {
+                return Poll::Ready(Event::Ended(result));
+            }
+            line.poll_unread(task);
+            if line.is_cut() {
+                return Poll::Ready(Event::Expired(Deadline::Cut));
+            }
+            poll_deadline(&line, timer.as_mut(), task).map(Event::Expired)
+        })
+        .await;
+        wire = match event {
+            Event::Ended(result) => {
+                let wire = connection.into_parts().io.into_inner();
+                return match result {
+                    Ok(()) => Outcome::Close(wire),
+                    Err(error) if error.is_parse() => Outcome::Close(wire),
+                    Err(error) => {
+                        tracing::debug!(peer = %context.peer.address, %error, "connection broke");
+                        Outcome::Broken
+                    }
+                };
+            }
+            Event::Expired(deadline) => {
+                let parts = connection.into_parts();
+                let mut wire = parts.io.into_inner();
+                wire.put_ahead(parts.read_buf);
+                match deadline {
+                    Deadline::Shed if !wire.has_ahead() && !drained => return Outcome::Idle(wire),
+                    Deadline::Shed if !wire.has_ahead() => return Outcome::Close(wire),
+                    // Part of a head is there: hyper goes on with it.
+                    Deadline::Shed => {
+                        line.expect_head();
+                        wire
+                    }
+                    Deadline::Head => {
+                        let _ = wire.write_all(&refusal::raw(http::StatusCode::REQUEST_TIMEOUT)).await;
+                        return Outcome::Close(wire);
+                    }
+                    Deadline::Cut => {
+                        line.forget();
+                        return Outcome::Close(wire);
+                    }
+                    Deadline::Unread | Deadline::Stall => {
+                        tracing::debug!(peer = %context.peer.address, "peer does not read its answer");
+                        return Outcome::Broken;
+                    }
+                }
+            }
+        };
+    }
+}
+
+enum Event {
+    Ended(hyper::Result<()>),
+    Expired(Deadline),
+}
+
+/// Polls the one timer of a busy connection against the nearest deadline.
+///
+/// The timer may be set too early, never too late: most deadlines pass unused, and moving a timer costs more than
+/// being woken for nothing now and then.
+fn poll_deadline(line: &Line, mut timer: Pin<&mut Sleep>, task: &mut Task<'_>) -> Poll<Deadline> {
+    loop {
+        let Some((at, deadline)) = line.deadline(SHED_AFTER) else { return Poll::Pending };
+        if at <= Instant::now() {
+            if deadline != Deadline::Unread {
+                return Poll::Ready(deadline);
+            }
+            line.poll_unread(task);
+            continue;
+        }
+        if at < timer.deadline() || timer.is_elapsed() {
+            timer.as_mut().reset(at);
+        }
+        if timer.as_mut().poll(task).is_pending() {
+            return Poll::Pending;
+        }
+    }
+}
+
+/// Closes so that the peer sees what was sent: no more bytes from us, then reading on for a while, since closing a
+/// socket with unread bytes resets it and may destroy an answer on its way (RFC 9112 §9.6).
+async fn close<I: Transport>(mut wire: Wire<I>, time: Duration, size: u64) {
+    wire.disarm();
+    let _ = timeout(time.max(Duration::from_secs(1)), wire.shutdown()).await;
+    if time.is_zero() {
+        return;
+    }
+    let discard = async {
+        let mut buffer = vec![0; 16 * 1024];
+        let mut left = size;
+        while let Ok(n @ 1..) = wire.read(&mut buffer).await {
+            let Some(rest) = left.checked_sub(n as u64) else { break };
+            left = rest;
+        }
+    };
+    let _ = timeout(time, discard).await;
+}

@@ -1,0 +1,221 @@
+//! One request and its response, between hyper and the handler.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context as Task, Poll, ready},
+};
+
+use axum::{body::Body, response::Response};
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Version, header};
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming;
+use tower::{ServiceExt, util::Oneshot};
+
+use super::line::Line;
+use crate::{
+    interim::{self, Cut, Interim, InterimError},
+    serve::{
+        body::{BodyError, End, RequestBody, Source},
+        connection::{Context, Handler},
+        refusal,
+    },
+};
+
+/// hyper's view of the handler.
+pub(super) struct Exchanges<S> {
+    line: Arc<Line>,
+    context: Arc<Context>,
+    handler: S,
+}
+
+impl<S> Exchanges<S> {
+    pub(super) fn new(line: Arc<Line>, context: Arc<Context>, handler: S) -> Self {
+        Self { line, context, handler }
+    }
+}
+
+impl<S: Handler> hyper::service::Service<Request<Incoming>> for Exchanges<S> {
+    type Response = http::Response<Answer>;
+    type Error = Infallible;
+    type Future = Exchange<S>;
+
+    fn call(&self, request: Request<Incoming>) -> Exchange<S> {
+        let modern = request.version() >= Version::HTTP_11;
+        let number = self.line.begin(modern && self.context.interim);
+        let interim = match (modern, self.context.interim) {
+            (false, _) => Interim::shut(InterimError::Unsupported),
+            (true, false) => Interim::shut(InterimError::Disabled),
+            (true, true) => interim::h1::Sender::new(Arc::clone(&self.line.outlet), number).into(),
+        };
+        let refusal = refusal_of(&request);
+        let expects_continue =
+            modern && request.headers().get(header::EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        let mut request = request.map(|incoming| {
+            let source = Content { incoming, line: Arc::clone(&self.line), exchange: number, unasked: expects_continue };
+            Body::new(RequestBody::new(source, self.context.config.body_idle_timeout))
+        });
+        request.extensions_mut().insert(self.context.peer);
+        request.extensions_mut().insert(interim);
+        let state = match refusal {
+            Some(response) => State::Holding { response: Some(response) },
+            None => State::Handling { handler: self.handler.clone().oneshot(request) },
+        };
+        Exchange { state, line: Arc::clone(&self.line), number }
+    }
+}
+
+/// What no handler should have to deal with.
+fn refusal_of(request: &Request<Incoming>) -> Option<Response> {
+    if request.method() == Method::CONNECT {
+        return Some(refusal::connect());
+    }
+    // RFC 9112 §3.2: exactly one Host, from HTTP/1.1 on.
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    if hosts > 1 || (hosts == 0 && request.version() >= Version::HTTP_11) {
+        return Some(refusal::host());
+    }
+    None
+}
+
+pin_project_lite::pin_project! {
+    /// Runs the handler, then holds its response until the interim responses before it have left.
+    pub(super) struct Exchange<S: Handler> {
+        #[pin]
+        state: State<S>,
+        line: Arc<Line>,
+        number: u64,
+    }
+}
+
+pin_project_lite::pin_project! {
+    #[project = StateProjection]
+    enum State<S: Handler> {
+        Handling { #[pin] handler: Oneshot<S, Request<Body>> },
+        Holding { response: Option<Response> },
+        // The connection's task ends the connection.
+        Cut,
+    }
+}
+
+impl<S: Handler> Future for Exchange<S> {
+    type Output = Result<http::Response<Answer>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            match this.state.as_mut().project() {
+                StateProjection::Handling { handler } => {
+                    let response = match ready!(handler.poll(task)) {
+                        Ok(response) => response,
+                        Err(never) => match never {},
+                    };
+                    if Cut::is_wanted(&response) {
+                        this.state.set(State::Cut);
+                        this.line.cut(*this.number);
+                    } else {
+                        this.state.set(State::Holding { response: Some(refusal::unless_final(response)) });
+                    }
+                }
+                StateProjection::Holding { response } => {
+                    // The flush that follows takes what is queued and wakes this task.
+                    if !this.line.outlet.finish() {
+                        return Poll::Pending;
+                    }
+                    let mut response = response.take().expect("hyper does not poll a finished future");
+                    if this.line.is_abandoned() {
+                        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                    }
+                    this.line.answering();
+                    let (line, number) = (Arc::clone(this.line), *this.number);
+                    return Poll::Ready(Ok(response.map(|body| Answer { body, line, exchange: number })));
+                }
+                StateProjection::Cut => {
+                    this.line.outlet.finish();
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+}
+
+/// A request's body as hyper delivers it.
+struct Content {
+    incoming: Incoming,
+    line: Arc<Line>,
+    exchange: u64,
+    /// The client waits for `100 Continue`, which the first poll sends.
+    unasked: bool,
+}
+
+impl http_body::Body for Content {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        task: &mut Task<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.unasked = false;
+        Pin::new(&mut self.incoming).poll_frame(task).map_err(BodyError::from)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+impl Source for Content {
+    fn finish(self, end: End) {
+        match end {
+            End::Complete => self.line.request_done(self.exchange),
+            // Reading on would ask the client for a body that nobody wants.
+            End::Unread => self.line.request_unread(self.exchange, self.incoming, !self.unasked),
+            End::Failed => self.line.request_unread(self.exchange, self.incoming, false),
+        }
+    }
+}
+
+/// A response's body on its way to hyper, which drops it when it has it all.
+pub(super) struct Answer {
+    body: Body,
+    line: Arc<Line>,
+    exchange: u64,
+}
+
+impl http_body::Body for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        task: &mut Task<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(task));
+        if let Some(Err(error)) = &frame {
+            tracing::warn!(error = error as &dyn std::error::Error, "answer cut: its body failed");
+            self.line.response_broken(self.exchange);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.line.response_done(self.exchange);
+    }
+}

@@ -1,0 +1,207 @@
+//! TLS with a certificate that can be renewed while the server runs.
+
+use std::{path::Path, path::PathBuf, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use rustls::{
+    ServerConfig,
+    crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject},
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+};
+use tokio::net::TcpStream;
+use tokio_rustls::{Accept, TlsAcceptor};
+
+use super::config::TlsConfig;
+
+/// Files larger than this are no certificate.
+const MAX_FILE_SIZE: u64 = 1024 * 1024;
+
+/// Accepts TLS connections with the newest certificate that could be loaded.
+#[derive(Clone)]
+pub(super) struct Acceptor {
+    tls: TlsAcceptor,
+    certificate: Arc<Certificate>,
+}
+
+/// Why a certificate was not taken up.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read.
+    #[error("failed to read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file holds no PEM of the kind that is needed.
+    #[error("no usable PEM in {path}")]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: pem::Error,
+    },
+    /// The certificate and the key do not work, or not together.
+    #[error("{certificate} and {key} do not make a usable pair")]
+    Pair {
+        /// The file with the certificate chain.
+        certificate: PathBuf,
+        /// The file with the key.
+        key: PathBuf,
+        /// What is wrong with them.
+        #[source]
+        source: rustls::Error,
+    },
+    /// TLS itself cannot be set up.
+    #[error("failed to set up TLS")]
+    Setup(#[source] rustls::Error),
+}
+
+impl Acceptor {
+    /// Loads the certificate.
+    pub(super) fn load(config: &TlsConfig) -> Result<Self, TlsError> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let certificate = Arc::new(Certificate::load(config.clone(), Arc::clone(&provider))?);
+        let mut server = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(TlsError::Setup)?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::clone(&certificate) as Arc<dyn ResolvesServerCert>);
+        server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        // Mobile clients reconnect all the time: tickets save them a round of signatures, and us a cache.
+        server.ticketer = aws_lc_rs::Ticketer::new().map_err(TlsError::Setup)?;
+        Ok(Self { tls: TlsAcceptor::from(Arc::new(server)), certificate })
+    }
+
+    pub(super) fn accept(&self, socket: TcpStream) -> Accept<TcpStream> {
+        self.tls.accept(socket)
+    }
+
+    /// Takes up new files as they come, for ever.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped at any time.
+    pub(super) async fn follow(self) {
+        let interval = self.certificate.files.reload_interval.max(Duration::from_millis(100));
+        loop {
+            tokio::time::sleep(interval).await;
+            let certificate = Arc::clone(&self.certificate);
+            if let Err(error) = tokio::task::spawn_blocking(move || certificate.reload()).await {
+                tracing::error!(%error, "failed to look for a new certificate");
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Acceptor").field("files", &self.certificate.files).finish_non_exhaustive()
+    }
+}
+
+/// The pair of files and what was last made of them.
+struct Certificate {
+    files: TlsConfig,
+    provider: Arc<CryptoProvider>,
+    pair: ArcSwap<CertifiedKey>,
+    /// What was last read, whether it was usable or not; locked by `reload` only.
+    seen: std::sync::Mutex<Option<Pem>>,
+}
+
+/// The contents of the two files.
+#[derive(PartialEq, Eq)]
+struct Pem {
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+}
+
+impl Certificate {
+    fn load(files: TlsConfig, provider: Arc<CryptoProvider>) -> Result<Self, TlsError> {
+        let pem = Pem::read(&files)?;
+        let pair = pem.pair(&files, &provider)?;
+        Ok(Self { files, provider, pair: ArcSwap::from_pointee(pair), seen: std::sync::Mutex::new(Some(pem)) })
+    }
+
+    /// Reads the files again. The contents are compared, not the times of change: a file system's clock is coarse, and
+    /// mounted secrets change by a renamed directory.
+    fn reload(&self) {
+        let pem = Pem::read(&self.files).map_err(|error| {
+            self.refuse(&error);
+            None
+        });
+        let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let pem: Option<Pem> = pem.map_or_else(|none| none, Some);
+        if *seen == pem {
+            return;
+        }
+        if let Some(pem) = &pem {
+            match pem.pair(&self.files, &self.provider) {
+                Ok(pair) => {
+                    self.pair.store(Arc::new(pair));
+                    tracing::info!(certificate = %self.files.certificate.display(), "new certificate taken up");
+                }
+                Err(error) => self.refuse(&error),
+            }
+        }
+        *seen = pem;
+    }
+
+    fn refuse(&self, error: &TlsError) {
+        tracing::error!(
+            certificate = %self.files.certificate.display(),
+            error = error as &dyn std::error::Error,
+            "new certificate is unusable; keeping the old one",
+        );
+    }
+}
+
+impl Pem {
+    fn read(files: &TlsConfig) -> Result<Self, TlsError> {
+        Ok(Self { certificate: read(&files.certificate)?, key: read(&files.key)? })
+    }
+
+    fn pair(&self, files: &TlsConfig, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
+        let pem = |path: &Path| {
+            let path = path.to_path_buf();
+            move |source| TlsError::Pem { path, source }
+        };
+        let chain = CertificateDer::pem_slice_iter(&self.certificate)
+            .collect::<Result<Vec<_>, _>>()
+            .and_then(|chain| if chain.is_empty() { Err(pem::Error::NoItemsFound) } else { Ok(chain) })
+            .map_err(pem(&files.certificate))?;
+        let key = PrivateKeyDer::from_pem_slice(&self.key).map_err(pem(&files.key))?;
+        CertifiedKey::from_der(chain, key, provider).map_err(|source| TlsError::Pair {
+            certificate: files.certificate.clone(),
+            key: files.key.clone(),
+            source,
+        })
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    use std::io::Read;
+
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(MAX_FILE_SIZE).read_to_end(&mut bytes))
+        .map(|_| bytes)
+        .map_err(|source| TlsError::Read { path: path.to_path_buf(), source })
+}
+
+impl std::fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Certificate").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+impl ResolvesServerCert for Certificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.pair.load_full())
+    }
+}

@@ -1,0 +1,236 @@
+//! Rows as the engines give them, and the entities that they mean. The same structs read from every engine.
+
+use std::str::FromStr;
+
+use domain::digest::{HashState, Sha256Digest};
+use domain::files::{Content, Description, File, WriteCondition};
+use domain::metadata_store::MetadataError;
+use domain::upload::{Completed, Gone, Plan, Progress, Upload, UploadState};
+use domain::{BlobKey, Timestamp};
+use protocol::upload::{Complete, Open};
+
+/// A row of `uploads`.
+#[derive(Debug, sqlx::FromRow)]
+pub(crate) struct UploadRow {
+    id: String,
+    blob: String,
+    path: String,
+    if_match: Option<String>,
+    if_none_match: Option<String>,
+    media_type: Option<String>,
+    filename: Option<String>,
+    repr_digest: Option<String>,
+    owner: Option<String>,
+    client_ref: Option<String>,
+    idempotency_key: Option<String>,
+    tus_metadata: Option<String>,
+    tus_concat: Option<String>,
+    epoch: i64,
+    created_at: i64,
+    expires_at: i64,
+    state: String,
+    upload_offset: Option<i64>,
+    length: Option<i64>,
+    hash_state: Option<Vec<u8>>,
+    sha256: Option<Vec<u8>>,
+    completed_at: Option<i64>,
+    replaced: Option<bool>,
+    gone: Option<String>,
+}
+
+/// A row of `files` with the row of `blobs` that it points to.
+#[derive(Debug, sqlx::FromRow)]
+pub(crate) struct FileRow {
+    path: String,
+    blob: String,
+    size: Option<i64>,
+    sha256: Option<Vec<u8>>,
+    doomed_at: Option<i64>,
+    media_type: Option<String>,
+    filename: Option<String>,
+    modified_at: i64,
+}
+
+impl TryFrom<UploadRow> for Upload {
+    type Error = MetadataError;
+
+    fn try_from(row: UploadRow) -> Result<Self, MetadataError> {
+        // The whole name is a capability and does not belong in a log.
+        let key: String = row.id.chars().take(8).chain(['…']).collect();
+        let here = Row {
+            table: "uploads",
+            key: &key,
+        };
+        let state = match (
+            row.state.as_str(),
+            row.upload_offset,
+            row.length,
+            row.hash_state,
+            row.sha256,
+            row.completed_at,
+            row.replaced,
+            row.gone.as_deref(),
+        ) {
+            ("open", Some(offset), length, Some(hash), None, None, None, None) => {
+                let offset = here.count("upload_offset", offset)?;
+                let length = length
+                    .map(|length| here.count("length", length))
+                    .transpose()?;
+                if length.is_some_and(|length| length < offset) {
+                    return Err(here.inconsistent("upload_offset is beyond length".to_owned()));
+                }
+                UploadState::Open(Progress {
+                    open: Open { offset, length },
+                    hash: HashState::from_bytes(hash),
+                })
+            }
+            ("complete", None, Some(length), None, Some(sha256), Some(at), Some(replaced), None) => {
+                UploadState::Complete(Completed {
+                    complete: Complete {
+                        length: here.count("length", length)?,
+                    },
+                    sha256: here.sha256(sha256)?,
+                    at: Timestamp::from_millis(at),
+                    replaced,
+                })
+            }
+            ("gone", None, None, None, None, None, None, Some(reason)) => {
+                UploadState::Gone(gone_from(reason).ok_or_else(|| {
+                    here.inconsistent(format!("gone is {reason:?}"))
+                })?)
+            }
+            (state, ..) => {
+                return Err(here.inconsistent(format!(
+                    "state {state:?} does not go with the columns that are filled"
+                )));
+            }
+        };
+        Ok(Self {
+            id: here.parse("id", &row.id)?,
+            blob: here.parse("blob", &row.blob)?,
+            plan: Plan {
+                path: here.parse("path", &row.path)?,
+                condition: WriteCondition {
+                    if_match: row.if_match,
+                    if_none_match: row.if_none_match,
+                },
+                description: Description {
+                    media_type: row.media_type,
+                    filename: row.filename,
+                },
+                repr_digest: row.repr_digest,
+                owner: row.owner,
+                client_ref: row.client_ref,
+                idempotency_key: row.idempotency_key,
+                tus_metadata: row.tus_metadata,
+                tus_concat: row.tus_concat,
+            },
+            epoch: here.count("epoch", row.epoch)?,
+            created_at: Timestamp::from_millis(row.created_at),
+            expires_at: Timestamp::from_millis(row.expires_at),
+            state,
+        })
+    }
+}
+
+impl TryFrom<FileRow> for File {
+    type Error = MetadataError;
+
+    fn try_from(row: FileRow) -> Result<Self, MetadataError> {
+        let here = Row {
+            table: "files",
+            key: &row.path,
+        };
+        let content = match (row.size, row.sha256, row.doomed_at) {
+            (Some(size), Some(sha256), None) => Content {
+                blob: here.parse("blob", &row.blob)?,
+                size: here.count("size", size)?,
+                sha256: here.sha256(sha256)?,
+            },
+            (Some(_), Some(_), Some(_)) => {
+                return Err(here.inconsistent(format!("its blob {} is doomed", row.blob)));
+            }
+            _ => return Err(here.inconsistent(format!("its blob {} is not recorded", row.blob))),
+        };
+        Ok(Self {
+            path: here.parse("path", &row.path)?,
+            content,
+            description: Description {
+                media_type: row.media_type,
+                filename: row.filename,
+            },
+            modified_at: Timestamp::from_millis(row.modified_at),
+        })
+    }
+}
+
+/// The key of a row of `blobs`.
+pub(crate) fn blob_key(text: &str) -> Result<BlobKey, MetadataError> {
+    Row {
+        table: "blobs",
+        key: text,
+    }
+    .parse("key", text)
+}
+
+/// How a reason is written in column `gone`.
+pub(crate) const fn gone_text(gone: Gone) -> &'static str {
+    match gone {
+        Gone::Cancelled => "cancelled",
+        Gone::Expired => "expired",
+        Gone::Invalid => "invalid",
+    }
+}
+
+fn gone_from(text: &str) -> Option<Gone> {
+    [Gone::Cancelled, Gone::Expired, Gone::Invalid]
+        .into_iter()
+        .find(|gone| gone_text(*gone) == text)
+}
+
+/// A count as a column holds it.
+///
+/// # Errors
+/// [`MetadataError::Full`] where the count is beyond what a column can hold, 2⁶³ − 1.
+pub(crate) fn column(count: u64) -> Result<i64, MetadataError> {
+    i64::try_from(count).map_err(|_| MetadataError::Full)
+}
+
+/// Where a fault was found.
+#[derive(Clone, Copy)]
+struct Row<'a> {
+    table: &'static str,
+    key: &'a str,
+}
+
+impl Row<'_> {
+    fn inconsistent(self, reason: String) -> MetadataError {
+        MetadataError::Inconsistent {
+            table: self.table,
+            row: self.key.to_owned(),
+            reason,
+        }
+    }
+
+    fn parse<T>(self, column: &str, text: &str) -> Result<T, MetadataError>
+    where
+        T: FromStr,
+        T::Err: std::fmt::Display,
+    {
+        text.parse()
+            .map_err(|error| self.inconsistent(format!("{column}: {error}")))
+    }
+
+    fn count(self, column: &str, value: i64) -> Result<u64, MetadataError> {
+        u64::try_from(value).map_err(|_| self.inconsistent(format!("{column} is negative")))
+    }
+
+    fn sha256(self, bytes: Vec<u8>) -> Result<Sha256Digest, MetadataError> {
+        bytes
+            .try_into()
+            .map(Sha256Digest::from_bytes)
+            .map_err(|bytes: Vec<u8>| {
+                self.inconsistent(format!("sha256 has {} bytes", bytes.len()))
+            })
+    }
+}

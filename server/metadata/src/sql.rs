@@ -1,0 +1,283 @@
+//! The statements that all engines share, as static text: `$1` placeholders, `returning`, partial indexes by literal state.
+
+macro_rules! upload_columns {
+    () => {
+        "
+  id,
+  blob,
+  path,
+  if_match,
+  if_none_match,
+  media_type,
+  filename,
+  repr_digest,
+  owner,
+  client_ref,
+  idempotency_key,
+  tus_metadata,
+  tus_concat,
+  epoch,
+  created_at,
+  expires_at,
+  state,
+  upload_offset,
+  length,
+  hash_state,
+  sha256,
+  completed_at,
+  replaced,
+  gone
+"
+    };
+}
+
+macro_rules! file_columns {
+    () => {
+        "
+  files.path,
+  files.blob,
+  blobs.size,
+  blobs.sha256,
+  blobs.doomed_at,
+  files.media_type,
+  files.filename,
+  files.modified_at
+"
+    };
+}
+
+/// Records an open upload: the columns up to `expires_at`, then offset, length and hash state. No row is inserted if its name,
+/// its blob or its idempotency key is there already.
+pub(crate) const INSERT_UPLOAD: &str = "
+insert into uploads (
+  id,
+  blob,
+  path,
+  if_match,
+  if_none_match,
+  media_type,
+  filename,
+  repr_digest,
+  owner,
+  client_ref,
+  idempotency_key,
+  tus_metadata,
+  tus_concat,
+  epoch,
+  created_at,
+  expires_at,
+  state,
+  upload_offset,
+  length,
+  hash_state
+)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, 'open', $17, $18, $19)
+on conflict do nothing";
+
+/// The upload with name $1.
+pub(crate) const UPLOAD: &str = concat!(
+    "select",
+    upload_columns!(),
+    "from uploads
+where id = $1"
+);
+
+/// The upload with idempotency key $1 of owner $2.
+pub(crate) const UPLOAD_BY_IDEMPOTENCY_KEY: &str = concat!(
+    "select",
+    upload_columns!(),
+    "from uploads
+where idempotency_key = $1
+  and owner is not distinct from $2"
+);
+
+/// Raises the epoch of the open upload $1.
+pub(crate) const CLAIM_UPLOAD: &str = concat!(
+    "update uploads
+set epoch = epoch + 1
+where id = $1
+  and state = 'open'
+returning",
+    upload_columns!()
+);
+
+/// Whether the upload $1 is open under epoch $2.
+pub(crate) const HOLDS_UPLOAD: &str = "
+select exists (
+  select 1
+  from uploads
+  where id = $1
+    and epoch = $2
+    and state = 'open'
+)";
+
+/// Progress of the open upload $1 under epoch $2, unless it is further already.
+pub(crate) const RECORD_PROGRESS: &str = "
+update uploads
+set
+  upload_offset = $3,
+  length = $4,
+  hash_state = $5,
+  expires_at = $6
+where id = $1
+  and epoch = $2
+  and state = 'open'
+  and upload_offset <= $3";
+
+/// Completes the open upload $1 under epoch $2.
+pub(crate) const COMPLETE_UPLOAD: &str = "
+update uploads
+set
+  expires_at = $3,
+  state = 'complete',
+  upload_offset = null,
+  length = $4,
+  hash_state = null,
+  sha256 = $5,
+  completed_at = $6,
+  replaced = $7
+where id = $1
+  and epoch = $2
+  and state = 'open'";
+
+/// Ends the open upload $1, under epoch $2 if that is not null.
+pub(crate) const END_UPLOAD: &str = "
+update uploads
+set
+  expires_at = $3,
+  state = 'gone',
+  upload_offset = null,
+  length = null,
+  hash_state = null,
+  gone = $4
+where id = $1
+  and epoch = coalesce($2, epoch)
+  and state = 'open'";
+
+/// Open uploads of client reference $1 and owner $2.
+pub(crate) const OPEN_UPLOADS: &str = concat!(
+    "select",
+    upload_columns!(),
+    "from uploads
+where client_ref = $1
+  and owner is not distinct from $2
+  and state = 'open'
+order by created_at, id
+limit $3"
+);
+
+/// Open uploads whose time is up at $1.
+pub(crate) const EXPIRED_UPLOADS: &str = concat!(
+    "select",
+    upload_columns!(),
+    "from uploads
+where state = 'open'
+  and expires_at <= $1
+order by expires_at
+limit $2"
+);
+
+/// Forgets closed uploads whose time is up at $1.
+pub(crate) const FORGET_UPLOADS: &str = "
+delete from uploads
+where id in (
+  select id
+  from uploads
+  where state <> 'open'
+    and expires_at <= $1
+  order by expires_at
+  limit $2
+)";
+
+/// Records that a file needs the blob $1. No row is affected if it is doomed or recorded with another content.
+pub(crate) const NEED_BLOB: &str = "
+insert into blobs (
+  key,
+  size,
+  sha256
+)
+values ($1, $2, $3)
+on conflict (key) do update
+set doomed_at = null
+where blobs.size = excluded.size
+  and blobs.sha256 = excluded.sha256
+  and blobs.doomed_at is null";
+
+/// Dooms the blob $1 at $2 unless a file needs it.
+pub(crate) const DOOM_BLOB: &str = "
+update blobs
+set doomed_at = $2
+where key = $1
+  and not exists (
+    select 1
+    from files
+    where files.blob = $1
+  )";
+
+/// Writes a file over the one that its path may have.
+pub(crate) const PUT_FILE: &str = "
+insert into files (
+  path,
+  blob,
+  media_type,
+  filename,
+  modified_at
+)
+values ($1, $2, $3, $4, $5)
+on conflict (path) do update
+set
+  blob = excluded.blob,
+  media_type = excluded.media_type,
+  filename = excluded.filename,
+  modified_at = excluded.modified_at";
+
+/// The file under path $1.
+pub(crate) const FILE: &str = concat!(
+    "select",
+    file_columns!(),
+    "from files
+left join blobs on blobs.key = files.blob
+where files.path = $1"
+);
+
+/// Deletes the file under path $1.
+pub(crate) const DELETE_FILE: &str = "
+delete from files
+where path = $1";
+
+/// Files from path $1 on.
+pub(crate) const FILES_FROM: &str = concat!(
+    "select",
+    file_columns!(),
+    "from files
+left join blobs on blobs.key = files.blob
+where files.path >= $1
+order by files.path
+limit $2"
+);
+
+/// Files from path $1 to below path $2.
+pub(crate) const FILES_BETWEEN: &str = concat!(
+    "select",
+    file_columns!(),
+    "from files
+left join blobs on blobs.key = files.blob
+where files.path >= $1
+  and files.path < $2
+order by files.path
+limit $3"
+);
+
+/// Blobs that were doomed before $1.
+pub(crate) const DOOMED_BLOBS: &str = "
+select key
+from blobs
+where doomed_at < $1
+order by doomed_at
+limit $2";
+
+/// Forgets the blob $1 if it is doomed.
+pub(crate) const FORGET_BLOB: &str = "
+delete from blobs
+where key = $1
+  and doomed_at is not null";

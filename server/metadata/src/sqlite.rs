@@ -1,0 +1,454 @@
+//! SQLite: one file, one writer with group commit, a few readers, and the file rows in memory.
+
+mod commands;
+mod writer;
+
+use std::error::Error;
+use std::fs::{self, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use domain::files::{File, WriteCondition};
+use domain::metadata_store::{Deleted, Guarded, Inserted, MetadataError, MetadataStore, Written};
+use domain::upload::{Completed, Gone, Progress, Upload};
+use domain::{BlobKey, FilePath, Timestamp, UploadId};
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
+};
+use sqlx::{ConnectOptions, Executor, Sqlite, SqlitePool};
+
+use self::commands::{
+    Check, ClaimUpload, CompleteUpload, DeleteFile, EndUpload, ForgetBlob, ForgetUploads,
+    InsertUpload, PutFile, RecordProgress,
+};
+use self::writer::{Means, Writer};
+use crate::cache::FileCache;
+use crate::rows::{FileRow, UploadRow, blob_key};
+use crate::{OpenError, SqliteConfig, sql};
+
+static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/sqlite");
+
+/// How long a statement waits for a lock that another process holds, such as one that makes a backup.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a caller waits for a reader that is free.
+const READER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A metadata store in a SQLite database that this process alone uses.
+#[derive(Debug)]
+pub(crate) struct SqliteStore {
+    writer: Writer,
+    readers: SqlitePool,
+    files: Arc<FileCache>,
+    /// Held to keep other processes out, whose changes the cache would not see.
+    lock: fs::File,
+}
+
+impl SqliteStore {
+    /// Opens the database, makes it if there is none, and brings its schema up to date.
+    pub(crate) async fn open(config: &SqliteConfig, data_dir: &Path) -> Result<Self, OpenError> {
+        let file = data_dir.join(&config.file);
+        let lock = lock(&beside(&file, ".lock"))?;
+        let cannot_open = |source| OpenError::Engine {
+            file: file.clone(),
+            source,
+        };
+
+        let common = SqliteConnectOptions::new()
+            .filename(&file)
+            .foreign_keys(true)
+            .busy_timeout(BUSY_TIMEOUT)
+            // Negative: in KiB. In the writer and in each reader.
+            .pragma(
+                "cache_size",
+                format!("-{}", config.page_cache.as_u64().div_ceil(1024)),
+            )
+            .disable_statement_logging();
+        let options = common
+            .clone()
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .pragma("wal_autocheckpoint", "4000")
+            .thread_name(|_| "sqlite-writer".to_owned());
+        let mut connection = options.connect().await.map_err(cannot_open)?;
+        MIGRATIONS
+            .run(&mut connection)
+            .await
+            .map_err(|error| unmigrated(&file, error))?;
+
+        let readers = SqlitePoolOptions::new()
+            .min_connections(1)
+            .max_connections(config.readers.get())
+            .acquire_timeout(READER_TIMEOUT)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .test_before_acquire(false)
+            .connect_with(
+                common
+                    .read_only(true)
+                    .thread_name(|id| format!("sqlite-reader-{id}")),
+            )
+            .await
+            .map_err(cannot_open)?;
+        let files = Arc::new(FileCache::new(config.file_cache));
+        let writer = Writer::start(Means {
+            options,
+            connection,
+            log: beside(&file, "-wal"),
+            files: Arc::clone(&files),
+            queue: config.queue,
+            batch: config.batch,
+        });
+        Ok(Self {
+            writer,
+            readers,
+            files,
+            lock,
+        })
+    }
+}
+
+#[async_trait]
+impl MetadataStore for SqliteStore {
+    async fn insert_upload(&self, upload: &Upload) -> Result<Inserted, MetadataError> {
+        self.writer.run(InsertUpload(upload.clone())).await
+    }
+
+    async fn upload(&self, id: &UploadId) -> Result<Option<Upload>, MetadataError> {
+        read_upload(&self.readers, id, "read an upload").await
+    }
+
+    async fn claim_upload(&self, id: &UploadId) -> Result<Option<Upload>, MetadataError> {
+        self.writer.run(ClaimUpload(*id)).await
+    }
+
+    async fn record_progress(
+        &self,
+        id: &UploadId,
+        epoch: u64,
+        progress: &Progress,
+        expires_at: Timestamp,
+    ) -> Result<Guarded, MetadataError> {
+        let command = RecordProgress {
+            id: *id,
+            epoch,
+            progress: progress.clone(),
+            expires_at,
+        };
+        self.writer.run(command).await
+    }
+
+    async fn complete_upload(
+        &self,
+        upload: &Upload,
+        completed: &Completed,
+        expires_at: Timestamp,
+    ) -> Result<Written, MetadataError> {
+        let command = CompleteUpload {
+            upload: upload.clone(),
+            completed: completed.clone(),
+            expires_at,
+        };
+        self.writer.run(command).await
+    }
+
+    async fn end_upload(
+        &self,
+        id: &UploadId,
+        epoch: Option<u64>,
+        gone: Gone,
+        expires_at: Timestamp,
+    ) -> Result<Guarded, MetadataError> {
+        let command = EndUpload {
+            id: *id,
+            epoch,
+            gone,
+            expires_at,
+        };
+        self.writer.run(command).await
+    }
+
+    async fn open_uploads(
+        &self,
+        owner: Option<&str>,
+        client_ref: &str,
+        limit: usize,
+    ) -> Result<Vec<Upload>, MetadataError> {
+        let rows: Vec<UploadRow> = sqlx::query_as(sql::OPEN_UPLOADS)
+            .bind(client_ref)
+            .bind(owner)
+            .bind(limited(limit))
+            .fetch_all(&self.readers)
+            .await
+            .map_err(engine("find a client's uploads"))?;
+        rows.into_iter().map(Upload::try_from).collect()
+    }
+
+    async fn expired_uploads(
+        &self,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Upload>, MetadataError> {
+        let rows: Vec<UploadRow> = sqlx::query_as(sql::EXPIRED_UPLOADS)
+            .bind(now.as_millis())
+            .bind(limited(limit))
+            .fetch_all(&self.readers)
+            .await
+            .map_err(engine("find expired uploads"))?;
+        rows.into_iter().map(Upload::try_from).collect()
+    }
+
+    async fn forget_uploads(&self, now: Timestamp, limit: usize) -> Result<u64, MetadataError> {
+        self.writer.run(ForgetUploads { now, limit }).await
+    }
+
+    async fn put_file(
+        &self,
+        file: &File,
+        condition: &WriteCondition,
+    ) -> Result<Written, MetadataError> {
+        let command = PutFile {
+            file: file.clone(),
+            condition: condition.clone(),
+        };
+        self.writer.run(command).await
+    }
+
+    async fn file(&self, path: &FilePath) -> Result<Option<File>, MetadataError> {
+        let read = read_file(&self.readers, path, "read a file's record");
+        let known = self.files.get_or_read(path, read).await?;
+        Ok(known.map(|file| File::clone(&file)))
+    }
+
+    async fn delete_file(
+        &self,
+        path: &FilePath,
+        condition: &WriteCondition,
+        now: Timestamp,
+    ) -> Result<Deleted, MetadataError> {
+        let command = DeleteFile {
+            path: path.clone(),
+            condition: condition.clone(),
+            now,
+        };
+        self.writer.run(command).await
+    }
+
+    async fn list_files(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<File>, MetadataError> {
+        let from = match after {
+            // The least path that is greater: none has a control character.
+            Some(after) if after >= prefix => format!("{after}\u{1}"),
+            Some(_) | None => prefix.to_owned(),
+        };
+        let rows: Vec<FileRow> = match prefix_end(prefix) {
+            Some(end) => sqlx::query_as(sql::FILES_BETWEEN)
+                .bind(from)
+                .bind(end)
+                .bind(limited(limit))
+                .fetch_all(&self.readers),
+            None => sqlx::query_as(sql::FILES_FROM)
+                .bind(from)
+                .bind(limited(limit))
+                .fetch_all(&self.readers),
+        }
+        .await
+        .map_err(engine("list files"))?;
+        rows.into_iter().map(File::try_from).collect()
+    }
+
+    async fn known_blobs(&self, keys: &[BlobKey]) -> Result<Vec<BlobKey>, MetadataError> {
+        let doing = "look blobs up";
+        let texts: Vec<&str> = keys.iter().map(BlobKey::as_str).collect();
+        let known: Vec<String> = sqlx::query_scalar(KNOWN_BLOBS)
+            .bind(serde_json::to_string(&texts).map_err(|error| failed(doing, error))?)
+            .fetch_all(&self.readers)
+            .await
+            .map_err(engine(doing))?;
+        known.iter().map(|key| blob_key(key)).collect()
+    }
+
+    async fn doomed_blobs(
+        &self,
+        before: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<BlobKey>, MetadataError> {
+        let doomed: Vec<String> = sqlx::query_scalar(sql::DOOMED_BLOBS)
+            .bind(before.as_millis())
+            .bind(limited(limit))
+            .fetch_all(&self.readers)
+            .await
+            .map_err(engine("find doomed blobs"))?;
+        doomed.iter().map(|key| blob_key(key)).collect()
+    }
+
+    async fn forget_blob(&self, key: &BlobKey) -> Result<(), MetadataError> {
+        self.writer.run(ForgetBlob(key.clone())).await
+    }
+
+    async fn check(&self) -> Result<(), MetadataError> {
+        self.writer.run(Check).await
+    }
+
+    async fn close(&self) {
+        // The readers first: the last connection to close writes the log back into the database and removes it.
+        self.readers.close().await;
+        self.writer.close().await;
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(error = &error as &dyn Error, "failed to unlock the database");
+        }
+    }
+}
+
+/// Those of the keys in the JSON array $1 that a file or an open upload needs, or that are doomed.
+const KNOWN_BLOBS: &str = "
+select value
+from json_each($1)
+where exists (
+    select 1
+    from blobs
+    where key = value
+  )
+  or exists (
+    select 1
+    from uploads
+    where blob = value
+      and state = 'open'
+  )";
+
+async fn read_upload(
+    executor: impl Executor<'_, Database = Sqlite>,
+    id: &UploadId,
+    doing: &'static str,
+) -> Result<Option<Upload>, MetadataError> {
+    let row: Option<UploadRow> = sqlx::query_as(sql::UPLOAD)
+        .bind(id.to_string())
+        .fetch_optional(executor)
+        .await
+        .map_err(engine(doing))?;
+    row.map(Upload::try_from).transpose()
+}
+
+async fn read_file(
+    executor: impl Executor<'_, Database = Sqlite>,
+    path: &FilePath,
+    doing: &'static str,
+) -> Result<Option<File>, MetadataError> {
+    let row: Option<FileRow> = sqlx::query_as(sql::FILE)
+        .bind(path.as_str())
+        .fetch_optional(executor)
+        .await
+        .map_err(engine(doing))?;
+    row.map(File::try_from).transpose()
+}
+
+/// The least text that is greater than all that begin with `prefix`; `None` if there is none.
+fn prefix_end(prefix: &str) -> Option<String> {
+    let mut end = prefix.to_owned();
+    while let Some(last) = end.pop() {
+        // UTF-8 sorts as its code points do. A range of chars steps over the surrogates.
+        if let Some(next) = (last..=char::MAX).nth(1) {
+            end.push(next);
+            return Some(end);
+        }
+    }
+    None
+}
+
+/// A limit as the engine takes it.
+fn limited(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+/// A failure that is not the engine's.
+fn failed(doing: &'static str, source: impl Into<Box<dyn Error + Send + Sync>>) -> MetadataError {
+    MetadataError::Failed {
+        doing,
+        source: source.into(),
+    }
+}
+
+/// A failure of the engine.
+fn engine(doing: &'static str) -> impl FnOnce(sqlx::Error) -> MetadataError {
+    move |error| {
+        if is_full(&error) {
+            MetadataError::Full
+        } else {
+            failed(doing, error)
+        }
+    }
+}
+
+/// Whether the disk or the database is full: `SQLITE_FULL`, whatever its extension.
+fn is_full(error: &sqlx::Error) -> bool {
+    error
+        .as_database_error()
+        .and_then(|error| error.code()?.parse::<u32>().ok())
+        .is_some_and(|code| code & 0xff == 13)
+}
+
+/// `file` with more at the end of its name.
+fn beside(file: &Path, suffix: &str) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Keeps other processes out.
+fn lock(file: &Path) -> Result<fs::File, OpenError> {
+    let cannot_lock = |source| OpenError::Lock {
+        file: file.to_owned(),
+        source,
+    };
+    let lock = fs::File::create(file).map_err(cannot_lock)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse {
+            file: file.to_owned(),
+        }),
+        Err(TryLockError::Error(source)) => Err(cannot_lock(source)),
+    }
+}
+
+fn unmigrated(file: &Path, error: MigrateError) -> OpenError {
+    let newest = MIGRATIONS
+        .iter()
+        .map(|migration| migration.version)
+        .max()
+        .unwrap_or(0);
+    match error {
+        MigrateError::VersionMissing(version) if version > newest => OpenError::Newer {
+            file: file.to_owned(),
+            version,
+            newest,
+        },
+        source => OpenError::Migrate {
+            file: file.to_owned(),
+            source: source.into(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_ends_before_the_next_text() {
+        let check = |prefix, end: Option<&str>| assert_eq!(prefix_end(prefix).as_deref(), end);
+        check("", None);
+        check("a", Some("b"));
+        check("a/", Some("a0"));
+        check("é", Some("ê"));
+        check("\u{d7ff}", Some("\u{e000}"));
+        check("a\u{10ffff}", Some("b"));
+        check("\u{10ffff}\u{10ffff}", None);
+    }
+}

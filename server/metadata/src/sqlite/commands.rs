@@ -1,0 +1,378 @@
+//! The changes that can be made, each within a transaction of the writer.
+
+use domain::files::{File, WriteCondition};
+use domain::metadata_store::{Deleted, Guarded, Inserted, MetadataError, Written};
+use domain::upload::{Completed, Gone, Progress, Upload, UploadState};
+use domain::{BlobKey, FilePath, Timestamp, UploadId};
+use sqlx::Sqlite;
+use sqlx::sqlite::SqliteArguments;
+use thiserror::Error;
+
+use super::writer::{Command, Transaction};
+use super::{engine, failed, limited, read_file, read_upload};
+use crate::rows::{UploadRow, column, gone_text};
+use crate::sql;
+
+/// See [`insert_upload`](domain::MetadataStore::insert_upload).
+#[derive(Debug)]
+pub(super) struct InsertUpload(pub(super) Upload);
+
+impl Command for InsertUpload {
+    type Answer = Inserted;
+    const DOING: &'static str = "record an upload";
+
+    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Inserted, MetadataError> {
+        let Self(upload) = self;
+        let UploadState::Open(progress) = &upload.state else {
+            return Err(failed(Self::DOING, "a new upload must be open"));
+        };
+        let plan = &upload.plan;
+        let insert = sqlx::query(sql::INSERT_UPLOAD)
+            .bind(upload.id.to_string())
+            .bind(upload.blob.as_str())
+            .bind(plan.path.as_str())
+            .bind(plan.condition.if_match.as_deref())
+            .bind(plan.condition.if_none_match.as_deref())
+            .bind(plan.description.media_type.as_deref())
+            .bind(plan.description.filename.as_deref())
+            .bind(plan.repr_digest.as_deref())
+            .bind(plan.owner.as_deref())
+            .bind(plan.client_ref.as_deref())
+            .bind(plan.idempotency_key.as_deref())
+            .bind(plan.tus_metadata.as_deref())
+            .bind(plan.tus_concat.as_deref())
+            .bind(column(upload.epoch)?)
+            .bind(upload.created_at.as_millis())
+            .bind(upload.expires_at.as_millis())
+            .bind(column(progress.open.offset)?)
+            .bind(progress.open.length.map(column).transpose()?)
+            .bind(progress.hash.as_bytes());
+        if affected(transaction, insert, Self::DOING).await? == 1 {
+            return Ok(Inserted::New);
+        }
+        let existing: Option<UploadRow> = sqlx::query_as(sql::UPLOAD_BY_IDEMPOTENCY_KEY)
+            .bind(plan.idempotency_key.as_deref())
+            .bind(plan.owner.as_deref())
+            .fetch_optional(&mut *transaction.connection)
+            .await
+            .map_err(engine(Self::DOING))?;
+        match existing {
+            Some(row) => Ok(Inserted::Existing(Box::new(row.try_into()?))),
+            None => Err(failed(Self::DOING, "its name or its blob's is taken")),
+        }
+    }
+}
+
+/// See [`claim_upload`](domain::MetadataStore::claim_upload).
+#[derive(Debug)]
+pub(super) struct ClaimUpload(pub(super) UploadId);
+
+impl Command for ClaimUpload {
+    type Answer = Option<Upload>;
+    const DOING: &'static str = "claim an upload";
+
+    async fn run(
+        &self,
+        transaction: &mut Transaction<'_>,
+    ) -> Result<Option<Upload>, MetadataError> {
+        let Self(id) = self;
+        let claimed: Option<UploadRow> = sqlx::query_as(sql::CLAIM_UPLOAD)
+            .bind(id.to_string())
+            .fetch_optional(&mut *transaction.connection)
+            .await
+            .map_err(engine(Self::DOING))?;
+        match claimed {
+            Some(row) => row.try_into().map(Some),
+            None => read_upload(&mut *transaction.connection, id, Self::DOING).await,
+        }
+    }
+}
+
+/// See [`record_progress`](domain::MetadataStore::record_progress).
+#[derive(Debug)]
+pub(super) struct RecordProgress {
+    pub(super) id: UploadId,
+    pub(super) epoch: u64,
+    pub(super) progress: Progress,
+    pub(super) expires_at: Timestamp,
+}
+
+impl Command for RecordProgress {
+    type Answer = Guarded;
+    const DOING: &'static str = "record an upload's progress";
+
+    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Guarded, MetadataError> {
+        let update = sqlx::query(sql::RECORD_PROGRESS)
+            .bind(self.id.to_string())
+            .bind(column(self.epoch)?)
+            .bind(column(self.progress.open.offset)?)
+            .bind(self.progress.open.length.map(column).transpose()?)
+            .bind(self.progress.hash.as_bytes())
+            .bind(self.expires_at.as_millis());
+        if affected(transaction, update, Self::DOING).await? == 1
+            // Progress that is behind what is recorded is true as well, and no news.
+            || holds(transaction, &self.id, self.epoch, Self::DOING).await?
+        {
+            Ok(Guarded::Done)
+        } else {
+            Ok(Guarded::Fenced)
+        }
+    }
+}
+
+/// See [`complete_upload`](domain::MetadataStore::complete_upload).
+#[derive(Debug)]
+pub(super) struct CompleteUpload {
+    pub(super) upload: Upload,
+    pub(super) completed: Completed,
+    pub(super) expires_at: Timestamp,
+}
+
+impl Command for CompleteUpload {
+    type Answer = Written;
+    const DOING: &'static str = "complete an upload";
+
+    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Written, MetadataError> {
+        let Upload {
+            id, plan, epoch, ..
+        } = &self.upload;
+        let current = read_file(&mut *transaction.connection, &plan.path, Self::DOING).await?;
+        if !plan.condition.holds(current.as_ref()) {
+            return if holds(transaction, id, *epoch, Self::DOING).await? {
+                Ok(Written::ConditionFailed(current.map(Box::new)))
+            } else {
+                Ok(Written::Fenced)
+            };
+        }
+        let update = sqlx::query(sql::COMPLETE_UPLOAD)
+            .bind(id.to_string())
+            .bind(column(*epoch)?)
+            .bind(self.expires_at.as_millis())
+            .bind(column(self.completed.complete.length)?)
+            .bind(self.completed.sha256.as_bytes().as_slice())
+            .bind(self.completed.at.as_millis())
+            .bind(current.is_some());
+        if affected(transaction, update, Self::DOING).await? == 0 {
+            return Ok(Written::Fenced);
+        }
+        let file = self.upload.file(&self.completed);
+        replace_file(transaction, &file, current.as_ref(), Self::DOING).await
+    }
+}
+
+/// See [`end_upload`](domain::MetadataStore::end_upload).
+#[derive(Debug)]
+pub(super) struct EndUpload {
+    pub(super) id: UploadId,
+    pub(super) epoch: Option<u64>,
+    pub(super) gone: Gone,
+    pub(super) expires_at: Timestamp,
+}
+
+impl Command for EndUpload {
+    type Answer = Guarded;
+    const DOING: &'static str = "end an upload";
+
+    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Guarded, MetadataError> {
+        let update = sqlx::query(sql::END_UPLOAD)
+            .bind(self.id.to_string())
+            .bind(self.epoch.map(column).transpose()?)
+            .bind(self.expires_at.as_millis())
+            .bind(gone_text(self.gone));
+        Ok(match affected(transaction, update, Self::DOING).await? {
+            0 => Guarded::Fenced,
+            _ => Guarded::Done,
+        })
+    }
+}
+
+/// See [`forget_uploads`](domain::MetadataStore::forget_uploads).
+#[derive(Debug)]
+pub(super) struct ForgetUploads {
+    pub(super) now: Timestamp,
+    pub(super) limit: usize,
+}
+
+impl Command for ForgetUploads {
+    type Answer = u64;
+    const DOING: &'static str = "forget old uploads";
+
+    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<u64, MetadataError> {
+        let delete = sqlx::query(sql::FORGET_UPLOADS)
+            .bind(self.now.as_millis())
+            .bind(limited(self.limit));
+        affected(transaction, delete, Self::DOING).await
+    }
+}
+
+/// See [`put_file`](domain::MetadataStore::put_file).
+#[derive(Debug)]
+pub(super) struct PutFile {
+    pub(super) file: File,
+    pub(super) condition: WriteCondition,
+}
+
+impl Command for PutFile {
+    type Answer = Written;
+    const DOING: &'static str = "record a file";
+
+    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Written, MetadataError> {
+        let path = &self.file.path;
+        let current = read_file(&mut *transaction.connection, path, Self::DOING).await?;
+        if !self.condition.holds(current.as_ref()) {
+            return Ok(Written::ConditionFailed(current.map(Box::new)));
+        }
+        replace_file(transaction, &self.file, current.as_ref(), Self::DOING).await
+    }
+}
+
+/// See [`delete_file`](domain::MetadataStore::delete_file).
+#[derive(Debug)]
+pub(super) struct DeleteFile {
+    pub(super) path: FilePath,
+    pub(super) condition: WriteCondition,
+    pub(super) now: Timestamp,
+}
+
+impl Command for DeleteFile {
+    type Answer = Deleted;
+    const DOING: &'static str = "delete a file";
+
+    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Deleted, MetadataError> {
+        let path = &self.path;
+        let Some(current) = read_file(&mut *transaction.connection, path, Self::DOING).await?
+        else {
+            return Ok(Deleted::Missing);
+        };
+        if !self.condition.holds(Some(&current)) {
+            return Ok(Deleted::ConditionFailed(Box::new(current)));
+        }
+        let delete = sqlx::query(sql::DELETE_FILE).bind(path.as_str());
+        one(transaction, delete, Self::DOING).await?;
+        doom(transaction, &current.content.blob, self.now, Self::DOING).await?;
+        transaction.changed(path, None);
+        Ok(Deleted::Done)
+    }
+}
+
+/// See [`forget_blob`](domain::MetadataStore::forget_blob).
+#[derive(Debug)]
+pub(super) struct ForgetBlob(pub(super) BlobKey);
+
+impl Command for ForgetBlob {
+    type Answer = ();
+    const DOING: &'static str = "forget a blob";
+
+    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<(), MetadataError> {
+        let delete = sqlx::query(sql::FORGET_BLOB).bind(self.0.as_str());
+        // No row: it is forgotten already.
+        affected(transaction, delete, Self::DOING).await.map(drop)
+    }
+}
+
+/// See [`check`](domain::MetadataStore::check).
+#[derive(Debug)]
+pub(super) struct Check;
+
+impl Command for Check {
+    type Answer = ();
+    const DOING: &'static str = "write to the database";
+
+    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<(), MetadataError> {
+        // A number that nobody reads, in the database's first page; writing it takes all that any other write does.
+        let write = sqlx::query("pragma user_version = 1");
+        affected(transaction, write, Self::DOING).await.map(drop)
+    }
+}
+
+/// Writes `file` in the place of `current`, whose blob is doomed unless it is needed still.
+async fn replace_file(
+    transaction: &mut Transaction<'_>,
+    file: &File,
+    current: Option<&File>,
+    doing: &'static str,
+) -> Result<Written, MetadataError> {
+    let need = sqlx::query(sql::NEED_BLOB)
+        .bind(file.content.blob.as_str())
+        .bind(column(file.content.size)?)
+        .bind(file.content.sha256.as_bytes().as_slice());
+    if affected(transaction, need, doing).await? == 0 {
+        return Err(failed(
+            doing,
+            "its blob is doomed, or recorded with another content",
+        ));
+    }
+    let put = sqlx::query(sql::PUT_FILE)
+        .bind(file.path.as_str())
+        .bind(file.content.blob.as_str())
+        .bind(file.description.media_type.as_deref())
+        .bind(file.description.filename.as_deref())
+        .bind(file.modified_at.as_millis());
+    one(transaction, put, doing).await?;
+    transaction.changed(&file.path, Some(file));
+    let Some(current) = current else {
+        return Ok(Written::Created);
+    };
+    doom(transaction, &current.content.blob, file.modified_at, doing).await?;
+    Ok(Written::Replaced)
+}
+
+/// Dooms a blob unless something needs it.
+async fn doom(
+    transaction: &mut Transaction<'_>,
+    blob: &BlobKey,
+    at: Timestamp,
+    doing: &'static str,
+) -> Result<(), MetadataError> {
+    let doom = sqlx::query(sql::DOOM_BLOB)
+        .bind(blob.as_str())
+        .bind(at.as_millis());
+    affected(transaction, doom, doing).await.map(drop)
+}
+
+/// Whether the upload is open under this epoch.
+async fn holds(
+    transaction: &mut Transaction<'_>,
+    id: &UploadId,
+    epoch: u64,
+    doing: &'static str,
+) -> Result<bool, MetadataError> {
+    sqlx::query_scalar(sql::HOLDS_UPLOAD)
+        .bind(id.to_string())
+        .bind(column(epoch)?)
+        .fetch_one(&mut *transaction.connection)
+        .await
+        .map_err(engine(doing))
+}
+
+/// A statement with its parameters.
+type Query<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
+
+/// Runs a statement and returns how many rows it changed.
+async fn affected(
+    transaction: &mut Transaction<'_>,
+    statement: Query<'_>,
+    doing: &'static str,
+) -> Result<u64, MetadataError> {
+    statement
+        .execute(&mut *transaction.connection)
+        .await
+        .map(|result| result.rows_affected())
+        .map_err(engine(doing))
+}
+
+#[derive(Debug, Error)]
+#[error("a statement changed {0} rows instead of one")]
+struct NotOne(u64);
+
+/// Runs a statement that must change one row.
+async fn one(
+    transaction: &mut Transaction<'_>,
+    statement: Query<'_>,
+    doing: &'static str,
+) -> Result<(), MetadataError> {
+    match affected(transaction, statement, doing).await? {
+        1 => Ok(()),
+        count => Err(failed(doing, NotOne(count))),
+    }
+}

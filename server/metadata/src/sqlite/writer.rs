@@ -1,0 +1,329 @@
+//! The one writer, and its group commit.
+//!
+//! 1. Callers put commands into a bounded queue and wait.
+//! 2. The writer takes all that wait, up to a bound, and runs them in one transaction.
+//! 3. It commits, which is the one sync to disk for all of them; meanwhile the next ones gather.
+//! 4. It tells the cache which files changed, then answers everyone.
+//!
+//! Where a command fails, the transaction is rolled back and each command of the batch runs again in a transaction of its own, so
+//! that a failure touches no other. That is simpler and, as failures are rare, faster than a savepoint for each, and it holds for
+//! failures that roll back the whole transaction by themselves, such as a full disk. Where a commit fails, its whole batch fails.
+
+use std::fmt::Debug;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use domain::metadata_store::MetadataError;
+use domain::{File, FilePath};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection, SqliteConnection};
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::failed;
+use crate::cache::{FileCache, Known};
+
+/// The write-ahead log is cut back when it is longer than this, in bytes.
+const LONG_LOG: u64 = 64 << 20;
+/// How many batches come between two looks at the log's length.
+const LOOK_AT_LOG: u32 = 64;
+
+/// A change to be made in a transaction.
+pub(super) trait Command: Debug + Send + Sync + 'static {
+    /// What it tells its caller.
+    type Answer: Debug + Send + 'static;
+
+    /// Completes the sentence "failed to …".
+    const DOING: &'static str;
+
+    /// Makes the change. It is run again, in another transaction, if the first did not hold.
+    fn run(
+        &self,
+        transaction: &mut Transaction<'_>,
+    ) -> impl Future<Output = Result<Self::Answer, MetadataError>> + Send;
+}
+
+/// A transaction under way.
+pub(super) struct Transaction<'c> {
+    /// What to run statements on.
+    pub(super) connection: &'c mut SqliteConnection,
+    changes: Vec<(FilePath, Known)>,
+}
+
+impl Transaction<'_> {
+    /// Notes what `path` has once this transaction is committed.
+    pub(super) fn changed(&mut self, path: &FilePath, file: Option<&File>) {
+        self.changes
+            .push((path.clone(), file.cloned().map(Arc::new)));
+    }
+}
+
+/// The way to the writer.
+#[derive(Debug)]
+pub(super) struct Writer {
+    queue: mpsc::Sender<Box<dyn Job>>,
+    closing: CancellationToken,
+    task: TaskTracker,
+}
+
+/// What a writer works with.
+#[derive(Debug)]
+pub(super) struct Means {
+    /// How to connect, and to connect again after a failure.
+    pub(super) options: SqliteConnectOptions,
+    /// The first connection.
+    pub(super) connection: SqliteConnection,
+    /// The write-ahead log's file.
+    pub(super) log: PathBuf,
+    /// Whom to tell of changed files.
+    pub(super) files: Arc<FileCache>,
+    /// Most commands that wait.
+    pub(super) queue: NonZeroUsize,
+    /// Most commands in a transaction.
+    pub(super) batch: NonZeroUsize,
+}
+
+impl Writer {
+    /// Starts it.
+    pub(super) fn start(means: Means) -> Self {
+        let (queue, commands) = mpsc::channel(means.queue.get());
+        let closing = CancellationToken::new();
+        let task = TaskTracker::new();
+        let worker = Worker {
+            commands,
+            closing: closing.clone(),
+            options: means.options,
+            connection: Some(means.connection),
+            log: means.log,
+            files: means.files,
+            batch: means.batch.get(),
+        };
+        task.spawn(worker.run());
+        task.close();
+        Self {
+            queue,
+            closing,
+            task,
+        }
+    }
+
+    /// Has `command` run, and returns its answer once that is durable.
+    ///
+    /// # Cancel safety
+    /// A command that is in the queue is run even if nobody waits for its answer.
+    pub(super) async fn run<C: Command>(&self, command: C) -> Result<C::Answer, MetadataError> {
+        let (reply, answer) = oneshot::channel();
+        let job = Box::new(Pending {
+            command,
+            answer: None,
+            reply,
+        });
+        self.queue
+            .send(job)
+            .await
+            .map_err(|_| failed(C::DOING, Closed))?;
+        answer.await.map_err(|_| failed(C::DOING, Closed))?
+    }
+
+    /// Runs what is in the queue, and ends.
+    pub(super) async fn close(&self) {
+        self.closing.cancel();
+        self.task.wait().await;
+    }
+}
+
+#[derive(Debug, Error)]
+#[error("the store is closed")]
+struct Closed;
+
+#[derive(Debug, Error)]
+#[error("the transaction was not committed")]
+struct NotCommitted(#[source] Arc<sqlx::Error>);
+
+/// A command whose caller waits.
+#[async_trait]
+trait Job: Debug + Send {
+    /// Runs the command and keeps its answer; returns whether it succeeded.
+    async fn run(&mut self, transaction: &mut Transaction<'_>) -> bool;
+
+    /// Gives the caller the answer kept last.
+    fn answer(self: Box<Self>);
+
+    /// Tells the caller that the engine failed.
+    fn fail(self: Box<Self>, error: Arc<sqlx::Error>);
+}
+
+#[derive(Debug)]
+struct Pending<C: Command> {
+    command: C,
+    answer: Option<Result<C::Answer, MetadataError>>,
+    reply: oneshot::Sender<Result<C::Answer, MetadataError>>,
+}
+
+#[async_trait]
+impl<C: Command> Job for Pending<C> {
+    async fn run(&mut self, transaction: &mut Transaction<'_>) -> bool {
+        let answer = self.command.run(transaction).await;
+        self.answer.insert(answer).is_ok()
+    }
+
+    fn answer(self: Box<Self>) {
+        if let Some(answer) = self.answer {
+            // A caller that no longer waits has nothing to be told.
+            let _ = self.reply.send(answer);
+        }
+    }
+
+    fn fail(self: Box<Self>, error: Arc<sqlx::Error>) {
+        let error = if super::is_full(&error) {
+            MetadataError::Full
+        } else {
+            failed(C::DOING, NotCommitted(error))
+        };
+        let _ = self.reply.send(Err(error));
+    }
+}
+
+/// Why a batch did not come about.
+enum Failure {
+    /// One of its commands failed.
+    Command,
+    /// It could not be begun or committed.
+    Engine(sqlx::Error),
+}
+
+/// The task that owns the connection.
+struct Worker {
+    commands: mpsc::Receiver<Box<dyn Job>>,
+    closing: CancellationToken,
+    options: SqliteConnectOptions,
+    /// `None` after a failure that leaves the connection in doubt.
+    connection: Option<SqliteConnection>,
+    log: PathBuf,
+    files: Arc<FileCache>,
+    batch: usize,
+}
+
+impl Worker {
+    async fn run(mut self) {
+        let mut jobs = Vec::with_capacity(self.batch);
+        let mut batches = 0_u32;
+        loop {
+            tokio::select! {
+                biased;
+                // Nothing is lost: the queue refuses new commands and still gives out those that it has.
+                () = self.closing.cancelled(), if !self.commands.is_closed() => self.commands.close(),
+                // Cancel safe by its documents.
+                count = self.commands.recv_many(&mut jobs, self.batch) => {
+                    if count == 0 {
+                        break;
+                    }
+                    self.commit(&mut jobs).await;
+                    batches = batches.wrapping_add(1);
+                    if batches.is_multiple_of(LOOK_AT_LOG) {
+                        self.cut_log().await;
+                    }
+                }
+            }
+        }
+        if let Some(connection) = self.connection.take()
+            && let Err(error) = connection.close().await
+        {
+            tracing::warn!(error = &error as &dyn std::error::Error, "failed to close the database");
+        }
+    }
+
+    /// Runs `jobs`, commits, and answers.
+    async fn commit(&mut self, jobs: &mut Vec<Box<dyn Job>>) {
+        match self.attempt(jobs).await {
+            Ok(()) => jobs.drain(..).for_each(Job::answer),
+            Err(Failure::Engine(error)) => fail(jobs.drain(..), error),
+            Err(Failure::Command) => {
+                for mut job in jobs.drain(..) {
+                    match self.attempt(std::slice::from_mut(&mut job)).await {
+                        Ok(()) | Err(Failure::Command) => job.answer(),
+                        Err(Failure::Engine(error)) => fail([job], error),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Runs `jobs` in one transaction and commits it. Unless all succeed, nothing is changed.
+    async fn attempt(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(), Failure> {
+        // A connection comes back only from a clean end.
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.options.connect().await.map_err(Failure::Engine)?,
+        };
+        execute(&mut connection, "begin immediate")
+            .await
+            .map_err(Failure::Engine)?;
+        let mut transaction = Transaction {
+            connection: &mut connection,
+            changes: Vec::new(),
+        };
+        for job in &mut *jobs {
+            if !job.run(&mut transaction).await {
+                if execute(&mut connection, "rollback").await.is_ok() {
+                    self.connection = Some(connection);
+                }
+                return Err(Failure::Command);
+            }
+        }
+        let changes = transaction.changes;
+        match execute(&mut connection, "commit").await {
+            Ok(()) => {
+                self.connection = Some(connection);
+                for (path, known) in changes {
+                    self.files.put(path, known);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                for (path, _) in changes {
+                    self.files.forget(&path);
+                }
+                Err(Failure::Engine(error))
+            }
+        }
+    }
+
+    /// Keeps the write-ahead log short. The engine writes it back by itself as it grows, but begins it anew only at a moment when
+    /// nobody reads from it, which under constant reading may never come.
+    async fn cut_log(&mut self) {
+        let long = std::fs::metadata(&self.log).is_ok_and(|log| log.len() > LONG_LOG);
+        if let Some(connection) = &mut self.connection
+            && long
+            && let Err(error) = execute(connection, "pragma wal_checkpoint(truncate)").await
+        {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "failed to cut the write-ahead log back"
+            );
+        }
+    }
+}
+
+fn fail(jobs: impl IntoIterator<Item = Box<dyn Job>>, error: sqlx::Error) {
+    let error = Arc::new(error);
+    tracing::error!(
+        error = &*error as &dyn std::error::Error,
+        "a transaction failed"
+    );
+    for job in jobs {
+        job.fail(Arc::clone(&error));
+    }
+}
+
+/// Runs a statement without rows or parameters.
+pub(super) async fn execute(
+    connection: &mut SqliteConnection,
+    statement: &'static str,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(statement).execute(connection).await.map(drop)
+}

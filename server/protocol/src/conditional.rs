@@ -1,0 +1,259 @@
+//! Conditional requests: entity tags, and the order in which preconditions are evaluated (RFC 9110 §8.8.3 and §13).
+
+use std::fmt::{self, Display};
+use std::time::SystemTime;
+
+use http::Method;
+use http::header::{
+    HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
+    IF_UNMODIFIED_SINCE,
+};
+
+use crate::{date, fields};
+
+/// Most tags of one list that are looked at; a list with more matches nothing.
+const MAX_TAGS: usize = 1000;
+
+/// An entity tag (RFC 9110 §8.8.3).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct EntityTag {
+    weak: bool,
+    /// Without the quotes; only characters that a tag can have.
+    opaque: String,
+}
+
+impl EntityTag {
+    /// The strong tag with this opaque part; `None` if a character cannot be part of a tag.
+    pub fn strong(opaque: impl Into<String>) -> Option<Self> {
+        let opaque = opaque.into();
+        opaque.bytes().all(is_etagc).then_some(Self {
+            weak: false,
+            opaque,
+        })
+    }
+
+    /// Reads one tag: `"opaque"` or `W/"opaque"`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (weak, quoted) = match text.strip_prefix("W/") {
+            Some(quoted) => (true, quoted),
+            None => (false, text),
+        };
+        let opaque = quoted.strip_prefix('"')?.strip_suffix('"')?;
+        opaque.bytes().all(is_etagc).then(|| Self {
+            weak,
+            opaque: opaque.to_owned(),
+        })
+    }
+
+    /// Whether it is a weak one.
+    pub fn is_weak(&self) -> bool {
+        self.weak
+    }
+
+    /// The tag between its quotes.
+    pub fn opaque(&self) -> &str {
+        &self.opaque
+    }
+
+    /// Strong comparison: both strong, and the same (§8.8.3.2).
+    pub fn strongly_equals(&self, other: &Self) -> bool {
+        !self.weak && !other.weak && self.opaque == other.opaque
+    }
+
+    /// Weak comparison: the same, weak or not (§8.8.3.2).
+    pub fn weakly_equals(&self, other: &Self) -> bool {
+        self.opaque == other.opaque
+    }
+
+    /// The value of `ETag`.
+    pub fn to_value(&self) -> HeaderValue {
+        // A tag can have bytes of obs-text, so this is not always ASCII.
+        HeaderValue::from_bytes(self.to_string().as_bytes())
+            .expect("a tag has no control characters")
+    }
+}
+
+impl Display for EntityTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let weakness = if self.weak { "W/" } else { "" };
+        write!(f, "{weakness}\"{}\"", self.opaque)
+    }
+}
+
+/// §8.8.3, etagc: visible characters but the quote, and obs-text.
+fn is_etagc(byte: u8) -> bool {
+    matches!(byte, 0x21 | 0x23..=0x7e | 0x80..=0xff)
+}
+
+/// The value of `If-Match` or `If-None-Match`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TagList {
+    /// `*`: any representation.
+    Any,
+    /// These tags. An empty list, which a malformed field is read as, matches nothing.
+    Tags(Vec<EntityTag>),
+}
+
+impl TagList {
+    /// Reads a list. A field of which any part is malformed names no representation: a precondition that a client states is
+    /// never taken to hold by misunderstanding.
+    pub fn parse(value: &str) -> Self {
+        if value.trim() == "*" {
+            return Self::Any;
+        }
+        let tags: Option<Vec<_>> = tag_elements(value)
+            .take(MAX_TAGS + 1)
+            .collect::<Option<_>>();
+        Self::Tags(
+            tags.filter(|tags| tags.len() <= MAX_TAGS)
+                .unwrap_or_default(),
+        )
+    }
+
+    fn read(fields: &HeaderMap, name: &HeaderName) -> Option<Self> {
+        if !fields.contains_key(name) {
+            return None;
+        }
+        let value = fields::combined(fields, name).unwrap_or_default();
+        Some(Self::parse(&String::from_utf8_lossy(&value)))
+    }
+
+    fn contains(&self, matches: impl Fn(&EntityTag) -> bool) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Tags(tags) => tags.iter().any(matches),
+        }
+    }
+}
+
+/// The elements of a list of tags. A comma inside of quotes belongs to the tag, and a backslash is not an escape.
+fn tag_elements(value: &str) -> impl Iterator<Item = Option<EntityTag>> {
+    let mut quoted = false;
+    value
+        .split(move |own| {
+            quoted ^= own == '"';
+            own == ',' && !quoted
+        })
+        .map(|element| element.trim_matches([' ', '\t']))
+        .filter(|element| !element.is_empty())
+        .map(EntityTag::parse)
+}
+
+/// What identifies the current state of a representation.
+#[derive(Debug, Clone, Copy)]
+pub struct Validators<'a> {
+    /// `ETag`.
+    pub tag: &'a EntityTag,
+    /// `Last-Modified`; fractions of the second do not count.
+    pub last_modified: Option<SystemTime>,
+}
+
+/// The preconditions of a request, `If-Range` apart.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Preconditions {
+    /// `If-Match`.
+    pub if_match: Option<TagList>,
+    /// `If-None-Match`.
+    pub if_none_match: Option<TagList>,
+    /// `If-Modified-Since`, if it is a date.
+    pub if_modified_since: Option<SystemTime>,
+    /// `If-Unmodified-Since`, if it is a date.
+    pub if_unmodified_since: Option<SystemTime>,
+}
+
+/// What the preconditions mean for the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Perform it.
+    Proceed,
+    /// Answer 304.
+    NotModified,
+    /// Answer 412.
+    Failed,
+}
+
+impl Preconditions {
+    /// Reads the fields. A date that is none is ignored (§13.1.3, §13.1.4).
+    pub fn read(fields: &HeaderMap) -> Self {
+        Self {
+            if_match: TagList::read(fields, &IF_MATCH),
+            if_none_match: TagList::read(fields, &IF_NONE_MATCH),
+            if_modified_since: date::read(fields, &IF_MODIFIED_SINCE),
+            if_unmodified_since: date::read(fields, &IF_UNMODIFIED_SINCE),
+        }
+    }
+
+    /// Whether there are any.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Evaluates the preconditions in the order of §13.2.2, against the current representation or its absence.
+    ///
+    /// Only for requests that would otherwise succeed (§13.2.1), by methods that select or change a representation.
+    pub fn evaluate(&self, method: &Method, current: Option<Validators<'_>>) -> Verdict {
+        let reads = matches!(*method, Method::GET | Method::HEAD);
+        let last_modified = current
+            .and_then(|current| current.last_modified)
+            .and_then(date::whole_seconds);
+
+        // Steps 1 and 2: the state that the request was made for.
+        if let Some(list) = &self.if_match {
+            // §13.1.1: strong comparison.
+            let holds = current
+                .is_some_and(|current| list.contains(|tag| tag.strongly_equals(current.tag)));
+            if !holds {
+                return Verdict::Failed;
+            }
+        } else if let (Some(date), Some(last_modified)) = (self.if_unmodified_since, last_modified)
+            // §13.1.4: ignored without a modification date.
+            && last_modified > date
+        {
+            return Verdict::Failed;
+        }
+
+        // Steps 3 and 4: the state that the client already has.
+        if let Some(list) = &self.if_none_match {
+            // §13.1.2: weak comparison.
+            let matched =
+                current.is_some_and(|current| list.contains(|tag| tag.weakly_equals(current.tag)));
+            return match (matched, reads) {
+                (false, _) => Verdict::Proceed,
+                (true, true) => Verdict::NotModified,
+                (true, false) => Verdict::Failed,
+            };
+        }
+        match (self.if_modified_since, last_modified) {
+            // §13.1.3: only for GET and HEAD, and ignored without a modification date.
+            (Some(date), Some(last_modified)) if reads && last_modified <= date => {
+                Verdict::NotModified
+            }
+            _ => Verdict::Proceed,
+        }
+    }
+}
+
+/// Step 5 of §13.2.2: whether `Range` counts, as far as `If-Range` decides it (§13.1.5).
+///
+/// The field is absent, or is exactly the current representation's validator: a tag by strong comparison, or its modification date
+/// to the second. Anything else means the whole representation.
+pub fn range_applies(fields: &HeaderMap, current: Validators<'_>) -> bool {
+    if !fields.contains_key(IF_RANGE) {
+        return true;
+    }
+    let Some(value) = fields::combined(fields, &IF_RANGE) else {
+        return false;
+    };
+    match EntityTag::parse(&String::from_utf8_lossy(&value)) {
+        Some(tag) => tag.strongly_equals(current.tag),
+        None => date::read(fields, &IF_RANGE)
+            .is_some_and(|date| current.last_modified.and_then(date::whole_seconds) == Some(date)),
+    }
+}
+
+/// Whether `If-Range` holds the strong tag of the representation: what resuming an old download by tag looks like.
+pub fn resumes_by_tag(fields: &HeaderMap, tag: &EntityTag) -> bool {
+    fields::combined(fields, &IF_RANGE)
+        .and_then(|value| EntityTag::parse(&String::from_utf8_lossy(&value)))
+        .is_some_and(|stated| stated.strongly_equals(tag))
+}

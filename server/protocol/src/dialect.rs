@@ -1,0 +1,358 @@
+//! The dialect of a request for an upload, and everything that a handler asks of it: what the request says, and what the answer is.
+//!
+//! A request's own fields decide its dialect, so an upload that was begun one way can be continued another way.
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use serde_json::json;
+
+use crate::answer::{Answer, Known, Refusal, Standing, Via};
+use crate::digest::StatedDigests;
+use crate::fields::name;
+use crate::ietf::{self, Spoken, Version};
+use crate::problem::{Problem, ProblemType, types};
+use crate::rejection::Rejection;
+use crate::request::{AppendRequest, BodyUse, CreateRequest};
+use crate::upload::{Completion, Create, Limits, Overrun};
+use crate::{disposition, media_type, tus};
+
+/// How a request for an upload speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Dialect {
+    /// No upload protocol, or one that is not spoken here. A creation is an ordinary request. A request for an upload resource
+    /// is served by the RFC form's rules, since nothing says otherwise, but without interim responses.
+    Plain,
+    /// A version of the IETF protocol.
+    Ietf(Version),
+    /// tus 1.0.0.
+    Tus,
+}
+
+impl Dialect {
+    /// The dialect of a request that would make an upload.
+    ///
+    /// - `Tus-Resumable` decides for tus, even beside fields of the IETF protocol: URLSession adds those to every upload task,
+    ///   also to those of an app that speaks tus.
+    /// - The completeness field makes the request one of the IETF protocol, in the version it names, or in the RFC form if it names
+    ///   none. A version that is not spoken here makes it plain.
+    /// - A `POST` with fields that only tus has on a creation is one of tus, which will miss its version.
+    /// - A form (`multipart/form-data`) is not the representation itself and cannot be resumed, so it is plain.
+    pub fn of_creation(method: &Method, fields: &HeaderMap) -> Self {
+        if fields.contains_key(&name::TUS_RESUMABLE) {
+            return Self::Tus;
+        }
+        let dialect = match Spoken::read(fields) {
+            Spoken::Known(version) if version.completes(fields).is_some() => Self::Ietf(version),
+            Spoken::Known(_) | Spoken::Unknown => Self::Plain,
+            Spoken::Unsaid if Version::Rfc.completes(fields).is_some() => Self::Ietf(Version::Rfc),
+            Spoken::Unsaid if method == Method::POST && is_tus_creation(fields) => Self::Tus,
+            Spoken::Unsaid => Self::Plain,
+        };
+        match dialect {
+            Self::Ietf(_) if media_type::is(fields, "multipart/form-data") => Self::Plain,
+            dialect => dialect,
+        }
+    }
+
+    /// The dialect of a request for an upload resource.
+    pub fn of_upload_request(method: &Method, fields: &HeaderMap) -> Self {
+        let asks = method == Method::OPTIONS;
+        match Spoken::read(fields) {
+            // tus: a server ignores `Tus-Resumable` on OPTIONS.
+            _ if !asks && fields.contains_key(&name::TUS_RESUMABLE) => Self::Tus,
+            Spoken::Known(version) => Self::Ietf(version),
+            Spoken::Unsaid if Version::Rfc.completes(fields).is_some() => Self::Ietf(Version::Rfc),
+            Spoken::Unsaid if media_type::is(fields, tus::OFFSET_OCTET_STREAM) => Self::Tus,
+            Spoken::Unsaid | Spoken::Unknown => Self::Plain,
+        }
+    }
+
+    /// Reads a request that makes an upload. `body_length` is in bytes, where the body's framing tells it.
+    ///
+    /// # Errors
+    /// The first rule that the fields break: version, then malformed fields.
+    pub fn read_create(
+        self,
+        fields: &HeaderMap,
+        body_length: Option<u64>,
+    ) -> Result<CreateRequest, Rejection> {
+        match self {
+            Self::Ietf(version) => version.read_create(fields, body_length),
+            Self::Tus => tus::read_create(fields, body_length),
+            Self::Plain => Ok(CreateRequest {
+                create: Create {
+                    completion: Completion::WithThisBody,
+                    length: None,
+                    body_length,
+                    overrun: Overrun::Discard,
+                },
+                body: BodyUse::Appended,
+                digests: StatedDigests::read(fields)?,
+                media_type: media_type::declared(fields),
+                file_name: disposition::file_name(fields),
+                tus: None,
+            }),
+        }
+    }
+
+    /// Reads a request that appends to an upload. `body_length` is in bytes, where the body's framing tells it.
+    ///
+    /// # Errors
+    /// The first rule that the fields break: version, then media type, then malformed fields.
+    pub fn read_append(
+        self,
+        fields: &HeaderMap,
+        body_length: Option<u64>,
+    ) -> Result<AppendRequest, Rejection> {
+        match self {
+            Self::Plain => Version::Rfc.read_append(fields, body_length),
+            Self::Ietf(version) => version.read_append(fields, body_length),
+            Self::Tus => tus::read_append(fields, body_length),
+        }
+    }
+
+    /// Checks a request for an upload's offset (`HEAD`, `GET`).
+    ///
+    /// # Errors
+    /// [`Rejection::Malformed`] or [`Rejection::TusVersion`].
+    pub fn check_retrieval(self, fields: &HeaderMap) -> Result<(), Rejection> {
+        match self {
+            Self::Plain => Ok(()),
+            Self::Ietf(version) => version.check_retrieval(fields),
+            Self::Tus => tus::check_retrieval(fields),
+        }
+    }
+
+    /// Checks a request that cancels an upload (`DELETE`).
+    ///
+    /// # Errors
+    /// [`Rejection::Malformed`] or [`Rejection::TusVersion`].
+    pub fn check_cancellation(self, fields: &HeaderMap) -> Result<(), Rejection> {
+        match self {
+            Self::Plain => Ok(()),
+            Self::Ietf(version) => version.check_cancellation(fields),
+            Self::Tus => tus::check_version(fields),
+        }
+    }
+
+    /// The fields of the interim response (104) that announces a new upload; `None` where there is no such response.
+    pub fn announcement(self, standing: &Standing<'_>) -> Option<HeaderMap> {
+        match self {
+            Self::Ietf(version) => Some(version.announcement(standing)),
+            Self::Plain | Self::Tus => None,
+        }
+    }
+
+    /// The fields of an interim response (104) that tells how many bytes are durable; `None` where there is no such response.
+    pub fn progress(self, offset: u64) -> Option<HeaderMap> {
+        match self {
+            Self::Ietf(version) => version.progress(offset),
+            Self::Plain | Self::Tus => None,
+        }
+    }
+
+    /// The answer to a creation that leaves the upload incomplete.
+    pub fn created(self, standing: &Standing<'_>) -> Answer {
+        match self {
+            Self::Plain => Version::Rfc.created(standing),
+            Self::Ietf(version) => version.created(standing),
+            Self::Tus => tus::created(standing),
+        }
+    }
+
+    /// The answer to an append that leaves the upload incomplete.
+    pub fn appended(self, standing: &Standing<'_>) -> Answer {
+        match self {
+            Self::Plain => Version::Rfc.appended(standing),
+            Self::Ietf(version) => version.appended(standing),
+            Self::Tus => tus::appended(standing),
+        }
+    }
+
+    /// The final answer: that of the target resource to the whole representation (status, `Location` and `Content-Location` of
+    /// what was made, its validators), in the form that the dialect prescribes. Where the form is 204, the target's body is not sent.
+    pub fn finished(self, via: Via, standing: &Standing<'_>, target: Answer) -> Answer {
+        match (self, via) {
+            (Self::Plain, Via::Creation) => target,
+            (Self::Plain, Via::Append) => Version::Rfc.finished(standing, target),
+            (Self::Ietf(version), _) => version.finished(standing, target),
+            (Self::Tus, via) => tus::finished(via, standing, target),
+        }
+    }
+
+    /// The answer to a request for the offset. `GET` answers like `HEAD`, with a body.
+    ///
+    /// A plain request may come from any client, so it is told what the RFC form tells, and for an upload made by tus what tus
+    /// tells.
+    pub fn retrieved(self, method: &Method, standing: &Standing<'_>) -> Answer {
+        match self {
+            Self::Ietf(version) => version.retrieved(method, standing),
+            Self::Tus => tus::retrieved(standing),
+            Self::Plain => {
+                let Answer { status, mut fields } = Version::Rfc.retrieved(method, standing);
+                if standing.tus.is_none() {
+                    return Answer { status, fields };
+                }
+                let tus = tus::retrieved(standing);
+                for (name, value) in tus.fields {
+                    fields.insert(name.expect("each field comes once"), value);
+                }
+                Answer {
+                    status: tus.status,
+                    fields,
+                }
+            }
+        }
+    }
+
+    /// The answer to a cancellation.
+    pub fn cancelled(self) -> Answer {
+        match self {
+            Self::Plain => Version::Rfc.cancelled(),
+            Self::Ietf(version) => version.cancelled(),
+            Self::Tus => tus::cancelled(),
+        }
+    }
+
+    /// The answer to a request that breaks a rule.
+    pub fn refused(self, rejection: &Rejection, known: Known<'_>) -> Refusal {
+        let standing = match known {
+            Known::Standing(standing) => Some(standing),
+            Known::Limits(_) | Known::Nothing => None,
+        };
+        let (kind, mut fields) = match self {
+            Self::Plain => (
+                Version::Rfc.problem_type(rejection),
+                // Without an upload there is no protocol that the answer could belong to.
+                match standing {
+                    Some(_) => Version::Rfc.rejection_fields(standing),
+                    None => self.refusal_fields(),
+                },
+            ),
+            Self::Ietf(version) => (
+                version.problem_type(rejection),
+                version.rejection_fields(standing),
+            ),
+            Self::Tus => (
+                tus::problem_type(rejection),
+                tus::rejection_fields(standing),
+            ),
+        };
+        let problem = Problem::new(kind).detailed(rejection.to_string());
+        let problem = match rejection {
+            Rejection::OffsetMismatch { expected, provided } => {
+                fields.insert(name::UPLOAD_OFFSET, HeaderValue::from(*expected));
+                problem
+                    .with("expected-offset", *expected)
+                    .with("provided-offset", *provided)
+            }
+            Rejection::OverlapMismatch { offset } => problem.with("expected-offset", *offset),
+            Rejection::MediaType { expected } => {
+                // RFC 5789 §3.1: it tells which patch documents are taken.
+                fields.insert(name::ACCEPT_PATCH, HeaderValue::from_static(expected));
+                problem
+            }
+            Rejection::TusVersion => {
+                fields.insert(name::TUS_VERSION, HeaderValue::from_static(tus::VERSION));
+                problem
+            }
+            Rejection::TooLarge { limit }
+            | Rejection::TooSmall { limit }
+            | Rejection::AppendTooLarge { limit }
+            | Rejection::AppendTooSmall { limit } => {
+                self.tell_limits(&mut fields, known);
+                problem.with("limit", *limit)
+            }
+            Rejection::OverLength { length } => problem.with("length", *length),
+            Rejection::DigestAlgorithm { field, algorithm } => {
+                fields.insert(
+                    name::TUS_CHECKSUM_ALGORITHM,
+                    HeaderValue::from_static(tus::checksum::ALGORITHMS),
+                );
+                problem.with(
+                    "unsupported_algorithms",
+                    json!([{ "algorithm": algorithm, "header": field }]),
+                )
+            }
+            Rejection::DigestMismatch { field } => {
+                problem.with("mismatched_digests", json!([{ "header": field }]))
+            }
+            Rejection::Malformed { field, .. } => problem.with("header", *field),
+            Rejection::InconsistentLength | Rejection::Completed | Rejection::FinalUpload => {
+                problem
+            }
+        };
+        Refusal { problem, fields }
+    }
+
+    /// The answer about an upload that never was, or of which nothing is remembered.
+    pub fn unknown(self) -> Refusal {
+        self.absent(types::UPLOAD_NOT_FOUND)
+    }
+
+    /// The answer about an upload that expired, was cancelled or became invalid.
+    pub fn gone(self) -> Refusal {
+        self.absent(match self {
+            Self::Ietf(version) => version.gone(),
+            Self::Plain | Self::Tus => types::UPLOAD_GONE,
+        })
+    }
+
+    fn absent(self, kind: ProblemType) -> Refusal {
+        Refusal {
+            problem: Problem::new(kind),
+            fields: self.refusal_fields(),
+        }
+    }
+
+    /// What every refusal has, whoever refuses: the protocol's version and `Cache-Control: no-store`.
+    pub fn refusal_fields(self) -> HeaderMap {
+        match self {
+            Self::Plain => Version::Rfc.refusal_fields(),
+            Self::Ietf(version) => version.refusal_fields(),
+            Self::Tus => tus::own_fields(),
+        }
+    }
+
+    fn tell_limits(self, fields: &mut HeaderMap, known: Known<'_>) {
+        let (limits, deadline) = match known {
+            Known::Nothing => return,
+            Known::Limits(limits) => (limits, None),
+            Known::Standing(standing) => (standing.limits, standing.deadline),
+        };
+        let version = match self {
+            Self::Ietf(version) => version,
+            Self::Plain | Self::Tus => Version::Rfc,
+        };
+        fields.insert(name::UPLOAD_LIMIT, version.upload_limit(limits, deadline));
+        if self == Self::Tus {
+            tus::tell_max_size(fields, limits);
+        }
+    }
+
+    /// The answer to `OPTIONS` on an upload target or an upload resource: one for all dialects.
+    ///
+    /// Photos takes 200 for support, and 204 is not documented to be.
+    pub fn discovery(self, limits: &Limits) -> Answer {
+        let mut fields = ietf::discovery(limits);
+        fields.extend(tus::discovery(limits));
+        if let Self::Ietf(version) = self {
+            fields.extend(version.own_fields());
+        }
+        Answer {
+            status: StatusCode::OK,
+            fields,
+        }
+    }
+}
+
+/// Whether a request without a version has what only a creation by tus has.
+fn is_tus_creation(fields: &HeaderMap) -> bool {
+    let has = |name: &HeaderName| fields.contains_key(name);
+    let is_ietf = has(&name::UPLOAD_COMPLETE) || has(&name::UPLOAD_INCOMPLETE);
+    let is_tus = has(&name::UPLOAD_LENGTH)
+        || has(&name::UPLOAD_DEFER_LENGTH)
+        || has(&name::UPLOAD_CONCAT)
+        || has(&name::UPLOAD_METADATA)
+        || media_type::is(fields, tus::OFFSET_OCTET_STREAM);
+    !is_ietf && is_tus
+}

@@ -1,0 +1,286 @@
+//! File names in `Content-Disposition`: reading one a client suggests, writing one for a download (RFC 6266, RFC 8187).
+
+use std::borrow::Cow;
+
+use http::header::{CONTENT_DISPOSITION, HeaderMap, HeaderValue};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, utf8_percent_encode};
+
+use crate::fields;
+
+/// Longest name in bytes: what a directory entry can have on common file systems.
+const MAX_NAME: usize = 255;
+
+/// How a browser is asked to treat a download.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disposition {
+    /// Save it.
+    Attachment,
+    /// Show it if possible.
+    Inline,
+}
+
+/// The name that `Content-Disposition` suggests, sanitised. `filename*` counts before `filename` (RFC 6266 §4.3).
+pub fn file_name(fields: &HeaderMap) -> Option<String> {
+    let value = fields::combined(fields, &CONTENT_DISPOSITION)?;
+    // Browsers put raw UTF-8 into `filename`, older clients ISO 8859-1.
+    let text = match std::str::from_utf8(&value) {
+        Ok(text) => Cow::Borrowed(text),
+        Err(_) => Cow::Owned(value.iter().copied().map(char::from).collect()),
+    };
+    let parameters = parameters(&text)?;
+    let of_name = |wanted: &str| {
+        parameters
+            .iter()
+            .find(|(name, _)| name.eq_ignore_ascii_case(wanted))
+            .map(|(_, value)| value.as_str())
+    };
+    of_name("filename*")
+        .and_then(extended)
+        .and_then(|name| sanitised(&name))
+        .or_else(|| sanitised(of_name("filename")?))
+}
+
+/// The last segment of a path in anyone's notation, without control and direction characters, at most 255 bytes long; `None` if
+/// nothing is left that names a file.
+pub fn sanitised(name: &str) -> Option<String> {
+    let segment = name.rsplit(['/', '\\']).next()?;
+    let plain: String = segment.chars().filter(|own| !is_invisible(*own)).collect();
+    let trimmed = plain.trim();
+    if matches!(trimmed, "" | "." | "..") {
+        return None;
+    }
+    Some(bounded(trimmed))
+}
+
+/// The field's value for a download under `name`: an ASCII form that every client reads, and the exact name beside it where
+/// that differs (RFC 6266 §5, Appendix D).
+pub fn write(disposition: Disposition, name: &str) -> HeaderValue {
+    // RFC 8187 §3.2.1, attr-char.
+    const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+        .remove(b'!')
+        .remove(b'#')
+        .remove(b'$')
+        .remove(b'&')
+        .remove(b'+')
+        .remove(b'-')
+        .remove(b'.')
+        .remove(b'^')
+        .remove(b'_')
+        .remove(b'`')
+        .remove(b'|')
+        .remove(b'~');
+    let kind = match disposition {
+        Disposition::Attachment => "attachment",
+        Disposition::Inline => "inline",
+    };
+    let Some(name) = sanitised(name) else {
+        return HeaderValue::from_static(kind);
+    };
+    // A percent sign and a backslash are read in more than one way, so they are not written plainly.
+    let ascii: String = name
+        .chars()
+        .map(|own| match own {
+            '"' | '\\' | '%' => '_',
+            ' '..='~' => own,
+            _ => '_',
+        })
+        .collect();
+    let value = if ascii == name {
+        format!("{kind}; filename=\"{ascii}\"")
+    } else {
+        let exact = utf8_percent_encode(&name, ENCODED);
+        format!("{kind}; filename=\"{ascii}\"; filename*=UTF-8''{exact}")
+    };
+    HeaderValue::try_from(value).expect("printable ASCII is a field value")
+}
+
+/// Control characters, and those that turn the direction of what follows: `gpj.exe` is not to be shown as `exe.jpg`.
+fn is_invisible(own: char) -> bool {
+    own.is_control()
+        || matches!(own, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+/// Shortens the stem and keeps the extension.
+fn bounded(name: &str) -> String {
+    if name.len() <= MAX_NAME {
+        return name.to_owned();
+    }
+    let (stem, extension) = match name.rfind('.') {
+        Some(dot) if dot > 0 && name.len() - dot <= 32 => name.split_at(dot),
+        _ => (name, ""),
+    };
+    let end = stem.floor_char_boundary(MAX_NAME - extension.len());
+    format!("{}{extension}", stem[..end].trim_end())
+}
+
+/// The parameters after the disposition type; `None` if the field is malformed.
+fn parameters(value: &str) -> Option<Vec<(String, String)>> {
+    let (kind, mut rest) = value.split_once(';').unwrap_or((value, ""));
+    if !is_token(kind.trim()) {
+        return None;
+    }
+    let mut parameters = Vec::new();
+    loop {
+        rest = rest.trim_start_matches([' ', '\t', ';']);
+        if rest.is_empty() {
+            return Some(parameters);
+        }
+        let (name, after) = rest.split_once('=')?;
+        let name = name.trim();
+        if !is_token(name) {
+            return None;
+        }
+        let after = after.trim_start();
+        let (value, after) = match after.strip_prefix('"') {
+            Some(quoted) => quoted_string(quoted)?,
+            None => {
+                let end = after.find(';').unwrap_or(after.len());
+                (after[..end].trim_end().to_owned(), &after[end..])
+            }
+        };
+        parameters.push((name.to_owned(), value));
+        rest = after.trim_start();
+        if !rest.is_empty() && !rest.starts_with(';') {
+            return None;
+        }
+    }
+}
+
+/// The rest of a quoted string, unescaped, and what follows it (RFC 9110 §5.6.4).
+fn quoted_string(text: &str) -> Option<(String, &str)> {
+    let mut value = String::new();
+    let mut characters = text.char_indices();
+    while let Some((at, own)) = characters.next() {
+        match own {
+            '"' => return Some((value, &text[at + 1..])),
+            '\\' => value.push(characters.next()?.1),
+            _ => value.push(own),
+        }
+    }
+    None
+}
+
+/// An extended value: charset, language, and percent-encoded bytes (RFC 8187 §3.2).
+fn extended(value: &str) -> Option<String> {
+    let (charset, rest) = value.split_once('\'')?;
+    let (_language, encoded) = rest.split_once('\'')?;
+    let bytes: Cow<'_, [u8]> = percent_decode(encoded.as_bytes()).into();
+    if charset.eq_ignore_ascii_case("UTF-8") {
+        String::from_utf8(bytes.into_owned()).ok()
+    } else if charset.eq_ignore_ascii_case("ISO-8859-1") {
+        Some(bytes.iter().copied().map(char::from).collect())
+    } else {
+        None
+    }
+}
+
+fn is_token(text: &str) -> bool {
+    !text.is_empty()
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(value: &str, expected: Option<&str>) {
+        let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
+        let fields = HeaderMap::from_iter([(CONTENT_DISPOSITION, value)]);
+        assert_eq!(file_name(&fields).as_deref(), expected);
+    }
+
+    #[test]
+    fn names_are_read() {
+        check("attachment", None);
+        check("attachment; filename=a.txt", Some("a.txt"));
+        check(r#"inline; filename="a b.txt""#, Some("a b.txt"));
+        check(r#"inline;filename = "a\"b;.txt" ; x=y"#, Some("a\"b;.txt"));
+        check(r#"inline; FileName="ä.txt""#, Some("ä.txt"));
+        check(
+            r#"inline; filename="x"; filename*=UTF-8''%e2%82%ac.txt"#,
+            Some("€.txt"),
+        );
+        check("inline; filename*=iso-8859-1'en'%A3.txt", Some("£.txt"));
+        check(r#"inline; filename="x"; filename*=koi8-r''%A3"#, Some("x"));
+        check(r#"inline; filename="x"; filename*=UTF-8''%ff"#, Some("x"));
+    }
+
+    #[test]
+    fn malformed_fields_suggest_nothing() {
+        for value in [
+            "",
+            "; filename=a",
+            "inline; filename",
+            r#"inline; filename="a"#,
+            r#"inline; filename="a" b"#,
+            r#"inline; file name="a""#,
+            r#"inline; filename="a\"#,
+        ] {
+            check(value, None);
+        }
+    }
+
+    #[test]
+    fn names_lose_paths_and_invisible_characters() {
+        check(r#"inline; filename="../../etc/passwd""#, Some("passwd"));
+        check(r#"inline; filename="C:\\temp\\a.txt""#, Some("a.txt"));
+        check("inline; filename*=UTF-8''a%0d%0ab%00.txt", Some("ab.txt"));
+        check(
+            "inline; filename*=UTF-8''a%E2%80%AEgpj.exe",
+            Some("agpj.exe"),
+        );
+        for name in ["..", ".", "", " ", "a/", "a\\"] {
+            assert_eq!(sanitised(name), None, "{name:?}");
+        }
+        assert_eq!(sanitised(".profile").as_deref(), Some(".profile"));
+    }
+
+    #[test]
+    fn long_names_keep_their_extension() {
+        let name = format!("{}.heic", "ä".repeat(300));
+        let short = sanitised(&name).unwrap();
+        assert!(
+            short.len() <= MAX_NAME && short.ends_with("ä.heic"),
+            "{short}"
+        );
+        assert_eq!(sanitised(&"a".repeat(300)).unwrap().len(), MAX_NAME);
+    }
+
+    #[test]
+    fn names_are_written() {
+        assert_eq!(
+            write(Disposition::Attachment, "a b.txt"),
+            r#"attachment; filename="a b.txt""#
+        );
+        assert_eq!(
+            write(Disposition::Inline, "ä\"%.txt"),
+            r#"inline; filename="___.txt"; filename*=UTF-8''%C3%A4%22%25.txt"#
+        );
+        assert_eq!(write(Disposition::Attachment, ".."), "attachment");
+    }
+
+    proptest! {
+        #[test]
+        fn a_written_name_is_read_again(name in "\\PC{1,400}") {
+            let fields = HeaderMap::from_iter([(
+                CONTENT_DISPOSITION,
+                write(Disposition::Attachment, &name),
+            )]);
+            prop_assert_eq!(file_name(&fields), sanitised(&name));
+        }
+
+        #[test]
+        fn a_sanitised_name_is_one_safe_segment(name in any::<String>()) {
+            if let Some(safe) = sanitised(&name) {
+                prop_assert!(!safe.contains(['/', '\\']) && !safe.chars().any(char::is_control));
+                prop_assert!(safe.len() <= MAX_NAME && !matches!(safe.as_str(), "" | "." | ".."));
+                prop_assert_eq!(sanitised(&safe), Some(safe));
+            }
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! The framing of `multipart/byteranges`: which bytes stand between the parts, and how long all of it is (RFC 9110 §14.6).
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use http::HeaderValue;
+
+use crate::range::{self, Satisfiable};
+
+/// What stands between the parts of one answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Boundary(String);
+
+impl Boundary {
+    /// A boundary of 1 to 70 letters, digits, hyphens and underscores (of what RFC 2046 §5.1.1 allows, what needs no quotes). Whoever
+    /// makes it sees to it that no part contains it, by enough chance.
+    pub fn new(boundary: impl Into<String>) -> Option<Self> {
+        let boundary = boundary.into();
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        let fits = (1..=70).contains(&boundary.len()) && boundary.bytes().all(plain);
+        fits.then_some(Self(boundary))
+    }
+}
+
+/// A piece of the body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    /// Framing: these bytes.
+    Literal(Bytes),
+    /// These bytes of the representation.
+    Part(Range<u64>),
+}
+
+/// The body of an answer with several ranges.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MultipartRanges {
+    boundary: Boundary,
+    pieces: Vec<Piece>,
+}
+
+impl MultipartRanges {
+    /// Lays out the parts, each of `content_type` if there is one.
+    pub fn new(
+        boundary: Boundary,
+        content_type: Option<&HeaderValue>,
+        satisfiable: &Satisfiable,
+    ) -> Self {
+        let mut pieces = Vec::with_capacity(satisfiable.ranges().len() * 2 + 1);
+        let mut before: &[u8] = b"--";
+        for part in satisfiable.ranges() {
+            let mut head = before.to_vec();
+            head.extend_from_slice(boundary.0.as_bytes());
+            if let Some(content_type) = content_type {
+                head.extend_from_slice(b"\r\nContent-Type: ");
+                head.extend_from_slice(content_type.as_bytes());
+            }
+            let content_range = range::content_range_text(part, satisfiable.complete_length());
+            head.extend_from_slice(b"\r\nContent-Range: ");
+            head.extend_from_slice(content_range.as_bytes());
+            head.extend_from_slice(b"\r\n\r\n");
+            pieces.push(Piece::Literal(head.into()));
+            pieces.push(Piece::Part(part.clone()));
+            before = b"\r\n--";
+        }
+        pieces.push(Piece::Literal(format!("\r\n--{}--\r\n", boundary.0).into()));
+        Self { boundary, pieces }
+    }
+
+    /// `Content-Type` of the answer.
+    pub fn content_type(&self) -> HeaderValue {
+        HeaderValue::try_from(format!(
+            "multipart/byteranges; boundary={}",
+            self.boundary.0
+        ))
+        .expect("a boundary is visible ASCII")
+    }
+
+    /// `Content-Length` of the answer, exactly.
+    pub fn content_length(&self) -> u64 {
+        self.pieces
+            .iter()
+            .map(Piece::length)
+            .fold(0, u64::saturating_add)
+    }
+
+    /// The body's pieces in order.
+    pub fn pieces(&self) -> &[Piece] {
+        &self.pieces
+    }
+}
+
+impl Piece {
+    /// Its length in bytes.
+    pub fn length(&self) -> u64 {
+        match self {
+            Self::Literal(bytes) => bytes.len() as u64,
+            Self::Part(range) => range.end - range.start,
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! Problem details (RFC 9457): the types of problems as values, and the document that tells one.
+//!
+//! Problems that IANA's registry knows have its identifiers. Ours are `tag` URIs (RFC 4151), which identify without promising a
+//! page behind them, as RFC 9457 §3.1.1 suggests: `tag:longhaul,2026:` and a name that never changes its meaning.
+
+use http::StatusCode;
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::{Map, Value};
+
+/// The media type of a problem document.
+pub const MEDIA_TYPE: &str = "application/problem+json";
+
+/// A kind of problem: what a program can decide by. Made in constants, so a wrong status does not compile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProblemType {
+    uri: &'static str,
+    title: &'static str,
+    /// 400 to 599.
+    status: u16,
+}
+
+impl ProblemType {
+    /// A kind of problem that is answered with `status`.
+    ///
+    /// # Panics
+    /// If the status is neither a client's error nor a server's. In a constant, that is a compile error.
+    pub const fn new(uri: &'static str, title: &'static str, status: u16) -> Self {
+        assert!(400 <= status && status <= 599, "a problem is a 4xx or 5xx");
+        Self { uri, title, status }
+    }
+
+    /// The identifier.
+    pub const fn uri(&self) -> &'static str {
+        self.uri
+    }
+
+    /// The name for people; always the same for one identifier.
+    pub const fn title(&self) -> &'static str {
+        self.title
+    }
+
+    /// The status of the answer: 4xx or 5xx.
+    pub fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.status).expect("400 to 599 are status codes")
+    }
+}
+
+/// The kinds of problems that uploads and downloads can have by the specifications, and by our own rules.
+pub mod types {
+    use super::ProblemType;
+
+    /// The append does not begin at the upload's offset (IETF resumable uploads, interop 6 and later).
+    pub const MISMATCHING_UPLOAD_OFFSET: ProblemType = ProblemType::new(
+        "https://iana.org/assignments/http-problem-types#mismatching-upload-offset",
+        "offset from request does not match offset of resource",
+        409,
+    );
+    /// The upload takes no more bytes (IETF resumable uploads, interop 6 to 8).
+    pub const COMPLETED_UPLOAD: ProblemType = ProblemType::new(
+        "https://iana.org/assignments/http-problem-types#completed-upload",
+        "upload is already completed",
+        400,
+    );
+    /// Statements of the length contradict each other (IETF resumable uploads, interop 7 and later).
+    pub const INCONSISTENT_UPLOAD_LENGTH: ProblemType = ProblemType::new(
+        "https://iana.org/assignments/http-problem-types#inconsistent-upload-length",
+        "inconsistent length values for upload",
+        400,
+    );
+
+    /// As [`MISMATCHING_UPLOAD_OFFSET`], where the dialect knows no such type.
+    pub const OFFSET_MISMATCH: ProblemType = ProblemType::new(
+        "tag:longhaul,2026:offset-mismatch",
+        "The offset is not the upload's",
+        409,
+    );
+    /// As [`COMPLETED_UPLOAD`], where the dialect knows no such type.
+    pub const UPLOAD_COMPLETED: ProblemType = ProblemType::new(
+        "tag:longhaul,2026:upload-completed",
+        "The upload is already complete",
+        400,
+    );
+    /// As [`INCONSISTENT_UPLOAD_LENGTH`], where the dialect knows no such type.
+    pub const INCONSISTENT_LENGTH: ProblemType = ProblemType::new(
+        "tag:longhaul,2026:inconsistent-length",
+        "The lengths disagree",
+        400,
+    );
+    /// A replayed part of an append differs from the bytes held.
+    pub const OVERLAP_MISMATCH: ProblemType = ProblemType::new(
+        "tag:longhaul,2026:overlap-mismatch",
+        "The repeated bytes are not the same",
+        409,
+    );
+    /// A field is absent or not what its definition asks for.
+    pub const MALFORMED_FIELD: ProblemType = ProblemType::new(
+        "tag:longhaul,2026:malformed-field",
+        "A field is missing or malformed",
+        400,
+    );
+    /// The body has a type that the method does not take.
+    pub const UNSUPPORTED_MEDIA_TYPE: ProblemType = ProblemType::new(
+        "tag:longhaul,2026:unsupported-media-type",
+        "The body has the wrong type",
+        415,
+    );
+    /// The tus version is not spoken here (tus 1.0.0, Core Protocol).
+    pub const TUS_VERSION: ProblemType = ProblemType::new(
+        "tag:longhaul,2026:tus-version",
+        "The tus version is not supported",
+        412,
+    );
+    /// The body runs past the upload's length, in a tus request.
+    pub const UPLOAD_LENGTH_EXCEEDED: ProblemType = ProblemType::new(
+        "tag:longhaul,2026:upload-length-exceeded",
+        "The body runs past the upload's length",
+        413,
+    );
+    /// The whole is greater than `max-size`.
+    pub const UPLOAD_TOO_LARGE: ProblemType = ProblemType::new(
+        "tag:longhaul,2026:upload-too-large",
+        "The upload is too large",
+        413,
+    );
+    /// The whole is smaller than `min-size`.
+    pub const UPLOAD_TOO_SMALL: ProblemType = ProblemType::new(
+        "tag:longhaul,2026:upload-too-small",
+        "The upload is too small",
+        400,
+    );
+    /// The body is greater than `max-append-size`.
+    pub const APPEND_TOO_LARGE: ProblemType = ProblemType::new(
+        "tag:longhaul,2026:append-too-large",
+        "The body is too large for one request",
+        413,
+    );
+    /// The body is smaller than `min-append-size`.
+    pub const APPEND_TOO_SMALL: ProblemType = ProblemType::new(
+        "tag:longhaul,2026:append-too-small",
+        "The body is too small for one request",
+        400,
+    );
+    /// The upload is made of others and takes no bytes (tus 1.0.0, Concatenation).
+    pub const FINAL_UPLOAD: ProblemType = ProblemType::new(
+        "tag:longhaul,2026:final-upload",
+        "A final upload cannot be changed",
+        403,
+    );
+    /// The digest's algorithm is not supported here (HTTP Problem Types for Digest Fields).
+    pub const DIGEST_UNSUPPORTED_ALGORITHMS: ProblemType = ProblemType::new(
+        "https://iana.org/assignments/http-problem-types#digest-unsupported-algorithms",
+        "Unsupported hashing algorithms",
+        400,
+    );
+    /// A digest's value cannot be one of its algorithm's (HTTP Problem Types for Digest Fields).
+    pub const DIGEST_INVALID_VALUES: ProblemType = ProblemType::new(
+        "https://iana.org/assignments/http-problem-types#digest-invalid-values",
+        "Invalid digest values",
+        400,
+    );
+    /// The bytes do not have the digest that was stated (HTTP Problem Types for Digest Fields).
+    pub const DIGEST_MISMATCHED_VALUES: ProblemType = ProblemType::new(
+        "https://iana.org/assignments/http-problem-types#digest-mismatched-values",
+        "Mismatched digest values",
+        400,
+    );
+    /// As [`DIGEST_MISMATCHED_VALUES`], in a tus request (tus 1.0.0, Checksum).
+    pub const CHECKSUM_MISMATCH: ProblemType = ProblemType::new(
+        "tag:longhaul,2026:checksum-mismatch",
+        "Checksum Mismatch",
+        460,
+    );
+    /// There is no such upload.
+    pub const UPLOAD_NOT_FOUND: ProblemType = ProblemType::new(
+        "tag:longhaul,2026:upload-not-found",
+        "There is no such upload",
+        404,
+    );
+    /// There was such an upload, but it expired, was cancelled or became invalid.
+    pub const UPLOAD_GONE: ProblemType =
+        ProblemType::new("tag:longhaul,2026:upload-gone", "The upload is gone", 410);
+    /// A precondition of the request is false (RFC 9110 §13).
+    pub const PRECONDITION_FAILED: ProblemType = ProblemType::new(
+        "tag:longhaul,2026:precondition-failed",
+        "A precondition is false",
+        412,
+    );
+    /// No requested range lies within the representation (RFC 9110 §14).
+    pub const RANGE_NOT_SATISFIABLE: ProblemType = ProblemType::new(
+        "tag:longhaul,2026:range-not-satisfiable",
+        "No requested range lies within the representation",
+        416,
+    );
+}
+
+/// One occurrence of a problem, ready to be written as a JSON object.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Problem {
+    kind: ProblemType,
+    detail: Option<String>,
+    members: Map<String, Value>,
+}
+
+impl Problem {
+    /// A problem of which nothing more is said.
+    pub fn new(kind: ProblemType) -> Self {
+        Self {
+            kind,
+            detail: None,
+            members: Map::new(),
+        }
+    }
+
+    /// Says what is wrong this time, for people.
+    #[must_use]
+    pub fn detailed(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    /// Adds an extension member (RFC 9457 §3.2). The names of the document's own members have no effect.
+    #[must_use]
+    pub fn with(mut self, member: &str, value: impl Into<Value>) -> Self {
+        if !["type", "title", "status", "detail"].contains(&member) {
+            self.members.insert(member.to_owned(), value.into());
+        }
+        self
+    }
+
+    /// What kind of problem it is.
+    pub fn kind(&self) -> ProblemType {
+        self.kind
+    }
+
+    /// The status of the answer: 4xx or 5xx.
+    pub fn status(&self) -> StatusCode {
+        self.kind.status()
+    }
+
+    /// What is wrong this time.
+    pub fn detail(&self) -> Option<&str> {
+        self.detail.as_deref()
+    }
+
+    /// The extension members.
+    pub fn members(&self) -> &Map<String, Value> {
+        &self.members
+    }
+}
+
+impl From<ProblemType> for Problem {
+    fn from(kind: ProblemType) -> Self {
+        Self::new(kind)
+    }
+}
+
+impl Serialize for Problem {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut document = serializer.serialize_map(None)?;
+        document.serialize_entry("type", self.kind.uri)?;
+        document.serialize_entry("title", self.kind.title)?;
+        document.serialize_entry("status", &self.kind.status)?;
+        if let Some(detail) = &self.detail {
+            document.serialize_entry("detail", detail)?;
+        }
+        for (member, value) in &self.members {
+            document.serialize_entry(member, value)?;
+        }
+        document.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_is_one_flat_object() {
+        let problem = Problem::new(types::MISMATCHING_UPLOAD_OFFSET)
+            .detailed("begin at 5")
+            .with("expected-offset", 5)
+            .with("status", 200);
+        assert_eq!(
+            serde_json::to_string(&problem).unwrap(),
+            concat!(
+                r#"{"type":"https://iana.org/assignments/http-problem-types#mismatching-upload-offset","#,
+                r#""title":"offset from request does not match offset of resource","status":409,"#,
+                r#""detail":"begin at 5","expected-offset":5}"#
+            )
+        );
+    }
+}

@@ -1,0 +1,352 @@
+//! One request and everything that comes back, on HTTP/1.1 or HTTP/2: every interim response, the final one, or the cut.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::TlsConnector;
+
+use crate::url::Origin;
+use crate::vector::Transport;
+use crate::{http1, http2};
+
+/// A response's body beyond this is not read.
+pub(crate) const MAX_BODY: usize = 16 << 20;
+/// Interim responses and final answers that wait to be looked at.
+const MAX_WAITING: usize = 1024;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Clone)]
+pub(crate) struct RequestHead {
+    pub(crate) method: String,
+    pub(crate) origin: Origin,
+    /// Path and query.
+    pub(crate) path: String,
+    pub(crate) fields: Vec<(String, String)>,
+    pub(crate) http_1_0: bool,
+    pub(crate) framing: Framing,
+}
+
+/// How the end of the request body is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Framing {
+    NoBody,
+    /// By a `Content-Length` among the fields.
+    Length,
+    /// By chunks, or by the end of the stream.
+    Streamed,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Head {
+    pub(crate) status: u16,
+    pub(crate) fields: Vec<(String, String)>,
+    pub(crate) arrived: Instant,
+}
+
+impl Head {
+    /// The field's value, several lines joined by commas (RFC 9110 §5.3).
+    pub(crate) fn field(&self, name: &str) -> Option<String> {
+        let mut lines = self
+            .fields
+            .iter()
+            .filter(|(found, _)| found.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str());
+        let first = lines.next()?.to_owned();
+        Some(lines.fold(first, |joined, line| format!("{joined}, {line}")))
+    }
+}
+
+#[derive(Debug)]
+pub(crate) enum Event {
+    Interim(Head),
+    Final(Head, Bytes),
+    /// The exchange ended without a (further) response; the text says how.
+    Closed(String),
+}
+
+/// A request under way. Dropping it gives up the connection or stream.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    events: mpsc::Receiver<Event>,
+    writer: Writer,
+}
+
+#[derive(Debug)]
+enum Writer {
+    Http1(http1::Writer),
+    Http2(http2::Writer),
+}
+
+impl Exchange {
+    /// The next event, or `None` at the deadline.
+    ///
+    /// # Cancel safety
+    ///
+    /// No event is lost.
+    pub(crate) async fn event_before(&mut self, deadline: Instant) -> Option<Event> {
+        match timeout_at(deadline, self.events.recv()).await {
+            Ok(Some(event)) => Some(event),
+            Ok(None) => Some(Event::Closed("the exchange was over".to_owned())),
+            Err(_) => None,
+        }
+    }
+
+    /// Sends a part of the body, or less of it if the exchange ends meanwhile: the server need not read what it has rejected.
+    pub(crate) async fn send(&mut self, bytes: Bytes, deadline: Instant) -> Result<(), String> {
+        let sent = match &mut self.writer {
+            Writer::Http1(writer) => timeout_at(deadline, writer.send(bytes)).await,
+            Writer::Http2(writer) => timeout_at(deadline, writer.send(bytes)).await,
+        };
+        sent.map_err(|_| "the server neither read the body nor answered".to_owned())
+    }
+
+    /// Ends the body.
+    pub(crate) async fn end(&mut self, trailers: &[(String, String)]) {
+        match &mut self.writer {
+            Writer::Http1(writer) => writer.end(trailers).await,
+            Writer::Http2(writer) => writer.end(trailers),
+        }
+    }
+
+    /// Gives up the connection (HTTP/1.1) or resets the stream (HTTP/2).
+    pub(crate) async fn cut(self) {
+        match self.writer {
+            Writer::Http1(writer) => writer.cut().await,
+            Writer::Http2(writer) => writer.cut(),
+        }
+    }
+}
+
+/// The reading half's side of an exchange.
+#[derive(Debug)]
+pub(crate) struct Events {
+    sender: mpsc::Sender<Event>,
+    ended: watch::Sender<bool>,
+}
+
+impl Events {
+    pub(crate) async fn interim(&self, head: Head) {
+        // A receiver that is gone has no more interest: the exchange was dropped.
+        let _ = self.sender.send(Event::Interim(head)).await;
+    }
+
+    pub(crate) async fn end(&self, event: Event) {
+        self.ended.send_replace(true);
+        let _ = self.sender.send(event).await;
+    }
+}
+
+/// The task that reads. It ends with the exchange, so that the socket closes or the stream is given up.
+#[derive(Debug)]
+pub(crate) struct Reading(pub(crate) JoinHandle<()>);
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Completes when the exchange has ended.
+pub(crate) async fn ended(ended: &mut watch::Receiver<bool>) {
+    // An error means that the reader is gone, which is an end as well.
+    let _ = ended.wait_for(|ended| *ended).await;
+}
+
+pub(crate) fn channel() -> (Events, mpsc::Receiver<Event>, watch::Receiver<bool>) {
+    let (sender, receiver) = mpsc::channel(MAX_WAITING);
+    let (ended, watcher) = watch::channel(false);
+    (Events { sender, ended }, receiver, watcher)
+}
+
+/// A connection, encrypted or not.
+pub(crate) trait Io: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin> Io for T {}
+
+/// Opens connections.
+#[derive(Clone)]
+pub(crate) struct Connector {
+    http1: TlsConnector,
+    http2: TlsConnector,
+}
+
+impl Connector {
+    /// With the machine's trusted roots, or trusting any certificate.
+    pub(crate) fn new(insecure: bool) -> Result<Self, String> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = |protocol: &[u8]| -> Result<TlsConnector, String> {
+            let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+                .with_safe_default_protocol_versions()
+                .map_err(|error| format!("cannot set up TLS: {error}"))?;
+            let mut config = if insecure {
+                let verifier = Arc::new(TrustAnything(Arc::clone(&provider)));
+                builder
+                    .dangerous()
+                    .with_custom_certificate_verifier(verifier)
+                    .with_no_client_auth()
+            } else {
+                let mut roots = RootCertStore::empty();
+                // A machine without roots can still test http:// URLs; a handshake will say what is missing.
+                roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+                builder.with_root_certificates(roots).with_no_client_auth()
+            };
+            config.alpn_protocols = vec![protocol.to_vec()];
+            Ok(TlsConnector::from(Arc::new(config)))
+        };
+        Ok(Self {
+            http1: config(b"http/1.1")?,
+            http2: config(b"h2")?,
+        })
+    }
+
+    async fn connect(&self, origin: &Origin, transport: Transport) -> io::Result<Box<dyn Io>> {
+        let host = origin.host.trim_matches(['[', ']']);
+        let stream = TcpStream::connect((host, origin.port)).await?;
+        stream.set_nodelay(true)?;
+        if !origin.tls {
+            return Ok(Box::new(stream));
+        }
+        let (tls, protocol): (_, &[u8]) = match transport {
+            Transport::Http1 => (&self.http1, b"http/1.1"),
+            Transport::Http2 => (&self.http2, b"h2"),
+        };
+        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+        let stream = tls.connect(name, stream).await?;
+        let negotiated = stream.get_ref().1.alpn_protocol();
+        if negotiated != Some(protocol) && transport == Transport::Http2 {
+            return Err(io::Error::other("the server does not negotiate HTTP/2"));
+        }
+        Ok(Box::new(stream))
+    }
+}
+
+/// The connections of one case: a new one for each HTTP/1.1 request, a shared one for HTTP/2 requests to one origin.
+pub(crate) struct Client {
+    connector: Connector,
+    transport: Transport,
+    sessions: HashMap<Origin, http2::Session>,
+}
+
+impl Client {
+    pub(crate) fn new(connector: &Connector, transport: Transport) -> Self {
+        Self {
+            connector: connector.clone(),
+            transport,
+            sessions: HashMap::new(),
+        }
+    }
+
+    /// Sends a request's head.
+    pub(crate) async fn open(&mut self, head: RequestHead) -> Result<Exchange, String> {
+        let opening = async {
+            match self.transport {
+                Transport::Http1 => self.open_http1(head).await,
+                Transport::Http2 => self.open_http2(head).await,
+            }
+        };
+        match timeout(CONNECT_TIMEOUT, opening).await {
+            Ok(opened) => opened,
+            Err(_) => Err("no connection in time".to_owned()),
+        }
+    }
+
+    async fn connect(&self, origin: &Origin) -> Result<Box<dyn Io>, String> {
+        let connected = self.connector.connect(origin, self.transport).await;
+        connected.map_err(|error| format!("cannot connect to {origin}: {error}"))
+    }
+
+    async fn open_http1(&self, head: RequestHead) -> Result<Exchange, String> {
+        let stream = self.connect(&head.origin).await?;
+        let (events, receiver, ended) = channel();
+        let writer = http1::open(stream, &head, events, ended).await;
+        Ok(Exchange {
+            events: receiver,
+            writer: Writer::Http1(writer),
+        })
+    }
+
+    async fn open_http2(&mut self, head: RequestHead) -> Result<Exchange, String> {
+        if let Some(session) = self.sessions.get_mut(&head.origin)
+            && !session.is_ready().await
+        {
+            self.sessions.remove(&head.origin);
+        }
+        if !self.sessions.contains_key(&head.origin) {
+            let stream = self.connect(&head.origin).await?;
+            let session = http2::Session::start(stream).await?;
+            self.sessions.insert(head.origin.clone(), session);
+        }
+        let session = self
+            .sessions
+            .get_mut(&head.origin)
+            .expect("it was there or has just been inserted");
+        let (events, receiver, ended) = channel();
+        let writer = session.open(&head, events, ended).await?;
+        Ok(Exchange {
+            events: receiver,
+            writer: Writer::Http2(writer),
+        })
+    }
+}
+
+/// For `--insecure`: servers under test often have certificates of their own making.
+#[derive(Debug)]
+struct TrustAnything(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for TrustAnything {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(
+            message,
+            cert,
+            dss,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,98 @@
+//! One case told to people: what goes over the wire in one version, and what is expected.
+
+use crate::vector::{Files, Level, annotation, fragment_path, version_annotation};
+use crate::version::Version;
+
+/// The text of a vector with its fragments in place, without what does not concern `version`, and in its words.
+pub(crate) fn explain(
+    files: &Files,
+    dialect: &str,
+    source: &str,
+    version: Version,
+) -> Result<String, String> {
+    let mut text = String::new();
+    // Inside a step that is not for this version.
+    let mut skipping = false;
+    for line in source.lines() {
+        if let Some(name) = line.strip_prefix("include: ") {
+            let path = fragment_path(dialect, name.trim());
+            let fragment = files
+                .get(&path)
+                .ok_or_else(|| format!("there is no {path}"))?;
+            text.push_str(&explain(files, dialect, fragment, version)?);
+            continue;
+        }
+        let line = if let Some(rest) = line.strip_prefix("== ") {
+            let (versions, label) = version_annotation(rest)?;
+            skipping = !versions.contains(version);
+            Some(format!("== {label}"))
+        } else if let Some(rest) = line.strip_prefix("> ") {
+            let (versions, rest) = version_annotation(rest)?;
+            versions
+                .contains(version)
+                .then(|| sent(rest, version))
+                .flatten()
+        } else if let Some(rest) = line.strip_prefix("< ") {
+            let (levels, rest) = annotation(rest)?;
+            levels
+                .of(version)
+                .map(|level| expected(level, rest, version))
+        } else {
+            Some(line.to_owned())
+        };
+        if let Some(line) = line.filter(|_| !skipping) {
+            text.push_str(&line);
+            text.push('\n');
+        }
+    }
+    Ok(text)
+}
+
+fn sent(line: &str, version: Version) -> Option<String> {
+    match line {
+        "@interop" => version
+            .interop()
+            .map(|number| format!("> Upload-Draft-Interop-Version: {number}")),
+        "@partial-upload" => version
+            .has_partial_upload_type()
+            .then(|| "> Content-Type: application/partial-upload".to_owned()),
+        _ => Some(format!("> {}", completeness(line, version))),
+    }
+}
+
+fn expected(level: Level, line: &str, version: Version) -> String {
+    let strength = match level {
+        Level::Must => "",
+        Level::Should => "(should) ",
+        Level::May => "(may) ",
+    };
+    format!("< {strength}{}", completeness(line, version))
+}
+
+fn completeness(line: &str, version: Version) -> String {
+    let complete = match line {
+        "@complete: yes" => true,
+        "@complete: no" => false,
+        _ => return line.to_owned(),
+    };
+    let (name, value) = version.completeness(complete);
+    format!("{name}: {value}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_case_reads_in_the_words_of_one_version() {
+        let files = Files::from([(
+            "ietf/given/one.http".to_owned(),
+            "== create\n> POST {target}\n> @interop\n".to_owned(),
+        )]);
+        let source = "# Title\ninclude: one\n== [4..] append\n> PATCH {upload}\n== ask\n> HEAD {upload}\n> @complete: no\n< [should] 204\n< [5..] @interop: echo\n";
+        let text = explain(&files, "ietf", source, Version::Interop(3)).unwrap();
+        let expected = "# Title\n== create\n> POST {target}\n> Upload-Draft-Interop-Version: 3\n\
+                        == ask\n> HEAD {upload}\n> Upload-Incomplete: ?1\n< (should) 204\n";
+        assert_eq!(text, expected);
+    }
+}

@@ -1,0 +1,140 @@
+//! The dependencies between our crates are those of the architecture, and what a crate must not know it does not name.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use toml::{Table, Value};
+
+/// What a crate may depend on.
+struct Rule {
+    name: &'static str,
+    /// Of our own crates.
+    may_use: &'static [&'static str],
+    /// Other people's, as the beginning of their names.
+    must_not_know: &'static [&'static str],
+}
+
+/// The table "Direction" of `server/ARCHITECTURE.md`.
+const RULES: [Rule; 7] = [
+    Rule {
+        name: "protocol",
+        may_use: &[],
+        must_not_know: &[
+            "tokio", "futures", "async-", "axum", "hyper", "h2", "tower", "sqlx", "rustix",
+            "rusqlite", "aws-",
+        ],
+    },
+    Rule {
+        name: "archive",
+        may_use: &[],
+        must_not_know: &[
+            "tokio", "futures", "async-", "axum", "hyper", "h2", "tower", "sqlx", "rustix",
+            "rusqlite", "aws-",
+        ],
+    },
+    Rule {
+        name: "domain",
+        may_use: &["protocol", "archive"],
+        must_not_know: &[
+            "http", "axum", "hyper", "h2", "tower", "sqlx", "rustix", "rusqlite", "aws-",
+        ],
+    },
+    Rule {
+        name: "blobs",
+        may_use: &["domain"],
+        must_not_know: &["http", "axum", "hyper", "h2", "tower", "sqlx", "rusqlite"],
+    },
+    Rule {
+        name: "metadata",
+        may_use: &["domain"],
+        must_not_know: &["http", "axum", "hyper", "h2", "tower", "rustix", "aws-"],
+    },
+    Rule {
+        name: "edge",
+        may_use: &["domain", "protocol", "archive"],
+        must_not_know: &["sqlx", "rusqlite", "rustix", "aws-"],
+    },
+    Rule {
+        name: "app",
+        may_use: &["protocol", "archive", "domain", "blobs", "metadata", "edge"],
+        must_not_know: &["sqlx", "rusqlite", "aws-"],
+    },
+];
+
+#[test]
+fn every_crate_depends_only_inward() {
+    let crates = manifests();
+    let names: Vec<&str> = RULES.iter().map(|rule| rule.name).collect();
+    let mut found: Vec<&str> = crates.keys().map(String::as_str).collect();
+    let mut expected = names.clone();
+    found.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(
+        found, expected,
+        "every crate under server/ has a rule, and every rule a crate"
+    );
+
+    for rule in &RULES {
+        for dependency in dependencies(&crates[rule.name]) {
+            if names.contains(&dependency.as_str()) {
+                let may = rule.may_use.contains(&dependency.as_str());
+                assert!(may, "{} must not depend on {dependency}", rule.name);
+            }
+            let known = rule
+                .must_not_know
+                .iter()
+                .find(|name| dependency.starts_with(**name));
+            assert!(known.is_none(), "{} must not know {dependency}", rule.name);
+        }
+    }
+}
+
+#[test]
+fn the_tests_speak_http_and_the_command_line_only() {
+    let manifest = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"));
+    for section in ["dependencies", "dev-dependencies"] {
+        let named = manifest.get(section).and_then(Value::as_table).unwrap();
+        for rule in &RULES {
+            assert!(
+                !named.contains_key(rule.name),
+                "tests must not depend on {}",
+                rule.name
+            );
+        }
+    }
+}
+
+/// The manifest of each crate under `server/`.
+fn manifests() -> BTreeMap<String, Table> {
+    let server = Path::new(env!("CARGO_MANIFEST_DIR")).join("../server");
+    let mut manifests = BTreeMap::new();
+    for entry in std::fs::read_dir(server).unwrap() {
+        let entry = entry.unwrap();
+        let manifest = entry.path().join("Cargo.toml");
+        if manifest.is_file() {
+            manifests.insert(entry.file_name().into_string().unwrap(), read(&manifest));
+        }
+    }
+    manifests
+}
+
+fn read(manifest: &Path) -> Table {
+    std::fs::read_to_string(manifest).unwrap().parse().unwrap()
+}
+
+/// What the crate's own code depends on, for every target; not what its tests do.
+fn dependencies(manifest: &Table) -> Vec<String> {
+    let targets = manifest
+        .get("target")
+        .and_then(Value::as_table)
+        .into_iter()
+        .flat_map(Table::values);
+    let tables = std::iter::once(manifest).chain(targets.filter_map(Value::as_table));
+    let sections =
+        tables.flat_map(|table| ["dependencies", "build-dependencies"].map(|name| table.get(name)));
+    let named = sections
+        .flatten()
+        .filter_map(Value::as_table)
+        .flat_map(Table::keys);
+    named.cloned().collect()
+}

@@ -1,0 +1,281 @@
+//! The program is killed at random moments while clients upload. Whatever it had acknowledged is there afterwards.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tests::{Client, Content, Cut, Dice, Head, Request, Response, TestServer, Version, within};
+
+use crate::dialect::Dialect;
+use crate::uploads::assert_file;
+
+/// How often the program is killed. `LONGHAUL_CRASHES` sets another number for a longer run.
+const CRASHES: u64 = 10;
+/// How many upload at the same time.
+const CLIENTS: u64 = 6;
+
+/// One upload and what its client knows of it.
+#[derive(Debug)]
+struct Attempt {
+    dialect: Dialect,
+    version: Version,
+    path: String,
+    content: Content,
+    /// The upload resource, once the server has named it.
+    upload: Option<String>,
+    /// The greatest offset that the server has told, in whatever way.
+    acknowledged: u64,
+    /// Whether the server has answered that the whole is there.
+    completed: bool,
+}
+
+impl Attempt {
+    fn new(crash: u64, client: u64, dice: &mut Dice) -> Self {
+        let dialects = u64::try_from(Dialect::ALL.len()).unwrap();
+        let versions = u64::try_from(Version::ALL.len()).unwrap();
+        Self {
+            dialect: Dialect::ALL[usize::try_from(dice.within(0..dialects)).unwrap()],
+            version: Version::ALL[usize::try_from(dice.within(0..versions)).unwrap()],
+            path: format!("/files/crash-{crash}/{client}"),
+            content: Content::new(crash * CLIENTS + client + 1000, dice.within(1..5_000_000)),
+            upload: None,
+            acknowledged: 0,
+            completed: false,
+        }
+    }
+
+    /// Uploads until everything is sent or the server is gone.
+    async fn run(&mut self, server: &TestServer, mut dice: Dice) {
+        // An error is the crash, which is what this is about.
+        let _ = match dice.within(0..3) {
+            0 => self.in_one_request(server, &mut dice).await,
+            1 => self.in_parts(server, &mut dice).await,
+            _ => self.with_interruptions(server, &mut dice).await,
+        };
+    }
+
+    async fn in_one_request(&mut self, server: &TestServer, dice: &mut Dice) -> Result<(), Cut> {
+        let put = Request::put(&self.path).announcing(self.content.length());
+        let mut client = try_client(server, self.version).await?;
+        self.stream(&mut client, &self.dialect.create(put, true), 0, dice)
+            .await
+    }
+
+    async fn in_parts(&mut self, server: &TestServer, dice: &mut Dice) -> Result<(), Cut> {
+        self.create(server).await?;
+        while !self.completed {
+            let offset = self.acknowledged;
+            let end = (offset + dice.within(1..800_000)).min(self.content.length());
+            let completes = end == self.content.length();
+            let append = self
+                .append(offset, completes)
+                .body(self.content.slice(offset..end));
+            let response = try_client(server, self.version)
+                .await?
+                .exchange(&append)
+                .await?;
+            self.note(&response);
+        }
+        Ok(())
+    }
+
+    /// Loses its connection on purpose, asks for the offset, goes on.
+    async fn with_interruptions(
+        &mut self,
+        server: &TestServer,
+        dice: &mut Dice,
+    ) -> Result<(), Cut> {
+        self.create(server).await?;
+        while !self.completed {
+            let mut client = try_client(server, self.version).await?;
+            let head = client
+                .exchange(&self.dialect.head(self.upload.as_ref().unwrap()))
+                .await?;
+            let offset = head.offset();
+            self.note(&head);
+            let append = self
+                .append(offset, true)
+                .announcing(self.content.length() - offset);
+            if dice.within(0..3) == 0 {
+                self.stream(&mut client, &append, offset, dice).await?;
+            } else {
+                client.begin(&append).await.map_err(gone)?;
+                let end = (offset + dice.within(1..500_000)).min(self.content.length());
+                client
+                    .send(&self.content.slice(offset..end))
+                    .await
+                    .map_err(gone)?;
+                client.lose();
+            }
+        }
+        Ok(())
+    }
+
+    async fn create(&mut self, server: &TestServer) -> Result<(), Cut> {
+        let create = self.dialect.create(Request::put(&self.path), false);
+        let response = try_client(server, self.version)
+            .await?
+            .exchange(&create)
+            .await?;
+        self.upload = Some(response.field("location").to_owned());
+        Ok(())
+    }
+
+    /// Sends everything from `offset` on piece by piece, noting each interim response as it comes.
+    async fn stream(
+        &mut self,
+        client: &mut Client,
+        request: &Request,
+        offset: u64,
+        dice: &mut Dice,
+    ) -> Result<(), Cut> {
+        client.begin(request).await.map_err(gone)?;
+        let mut sent = offset;
+        while sent < self.content.length() {
+            let end = (sent + dice.within(1..300_000)).min(self.content.length());
+            let outcome = client.send(&self.content.slice(sent..end)).await;
+            while let Some(head) = client.interim_so_far().await {
+                self.note_interim(&head);
+            }
+            if outcome.is_err() {
+                break;
+            }
+            sent = end;
+        }
+        match client.response().await {
+            Ok(response) => {
+                response
+                    .interim
+                    .iter()
+                    .for_each(|head| self.note_interim(head));
+                self.note(&response);
+                Ok(())
+            }
+            Err(cut) => {
+                cut.interim.iter().for_each(|head| self.note_interim(head));
+                Err(cut)
+            }
+        }
+    }
+
+    fn append(&self, offset: u64, completes: bool) -> Request {
+        let upload = self.upload.as_ref().expect("created first");
+        self.dialect.append(upload, offset, completes)
+    }
+
+    fn note_interim(&mut self, head: &Head) {
+        if let Some(upload) = head.optional("location") {
+            self.upload = Some(upload.to_owned());
+        }
+        if head.optional("upload-offset").is_some() {
+            self.acknowledged = self.acknowledged.max(head.offset());
+        }
+    }
+
+    fn note(&mut self, response: &Response) {
+        assert!(response.status() < 300, "{self:?}: {response:?}");
+        if response.optional("upload-offset").is_some() {
+            self.acknowledged = self.acknowledged.max(response.offset());
+        }
+        if self.dialect.is_complete(&response.head) == Some(true) {
+            self.completed = true;
+            self.acknowledged = self.content.length();
+        }
+    }
+
+    /// What the server lost of what it had acknowledged, after it was killed and started again.
+    async fn violation(&self, server: &TestServer) -> Option<String> {
+        if self.completed {
+            let get = server.request(Request::get(&self.path)).await;
+            if get.status() != 200 {
+                return Some(format!("completed, and now {}: {self:?}", get.status()));
+            }
+        }
+        let upload = self.upload.as_ref()?;
+        let head = server.request(self.dialect.head(upload)).await;
+        if head.status() != 204 {
+            return Some(format!("known, and now {}: {self:?}", head.status()));
+        }
+        let offset = head.offset();
+        (offset < self.acknowledged).then(|| format!("{offset} is less than was told: {self:?}"))
+    }
+
+    /// Goes on to the end, and compares the whole.
+    async fn finish(&self, server: &TestServer) {
+        let Some(upload) = &self.upload else {
+            return;
+        };
+        let head = server.request(self.dialect.head(upload)).await.expect(204);
+        if self.dialect.is_complete(&head.head) != Some(true) {
+            let offset = head.offset();
+            let append = self.append(offset, true).body(self.content.from(offset));
+            server.request(append).await.expect(201);
+        }
+        assert_file(server, &self.path, self.content).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_survives_a_kill_at_any_moment() {
+    let crashes = std::env::var_os("LONGHAUL_CRASHES").map_or(CRASHES, |number| {
+        number
+            .to_str()
+            .and_then(|number| number.parse().ok())
+            .expect("LONGHAUL_CRASHES is a number")
+    });
+    let mut server = TestServer::start().await;
+    let mut violations = Vec::new();
+    let mut acknowledged = 0;
+    for crash in 0..crashes {
+        let mut dice = Dice::new(crash);
+        let mut attempts: Vec<Attempt> = (0..CLIENTS)
+            .map(|client| Attempt::new(crash, client, &mut dice))
+            .collect();
+        // The moment of the crash is what varies; nothing depends on it being long enough.
+        let moment = Duration::from_millis(dice.within(5..600));
+        let process = server.process();
+        let uploads = attempts.iter_mut().zip(0..).map(|(attempt, client)| {
+            let dice = Dice::new(crash * CLIENTS + client);
+            attempt.run(&server, dice)
+        });
+        let kill = async {
+            tokio::time::sleep(moment).await;
+            process.signal(Signal::KILL);
+        };
+        let all = async { tokio::join!(futures::future::join_all(uploads), kill) };
+        within(tests::PATIENCE, "every client notices the crash", all).await;
+        server.kill().await;
+        server.restart().await;
+
+        for attempt in &attempts {
+            acknowledged += attempt.acknowledged;
+            violations.extend(attempt.violation(&server).await);
+        }
+        for attempt in &attempts {
+            attempt.finish(&server).await;
+        }
+    }
+    assert!(
+        acknowledged > 0,
+        "nothing was acknowledged before any crash, so nothing was tested"
+    );
+    assert!(
+        violations.is_empty(),
+        "{} violations:\n{}",
+        violations.len(),
+        violations.join("\n")
+    );
+}
+
+async fn try_client(server: &TestServer, version: Version) -> Result<Client, Cut> {
+    Client::try_open(server.address(), version)
+        .await
+        .map_err(gone)
+}
+
+fn gone(error: std::io::Error) -> Cut {
+    Cut {
+        interim: Vec::new(),
+        partial: None,
+        how: error.to_string(),
+    }
+}

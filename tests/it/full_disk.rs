@@ -1,0 +1,135 @@
+//! The disk is full: uploads fail in a way that clients understand, and what was there stays there.
+
+use std::path::Path;
+use std::process::Command;
+
+use tempfile::TempDir;
+use tests::{Content, PATIENCE, Request, TestServer, skip};
+
+use crate::dialect::Dialect;
+use crate::uploads::assert_file;
+
+/// A file system of its own, in memory, of a few megabytes; gone when dropped.
+struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    /// Nothing where this user may not mount.
+    fn mount(megabytes: u32) -> Option<Self> {
+        let directory = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "tmpfs"])
+            .arg(directory.path())
+            .output()
+            .is_ok_and(|output| output.status.success());
+        mounted.then_some(Self(directory))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: the server may not have gone yet. A failure leaves the mount to the next reboot.
+        let _ = Command::new("umount")
+            .arg("--lazy")
+            .arg(self.path())
+            .status();
+    }
+}
+
+/// Sends more than fits, in two ways, and sees that both are refused without loss.
+async fn refuses_without_loss(server: &TestServer, too_much: Content) {
+    let (kept, dialect) = (Content::new(100, 2_000_000), Dialect::Interop6);
+    server
+        .request(Request::put("/files/kept").body(kept.bytes()))
+        .await
+        .expect(201);
+
+    let plain = Request::put("/files/plain").body(too_much.bytes());
+    if let Ok(response) = server.try_request(&plain).await {
+        response.expect(507).problem();
+    }
+    server
+        .request(Request::get("/files/plain"))
+        .await
+        .expect(404);
+
+    let create = dialect.create(Request::put("/files/resumable"), false);
+    let created = server.request(create).await.expect(201);
+    let upload = created.field("location");
+    let append = dialect.append(upload, 0, true).body(too_much.bytes());
+    let acknowledged = match server.try_request(&append).await {
+        Ok(response) => {
+            let told = response
+                .interim
+                .iter()
+                .filter(|head| head.optional("upload-offset").is_some());
+            let told = told.map(tests::Head::offset).max();
+            response.expect(507).problem();
+            told
+        }
+        Err(cut) => {
+            let told = cut
+                .interim
+                .iter()
+                .filter(|head| head.optional("upload-offset").is_some());
+            told.map(tests::Head::offset).max()
+        }
+    };
+    let head = server.request(dialect.head(upload)).await.expect(204);
+    assert!(head.offset() >= acknowledged.unwrap_or(0), "{head:?}");
+    assert!(head.offset() < too_much.length());
+    assert_eq!(dialect.is_complete(&head.head), Some(false));
+
+    // Giving up makes room again, and nothing else was harmed.
+    server.request(dialect.cancel(upload)).await.expect(204);
+    assert_file(server, "/files/kept", kept).await;
+}
+
+#[tokio::test]
+async fn a_full_disk_loses_nothing() {
+    let Some(disk) = SmallDisk::mount(24) else {
+        skip(
+            "a_full_disk_loses_nothing",
+            "mounting a small file system is not allowed",
+        );
+        return;
+    };
+    let mut server = TestServer::setup().data(disk.path()).start().await;
+    refuses_without_loss(&server, Content::new(101, 40_000_000)).await;
+
+    let fits = Content::new(102, 10_000_000);
+    let put = tests::eventually("there is room again", async || {
+        let put = Request::put("/files/fits").body(fits.bytes());
+        server
+            .try_request(&put)
+            .await
+            .ok()
+            .filter(|response| response.status() == 201)
+    });
+    put.await;
+    assert_file(&server, "/files/fits", fits).await;
+
+    server.terminate();
+    assert!(server.ended(PATIENCE).await.success());
+    server.restart().await;
+    assert_file(&server, "/files/kept", Content::new(100, 2_000_000)).await;
+    assert_file(&server, "/files/fits", fits).await;
+}
+
+#[tokio::test]
+async fn a_file_that_may_not_grow_loses_nothing() {
+    let server = TestServer::setup().outlive_file_limit().start().await;
+    server.limit_file_size(Some(8_000_000));
+    refuses_without_loss(&server, Content::new(103, 20_000_000)).await;
+
+    server.limit_file_size(None);
+    let grows = Content::new(104, 20_000_000);
+    server
+        .request(Request::put("/files/grows").body(grows.bytes()))
+        .await
+        .expect(201);
+    assert_file(&server, "/files/grows", grows).await;
+}

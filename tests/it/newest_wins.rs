@@ -1,0 +1,166 @@
+//! A client that comes back while its old request still lies there: the new one is served, at once.
+
+use std::time::Duration;
+
+use tests::{Client, Content, Dice, Fault, Flow, Proxy, Request, TestServer, Version, within};
+
+use crate::dialect::Dialect;
+use crate::resume::begin;
+use crate::uploads::assert_file;
+
+/// What the contract gives the newest request.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+#[tokio::test]
+async fn a_head_ends_the_append_that_lies_there() {
+    let server = TestServer::start().await;
+    let content = Content::new(40, 900_000);
+    for version in Version::ALL {
+        for dialect in Dialect::ALL {
+            let path = format!("/files/{version:?}-{dialect:?}");
+            let mut old = server.client(version).await;
+            let upload = begin(&mut old, dialect, &path, content.length()).await;
+            old.send(&content.slice(0..500_000)).await.unwrap();
+            old.drained().await;
+
+            let head = server.request(dialect.head(&upload));
+            let head = within(AT_ONCE, "the offset", head).await.expect(204);
+            assert_eq!(head.offset(), 500_000, "what arrived is kept");
+            let cut = old
+                .response()
+                .await
+                .expect_err("the older request is not answered");
+            assert!(cut.partial.is_none(), "{cut:?}");
+
+            let append = dialect
+                .append(&upload, 500_000, true)
+                .body(content.from(500_000));
+            server.request(append).await.expect(201);
+            assert_file(&server, &path, content).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_append_takes_over_from_the_one_that_lies_there() {
+    let server = TestServer::start().await;
+    let content = Content::new(41, 900_000);
+    for version in Version::ALL {
+        let dialect = Dialect::Interop6;
+        let path = format!("/files/{version:?}");
+        let mut old = server.client(version).await;
+        let upload = begin(&mut old, dialect, &path, content.length()).await;
+        old.send(&content.slice(0..500_000)).await.unwrap();
+        old.drained().await;
+
+        let append = dialect
+            .append(&upload, 500_000, true)
+            .body(content.from(500_000));
+        within(AT_ONCE, "the append", server.request(append))
+            .await
+            .expect(201);
+        old.response()
+            .await
+            .expect_err("the older request is not answered");
+        assert_file(&server, &path, content).await;
+    }
+}
+
+#[tokio::test]
+async fn a_cancellation_ends_the_append_that_lies_there() {
+    let server = TestServer::start().await;
+    let content = Content::new(42, 900_000);
+    for version in Version::ALL {
+        let dialect = Dialect::Interop6;
+        let mut old = server.client(version).await;
+        let upload = begin(&mut old, dialect, "/files/a", content.length()).await;
+        old.send(&content.slice(0..500_000)).await.unwrap();
+
+        within(
+            AT_ONCE,
+            "the cancellation",
+            server.request(dialect.cancel(&upload)),
+        )
+        .await
+        .expect(204);
+        old.response()
+            .await
+            .expect_err("the older request is not answered");
+        server.request(Request::get("/files/a")).await.expect(404);
+    }
+}
+
+#[tokio::test]
+async fn a_phone_that_fell_silent_can_go_on_at_once() {
+    let server = TestServer::start().await;
+    let content = Content::new(43, 900_000);
+    let dialect = Dialect::Interop6;
+    let tunnel = Flow {
+        fault: Some(Fault::SilentAfter(400_000)),
+        ..Flow::default()
+    };
+    let proxy = Proxy::start(server.address(), tunnel, Flow::default()).await;
+    let mut old = Client::open(proxy.address(), Version::Http1).await;
+    let upload = begin(&mut old, dialect, "/files/a", content.length()).await;
+    // The proxy's own buffers take the rest; nobody learns that it never arrives.
+    old.send(&content.slice(0..500_000)).await.unwrap();
+
+    // The phone has another network now. The connection through the proxy is still open.
+    let head = within(AT_ONCE, "the offset", server.request(dialect.head(&upload)))
+        .await
+        .expect(204);
+    let offset = head.offset();
+    assert!(offset <= 400_000, "{offset}");
+    let append = dialect
+        .append(&upload, offset, true)
+        .body(content.from(offset));
+    server.request(append).await.expect(201);
+    assert_file(&server, "/files/a", content).await;
+}
+
+#[tokio::test]
+async fn many_that_compete_leave_the_content_exact() {
+    let server = TestServer::start().await;
+    let content = Content::new(44, 3_000_000);
+    let dialect = Dialect::Interop6;
+    let mut client = server.client(Version::Http1).await;
+    let upload = begin(&mut client, dialect, "/files/contended", content.length()).await;
+    client.lose();
+
+    let contender = async |seed: u64| {
+        let mut dice = Dice::new(seed);
+        let version = Version::ALL[usize::try_from(seed % 2).unwrap()];
+        loop {
+            // Any of these may be ended by another contender; then it asks again.
+            let Ok(head) = server
+                .client(version)
+                .await
+                .exchange(&dialect.head(&upload))
+                .await
+            else {
+                continue;
+            };
+            let offset = head.expect(204).offset();
+            if offset == content.length() {
+                return;
+            }
+            let end = (offset + dice.within(1..400_000)).min(content.length());
+            let completes = end == content.length();
+            let append = dialect
+                .append(&upload, offset, completes)
+                .body(content.slice(offset..end));
+            if let Ok(response) = server.client(version).await.exchange(&append).await {
+                match response.status() {
+                    201 => assert_eq!(response.offset(), end),
+                    // Somebody was faster, or the upload is complete.
+                    409 | 400 => {}
+                    other => panic!("{other}: {response:?}"),
+                }
+            }
+        }
+    };
+    let contenders = (0..6).map(contender);
+    let all = futures::future::join_all(contenders);
+    within(tests::PATIENCE, "somebody completes the upload", all).await;
+    assert_file(&server, "/files/contended", content).await;
+}

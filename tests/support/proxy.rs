@@ -1,0 +1,167 @@
+//! A bad network between any client and the server: it delays, throttles, cuts after a number of bytes, or goes silent.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+/// The most bytes that move at once.
+const PIECE: usize = 16 * 1024;
+
+/// How one direction treats the bytes of each connection.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Flow {
+    /// How long each piece waits before it goes on.
+    pub delay: Duration,
+    /// A ceiling on the rate.
+    pub bytes_per_second: Option<u32>,
+    /// What happens after how many bytes.
+    pub fault: Option<Fault>,
+}
+
+/// How a connection goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Both ends are reset once this many bytes have passed.
+    CutAfter(u64),
+    /// Nothing moves any more once this many bytes have passed, and nobody is told: a phone in a tunnel.
+    SilentAfter(u64),
+}
+
+/// A proxy that listens on a port of its own; it ends when dropped.
+#[derive(Debug)]
+pub struct Proxy {
+    address: SocketAddr,
+    flows: Arc<Mutex<Flows>>,
+    cut: watch::Sender<u32>,
+    _tasks: JoinSet<()>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Flows {
+    up: Flow,
+    down: Flow,
+}
+
+impl Proxy {
+    /// Listens on loopback and passes each connection on to `server`: `up` is towards the server, `down` away from it.
+    pub async fn start(server: SocketAddr, up: Flow, down: Flow) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("loopback has a free port");
+        let address = listener.local_addr().expect("a bound socket has one");
+        let flows = Arc::new(Mutex::new(Flows { up, down }));
+        let (cut, cuts) = watch::channel(0);
+
+        let mut tasks = JoinSet::new();
+        let rules = Arc::clone(&flows);
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                let Ok((client, _)) = listener.accept().await else {
+                    return;
+                };
+                let flows = *rules.lock().expect("nobody panics with the lock");
+                connections.spawn(pass(client, server, flows, cuts.clone()));
+            }
+        });
+        Self {
+            address,
+            flows,
+            cut,
+            _tasks: tasks,
+        }
+    }
+
+    /// Where clients connect.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Changes the rules for connections that come from now on.
+    pub fn set(&self, up: Flow, down: Flow) {
+        *self.flows.lock().expect("nobody panics with the lock") = Flows { up, down };
+    }
+
+    /// Resets every connection that is open now.
+    pub fn cut_all(&self) {
+        self.cut.send_modify(|count| *count += 1);
+    }
+}
+
+/// One direction is broken; both ends must learn it.
+struct Broken;
+
+/// Passes one connection on until both directions are over or one breaks.
+async fn pass(
+    mut client: TcpStream,
+    server: SocketAddr,
+    flows: Flows,
+    mut cuts: watch::Receiver<u32>,
+) {
+    let Ok(mut upstream) = TcpStream::connect(server).await else {
+        return;
+    };
+    for socket in [&client, &upstream] {
+        // Only matters for speed.
+        let _ = socket.set_nodelay(true);
+    }
+    let outcome = {
+        let (client_reads, client_writes) = client.split();
+        let (server_reads, server_writes) = upstream.split();
+        let both = async {
+            tokio::try_join!(
+                pump(client_reads, server_writes, flows.up),
+                pump(server_reads, client_writes, flows.down),
+            )
+        };
+        tokio::select! {
+            // Either may be dropped anywhere: the connection is over then.
+            outcome = both => outcome.map(|_| ()),
+            _ = cuts.changed() => Err(Broken),
+        }
+    };
+    if let Err(Broken) = outcome {
+        for socket in [&client, &upstream] {
+            // Fails on a socket that is already gone.
+            let _ = socket.set_zero_linger();
+        }
+    }
+}
+
+/// Moves bytes one way, as `flow` says, until they end.
+async fn pump(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, flow: Flow) -> Result<(), Broken> {
+    let mut piece = vec![0; PIECE];
+    let mut passed = 0;
+    loop {
+        let room = match flow.fault {
+            None => piece.len(),
+            Some(Fault::CutAfter(limit) | Fault::SilentAfter(limit)) => {
+                usize::try_from(limit - passed).map_or(piece.len(), |left| left.min(piece.len()))
+            }
+        };
+        if room == 0 {
+            match flow.fault {
+                Some(Fault::SilentAfter(_)) => std::future::pending().await,
+                Some(Fault::CutAfter(_)) | None => return Err(Broken),
+            }
+        }
+        let count = from.read(&mut piece[..room]).await.map_err(|_| Broken)?;
+        if count == 0 {
+            return to.shutdown().await.map_err(|_| Broken);
+        }
+        sleep(flow.delay).await;
+        to.write_all(&piece[..count]).await.map_err(|_| Broken)?;
+        let count = u32::try_from(count).expect("a piece is small");
+        passed += u64::from(count);
+        if let Some(rate) = flow.bytes_per_second {
+            sleep(Duration::from_secs(1) * count / rate).await;
+        }
+    }
+}

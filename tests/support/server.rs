@@ -1,0 +1,415 @@
+//! The real program, as a child process on a directory of its own.
+
+use std::ffi::OsString;
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, Signal, prlimit};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::sync::watch;
+
+use crate::process::Resident;
+use crate::{Authority, Client, Cut, PATIENCE, Process, Request, Response, Version, within};
+
+/// How a server is started.
+#[derive(Debug, Default)]
+pub struct Setup {
+    config: String,
+    arguments: Vec<OsString>,
+    environment: Vec<(String, String)>,
+    data: Option<PathBuf>,
+    listen: Option<String>,
+    tls: bool,
+    outlives_file_limit: bool,
+}
+
+/// A running server; killed, and its directory removed, when dropped. A test that panics shows its log.
+#[derive(Debug)]
+pub struct TestServer {
+    setup: Setup,
+    directory: TempDir,
+    authority: Option<Authority>,
+    child: Child,
+    address: SocketAddr,
+    log: Log,
+}
+
+/// Everything that the program has written to its standard error, over all its lives.
+#[derive(Debug, Clone, Default)]
+struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Setup {
+    /// Adds configuration, as TOML.
+    pub fn config(mut self, toml: &str) -> Self {
+        self.config.push_str(toml);
+        self.config.push('\n');
+        self
+    }
+
+    /// Adds a command line argument.
+    pub fn argument(mut self, argument: impl Into<OsString>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// Sets an environment variable.
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Keeps the data somewhere else than in the server's own directory.
+    pub fn data(mut self, directory: &Path) -> Self {
+        self.data = Some(directory.to_owned());
+        self
+    }
+
+    /// Listens somewhere else than on loopback.
+    pub fn listen(mut self, address: &str) -> Self {
+        self.listen = Some(address.to_owned());
+        self
+    }
+
+    /// Serves TLS with a certificate made for the test.
+    pub fn tls(mut self) -> Self {
+        self.tls = true;
+        self
+    }
+
+    /// Makes a write beyond [`TestServer::limit_file_size`] an error, where it would end the program (`SIGXFSZ`).
+    pub fn outlive_file_limit(mut self) -> Self {
+        self.outlives_file_limit = true;
+        self
+    }
+
+    /// Starts the program and waits until it listens.
+    pub async fn start(mut self) -> TestServer {
+        let directory = tempfile::tempdir().expect("there is a temporary directory");
+        let authority = self.tls.then(|| Authority::create(directory.path()));
+        if let Some(authority) = &authority {
+            let section = format!(
+                "[tls]\ncert = {:?}\nkey = {:?}\n",
+                authority.certificate(),
+                authority.key()
+            );
+            self.config.push_str(&section);
+        }
+        let log = Log::default();
+        let (child, address) = launch(&self, directory.path(), "127.0.0.1:0", &log).await;
+        TestServer {
+            setup: self,
+            directory,
+            authority,
+            child,
+            address,
+            log,
+        }
+    }
+
+    /// Runs the program when it is expected to give up by itself; the status and what it said.
+    pub async fn refuse(self) -> (ExitStatus, String) {
+        let directory = tempfile::tempdir().expect("there is a temporary directory");
+        let log = Log::default();
+        let heard = log.clone();
+        let mut child = spawn(&self, directory.path(), "127.0.0.1:0", move |line| {
+            heard.add(line);
+        });
+        let status = ended(&mut child, PATIENCE, &log).await;
+        (status, log.text())
+    }
+}
+
+impl TestServer {
+    /// Starts a server as it comes: on loopback, open, all defaults.
+    pub async fn start() -> Self {
+        Setup::default().start().await
+    }
+
+    /// To start a server that is not as it comes.
+    pub fn setup() -> Setup {
+        Setup::default()
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A URL of it, for real clients.
+    pub fn url(&self, target: &str) -> String {
+        match self.authority {
+            Some(_) => format!("https://localhost:{}{target}", self.address.port()),
+            None => format!("http://{}{target}", self.address),
+        }
+    }
+
+    /// The certificate, where it serves TLS.
+    pub fn authority(&self) -> &Authority {
+        self.authority.as_ref().expect("set up with tls()")
+    }
+
+    /// Where its data lies.
+    pub fn data(&self) -> PathBuf {
+        data_directory(&self.setup, self.directory.path())
+    }
+
+    /// Opens a connection.
+    pub async fn client(&self, version: Version) -> Client {
+        match &self.authority {
+            Some(authority) => Client::open_tls(self.address, version, authority).await,
+            None => Client::open(self.address, version).await,
+        }
+    }
+
+    /// One request on a connection of its own over HTTP/1.1, answered in full.
+    #[track_caller]
+    pub fn request(&self, request: Request) -> impl Future<Output = Response> + '_ {
+        let caller = std::panic::Location::caller();
+        async move {
+            match self.try_request(&request).await {
+                Ok(response) => response,
+                Err(cut) => panic!(
+                    "{caller}: {} {} was cut: {cut:#?}",
+                    request.method, request.target
+                ),
+            }
+        }
+    }
+
+    /// One request on a connection of its own over HTTP/1.1, which may be cut.
+    pub async fn try_request(&self, request: &Request) -> Result<Response, Cut> {
+        self.client(Version::Http1).await.exchange(request).await
+    }
+
+    /// The process, for what only the system knows of it.
+    pub fn process(&self) -> Process {
+        Process::of(&self.child)
+    }
+
+    /// Kills the program as a crash would: `SIGKILL`, no goodbye. Returns once it is gone.
+    pub async fn kill(&mut self) {
+        self.process().signal(Signal::KILL);
+        ended(&mut self.child, PATIENCE, &self.log).await;
+    }
+
+    /// Asks the program to end (`SIGTERM`) without waiting for it.
+    pub fn terminate(&self) {
+        self.process().signal(Signal::TERM);
+    }
+
+    /// How the program ended, which it must do within `limit`.
+    pub async fn ended(&mut self, limit: Duration) -> ExitStatus {
+        ended(&mut self.child, limit, &self.log).await
+    }
+
+    /// Starts the program again on the same data and the same port; it must have ended.
+    pub async fn restart(&mut self) {
+        let over = self.child.try_wait().expect("our own child can be asked");
+        assert!(over.is_some(), "restart() comes after kill() or ended()");
+        let listen = self.address.to_string();
+        let (child, address) = launch(&self.setup, self.directory.path(), &listen, &self.log).await;
+        assert_eq!(address, self.address, "the same port again");
+        self.child = child;
+    }
+
+    /// Its resident memory.
+    pub fn resident(&self) -> Resident {
+        self.process().resident()
+    }
+
+    /// Lets no file of the running program grow beyond `bytes` from now on, or any size with `None`.
+    pub fn limit_file_size(&self, bytes: Option<u64>) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        let limit = Rlimit {
+            current: bytes,
+            maximum: None,
+        };
+        prlimit(Some(pid), Resource::Fsize, limit).expect("a parent may limit its child");
+    }
+
+    /// Everything it has logged so far.
+    pub fn log(&self) -> String {
+        self.log.text()
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        self.process().signal(Signal::KILL);
+        // Nothing is left to do about a child that cannot be waited for.
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            self.log.show();
+        }
+    }
+}
+
+impl Log {
+    fn add(&self, line: &str) {
+        let mut lines = self.0.lock().expect("nobody panics with the lock");
+        lines.push(line.to_owned());
+    }
+
+    fn text(&self) -> String {
+        let lines = self.0.lock().expect("nobody panics with the lock");
+        lines.join("\n")
+    }
+
+    #[expect(
+        clippy::print_stderr,
+        reason = "the test harness shows it beside the failure"
+    )]
+    fn show(&self) {
+        eprintln!("--- the server's log ---\n{}\n---", self.text());
+    }
+}
+
+/// Where the program is: `LONGHAUL_BIN`, else beside the running test, where cargo puts both.
+pub fn program() -> PathBuf {
+    if let Some(path) = std::env::var_os("LONGHAUL_BIN") {
+        return path.into();
+    }
+    let test = std::env::current_exe().expect("a test knows where it is");
+    let found = test
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|directory| directory.join("longhaul"))
+        .find(|path| path.is_file());
+    found.unwrap_or_else(|| {
+        panic!(
+            "no longhaul beside {}: run `cargo build -p app` first, or set LONGHAUL_BIN",
+            test.display()
+        )
+    })
+}
+
+fn data_directory(setup: &Setup, directory: &Path) -> PathBuf {
+    let own = || directory.join("data");
+    setup.data.clone().unwrap_or_else(own)
+}
+
+/// Starts the program and hands each line that it logs to `hear`.
+fn spawn(
+    setup: &Setup,
+    directory: &Path,
+    listen: &str,
+    mut hear: impl FnMut(&str) + Send + 'static,
+) -> Child {
+    let mut command = Command::new("sh");
+    if setup.outlives_file_limit {
+        // An ignored signal stays ignored in the program that the shell becomes.
+        command
+            .args(["-c", r#"trap "" XFSZ; exec "$0" "$@""#])
+            .arg(program());
+    } else {
+        command = Command::new(program());
+    }
+    command
+        .arg("serve")
+        .args(["--listen", setup.listen.as_deref().unwrap_or(listen)])
+        .arg("--data")
+        .arg(data_directory(setup, directory))
+        .args(&setup.arguments)
+        .envs(setup.environment.iter().map(|(name, value)| (name, value)))
+        .current_dir(directory)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    if !setup.config.is_empty() {
+        let file = directory.join("longhaul.toml");
+        std::fs::write(&file, &setup.config).expect("the test directory is writable");
+        command.arg("--config").arg(file);
+    }
+    let mut child = command.spawn().expect("the program can be started");
+    let stderr = child.stderr.take().expect("it is piped");
+    std::thread::spawn(move || each_line(stderr, &mut hear));
+    child
+}
+
+fn each_line(stderr: ChildStderr, hear: &mut impl FnMut(&str)) {
+    for line in BufReader::new(stderr).split(b'\n') {
+        match line {
+            Ok(line) => hear(&String::from_utf8_lossy(&line)),
+            Err(_) => return,
+        }
+    }
+}
+
+/// Starts the program and waits until it says where it listens.
+async fn launch(setup: &Setup, directory: &Path, listen: &str, log: &Log) -> (Child, SocketAddr) {
+    let (tell, mut told) = watch::channel(None);
+    let heard = log.clone();
+    let mut child = spawn(setup, directory, listen, move |line| {
+        heard.add(line);
+        if let Some(address) = listening(line) {
+            // The first listener named is the public one.
+            tell.send_if_modified(|known| {
+                let is_first = known.is_none();
+                known.get_or_insert(address);
+                is_first
+            });
+        }
+    });
+    // The sender is dropped when the program closes its standard error, which means that it gave up.
+    let address = within(
+        PATIENCE,
+        "the program listens",
+        told.wait_for(Option::is_some),
+    )
+    .await;
+    let Ok(address) = address.map(|address| address.expect("waited for")) else {
+        let status = ended(&mut child, PATIENCE, log).await;
+        panic!("the program gave up ({status}):\n{}", log.text());
+    };
+    (child, address)
+}
+
+/// The address in a log line that says `listening`.
+fn listening(line: &str) -> Option<SocketAddr> {
+    let event: Value = serde_json::from_str(line).ok()?;
+    let fields = event.get("fields").unwrap_or(&event);
+    if fields.get("message")? != "listening" {
+        return None;
+    }
+    let url = fields.get("url")?.as_str()?;
+    let (_, authority) = url.split_once("://")?;
+    authority.trim_end_matches('/').parse().ok()
+}
+
+async fn ended(child: &mut Child, limit: Duration, log: &Log) -> ExitStatus {
+    let end = async {
+        loop {
+            if let Some(status) = child.try_wait().expect("our own child can be asked") {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    match tokio::time::timeout(limit, end).await {
+        Ok(status) => status,
+        Err(_) => panic!(
+            "the program has not ended within {limit:?}:\n{}",
+            log.text()
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_line_tells_where_the_program_listens() {
+        let line =
+            r#"{"level":"INFO","fields":{"message":"listening","url":"http://127.0.0.1:41233"}}"#;
+        assert_eq!(listening(line), Some(([127, 0, 0, 1], 41233).into()));
+        assert_eq!(listening(r#"{"fields":{"message":"stopping"}}"#), None);
+        assert_eq!(listening("thread main panicked"), None);
+    }
+}
