@@ -233,7 +233,8 @@ async fn connections_beyond_the_limit_wait_for_their_turn() {
         held.push(client);
     }
     let mut waiting = server.client(Version::Http1).await;
-    let answer = waiting.exchange(&Request::get("/files"));
+    let list = Request::get("/files");
+    let answer = waiting.exchange(&list);
     let release = async {
         for mut client in held {
             client.send(b"llo").await.unwrap();

@@ -11,16 +11,14 @@ mod layers;
 mod print;
 
 use std::ffi::OsString;
-use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use clap::Args;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use edge::serve::TlsConfig;
+use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::sha256::Sha256;
 use crate::telemetry;
 use layers::{Layers, Origin};
 
@@ -37,9 +35,19 @@ pub struct Config {
     /// `Location` is absolute; without it, a path, which no proxy in between can make wrong.
     pub public_url: Option<Url>,
     /// Who may use the server.
-    pub access: Access,
+    pub access: domain::access::Config,
     /// TLS, spoken by this server itself. Leave both out when a proxy in front does it.
     pub tls: Tls,
+    /// The transport: limits and timeouts of connections.
+    pub http: edge::serve::Config,
+    /// How uploads are taken in.
+    pub uploads: domain::uploads::Config,
+    /// When expired uploads and unneeded bytes are deleted.
+    pub cleanup: domain::cleanup::Config,
+    /// Where bytes are kept.
+    pub blobs: blobs::Config,
+    /// Where facts are kept.
+    pub metadata: metadata::Config,
     /// What is written to the log, and how.
     pub log: telemetry::Config,
 }
@@ -50,66 +58,17 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             data: PathBuf::from("./data"),
             public_url: None,
-            access: Access::default(),
+            access: domain::access::Config::default(),
             tls: Tls::default(),
+            http: edge::serve::Config::default(),
+            uploads: domain::uploads::Config::default(),
+            cleanup: domain::cleanup::Config::default(),
+            blobs: blobs::Config::default(),
+            metadata: metadata::Config::default(),
             log: telemetry::Config::default(),
         }
     }
 }
-
-/// Who may use the server.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Access {
-    /// API keys, which act for the operator: `keys = [{ name = "laptop", sha256 = "…" }]`. `longhaul hash-key`
-    /// makes one. The name is for the log; the key itself is written down nowhere.
-    pub keys: Vec<ApiKey>,
-    /// Serve everyone without a credential, on any address.
-    pub open: bool,
-}
-
-/// One API key, known by the hash of its text.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ApiKey {
-    /// Says in the log whose key it was.
-    pub name: String,
-    /// The SHA-256 of the key's text, in hexadecimal.
-    pub sha256: KeyHash,
-}
-
-/// The hash that recognises an API key. It is read from the configuration and never written out again.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct KeyHash(Sha256);
-
-impl KeyHash {
-    /// The 32 bytes of the hash, to compare in constant time.
-    pub fn as_bytes(&self) -> &[u8; 32] {
-        self.0.as_bytes()
-    }
-}
-
-impl fmt::Debug for KeyHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(REDACTED)
-    }
-}
-
-impl Serialize for KeyHash {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(REDACTED)
-    }
-}
-
-impl<'de> Deserialize<'de> for KeyHash {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        Sha256::from_str(&text).map(Self).map_err(serde::de::Error::custom)
-    }
-}
-
-/// Stands where a secret would be.
-const REDACTED: &str = "<redacted>";
 
 /// TLS, spoken by this server itself.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -119,6 +78,14 @@ pub struct Tls {
     pub cert: Option<PathBuf>,
     /// The file with the certificate's private key, in PEM.
     pub key: Option<PathBuf>,
+}
+
+impl Tls {
+    /// The listener's part, if TLS is spoken.
+    pub fn listener(&self) -> Option<TlsConfig> {
+        let (cert, key) = self.cert.as_ref().zip(self.key.as_ref())?;
+        Some(TlsConfig::new(cert.clone(), key.clone()))
+    }
 }
 
 /// The settings that the command line can say itself, and where the others are.
@@ -200,7 +167,7 @@ impl Config {
                 return conflict("public_url", "only http:// and https:// URLs without a query can be served");
             }
         }
-        let mut names: Vec<&str> = self.access.keys.iter().map(|key| key.name.as_str()).collect();
+        let mut names: Vec<&str> = self.access.keys.iter().map(|key| &*key.name).collect();
         names.sort_unstable();
         if names.windows(2).any(|pair| pair[0] == pair[1]) {
             return conflict("access.keys", "two keys have the same name");

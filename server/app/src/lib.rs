@@ -6,3 +6,4 @@ pub mod config;
 pub mod sha256;
 pub mod telemetry;
 pub mod transfer;
+pub mod wiring;

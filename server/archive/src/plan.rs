@@ -193,16 +193,21 @@ mod tests {
         let need = Need::from_positions([1], 2).unwrap();
 
         let plans = [
-            Plan::whole(new.clone(), raw.clone()),
-            Plan::whole(same_tree, raw.clone()),
-            Plan::new(new.clone(), raw.clone(), None, need.clone()),
-            Plan::since(old.clone(), new.clone(), raw.clone()),
-            Plan::new(new.clone(), raw.clone(), Some(old.clone()), Need::all(2)),
+            Plan::whole(Arc::clone(&new), Arc::clone(&raw)),
+            Plan::whole(same_tree, Arc::clone(&raw)),
+            Plan::new(Arc::clone(&new), Arc::clone(&raw), None, need.clone()),
+            Plan::since(Arc::clone(&old), Arc::clone(&new), Arc::clone(&raw)),
+            Plan::new(
+                Arc::clone(&new),
+                Arc::clone(&raw),
+                Some(Arc::clone(&old)),
+                Need::all(2),
+            ),
         ]
         .map(Result::unwrap);
         assert_eq!(*plans[3].need(), need);
         let formed = [deflated(b"this year's encoder"), deflated(b"next year's")]
-            .map(|forms| Plan::whole(new.clone(), forms).unwrap());
+            .map(|forms| Plan::whole(Arc::clone(&new), forms).unwrap());
 
         let mut zips = HashSet::new();
         assert!(
@@ -230,8 +235,14 @@ mod tests {
         let target = Arc::new(catalogue_of(1, [("a", &b"hello"[..], false)]));
         let forms = Arc::new(Forms::raw(target.tree()));
         let plan = Plan::whole(target, forms).unwrap();
-        assert_eq!(plan.tag(ArchiveFormat::Zip).as_str(), "zip1-");
-        assert_eq!(plan.tag(ArchiveFormat::Tar).as_str(), "tar1-");
+        assert_eq!(
+            plan.tag(ArchiveFormat::Zip).as_str(),
+            "zip1-9pmW3JVTIvfMiuFZhb_GJJzuuUKVXCl5m74i_RKMMhI"
+        );
+        assert_eq!(
+            plan.tag(ArchiveFormat::Tar).as_str(),
+            "tar1-Vvx4XfNd_6R5ENU60Hs8HNas-Iju94RnCZL8HfeIKuY"
+        );
     }
 
     #[test]
@@ -239,7 +250,10 @@ mod tests {
         let target = Arc::new(catalogue_of(1, [("a", &b"hello"[..], false)]));
         let other = catalogue_of(1, []);
         let forms = Arc::new(Forms::raw(other.tree()));
-        assert_eq!(Plan::whole(target.clone(), forms).unwrap_err(), PlanError);
+        assert_eq!(
+            Plan::whole(Arc::clone(&target), forms).unwrap_err(),
+            PlanError
+        );
         let forms = Arc::new(Forms::raw(target.tree()));
         assert_eq!(
             Plan::new(target, forms, None, Need::all(0)).unwrap_err(),

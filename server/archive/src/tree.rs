@@ -376,7 +376,7 @@ mod tests {
 
     use super::*;
 
-    fn tree<'a>(paths: &[&'a str]) -> Result<Tree, TreeError> {
+    fn tree(paths: &[&str]) -> Result<Tree, TreeError> {
         let entries = paths.iter().map(|path| {
             (
                 EntryPath::parse(*path).unwrap(),

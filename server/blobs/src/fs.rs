@@ -13,14 +13,14 @@
 //! 3. Opening a store syncs its whole file system once, so what a killed process left visible is durable before it is built on.
 //! 4. Discarding and deleting are not synced: what a power cut brings back is listed again, and known to nobody.
 //!
-//! Whoever stages, publishes or discards a key cuts off its earlier writer first and waits for what that has under way
-//! ([`writers`]). So a write that was left behind by a dropped future never reaches bytes that somebody else relies on.
+//! Whoever stages, publishes or discards a key first cuts off its earlier writer and waits for what that has under way
+//! (`writers`). So a write that a dropped future left behind never reaches bytes that somebody else relies on.
 //!
-//! All file access is on the blocking pool, but for reads that the page cache can answer at once ([`reading`]).
+//! All file access is on the blocking pool, but for reads that the page cache can answer at once (`reading`).
 
+mod buffers;
 mod descriptors;
 mod directory;
-mod buffers;
 mod kernel;
 mod listing;
 mod reading;
@@ -39,7 +39,7 @@ use async_trait::async_trait;
 use bytesize::ByteSize;
 use domain::blob_store::{BlobEntry, BlobError, BlobState, BlobStream};
 use domain::{Blob, BlobKey, BlobStore, StagedBlob};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use self::descriptors::Descriptors;
 use self::directory::{Directory, Durability};
@@ -49,7 +49,7 @@ use self::writers::{Turn, Writers};
 use crate::OpenError;
 
 /// A store in a directory.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The directory; where it is relative, below the data directory.
@@ -121,8 +121,8 @@ impl FsStore {
 impl BlobStore for FsStore {
     async fn stage(&self, key: &BlobKey, offset: u64) -> Result<Box<dyn StagedBlob>, BlobError> {
         let (root, descriptors) = (Arc::clone(&self.root), Arc::clone(&self.descriptors));
-        let key = key.clone();
-        let staged = blocking(move || StagedFile::open(&root, &descriptors, &key, offset)).await?;
+        let turn = Turn::take(&root, key);
+        let staged = blocking(move || StagedFile::open(&root, &descriptors, turn, offset)).await?;
         Ok(Box::new(staged))
     }
 
@@ -135,20 +135,18 @@ impl BlobStore for FsStore {
 
     async fn publish(&self, key: &BlobKey, size: u64) -> Result<(), BlobError> {
         let root = Arc::clone(&self.root);
-        let key = key.clone();
-        let directory = blocking(move || root.publish(&key, size)).await?;
+        let turn = Turn::take(&root, key);
+        let directory = blocking(move || turn.begin(|_| root.publish(turn.key(), size))).await?;
         directory.sync().await
     }
 
     async fn discard(&self, key: &BlobKey) -> Result<(), BlobError> {
-        let root = Arc::clone(&self.root);
-        let key = key.clone();
+        let path = self.root.staged_path(key);
+        let turn = Turn::take(&self.root, key);
         blocking(move || {
-            Turn::take(&root, &key, |_| {
-                remove(&root.staged_path(&key))
-                    .map_err(|error| failed(format!("discard blob {key}"), error))
+            turn.begin(|_| {
+                remove(&path).map_err(|error| failed(format!("discard blob {}", turn.key()), error))
             })
-            .map(drop)
         })
         .await
     }
@@ -250,34 +248,33 @@ impl Root {
     }
 
     /// Moves the staged file to where published ones are. Returns the directory, which is yet to be synced.
-    fn publish(self: &Arc<Self>, key: &BlobKey, size: u64) -> Result<Arc<Directory>, BlobError> {
+    fn publish(&self, key: &BlobKey, size: u64) -> Result<Arc<Directory>, BlobError> {
         let doing = |error| failed(format!("publish blob {key}"), error);
         let has_size = |path: &Path| match fs::metadata(path) {
             Ok(metadata) => Ok(Some(metadata.len() == size)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(doing(error)),
         };
-
-        let (_, shard) = Turn::take(self, key, |_| {
-            let (staged, published) = (self.staged_path(key), self.published_path(key));
-            match has_size(&staged)? {
-                Some(true) => {
-                    let shard = self.shard(key).map_err(doing)?;
-                    fs::rename(&staged, &published).map_err(doing)?;
-                    Ok(shard)
-                }
-                // An earlier attempt may have got as far as the rename.
-                None if has_size(&published)? == Some(true) => self.shard(key).map_err(doing),
-                Some(false) | None => Err(BlobError::Missing { key: key.clone() }),
+        let (staged, published) = (self.staged_path(key), self.published_path(key));
+        match has_size(&staged)? {
+            Some(true) => {
+                let shard = self.shard(key).map_err(doing)?;
+                fs::rename(&staged, &published).map_err(doing)?;
+                Ok(shard)
             }
-        })?;
-        Ok(shard)
+            // An earlier attempt may have got as far as the rename.
+            None if has_size(&published)? == Some(true) => self.shard(key).map_err(doing),
+            Some(false) | None => Err(BlobError::Missing { key: key.clone() }),
+        }
     }
 
     /// The directory of a published blob, which is made and durable.
     fn shard(&self, key: &BlobKey) -> io::Result<Arc<Directory>> {
         let name = listing::shard_of(key);
-        let mut shards = self.shards.lock().expect("nothing panics while it holds it");
+        let mut shards = self
+            .shards
+            .lock()
+            .expect("nothing panics while it holds it");
         if let Some(shard) = shards.get(name) {
             return Ok(Arc::clone(shard));
         }
@@ -338,9 +335,7 @@ fn probe(path: &Path) -> io::Result<()> {
         .truncate(true)
         .mode(0o600)
         .open(path)?;
-    let result = file
-        .write_all(&[0; 4096])
-        .and_then(|()| file.sync_data());
+    let result = file.write_all(&[0; 4096]).and_then(|()| file.sync_data());
     result.and(remove(path))
 }
 
@@ -355,7 +350,10 @@ async fn blocking<T: Send + 'static>(
 
 /// The error for work on the blocking pool that did not come to its end.
 fn broken_off(error: tokio::task::JoinError) -> BlobError {
-    failed("finish what the blocking pool was given", io::Error::other(error))
+    failed(
+        "finish what the blocking pool was given",
+        io::Error::other(error),
+    )
 }
 
 /// Tells a lack of room from other failures.

@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use domain::BlobStore;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub mod fs;
 pub mod memory;
 
 /// Which store keeps the bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum Config {
     /// A directory of a local file system.
@@ -98,6 +98,12 @@ mod tests {
             ..fs::Config::default()
         });
         let error = open(&config, data.path()).await.unwrap_err();
-        assert!(matches!(error, OpenError::Setting { setting: "read_chunk", .. }));
+        assert!(matches!(
+            error,
+            OpenError::Setting {
+                setting: "read_chunk",
+                ..
+            }
+        ));
     }
 }

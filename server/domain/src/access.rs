@@ -62,6 +62,16 @@ pub enum Credential<'a> {
     Unknown,
 }
 
+impl Debug for Credential<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "None",
+            Self::Bearer(_) => "Bearer",
+            Self::Unknown => "Unknown",
+        })
+    }
+}
+
 /// Lets principals in.
 #[derive(Debug, Clone)]
 pub struct Gate {

@@ -4,7 +4,7 @@ use std::fmt::{self, Debug, Display};
 use std::str::FromStr;
 
 use bytes::Bytes;
-use protocol::digest::{Algorithm, Digest};
+use protocol::digest::{Algorithm, Stated};
 use thiserror::Error;
 
 use digest::Digest as _;
@@ -176,11 +176,11 @@ impl Digests {
     }
 
     /// Whether the body's bytes so far have the stated digest. One in an algorithm that does not run does not agree.
-    pub(crate) fn agree(&self, stated: &Digest) -> bool {
+    pub(crate) fn agree(&self, stated: &Stated) -> bool {
         self.body
             .iter()
-            .filter(|running| running.algorithm() == stated.algorithm())
-            .any(|running| running.value() == stated.value())
+            .filter(|running| running.algorithm() == stated.algorithm)
+            .any(|running| running.value() == stated.value)
     }
 
     /// The state of the whole's digest.
@@ -266,8 +266,13 @@ mod tests {
             let mut digests = Digests::new(Hasher::new(), [algorithm, algorithm]);
             digests.repeat(b"a");
             digests.update(b"bc");
-            assert!(digests.agree(&Digest::new(algorithm, value).unwrap()));
-            assert!(!digests.agree(&Digest::new(algorithm, vec![0; value.len()]).unwrap()));
+            let stated = |value: &[u8]| Stated {
+                field: "Content-Digest",
+                algorithm,
+                value: value.to_vec(),
+            };
+            assert!(digests.agree(&stated(value)));
+            assert!(!digests.agree(&stated(&vec![0; value.len()])));
             assert_eq!(digests.into_whole().finish(), Sha256Digest::of(b"bc"));
         };
         check(Algorithm::Crc32, &0x3524_41c2_u32.to_be_bytes());

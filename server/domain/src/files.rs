@@ -5,12 +5,11 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use protocol::conditional::{EntityTag, TagList};
-use thiserror::Error;
 
 use crate::access::Action;
 use crate::digest::Sha256Digest;
 use crate::metadata_store::Deleted;
-use crate::{Authorized, Blob, BlobKey, BlobStore, Clock, MetadataStore, Timestamp};
+use crate::{Authorized, Blob, BlobKey, BlobStore, Clock, Error, MetadataStore, Timestamp};
 
 /// Most bytes of a path.
 const MAX_PATH: usize = 1024;
@@ -23,7 +22,7 @@ const MAX_SEGMENT: usize = 255;
 pub struct FilePath(Arc<str>);
 
 /// Why a text is no path of a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPath {
     /// Nothing, or a segment of nothing: `//`, or a slash at either end.
     #[error("a path has no empty segments")]
@@ -188,39 +187,35 @@ impl Authorized<Files> {
     /// The file under a path.
     ///
     /// # Errors
-    /// [`crate::Error::NotFound`], [`crate::Error::Forbidden`] or a store's.
-    pub async fn find(&self, path: &FilePath) -> Result<File, crate::Error> {
+    /// [`Error::NotFound`], [`Error::Forbidden`] or a store's.
+    pub async fn find(&self, path: &FilePath) -> Result<File, Error> {
         self.principal.check(Action::Read(path))?;
         self.service
             .metadata
             .file(path)
             .await
-            .map_err(crate::Error::metadata("read a file"))?
-            .ok_or(crate::Error::NotFound { what: "file" })
+            .map_err(Error::metadata("read a file"))?
+            .ok_or(Error::NotFound { what: "file" })
     }
 
     /// Opens the bytes of a file that [`Authorized::find`] gave. A file that is replaced or deleted meanwhile is read to its end.
     ///
     /// # Errors
     /// A store's.
-    pub async fn open(&self, file: &File) -> Result<Arc<dyn Blob>, crate::Error> {
+    pub async fn open(&self, file: &File) -> Result<Arc<dyn Blob>, Error> {
         self.principal.check(Action::Read(&file.path))?;
         self.service
             .blobs
             .open(&file.content.blob, file.content.size)
             .await
-            .map_err(crate::Error::blob("open a blob"))
+            .map_err(Error::blob("open a blob"))
     }
 
     /// Deletes the file under a path.
     ///
     /// # Errors
-    /// [`crate::Error::NotFound`], [`crate::Error::PreconditionFailed`], [`crate::Error::Forbidden`] or a store's.
-    pub async fn delete(
-        &self,
-        path: &FilePath,
-        condition: &WriteCondition,
-    ) -> Result<(), crate::Error> {
+    /// [`Error::NotFound`], [`Error::PreconditionFailed`], [`Error::Forbidden`] or a store's.
+    pub async fn delete(&self, path: &FilePath, condition: &WriteCondition) -> Result<(), Error> {
         self.principal.check(Action::Delete(path))?;
         let now = self.service.clock.now();
         let deleted = self
@@ -228,30 +223,30 @@ impl Authorized<Files> {
             .metadata
             .delete_file(path, condition, now)
             .await
-            .map_err(crate::Error::metadata("delete a file"))?;
+            .map_err(Error::metadata("delete a file"))?;
         match deleted {
             Deleted::Done => Ok(()),
-            Deleted::Missing => Err(crate::Error::NotFound { what: "file" }),
-            Deleted::ConditionFailed(_) => Err(crate::Error::PreconditionFailed),
+            Deleted::Missing => Err(Error::NotFound { what: "file" }),
+            Deleted::ConditionFailed(_) => Err(Error::PreconditionFailed),
         }
     }
 
     /// Up to `limit` files whose path begins with `prefix`, in the byte order of their paths, those after `after` only.
     ///
     /// # Errors
-    /// [`crate::Error::Forbidden`] or a store's.
+    /// [`Error::Forbidden`] or a store's.
     pub async fn list(
         &self,
         prefix: &str,
         after: Option<&str>,
         limit: usize,
-    ) -> Result<Vec<File>, crate::Error> {
+    ) -> Result<Vec<File>, Error> {
         self.principal.check(Action::List)?;
         self.service
             .metadata
             .list_files(prefix, after, limit)
             .await
-            .map_err(crate::Error::metadata("list files"))
+            .map_err(Error::metadata("list files"))
     }
 }
 

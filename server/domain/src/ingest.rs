@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use protocol::digest::StatedDigests;
+use protocol::digest::Stated;
 use protocol::rejection::Rejection;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -32,7 +32,7 @@ pub enum BodyPart {
     /// Bytes.
     Data(Bytes),
     /// Digests, stated in a trailer.
-    Digests(StatedDigests),
+    Digests(Vec<Stated>),
 }
 
 /// Why a body ended before its end.
@@ -97,7 +97,7 @@ pub(crate) struct Ingested {
     /// Bytes read of it, at most the bound.
     pub(crate) received: u64,
     /// Digests that the body itself stated at its end.
-    pub(crate) stated: StatedDigests,
+    pub(crate) stated: Vec<Stated>,
 }
 
 /// A staged blob under a body.
@@ -238,7 +238,7 @@ async fn read(
     full: mpsc::Sender<Bytes>,
 ) -> Ingested {
     let mut received = 0;
-    let mut stated = StatedDigests::default();
+    let mut stated = Vec::new();
     let ending = loop {
         let part = tokio::select! {
             biased;

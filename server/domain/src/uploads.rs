@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use protocol::digest::{self, Algorithm, StatedDigest, StatedDigests};
+use bytesize::ByteSize;
+use protocol::digest::{self, Algorithm, Stated, StatedDigests};
 use protocol::rejection::Rejection;
 use protocol::upload::{Admission, Append, Complete, Create, End, Limits, Open};
 use serde::{Deserialize, Serialize};
@@ -19,9 +20,8 @@ use tokio_util::task::TaskTracker;
 use crate::access::Action;
 use crate::blob_store::StagedBlob;
 use crate::buffers::Buffers;
-use crate::clock::Timestamp;
 use crate::digest::{Digests, Hasher, Sha256Digest};
-use crate::files::{Content, Description, File, WriteCondition};
+use crate::files::{Description, File, WriteCondition};
 use crate::holders::{Holders, Overtaken, Turn};
 use crate::ids::Randomness;
 use crate::ingest::{Checkpoint, Ending, Ingest, Ingested, Replay, Rhythm, Source, Stops};
@@ -31,28 +31,28 @@ use crate::{Authorized, BlobKey, BlobStore, Clock, Error, FilePath, MetadataStor
 
 pub use crate::ingest::{BodyFault, BodyPart, UploadBody};
 
-/// How uploads are taken in. Sizes are bytes.
+/// How uploads are taken in. Sizes are written as in `32 MiB`, times as in `14days`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Most bytes of one file; absent: no bound.
-    pub max_size: Option<u64>,
-    /// Fewest bytes of one file; absent: no bound.
-    pub min_size: Option<u64>,
-    /// Most bytes of one request's body; absent: no bound. Set it where a proxy or CDN in front has such a bound.
-    pub max_append_size: Option<u64>,
-    /// Fewest bytes of an append that does not complete its upload; absent: no bound.
-    pub min_append_size: Option<u64>,
+    /// Largest file; without it there is no bound.
+    pub max_size: Option<ByteSize>,
+    /// Smallest file; without it there is no bound.
+    pub min_size: Option<ByteSize>,
+    /// Largest body of one request; without it there is no bound. Set it where a proxy or CDN in front has such a bound.
+    pub max_append_size: Option<ByteSize>,
+    /// Smallest body of an append that does not complete its upload; without it there is no bound.
+    pub min_append_size: Option<ByteSize>,
     /// How long an upload without progress is kept, and how long a completed one answers for itself.
     #[serde(with = "humantime_serde")]
     pub lifetime: Duration,
-    /// Make what has come durable, and tell it, after this many bytes …
-    pub checkpoint_bytes: u64,
-    /// … or when there are unrecorded bytes of this age.
+    /// What has come is made durable, and told, each time that it is this much more,
+    pub checkpoint_bytes: ByteSize,
+    /// or when there are unrecorded bytes of this age.
     #[serde(with = "humantime_serde")]
     pub checkpoint_interval: Duration,
-    /// Most bytes of large write buffers, over all uploads; slower ones use small buffers of 64 KiB at most.
-    pub buffer_memory: u64,
+    /// Memory for large write buffers, over all uploads; without one, an upload uses buffers of 64 KiB.
+    pub buffer_memory: ByteSize,
     /// Let an append begin below the durable offset if the repeated bytes are the same, instead of answering 409.
     pub replay_tolerant: bool,
 }
@@ -65,9 +65,9 @@ impl Default for Config {
             max_append_size: None,
             min_append_size: None,
             lifetime: Duration::from_hours(14 * 24),
-            checkpoint_bytes: 32 * 1024 * 1024,
+            checkpoint_bytes: ByteSize::mib(32),
             checkpoint_interval: Duration::from_secs(5),
-            buffer_memory: 32 * 1024 * 1024,
+            buffer_memory: ByteSize::mib(32),
             replay_tolerant: false,
         }
     }
@@ -77,10 +77,10 @@ impl Config {
     /// The bounds, in the rules' terms.
     pub fn limits(&self) -> Limits {
         Limits {
-            max_size: self.max_size,
-            min_size: self.min_size,
-            max_append_size: self.max_append_size,
-            min_append_size: self.min_append_size,
+            max_size: self.max_size.map(|size| size.as_u64()),
+            min_size: self.min_size.map(|size| size.as_u64()),
+            max_append_size: self.max_append_size.map(|size| size.as_u64()),
+            min_append_size: self.min_append_size.map(|size| size.as_u64()),
             max_age: Some(self.lifetime),
         }
     }
@@ -206,7 +206,7 @@ impl Uploads {
                 clock,
                 randomness,
                 holders: Arc::default(),
-                buffers: Buffers::new(config.buffer_memory),
+                buffers: Buffers::new(config.buffer_memory.as_u64()),
                 tasks: TaskTracker::new(),
                 draining: CancellationToken::new(),
                 config,
@@ -627,7 +627,7 @@ impl Shared {
             draining: self.draining.clone(),
         };
         let rhythm = Rhythm {
-            bytes: self.config.checkpoint_bytes,
+            bytes: self.config.checkpoint_bytes.as_u64(),
             interval: self.config.checkpoint_interval,
         };
         let mut recorder = Recorder {
@@ -754,14 +754,14 @@ impl Shared {
         sha256: &Sha256Digest,
     ) -> Result<Result<(), Rejection>, Error> {
         let stated = match &upload.plan.repr_digest {
-            Some(value) => digest::parse_representation(value)?,
+            Some(value) => digest::parse_representation(value),
             None => return Ok(Ok(())),
         };
         let mut others = Vec::new();
         for stated in &stated {
-            if stated.digest.algorithm() != Algorithm::Sha256 {
-                others.push(stated.digest.algorithm());
-            } else if stated.digest.value() != sha256.as_bytes() {
+            if stated.algorithm != Algorithm::Sha256 {
+                others.push(stated.algorithm);
+            } else if stated.value != sha256.as_bytes() {
                 return Ok(Err(mismatch(stated)));
             }
         }
@@ -771,9 +771,9 @@ impl Shared {
         let mut digests = Digests::new(Hasher::new(), others);
         self.read_back(&upload.blob, complete.length, &mut digests)
             .await?;
-        let wrong = stated.iter().find(|stated| {
-            stated.digest.algorithm() != Algorithm::Sha256 && !digests.agree(&stated.digest)
-        });
+        let wrong = stated
+            .iter()
+            .find(|stated| stated.algorithm != Algorithm::Sha256 && !digests.agree(stated));
         Ok(wrong.map_or(Ok(()), |stated| Err(mismatch(stated))))
     }
 
@@ -815,41 +815,34 @@ impl Shared {
 struct Request {
     admission: Admission,
     body_length: Option<u64>,
-    content_digests: Vec<StatedDigest>,
+    content_digests: Vec<Stated>,
     resumable: bool,
 }
 
-/// The algorithms to run over a body: those stated of it, or all where its trailers will state one.
-fn body_algorithms(stated: &StatedDigests) -> Vec<Algorithm> {
-    match stated.in_trailers {
-        true => Algorithm::ALL.to_vec(),
-        false => stated
-            .content
-            .iter()
-            .map(|stated| stated.digest.algorithm())
-            .collect(),
-    }
+/// The algorithms to run over a body: of what is stated already, and of what its trailers may state.
+fn body_algorithms(stated: &StatedDigests) -> impl Iterator<Item = Algorithm> {
+    let content = stated.content.iter().map(|stated| stated.algorithm);
+    content.chain(stated.trailing.iter().copied())
 }
 
 /// Stated digests of the whole, as they are kept until it is.
-fn recorded(stated: &[StatedDigest]) -> Option<String> {
-    let digests: Vec<_> = stated.iter().map(|stated| stated.digest.clone()).collect();
-    let value = digest::write(&digests)?;
-    value.to_str().ok().map(str::to_owned)
+fn recorded(stated: &[Stated]) -> Option<String> {
+    let members: Vec<String> = stated
+        .iter()
+        .filter_map(|stated| digest::write(stated.algorithm, &stated.value))
+        .filter_map(|member| member.to_str().ok().map(str::to_owned))
+        .collect();
+    (!members.is_empty()).then(|| members.join(", "))
 }
 
-fn mismatch(stated: &StatedDigest) -> Rejection {
+fn mismatch(stated: &Stated) -> Rejection {
     Rejection::DigestMismatch {
         field: stated.field,
     }
 }
 
 /// Verifies a body by its own digests. A body that was cut cannot be verified, and nothing of it counts.
-fn verify_content(
-    stated: &[StatedDigest],
-    ingested: &Ingested,
-    digests: &Digests,
-) -> Result<(), Error> {
+fn verify_content(stated: &[Stated], ingested: &Ingested, digests: &Digests) -> Result<(), Error> {
     match &ingested.ending {
         Ending::Clean => {}
         Ending::Overtaken => return Err(Error::Superseded),
@@ -859,8 +852,8 @@ fn verify_content(
     }
     match stated
         .iter()
-        .chain(&ingested.stated.content)
-        .find(|stated| !digests.agree(&stated.digest))
+        .chain(&ingested.stated)
+        .find(|stated| !digests.agree(stated))
     {
         Some(wrong) => Err(mismatch(wrong).into()),
         None => Ok(()),

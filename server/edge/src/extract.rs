@@ -4,5 +4,5 @@ pub(crate) mod body;
 mod path;
 mod principal;
 
-pub(crate) use path::{Target, UploadTarget};
+pub(crate) use path::{FILES, Target, UPLOADS, UploadTarget};
 pub(crate) use principal::{Access, HolderAccess};

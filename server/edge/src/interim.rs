@@ -131,12 +131,24 @@ fn remove_framing(fields: &mut HeaderMap) {
 
 /// Removes the fields that describe a connection rather than a message (RFC 9110 §7.6.1, RFC 9113 §8.2.2).
 pub(crate) fn remove_connection_fields(fields: &mut HeaderMap) {
-    for value in fields.get_all(header::CONNECTION).iter().cloned().collect::<Vec<_>>() {
+    for value in fields
+        .get_all(header::CONNECTION)
+        .iter()
+        .cloned()
+        .collect::<Vec<_>>()
+    {
         for name in value.to_str().unwrap_or_default().split(',') {
             fields.remove(name.trim());
         }
     }
-    for name in ["connection", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade"] {
+    for name in [
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "transfer-encoding",
+        "upgrade",
+    ] {
         fields.remove(name);
     }
 }

@@ -9,10 +9,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use domain::Error;
 use domain::access::Denied;
-use http::header::{
-    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
-};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use protocol::problem::{MEDIA_TYPE, Problem, ProblemType, types};
 use uuid::Uuid;
 
@@ -143,10 +141,7 @@ impl From<Error> for Failure {
             }
             Error::Full => own::FULL.into(),
             Error::Corrupt { .. } | Error::Store { .. } => {
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "a request failed"
-                );
+                tracing::error!(error = &error as &dyn std::error::Error, "a request failed");
                 own::INTERNAL.into()
             }
         }
@@ -204,7 +199,11 @@ pub(crate) async fn tell(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     response.headers_mut().insert(X_REQUEST_ID, id.0.clone());
     if let Some(Untold(problem)) = response.extensions_mut().remove() {
-        write(&mut response, &problem.with("request_id", id.as_str()), head);
+        write(
+            &mut response,
+            &problem.with("request_id", id.as_str()),
+            head,
+        );
     }
     response
 }
@@ -234,6 +233,8 @@ pub(crate) async fn no_such_method() -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use http::StatusCode;
+
     use super::*;
 
     fn status(error: Error) -> Option<StatusCode> {
@@ -265,7 +266,11 @@ mod tests {
             (store(), Some(500)),
         ] {
             let name = error.to_string();
-            assert_eq!(status(error).map(|status| status.as_u16()), expected, "{name}");
+            assert_eq!(
+                status(error).map(|status| status.as_u16()),
+                expected,
+                "{name}"
+            );
         }
         let Failure::Told { problem, .. } = Failure::from(store()) else {
             panic!("a failing store is told");

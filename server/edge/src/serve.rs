@@ -7,19 +7,32 @@
 
 mod body;
 mod config;
+mod connection;
+mod date;
+mod h1;
+mod h2;
 mod listener;
+mod refusal;
+mod tls;
 
-use std::{convert::Infallible, net::SocketAddr};
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{body::Body, response::Response};
 use http::Request;
-use tokio_util::sync::CancellationToken;
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service;
 
+use self::connection::{Context, Handler};
 pub use self::{
     body::BodyError,
     config::{Config, ConfigError, Http2Config, InterimPolicy, ListenConfig, TlsConfig},
     listener::{ListenError, Listener},
+    tls::TlsError,
 };
 
 /// Who sent a request; in the extensions of each.
@@ -65,7 +78,133 @@ where
     S::Future: Send,
 {
     config.check()?;
-    drop((listeners, service));
-    shutdown.cancelled().await;
-    Ok(Drained { cut: 0 })
+    let places = Places {
+        free: Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS))),
+        room: Arc::default(),
+    };
+    let growth = usize::try_from(config.http2.window_growth.as_u64() / 1024).unwrap_or(usize::MAX);
+    let server = Server {
+        window_growth: Arc::new(Semaphore::new(growth.min(Semaphore::MAX_PERMITS))),
+        grace: config.drain_grace,
+        config: Arc::new(config),
+        places,
+        connections: TaskTracker::new(),
+        drain: shutdown,
+        cut: CancellationToken::new(),
+    };
+    let _cut_when_dropped = server.cut.clone().drop_guard();
+    let mut listening = JoinSet::new();
+    for listener in listeners {
+        if let Some(acceptor) = listener.acceptor.clone() {
+            let drain = server.drain.clone();
+            listening.spawn(async move { drain.run_until_cancelled(acceptor.follow()).await.unwrap_or_default() });
+        }
+        listening.spawn(server.clone().accept(listener, service.clone()));
+    }
+    listening.join_all().await;
+    Ok(server.end().await)
+}
+
+/// What the listeners of one [`serve`] share.
+#[derive(Clone)]
+struct Server {
+    config: Arc<Config>,
+    grace: Duration,
+    places: Places,
+    window_growth: Arc<Semaphore>,
+    connections: TaskTracker,
+    /// Cancelled when connections should end.
+    drain: CancellationToken,
+    /// Cancelled when they must.
+    cut: CancellationToken,
+}
+
+/// The connections that there may be.
+#[derive(Clone)]
+struct Places {
+    free: Arc<Semaphore>,
+    /// One waiter is notified when a connection needs a place; the one that has been idle longest comes first.
+    room: Arc<Notify>,
+}
+
+impl Places {
+    /// A place for one connection, when there is one.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it gives the place to the next.
+    async fn take(&self) -> OwnedSemaphorePermit {
+        let free = Arc::clone(&self.free);
+        if let Ok(place) = Arc::clone(&free).try_acquire_owned() {
+            return place;
+        }
+        self.room.notify_one();
+        free.acquire_owned().await.expect("the semaphore is never closed")
+    }
+}
+
+impl Server {
+    /// Accepts connections until the server drains.
+    async fn accept<S: Handler>(self, listener: Listener, handler: S) {
+        let Listener { socket, acceptor, .. } = listener;
+        loop {
+            // Dropping a pending accept loses nothing.
+            let accepted = tokio::select! {
+                biased;
+                () = self.drain.cancelled() => return,
+                accepted = socket.accept() => accepted,
+            };
+            let (stream, address) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    pause_after(&error).await;
+                    continue;
+                }
+            };
+            // One connection waits here while the rest waits in the kernel's backlog.
+            let place = tokio::select! {
+                biased;
+                () = self.drain.cancelled() => return,
+                place = self.places.take() => place,
+            };
+            let context = Context {
+                config: Arc::clone(&self.config),
+                peer: Peer { address, secure: acceptor.is_some() },
+                interim: self.config.allows_interim(address.ip()),
+                drain: self.drain.clone(),
+                room: Arc::clone(&self.places.room),
+                window_growth: Arc::clone(&self.window_growth),
+            };
+            let connection = connection::serve(stream, acceptor.clone(), context, handler.clone());
+            let cut = self.cut.clone();
+            self.connections.spawn(async move {
+                // A connection that is cut here is dropped, which resets it where an answer was unfinished.
+                cut.run_until_cancelled(connection).await;
+                drop(place);
+            });
+        }
+    }
+
+    /// Waits for the connections to end, and cuts those that do not.
+    async fn end(self) -> Drained {
+        self.connections.close();
+        let mut cut = 0;
+        if timeout(self.grace, self.connections.wait()).await.is_err() {
+            cut = self.connections.len();
+            tracing::warn!(connections = cut, "connections cut at the end of the grace");
+            self.cut.cancel();
+            self.connections.wait().await;
+        }
+        Drained { cut }
+    }
+}
+
+/// After a failed accept: a connection that died in the backlog is no reason to wait, a full table of files is.
+async fn pause_after(error: &io::Error) {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+
+    if !matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
+        tracing::error!(%error, "failed to accept a connection");
+        sleep(Duration::from_millis(500)).await;
+    }
 }

@@ -1,1 +1,174 @@
-fn main(){}
+//! What a store does in a second, against the disk that the temporary directory is on. `cargo bench -p metadata`.
+//!
+//! Rows are numbers of callers at once. Writing is compared with a transaction for each change, reading with a store that keeps
+//! no file rows in memory.
+
+#![expect(clippy::print_stdout, reason = "it prints a table")]
+
+use std::future::Future;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use domain::files::WriteCondition;
+use domain::metadata_store::{Guarded, Inserted, Written};
+use domain::testing::metadata_store::{completed, file, progress, upload};
+use domain::upload::Upload;
+use domain::{MetadataStore, Timestamp};
+use metadata::{Config, SqliteConfig};
+use tokio::time::Instant;
+
+const LATER: Timestamp = Timestamp::from_millis(1_900_000_000_000);
+
+async fn opened(config: SqliteConfig, directory: &Path) -> Arc<dyn MetadataStore> {
+    let store = metadata::open(&Config::Sqlite(config), directory).await;
+    store.expect("the database opens")
+}
+
+/// Operations a second, and the time that 99 of 100 took at most, with `callers` callers that each do `count` operations.
+async fn measure<F, R>(callers: usize, count: usize, operation: F) -> (f64, Duration)
+where
+    F: Fn(usize, usize) -> R + Clone + Send + 'static,
+    R: Future<Output = ()> + Send,
+{
+    let start = Instant::now();
+    let tasks: Vec<_> = (0..callers)
+        .map(|caller| {
+            let operation = operation.clone();
+            tokio::spawn(async move {
+                let mut times = Vec::with_capacity(count);
+                for n in 0..count {
+                    let start = Instant::now();
+                    operation(caller, n).await;
+                    times.push(start.elapsed());
+                }
+                times
+            })
+        })
+        .collect();
+    let mut times = Vec::new();
+    for task in tasks {
+        times.extend(task.await.expect("no operation panics"));
+    }
+    let elapsed = start.elapsed();
+    times.sort_unstable();
+    let p99 = times[times.len() * 99 / 100];
+    #[expect(clippy::cast_precision_loss, reason = "a figure to be printed")]
+    let rate = times.len() as f64 / elapsed.as_secs_f64();
+    (rate, p99)
+}
+
+fn row(what: &str, callers: usize, (rate, p99): (f64, Duration)) {
+    println!("{what:<44} {callers:>7} {rate:>10.0} {p99:>12.2?}");
+}
+
+/// The life of an upload, step by step.
+async fn writing(what: &str, batch: usize, callers: usize, count: usize) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let config = SqliteConfig {
+        batch: NonZeroUsize::new(batch).expect("not zero"),
+        ..SqliteConfig::default()
+    };
+    let store = opened(config, directory.path()).await;
+    let uploads: Arc<Vec<Vec<Upload>>> = Arc::new(
+        (0..callers)
+            .map(|caller| {
+                (0..count)
+                    .map(|n| upload(&format!("directory-{caller}/IMG_{n:06}.HEIC")))
+                    .collect()
+            })
+            .collect(),
+    );
+
+    let given = (Arc::clone(&store), Arc::clone(&uploads));
+    let figures = measure(callers, count, move |caller, n| {
+        let (store, uploads) = given.clone();
+        async move {
+            let inserted = store.insert_upload(&uploads[caller][n]).await;
+            assert!(matches!(inserted, Ok(Inserted::New)));
+        }
+    });
+    row(&format!("insert_upload, {what}"), callers, figures.await);
+
+    let given = (Arc::clone(&store), Arc::clone(&uploads));
+    let figures = measure(callers, count, move |caller, n| {
+        let (store, uploads) = given.clone();
+        async move {
+            let id = &uploads[caller][n].id;
+            let recorded = store.record_progress(id, 0, &progress(5, Some(5)), LATER);
+            assert!(matches!(recorded.await, Ok(Guarded::Done)));
+        }
+    });
+    row(&format!("record_progress, {what}"), callers, figures.await);
+
+    let given = (Arc::clone(&store), Arc::clone(&uploads));
+    let figures = measure(callers, count, move |caller, n| {
+        let (store, uploads) = given.clone();
+        async move {
+            let outcome = completed("hello", LATER);
+            let written = store.complete_upload(&uploads[caller][n], &outcome, LATER);
+            assert!(matches!(written.await, Ok(Written::Created)));
+        }
+    });
+    row(&format!("complete_upload, {what}"), callers, figures.await);
+    store.close().await;
+}
+
+/// Looking up files by path, of which there are 10,000.
+async fn reading(what: &str, file_cache: ByteSize, callers: usize, count: usize) {
+    const FILES: usize = 10_000;
+    let directory = tempfile::tempdir().expect("a directory");
+    let config = SqliteConfig {
+        file_cache,
+        ..SqliteConfig::default()
+    };
+    let store = opened(config, directory.path()).await;
+    let mut paths = Vec::new();
+    for n in 0..FILES {
+        let file = file(&format!("directory/IMG_{n:06}.HEIC"), "hello", LATER);
+        paths.push(file.path.clone());
+        let written = store.put_file(&file, &WriteCondition::default()).await;
+        assert!(matches!(written, Ok(Written::Created)));
+    }
+    let given = (Arc::clone(&store), Arc::new(paths));
+    let figures = measure(callers, count, move |caller, n| {
+        let (store, paths) = given.clone();
+        async move {
+            let path = &paths[(caller * 7919 + n * 31) % FILES];
+            assert!(matches!(store.file(path).await, Ok(Some(_))));
+        }
+    });
+    row(&format!("file, {what}"), callers, figures.await);
+    store.close().await;
+}
+
+#[tokio::main]
+async fn main() {
+    println!(
+        "{:<44} {:>7} {:>10} {:>12}",
+        "operation", "callers", "per second", "p99"
+    );
+    for callers in [1, 16, 64] {
+        let count = 12_800 / callers;
+        writing("group commit", 256, callers, count.min(1000)).await;
+        writing("a transaction each", 1, callers, count.min(1000) / 4).await;
+    }
+    for callers in [1, 16, 64] {
+        reading(
+            "no rows in memory",
+            ByteSize::b(0),
+            callers,
+            32_000 / callers,
+        )
+        .await;
+        reading(
+            "rows in memory",
+            ByteSize::mib(64),
+            callers,
+            640_000 / callers,
+        )
+        .await;
+    }
+}

@@ -72,7 +72,11 @@ impl Weighter<FilePath, Known> for Bytes {
             let description = [&file.description.media_type, &file.description.filename];
             size_of::<File>()
                 + file.content.blob.as_str().len()
-                + description.into_iter().flatten().map(String::len).sum::<usize>()
+                + description
+                    .into_iter()
+                    .flatten()
+                    .map(String::len)
+                    .sum::<usize>()
         });
         (OVERHEAD + path.as_str().len() + row) as u64
     }

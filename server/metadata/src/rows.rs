@@ -84,21 +84,27 @@ impl TryFrom<UploadRow> for Upload {
                     hash: HashState::from_bytes(hash),
                 })
             }
-            ("complete", None, Some(length), None, Some(sha256), Some(at), Some(replaced), None) => {
-                UploadState::Complete(Completed {
-                    complete: Complete {
-                        length: here.count("length", length)?,
-                    },
-                    sha256: here.sha256(sha256)?,
-                    at: Timestamp::from_millis(at),
-                    replaced,
-                })
-            }
-            ("gone", None, None, None, None, None, None, Some(reason)) => {
-                UploadState::Gone(gone_from(reason).ok_or_else(|| {
-                    here.inconsistent(format!("gone is {reason:?}"))
-                })?)
-            }
+            (
+                "complete",
+                None,
+                Some(length),
+                None,
+                Some(sha256),
+                Some(at),
+                Some(replaced),
+                None,
+            ) => UploadState::Complete(Completed {
+                complete: Complete {
+                    length: here.count("length", length)?,
+                },
+                sha256: here.sha256(sha256)?,
+                at: Timestamp::from_millis(at),
+                replaced,
+            }),
+            ("gone", None, None, None, None, None, None, Some(reason)) => UploadState::Gone(
+                gone_from(reason)
+                    .ok_or_else(|| here.inconsistent(format!("gone is {reason:?}")))?,
+            ),
             (state, ..) => {
                 return Err(here.inconsistent(format!(
                     "state {state:?} does not go with the columns that are filled"

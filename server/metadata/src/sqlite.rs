@@ -15,9 +15,7 @@ use domain::metadata_store::{Deleted, Guarded, Inserted, MetadataError, Metadata
 use domain::upload::{Completed, Gone, Progress, Upload};
 use domain::{BlobKey, FilePath, Timestamp, UploadId};
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
-};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Executor, Sqlite, SqlitePool};
 
 use self::commands::{
@@ -302,7 +300,10 @@ impl MetadataStore for SqliteStore {
         self.readers.close().await;
         self.writer.close().await;
         if let Err(error) = self.lock.unlock() {
-            tracing::warn!(error = &error as &dyn Error, "failed to unlock the database");
+            tracing::warn!(
+                error = &error as &dyn Error,
+                "failed to unlock the database"
+            );
         }
     }
 }

@@ -257,3 +257,191 @@ pub fn resumes_by_tag(fields: &HeaderMap, tag: &EntityTag) -> bool {
         .and_then(|value| EntityTag::parse(&String::from_utf8_lossy(&value)))
         .is_some_and(|stated| stated.strongly_equals(tag))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const MODIFIED: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+    const BEFORE: &str = "Sun, 06 Nov 1994 08:49:36 GMT";
+    const AFTER: &str = "Sun, 06 Nov 1994 08:49:38 GMT";
+
+    fn fields(lines: &[(HeaderName, &str)]) -> HeaderMap {
+        lines
+            .iter()
+            .map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap()))
+            .collect()
+    }
+
+    fn with_validators<T>(of: impl Fn(Validators<'_>) -> T) -> T {
+        of(Validators {
+            tag: &EntityTag::strong("a").unwrap(),
+            // Half a second is never told, so it never counts.
+            last_modified: Some(SystemTime::UNIX_EPOCH + Duration::from_millis(784_111_777_500)),
+        })
+    }
+
+    /// Checks the verdict on GET and on PUT.
+    #[track_caller]
+    fn check(lines: &[(HeaderName, &str)], get: Verdict, put: Verdict) {
+        let preconditions = Preconditions::read(&fields(lines));
+        with_validators(|current| {
+            assert_eq!(preconditions.evaluate(&Method::GET, Some(current)), get);
+            assert_eq!(preconditions.evaluate(&Method::HEAD, Some(current)), get);
+            assert_eq!(preconditions.evaluate(&Method::PUT, Some(current)), put);
+            assert_eq!(preconditions.evaluate(&Method::DELETE, Some(current)), put);
+        });
+    }
+
+    use Verdict::{Failed, NotModified, Proceed};
+
+    #[test]
+    fn if_match_compares_strongly() {
+        check(&[], Proceed, Proceed);
+        check(&[(IF_MATCH, "*")], Proceed, Proceed);
+        check(&[(IF_MATCH, "\"a\"")], Proceed, Proceed);
+        check(&[(IF_MATCH, "\"b\" , \"a\"")], Proceed, Proceed);
+        check(
+            &[(IF_MATCH, "\"b\""), (IF_MATCH, "\"a\"")],
+            Proceed,
+            Proceed,
+        );
+        for other in [
+            "W/\"a\"",
+            "\"b\"",
+            "a",
+            "\"A\"",
+            "\"a\", b",
+            "",
+            "*, \"a\"",
+            "\"x,\"a\"",
+        ] {
+            check(&[(IF_MATCH, other)], Failed, Failed);
+        }
+    }
+
+    #[test]
+    fn if_none_match_compares_weakly() {
+        for same in ["*", "\"a\"", "W/\"a\"", "\"b,\",,\"a\""] {
+            check(&[(IF_NONE_MATCH, same)], NotModified, Failed);
+        }
+        for other in ["\"b\"", "a", "\"\""] {
+            check(&[(IF_NONE_MATCH, other)], Proceed, Proceed);
+        }
+    }
+
+    #[test]
+    fn dates_are_compared_by_the_second() {
+        check(&[(IF_MODIFIED_SINCE, BEFORE)], Proceed, Proceed);
+        check(&[(IF_MODIFIED_SINCE, MODIFIED)], NotModified, Proceed);
+        check(&[(IF_MODIFIED_SINCE, AFTER)], NotModified, Proceed);
+        check(&[(IF_UNMODIFIED_SINCE, BEFORE)], Failed, Failed);
+        check(&[(IF_UNMODIFIED_SINCE, MODIFIED)], Proceed, Proceed);
+        for bad in ["yesterday", ""] {
+            check(&[(IF_MODIFIED_SINCE, bad)], Proceed, Proceed);
+            check(&[(IF_UNMODIFIED_SINCE, bad)], Proceed, Proceed);
+        }
+        let twice = [(IF_MODIFIED_SINCE, AFTER), (IF_MODIFIED_SINCE, AFTER)];
+        check(&twice, Proceed, Proceed);
+    }
+
+    #[test]
+    fn tags_count_before_dates() {
+        check(
+            &[(IF_MATCH, "\"a\""), (IF_UNMODIFIED_SINCE, BEFORE)],
+            Proceed,
+            Proceed,
+        );
+        check(
+            &[(IF_NONE_MATCH, "\"b\""), (IF_MODIFIED_SINCE, AFTER)],
+            Proceed,
+            Proceed,
+        );
+        check(
+            &[(IF_NONE_MATCH, "\"a\""), (IF_MODIFIED_SINCE, BEFORE)],
+            NotModified,
+            Failed,
+        );
+        check(
+            &[(IF_MATCH, "\"b\""), (IF_NONE_MATCH, "\"a\"")],
+            Failed,
+            Failed,
+        );
+        check(
+            &[(IF_MATCH, "\"a\""), (IF_NONE_MATCH, "\"a\"")],
+            NotModified,
+            Failed,
+        );
+        check(
+            &[(IF_UNMODIFIED_SINCE, AFTER), (IF_MODIFIED_SINCE, AFTER)],
+            NotModified,
+            Proceed,
+        );
+    }
+
+    #[test]
+    fn what_does_not_exist_matches_nothing() {
+        let verdict = |name, value| {
+            Preconditions::read(&fields(&[(name, value)])).evaluate(&Method::PUT, None)
+        };
+        assert_eq!(verdict(IF_MATCH, "*"), Failed);
+        assert_eq!(verdict(IF_MATCH, "\"a\""), Failed);
+        assert_eq!(verdict(IF_NONE_MATCH, "*"), Proceed);
+        assert_eq!(verdict(IF_UNMODIFIED_SINCE, BEFORE), Proceed);
+    }
+
+    #[test]
+    fn too_many_tags_match_nothing() {
+        let list = |count| TagList::parse(&vec!["\"a\""; count].join(","));
+        assert_eq!(
+            list(MAX_TAGS),
+            TagList::Tags(vec![EntityTag::strong("a").unwrap(); MAX_TAGS])
+        );
+        assert_eq!(list(MAX_TAGS + 1), TagList::Tags(vec![]));
+    }
+
+    #[test]
+    fn if_range_is_exact() {
+        let applies = |value| {
+            with_validators(|current| range_applies(&fields(&[(IF_RANGE, value)]), current))
+        };
+        assert!(with_validators(|current| range_applies(
+            &HeaderMap::new(),
+            current
+        )));
+        assert!(applies("\"a\""));
+        assert!(applies(MODIFIED));
+        for other in [
+            "W/\"a\"",
+            "\"b\"",
+            "a",
+            "*",
+            BEFORE,
+            AFTER,
+            "",
+            "\"a\", \"a\"",
+        ] {
+            assert!(!applies(other), "{other}");
+        }
+        let tag = EntityTag::strong("a").unwrap();
+        assert!(resumes_by_tag(&fields(&[(IF_RANGE, "\"a\"")]), &tag));
+        assert!(!resumes_by_tag(&fields(&[(IF_RANGE, MODIFIED)]), &tag));
+        assert!(!resumes_by_tag(&HeaderMap::new(), &tag));
+    }
+
+    #[test]
+    fn tags_are_read_and_written() {
+        for text in ["\"a\"", "W/\"a\"", "\"\"", "\"a\\b,c\"", "\"ä\""] {
+            let tag = EntityTag::parse(text).unwrap();
+            assert_eq!(tag.to_value().as_bytes(), text.as_bytes());
+        }
+        for bad in [
+            "", "a", "\"", "w/\"a\"", "\"a", "\"a b\"", "\"a\"b\"", "W/ \"a\"",
+        ] {
+            assert_eq!(EntityTag::parse(bad), None, "{bad}");
+        }
+        assert_eq!(EntityTag::strong("a\"b"), None);
+    }
+}

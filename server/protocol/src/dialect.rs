@@ -356,3 +356,6 @@ fn is_tus_creation(fields: &HeaderMap) -> bool {
         || media_type::is(fields, tus::OFFSET_OCTET_STREAM);
     !is_ietf && is_tus
 }
+
+#[cfg(test)]
+mod compatibility;

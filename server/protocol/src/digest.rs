@@ -145,6 +145,17 @@ pub(crate) fn malformed(field: &str) -> ProblemType {
     }
 }
 
+/// Reads the value of a `Repr-Digest` field that was kept as text. What cannot be read states nothing.
+pub fn parse_representation(value: &str) -> Vec<Stated> {
+    let fields: HeaderMap = HeaderValue::from_str(value)
+        .map(|value| (name::REPR_DIGEST, value))
+        .into_iter()
+        .collect();
+    StatedDigests::read_representation(&fields)
+        .map(|stated| stated.representation)
+        .unwrap_or_default()
+}
+
 /// Reads a Dictionary of digests. A field that does not parse is as if absent (RFC 9651 §4.2).
 fn read(
     fields: &HeaderMap,

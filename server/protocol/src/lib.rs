@@ -14,6 +14,8 @@ pub mod dialect;
 pub mod digest;
 pub mod disposition;
 pub mod fields;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod ietf;
 pub mod media_type;
 pub mod multipart_ranges;

@@ -98,3 +98,53 @@ impl Piece {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::range::{RangeSet, Resolved};
+
+    fn satisfiable(value: &str, length: u64) -> Satisfiable {
+        match RangeSet::parse(value).unwrap().resolve(length) {
+            Resolved::Satisfiable(satisfiable) => satisfiable,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn parts_stand_between_delimiters() {
+        let content = b"0123456789";
+        let parts = MultipartRanges::new(
+            Boundary::new("B").unwrap(),
+            Some(&HeaderValue::from_static("text/plain")),
+            &satisfiable("bytes=0-1,-3", 10),
+        );
+        let mut body = Vec::new();
+        for piece in parts.pieces() {
+            match piece {
+                Piece::Literal(bytes) => body.extend_from_slice(bytes),
+                Piece::Part(range) => {
+                    let start = usize::try_from(range.start).unwrap();
+                    let end = usize::try_from(range.end).unwrap();
+                    body.extend_from_slice(&content[start..end]);
+                }
+            }
+        }
+        assert_eq!(
+            String::from_utf8(body.clone()).unwrap(),
+            "--B\r\nContent-Type: text/plain\r\nContent-Range: bytes 0-1/10\r\n\r\n01\
+             \r\n--B\r\nContent-Type: text/plain\r\nContent-Range: bytes 7-9/10\r\n\r\n789\
+             \r\n--B--\r\n"
+        );
+        assert_eq!(parts.content_length(), body.len() as u64);
+        assert_eq!(parts.content_type(), "multipart/byteranges; boundary=B");
+    }
+
+    #[test]
+    fn a_boundary_needs_no_quotes() {
+        assert!(Boundary::new("a-Z_9").is_some());
+        for bad in ["", "a b", "a\"", "a\r\n", &"x".repeat(71)] {
+            assert_eq!(Boundary::new(bad), None, "{bad:?}");
+        }
+    }
+}

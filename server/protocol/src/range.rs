@@ -173,3 +173,176 @@ pub(crate) fn content_range_text(range: &Range<u64>, complete_length: u64) -> St
 pub fn unsatisfied(complete_length: u64) -> HeaderValue {
     HeaderValue::try_from(format!("bytes */{complete_length}")).expect("digits are visible ASCII")
 }
+
+#[cfg(test)]
+#[expect(
+    clippy::single_range_in_vec_init,
+    reason = "a list of one range is what is meant"
+)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(value: &str, length: u64, expected: &[Range<u64>]) {
+        let set = RangeSet::parse(value).expect("a set of ranges");
+        match set.resolve(length) {
+            Resolved::Satisfiable(satisfiable) => {
+                assert_eq!(satisfiable.ranges(), expected, "{value}");
+                assert_eq!(satisfiable.complete_length(), length);
+            }
+            other => panic!("{value}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn ranges_lie_within_the_representation() {
+        check("bytes=0-499", 1000, &[0..500]);
+        check("BYTES=0-0", 1000, &[0..1]);
+        check("bytes=500-", 1000, &[500..1000]);
+        check("bytes=999-5000", 1000, &[999..1000]);
+        check("bytes=-1", 1000, &[999..1000]);
+        check("bytes=-5000", 1000, &[0..1000]);
+        check("bytes=0-99999999999999999999999", 1000, &[0..1000]);
+        check("bytes=-99999999999999999999999", 1000, &[0..1000]);
+        check("bytes=0-18446744073709551615", 1000, &[0..1000]);
+        check("bytes=0-", 1, &[0..1]);
+    }
+
+    #[test]
+    fn many_ranges_keep_their_order_and_overlaps_unite() {
+        check("bytes= 0-0 ,, 5-6 ,-1", 10, &[0..1, 5..7, 9..10]);
+        check("bytes=5-6,0-0", 10, &[5..7, 0..1]);
+        check("bytes=0-4,2-8", 10, &[0..9]);
+        check("bytes=0-4,5-9", 10, &[0..5, 5..10]);
+        check("bytes=8-9,0-1,1-8", 10, &[0..10]);
+        check("bytes=0-,0-,-10", 10, &[0..10]);
+        check("bytes=2-3,20-30", 10, &[2..4]);
+    }
+
+    #[test]
+    fn what_lies_outside_is_not_satisfiable() {
+        for (value, length) in [
+            ("bytes=10-", 10),
+            ("bytes=10-20,30-40", 10),
+            ("bytes=-0", 10),
+            ("bytes=99999999999999999999999-", 10),
+            ("bytes=0-", 0),
+            ("bytes=0-0", 0),
+            ("bytes=-0", 0),
+        ] {
+            let set = RangeSet::parse(value).unwrap();
+            assert_eq!(set.resolve(length), Resolved::Unsatisfiable, "{value}");
+        }
+        let suffix = RangeSet::parse("bytes=-5").unwrap();
+        assert_eq!(suffix.resolve(0), Resolved::Whole);
+    }
+
+    #[test]
+    fn what_is_no_set_of_byte_ranges_is_ignored() {
+        for value in [
+            "",
+            "bytes",
+            "bytes=",
+            "bytes= ,",
+            "bytes=-",
+            "bytes=1",
+            "bytes=a-b",
+            "bytes=2-1",
+            "bytes=0-0,2-1",
+            "bytes=+1-2",
+            "bytes=1 - 2",
+            "bytes =1-2",
+            "bytes=1-2-3",
+            "bytes=--5",
+            "bytes=0x0-0x1",
+            "items=0-1",
+            "0-1",
+        ] {
+            assert_eq!(RangeSet::parse(value), None, "{value}");
+        }
+        let many = |count: usize| {
+            let ranges: Vec<String> = (0..count).map(|at| format!("{at}-{at}")).collect();
+            RangeSet::parse(&format!("bytes={}", ranges.join(",")))
+        };
+        assert!(many(MAX_RANGES).is_some());
+        assert_eq!(many(MAX_RANGES + 1), None);
+    }
+
+    #[test]
+    fn a_field_that_comes_twice_is_ignored() {
+        let line = HeaderValue::from_static("bytes=0-1");
+        let mut fields = HeaderMap::from_iter([(RANGE, line.clone())]);
+        assert!(RangeSet::read(&fields).is_some());
+        fields.append(RANGE, line);
+        assert_eq!(RangeSet::read(&fields), None);
+    }
+
+    #[test]
+    fn content_range_counts_its_last_byte() {
+        assert_eq!(content_range(&(0..500), 1234), "bytes 0-499/1234");
+        assert_eq!(unsatisfied(1234), "bytes */1234");
+    }
+
+    fn spec() -> impl Strategy<Value = Spec> {
+        let number = 0..40u64;
+        prop_oneof![
+            (number.clone(), number.clone()).prop_map(|(a, b)| Spec::Closed {
+                first: a.min(b),
+                last: a.max(b),
+            }),
+            number.clone().prop_map(|first| Spec::Open { first }),
+            number.prop_map(|length| Spec::Suffix { length }),
+        ]
+    }
+
+    /// Each position, and whether a range asks for it.
+    fn naive(specs: &[Spec], length: u64) -> Vec<bool> {
+        (0..length)
+            .map(|at| {
+                specs.iter().any(|spec| match *spec {
+                    Spec::Closed { first, last } => first <= at && at <= last,
+                    Spec::Open { first } => first <= at,
+                    Spec::Suffix { length: suffix } => length - at <= suffix,
+                })
+            })
+            .collect()
+    }
+
+    proptest! {
+        #[test]
+        fn exactly_the_bytes_asked_for_are_sent_once(
+            specs in prop::collection::vec(spec(), 1..12),
+            length in 1..30u64,
+        ) {
+            let mut sent = vec![0; usize::try_from(length).unwrap()];
+            if let Resolved::Satisfiable(satisfiable) = RangeSet(specs.clone()).resolve(length) {
+                for range in satisfiable.ranges() {
+                    prop_assert!(range.start < range.end && range.end <= length);
+                    for at in range.clone() {
+                        sent[usize::try_from(at).unwrap()] += 1;
+                    }
+                }
+            }
+            let asked: Vec<i32> = naive(&specs, length).into_iter().map(i32::from).collect();
+            prop_assert_eq!(sent, asked);
+        }
+
+        #[test]
+        fn ranges_that_do_not_overlap_keep_the_requests_order(
+            places in prop::sample::subsequence((0..20u64).collect::<Vec<_>>(), 1..10),
+            seed in any::<u64>(),
+        ) {
+            let mut places = places;
+            let turn = usize::try_from(seed % places.len() as u64).unwrap();
+            places.rotate_left(turn);
+            let specs = places.iter().map(|at| Spec::Closed { first: *at, last: *at }).collect();
+            let Resolved::Satisfiable(satisfiable) = RangeSet(specs).resolve(20) else {
+                panic!("all of them lie within");
+            };
+            let sent: Vec<u64> = satisfiable.ranges().iter().map(|range| range.start).collect();
+            prop_assert_eq!(sent, places);
+        }
+    }
+}

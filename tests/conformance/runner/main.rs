@@ -8,9 +8,10 @@ mod exchange;
 mod explain;
 mod http1;
 mod http2;
+mod judge;
 mod matcher;
 mod report;
-mod run;
+mod server;
 mod template;
 mod url;
 mod vector;
@@ -30,7 +31,7 @@ use include_dir::{Dir, include_dir};
 
 use crate::exchange::Connector;
 use crate::report::Entry;
-use crate::run::{Abilities, Target};
+use crate::server::{Abilities, Target};
 use crate::vector::{Case, Files, Level, Suite, Transport};
 use crate::version::Version;
 
@@ -283,7 +284,7 @@ async fn judge<'a>(
     let entries = stream::iter(runs).map(|(case, version, transport)| {
         let (target, abilities) = (&target, &abilities[&transport]);
         async move {
-            let verdict = run::judge(target, suite, case, version, transport, abilities).await;
+            let verdict = judge::judge(target, suite, case, version, transport, abilities).await;
             Entry {
                 case,
                 version,

@@ -22,7 +22,7 @@ enum One {
     Not(Template),
     Integer(Option<(Template, Template)>),
     Dictionary(Vec<Member>),
-    List(String),
+    List(Template),
     Media(String),
     Date,
     Literal(Template),
@@ -103,7 +103,7 @@ impl One {
                 ))))
             }
             ("not", value) => Template::parse(value).map(Self::Not),
-            ("list", member) if !member.is_empty() => Ok(Self::List(member.to_owned())),
+            ("list", member) if !member.is_empty() => Template::parse(member).map(Self::List),
             ("media", name) if !name.is_empty() => Ok(Self::Media(name.to_owned())),
             ("dictionary", members) => Ok(Self::Dictionary(
                 members.split_whitespace().map(Member::parse).collect(),
@@ -129,9 +129,12 @@ impl One {
                     .is_some_and(|found| (least..=most).contains(&found))
             }
             Self::Dictionary(members) => has_members(value, members),
-            Self::List(member) => value
-                .split(',')
-                .any(|found| found.trim().eq_ignore_ascii_case(member)),
+            Self::List(member) => {
+                let member = member.expand(variables)?;
+                value
+                    .split(',')
+                    .any(|found| found.trim().eq_ignore_ascii_case(&member))
+            }
             Self::Media(name) => value
                 .split(';')
                 .next()

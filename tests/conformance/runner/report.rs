@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use crate::run::{Finding, Verdict};
+use crate::judge::{Finding, Verdict};
 use crate::vector::{Case, Level, Transport};
 use crate::version::Version;
 

@@ -144,10 +144,10 @@ pub(crate) enum Awaited {
     EachInterim(u16),
     /// `no 104`: none in the exchange so far.
     NoInterim(u16),
-    /// `2xx|closed within 1s`: how the exchange ends.
+    /// `2xx|closed`: how the exchange ends. With `, 405 skips` the rest is for servers that can do it.
     End {
         outcomes: Vec<Outcome>,
-        within: Option<Duration>,
+        excuses: Vec<Outcome>,
     },
 }
 
@@ -173,35 +173,26 @@ impl Outcome {
 pub(crate) struct Check {
     pub(crate) place: Place,
     pub(crate) levels: Levels,
-    pub(crate) subject: Subject,
-    pub(crate) expected: Expected,
+    pub(crate) expected: Expectation,
     /// The variable that takes the value.
     pub(crate) capture: Option<String>,
 }
 
 #[derive(Debug, Clone)]
-pub(crate) enum Subject {
-    /// `@status`
-    Status,
-    /// `@complete`
-    Complete,
-    /// `@interop`
-    Interop,
-    /// `@problem` for the type, `@problem.name` for any other member.
-    Problem(String),
-    /// `@body`
-    Body,
-    Field(String),
-}
-
-#[derive(Debug, Clone)]
-pub(crate) enum Expected {
-    Outcomes(Vec<Outcome>),
+pub(crate) enum Expectation {
+    /// `@status: 201|204`
+    Status(Vec<Outcome>),
+    /// `@within: 1s`, from the step's beginning.
+    Within(Duration),
+    /// `@complete: no`
     Complete(bool),
-    /// The version that the request named.
-    Echo,
-    Bytes(Bytes),
-    Value(Matcher),
+    /// `@interop: echo`: the version that the request named.
+    InteropEcho,
+    /// `@body: 40..100`
+    Body(Bytes),
+    /// `@problem: TYPE`, and `@problem.name: VALUE` for any other member.
+    Problem(String, Matcher),
+    Field(String, Matcher),
 }
 
 /// File and line, for reports.
@@ -527,30 +518,21 @@ impl<'a> Reader<'a> {
             .split_once(": ")
             .ok_or_else(|| format!("{line:?} is no expectation"))?;
         let value = value.trim();
-        let (subject, expected) = match name {
-            "@status" => (Subject::Status, Expected::Outcomes(outcomes(value)?)),
-            "@complete" => (Subject::Complete, Expected::Complete(yes_or_no(value)?)),
-            "@interop" if value == "echo" => (Subject::Interop, Expected::Echo),
-            "@body" => (Subject::Body, Expected::Bytes(bytes(value)?)),
-            "@problem" => (
-                Subject::Problem("type".to_owned()),
-                Expected::Value(Matcher::parse(value)?),
-            ),
+        let expected = match name {
+            "@status" => Expectation::Status(outcomes(value)?),
+            "@within" => Expectation::Within(duration(value)?),
+            "@complete" => Expectation::Complete(yes_or_no(value)?),
+            "@interop" if value == "echo" => Expectation::InteropEcho,
+            "@body" => Expectation::Body(bytes(value)?),
+            "@problem" => Expectation::Problem("type".to_owned(), Matcher::parse(value)?),
             _ => match name.strip_prefix("@problem.") {
-                Some(member) => (
-                    Subject::Problem(member.to_owned()),
-                    Expected::Value(Matcher::parse(value)?),
-                ),
-                None => (
-                    Subject::Field(field_name(name)?),
-                    Expected::Value(Matcher::parse(value)?),
-                ),
+                Some(member) => Expectation::Problem(member.to_owned(), Matcher::parse(value)?),
+                None => Expectation::Field(field_name(name)?, Matcher::parse(value)?),
             },
         };
         Ok(Check {
             place: self.place(),
             levels,
-            subject,
             expected,
             capture,
         })
@@ -684,9 +666,14 @@ fn awaited(line: &str) -> Result<Option<Awaited>, String> {
     if awaited.is_some() {
         return Ok(awaited);
     }
-    let (set, within) = match line.split_once(" within ") {
-        Some((set, within)) => (set, Some(duration(within)?)),
-        None => (line, None),
+    let (set, excuses) = match line.split_once(", ") {
+        Some((set, excuse)) => {
+            let excuses = excuse
+                .strip_suffix(" skips")
+                .ok_or_else(|| format!("{excuse:?} is no excuse"))?;
+            (set, outcomes(excuses)?)
+        }
+        None => (line, Vec::new()),
     };
     let is_end = set.starts_with(|c: char| c.is_ascii_digit()) || set.starts_with("closed");
     if !is_end {
@@ -694,7 +681,7 @@ fn awaited(line: &str) -> Result<Option<Awaited>, String> {
     }
     Ok(Some(Awaited::End {
         outcomes: outcomes(set)?,
-        within,
+        excuses,
     }))
 }
 
@@ -736,7 +723,7 @@ mod tests {
     fn a_case_is_read_in_order() {
         let case = parse(
             "# Title\n#\n# Why\nfor: 5..\nneeds: 104\neach n: 1 ; 2\n\ninclude: one\n\n== [6..] append\n> PATCH {upload}\n> @interop\n\
-             > [7..] Upload-Length: 9\n< [should] 104\n> @send 0..4\n> @cut\n< 2xx|closed within 1s\n< [must ..6, may] @status: 201\n",
+             > [7..] Upload-Length: 9\n< [should] 104\n> @send 0..4\n> @cut\n< 2xx|closed, 405 skips\n< @within: 1s\n< [must ..6, may] @status: 201\n",
         )
         .unwrap();
         assert_eq!(case.title, "Title");
@@ -753,7 +740,7 @@ mod tests {
         let Line::Await(answer) = &step.script[3] else {
             panic!("the last line is an answer")
         };
-        let levels = &answer.checks[0].levels;
+        let levels = &answer.checks[1].levels;
         assert_eq!(levels.of(Version::Interop(3)), Some(Level::Must));
         assert_eq!(levels.of(Version::Rfc), Some(Level::May));
     }

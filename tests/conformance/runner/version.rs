@@ -14,6 +14,9 @@ pub(crate) enum Version {
     Plain,
 }
 
+/// The field that names an IETF draft by its interop version.
+pub(crate) const INTEROP: &str = "Upload-Draft-Interop-Version";
+
 /// The interop version that renamed `Upload-Incomplete` to `Upload-Complete`.
 const UPLOAD_COMPLETE_SINCE: u8 = 4;
 /// The interop version that introduced `application/partial-upload`.

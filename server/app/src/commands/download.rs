@@ -1,4 +1,48 @@
+//! `longhaul download`: a file from the server.
+
+use std::path::PathBuf;
+
+use anyhow::bail;
+use reqwest::Url;
+
+use crate::transfer::{self, Options, download::Job};
+
+/// Download a file, and go on where a broken download ended
 #[derive(Debug, clap::Args)]
-#[command(after_help="Examples:\n  longhaul x")]
-pub struct Args {}
-impl Args { pub(crate) fn run(self) -> anyhow::Result<()> { Ok(()) } }
+#[command(after_help = "\
+Examples:
+  longhaul download http://127.0.0.1:8080/files/2026/video.mov
+                                                  as ./video.mov, or what the server calls it
+  longhaul download https://files.example.org/files/clip.mov -o /tmp/ --limit-rate 2MiB
+  LONGHAUL_KEY=lh_… longhaul download https://files.example.org/files/clip.mov -o clip.mov --json
+
+Until it is whole and its SHA-256 is the server's, the file is called NAME.part; NAME.part.json beside it tells what it
+is part of. A broken connection is made again and the download goes on; so does one that is started again after it was
+interrupted, as long as the file on the server is the same.
+
+With --json, each line on standard output is an object with an `event`: started, progress, retrying, restarted, done
+(file, url, etag, sha256, verified, bytes) or error (message, status, resumable).")]
+pub struct Args {
+    /// The file's URL
+    url: Url,
+    /// Where to: a file, or a directory that exists
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Replace the file if there is one
+    #[arg(short, long)]
+    force: bool,
+    #[command(flatten)]
+    options: Options,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        if !matches!(self.url.scheme(), "http" | "https") {
+            bail!("{} is no http:// or https:// URL", self.url);
+        }
+        let mut url = self.url;
+        url.set_fragment(None);
+        let job = Job { url, output: self.output, force: self.force };
+        super::block_on(async { Ok(transfer::download::run(job, &self.options).await?) })
+    }
+}

@@ -1,7 +1,14 @@
 //! `longhaul serve`: the server.
 
+use anyhow::Context as _;
+use domain::access::Gate;
+use edge::serve::{ListenConfig, Listener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
 use crate::config::{Config, Flags};
 use crate::telemetry;
+use crate::wiring::Server;
 
 /// Run the server
 #[derive(Debug, clap::Args)]
@@ -32,5 +39,70 @@ impl Args {
 ///
 /// The server cannot be started with this configuration.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    anyhow::bail!("serving {} on {} is not wired yet", config.data.display(), config.listen)
+    check_access(&config)?;
+    let server = Server::open(&config).await?;
+    let listener = Listener::bind(&ListenConfig {
+        address: config.listen,
+        tls: config.tls.listener(),
+    })
+    .await?;
+    let scheme = if config.tls.listener().is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{}", listener.address());
+    tracing::info!(url, data = %config.data.display(), "listening");
+
+    let shutdown = CancellationToken::new();
+    let janitor = tokio::spawn(server.janitor.run(shutdown.clone()));
+    let serving = tokio::spawn(edge::serve::serve(
+        vec![listener],
+        config.http.clone(),
+        server.router,
+        shutdown.clone(),
+    ));
+    told_to_stop().await?;
+    tracing::info!("stopping: uploads are made durable, clients will resume");
+    shutdown.cancel();
+    let draining = async {
+        server.uploads.drain().await;
+        serving.await
+    };
+    let drained = tokio::select! {
+        drained = draining => drained??,
+        stop = told_to_stop() => {
+            stop?;
+            anyhow::bail!("told to stop twice: stopped at once");
+        }
+    };
+    janitor.await?;
+    server.metadata.close().await;
+    tracing::info!(connections_cut = drained.cut, "stopped");
+    Ok(())
+}
+
+/// Without keys, only loopback is served, unless the operator says otherwise.
+fn check_access(config: &Config) -> anyhow::Result<()> {
+    let open = Gate::new(&config.access).is_open();
+    if !open {
+        return Ok(());
+    }
+    anyhow::ensure!(
+        config.access.open || config.listen.ip().is_loopback(),
+        "refusing to serve {} to everyone: no API key is configured. Make one with `longhaul hash-key` and put it \
+         under [access], or say --open if everyone may read, write and delete",
+        config.listen
+    );
+    tracing::warn!(
+        address = %config.listen,
+        "OPEN: no API key is configured, everyone who reaches this address may read, write and delete"
+    );
+    Ok(())
+}
+
+/// Waits for SIGTERM or SIGINT.
+async fn told_to_stop() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        interrupt = tokio::signal::ctrl_c() => interrupt.context("failed to listen for SIGINT")?,
+    }
+    Ok(())
 }

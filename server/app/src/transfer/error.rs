@@ -207,7 +207,7 @@ mod tests {
     #[test]
     fn a_refusal_uses_the_servers_words() {
         let problem = |json: &str| Some(serde_json::from_str(json).unwrap());
-        let show = |problem| Refusal { status: StatusCode::CONTENT_TOO_LARGE, problem }.to_string();
+        let show = |problem| Refusal { status: StatusCode::PAYLOAD_TOO_LARGE, problem }.to_string();
         assert_eq!(show(None), "413 Payload Too Large");
         assert_eq!(
             show(problem(r#"{"title": "Too large", "detail": "at most\u001b[31m 5 bytes", "request_id": "r1", "other": 1}"#)),

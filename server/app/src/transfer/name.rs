@@ -35,7 +35,7 @@ fn harmless(name: &str) -> Option<String> {
     };
     let stem = visible.split('.').next().unwrap_or(&visible);
     let named = if is_device(stem) { format!("_{visible}") } else { visible };
-    Some(shortened(&named).to_owned())
+    Some(shortened(&named).into_owned())
 }
 
 /// Characters that change how a name looks without being seen: directional marks, joiners, the byte order mark.

@@ -13,12 +13,11 @@ pub(super) struct Patience {
     retries: u32,
     first_delay: Duration,
     fruitless: u32,
-    total: u32,
 }
 
 impl Patience {
     pub(super) fn new(retries: u32, first_delay: Duration) -> Self {
-        Self { retries, first_delay, fruitless: 0, total: 0 }
+        Self { retries, first_delay, fruitless: 0 }
     }
 
     /// Something moved: begin to count again.
@@ -34,7 +33,6 @@ impl Patience {
         if self.fruitless > self.retries {
             return None;
         }
-        self.total += 1;
         let doublings = (self.fruitless - 1).min(16);
         let longest = self.first_delay.saturating_mul(1 << doublings).min(LONGEST);
         let wait = longest.mul_f64(0.5 + 0.5 * f64::from(random) / f64::from(u32::MAX));
@@ -50,11 +48,6 @@ impl Patience {
     pub(super) fn retries(&self) -> u32 {
         self.retries
     }
-
-    /// Retries since the beginning.
-    pub(super) fn total(&self) -> u32 {
-        self.total
-    }
 }
 
 #[cfg(test)]
@@ -66,7 +59,6 @@ mod tests {
         let mut patience = Patience::new(9, Duration::from_millis(500));
         let waits: Vec<_> = std::iter::from_fn(|| patience.next(None, u32::MAX)).map(|wait| wait.as_millis()).collect();
         assert_eq!(waits, [500, 1000, 2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000]);
-        assert_eq!(patience.total(), 9);
     }
 
     #[test]

@@ -75,11 +75,6 @@ impl Record {
         let removed = self.file.set_len(0).and_then(|()| fs::remove_file(&self.path));
         removed.map_err(|source| Error::Local { doing: "remove", path: self.path, source })
     }
-
-    /// Where the record lies.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What the user sees: a bar on a terminal, one line elsewhere, or events for scripts.
 
-use std::io::{IsTerminal as _, Write as _, stderr, stdout};
+use std::io::{IsTerminal as _, stderr, stdout};
 use std::time::Duration;
 
 use bytesize::ByteSize;

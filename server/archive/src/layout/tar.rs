@@ -233,14 +233,15 @@ mod tests {
             assert_eq!(record.len(), expected);
             assert_eq!(record.split(' ').next(), Some(&*expected.to_string()));
         }
-        check(1, 10);
+        check(1, 9);
         check(2, 11);
         check(89, 98);
         check(90, 99);
         check(91, 101);
         check(92, 102);
-        check(988, 999);
-        check(989, 1001);
+        check(988, 998);
+        check(989, 999);
+        check(990, 1001);
     }
 
     #[test]

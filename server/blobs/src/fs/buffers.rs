@@ -81,7 +81,11 @@ impl Kind {
     }
 
     fn lend(self: &Arc<Self>) -> Buffer {
-        let spare = self.spare.lock().expect("nothing panics while it holds it").pop();
+        let spare = self
+            .spare
+            .lock()
+            .expect("nothing panics while it holds it")
+            .pop();
         Buffer {
             memory: spare.unwrap_or_else(|| vec![0; self.size].into()),
             filled: 0,
@@ -93,9 +97,8 @@ impl Kind {
 impl Buffer {
     /// The first `wanted` bytes of it, or all.
     pub(super) fn room(&mut self, wanted: u64) -> &mut [u8] {
-        let length = usize::try_from(wanted).map_or(self.memory.len(), |wanted| {
-            wanted.min(self.memory.len())
-        });
+        let length = usize::try_from(wanted)
+            .map_or(self.memory.len(), |wanted| wanted.min(self.memory.len()));
         &mut self.memory[..length]
     }
 
@@ -116,7 +119,11 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         self.kind.lent.fetch_sub(1, Ordering::Relaxed);
         let memory = std::mem::take(&mut self.memory);
-        let mut spare = self.kind.spare.lock().expect("nothing panics while it holds it");
+        let mut spare = self
+            .kind
+            .spare
+            .lock()
+            .expect("nothing panics while it holds it");
         if (spare.len() + 1) * self.kind.size <= SPARE_BYTES {
             spare.push(memory);
         }
@@ -134,7 +141,11 @@ mod tests {
         let address = bytes.as_ptr();
         let slice = bytes.slice(7..9);
         drop(bytes);
-        assert_ne!(buffers.lend(1 << 18).memory.as_ptr(), address, "a slice holds it");
+        assert_ne!(
+            buffers.lend(1 << 18).memory.as_ptr(),
+            address,
+            "a slice holds it"
+        );
         drop(slice);
         assert_eq!(buffers.lend(1 << 18).memory.as_ptr(), address);
     }

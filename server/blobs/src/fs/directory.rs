@@ -79,7 +79,10 @@ impl Directory {
         blocking(move || {
             let asked = directory.asked.load(Ordering::Acquire);
             directory.sync_now().map_err(|error| {
-                failed(format!("sync directory {}", directory.path.display()), error)
+                failed(
+                    format!("sync directory {}", directory.path.display()),
+                    error,
+                )
             })?;
             *served = asked;
             Ok(())
@@ -132,7 +135,10 @@ mod tests {
     async fn after_a_failure_nothing_is_promised_any_more() {
         let temporary = tempfile::tempdir().unwrap();
         let durability = Arc::new(Durability::default());
-        let directory = Arc::new(Directory::new(temporary.path().into(), Arc::clone(&durability)));
+        let directory = Arc::new(Directory::new(
+            temporary.path().into(),
+            Arc::clone(&durability),
+        ));
         directory.sync().await.unwrap();
 
         durability.lost.store(true, Ordering::Release);

@@ -99,7 +99,10 @@ impl ReadableFile {
     fn read(&self, room: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut filled = 0;
         while filled < room.len() {
-            match self.file.read_at(&mut room[filled..], offset + filled as u64) {
+            match self
+                .file
+                .read_at(&mut room[filled..], offset + filled as u64)
+            {
                 Ok(0) => break,
                 Ok(read) => filled += read,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}

@@ -59,10 +59,11 @@ impl StagedFile {
     pub(super) fn open(
         root: &Arc<Root>,
         descriptors: &Descriptors,
-        key: &BlobKey,
+        turn: Arc<Turn>,
         offset: u64,
     ) -> Result<Self, BlobError> {
-        let (turn, is_unchanged) = Turn::take(root, key, |open| {
+        let key = turn.key();
+        let is_unchanged = turn.begin(|open| {
             let doing = |error| failed(format!("stage blob {key}"), error);
             let path = root.staged_path(key);
             let (file, was_staged) = match OpenOptions::new().write(true).open(&path) {
@@ -121,7 +122,7 @@ impl StagedFile {
         let chunks = mem::take(&mut self.backlog).into_chunks();
         let turn = Arc::clone(&self.turn);
         self.job = Some(tokio::task::spawn_blocking(move || {
-            turn.work(|open| {
+            turn.go_on(|open| {
                 open.append(&chunks)
                     .map_err(|error| failed(format!("write to blob {}", turn.key()), error))?;
                 match then {

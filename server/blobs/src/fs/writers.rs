@@ -1,13 +1,14 @@
 //! Who may change what a key stands for.
 //!
-//! At any moment at most one [`Turn`] counts for a key: the newest. Taking one cuts off the one before and waits for the work that
-//! is being done under it; work that has not begun then fails. Newer turns wait for older ones and never the other way round, and
-//! only for work that runs already, so nobody waits in a circle.
+//! Whoever stages, publishes or discards a key takes a [`Turn`], at the moment of the call. The newest turn of a key is the only one
+//! that counts: when its work begins, it cuts off all earlier ones and waits for what is being done under them. Work of theirs that
+//! has not begun by then fails. Newer turns wait for older ones, never the other way round, and only for work that runs
+//! already; so nobody waits in a circle.
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::{io, mem, ptr};
 
 use domain::BlobKey;
 use domain::blob_store::BlobError;
@@ -24,9 +25,18 @@ pub(super) struct Writers {
 #[derive(Debug)]
 pub(super) struct Turn {
     key: BlobKey,
-    /// `None` when there is nothing to write to: it was cut off, a write failed, or it is no writer's turn.
-    open: Mutex<Option<OpenFile>>,
+    state: Mutex<State>,
     root: Arc<Root>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Nothing was done yet. The turn before, if there is one, still counts.
+    Waiting(Option<Arc<Turn>>),
+    /// There is a file to write to.
+    Open(OpenFile),
+    /// Nothing can be done any more: it is done, it failed, or a newer turn counts.
+    Over,
 }
 
 /// A staged file that is open for writing.
@@ -40,49 +50,54 @@ pub(super) struct OpenFile {
 }
 
 impl Turn {
-    /// Takes the newest turn of `key` and does `work` under it, which may leave a file to be written under this turn later.
-    /// For the blocking pool.
-    pub(super) fn take<T>(
-        root: &Arc<Root>,
-        key: &BlobKey,
-        work: impl FnOnce(&mut Option<OpenFile>) -> Result<T, BlobError>,
-    ) -> Result<(Arc<Self>, T), BlobError> {
+    /// Takes the newest turn of `key`.
+    pub(super) fn take(root: &Arc<Root>, key: &BlobKey) -> Arc<Self> {
+        let mut turns = root.writers.hold();
+        let earlier = turns.get(key).and_then(Weak::upgrade);
         let turn = Arc::new(Self {
             key: key.clone(),
-            open: Mutex::new(None),
+            state: Mutex::new(State::Waiting(earlier)),
             root: Arc::clone(root),
         });
-        // Held before others can see it: a newer turn waits until `work` is done.
-        let mut open = turn.hold();
-        let earlier = root
-            .writers
-            .hold()
-            .insert(key.clone(), Arc::downgrade(&turn))
-            .and_then(|earlier| earlier.upgrade());
-        if let Some(earlier) = earlier {
-            *earlier.hold() = None;
-        }
-        let done = work(&mut open)?;
-        drop(open);
-        Ok((turn, done))
+        turns.insert(key.clone(), Arc::downgrade(&turn));
+        turn
     }
 
-    /// Does `work` on the file of this turn, unless there is none any more. If it fails, nothing more can be done under this turn.
-    /// For the blocking pool.
-    pub(super) fn work<T>(
+    /// Does the `work` of this turn, which may leave a file to be written to. For the blocking pool.
+    pub(super) fn begin<T>(
+        &self,
+        work: impl FnOnce(&mut Option<OpenFile>) -> Result<T, BlobError>,
+    ) -> Result<T, BlobError> {
+        let mut state = self.hold();
+        let State::Waiting(mut earlier) = mem::replace(&mut *state, State::Over) else {
+            return Err(self.is_over());
+        };
+        while let Some(turn) = earlier {
+            earlier = match mem::replace(&mut *turn.hold(), State::Over) {
+                State::Waiting(earlier) => earlier,
+                State::Open(_) | State::Over => None,
+            };
+        }
+        let mut open = None;
+        let done = work(&mut open)?;
+        if let Some(file) = open {
+            *state = State::Open(file);
+        }
+        Ok(done)
+    }
+
+    /// Does `work` on the file that is open under this turn. If it fails, that was the last. For the blocking pool.
+    pub(super) fn go_on<T>(
         &self,
         work: impl FnOnce(&mut OpenFile) -> Result<T, BlobError>,
     ) -> Result<T, BlobError> {
-        let mut open = self.hold();
-        let Some(file) = open.as_mut() else {
-            return Err(failed(
-                format!("write to blob {}", self.key),
-                std::io::Error::other("another writer has taken over, or a write failed before"),
-            ));
+        let mut state = self.hold();
+        let State::Open(file) = &mut *state else {
+            return Err(self.is_over());
         };
         let result = work(file);
         if result.is_err() {
-            *open = None;
+            *state = State::Over;
         }
         result
     }
@@ -91,8 +106,15 @@ impl Turn {
         &self.key
     }
 
-    fn hold(&self) -> MutexGuard<'_, Option<OpenFile>> {
-        self.open.lock().expect("file operations do not panic")
+    fn is_over(&self) -> BlobError {
+        failed(
+            format!("change blob {}", self.key),
+            io::Error::other("somebody else has changed it since, or a write failed"),
+        )
+    }
+
+    fn hold(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("file operations do not panic")
     }
 }
 

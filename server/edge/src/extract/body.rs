@@ -22,25 +22,23 @@ pub(crate) fn parts(body: Body) -> UploadBody {
         let mut body = body?;
         let frame = match body.frame().await? {
             Ok(frame) => frame,
-            Err(error) => return Some((vec![Err(fault(&error))], None)),
+            Err(error) => return Some((Err(fault(&error)), None)),
         };
         match frame.into_data() {
-            Ok(bytes) => Some((vec![Ok(BodyPart::Data(bytes))], Some(body))),
+            Ok(bytes) => Some((Ok(BodyPart::Data(bytes)), Some(body))),
             Err(frame) => {
                 let trailer = frame.into_trailers().unwrap_or_default();
-                let digests = match StatedDigests::read_trailer(&trailer) {
-                    Ok(digests) => digests
-                        .into_iter()
-                        .map(|digest| Ok(BodyPart::Digest(digest)))
-                        .collect(),
-                    Err(_) => vec![Err(BodyFault::Cut)],
-                };
-                Some((digests, None))
+                let digests = StatedDigests::read_trailer(&trailer).map_err(|_| BodyFault::Cut);
+                Some((digests.map(BodyPart::Digests), None))
             }
         }
     })
-    .flat_map(stream::iter)
     .boxed()
+}
+
+/// A body that brings nothing.
+pub(crate) fn none() -> UploadBody {
+    stream::empty().boxed()
 }
 
 fn fault(error: &axum::Error) -> BodyFault {

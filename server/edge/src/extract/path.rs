@@ -6,7 +6,7 @@ use axum::extract::FromRequestParts;
 use domain::{FilePath, UploadId};
 use http::request::Parts;
 use percent_encoding::percent_decode_str;
-use protocol::problem::{Problem, types};
+use protocol::problem::Problem;
 
 use crate::problem::{Failure, own};
 
@@ -50,12 +50,5 @@ impl<A: Sync> FromRequestParts<A> for UploadTarget {
         Ok(Self(
             path.strip_prefix(UPLOADS).and_then(|id| id.parse().ok()),
         ))
-    }
-}
-
-impl UploadTarget {
-    /// The identifier, or the answer that there is none.
-    pub(crate) fn known(self) -> Result<UploadId, Failure> {
-        self.0.ok_or_else(|| types::UPLOAD_NOT_FOUND.into())
     }
 }

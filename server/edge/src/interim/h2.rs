@@ -12,6 +12,7 @@ use std::sync::{
 use bytes::Bytes;
 use h2::server::SendResponse;
 use http::{HeaderMap, Response, StatusCode};
+use tokio::sync::Notify;
 
 use super::InterimError;
 
@@ -20,21 +21,45 @@ const MAX_QUEUED: usize = 256;
 
 /// How many interim responses a connection has queued and not yet handed to the socket.
 #[derive(Debug, Default)]
-pub(crate) struct Backlog(AtomicUsize);
+pub(crate) struct Backlog {
+    queued: AtomicUsize,
+    left: Notify,
+}
 
 impl Backlog {
     /// How many wait now; to be given to [`sent`](Self::sent) once everything older has left.
     pub(crate) fn waiting(&self) -> usize {
-        self.0.load(Ordering::Acquire)
+        self.queued.load(Ordering::Acquire)
     }
 
     /// That many have left.
     pub(crate) fn sent(&self, count: usize) {
-        self.0.fetch_sub(count, Ordering::AcqRel);
+        if count > 0 && self.queued.fetch_sub(count, Ordering::AcqRel) == count {
+            self.left.notify_waiters();
+        }
+    }
+
+    /// Waits until all that is queued has left.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped at any time.
+    pub(crate) async fn empty(&self) {
+        loop {
+            let left = self.left.notified();
+            if self.waiting() == 0 {
+                return;
+            }
+            left.await;
+        }
     }
 
     fn enter(&self) -> bool {
-        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < MAX_QUEUED).then_some(n + 1)).is_ok()
+        self.queued
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| {
+                (n < MAX_QUEUED).then_some(n + 1)
+            })
+            .is_ok()
     }
 }
 
@@ -48,7 +73,10 @@ pub(crate) struct Sender {
 
 impl Sender {
     pub(crate) fn new(responder: SendResponse<Bytes>, backlog: Arc<Backlog>) -> Self {
-        Self { responder: Arc::new(Mutex::new(Some(responder))), backlog }
+        Self {
+            responder: Arc::new(Mutex::new(Some(responder))),
+            backlog,
+        }
     }
 
     /// Also sends `100`, which handlers may not.
@@ -61,7 +89,9 @@ impl Sender {
         let mut response = Response::new(());
         *response.status_mut() = status;
         *response.headers_mut() = fields;
-        responder.send_informational(response).map_err(|_| InterimError::Closed)
+        responder
+            .send_informational(response)
+            .map_err(|_| InterimError::Closed)
     }
 
     /// Takes the responder for the final response; every later [`send`](Self::send) is refused.
@@ -71,16 +101,22 @@ impl Sender {
 
     /// Whether the peer has reset the stream, or the connection is gone.
     pub(crate) fn poll_reset(&self, context: &mut std::task::Context<'_>) -> bool {
-        self.lock().as_mut().is_none_or(|responder| responder.poll_reset(context).is_ready())
+        self.lock()
+            .as_mut()
+            .is_none_or(|responder| responder.poll_reset(context).is_ready())
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<SendResponse<Bytes>>> {
-        self.responder.lock().unwrap_or_else(PoisonError::into_inner)
+        self.responder
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl std::fmt::Debug for Sender {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Sender").field("backlog", &self.backlog).finish_non_exhaustive()
+        f.debug_struct("Sender")
+            .field("backlog", &self.backlog)
+            .finish_non_exhaustive()
     }
 }

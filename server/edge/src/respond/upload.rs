@@ -74,7 +74,10 @@ impl Answering {
             fields.insert(LOCATION, url);
             StatusCode::CREATED
         };
-        (Answer { status, fields }, json(&FileDocument::new(&self.api, file)))
+        (
+            Answer { status, fields },
+            json(&FileDocument::new(&self.api, file)),
+        )
     }
 
     /// The answer to a request for the offset.
@@ -118,6 +121,11 @@ impl Answering {
         told(self.dialect.refused(rejection, Known::Limits(&self.limits)))
     }
 
+    /// The answer about an upload that never was.
+    pub(crate) fn unknown(&self) -> Failure {
+        told(self.dialect.unknown())
+    }
+
     /// The answer to a request that failed. After a 104, a fault that will pass cuts the exchange: clients resume after a cut, and
     /// give up after a 5xx.
     pub(crate) fn failed(&self, failure: uploads::Failure, announced: bool) -> Failure {
@@ -128,7 +136,7 @@ impl Answering {
                 }),
                 None => self.refused(&rejection),
             },
-            Error::NotFound { .. } => told(self.dialect.unknown()),
+            Error::NotFound { .. } => self.unknown(),
             Error::Gone(_) => told(self.dialect.gone()),
             error @ (Error::Draining
             | Error::Busy
@@ -213,9 +221,8 @@ impl Announcer {
 impl ProgressSink for Announcer {
     fn created(&self, upload: &Upload) {
         let answering = &self.answering;
-        let fields = answering.with_standing(upload, |standing| {
-            answering.dialect.announcement(standing)
-        });
+        let fields =
+            answering.with_standing(upload, |standing| answering.dialect.announcement(standing));
         if self.send(fields) {
             self.announced.store(true, Ordering::Relaxed);
         }

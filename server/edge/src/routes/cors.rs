@@ -14,7 +14,8 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use protocol::fields::name::{CORS_ALLOWED, CORS_EXPOSED};
 
-const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+const METHODS: HeaderValue =
+    HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
 /// A day, in seconds; browsers have lower bounds of their own.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("86400");
 
@@ -24,8 +25,8 @@ pub(crate) async fn allow(request: Request, next: Next) -> Response {
     if !fields.contains_key(ORIGIN) {
         return next.run(request).await;
     }
-    let preflight = request.method() == Method::OPTIONS
-        && fields.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+    let preflight =
+        request.method() == Method::OPTIONS && fields.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
     let mut response = if preflight {
         let mut response = StatusCode::NO_CONTENT.into_response();
         response.headers_mut().extend(HeaderMap::from_iter([

@@ -121,7 +121,10 @@ async fn creation(
         tus_metadata,
         tus_concat,
     };
-    let announcer = Arc::new(Announcer::new(answering.clone(), interim(&parts.extensions)));
+    let announcer = Arc::new(Announcer::new(
+        answering.clone(),
+        interim(&parts.extensions),
+    ));
     match uploads.create(creation, body, announcer.clone()).await {
         Ok(outcome) => Ok(answering.outcome(&outcome)),
         Err(failure) => Err(answering.failed(failure, announcer.announced())),
@@ -146,7 +149,7 @@ async fn resource(
     if method == Method::OPTIONS {
         return Ok(written(dialect.discovery(&answering.limits), Vec::new()));
     }
-    let Ok(id) = target.known() else {
+    let Some(id) = target.0 else {
         return Err(answering.unknown());
     };
     match method {

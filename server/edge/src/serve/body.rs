@@ -44,9 +44,14 @@ impl BodyError {
 impl From<hyper::Error> for BodyError {
     fn from(error: hyper::Error) -> Self {
         // hyper reports broken framing as these two kinds (`proto/h1/decode.rs`), everything else is a lost connection.
-        let kind = error.source().and_then(<dyn Error>::downcast_ref).map(io::Error::kind);
+        let kind = error
+            .source()
+            .and_then(<dyn Error>::downcast_ref)
+            .map(io::Error::kind);
         match kind {
-            Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => Self::Malformed(error.into()),
+            Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => {
+                Self::Malformed(error.into())
+            }
             _ => Self::Disconnected(error.into()),
         }
     }
@@ -64,7 +69,9 @@ impl From<h2::Error> for BodyError {
 }
 
 /// A protocol's side of a request's body.
-pub(super) trait Source: Body<Data = Bytes, Error = BodyError> + Send + Unpin + 'static {
+pub(super) trait Source:
+    Body<Data = Bytes, Error = BodyError> + Send + Unpin + 'static
+{
     /// The handler is done with the body.
     fn finish(self, end: End);
 }
@@ -97,13 +104,21 @@ pub(super) struct RequestBody<S: Source> {
 impl<S: Source> RequestBody<S> {
     pub(super) fn new(source: S, timeout: Duration) -> Self {
         let over = source.is_end_stream().then_some(End::Complete);
-        Self { source: Some(source), timeout, timer: None, waiting: false, over }
+        Self {
+            source: Some(source),
+            timeout,
+            timer: None,
+            waiting: false,
+            over,
+        }
     }
 
     /// Waits for the timer, setting it when the wait begins.
     fn poll_timeout(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let timeout = self.timeout;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
         if !self.waiting {
             self.waiting = true;
             timer.as_mut().reset(Instant::now() + timeout);
@@ -121,13 +136,17 @@ impl<S: Source> Body for RequestBody<S> {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        let Some(source) = this.source.as_mut().filter(|_| this.over.is_none()) else { return Poll::Ready(None) };
+        let Some(source) = this.source.as_mut().filter(|_| this.over.is_none()) else {
+            return Poll::Ready(None);
+        };
         match Pin::new(&mut *source).poll_frame(context) {
             Poll::Ready(frame) => {
                 this.waiting = false;
                 this.over = match &frame {
                     None => Some(End::Complete),
-                    Some(Ok(frame)) => (frame.is_trailers() || source.is_end_stream()).then_some(End::Complete),
+                    Some(Ok(frame)) => {
+                        (frame.is_trailers() || source.is_end_stream()).then_some(End::Complete)
+                    }
                     Some(Err(_)) => Some(End::Failed),
                 };
                 Poll::Ready(frame)
@@ -178,7 +197,9 @@ mod tests {
             mut self: Pin<&mut Self>,
             _: &mut Context<'_>,
         ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-            self.0.pop().map_or(Poll::Pending, |bytes| Poll::Ready(Some(Ok(Frame::data(bytes)))))
+            self.0.pop().map_or(Poll::Pending, |bytes| {
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            })
         }
     }
 
@@ -195,7 +216,10 @@ mod tests {
             Scripted(vec![Bytes::from_static(b"some")], Arc::clone(&end)),
             Duration::from_secs(60),
         ));
-        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "some");
+        assert_eq!(
+            body.frame().await.unwrap().unwrap().into_data().unwrap(),
+            "some"
+        );
         // A handler may take its time.
         tokio::time::sleep(Duration::from_secs(600)).await;
         let before = Instant::now();

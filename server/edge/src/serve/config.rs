@@ -59,11 +59,14 @@ pub struct Config {
 pub struct Http2Config {
     /// Streams open at once.
     pub max_streams: u32,
-    /// Receive window of a connection and of each stream at the start: what a client may send ahead of the handler.
-    /// 64 KiB or more.
+    /// Receive window of each stream at the start: what a client may send ahead of the handler. A connection's window
+    /// is twice that. 64 KiB or more.
     pub window: ByteSize,
-    /// What the windows may grow to on a path whose delay needs it. At most 1 GiB.
+    /// What a stream's window may grow to on a path whose delay needs it: a window a round trip is the most that one
+    /// upload can carry. At most 512 MiB.
     pub max_window: ByteSize,
+    /// By how much the windows of all connections together may have grown. Beyond it the rest stays as it is.
+    pub window_growth: ByteSize,
     /// Largest frame a client may send. 16 KiB to 16 MiB.
     pub max_frame_size: ByteSize,
 }
@@ -105,6 +108,13 @@ pub struct TlsConfig {
     pub reload_interval: Duration,
 }
 
+impl TlsConfig {
+    /// These files, read again at the default interval.
+    pub fn new(certificate: PathBuf, key: PathBuf) -> Self {
+        Self { certificate, key, reload_interval: default_reload_interval() }
+    }
+}
+
 fn default_reload_interval() -> Duration {
     Duration::from_secs(30)
 }
@@ -132,7 +142,13 @@ impl Default for Config {
 
 impl Default for Http2Config {
     fn default() -> Self {
-        Self { max_streams: 128, window: ByteSize::mib(1), max_window: ByteSize::mib(8), max_frame_size: ByteSize::kib(32) }
+        Self {
+            max_streams: 128,
+            window: ByteSize::kib(256),
+            max_window: ByteSize::mib(8),
+            window_growth: ByteSize::mib(256),
+            max_frame_size: ByteSize::kib(32),
+        }
     }
 }
 
@@ -152,11 +168,33 @@ impl Config {
     /// The first field out of its range.
     pub fn check(&self) -> Result<(), ConfigError> {
         let within = |field, value: ByteSize, least: ByteSize, most: ByteSize, rule| {
-            if value < least || value > most { Err(ConfigError { field, rule }) } else { Ok(()) }
+            if value < least || value > most {
+                Err(ConfigError { field, rule })
+            } else {
+                Ok(())
+            }
         };
-        within("max_head_size", self.max_head_size, ByteSize::kib(8), ByteSize::mib(1), "8 KiB to 1 MiB")?;
-        within("http2.window", self.http2.window, ByteSize::kib(64), ByteSize::gib(1), "64 KiB to 1 GiB")?;
-        within("http2.max_window", self.http2.max_window, self.http2.window, ByteSize::gib(1), "http2.window to 1 GiB")?;
+        within(
+            "max_head_size",
+            self.max_head_size,
+            ByteSize::kib(8),
+            ByteSize::mib(1),
+            "8 KiB to 1 MiB",
+        )?;
+        within(
+            "http2.window",
+            self.http2.window,
+            ByteSize::kib(64),
+            ByteSize::mib(512),
+            "64 KiB to 512 MiB",
+        )?;
+        within(
+            "http2.max_window",
+            self.http2.max_window,
+            self.http2.window,
+            ByteSize::mib(512),
+            "http2.window to 512 MiB",
+        )?;
         within(
             "http2.max_frame_size",
             self.http2.max_frame_size,
@@ -170,7 +208,10 @@ impl Config {
             ("http2.max_streams", self.http2.max_streams as usize),
         ] {
             if count == 0 {
-                return Err(ConfigError { field, rule: "1 or more" });
+                return Err(ConfigError {
+                    field,
+                    rule: "1 or more",
+                });
             }
         }
         Ok(())
@@ -184,7 +225,10 @@ impl Config {
             InterimPolicy::Trusted => {
                 // An IPv4 peer of a dual-stack socket shows as ::ffff:a.b.c.d.
                 let address = address.to_canonical();
-                !self.interim_untrusted_proxies.iter().any(|proxy| proxy.contains(&address))
+                !self
+                    .interim_untrusted_proxies
+                    .iter()
+                    .any(|proxy| proxy.contains(&address))
             }
         }
     }

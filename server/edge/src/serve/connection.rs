@@ -3,7 +3,6 @@
 use std::{
     convert::Infallible,
     io,
-    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context as Task, Poll, ready},
@@ -15,7 +14,7 @@ use http::Request;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     net::TcpStream,
-    sync::Notify,
+    sync::{Notify, Semaphore},
     time::{sleep, timeout},
 };
 use tokio_rustls::server::TlsStream;
@@ -25,7 +24,7 @@ use tower::Service;
 use super::{Config, Peer, h1, h2, tls::Acceptor};
 
 /// What every HTTP/2 connection begins with (RFC 9113 §3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A service that answers every request, as a `Router` does.
 pub(super) trait Handler:
@@ -49,6 +48,8 @@ pub(super) struct Context {
     pub(super) drain: CancellationToken,
     /// Told when a new connection waits for a place: one idle connection should make room.
     pub(super) room: Arc<Notify>,
+    /// What is left of [`Http2Config::window_growth`](super::Http2Config::window_growth), in KiB.
+    pub(super) window_growth: Arc<Semaphore>,
 }
 
 impl Context {
@@ -77,16 +78,15 @@ enum Socket {
 pub(super) async fn serve<S: Handler>(
     socket: TcpStream,
     acceptor: Option<Acceptor>,
-    address: SocketAddr,
-    mut context: Context,
+    context: Context,
     handler: S,
 ) {
+    let address = context.peer.address;
     // Answers and interim responses are written whole; Nagle's algorithm would only delay the last part.
     if let Err(error) = socket.set_nodelay(true) {
         tracing::debug!(peer = %address, %error, "connection gone before it began");
         return;
     }
-    context.peer = Peer { address, secure: acceptor.is_some() };
     let (mut io, negotiated) = match acceptor {
         None => (Socket::Plain(socket), None),
         Some(acceptor) => match Box::pin(timeout(context.config.tls_handshake_timeout, acceptor.accept(socket))).await {

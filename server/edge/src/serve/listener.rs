@@ -44,7 +44,10 @@ impl Listener {
     ///
     /// The address cannot be bound, or the certificate not be loaded.
     pub async fn bind(config: &ListenConfig) -> Result<Self, ListenError> {
-        let bind = |source| ListenError::Bind { address: config.address, source };
+        let bind = |source| ListenError::Bind {
+            address: config.address,
+            source,
+        };
         let socket = TcpListener::bind(config.address).await.map_err(bind)?;
         Self::from_tokio(socket, config.tls.as_ref())
     }
@@ -55,9 +58,15 @@ impl Listener {
     /// # Errors
     ///
     /// The socket cannot be used, or the certificate not be loaded.
-    pub fn from_std(socket: std::net::TcpListener, tls: Option<&TlsConfig>) -> Result<Self, ListenError> {
+    pub fn from_std(
+        socket: std::net::TcpListener,
+        tls: Option<&TlsConfig>,
+    ) -> Result<Self, ListenError> {
         socket.set_nonblocking(true).map_err(ListenError::Socket)?;
-        Self::from_tokio(TcpListener::from_std(socket).map_err(ListenError::Socket)?, tls)
+        Self::from_tokio(
+            TcpListener::from_std(socket).map_err(ListenError::Socket)?,
+            tls,
+        )
     }
 
     /// Takes over a socket of tokio's.
@@ -68,7 +77,11 @@ impl Listener {
     pub fn from_tokio(socket: TcpListener, tls: Option<&TlsConfig>) -> Result<Self, ListenError> {
         let address = socket.local_addr().map_err(ListenError::Socket)?;
         let acceptor = tls.map(Acceptor::load).transpose()?;
-        Ok(Self { socket, acceptor, address })
+        Ok(Self {
+            socket,
+            acceptor,
+            address,
+        })
     }
 
     /// Where it listens, with the port that was chosen.

@@ -69,7 +69,7 @@ fn document(status: StatusCode, detail: &str) -> Vec<u8> {
         "title": status.canonical_reason().unwrap_or_default(),
         "status": status.as_u16(),
         "detail": detail,
-        "request_id": request_id,
+        "request_id": request_id.to_string(),
     })
     .to_string()
     .into_bytes()

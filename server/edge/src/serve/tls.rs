@@ -1,6 +1,10 @@
 //! TLS with a certificate that can be renewed while the server runs.
 
-use std::{path::Path, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use rustls::{
@@ -110,8 +114,8 @@ struct Certificate {
     files: TlsConfig,
     provider: Arc<CryptoProvider>,
     pair: ArcSwap<CertifiedKey>,
-    /// What was last read, whether it was usable or not; locked by `reload` only.
-    seen: std::sync::Mutex<Option<Pem>>,
+    /// What was last read, usable or not, so that each change is told once; locked by `reload` only.
+    seen: Mutex<Option<Pem>>,
 }
 
 /// The contents of the two files.
@@ -125,31 +129,31 @@ impl Certificate {
     fn load(files: TlsConfig, provider: Arc<CryptoProvider>) -> Result<Self, TlsError> {
         let pem = Pem::read(&files)?;
         let pair = pem.pair(&files, &provider)?;
-        Ok(Self { files, provider, pair: ArcSwap::from_pointee(pair), seen: std::sync::Mutex::new(Some(pem)) })
+        Ok(Self { files, provider, pair: ArcSwap::from_pointee(pair), seen: Mutex::new(Some(pem)) })
     }
 
     /// Reads the files again. The contents are compared, not the times of change: a file system's clock is coarse, and
     /// mounted secrets change by a renamed directory.
     fn reload(&self) {
-        let pem = Pem::read(&self.files).map_err(|error| {
-            self.refuse(&error);
-            None
-        });
-        let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let pem: Option<Pem> = pem.map_or_else(|none| none, Some);
-        if *seen == pem {
-            return;
-        }
-        if let Some(pem) = &pem {
-            match pem.pair(&self.files, &self.provider) {
-                Ok(pair) => {
-                    self.pair.store(Arc::new(pair));
-                    tracing::info!(certificate = %self.files.certificate.display(), "new certificate taken up");
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        match Pem::read(&self.files) {
+            Ok(pem) if seen.as_ref() == Some(&pem) => {}
+            Ok(pem) => {
+                match pem.pair(&self.files, &self.provider) {
+                    Ok(pair) => {
+                        self.pair.store(Arc::new(pair));
+                        tracing::info!(certificate = %self.files.certificate.display(), "new certificate taken up");
+                    }
+                    Err(error) => self.refuse(&error),
                 }
-                Err(error) => self.refuse(&error),
+                *seen = Some(pem);
+            }
+            Err(error) => {
+                if seen.take().is_some() {
+                    self.refuse(&error);
+                }
             }
         }
-        *seen = pem;
     }
 
     fn refuse(&self, error: &TlsError) {

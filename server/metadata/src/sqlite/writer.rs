@@ -233,7 +233,10 @@ impl Worker {
         if let Some(connection) = self.connection.take()
             && let Err(error) = connection.close().await
         {
-            tracing::warn!(error = &error as &dyn std::error::Error, "failed to close the database");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "failed to close the database"
+            );
         }
     }
 

@@ -10,7 +10,7 @@ use std::{
 use axum::{body::Body, response::Response};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Version, header};
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use tower::{ServiceExt, util::Oneshot};
 

@@ -2,46 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 
 use crate::content;
-use crate::exchange::{Client, Connector, Event, Exchange, Framing, Head, RequestHead};
+use crate::exchange::{Client, Event, Exchange, Framing, Head, RequestHead};
 use crate::matcher;
+use crate::server::{Abilities, Target};
 use crate::template::{Template, Unset, Variables};
 use crate::url::Url;
 use crate::vector::{
-    Action, Answer, Awaited, Bytes as Content, Case, Check, Expected, Field, Level, Line, Need,
-    Outcome, Place, Request, Responses, Rule, Step, Subject, Suite, Transport,
+    Action, Answer, Awaited, Bytes as Content, Case, Check, Expectation, Field, Level, Line, Need,
+    Outcome, Place, Request, Responses, Rule, Step, Suite, Transport,
 };
-use crate::version::Version;
-
-/// A server and how it is spoken to.
-pub(crate) struct Target {
-    /// The creation URL; `{unique}` in it becomes another word in every run.
-    pub(crate) url: String,
-    /// What is sent instead of `POST` to the creation URL, except for tus.
-    pub(crate) method: String,
-    /// Sent with every request.
-    pub(crate) fields: Vec<(String, String)>,
-    pub(crate) connector: Connector,
-    /// For final responses.
-    pub(crate) patience: Duration,
-    /// For interim responses while the body waits.
-    pub(crate) interim_patience: Duration,
-}
-
-/// What the server says of itself.
-#[derive(Debug, Default)]
-pub(crate) struct Abilities {
-    pub(crate) tus_extensions: Vec<String>,
-    pub(crate) limits: BTreeMap<String, u64>,
-    /// Each dialect that is offered, and whether its creations are answered with 104.
-    pub(crate) offered: BTreeMap<Version, bool>,
-}
+use crate::version::{INTEROP, Version};
 
 #[derive(Debug)]
 pub(crate) enum Verdict {
@@ -75,146 +51,6 @@ impl fmt::Display for Finding {
     }
 }
 
-impl Target {
-    /// The creation URL for one run.
-    fn creation(&self) -> Result<Url, String> {
-        let random = RandomState::new().hash_one(());
-        Url::parse(&self.url.replace("{unique}", &format!("{random:016x}")))
-    }
-
-    /// Asks what the server offers on this transport.
-    pub(crate) async fn abilities(
-        &self,
-        transport: Transport,
-        versions: &[Version],
-    ) -> Result<Abilities, String> {
-        let mut abilities = Abilities::default();
-        let options = self.ask(transport, "OPTIONS", Vec::new()).await?;
-        let list = |name: &str| options.field(name).unwrap_or_default();
-        abilities.tus_extensions = list("Tus-Extension")
-            .split(',')
-            .map(|name| name.trim().to_owned())
-            .collect();
-        abilities.limits = limits(&list("Upload-Limit"));
-        if let Some(size) = options
-            .field("Tus-Max-Size")
-            .and_then(|size| size.parse().ok())
-        {
-            abilities.limits.insert("tus-max-size".to_owned(), size);
-        }
-        for version in versions {
-            let offer = match version {
-                Version::Interop(_) | Version::Rfc => self.probe_ietf(transport, *version).await?,
-                Version::Tus => options.field("Tus-Version").map(|_| false),
-                Version::Plain => Some(false),
-            };
-            if let Some(sends_interim) = offer {
-                abilities.offered.insert(*version, sends_interim);
-            }
-        }
-        Ok(abilities)
-    }
-
-    /// Begins an upload: `None` if the server takes it for an ordinary one, else whether it sent 104.
-    async fn probe_ietf(
-        &self,
-        transport: Transport,
-        version: Version,
-    ) -> Result<Option<bool>, String> {
-        let (completeness, incomplete) = version.completeness(false);
-        let mut fields = vec![
-            (completeness.to_owned(), incomplete.to_owned()),
-            ("Content-Length".to_owned(), "1".to_owned()),
-        ];
-        fields.extend(
-            version
-                .interop()
-                .map(|number| (INTEROP.to_owned(), number.to_string())),
-        );
-        let mut exchange = self
-            .begin(transport, &self.method, fields, Framing::Length)
-            .await?;
-        let interim = loop {
-            match exchange
-                .event_before(Instant::now() + self.interim_patience)
-                .await
-            {
-                Some(Event::Interim(head)) if head.status != 104 => {}
-                Some(Event::Interim(_)) => break true,
-                Some(Event::Final(head, _)) => return Ok(head.field(completeness).map(|_| false)),
-                Some(Event::Closed(_)) => return Ok(None),
-                None => break false,
-            }
-        };
-        let deadline = Instant::now() + self.patience;
-        exchange.send(content::bytes(0..1), deadline).await?;
-        exchange.end(&[]).await;
-        match end_of(&mut exchange, deadline).await {
-            Some(head) => Ok((interim || head.field(completeness).is_some()).then_some(interim)),
-            None => Ok(interim.then_some(true)),
-        }
-    }
-
-    async fn ask(
-        &self,
-        transport: Transport,
-        method: &str,
-        fields: Vec<(String, String)>,
-    ) -> Result<Head, String> {
-        let mut exchange = self
-            .begin(transport, method, fields, Framing::NoBody)
-            .await?;
-        let answer = end_of(&mut exchange, Instant::now() + self.patience).await;
-        answer.ok_or_else(|| {
-            format!(
-                "{method} {} gets no answer over {}",
-                self.url,
-                transport.name()
-            )
-        })
-    }
-
-    async fn begin(
-        &self,
-        transport: Transport,
-        method: &str,
-        fields: Vec<(String, String)>,
-        framing: Framing,
-    ) -> Result<Exchange, String> {
-        let url = self.creation()?;
-        let fields = self.fields.iter().cloned().chain(fields).collect();
-        let head = RequestHead {
-            method: method.to_owned(),
-            origin: url.origin,
-            path: url.path,
-            fields,
-            http_1_0: false,
-            framing,
-        };
-        Client::new(&self.connector, transport).open(head).await
-    }
-}
-
-async fn end_of(exchange: &mut Exchange, deadline: Instant) -> Option<Head> {
-    loop {
-        match exchange.event_before(deadline).await {
-            Some(Event::Interim(_)) => {}
-            Some(Event::Final(head, _)) => return Some(head),
-            Some(Event::Closed(_)) | None => return None,
-        }
-    }
-}
-
-/// The integer members of an `Upload-Limit`.
-fn limits(value: &str) -> BTreeMap<String, u64> {
-    let members = value.split(',').filter_map(|member| member.split_once('='));
-    members
-        .filter_map(|(key, value)| Some((key.trim().to_owned(), value.trim().parse().ok()?)))
-        .collect()
-}
-
-const INTEROP: &str = "Upload-Draft-Interop-Version";
-
 /// Plays one case in one version, once for each of its values.
 pub(crate) async fn judge(
     target: &Target,
@@ -244,6 +80,9 @@ pub(crate) async fn judge(
             Err(error) => return Verdict::Skipped(error),
         };
         play.all(&case.steps).await;
+        if let Some(excuse) = play.excuse {
+            return Verdict::Skipped(excuse);
+        }
         findings.extend(play.findings.into_iter().map(|mut finding| {
             if let Some((name, value)) = variant {
                 finding.message = format!("with {name} {value}: {}", finding.message);
@@ -306,6 +145,8 @@ struct Play<'a> {
     /// Exchanges that a later step may continue, by their label.
     open: BTreeMap<String, Live>,
     findings: Vec<Finding>,
+    /// Why the server need not do the rest.
+    excuse: Option<String>,
 }
 
 /// An exchange and what has been seen of it.
@@ -318,14 +159,22 @@ struct Live {
     trailers: Vec<(String, String)>,
     body_ended: bool,
     /// Interim responses that no line has dealt with yet.
-    interims: Vec<Head>,
+    interims: Vec<Reply>,
     /// The statuses of all interim responses.
     interim_statuses: Vec<u16>,
     end: Option<End>,
 }
 
+/// A response as it was seen.
+struct Reply {
+    head: Head,
+    body: Bytes,
+    /// From the beginning of the step.
+    took: Duration,
+}
+
 enum End {
-    Answer(Head, Bytes),
+    Answer(Reply),
     Closed(String),
 }
 
@@ -352,6 +201,7 @@ impl<'a> Play<'a> {
             variables,
             open: BTreeMap::new(),
             findings: Vec::new(),
+            excuse: None,
         })
     }
 
@@ -600,8 +450,11 @@ impl<'a> Play<'a> {
             Awaited::Interim(status) => self.interim(live, step, answer, level, *status).await,
             Awaited::EachInterim(status) => {
                 self.look(live, step).await;
-                for head in live.interims.extract_if(.., |head| head.status == *status) {
-                    self.checks(step, &answer.checks, &head, &Bytes::new())?;
+                for reply in live
+                    .interims
+                    .extract_if(.., |reply| reply.head.status == *status)
+                {
+                    self.checks(step, &answer.checks, &reply)?;
                 }
                 Ok(())
             }
@@ -612,8 +465,9 @@ impl<'a> Play<'a> {
                 }
                 Ok(())
             }
-            Awaited::End { outcomes, within } => {
-                self.end(live, step, answer, level, outcomes, *within).await
+            Awaited::End { outcomes, excuses } => {
+                self.await_end(live, step).await;
+                self.end(live, step, answer, level, (outcomes, excuses))
             }
         }
     }
@@ -627,10 +481,11 @@ impl<'a> Play<'a> {
         status: u16,
     ) -> Result<(), Stop> {
         let deadline = Instant::now() + self.target.interim_patience;
+        let is_wanted = |reply: &Reply| reply.head.status == status;
         loop {
-            if let Some(position) = live.interims.iter().position(|head| head.status == status) {
-                let head = live.interims.remove(position);
-                return self.checks(step, &answer.checks, &head, &Bytes::new());
+            if let Some(position) = live.interims.iter().position(is_wanted) {
+                let reply = live.interims.remove(position);
+                return self.checks(step, &answer.checks, &reply);
             }
             if live.end.is_some() || !self.event(live, step, deadline).await {
                 break;
@@ -638,65 +493,46 @@ impl<'a> Play<'a> {
         }
         let instead = match &live.end {
             None => "there was none in time".to_owned(),
-            Some(End::Answer(head, _)) => format!("{} came first", head.status),
+            Some(End::Answer(reply)) => format!("{} came first", reply.head.status),
             Some(End::Closed(reason)) => reason.clone(),
         };
-        self.find(
-            level,
-            step,
-            &answer.place,
-            format!("expected {status}, but {instead}"),
-        );
+        let message = format!("expected {status}, but {instead}");
+        self.find(level, step, &answer.place, message);
         Ok(())
     }
 
-    async fn end(
-        &mut self,
-        live: &mut Live,
-        step: &Step,
-        answer: &Answer,
-        level: Level,
-        outcomes: &[Outcome],
-        within: Option<Duration>,
-    ) -> Result<(), Stop> {
+    async fn await_end(&mut self, live: &mut Live, step: &Step) {
         // Where the head announced more than was sent, the vector is about an answer that does not wait for the rest.
         if live.owed.is_none_or(|owed| owed == 0) {
             live.end_body().await;
         }
         let deadline = Instant::now() + self.target.patience;
         while live.end.is_none() && self.event(live, step, deadline).await {}
-        let took = match &live.end {
-            Some(End::Answer(head, _)) => head.arrived - live.started,
-            Some(End::Closed(_)) | None => live.started.elapsed(),
-        };
-        let in_time = within.is_none_or(|within| took <= within);
+    }
+
+    fn end(
+        &mut self,
+        live: &Live,
+        step: &Step,
+        answer: &Answer,
+        level: Level,
+        (outcomes, excuses): (&[Outcome], &[Outcome]),
+    ) -> Result<(), Stop> {
+        let includes =
+            |outcomes: &[Outcome], status| outcomes.iter().any(|one| one.includes(status));
+        let expected = names(outcomes);
         let message = match &live.end {
-            Some(End::Answer(head, body))
-                if outcomes.iter().any(|outcome| outcome.includes(head.status)) =>
-            {
-                let (head, body) = (head.clone(), body.clone());
-                if !in_time {
-                    let message = format!("the answer took {:.1} s", took.as_secs_f64());
-                    self.find(level, step, &answer.place, message);
-                }
-                return self.checks(step, &answer.checks, &head, &body);
+            Some(End::Answer(reply)) if includes(outcomes, reply.head.status) => {
+                return self.checks(step, &answer.checks, reply);
             }
-            Some(End::Closed(_)) if outcomes.contains(&Outcome::Closed) => {
-                if !in_time {
-                    self.find(
-                        level,
-                        step,
-                        &answer.place,
-                        format!("the end took {:.1} s", took.as_secs_f64()),
-                    );
-                }
-                return Ok(());
+            Some(End::Answer(reply)) if includes(excuses, reply.head.status) => {
+                self.excuse = Some(format!("the server answers {}", reply.head.status));
+                return Err(Stop);
             }
-            Some(End::Answer(head, _)) => {
-                format!("expected {}, found {}", names(outcomes), head.status)
-            }
-            Some(End::Closed(reason)) => format!("expected {}, but {reason}", names(outcomes)),
-            None => format!("expected {}, but there was no answer", names(outcomes)),
+            Some(End::Closed(_)) if outcomes.contains(&Outcome::Closed) => return Ok(()),
+            Some(End::Answer(reply)) => format!("expected {expected}, found {}", reply.head.status),
+            Some(End::Closed(reason)) => format!("expected {expected}, but {reason}"),
+            None => format!("expected {expected}, but there was no answer"),
         };
         self.find(level, step, &answer.place, message);
         if level == Level::Must {
@@ -708,16 +544,22 @@ impl<'a> Play<'a> {
 
     /// Takes in one event; `false` at the deadline.
     async fn event(&mut self, live: &mut Live, step: &Step, deadline: Instant) -> bool {
+        let reply = |head: Head, body| {
+            let took = head.arrived.saturating_duration_since(live.started);
+            Reply { head, body, took }
+        };
         match live.exchange.event_before(deadline).await {
             None => return false,
             Some(Event::Interim(head)) => {
-                self.apply_rules(live, step, Responses::Interim, &head, &Bytes::new());
-                live.interim_statuses.push(head.status);
-                live.interims.push(head);
+                let reply = reply(head, Bytes::new());
+                self.apply_rules(live, step, Responses::Interim, &reply);
+                live.interim_statuses.push(reply.head.status);
+                live.interims.push(reply);
             }
             Some(Event::Final(head, body)) => {
-                self.apply_rules(live, step, Responses::Final, &head, &body);
-                live.end = Some(End::Answer(head, body));
+                let reply = reply(head, body);
+                self.apply_rules(live, step, Responses::Final, &reply);
+                live.end = Some(End::Answer(reply));
             }
             Some(Event::Closed(reason)) => live.end = Some(End::Closed(reason)),
         }
@@ -729,8 +571,8 @@ impl<'a> Play<'a> {
         while live.end.is_none() && self.event(live, step, Instant::now()).await {}
     }
 
-    fn apply_rules(&mut self, live: &Live, step: &Step, to: Responses, head: &Head, body: &Bytes) {
-        if to == Responses::Interim && head.status != 104 {
+    fn apply_rules(&mut self, live: &Live, step: &Step, to: Responses, reply: &Reply) {
+        if to == Responses::Interim && reply.head.status != 104 {
             return;
         }
         let rules = self.rules;
@@ -744,22 +586,16 @@ impl<'a> Play<'a> {
         };
         for rule in rules.iter().filter(concerns) {
             // Rules only report; they never end a case.
-            let _ = self.checks(step, &rule.checks, head, body);
+            let _ = self.checks(step, &rule.checks, reply);
         }
     }
 
-    fn checks(
-        &mut self,
-        step: &Step,
-        checks: &[Check],
-        head: &Head,
-        body: &Bytes,
-    ) -> Result<(), Stop> {
+    fn checks(&mut self, step: &Step, checks: &[Check], reply: &Reply) -> Result<(), Stop> {
         for check in checks {
             let Some(level) = check.levels.of(self.version) else {
                 continue;
             };
-            match self.check(check, head, body) {
+            match self.check(check, reply) {
                 Ok(Ok(())) => {}
                 Ok(Err(message)) => self.find(level, step, &check.place, message),
                 Err(unset) => return self.unset(step, &check.place, unset),
@@ -768,63 +604,62 @@ impl<'a> Play<'a> {
         Ok(())
     }
 
-    fn check(
-        &mut self,
-        check: &Check,
-        head: &Head,
-        body: &Bytes,
-    ) -> Result<Result<(), String>, Unset> {
-        let (name, value) = match &check.subject {
-            Subject::Status => ("the status".to_owned(), Some(head.status.to_string())),
-            Subject::Complete => {
-                let (name, _) = self.version.completeness(true);
-                (name.to_owned(), head.field(name))
+    /// Whether it holds, else what differs, in words.
+    fn check(&mut self, check: &Check, reply: &Reply) -> Result<Result<(), String>, Unset> {
+        let head = &reply.head;
+        Ok(match &check.expected {
+            Expectation::Status(outcomes) => {
+                if outcomes.iter().any(|outcome| outcome.includes(head.status)) {
+                    Ok(())
+                } else {
+                    Err(format!(
+                        "expected {}, found {}",
+                        names(outcomes),
+                        head.status
+                    ))
+                }
             }
-            Subject::Interop => (INTEROP.to_owned(), head.field(INTEROP)),
-            Subject::Problem(member) => (
-                format!("the problem's {member}"),
-                problem_member(head, body, member),
-            ),
-            Subject::Body => ("the body".to_owned(), None),
-            Subject::Field(name) => (name.clone(), head.field(name)),
-        };
-        if let (Some(variable), Some(value)) = (&check.capture, &value) {
-            self.variables.insert(variable.clone(), value.clone());
-        }
-        let found = value.as_deref();
-        let verdict = match &check.expected {
-            Expected::Outcomes(outcomes)
-                if outcomes.iter().any(|outcome| outcome.includes(head.status)) =>
-            {
-                Ok(())
+            Expectation::Within(limit) if reply.took <= *limit => Ok(()),
+            Expectation::Within(_) => Err(format!("it took {:.1} s", reply.took.as_secs_f64())),
+            Expectation::Complete(complete) => {
+                let (name, value) = self.version.completeness(*complete);
+                named(name, matcher::equal(value, head.field(name).as_deref()))
             }
-            Expected::Outcomes(outcomes) => Err(format!(
-                "expected {}, found {}",
-                names(outcomes),
-                head.status
-            )),
-            Expected::Complete(complete) => {
-                matcher::equal(self.version.completeness(*complete).1, found)
-            }
-            Expected::Echo => self
-                .version
-                .interop()
-                .map_or(Ok(()), |number| matcher::equal(&number.to_string(), found)),
-            Expected::Bytes(content) => {
+            Expectation::InteropEcho => match self.version.interop() {
+                Some(number) => named(
+                    INTEROP,
+                    matcher::equal(&number.to_string(), head.field(INTEROP).as_deref()),
+                ),
+                None => Ok(()),
+            },
+            Expectation::Body(content) => {
                 let expected = self.content(content)?;
-                if *body == expected {
+                if reply.body == expected {
                     Ok(())
                 } else {
                     Err(format!(
                         "expected {} certain bytes, found {} others",
                         expected.len(),
-                        body.len()
+                        reply.body.len()
                     ))
                 }
             }
-            Expected::Value(matcher) => matcher.check(found, &self.variables)?,
-        };
-        Ok(verdict.map_err(|message| format!("{name}: {message}")))
+            Expectation::Problem(member, matcher) => {
+                let value = problem_member(reply, member);
+                named(
+                    &format!("the problem's {member}"),
+                    matcher.check(value.as_deref(), &self.variables)?,
+                )
+            }
+            Expectation::Field(name, matcher) => {
+                let value = head.field(name);
+                let verdict = matcher.check(value.as_deref(), &self.variables)?;
+                if let (Some(variable), Some(value)) = (&check.capture, value) {
+                    self.variables.insert(variable.clone(), value);
+                }
+                named(name, verdict)
+            }
+        })
     }
 
     fn find(&mut self, level: Level, step: &Step, place: &Place, message: String) {
@@ -862,9 +697,13 @@ impl Live {
     }
 }
 
+fn named(name: &str, verdict: Result<(), String>) -> Result<(), String> {
+    verdict.map_err(|message| format!("{name}: {message}"))
+}
+
 /// A member of the problem document (RFC 9457), as text.
-fn problem_member(head: &Head, body: &Bytes, member: &str) -> Option<String> {
-    let media = head.field("Content-Type")?;
+fn problem_member(reply: &Reply, member: &str) -> Option<String> {
+    let media = reply.head.field("Content-Type")?;
     let is_problem = media.split(';').next().is_some_and(|media| {
         media
             .trim()
@@ -873,7 +712,7 @@ fn problem_member(head: &Head, body: &Bytes, member: &str) -> Option<String> {
     if !is_problem {
         return None;
     }
-    let document: serde_json::Value = serde_json::from_slice(body).ok()?;
+    let document: serde_json::Value = serde_json::from_slice(&reply.body).ok()?;
     match document.get(member)? {
         serde_json::Value::String(text) => Some(text.clone()),
         other => Some(other.to_string()),
@@ -887,4 +726,295 @@ fn names(outcomes: &[Outcome]) -> String {
         Outcome::Closed => "a cut".to_owned(),
     };
     outcomes.iter().map(name).collect::<Vec<_>>().join(" or ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::exchange::Connector;
+    use crate::vector::Files;
+
+    /// What a scripted server does on one connection, in order.
+    enum Turn {
+        /// Reads until the request has sent this text.
+        Read(&'static str),
+        Say(&'static str),
+        /// Reads until the client has closed.
+        ReadEnd,
+    }
+    use Turn::{Read, ReadEnd, Say};
+
+    /// Plays one script per connection, in the order of the connections.
+    async fn scripted(scripts: Vec<Vec<Turn>>) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            for script in scripts {
+                let (stream, _) = listener.accept().await.unwrap();
+                tokio::spawn(play(stream, script));
+            }
+        });
+        address
+    }
+
+    async fn play(mut stream: TcpStream, script: Vec<Turn>) {
+        let mut seen = Vec::new();
+        for turn in script {
+            match turn {
+                Read(text) => {
+                    while !seen
+                        .windows(text.len())
+                        .any(|window| window == text.as_bytes())
+                    {
+                        assert!(
+                            stream.read_buf(&mut seen).await.unwrap() > 0,
+                            "wanted {text:?}"
+                        );
+                    }
+                    seen.clear();
+                }
+                Say(text) => stream.write_all(text.as_bytes()).await.unwrap(),
+                ReadEnd => while stream.read_buf(&mut seen).await.unwrap_or(0) > 0 {},
+            }
+        }
+    }
+
+    async fn judged(address: SocketAddr, transport: Transport, vector: &str) -> Verdict {
+        let rules = "# Rules\n< any 104\n< @interop: echo\n";
+        let files = Files::from([
+            ("ietf/case.http".to_owned(), format!("# Title\n{vector}")),
+            ("ietf/every.http".to_owned(), rules.to_owned()),
+        ]);
+        let suite = Suite::parse(&files).unwrap();
+        let target = Target {
+            url: format!("http://{address}/files"),
+            method: "POST".to_owned(),
+            fields: vec![("Authorization".to_owned(), "Bearer x".to_owned())],
+            connector: Connector::new(false).unwrap(),
+            patience: Duration::from_secs(5),
+            interim_patience: Duration::from_millis(200),
+        };
+        let version = Version::Interop(6);
+        let abilities = Abilities {
+            offered: BTreeMap::from([(version, true)]),
+            ..Abilities::default()
+        };
+        judge(
+            &target,
+            &suite,
+            &suite.cases[0],
+            version,
+            transport,
+            &abilities,
+        )
+        .await
+    }
+
+    /// What was found by a case that is played over HTTP/1.1.
+    async fn findings(scripts: Vec<Vec<Turn>>, vector: &str) -> Vec<String> {
+        let address = scripted(scripts).await;
+        match judged(address, Transport::Http1, vector).await {
+            Verdict::Judged(findings) => findings
+                .iter()
+                .map(|finding| format!("{:?} {finding}", finding.level))
+                .collect(),
+            Verdict::Skipped(reason) => vec![format!("skipped: {reason}")],
+        }
+    }
+
+    const CREATION: &str = "
+== create
+> POST {target}
+> @interop
+> Content-Length: 5
+< [should] 104
+< Location: (any) => upload
+> @send text hello
+< 201
+< Upload-Offset: 5
+";
+
+    #[tokio::test]
+    async fn a_server_that_does_as_expected_passes() {
+        let create = vec![
+            Read(
+                "Authorization: Bearer x\r\nUpload-Draft-Interop-Version: 6\r\nContent-Length: 5\r\n\r\n",
+            ),
+            Say(
+                "HTTP/1.1 104 Upload Resumption Supported\r\nUpload-Draft-Interop-Version: 6\r\nLocation: /u/1\r\n\r\n",
+            ),
+            Read("hello"),
+            Say("HTTP/1.1 201 Created\r\nUpload-Offset: 5\r\nContent-Length: 0\r\n\r\n"),
+        ];
+        let head = vec![
+            Read("HEAD /u/1 HTTP/1.1\r\n"),
+            Say("HTTP/1.1 204 No Content\r\n\r\n"),
+        ];
+        let vector = format!("{CREATION}\n== ask\n> HEAD {{upload}}\n< 204\n");
+        assert_eq!(findings(vec![create, head], &vector).await, [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn an_interim_response_that_waits_for_the_body_is_too_late() {
+        let script = vec![
+            Read("hello"),
+            Say(
+                "HTTP/1.1 104 Late\r\nUpload-Draft-Interop-Version: 6\r\n\r\nHTTP/1.1 201 Created\r\nUpload-Offset: 5\r\nContent-Length: 0\r\n\r\n",
+            ),
+        ];
+        let expected =
+            ["Should ietf/case.http:7 (create): expected 104, but there was none in time"];
+        assert_eq!(findings(vec![script], CREATION).await, expected);
+    }
+
+    #[tokio::test]
+    async fn rules_hold_for_every_answer() {
+        let script = vec![
+            Read("\r\n\r\n"),
+            Say("HTTP/1.1 104 No Version\r\nLocation: /u/1\r\n\r\n"),
+            Read("hello"),
+            Say("HTTP/1.1 201 Created\r\nUpload-Offset: 4\r\nContent-Length: 0\r\n\r\n"),
+        ];
+        let expected = [
+            "Must ietf/every.http:3 (create): Upload-Draft-Interop-Version: expected 6, found nothing",
+            "Must ietf/case.http:11 (create): Upload-Offset: expected 5, found \"4\"",
+        ];
+        assert_eq!(findings(vec![script], CREATION).await, expected);
+    }
+
+    #[tokio::test]
+    async fn a_cut_reaches_the_server_after_the_bytes_before_it() {
+        let script = vec![Read("chunked\r\n\r\n"), Read("5\r\nhello\r\n"), ReadEnd];
+        let vector = "\n== cut\n> POST {target}\n> @send text hello\n> @cut\n\n== next\n> GET {target}\n< 200\n";
+        let next = vec![
+            Read("GET"),
+            Say("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
+        ];
+        assert_eq!(findings(vec![script, next], vector).await, [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn an_exchange_that_was_left_open_can_be_continued() {
+        let first = vec![
+            Read("he"),
+            Read("llo"),
+            Say("HTTP/1.1 409 Conflict\r\nContent-Length: 0\r\n\r\n"),
+        ];
+        let second = vec![Read("HEAD"), Say("HTTP/1.1 204 No Content\r\n\r\n")];
+        let vector = "
+== first
+> PATCH {target}
+> Content-Length: 5
+> @send text he
+
+== second
+> HEAD {target}
+< 204
+
+== first
+> @send text llo
+< closed|4xx
+";
+        assert_eq!(findings(vec![first, second], vector).await, [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn a_connection_closed_without_an_answer_is_an_outcome() {
+        let vector = "\n== ask\n> HEAD {target}\n< 2xx\n";
+        let expected =
+            ["Must ietf/case.http:5 (ask): expected 2xx, but the server closed the connection"];
+        assert_eq!(
+            findings(vec![vec![Read("\r\n\r\n")]], vector).await,
+            expected
+        );
+        let vector = "\n== ask\n> HEAD {target}\n< 4xx|closed\n";
+        assert_eq!(
+            findings(vec![vec![Read("\r\n\r\n")]], vector).await,
+            [""; 0]
+        );
+    }
+
+    #[tokio::test]
+    async fn an_excused_answer_skips_the_case() {
+        let script = vec![
+            Read("\r\n\r\n"),
+            Say("HTTP/1.1 405 No\r\nContent-Length: 0\r\n\r\n"),
+        ];
+        let vector = "\n== cancel\n> DELETE {target}\n< 204, 405 skips\n";
+        assert_eq!(
+            findings(vec![script], vector).await,
+            ["skipped: the server answers 405"]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_case_runs_once_for_each_value() {
+        let script = || {
+            vec![
+                Read("\r\n\r\n"),
+                Say("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
+            ]
+        };
+        let vector = "each value: a ; b\n\n== ask\n> GET {target}?{value}\n< [may] 4xx\n";
+        let expected = [
+            "May ietf/case.http:6 (ask): with value a: expected 4xx, found 200",
+            "May ietf/case.http:6 (ask): with value b: expected 4xx, found 200",
+        ];
+        assert_eq!(findings(vec![script(), script()], vector).await, expected);
+    }
+
+    /// An HTTP/2 server that answers the first stream with 104 and 201 and resets the second.
+    async fn http2_server() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            let mut streams = 0;
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                streams += 1;
+                if streams == 2 {
+                    respond.send_reset(h2::Reason::CANCEL);
+                    continue;
+                }
+                tokio::spawn(async move {
+                    let interim = http::Response::builder()
+                        .status(104)
+                        .header("upload-draft-interop-version", "6");
+                    respond
+                        .send_informational(interim.header("location", "/u/1").body(()).unwrap())
+                        .unwrap();
+                    let mut body = request.into_body();
+                    let mut length = 0;
+                    while let Some(Ok(data)) = body.data().await {
+                        length += data.len();
+                        body.flow_control().release_capacity(data.len()).unwrap();
+                    }
+                    let answer = http::Response::builder()
+                        .status(201)
+                        .header("upload-offset", length.to_string());
+                    respond
+                        .send_response(answer.body(()).unwrap(), true)
+                        .unwrap();
+                });
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn http_2_shows_interim_responses_and_resets() {
+        let vector = format!(
+            "{CREATION}< any 104\n< Location: (absent)\n\n== ask\n> HEAD {{upload}}\n< closed\n"
+        );
+        match judged(http2_server().await, Transport::Http2, &vector).await {
+            Verdict::Judged(findings) => assert_eq!(findings, []),
+            Verdict::Skipped(reason) => panic!("{reason}"),
+        }
+    }
 }

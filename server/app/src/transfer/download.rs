@@ -1,0 +1,581 @@
+//! A file from the server, by ranges (RFC 9110 section 14).
+//!
+//! The bytes go to `NAME.part`, and `NAME.part.json` beside it says what they are part of: the URL, the strong entity
+//! tag, the size. After a cut, or in another run, `Range` asks for the rest and `If-Range` makes sure that it is the
+//! rest of the same file; a server that answers with the whole file instead starts the part anew. Only a part whose
+//! length and SHA-256 are right gets the final name.
+
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use reqwest::header::{
+    ACCEPT_ENCODING, CONTENT_DISPOSITION, CONTENT_ENCODING, HeaderMap, IF_RANGE, RANGE,
+};
+use reqwest::{Method, Response, StatusCode, Url};
+use serde::{Deserialize, Serialize};
+use sha2::Digest as _;
+use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _, BufWriter};
+
+use super::connection::{Connection, refusal, setback};
+use super::error::{Error, Setback};
+use super::pace::Pace;
+use super::patience::Patience;
+use super::record::Record;
+use super::report::{Direction, Outcome, Report};
+use super::{Options, fields, name};
+use crate::sha256::Sha256;
+
+/// Bytes gathered before they are written.
+const BUFFER: usize = 1024 * 1024;
+
+/// What to download, and where to.
+#[derive(Debug)]
+pub struct Job {
+    /// The URL.
+    pub url: Url,
+    /// The file, or an existing directory; without it, the current directory and the server's name for the file.
+    pub output: Option<PathBuf>,
+    /// Replace a file that is there.
+    pub force: bool,
+}
+
+/// Downloads a file, however often the connection breaks.
+///
+/// # Errors
+///
+/// Says whether the same command can go on later. Whatever happens, no file appears under the final name that is not
+/// the server's, whole.
+pub async fn run(job: Job, options: &Options) -> Result<(), Error> {
+    let mut report = Report::new(Direction::Download, options.json);
+    let ended = match Download::prepare(job, options) {
+        Ok(mut download) => {
+            let ended = tokio::select! {
+                ended = download.run(&mut report) => ended,
+                // A dropped attempt leaves a shorter part, and a part is right at any length.
+                () = super::interruption() => Err(Error::Interrupted { how_to_go_on: download.how_to_go_on() }),
+            };
+            download.settle(ended).await
+        }
+        Err(error) => Err(error),
+    };
+    match ended {
+        Ok(outcome) => {
+            report.done(&outcome);
+            Ok(())
+        }
+        Err(error) => {
+            report.failed(&error);
+            Err(error)
+        }
+    }
+}
+
+struct Download {
+    url: Url,
+    connection: Connection,
+    patience: Patience,
+    pace: Pace,
+    place: Place,
+    force: bool,
+    part: Option<Part>,
+    /// The most bytes that the part ever had.
+    reached: u64,
+    restarts: u32,
+    retries: u32,
+    has_started: bool,
+}
+
+/// Where the file is to be.
+enum Place {
+    File(PathBuf),
+    /// In this directory, under a name that the answer tells.
+    Directory(PathBuf),
+}
+
+impl Download {
+    fn prepare(job: Job, options: &Options) -> Result<Self, Error> {
+        let place = match job.output {
+            Some(path) if path.is_dir() => Place::Directory(path),
+            Some(path) => Place::File(path),
+            None => Place::Directory(PathBuf::new()),
+        };
+        let part = match &place {
+            Place::File(path) => Some(Part::open(path, job.force)?),
+            Place::Directory(_) => None,
+        };
+        Ok(Self {
+            connection: Connection::new(options, &job.url)?,
+            url: job.url,
+            patience: Patience::new(options.retries, options.retry_delay),
+            pace: Pace::new(options.limit_rate),
+            place,
+            force: job.force,
+            part,
+            reached: 0,
+            restarts: 0,
+            retries: options.retries,
+            has_started: false,
+        })
+    }
+
+    /// # Cancel safety
+    ///
+    /// May be dropped anywhere: the part on disk is always the beginning of what its record says.
+    async fn run(&mut self, report: &mut Report) -> Result<Outcome, Error> {
+        loop {
+            match self.attempt(report).await {
+                Ok(outcome) => return Ok(outcome),
+                Err(setback) => self.overcome(setback, report).await?,
+            }
+        }
+    }
+
+    /// Goes as far as one undisturbed connection leads.
+    async fn attempt(&mut self, report: &mut Report) -> Result<Outcome, Setback> {
+        let known = self.part.as_mut().filter(|part| part.is_of(&self.url));
+        if let Some(part) = known {
+            if part.is_whole() {
+                return self.finish().await;
+            }
+            if let Some(etag) = part.resumable() {
+                return self.resume(&etag, report).await;
+            }
+        }
+        self.begin(report).await
+    }
+
+    /// Asks for the whole file. The answer tells its name, where that is not known yet, and perhaps that a part of
+    /// just this file is there already.
+    async fn begin(&mut self, report: &mut Report) -> Result<Outcome, Setback> {
+        let request = self.connection.request(Method::GET, &self.url).header(ACCEPT_ENCODING, "identity");
+        let answer = self.connection.send(request).await?;
+        if answer.status() != StatusCode::OK {
+            return Err(unexpected(answer).await);
+        }
+        if self.part.is_none() {
+            let part = self.open_part(&answer)?;
+            let matches = part.is_of(&self.url) && part.has_tag(fields::strong_etag(answer.headers()).as_deref());
+            let etag = part.resumable().filter(|_| matches);
+            let is_whole = part.is_whole() && matches;
+            self.part = Some(part);
+            if is_whole {
+                return self.finish().await;
+            }
+            if let Some(etag) = etag {
+                drop(answer);
+                return self.resume(&etag, report).await;
+            }
+        }
+        self.receive_whole(answer, report).await
+    }
+
+    fn open_part(&self, answer: &Response) -> Result<Part, Error> {
+        let path = match &self.place {
+            Place::File(path) => path.clone(),
+            Place::Directory(directory) => {
+                let disposition = answer.headers().get(CONTENT_DISPOSITION);
+                // Many servers write UTF-8 here, although the field is not meant to have it.
+                let disposition = disposition.and_then(|value| str::from_utf8(value.as_bytes()).ok());
+                directory.join(name::for_download(disposition, &self.url))
+            }
+        };
+        Part::open(&path, self.force)
+    }
+
+    /// Asks for what the part lacks.
+    async fn resume(&mut self, etag: &str, report: &mut Report) -> Result<Outcome, Setback> {
+        let part = part(&mut self.part);
+        part.hash_what_is_there().await?;
+        let request = self
+            .connection
+            .request(Method::GET, &self.url)
+            .header(ACCEPT_ENCODING, "identity")
+            .header(RANGE, format!("bytes={}-", part.length))
+            .header(IF_RANGE, etag);
+        let answer = self.connection.send(request).await?;
+        match answer.status() {
+            StatusCode::OK => {
+                let is_same = part.has_tag(fields::strong_etag(answer.headers()).as_deref());
+                let why = if is_same { "the server does not send parts" } else { "the file changed on the server" };
+                report.restarted(why);
+                self.restarts += 1;
+                return self.receive_whole(answer, report).await;
+            }
+            StatusCode::PARTIAL_CONTENT => {}
+            StatusCode::RANGE_NOT_SATISFIABLE => return Err(Setback::start_anew("the file on the server is shorter now")),
+            _ => return Err(unexpected(answer).await),
+        }
+        part.check_continuation(answer.headers())?;
+        part.is_joined = true;
+        part.note_digest(answer.headers());
+        self.receive(answer, report).await
+    }
+
+    async fn receive_whole(&mut self, answer: Response, report: &mut Report) -> Result<Outcome, Setback> {
+        refuse_coding(answer.headers())?;
+        let memory = Memory {
+            url: self.url.clone(),
+            etag: fields::strong_etag(answer.headers()),
+            size: answer.content_length(),
+            sha256: fields::repr_digest(answer.headers()).map(|sha256| sha256.to_string()),
+        };
+        let part = part(&mut self.part);
+        if part.length > 0 && !self.has_started {
+            report.note("what was downloaded before is of another file; starting anew");
+        }
+        part.start(memory).await?;
+        self.receive(answer, report).await
+    }
+
+    /// Writes the rest of the answer to the part, and finishes when that was all.
+    async fn receive(&mut self, mut answer: Response, report: &mut Report) -> Result<Outcome, Setback> {
+        refuse_coding(answer.headers())?;
+        let part = part(&mut self.part);
+        let size = part.size();
+        if !self.has_started {
+            self.has_started = true;
+            report.started(&part.path.display().to_string(), self.url.as_str(), size, part.length);
+        }
+        let received = loop {
+            let chunk = match self.connection.within(self.connection.patience(), answer.chunk()).await {
+                Ok(Ok(Some(chunk))) => chunk,
+                Ok(Ok(None)) => break Ok(()),
+                Ok(Err(error)) => break Err(setback(&error)),
+                Err(stalled) => break Err(stalled),
+            };
+            self.pace.wait(chunk.len()).await;
+            part.append(&chunk).await?;
+            if size.is_some_and(|size| part.length > size) {
+                return Err(Setback::start_anew("more came than the file has"));
+            }
+            if part.length > self.reached {
+                self.reached = part.length;
+                self.patience.reset();
+            }
+            report.progress(part.length, size);
+        };
+        part.flush().await?;
+        received?;
+        if size.is_some_and(|size| part.length < size) {
+            return Err(Setback::passing("the answer ended early"));
+        }
+        self.finish().await
+    }
+
+    /// Gives a part that is right its final name.
+    async fn finish(&mut self) -> Result<Outcome, Setback> {
+        let part = part(&mut self.part);
+        part.hash_what_is_there().await?;
+        part.flush().await?;
+        let local = Sha256::finish(part.hasher.clone());
+        let memory = part.memory.clone().unwrap_or_else(|| Memory::unknown(&self.url));
+        let remote: Option<Sha256> = memory.sha256.as_deref().and_then(|text| text.parse().ok());
+        if let Some(remote) = remote.filter(|remote| *remote != local) {
+            if part.is_joined {
+                return Err(Setback::start_anew("the parts do not make up the server's file"));
+            }
+            let path = part.path.clone();
+            part.clear().await?;
+            return Err(Error::Mismatch { path, local, remote, consequence: "nothing was kept" }.into());
+        }
+        let bytes = part.length;
+        let path = match self.part.take() {
+            Some(part) => part.publish(self.force).await?,
+            None => unreachable!("`part` above is it"),
+        };
+        Ok(Outcome {
+            file: path.display().to_string(),
+            url: self.url.to_string(),
+            etag: memory.etag,
+            sha256: local,
+            verified: remote.is_some(),
+            bytes,
+        })
+    }
+
+    /// Waits until the next attempt is due, or says why there is none.
+    async fn overcome(&mut self, setback: Setback, report: &mut Report) -> Result<(), Error> {
+        let (reason, after) = match setback {
+            Setback::Final(error) => return Err(error),
+            Setback::Passing { reason, after } => (reason, after),
+            Setback::StartAnew { reason } => {
+                if let Some(part) = &mut self.part {
+                    part.clear().await?;
+                }
+                self.restarts += 1;
+                if self.restarts > self.retries {
+                    return Err(Error::GaveUp { attempts: self.restarts, reason, how_to_go_on: self.how_to_go_on() });
+                }
+                report.restarted(&reason);
+                return Ok(());
+            }
+        };
+        let random = getrandom::u32().unwrap_or_default();
+        let Some(wait) = self.patience.next(after, random) else {
+            let attempts = self.patience.fruitless();
+            return Err(Error::GaveUp { attempts, reason, how_to_go_on: self.how_to_go_on() });
+        };
+        report.retrying(&reason, self.patience.fruitless(), self.patience.retries(), wait);
+        tokio::time::sleep(wait).await;
+        self.connection.renew()
+    }
+
+    /// Leaves the part as another run can use it, or nothing where there is nothing to use.
+    async fn settle(mut self, ended: Result<Outcome, Error>) -> Result<Outcome, Error> {
+        let Some(mut part) = self.part.take() else { return ended };
+        // What cannot be written now is simply downloaded again.
+        let flushed = part.flush().await;
+        if part.length == 0 || flushed.is_err() && ended.is_ok() {
+            part.discard().await;
+        }
+        ended
+    }
+
+    fn how_to_go_on(&self) -> String {
+        match &self.part {
+            Some(part) if part.resumable().is_some() => {
+                format!("run the same command again to go on from {} bytes", part.length)
+            }
+            _ => "nothing is there to go on from".to_owned(),
+        }
+    }
+}
+
+/// What an answer other than the hoped-for one means; a success of another kind is none.
+async fn unexpected(answer: Response) -> Setback {
+    if answer.status().is_success() {
+        return Setback::nonsense(format!("{} to a download", answer.status()));
+    }
+    refusal(answer).await
+}
+
+/// Coded bytes would be stored as they are and be of no use.
+fn refuse_coding(headers: &HeaderMap) -> Result<(), Setback> {
+    match fields::text(headers, CONTENT_ENCODING.as_str()) {
+        None | Some("identity") => Ok(()),
+        Some(coding) => Err(Setback::nonsense(format!("it is coded ({coding}), which was not asked for"))),
+    }
+}
+
+fn part(part: &mut Option<Part>) -> &mut Part {
+    part.as_mut().expect("a part is opened before an answer is received")
+}
+
+/// What a part is part of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Memory {
+    url: Url,
+    /// A strong tag, without which parts cannot be joined.
+    etag: Option<String>,
+    size: Option<u64>,
+    /// In hexadecimal.
+    sha256: Option<String>,
+}
+
+impl Memory {
+    fn unknown(url: &Url) -> Self {
+        Self { url: url.clone(), etag: None, size: None, sha256: None }
+    }
+}
+
+/// A file in the making.
+struct Part {
+    /// The final name.
+    path: PathBuf,
+    /// The name until then.
+    part_path: PathBuf,
+    file: BufWriter<tokio::fs::File>,
+    record: Record,
+    memory: Option<Memory>,
+    /// Bytes that the part has.
+    length: u64,
+    hasher: sha2::Sha256,
+    /// Bytes that the hasher has seen: all, or none of those that an earlier run left.
+    hashed: u64,
+    /// More than one answer went into it.
+    is_joined: bool,
+}
+
+impl Part {
+    /// Opens or creates the part for `path`, and locks it.
+    fn open(path: &Path, force: bool) -> Result<Self, Error> {
+        if !force && path.exists() {
+            return Err(Error::Exists { path: path.to_owned() });
+        }
+        let part_path = with_ending(path, ".part");
+        let mut record = Record::open(&with_ending(path, ".part.json"))?;
+        let fail = |doing| {
+            let path = part_path.clone();
+            move |source| Error::Local { doing, path, source }
+        };
+        let mut options = std::fs::OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false).open(&part_path);
+        let file = file.map_err(fail("open"))?;
+        let length = file.metadata().map_err(fail("read"))?.len();
+        let memory: Option<Memory> = record.read();
+        Ok(Self {
+            path: path.to_owned(),
+            part_path: part_path.clone(),
+            file: BufWriter::with_capacity(BUFFER, file.into()),
+            record,
+            memory,
+            length,
+            hasher: sha2::Sha256::new(),
+            hashed: 0,
+            is_joined: length > 0,
+        })
+    }
+
+    fn is_of(&self, url: &Url) -> bool {
+        self.memory.as_ref().is_some_and(|memory| memory.url == *url)
+    }
+
+    fn has_tag(&self, etag: Option<&str>) -> bool {
+        self.memory.as_ref().is_some_and(|memory| memory.etag.is_some() && memory.etag.as_deref() == etag)
+    }
+
+    fn size(&self) -> Option<u64> {
+        self.memory.as_ref().and_then(|memory| memory.size)
+    }
+
+    fn is_whole(&self) -> bool {
+        self.size() == Some(self.length)
+    }
+
+    /// The tag under which the rest can be asked for.
+    fn resumable(&self) -> Option<String> {
+        let has_room = self.size().is_none_or(|size| self.length < size);
+        self.memory.as_ref()?.etag.clone().filter(|_| self.length > 0 && has_room)
+    }
+
+    /// Whether a 206 continues this part.
+    fn check_continuation(&self, headers: &HeaderMap) -> Result<(), Setback> {
+        let Some((first, length)) = fields::content_range(headers) else {
+            return Err(Setback::nonsense("206 with no Content-Range that could be read"));
+        };
+        let etag = fields::etag(headers);
+        let is_other = etag.is_some() && !self.has_tag(etag.as_deref());
+        if is_other || length.is_some_and(|length| self.size().is_some_and(|size| size != length)) {
+            return Err(Setback::start_anew("the file changed on the server"));
+        }
+        if first != self.length {
+            return Err(Setback::start_anew(format!("the server sent bytes from {first}, not from {}", self.length)));
+        }
+        Ok(())
+    }
+
+    /// A digest is the same for every part of a file (RFC 9530 section 3), so a later answer may tell it too.
+    fn note_digest(&mut self, headers: &HeaderMap) {
+        if let (Some(memory), Some(sha256)) = (&mut self.memory, fields::repr_digest(headers)) {
+            memory.sha256 = Some(sha256.to_string());
+        }
+    }
+
+    /// Makes the part an empty part of something else.
+    async fn start(&mut self, memory: Memory) -> Result<(), Error> {
+        // Emptied before the record changes: bytes never stand beside a record that is not theirs.
+        self.clear().await?;
+        self.record.write(&memory)?;
+        self.memory = Some(memory);
+        Ok(())
+    }
+
+    async fn clear(&mut self) -> Result<(), Error> {
+        let emptied = async {
+            self.file.flush().await?;
+            self.file.get_mut().set_len(0).await?;
+            self.file.rewind().await
+        };
+        emptied.await.map_err(|source| self.failed("empty", source))?;
+        (self.length, self.hashed, self.is_joined) = (0, 0, false);
+        self.hasher = sha2::Sha256::new();
+        Ok(())
+    }
+
+    async fn append(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.file.write_all(bytes).await.map_err(|source| self.failed("write", source))?;
+        self.hasher.update(bytes);
+        self.length += bytes.len() as u64;
+        self.hashed = self.length;
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<(), Error> {
+        self.file.flush().await.map_err(|source| self.failed("write", source))
+    }
+
+    /// Reads what an earlier run left, and goes to its end.
+    async fn hash_what_is_there(&mut self) -> Result<(), Error> {
+        if self.hashed == self.length {
+            return Ok(());
+        }
+        let (path, length) = (self.part_path.clone(), self.length);
+        let hashing = tokio::task::spawn_blocking(move || hash(&path, length));
+        let hashed = hashing.await.unwrap_or_else(|panic| Err(io::Error::other(panic)));
+        self.hasher = hashed.map_err(|source| self.failed("read", source))?;
+        self.hashed = self.length;
+        self.file.seek(io::SeekFrom::Start(self.length)).await.map_err(|source| self.failed("read", source))?;
+        Ok(())
+    }
+
+    /// Durable first, then visible.
+    async fn publish(self, force: bool) -> Result<PathBuf, Error> {
+        self.file.get_ref().sync_all().await.map_err(|source| self.failed("write", source))?;
+        let Self { path, part_path, record, file, .. } = self;
+        drop(file);
+        let fail = |source: io::Error| match source.kind() {
+            io::ErrorKind::AlreadyExists => Error::Exists { path: path.clone() },
+            _ => Error::Local { doing: "create", path: path.clone(), source },
+        };
+        rename(&part_path, &path, force).map_err(fail)?;
+        record.remove()?;
+        Ok(path)
+    }
+
+    async fn discard(self) {
+        let Self { part_path, record, file, .. } = self;
+        drop(file);
+        // Both are litter by now; what cannot be removed is found and emptied by the next run.
+        let _ = tokio::fs::remove_file(&part_path).await;
+        let _ = record.remove();
+    }
+
+    fn failed(&self, doing: &'static str, source: io::Error) -> Error {
+        Error::Local { doing, path: self.part_path.clone(), source }
+    }
+}
+
+/// Renames without replacing anything unless told to.
+fn rename(from: &Path, to: &Path, force: bool) -> io::Result<()> {
+    if !force {
+        // A link is never made over a file, however late that came to be.
+        match std::fs::hard_link(from, to) {
+            Ok(()) => return std::fs::remove_file(from),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(error),
+            // Not all file systems have links.
+            Err(_) if to.exists() => return Err(io::ErrorKind::AlreadyExists.into()),
+            Err(_) => {}
+        }
+    }
+    std::fs::rename(from, to)
+}
+
+fn hash(path: &Path, length: u64) -> io::Result<sha2::Sha256> {
+    let mut file = std::fs::File::open(path)?.take(length);
+    let mut hasher = sha2::Sha256::new();
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let read = file.read(&mut buffer)?;
+        if read == 0 {
+            return Ok(hasher);
+        }
+        hasher.update(&buffer[..read]);
+    }
+}
+
+fn with_ending(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}

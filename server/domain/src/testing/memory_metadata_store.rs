@@ -1,0 +1,370 @@
+//! A metadata store in memory: for tests, and as the model that others are compared with.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+
+use crate::digest::Sha256Digest;
+use crate::files::{File, WriteCondition};
+use crate::metadata_store::{Deleted, Guarded, Inserted, MetadataError, MetadataStore, Written};
+use crate::upload::{Completed, Gone, Progress, Upload, UploadState};
+use crate::{BlobKey, FilePath, Timestamp, UploadId};
+
+/// Keeps facts for as long as it lives.
+#[derive(Debug, Default)]
+pub struct MemoryMetadataStore(Mutex<Facts>);
+
+#[derive(Debug, Default)]
+struct Facts {
+    uploads: BTreeMap<UploadId, Upload>,
+    files: BTreeMap<FilePath, File>,
+    blobs: BTreeMap<BlobKey, Record>,
+}
+
+/// What is known of a blob that is or was a file's.
+#[derive(Debug)]
+struct Record {
+    size: u64,
+    sha256: Sha256Digest,
+    doomed_at: Option<Timestamp>,
+}
+
+impl MemoryMetadataStore {
+    fn facts(&self) -> MutexGuard<'_, Facts> {
+        // A test that panics elsewhere has its own message.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Facts {
+    /// The upload, if it is open and this is its epoch.
+    fn held(&mut self, id: &UploadId, epoch: u64) -> Option<(&mut Upload, Progress)> {
+        let upload = self.uploads.get_mut(id)?;
+        match &upload.state {
+            UploadState::Open(progress) if upload.epoch == epoch => {
+                let progress = progress.clone();
+                Some((upload, progress))
+            }
+            UploadState::Open(_) | UploadState::Complete(_) | UploadState::Gone(_) => None,
+        }
+    }
+
+    fn open(&self) -> impl Iterator<Item = &Upload> {
+        self.uploads
+            .values()
+            .filter(|upload| matches!(upload.state, UploadState::Open(_)))
+    }
+
+    fn write(&mut self, file: &File, doing: &'static str) -> Result<Written, MetadataError> {
+        let content = &file.content;
+        fits(content.size)?;
+        let record = self.blobs.entry(content.blob.clone()).or_insert(Record {
+            size: content.size,
+            sha256: content.sha256,
+            doomed_at: None,
+        });
+        if record.doomed_at.is_some()
+            || record.size != content.size
+            || record.sha256 != content.sha256
+        {
+            return Err(failed(doing, "its blob is doomed, or of another content"));
+        }
+        match self.files.insert(file.path.clone(), file.clone()) {
+            None => Ok(Written::Created),
+            Some(old) => {
+                self.doom(&old.content.blob, file.modified_at);
+                Ok(Written::Replaced)
+            }
+        }
+    }
+
+    fn doom(&mut self, key: &BlobKey, at: Timestamp) {
+        if self.files.values().any(|file| file.content.blob == *key) {
+            return;
+        }
+        if let Some(record) = self.blobs.get_mut(key) {
+            record.doomed_at = Some(at);
+        }
+    }
+}
+
+#[async_trait]
+impl MetadataStore for MemoryMetadataStore {
+    async fn insert_upload(&self, upload: &Upload) -> Result<Inserted, MetadataError> {
+        let doing = "record an upload";
+        let mut facts = self.facts();
+        let UploadState::Open(progress) = &upload.state else {
+            return Err(failed(doing, "a new upload must be open"));
+        };
+        fits(upload.epoch)?;
+        fits_progress(progress)?;
+        let same_key = |other: &&Upload| {
+            upload.plan.idempotency_key.is_some()
+                && other.plan.idempotency_key == upload.plan.idempotency_key
+                && other.plan.owner == upload.plan.owner
+        };
+        if let Some(existing) = facts.uploads.values().find(same_key) {
+            return Ok(Inserted::Existing(Box::new(existing.clone())));
+        }
+        if facts.uploads.contains_key(&upload.id)
+            || facts.open().any(|other| other.blob == upload.blob)
+        {
+            return Err(failed(doing, "its name or its blob's is taken"));
+        }
+        facts.uploads.insert(upload.id, upload.clone());
+        Ok(Inserted::New)
+    }
+
+    async fn upload(&self, id: &UploadId) -> Result<Option<Upload>, MetadataError> {
+        Ok(self.facts().uploads.get(id).cloned())
+    }
+
+    async fn claim_upload(&self, id: &UploadId) -> Result<Option<Upload>, MetadataError> {
+        let mut facts = self.facts();
+        let Some(upload) = facts.uploads.get_mut(id) else {
+            return Ok(None);
+        };
+        if matches!(upload.state, UploadState::Open(_)) {
+            upload.epoch += 1;
+        }
+        Ok(Some(upload.clone()))
+    }
+
+    async fn record_progress(
+        &self,
+        id: &UploadId,
+        epoch: u64,
+        progress: &Progress,
+        expires_at: Timestamp,
+    ) -> Result<Guarded, MetadataError> {
+        fits_progress(progress)?;
+        let mut facts = self.facts();
+        let Some((upload, recorded)) = facts.held(id, epoch) else {
+            return Ok(Guarded::Fenced);
+        };
+        if progress.open.offset >= recorded.open.offset {
+            upload.state = UploadState::Open(progress.clone());
+            upload.expires_at = expires_at;
+        }
+        Ok(Guarded::Done)
+    }
+
+    async fn complete_upload(
+        &self,
+        upload: &Upload,
+        completed: &Completed,
+        expires_at: Timestamp,
+    ) -> Result<Written, MetadataError> {
+        let mut facts = self.facts();
+        if facts.held(&upload.id, upload.epoch).is_none() {
+            return Ok(Written::Fenced);
+        }
+        let current = facts.files.get(&upload.plan.path).cloned();
+        if !upload.plan.condition.holds(current.as_ref()) {
+            return Ok(Written::ConditionFailed(current.map(Box::new)));
+        }
+        let written = facts.write(&upload.file(completed), "complete an upload")?;
+        if let Some((upload, _)) = facts.held(&upload.id, upload.epoch) {
+            upload.expires_at = expires_at;
+            upload.state = UploadState::Complete(Completed {
+                replaced: current.is_some(),
+                ..completed.clone()
+            });
+        }
+        Ok(written)
+    }
+
+    async fn end_upload(
+        &self,
+        id: &UploadId,
+        epoch: Option<u64>,
+        gone: Gone,
+        expires_at: Timestamp,
+    ) -> Result<Guarded, MetadataError> {
+        let mut facts = self.facts();
+        let epoch = epoch.or_else(|| Some(facts.uploads.get(id)?.epoch));
+        let held = epoch.and_then(|epoch| facts.held(id, epoch));
+        let Some((upload, _)) = held else {
+            return Ok(Guarded::Fenced);
+        };
+        upload.expires_at = expires_at;
+        upload.state = UploadState::Gone(gone);
+        Ok(Guarded::Done)
+    }
+
+    async fn open_uploads(
+        &self,
+        owner: Option<&str>,
+        client_ref: &str,
+        limit: usize,
+    ) -> Result<Vec<Upload>, MetadataError> {
+        let facts = self.facts();
+        let mut found: Vec<&Upload> = facts
+            .open()
+            .filter(|upload| {
+                upload.plan.owner.as_deref() == owner
+                    && upload.plan.client_ref.as_deref() == Some(client_ref)
+            })
+            .collect();
+        found.sort_by_key(|upload| (upload.created_at, upload.id));
+        Ok(found.into_iter().take(limit).cloned().collect())
+    }
+
+    async fn expired_uploads(
+        &self,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Upload>, MetadataError> {
+        let facts = self.facts();
+        let mut found: Vec<&Upload> = facts
+            .open()
+            .filter(|upload| upload.expires_at <= now)
+            .collect();
+        found.sort_by_key(|upload| upload.expires_at);
+        Ok(found.into_iter().take(limit).cloned().collect())
+    }
+
+    async fn forget_uploads(&self, now: Timestamp, limit: usize) -> Result<u64, MetadataError> {
+        let mut facts = self.facts();
+        let mut old: Vec<(Timestamp, UploadId)> = facts
+            .uploads
+            .values()
+            .filter(|upload| !matches!(upload.state, UploadState::Open(_)))
+            .map(|upload| (upload.expires_at, upload.id))
+            .filter(|(expires_at, _)| *expires_at <= now)
+            .collect();
+        old.sort_unstable();
+        old.truncate(limit);
+        for (_, id) in &old {
+            facts.uploads.remove(id);
+        }
+        Ok(old.len() as u64)
+    }
+
+    async fn put_file(
+        &self,
+        file: &File,
+        condition: &WriteCondition,
+    ) -> Result<Written, MetadataError> {
+        let mut facts = self.facts();
+        let current = facts.files.get(&file.path);
+        if !condition.holds(current) {
+            return Ok(Written::ConditionFailed(current.cloned().map(Box::new)));
+        }
+        facts.write(file, "record a file")
+    }
+
+    async fn file(&self, path: &FilePath) -> Result<Option<File>, MetadataError> {
+        Ok(self.facts().files.get(path).cloned())
+    }
+
+    async fn delete_file(
+        &self,
+        path: &FilePath,
+        condition: &WriteCondition,
+        now: Timestamp,
+    ) -> Result<Deleted, MetadataError> {
+        let mut facts = self.facts();
+        let Some(current) = facts.files.get(path).cloned() else {
+            return Ok(Deleted::Missing);
+        };
+        if !condition.holds(Some(&current)) {
+            return Ok(Deleted::ConditionFailed(Box::new(current)));
+        }
+        facts.files.remove(path);
+        facts.doom(&current.content.blob, now);
+        Ok(Deleted::Done)
+    }
+
+    async fn list_files(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<File>, MetadataError> {
+        let facts = self.facts();
+        let found = facts
+            .files
+            .iter()
+            .filter(|(path, _)| path.as_str().starts_with(prefix))
+            .filter(|(path, _)| after.is_none_or(|after| path.as_str() > after));
+        Ok(found.take(limit).map(|(_, file)| file.clone()).collect())
+    }
+
+    async fn known_blobs(&self, keys: &[BlobKey]) -> Result<Vec<BlobKey>, MetadataError> {
+        let facts = self.facts();
+        let known = keys.iter().filter(|key| {
+            facts.blobs.contains_key(key) || facts.open().any(|upload| upload.blob == **key)
+        });
+        Ok(known.cloned().collect())
+    }
+
+    async fn doomed_blobs(
+        &self,
+        before: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<BlobKey>, MetadataError> {
+        let facts = self.facts();
+        let mut doomed: Vec<(Timestamp, &BlobKey)> = facts
+            .blobs
+            .iter()
+            .filter_map(|(key, record)| Some((record.doomed_at?, key)))
+            .filter(|(doomed_at, _)| *doomed_at < before)
+            .collect();
+        doomed.sort_unstable();
+        Ok(doomed
+            .into_iter()
+            .take(limit)
+            .map(|(_, key)| key.clone())
+            .collect())
+    }
+
+    async fn forget_blob(&self, key: &BlobKey) -> Result<(), MetadataError> {
+        let mut facts = self.facts();
+        if facts
+            .blobs
+            .get(key)
+            .is_some_and(|record| record.doomed_at.is_some())
+        {
+            facts.blobs.remove(key);
+        }
+        Ok(())
+    }
+
+    async fn check(&self) -> Result<(), MetadataError> {
+        Ok(())
+    }
+
+    async fn close(&self) {}
+}
+
+/// The engines hold counts up to 2⁶³ − 1.
+fn fits(count: u64) -> Result<(), MetadataError> {
+    i64::try_from(count)
+        .map(drop)
+        .map_err(|_| MetadataError::Full)
+}
+
+fn fits_progress(progress: &Progress) -> Result<(), MetadataError> {
+    fits(progress.open.offset)?;
+    progress.open.length.map_or(Ok(()), fits)
+}
+
+fn failed(doing: &'static str, reason: &'static str) -> MetadataError {
+    MetadataError::Failed {
+        doing,
+        source: reason.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MemoryMetadataStore, MetadataStore as _};
+
+    async fn fresh() -> (Box<MemoryMetadataStore>, ()) {
+        (Box::default(), ())
+    }
+
+    crate::metadata_store_contract!(fresh);
+}

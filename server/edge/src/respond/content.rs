@@ -1,0 +1,258 @@
+//! Bytes in answers: `200`, `206`, `304`, `412` and `416`, from whatever can be read by ranges (RFC 9110 §13 to §15).
+
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::SystemTime;
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use domain::Blob;
+use domain::blob_store::{BlobError, BlobStream};
+use futures::stream::{self, StreamExt as _};
+use http::header::{
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
+    ETAG, LAST_MODIFIED, X_CONTENT_TYPE_OPTIONS,
+};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http_body::{Frame, SizeHint};
+use protocol::conditional::{EntityTag, Preconditions, Validators, Verdict, range_applies};
+use protocol::fields::name::REPR_DIGEST;
+use protocol::multipart_ranges::{Boundary, MultipartRanges, Piece};
+use protocol::problem::{Problem, types};
+use protocol::range::{self, RangeSet, Resolved, Satisfiable};
+use uuid::Uuid;
+
+use crate::problem::Failure;
+
+/// What answers say of a representation.
+#[derive(Debug, Clone)]
+pub(crate) struct Representation {
+    /// Its strong entity tag.
+    pub(crate) tag: EntityTag,
+    /// When it came to be.
+    pub(crate) last_modified: SystemTime,
+    /// Its length in bytes.
+    pub(crate) size: u64,
+    /// Its media type.
+    pub(crate) media_type: HeaderValue,
+    /// `Content-Disposition`.
+    pub(crate) disposition: HeaderValue,
+    /// `Repr-Digest`.
+    pub(crate) repr_digest: HeaderValue,
+    /// `Cache-Control`; has `no-transform`, since a recoded body would break resumption.
+    pub(crate) cache_control: HeaderValue,
+}
+
+/// What is to be sent of a representation.
+#[derive(Debug)]
+pub(crate) enum Decision {
+    /// 304.
+    NotModified,
+    /// 200.
+    Whole,
+    /// 206.
+    Parts(Satisfiable),
+}
+
+impl Representation {
+    /// Decides what a `GET` or `HEAD` is answered with: preconditions in the order of RFC 9110 §13.2.2, then the range.
+    pub(crate) fn decide(&self, method: &Method, request: &HeaderMap) -> Result<Decision, Failure> {
+        let validators = Validators {
+            tag: &self.tag,
+            last_modified: Some(self.last_modified),
+        };
+        match Preconditions::read(request).evaluate(method, Some(validators)) {
+            Verdict::Proceed => {}
+            Verdict::NotModified => return Ok(Decision::NotModified),
+            Verdict::Failed => {
+                return Err(
+                    Failure::from(types::PRECONDITION_FAILED).with(ETAG, self.tag.to_value())
+                );
+            }
+        }
+        // RFC 9110 §14.2: `Range` has a meaning for GET alone.
+        if *method != Method::GET || !range_applies(request, validators) {
+            return Ok(Decision::Whole);
+        }
+        let Some(ranges) = RangeSet::read(request) else {
+            return Ok(Decision::Whole);
+        };
+        match ranges.resolve(self.size) {
+            Resolved::Whole => Ok(Decision::Whole),
+            Resolved::Satisfiable(parts) => Ok(Decision::Parts(parts)),
+            Resolved::Unsatisfiable => {
+                let problem = Problem::new(types::RANGE_NOT_SATISFIABLE)
+                    .detailed(format!("The representation has {} bytes.", self.size));
+                Err(Failure::from(problem)
+                    .with(CONTENT_RANGE, range::unsatisfied(self.size))
+                    .with(ETAG, self.tag.to_value()))
+            }
+        }
+    }
+
+    /// 304, with the fields that a 200 would have had and that caches need (RFC 9110 §15.4.5).
+    pub(crate) fn not_modified(&self) -> Response {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response.headers_mut().extend(self.validators());
+        response
+    }
+
+    /// The answer's head alone, as to `HEAD`.
+    pub(crate) fn head(&self) -> Response {
+        let mut response = Response::new(Body::empty());
+        response.headers_mut().extend(self.fields());
+        response
+            .headers_mut()
+            .insert(CONTENT_LENGTH, HeaderValue::from(self.size));
+        response
+    }
+
+    /// 200 with everything, or 206 with parts, read from `blob`.
+    pub(crate) fn send(&self, decision: &Decision, blob: &Arc<dyn Blob>) -> Response {
+        match decision {
+            Decision::NotModified => self.not_modified(),
+            Decision::Whole => {
+                let mut response = self.head();
+                *response.body_mut() = ExactBody::new(blob.read(0..self.size), self.size);
+                response
+            }
+            Decision::Parts(parts) => match parts.single() {
+                Some(range) => self.part(&range, blob),
+                None => self.parts(parts, blob),
+            },
+        }
+    }
+
+    fn part(&self, range: &Range<u64>, blob: &Arc<dyn Blob>) -> Response {
+        let length = range.end - range.start;
+        let mut response = Response::new(ExactBody::new(blob.read(range.clone()), length));
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        let fields = response.headers_mut();
+        fields.extend(self.fields());
+        fields.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        fields.insert(CONTENT_RANGE, range::content_range(range, self.size));
+        response
+    }
+
+    fn parts(&self, parts: &Satisfiable, blob: &Arc<dyn Blob>) -> Response {
+        let boundary = Boundary::new(Uuid::new_v4().simple().to_string())
+            .expect("32 hexadecimal digits are a boundary");
+        let layout = MultipartRanges::new(boundary, Some(&self.media_type), parts);
+        let blob = Arc::clone(blob);
+        let pieces = layout.pieces().to_vec();
+        let body = stream::iter(pieces)
+            .flat_map(move |piece| match piece {
+                Piece::Literal(bytes) => stream::iter([Ok(bytes)]).boxed(),
+                Piece::Part(range) => blob.read(range),
+            })
+            .boxed();
+        let length = layout.content_length();
+        let mut response = Response::new(ExactBody::new(body, length));
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        let fields = response.headers_mut();
+        fields.extend(self.fields());
+        fields.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        // RFC 9110 §15.3.7.2: the parts have their own Content-Range, the answer has none.
+        fields.insert(CONTENT_TYPE, layout.content_type());
+        response
+    }
+
+    fn validators(&self) -> HeaderMap {
+        let last_modified = httpdate::fmt_http_date(self.last_modified);
+        HeaderMap::from_iter([
+            (ETAG, self.tag.to_value()),
+            (
+                LAST_MODIFIED,
+                HeaderValue::from_str(&last_modified).expect("a date is a field value"),
+            ),
+            (CACHE_CONTROL, self.cache_control.clone()),
+        ])
+    }
+
+    fn fields(&self) -> HeaderMap {
+        let mut fields = self.validators();
+        fields.extend([
+            (ACCEPT_RANGES, HeaderValue::from_static("bytes")),
+            (CONTENT_TYPE, self.media_type.clone()),
+            (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+            (CONTENT_DISPOSITION, self.disposition.clone()),
+            (REPR_DIGEST, self.repr_digest.clone()),
+        ]);
+        fields
+    }
+}
+
+/// A body of exactly so many bytes. A source that ends early ends it with an error, so that the connection is cut.
+struct ExactBody {
+    source: BlobStream,
+    remaining: u64,
+}
+
+impl ExactBody {
+    #[expect(
+        clippy::new_ret_no_self,
+        reason = "a body is made to be handed on as one"
+    )]
+    fn new(source: BlobStream, length: u64) -> Body {
+        Body::new(Self {
+            source,
+            remaining: length,
+        })
+    }
+}
+
+impl http_body::Body for ExactBody {
+    type Data = Bytes;
+    type Error = BodyFailure;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyFailure>>> {
+        if self.remaining == 0 {
+            return Poll::Ready(None);
+        }
+        let next = ready!(self.source.poll_next_unpin(context));
+        Poll::Ready(Some(match next {
+            Some(Ok(bytes)) => match self.remaining.checked_sub(bytes.len() as u64) {
+                Some(remaining) => {
+                    self.remaining = remaining;
+                    Ok(Frame::data(bytes))
+                }
+                None => Err(BodyFailure::Length),
+            },
+            Some(Err(error)) => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "a download is cut"
+                );
+                Err(BodyFailure::Store(error))
+            }
+            None => {
+                tracing::error!(missing_bytes = self.remaining, "a download is cut");
+                Err(BodyFailure::Length)
+            }
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.remaining == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.remaining)
+    }
+}
+
+/// Why a body could not be sent to its end.
+#[derive(Debug, thiserror::Error)]
+enum BodyFailure {
+    #[error("the stored bytes could not be read")]
+    Store(#[source] BlobError),
+    #[error("there are not as many stored bytes as recorded")]
+    Length,
+}

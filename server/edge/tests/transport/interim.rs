@@ -1,0 +1,253 @@
+//! Interim responses arrive at once, in order, and only where they may.
+
+use axum::{Extension, Router, body::Body, routing::put as route_put};
+use edge::{
+    interim::{Cut, Interim, InterimError},
+    serve::{Config, InterimPolicy},
+};
+use http::{HeaderMap, Request, StatusCode};
+
+use crate::support::{H2, Server, announce, put, soon, uploads};
+
+const PUT_5: &str = "PUT /upload HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n";
+
+async fn h1_server(tls: bool) -> Server {
+    if tls {
+        Server::start_tls(Config::default(), uploads()).await
+    } else {
+        Server::start(Config::default(), uploads()).await
+    }
+}
+
+#[tokio::test]
+async fn a_104_arrives_before_the_body_is_sent() {
+    for tls in [false, true] {
+        let server = h1_server(tls).await;
+        let mut client = server.connect().await;
+        // Again and again on one connection.
+        for _ in 0..3 {
+            client.send(PUT_5).await;
+            let head = client.head().await;
+            assert_eq!(head.line, "HTTP/1.1 104 Upload Resumption Supported");
+            assert_eq!(head.field("location"), "/uploads/1");
+            client.assert_quiet().await;
+            client.send("12345").await;
+            let (head, content) = client.response().await;
+            assert_eq!((head.status, &content[..]), (200, &b"Ok(()) 5"[..]));
+        }
+        server.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_104_arrives_before_the_body_is_sent_on_http2() {
+    for tls in [false, true] {
+        let server = h1_server(tls).await;
+        let mut client = server.h2().await;
+        for _ in 0..3 {
+            let (mut response, mut body) = client.request(put("/upload"), false).await;
+            let interim = H2::interim(&mut response).await;
+            assert_eq!(interim.status().as_u16(), 104);
+            assert_eq!(interim.headers()["location"], "/uploads/1");
+            body.send_data("12345".into(), true).unwrap();
+            let (head, content) = H2::response(response).await.unwrap();
+            assert_eq!((head.status.as_u16(), &content[..]), (200, &b"Ok(()) 5"[..]));
+            assert!(head.headers.contains_key("date"));
+        }
+        drop((client, server));
+    }
+}
+
+#[tokio::test]
+async fn pipelined_requests_get_their_own() {
+    let server = Server::start(Config::default(), uploads()).await;
+    let mut client = server.connect().await;
+    client.send(format!("{PUT_5}12345{PUT_5}67890GET /hello HTTP/1.1\r\nhost: x\r\n\r\n{PUT_5}")).await;
+    for _ in 0..2 {
+        assert_eq!(client.head().await.status, 104);
+        assert_eq!(client.response().await.1, "Ok(()) 5");
+    }
+    assert_eq!(client.response().await.1, "hello");
+    assert_eq!(client.head().await.status, 104);
+    client.send("abcde").await;
+    assert_eq!(client.response().await.1, "Ok(()) 5");
+}
+
+#[tokio::test]
+async fn a_100_continue_is_sent_as_well() {
+    let server = Server::start(Config::default(), uploads()).await;
+    let mut client = server.connect().await;
+    client.send("PUT /upload HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n").await;
+    let mut interim = [client.head().await.status, client.head().await.status];
+    interim.sort_unstable();
+    assert_eq!(interim, [100, 104]);
+    client.send("12345").await;
+    assert_eq!(client.response().await.1, "Ok(()) 5");
+
+    let mut client = server.h2().await;
+    let mut request = put("/upload");
+    request.headers_mut().insert("expect", "100-continue".parse().unwrap());
+    let (mut response, mut body) = client.request(request, false).await;
+    assert_eq!(H2::interim(&mut response).await.status().as_u16(), 104);
+    assert_eq!(H2::interim(&mut response).await.status().as_u16(), 100);
+    body.send_data("12345".into(), true).unwrap();
+    assert_eq!(H2::response(response).await.unwrap().1, "Ok(()) 5");
+}
+
+#[tokio::test]
+async fn a_body_that_is_refused_is_not_asked_for() {
+    let server = Server::start(Config::default(), uploads()).await;
+    let mut client = server.connect().await;
+    client.send("PUT /short HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n").await;
+    let (head, content) = client.response().await;
+    assert_eq!((head.status, &content[..], head.field("connection")), (409, &b"no"[..], "close"));
+    client.assert_closed().await;
+
+    let mut client = server.h2().await;
+    let mut request = put("/short");
+    request.headers_mut().insert("expect", "100-continue".parse().unwrap());
+    let (mut response, _body) = client.request(request, false).await;
+    assert!(soon(std::future::poll_fn(|task| response.poll_informational(task))).await.is_none());
+    assert_eq!(H2::response(response).await.unwrap().0.status, 409);
+}
+
+#[tokio::test]
+async fn an_http_1_0_peer_gets_none() {
+    let server = Server::start(Config::default(), uploads()).await;
+    let mut client = server.connect().await;
+    client.send("PUT /upload HTTP/1.0\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n12345").await;
+    let (head, content) = client.response().await;
+    assert_eq!((head.status, &content[..]), (200, &b"Err(Unsupported) 5"[..]));
+}
+
+#[tokio::test]
+async fn the_switch_is_obeyed() {
+    let proxies = ["10.0.0.0/8".parse().unwrap(), "127.0.0.0/8".parse().unwrap()];
+    for (interim, proxies, sent) in [
+        (InterimPolicy::On, &proxies[..], true),
+        (InterimPolicy::Off, &[][..], false),
+        (InterimPolicy::Trusted, &proxies[..], false),
+        (InterimPolicy::Trusted, &proxies[..1], true),
+    ] {
+        let config = Config { interim, interim_untrusted_proxies: proxies.to_vec(), ..Config::default() };
+        let server = Server::start(config, uploads()).await;
+        let answer = if sent { "Ok(()) 5" } else { "Err(Disabled) 5" };
+        let mut client = server.connect().await;
+        client.send(format!("{PUT_5}12345")).await;
+        if sent {
+            assert_eq!(client.head().await.status, 104);
+        }
+        assert_eq!(client.response().await.1, answer);
+
+        let mut client = server.h2().await;
+        let (response, mut body) = client.request(put("/upload"), false).await;
+        body.send_data("12345".into(), true).unwrap();
+        assert_eq!(H2::response(response).await.unwrap().1, answer);
+    }
+}
+
+#[tokio::test]
+async fn a_sender_that_outlives_its_exchange_is_harmless() {
+    let stale = std::sync::Arc::new(std::sync::Mutex::new(Vec::<Interim>::new()));
+    let kept = std::sync::Arc::clone(&stale);
+    let router = Router::new().route(
+        "/",
+        route_put(async move |Extension(interim): Extension<Interim>| {
+            for old in &*kept.lock().unwrap() {
+                assert_eq!(announce(old, "/stale"), Err(InterimError::Closed));
+            }
+            assert_eq!(interim.send(StatusCode::CONTINUE, HeaderMap::new()), Err(InterimError::Status(StatusCode::CONTINUE)));
+            assert_eq!(interim.send(StatusCode::OK, HeaderMap::new()), Err(InterimError::Status(StatusCode::OK)));
+            announce(&interim, "/fresh").unwrap();
+            kept.lock().unwrap().push(interim);
+        }),
+    );
+    let server = Server::start(Config::default(), router).await;
+    let mut client = server.connect().await;
+    for _ in 0..3 {
+        client.send("PUT / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        assert_eq!(client.head().await.field("location"), "/fresh");
+        assert_eq!(client.response().await.0.status, 200);
+        announce(&stale.lock().unwrap()[0], "/stale").unwrap_err();
+    }
+    client.assert_quiet().await;
+    let mut client = server.h2().await;
+    for _ in 0..3 {
+        let (mut response, _) = client.request(put("/"), true).await;
+        assert_eq!(H2::interim(&mut response).await.headers()["location"], "/fresh");
+        assert_eq!(H2::response(response).await.unwrap().0.status, 200);
+        for old in &*stale.lock().unwrap() {
+            announce(old, "/stale").unwrap_err();
+        }
+    }
+}
+
+/// `/cut`: a 104, then a cut. `/slow`: answers when told.
+fn cutting() -> Router {
+    Router::new()
+        .route(
+            "/cut",
+            route_put(async |Extension(interim): Extension<Interim>, request: Request<Body>| {
+                announce(&interim, "/uploads/1").unwrap();
+                drop(request);
+                Cut::response()
+            }),
+        )
+        .merge(uploads())
+}
+
+#[tokio::test]
+async fn a_cut_closes_without_an_answer() {
+    for tls in [false, true] {
+        let server = match tls {
+            true => Server::start_tls(Config::default(), cutting()).await,
+            false => Server::start(Config::default(), cutting()).await,
+        };
+        let mut client = server.connect().await;
+        client.send("GET /hello HTTP/1.1\r\nhost: x\r\n\r\nPUT /cut HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n123").await;
+        assert_eq!(client.response().await.1, "hello");
+        assert_eq!(client.head().await.status, 104);
+        client.assert_closed().await;
+    }
+}
+
+#[tokio::test]
+async fn a_cut_resets_its_stream_and_no_other() {
+    let server = Server::start(Config::default(), cutting()).await;
+    let mut client = server.h2().await;
+    let (mut sibling, mut sibling_body) = client.request(put("/upload"), false).await;
+    assert_eq!(H2::interim(&mut sibling).await.status(), 104);
+    let (mut response, _body) = client.request(put("/cut"), false).await;
+    assert_eq!(H2::interim(&mut response).await.status(), 104);
+    let error = soon(response).await.unwrap_err();
+    assert!(error.is_reset() && error.is_remote());
+    assert_eq!(error.reason(), Some(h2::Reason::CANCEL));
+    sibling_body.send_data("12345".into(), true).unwrap();
+    assert_eq!(H2::response(sibling).await.unwrap().1, "Ok(()) 5");
+    let (response, _) = client.request(crate::support::get("/hello"), true).await;
+    assert_eq!(H2::response(response).await.unwrap().1, "hello");
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_read_costs_a_bounded_queue() {
+    let router = Router::new().route(
+        "/",
+        route_put(async |Extension(interim): Extension<Interim>| {
+            let location = "x".repeat(1000);
+            for _ in 0..100_000 {
+                if announce(&interim, &location) == Err(InterimError::Full) {
+                    return "full";
+                }
+                tokio::task::yield_now().await;
+            }
+            "never full"
+        }),
+    );
+    let server = Server::start(Config::default(), router).await;
+    let mut client = server.connect().await;
+    client.send("PUT / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    // The handler has met the bound once this arrives; everything that it was told is sent comes before.
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    while client.head().await.status == 104 {}
+    assert_eq!(client.content(4).await, "full");
+}

@@ -1,0 +1,11 @@
+//! The transport as its clients see it: real sockets, raw bytes.
+
+mod answers;
+mod bodies;
+mod ends;
+mod floods;
+mod interim;
+mod limits;
+mod shutdown;
+mod support;
+mod tls;

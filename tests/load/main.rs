@@ -1,0 +1,99 @@
+//! Measures the server beside others on this machine: `cargo run --release -p tests --bin load`.
+//!
+//! The release program, nginx, and a bare loop that copies sockets into files and syncs them run side by side, each pinned to
+//! the first core; the client has the second core for itself. The peers take turns, several times over, and the table shows
+//! medians. Contents lie in the page cache and the client throws bodies away without copying them, so it is not the limit.
+
+mod affinity;
+mod bare;
+mod client;
+mod peers;
+mod report;
+mod rows;
+mod slow;
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Parser;
+
+use peers::{Kind, Peer};
+use rows::Row;
+
+/// Measure throughput, latency and CPU beside nginx and a bare synced loop
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// The rows to measure [default: all]
+    rows: Vec<Row>,
+    /// A tenth of the work, once
+    #[arg(long)]
+    quick: bool,
+    /// How often each peer takes its turn
+    #[arg(long, default_value_t = 5)]
+    repeat: u32,
+    /// The peers to measure [default: all]
+    #[arg(long = "peer", value_name = "PEER")]
+    peers: Vec<Kind>,
+    /// Where the data goes, on a disk that means it [default: below the target directory]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+fn main() -> anyhow::Result<()> {
+    // The bare loop is this program too, in a process of its own so that its CPU time can be told apart.
+    if let Some(directory) = bare::asked_for() {
+        return bare::serve(&directory);
+    }
+    let arguments = Arguments::parse();
+    let repeat = if arguments.quick {
+        1
+    } else {
+        arguments.repeat.max(1)
+    };
+    let rows = or_all(arguments.rows);
+    let kinds = or_all(arguments.peers);
+
+    let parent = match arguments.dir {
+        Some(directory) => directory,
+        None => beside_program()?,
+    };
+    std::fs::create_dir_all(&parent)
+        .with_context(|| format!("failed to create {}", parent.display()))?;
+    let directory = tempfile::Builder::new()
+        .prefix("load-")
+        .tempdir_in(&parent)?;
+
+    if kinds.contains(&Kind::Longhaul) {
+        peers::build_longhaul()?;
+    }
+    let mut running = Vec::new();
+    for kind in kinds {
+        running.push(Peer::start(kind, directory.path())?);
+    }
+    affinity::take_client_core();
+
+    let mut table = report::Table::new();
+    for row in rows {
+        table.add(rows::measure(row, &mut running, arguments.quick, repeat)?);
+    }
+    report::print(&table.to_string());
+    Ok(())
+}
+
+fn or_all<T: clap::ValueEnum>(chosen: Vec<T>) -> Vec<T> {
+    if chosen.is_empty() {
+        T::value_variants().to_vec()
+    } else {
+        chosen
+    }
+}
+
+/// `target/load`, next to `target/release` where this program lies.
+fn beside_program() -> anyhow::Result<PathBuf> {
+    let program = std::env::current_exe().context("failed to find this program")?;
+    let target = program
+        .ancestors()
+        .nth(2)
+        .context("this program lies in no target directory")?;
+    Ok(target.join("load"))
+}

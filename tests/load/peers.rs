@@ -1,0 +1,186 @@
+//! The servers that are measured, and how each wants to be spoken to.
+
+mod nginx;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command};
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use clap::ValueEnum;
+use tests::process::Resident;
+use tests::{Process, TestServer};
+
+use crate::affinity::on_server_core;
+use crate::bare;
+use crate::client::{self, Exchange};
+
+/// Which server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    /// Ours.
+    Longhaul,
+    /// Debian's, with `sendfile`, two workers and DAV's `PUT`, which does not sync.
+    Nginx,
+    /// A loop from the socket to a file, synced before the answer. Uploads only.
+    Bare,
+}
+
+/// A server that runs.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) kind: Kind,
+    pub(crate) address: SocketAddr,
+    running: Running,
+}
+
+#[derive(Debug)]
+enum Running {
+    Longhaul(Box<TestServer>),
+    Child(Child),
+}
+
+impl Peer {
+    /// Starts the server on the servers' core, with its data below `directory`.
+    pub(crate) fn start(kind: Kind, directory: &Path) -> anyhow::Result<Self> {
+        let directory = directory.join(kind.name());
+        std::fs::create_dir(&directory)?;
+        let loopback = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        let (running, address) = on_server_core(|| match kind {
+            Kind::Longhaul => start_longhaul(&directory),
+            Kind::Nginx => nginx::start(&directory)
+                .map(|(child, port)| (Running::Child(child), loopback(port))),
+            Kind::Bare => {
+                bare::start(&directory).map(|(child, port)| (Running::Child(child), loopback(port)))
+            }
+        })?;
+        Ok(Self {
+            kind,
+            address,
+            running,
+        })
+    }
+
+    /// A download of the file called `name`, with more fields if need be.
+    pub(crate) fn get(&self, name: &str, fields: &str, status: u16) -> Exchange {
+        self.exchange("GET", name, fields, 0, status)
+    }
+
+    /// An upload in one plain request.
+    pub(crate) fn put(&self, name: &str, length: u64) -> Exchange {
+        self.exchange(
+            "PUT",
+            name,
+            &format!("Content-Length: {length}\r\n"),
+            length,
+            201,
+        )
+    }
+
+    /// Removes the file called `name`.
+    pub(crate) fn delete(&self, name: &str) -> Exchange {
+        self.exchange("DELETE", name, "", 0, 204)
+    }
+
+    fn exchange(&self, method: &str, name: &str, fields: &str, body: u64, status: u16) -> Exchange {
+        let head = format!("{method} /files/{name} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n");
+        Exchange {
+            head: Rc::from(head.into_bytes()),
+            body,
+            status,
+        }
+    }
+
+    /// Does one exchange outside of any measurement.
+    pub(crate) fn once(&self, exchange: Exchange) -> anyhow::Result<()> {
+        let mut exchange = Some(exchange);
+        client::run(self.address, 1, &mut || exchange.take())
+            .with_context(|| format!("{} refused", self.kind.name()))?;
+        Ok(())
+    }
+
+    /// CPU time of all its processes so far.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        self.process()
+            .family()
+            .into_iter()
+            .map(Process::cpu_time)
+            .sum()
+    }
+
+    /// Memory of all its processes together.
+    pub(crate) fn resident(&self) -> Resident {
+        let family = self.process().family().into_iter().map(Process::resident);
+        family.fold(Resident::default(), |sum, one| Resident {
+            total: sum.total + one.total,
+            anonymous: sum.anonymous + one.anonymous,
+        })
+    }
+
+    fn process(&self) -> Process {
+        match &self.running {
+            Running::Longhaul(server) => server.process(),
+            Running::Child(child) => Process::of(child),
+        }
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        match &mut self.running {
+            // It ends with its handle.
+            Running::Longhaul(_) => {}
+            Running::Child(child) => {
+                Process::of(child).signal(rustix::process::Signal::TERM);
+                // A child that cannot be waited for is gone.
+                let _ = child.wait();
+            }
+        }
+    }
+}
+
+impl Kind {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Longhaul => "longhaul",
+            Self::Nginx => "nginx",
+            Self::Bare => "bare",
+        }
+    }
+
+    /// Whether it can serve what was uploaded.
+    pub(crate) fn serves(self) -> bool {
+        match self {
+            Self::Longhaul | Self::Nginx => true,
+            Self::Bare => false,
+        }
+    }
+}
+
+fn start_longhaul(directory: &Path) -> anyhow::Result<(Running, SocketAddr)> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let server = runtime.block_on(TestServer::setup().data(directory).start());
+    let address = server.address();
+    Ok((Running::Longhaul(Box::new(server)), address))
+}
+
+/// Builds the release program beside this one, unless `LONGHAUL_BIN` names another.
+pub(crate) fn build_longhaul() -> anyhow::Result<()> {
+    if std::env::var_os("LONGHAUL_BIN").is_some() {
+        return Ok(());
+    }
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(["build", "--release", "--package", "app"])
+        .status()
+        .context("failed to run cargo")?;
+    ensure!(
+        status.success(),
+        "longhaul cannot be built; `--peer nginx` measures without it"
+    );
+    Ok(())
+}

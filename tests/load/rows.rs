@@ -1,0 +1,254 @@
+//! What is measured: each row is one kind of work, done by every peer that can.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::ValueEnum;
+use tests::Dice;
+
+use crate::client::{self, Exchange, Outcome};
+use crate::peers::{Kind, Peer};
+use crate::report::{Cells, Line, Work};
+use crate::slow;
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+const GIB: u64 = 1024 * MIB;
+
+/// The number of small files that the clients ask for.
+const SMALL_FILES: u64 = 256;
+
+/// One kind of work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Row {
+    /// Downloads of 1 GiB, one after the other
+    Full1,
+    /// Downloads of 1 GiB over 8 connections
+    Full8,
+    /// Random ranges of 1 MiB over 32 connections
+    Range32,
+    /// Files of 64 KiB over 64 connections
+    Small64,
+    /// `If-None-Match` that matches, over 64 connections
+    NotModified64,
+    /// Uploads of 1 GiB in one request, one after the other
+    Upload1,
+    /// Uploads of 100 KiB over 16 connections
+    UploadSmall16,
+    /// 1,000 slow transfers at once, half up and half down: memory
+    Slow1000,
+}
+
+impl Row {
+    fn title(self) -> &'static str {
+        match self {
+            Self::Full1 => "1 GiB, 1 connection",
+            Self::Full8 => "1 GiB, 8 connections",
+            Self::Range32 => "1 MiB ranges, 32 connections",
+            Self::Small64 => "64 KiB files, 64 connections",
+            Self::NotModified64 => "304, 64 connections",
+            Self::Upload1 => "upload 1 GiB, one request",
+            Self::UploadSmall16 => "upload 100 KiB, 16 connections",
+            Self::Slow1000 => "1,000 slow transfers",
+        }
+    }
+
+    fn is_upload(self) -> bool {
+        matches!(self, Self::Upload1 | Self::UploadSmall16)
+    }
+
+    fn connections(self) -> usize {
+        match self {
+            Self::Full1 | Self::Upload1 => 1,
+            Self::Full8 => 8,
+            Self::UploadSmall16 => 16,
+            Self::Range32 => 32,
+            Self::Small64 | Self::NotModified64 => 64,
+            Self::Slow1000 => 1000,
+        }
+    }
+
+    /// The number of requests in one turn.
+    fn requests(self, quick: bool) -> u64 {
+        let requests = match self {
+            Self::Full1 => 4,
+            Self::Full8 => 16,
+            Self::Range32 => 5_000,
+            Self::Small64 => 80_000,
+            Self::NotModified64 => 200_000,
+            Self::Upload1 => 2,
+            Self::UploadSmall16 => 2_000,
+            Self::Slow1000 => 1_000,
+        };
+        if quick && self != Self::Slow1000 {
+            (requests / 10).max(1)
+        } else {
+            requests
+        }
+    }
+}
+
+/// Lets every peer that can do `row` take `repeat` turns.
+pub(crate) fn measure(
+    row: Row,
+    peers: &mut [Peer],
+    quick: bool,
+    repeat: u32,
+) -> anyhow::Result<Line> {
+    let peers: Vec<&Peer> = peers
+        .iter()
+        .filter(|peer| row.is_upload() || peer.kind.serves())
+        .collect();
+    let mut turns: Vec<(Kind, Vec<Cells>)> = Vec::new();
+    for peer in &peers {
+        prepare(row, peer)?;
+        turns.push((peer.kind, Vec::new()));
+    }
+    for turn in 0..repeat {
+        for (peer, (_, cells)) in peers.iter().zip(&mut turns) {
+            // What another peer has left unwritten is not this one's to wait for.
+            rustix::fs::sync();
+            let what = || format!("{} at {}", peer.kind.name(), row.title());
+            cells.push(take_turn(row, peer, quick, u64::from(turn)).with_context(what)?);
+        }
+    }
+    Ok(Line {
+        title: row.title(),
+        turns,
+    })
+}
+
+/// Uploads what the row downloads, and warms the page cache.
+fn prepare(row: Row, peer: &Peer) -> anyhow::Result<()> {
+    // What an earlier row has left is replaced.
+    let put = |name: &str, length: u64| {
+        peer.once(peer.put(name, length)).or_else(|_| {
+            peer.once(peer.delete(name))?;
+            peer.once(peer.put(name, length))
+        })
+    };
+    match row {
+        Row::Full1 | Row::Full8 | Row::Range32 | Row::Slow1000 => {
+            put("large", GIB)?;
+            peer.once(peer.get("large", "", 200))
+        }
+        Row::Small64 | Row::NotModified64 => {
+            for number in 0..SMALL_FILES {
+                put(&format!("small-{number}"), 64 * KIB)?;
+            }
+            Ok(())
+        }
+        Row::Upload1 | Row::UploadSmall16 => Ok(()),
+    }
+}
+
+fn take_turn(row: Row, peer: &Peer, quick: bool, turn: u64) -> anyhow::Result<Cells> {
+    if row == Row::Slow1000 {
+        return Ok(Cells::memory(slow::run(peer, row.connections())?));
+    }
+    let requests = row.requests(quick);
+    let mut exchanges = exchanges(row, peer, turn)?;
+    let mut left = requests;
+    let mut work = || {
+        left = left.checked_sub(1)?;
+        Some(exchanges(requests - 1 - left))
+    };
+    let cpu = peer.cpu_time();
+    let outcome = client::run(peer.address, row.connections(), &mut work)?;
+    let cpu = peer.cpu_time().saturating_sub(cpu);
+    if row.is_upload() {
+        for number in 0..requests {
+            peer.once(peer.delete(&upload_name(turn, number)))?;
+        }
+    }
+    Ok(cells(row, outcome, cpu))
+}
+
+/// The requests of one turn, by number.
+fn exchanges(
+    row: Row,
+    peer: &Peer,
+    turn: u64,
+) -> anyhow::Result<Box<dyn FnMut(u64) -> Exchange + '_>> {
+    let mut dice = Dice::new(turn);
+    Ok(match row {
+        Row::Full1 | Row::Full8 => {
+            let get = peer.get("large", "", 200);
+            Box::new(move |_| get.clone())
+        }
+        Row::Range32 => Box::new(move |_| {
+            let start = dice.within(0..GIB - MIB);
+            peer.get(
+                "large",
+                &format!("Range: bytes={start}-{}\r\n", start + MIB - 1),
+                206,
+            )
+        }),
+        Row::Small64 => {
+            let gets: Vec<Exchange> = (0..SMALL_FILES)
+                .map(|number| peer.get(&format!("small-{number}"), "", 200))
+                .collect();
+            Box::new(move |_| one_of(&gets, &mut dice))
+        }
+        Row::NotModified64 => {
+            let mut gets = Vec::new();
+            for number in 0..SMALL_FILES {
+                let name = format!("small-{number}");
+                let etag = etag(peer, &name)?;
+                gets.push(peer.get(&name, &format!("If-None-Match: {etag}\r\n"), 304));
+            }
+            Box::new(move |_| one_of(&gets, &mut dice))
+        }
+        Row::Upload1 => Box::new(move |number| peer.put(&upload_name(turn, number), GIB)),
+        Row::UploadSmall16 => {
+            Box::new(move |number| peer.put(&upload_name(turn, number), 100 * KIB))
+        }
+        Row::Slow1000 => unreachable!("it has a client of its own"),
+    })
+}
+
+fn upload_name(turn: u64, number: u64) -> String {
+    format!("upload-{turn}-{number}")
+}
+
+fn one_of(exchanges: &[Exchange], dice: &mut Dice) -> Exchange {
+    let count = u64::try_from(exchanges.len()).expect("a length fits");
+    let index = usize::try_from(dice.within(0..count)).expect("an index fits");
+    let Exchange { head, body, status } = &exchanges[index];
+    Exchange {
+        head: Rc::clone(head),
+        body: *body,
+        status: *status,
+    }
+}
+
+fn etag(peer: &Peer, name: &str) -> anyhow::Result<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let response = runtime.block_on(async {
+        let mut connection = tests::http1::Connection::try_open(peer.address).await?;
+        let request = tests::Request::head(format!("/files/{name}"));
+        connection
+            .exchange(&request)
+            .await
+            .map_err(|cut| std::io::Error::other(cut.how))
+    })?;
+    Ok(response.field("etag").to_owned())
+}
+
+fn cells(row: Row, mut outcome: Outcome, cpu: Duration) -> Cells {
+    outcome.latencies.sort_unstable();
+    let at = |percent: usize| {
+        let index = (outcome.latencies.len() * percent / 100).min(outcome.latencies.len() - 1);
+        outcome.latencies[index]
+    };
+    let by_bytes = matches!(row, Row::Full1 | Row::Full8 | Row::Range32 | Row::Upload1);
+    let work = if by_bytes {
+        Work::Bytes(outcome.bytes)
+    } else {
+        Work::Requests(u64::try_from(outcome.latencies.len()).expect("a length fits"))
+    };
+    Cells::work(work, outcome.elapsed, at(50), at(99), cpu)
+}
