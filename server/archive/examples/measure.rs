@@ -1,5 +1,6 @@
 //! Prints what layouts cost: `cargo run --release -p archive --example measure`.
 #![expect(clippy::print_stdout, reason = "printing is all it does")]
+#![expect(clippy::unwrap_used, reason = "its inputs are its own")]
 #![expect(clippy::disallowed_methods, reason = "a stopwatch is a clock")]
 
 use std::collections::HashMap;

@@ -552,11 +552,13 @@ impl Shared {
             upload = claimed;
         }
         let hasher = self.hasher(&upload, &progress).await?;
-        let digests = Digests::new(hasher, body_algorithms(&addition.digests));
+        let mut stated = addition.digests;
+        stated.content.retain(|stated| !is_stale(stated, &upload));
+        let digests = Digests::new(hasher, body_algorithms(&stated));
         let request = Request {
             admission,
             body_length: addition.append.body_length,
-            content_digests: addition.digests.content,
+            content_digests: stated.content,
             resumable: true,
         };
         let taken = self
@@ -652,10 +654,15 @@ impl Shared {
         if unverified {
             verify_content(&request.content_digests, &ingested, &ingest.digests)?;
         }
-        let surplus = matches!(ingested.ending, Ending::Overrun);
-        let discards = surplus && admission.surplus == protocol::upload::Overrun::Discard;
-        if request.resumable && !discards {
-            recorder.reached(ingest.offset, &ingest.digests).await?;
+        let end = match ingested.ending {
+            Ending::Clean => admission.end(ingested.received),
+            _ => Ok(End::Partial),
+        };
+        // What completes is recorded by its completion; a body that may not even run over leaves no trace.
+        let discards = matches!(ingested.ending, Ending::Overrun)
+            && admission.surplus == protocol::upload::Overrun::Discard;
+        if request.resumable && !discards && !matches!(end, Ok(End::Complete(_))) {
+            recorder.record(ingest.offset, &ingest.digests).await?;
         }
         match ingested.ending {
             Ending::Clean => {}
@@ -674,7 +681,7 @@ impl Shared {
                 });
             }
         }
-        let complete = match admission.end(ingested.received)? {
+        let complete = match end? {
             End::Partial => return Ok(Outcome::Partial(upload.clone())),
             End::Complete(complete) => complete,
         };
@@ -825,6 +832,15 @@ fn body_algorithms(stated: &StatedDigests) -> impl Iterator<Item = Algorithm> {
     content.chain(stated.trailing.iter().copied())
 }
 
+/// Whether a digest that an append states of its body is really that of the whole: URLSession sends all fields of the creation again
+/// with the rest of the body.
+fn is_stale(stated: &Stated, upload: &Upload) -> bool {
+    let whole = upload.plan.repr_digest.as_deref().unwrap_or_default();
+    digest::parse_representation(whole)
+        .iter()
+        .any(|whole| whole.algorithm == stated.algorithm && whole.value == stated.value)
+}
+
 /// Stated digests of the whole, as they are kept until it is.
 fn recorded(stated: &[Stated]) -> Option<String> {
     let members: Vec<String> = stated
@@ -872,6 +888,14 @@ struct Recorder<'a> {
 #[async_trait]
 impl Checkpoint for Recorder<'_> {
     async fn reached(&mut self, offset: u64, digests: &Digests) -> Result<(), Error> {
+        self.record(offset, digests).await?;
+        self.sink.progressed(offset);
+        Ok(())
+    }
+}
+
+impl Recorder<'_> {
+    async fn record(&mut self, offset: u64, digests: &Digests) -> Result<(), Error> {
         let progress = Progress {
             open: Open {
                 offset,
@@ -894,7 +918,6 @@ impl Checkpoint for Recorder<'_> {
         }
         self.upload.state = UploadState::Open(progress);
         self.upload.expires_at = expires_at;
-        self.sink.progressed(offset);
         Ok(())
     }
 }

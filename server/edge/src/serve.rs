@@ -172,6 +172,7 @@ impl Server {
                 peer: Peer { address, secure: acceptor.is_some() },
                 interim: self.config.allows_interim(address.ip()),
                 drain: self.drain.clone(),
+                shed_after: connection::SHED_AFTER,
                 room: Arc::clone(&self.places.room),
                 window_growth: Arc::clone(&self.window_growth),
             };

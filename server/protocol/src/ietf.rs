@@ -88,7 +88,10 @@ impl Version {
                 overrun: row.overrun,
             },
             body: BodyUse::Appended,
-            digests: StatedDigests::read(fields)?,
+            digests: match completes {
+                true => whole(StatedDigests::read(fields)?),
+                false => StatedDigests::read(fields)?,
+            },
             media_type: media_type::declared(fields),
             file_name: disposition::file_name(fields),
             tus: None,

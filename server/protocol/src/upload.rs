@@ -348,6 +348,8 @@ impl Admission {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const NO_LIMITS: Limits = Limits {
@@ -501,5 +503,85 @@ mod tests {
             complete.admit(&elsewhere),
             Err(Rejection::OffsetMismatch { expected: 9, .. })
         ));
+    }
+
+    #[derive(Debug, Clone)]
+    struct Body {
+        completion: Completion,
+        declared: Option<u64>,
+        bytes: u64,
+        framed: bool,
+    }
+
+    fn body() -> impl Strategy<Value = Body> {
+        let completion = prop_oneof![
+            Just(Completion::WithThisBody),
+            Just(Completion::Later),
+            Just(Completion::AtLength),
+        ];
+        (
+            completion,
+            prop::option::of(0..30u64),
+            0..30u64,
+            any::<bool>(),
+        )
+            .prop_map(|(completion, declared, bytes, framed)| Body {
+                completion,
+                declared,
+                bytes,
+                framed,
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn an_upload_never_outgrows_its_bounds_nor_changes_its_length(
+            bodies in prop::collection::vec(body(), 1..8),
+            max_size in prop::option::of(0..60u64),
+            max_append_size in prop::option::of(0..30u64),
+        ) {
+            let limits = Limits { max_size, max_append_size, ..NO_LIMITS };
+            let mut open = Open { offset: 0, length: None };
+            for (at, body) in bodies.into_iter().enumerate() {
+                let body_length = body.framed.then_some(body.bytes);
+                let admitted = match at {
+                    0 => Open::create(
+                        &Create {
+                            completion: body.completion,
+                            length: body.declared,
+                            body_length,
+                            overrun: Overrun::KeepToLength,
+                        },
+                        &limits,
+                    ),
+                    _ => open.admit(
+                        &Append {
+                            length: body.declared,
+                            ..append(open.offset, body.completion, body_length)
+                        },
+                        &limits,
+                        false,
+                    ),
+                };
+                let Ok(admission) = admitted else { continue };
+                prop_assert_eq!(admission.start, open.offset);
+                prop_assert!(open.length.is_none() || admission.length == open.length);
+                open.length = admission.length;
+
+                let kept = body.bytes.min(admission.cap);
+                open.offset += kept;
+                prop_assert!(max_size.is_none_or(|most| open.offset <= most));
+                prop_assert!(max_append_size.is_none_or(|most| kept <= most));
+                prop_assert!(open.length.is_none_or(|length| open.offset <= length));
+                if kept < body.bytes {
+                    continue;
+                }
+                if let Ok(End::Complete(complete)) = admission.end(kept) {
+                    prop_assert_eq!(complete.length, open.offset);
+                    prop_assert!(open.length.is_none_or(|length| length == complete.length));
+                    break;
+                }
+            }
+        }
     }
 }

@@ -1,7 +1,12 @@
 //! What users of this crate rely on, seen from outside.
 
+#[cfg(test)]
 mod interop;
+#[cfg(test)]
 mod large;
+#[cfg(test)]
 mod naive;
+#[cfg(test)]
 mod slices;
+#[cfg(test)]
 mod support;

@@ -23,6 +23,9 @@ use super::buffers::{Buffer, Buffers};
 use super::{Config, broken_off, failed, kernel};
 use crate::OpenError;
 
+/// Bytes that the kernel is asked to fetch when a reader meets the first that it must wait for.
+const READ_AHEAD: u64 = 1024 * 1024;
+
 /// How files are read.
 #[derive(Debug)]
 pub(super) struct Reads {
@@ -147,6 +150,8 @@ impl Reading {
         let file = Arc::clone(&self.file);
         let Range { start, end } = self.rest;
         tokio::task::spawn_blocking(move || {
+            let ahead = end.min(start.saturating_add(READ_AHEAD));
+            kernel::read_ahead(&file.file, start..ahead);
             let result = file.read(buffer.room(end - start), start);
             (buffer, result)
         })

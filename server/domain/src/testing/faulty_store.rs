@@ -104,7 +104,7 @@ impl Gate {
         self.opened.close();
     }
 
-    async fn pass(&self) {
+    pub(super) async fn pass(&self) {
         self.reached.add_permits(1);
         // There are no permits: this ends when the semaphore is closed.
         let _closed = self.opened.acquire().await;

@@ -983,10 +983,7 @@ pub async fn a_replaced_blob_is_doomed(store: &dyn MetadataStore) {
     put(store, &one).await;
     assert_eq!(doomed(store).await, []);
     put(store, &two).await;
-    assert_eq!(
-        doomed(store).await,
-        std::slice::from_ref(&one.content.blob)
-    );
+    assert_eq!(doomed(store).await, std::slice::from_ref(&one.content.blob));
     let deleted = store.delete_file(&two.path, &ALWAYS, at(3)).await;
     deleted.unwrap();
     assert_eq!(doomed(store).await, [one.content.blob, two.content.blob]);

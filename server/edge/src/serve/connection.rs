@@ -6,6 +6,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context as Task, Poll, ready},
+    time::Duration,
 };
 
 use axum::{body::Body, response::Response};
@@ -46,11 +47,16 @@ pub(super) struct Context {
     pub(super) interim: bool,
     /// Finish what is going on, begin nothing.
     pub(super) drain: CancellationToken,
+    /// How long an HTTP/1 connection without a request keeps its buffers.
+    pub(super) shed_after: Duration,
     /// Told when a new connection waits for a place: one idle connection should make room.
     pub(super) room: Arc<Notify>,
     /// What is left of [`Http2Config::window_growth`](super::Http2Config::window_growth), in KiB.
     pub(super) window_growth: Arc<Semaphore>,
 }
+
+/// Long enough to reuse the buffers in a run of requests.
+pub(super) const SHED_AFTER: Duration = Duration::from_millis(500);
 
 impl Context {
     pub(super) fn max_head_size(&self) -> usize {

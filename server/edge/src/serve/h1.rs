@@ -5,6 +5,8 @@
 //! the wait for a request its own timeout, apart from the one for the rest of a head.
 
 mod exchange;
+#[cfg(test)]
+mod fuzz;
 mod line;
 mod wire;
 
@@ -35,9 +37,6 @@ use super::{
 /// hyper's read buffer grows to this, and it takes no more of an answer's body once this much waits for the socket.
 /// More does not transfer faster (measured); a slow peer costs so much at most.
 const BUFFER_SIZE: usize = 64 * 1024;
-
-/// How long a connection without a request keeps hyper's buffers: long enough to reuse them in a run of requests.
-const SHED_AFTER: Duration = Duration::from_millis(500);
 
 /// Serves requests until either side closes. `ahead` has been read already.
 pub(super) async fn serve<I: Transport, S: Handler>(io: I, ahead: Bytes, context: Arc<Context>, handler: S) {
@@ -86,7 +85,7 @@ async fn busy<I: Transport, S: Handler>(
 ) -> Outcome<I> {
     let line = wire.line();
     line.quiet_from(Instant::now());
-    let mut timer = pin!(tokio::time::sleep(SHED_AFTER));
+    let mut timer = pin!(tokio::time::sleep(context.shed_after));
     let mut draining = pin!(context.drain.cancelled());
     let mut drained = false;
     loop {
@@ -108,7 +107,7 @@ async fn busy<I: Transport, S: Handler>(
             if line.is_cut() {
                 return Poll::Ready(Event::Expired(Deadline::Cut));
             }
-            poll_deadline(&line, timer.as_mut(), task).map(Event::Expired)
+            poll_deadline(&line, context.shed_after, timer.as_mut(), task).map(Event::Expired)
         })
         .await;
         wire = match event {
@@ -162,9 +161,9 @@ enum Event {
 ///
 /// The timer may be set too early, never too late: most deadlines pass unused, and moving a timer costs more than
 /// being woken for nothing now and then.
-fn poll_deadline(line: &Line, mut timer: Pin<&mut Sleep>, task: &mut Task<'_>) -> Poll<Deadline> {
+fn poll_deadline(line: &Line, shed_after: Duration, mut timer: Pin<&mut Sleep>, task: &mut Task<'_>) -> Poll<Deadline> {
     loop {
-        let Some((at, deadline)) = line.deadline(SHED_AFTER) else { return Poll::Pending };
+        let Some((at, deadline)) = line.deadline(shed_after) else { return Poll::Pending };
         if at <= Instant::now() {
             if deadline != Deadline::Unread {
                 return Poll::Ready(deadline);

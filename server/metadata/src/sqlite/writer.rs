@@ -27,9 +27,7 @@ use tokio_util::task::TaskTracker;
 use super::failed;
 use crate::cache::{FileCache, Known};
 
-/// The write-ahead log is cut back when it is longer than this, in bytes.
-const LONG_LOG: u64 = 64 << 20;
-/// How many batches come between two looks at the log's length.
+/// How many batches come between two looks at the write-ahead log's length.
 const LOOK_AT_LOG: u32 = 64;
 
 /// A change to be made in a transaction.
@@ -79,6 +77,8 @@ pub(super) struct Means {
     pub(super) connection: SqliteConnection,
     /// The write-ahead log's file.
     pub(super) log: PathBuf,
+    /// The log is cut back when it is longer than this, in bytes.
+    pub(super) log_limit: u64,
     /// Whom to tell of changed files.
     pub(super) files: Arc<FileCache>,
     /// Most commands that wait.
@@ -99,6 +99,7 @@ impl Writer {
             options: means.options,
             connection: Some(means.connection),
             log: means.log,
+            log_limit: means.log_limit,
             files: means.files,
             batch: means.batch.get(),
         };
@@ -204,6 +205,7 @@ struct Worker {
     /// `None` after a failure that leaves the connection in doubt.
     connection: Option<SqliteConnection>,
     log: PathBuf,
+    log_limit: u64,
     files: Arc<FileCache>,
     batch: usize,
 }
@@ -296,18 +298,25 @@ impl Worker {
         }
     }
 
-    /// Keeps the write-ahead log short. The engine writes it back by itself as it grows, but begins it anew only at a moment when
-    /// nobody reads from it, which under constant reading may never come.
+    /// Keeps the write-ahead log short. The engine copies it into the database by itself as it grows, but begins it anew only at a
+    /// moment when nobody reads from it, which under constant reading may never come. Here new readers are sent to the database,
+    /// and those that are there are waited for, shortly: behind one that stays, such as a backup, the log must grow.
     async fn cut_log(&mut self) {
-        let long = std::fs::metadata(&self.log).is_ok_and(|log| log.len() > LONG_LOG);
-        if let Some(connection) = &mut self.connection
-            && long
-            && let Err(error) = execute(connection, "pragma wal_checkpoint(truncate)").await
-        {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "failed to cut the write-ahead log back"
-            );
+        let long = std::fs::metadata(&self.log).is_ok_and(|log| log.len() > self.log_limit);
+        let Some(connection) = self.connection.as_mut().filter(|_| long) else {
+            return;
+        };
+        for step in [
+            "pragma busy_timeout = 50",
+            "pragma wal_checkpoint(truncate)",
+            RESTORE_BUSY_TIMEOUT,
+        ] {
+            if let Err(error) = execute(connection, step).await {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "failed to cut the write-ahead log back"
+                );
+            }
         }
     }
 }

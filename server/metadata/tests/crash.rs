@@ -1,0 +1,148 @@
+//! What was acknowledged is there after the process was killed, wherever it was.
+
+#![expect(
+    clippy::print_stdout,
+    reason = "the child tells its parent what was acknowledged"
+)]
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::metadata_store::{Guarded, Inserted, Written};
+use domain::testing::metadata_store::{completed, progress, upload};
+use domain::upload::UploadState;
+use domain::{MetadataStore, Timestamp, UploadId};
+use metadata::Config;
+
+const LATER: Timestamp = Timestamp::from_millis(1_900_000_000_000);
+
+async fn opened(directory: &Path) -> Arc<dyn MetadataStore> {
+    metadata::open(&Config::default(), directory).await.unwrap()
+}
+
+/// The child: 32 callers make, claim, grow and complete uploads, and tell of each answer on a line, `<step> <id> <path>`.
+#[test]
+#[ignore = "only as the child of the other test"]
+fn work_until_killed() {
+    let mut directory = String::new();
+    std::io::stdin().read_to_string(&mut directory).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let store = opened(Path::new(&directory)).await;
+        let callers: Vec<_> = (0..32)
+            .map(|caller| {
+                let store = Arc::clone(&store);
+                tokio::spawn(async move {
+                    for n in 0.. {
+                        live(&*store, &format!("{}/{caller}/{n}", std::process::id())).await;
+                    }
+                })
+            })
+            .collect();
+        for caller in callers {
+            caller.await.unwrap();
+        }
+    });
+}
+
+async fn live(store: &dyn MetadataStore, path: &str) {
+    let tell = |step: &str, id: &UploadId| {
+        let mut stdout = std::io::stdout().lock();
+        // One write a line: a line is whole or not there.
+        stdout
+            .write_all(format!("{step} {id} {path}\n").as_bytes())
+            .unwrap();
+        stdout.flush().unwrap();
+    };
+    let upload = upload(path);
+    assert_eq!(store.insert_upload(&upload).await.unwrap(), Inserted::New);
+    tell("inserted", &upload.id);
+    let upload = store.claim_upload(&upload.id).await.unwrap().unwrap();
+    tell("claimed", &upload.id);
+    let recorded = store
+        .record_progress(&upload.id, 1, &progress(5, Some(5)), LATER)
+        .await;
+    assert_eq!(recorded.unwrap(), Guarded::Done);
+    tell("recorded", &upload.id);
+    let written = store
+        .complete_upload(&upload, &completed("hello", LATER), LATER)
+        .await;
+    assert_eq!(written.unwrap(), Written::Created);
+    tell("completed", &upload.id);
+}
+
+/// Runs the child on `directory`, kills it once it has told `lines` lines, and returns the last step it told of each upload.
+fn kill_after(directory: &Path, lines: usize) -> BTreeMap<UploadId, (String, String)> {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "work_until_killed", "--ignored", "--nocapture"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin
+        .write_all(directory.to_str().unwrap().as_bytes())
+        .unwrap();
+    drop(stdin);
+
+    let mut told = BTreeMap::new();
+    let mut count = 0;
+    // Ends where the killed child's output ends: what it told in its last moment counts as well.
+    for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+        let line = line.unwrap();
+        let mut words = line.split(' ');
+        let (Some(step), Some(id), Some(path)) = (words.next(), words.next(), words.next()) else {
+            continue;
+        };
+        let Ok(id) = id.parse() else {
+            continue;
+        };
+        told.insert(id, (step.to_owned(), path.to_owned()));
+        count += 1;
+        if count == lines {
+            child.kill().unwrap();
+        }
+    }
+    let status = child.wait().unwrap();
+    assert!(count >= lines, "the child ended by itself: {status}");
+    told
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_a_kill() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut all = BTreeMap::new();
+    for lines in [1, 100, 701, 2003] {
+        let path = directory.path().to_owned();
+        let told = tokio::task::spawn_blocking(move || kill_after(&path, lines));
+        all.extend(told.await.unwrap());
+
+        let store = opened(directory.path()).await;
+        for (id, (step, path)) in &all {
+            let upload = store.upload(id).await.unwrap().expect(step);
+            assert_eq!(upload.plan.path.as_str(), path);
+            let file = store.file(&upload.plan.path).await.unwrap();
+            match (&upload.state, step.as_str()) {
+                (UploadState::Open(progress), "inserted" | "claimed" | "recorded") => {
+                    assert!(progress.open.offset == 5 || step != "recorded");
+                    assert!(upload.epoch == 1 || step == "inserted");
+                    assert_eq!(file, None);
+                }
+                // What was done and not yet told may be there, but never half of it.
+                (UploadState::Complete(completed), _) => {
+                    assert_eq!(file, Some(upload.file(completed)));
+                }
+                (state, step) => panic!("{step}, but {state:?}"),
+            }
+            let known = store.known_blobs(&[upload.blob]).await.unwrap();
+            assert_eq!(known.len(), 1);
+        }
+        tokio::time::timeout(Duration::from_secs(20), store.close())
+            .await
+            .unwrap();
+    }
+}
