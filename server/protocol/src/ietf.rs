@@ -362,6 +362,18 @@ impl Row {
     }
 }
 
+/// A body that is the whole representation has the representation's digest. As such it can still be verified when the body is cut
+/// and resumed; as the body's own it would forbid to keep what came before the cut.
+fn whole(stated: StatedDigests) -> StatedDigests {
+    let mut representation = stated.representation;
+    representation.extend(stated.content);
+    StatedDigests {
+        content: Vec::new(),
+        representation,
+        trailing: stated.trailing,
+    }
+}
+
 /// What an upload target tells of resumable uploads to anyone who asks (`OPTIONS`), in the words of every version at once:
 /// members that a version does not know are ignored by it.
 pub(crate) fn discovery(limits: &Limits) -> HeaderMap {

@@ -29,6 +29,12 @@ use crate::cache::{FileCache, Known};
 
 /// How many batches come between two looks at the write-ahead log's length.
 const LOOK_AT_LOG: u32 = 64;
+/// Cuts the log back, waiting 50 ms for readers. In the end the timeout is [`BUSY_TIMEOUT`](super::BUSY_TIMEOUT) again.
+const CUT_LOG: [&str; 3] = [
+    "pragma busy_timeout = 50",
+    "pragma wal_checkpoint(truncate)",
+    "pragma busy_timeout = 5000",
+];
 
 /// A change to be made in a transaction.
 pub(super) trait Command: Debug + Send + Sync + 'static {
@@ -306,11 +312,7 @@ impl Worker {
         let Some(connection) = self.connection.as_mut().filter(|_| long) else {
             return;
         };
-        for step in [
-            "pragma busy_timeout = 50",
-            "pragma wal_checkpoint(truncate)",
-            RESTORE_BUSY_TIMEOUT,
-        ] {
+        for step in CUT_LOG {
             if let Err(error) = execute(connection, step).await {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
@@ -338,4 +340,94 @@ pub(super) async fn execute(
     statement: &'static str,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(statement).execute(connection).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use bytesize::ByteSize;
+    use domain::digest::Sha256Digest;
+    use tempfile::TempDir;
+    use tokio::sync::{Notify, Semaphore};
+
+    use super::*;
+    use crate::SqliteConfig;
+    use crate::sqlite::{BUSY_TIMEOUT, engine, writer_options};
+
+    /// A writer to a database with one table, `words (word text unique)`.
+    async fn fresh(log_limit: u64) -> (Writer, TempDir) {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("test.sqlite");
+        let options = writer_options(&SqliteConfig::default(), &file);
+        let mut connection = options.connect().await.unwrap();
+        for statement in [
+            "create table words (word text primary key)",
+            "create table pairs (word text references words (word) deferrable initially deferred)",
+        ] {
+            execute(&mut connection, statement).await.unwrap();
+        }
+        let writer = Writer::start(Means {
+            options,
+            connection,
+            log: directory.path().join("test.sqlite-wal"),
+            log_limit,
+            files: Arc::new(FileCache::new(ByteSize::mib(1))),
+            queue: NonZeroUsize::new(100).unwrap(),
+            batch: NonZeroUsize::new(100).unwrap(),
+        });
+        (writer, directory)
+    }
+
+    /// Writes a word, and whatever else it is told to.
+    #[derive(Debug)]
+    struct Word(&'static str, Then);
+
+    #[derive(Debug)]
+    enum Then {
+        Succeed,
+        Fail,
+        /// Leaves behind what no commit accepts.
+        FailAtCommit,
+    }
+
+    impl Command for Word {
+        type Answer = ();
+        const DOING: &'static str = "write a word";
+
+        async fn run(&self, transaction: &mut Transaction<'_>) -> Result<(), MetadataError> {
+            let Self(word, then) = self;
+            sqlx::query("insert into words values ($1)")
+                .bind(*word)
+                .execute(&mut *transaction.connection)
+                .await
+                .map_err(engine(Self::DOING))?;
+            match then {
+                Then::Succeed => Ok(()),
+                Then::Fail => Err(failed(Self::DOING, "it was told to fail")),
+                Then::FailAtCommit => {
+                    execute(
+                        transaction.connection,
+                        "insert into pairs values ('no such word')",
+                    )
+                    .await
+                    .map_err(engine(Self::DOING))
+                }
+            }
+        }
+    }
+
+    /// Holds the writer up, so that what comes behind it is taken as one batch.
+    #[derive(Debug, Default)]
+    struct Hold {
+        reached: Notify,
+        released: Semaphore,
+    }
+
+    impl Default for Semaphore_ {
+        fn default() -> Self {
+            unreachable!()
+        }
+    }
 }
