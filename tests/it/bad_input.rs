@@ -4,19 +4,21 @@ use tests::{Client, Dice, Request, TestServer, Version};
 
 use crate::dialect::Dialect;
 
-/// Sends bytes on a connection of their own; the status of the answer, or nothing when the connection was closed.
-async fn status_of(server: &TestServer, wire: &[u8]) -> Option<u16> {
+/// Sends bytes on a connection of their own; the status of every answer until the server closes.
+async fn answers(server: &TestServer, wire: &[u8]) -> Vec<u16> {
     let Client::Http1(mut connection) = server.client(Version::Http1).await else {
         unreachable!("asked for")
     };
     // The server may have heard enough before the end.
     let _ = connection.send_raw(wire).await;
-    connection.expect_answer_to("GET");
-    connection
-        .response()
-        .await
-        .ok()
-        .map(|response| response.status())
+    let mut answers = Vec::new();
+    loop {
+        connection.expect_answer_to("GET");
+        match connection.response().await {
+            Ok(response) => answers.push(response.status()),
+            Err(_) => return answers,
+        }
+    }
 }
 
 async fn assert_alive(server: &TestServer) {
@@ -229,8 +231,7 @@ async fn a_head_can_be_too_long() {
 #[tokio::test]
 async fn requests_that_could_be_read_in_two_ways_are_not_read_at_all() {
     let server = TestServer::start().await;
-    let smuggling: [&[u8]; 7] = [
-        b"PUT /files/a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /files HTTP/1.1\r\nHost: x\r\n\r\n",
+    let smuggling: [&[u8]; 6] = [
         b"PUT /files/a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
         b"PUT /files/a HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\nhello",
         b"PUT /files/a HTTP/1.1\r\nHost: x\r\nContent-Length: +5\r\n\r\nhello",
@@ -239,15 +240,30 @@ async fn requests_that_could_be_read_in_two_ways_are_not_read_at_all() {
         b"PUT /files/a HTTP/1.1\r\nHost : x\r\nContent-Length: 5\r\n\r\nhello",
     ];
     for wire in smuggling {
-        let status = status_of(&server, wire).await;
+        let answers = answers(&server, wire).await;
+        let refused = answers.iter().all(|status| (400..500).contains(status));
         assert!(
-            status.is_none_or(|status| (400..500).contains(&status)),
-            "{status:?} to {}",
+            refused && answers.len() <= 1,
+            "{answers:?} to {}",
             wire.escape_ascii()
         );
     }
     server.request(Request::get("/files/a")).await.expect(404);
     assert_alive(&server).await;
+}
+
+#[tokio::test]
+async fn what_follows_a_request_of_two_lengths_is_not_a_request() {
+    let server = TestServer::start().await;
+    let wire = b"PUT /files/a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n\
+        0\r\n\r\nPUT /files/smuggled HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n";
+    // RFC 9112 §6.1: it may be refused, or read as chunked; in either case the connection is closed after the answer.
+    let answers = answers(&server, wire).await;
+    assert!(answers.len() <= 1, "{answers:?}");
+    server
+        .request(Request::get("/files/smuggled"))
+        .await
+        .expect(404);
 }
 
 #[tokio::test]

@@ -141,6 +141,8 @@ impl Attempt {
             }
             sent = end;
         }
+        // Fails only on a connection that is lost, as the response will tell.
+        let _ = client.finish().await;
         match client.response().await {
             Ok(response) => {
                 response

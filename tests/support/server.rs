@@ -311,6 +311,12 @@ fn spawn(
         command = Command::new(program());
     }
     command
+        // Settings of whoever runs the tests are not settings of the test.
+        .env_clear()
+        .envs(
+            std::env::vars_os()
+                .filter(|(name, _)| !name.to_string_lossy().starts_with("LONGHAUL_")),
+        )
         .arg("serve")
         .args(["--listen", setup.listen.as_deref().unwrap_or(listen)])
         .arg("--data")

@@ -135,10 +135,28 @@ impl Config {
     /// An unreadable or malformed file, a key that no setting has, and a value that a setting cannot take; each
     /// says the key's full path and which layer it came from.
     pub fn load(flags: &Flags) -> Result<Self, Error> {
-        Self::from_layers(flags, std::env::vars_os())
+        Self::from_layers(flags, std::env::vars_os()).map(|(config, _)| config)
     }
 
-    fn from_layers(flags: &Flags, environment: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, Error> {
+    /// What all layers add up to, as commented TOML. Secrets are blanked out.
+    ///
+    /// # Errors
+    ///
+    /// As [`Config::load`].
+    pub fn effective(flags: &Flags) -> Result<String, Error> {
+        Self::from_layers(flags, std::env::vars_os()).map(|(_, effective)| print::commented(&effective))
+    }
+
+    /// Every setting with its default, as commented TOML.
+    pub fn defaults() -> String {
+        print::commented(&Self::default().to_table())
+    }
+
+    /// The configuration, and the same as it was said: sizes and times in the operator's own writing.
+    fn from_layers(
+        flags: &Flags,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<(Self, toml::Table), Error> {
         let mut layers = Layers::new(Self::default().to_table());
         if let Some(path) = &flags.config {
             layers.add(&Origin::File(path.clone()), read(path)?);
@@ -152,12 +170,16 @@ impl Config {
         layers.add(&Origin::Flags, flags.layer());
         let config: Self = layers.resolve()?;
         config.check()?;
-        Ok(config)
+        let effective = layers.lay_over(config.to_table());
+        Ok((config, effective))
     }
 
     /// Rules that bind more than one setting.
     fn check(&self) -> Result<(), Error> {
         let conflict = |key: &str, why: &str| Err(Error::Conflict { key: key.to_owned(), why: why.to_owned() });
+        if let Err(error) = self.http.check() {
+            return conflict("http", &error.to_string());
+        }
         if self.tls.cert.is_some() != self.tls.key.is_some() {
             return conflict("tls", "cert and key belong together, and only one of them is set");
         }
@@ -173,11 +195,6 @@ impl Config {
             return conflict("access.keys", "two keys have the same name");
         }
         Ok(())
-    }
-
-    /// As commented TOML: each setting under what it means. Secrets are blanked out.
-    pub fn to_commented_toml(&self) -> String {
-        print::commented(&self.to_table())
     }
 
     fn to_table(&self) -> toml::Table {
@@ -248,7 +265,7 @@ mod tests {
         let path = directory.path().join("longhaul.toml");
         std::fs::write(&path, file).unwrap();
         let environment = environment.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
-        Config::from_layers(&Flags { config: Some(path), ..flags }, environment)
+        Config::from_layers(&Flags { config: Some(path), ..flags }, environment).map(|(config, _)| config)
     }
 
     fn message(file: &str, environment: &[(&str, &str)]) -> String {
@@ -306,7 +323,7 @@ mod tests {
         );
         assert_eq!(
             message("[access]\nkeys = [{ name = 'a', sha256 = 'abc' }]", &[]),
-            "the setting `access.keys[0].sha256` (in longhaul.toml) does not fit: 64 hexadecimal digits are expected"
+            "the setting `access.keys[0].sha256` (in longhaul.toml) does not fit: a SHA-256 value has 64 hexadecimal digits"
         );
         assert!(message("listen = ", &[]).ends_with("is not valid TOML"));
     }
@@ -320,6 +337,7 @@ mod tests {
             ("public_url = 'ftp://example.org'", "public_url"),
             ("public_url = 'https://example.org/?a'", "public_url"),
             (twice.as_str(), "access.keys"),
+            ("[http]\nmax_connections = 0", "http"),
         ] {
             assert!(message(file, &[]).starts_with(&format!("the setting `{expected}` cannot be used so")), "{file}");
         }
@@ -350,25 +368,37 @@ mod tests {
 
     #[test]
     fn the_printed_defaults_are_the_defaults() {
-        let printed = Config::default().to_commented_toml();
-        let config = load(&printed, &[], Flags::default()).unwrap();
-        assert_eq!(config.to_table(), Config::default().to_table());
+        let printed: toml::Table = toml::from_str(&Config::defaults()).unwrap();
+        assert_eq!(printed, Config::default().to_table());
+        // A setting that its section does not write out would be missing here, unless it has a default to fall back on.
+        let config: Config = printed.try_into().unwrap();
+        assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
+    }
 
-        // Nothing of them comes from the layer below: a setting that is missing there would be noticed here.
-        let alone: Config = toml::from_str(&printed).unwrap();
-        assert_eq!(alone.to_table(), Config::default().to_table());
-        let table: toml::Table = toml::from_str(&printed).unwrap();
-        assert_eq!(table, Config::default().to_table());
+    fn effective(file: &str, environment: &[(&str, &str)]) -> String {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("longhaul.toml");
+        std::fs::write(&path, file).unwrap();
+        let environment = environment.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        let (_, table) = Config::from_layers(&Flags { config: Some(path), ..Flags::default() }, environment).unwrap();
+        print::commented(&table)
+    }
+
+    #[test]
+    fn the_effective_values_are_what_was_said() {
+        let shown = effective("[uploads]\nmax_size = '1500000 B'", &[("LONGHAUL_LOG__LEVEL", "debug")]);
+        for line in ["max_size = \"1500000 B\"", "level = \"debug\"", "listen = \"127.0.0.1:8080\"", "# min_size ="] {
+            assert!(shown.lines().any(|shown| shown == line), "{line} is missing:\n{shown}");
+        }
     }
 
     #[test]
     fn secrets_are_not_shown() {
         let hash = "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8";
-        let config = load(&format!("[access]\nkeys = [{{ name = 'laptop', sha256 = '{hash}' }}]"), &[], Flags::default()).unwrap();
-        assert_eq!(config.access.keys[0].sha256.as_bytes()[..2], [0x5e, 0x88]);
-        for shown in [format!("{config:?}"), config.to_commented_toml()] {
-            assert!(!shown.contains("5e88"), "{shown}");
-            assert!(shown.contains("laptop") && shown.contains("<redacted>"), "{shown}");
-        }
+        let file = format!("[access]\nkeys = [{{ name = 'laptop', sha256 = '{hash}' }}]");
+        let debug = format!("{:?}", load(&file, &[], Flags::default()).unwrap());
+        let shown = effective(&file, &[]);
+        assert!(!debug.contains("5e88") && !shown.contains("5e88"), "{debug}\n{shown}");
+        assert!(shown.contains("laptop") && shown.contains("<redacted>"), "{shown}");
     }
 }

@@ -3,7 +3,6 @@
 pub mod cli;
 pub mod commands;
 pub mod config;
-pub mod sha256;
 pub mod telemetry;
 pub mod transfer;
 pub mod wiring;

@@ -7,6 +7,8 @@ mod diff;
 mod document;
 mod entry_path;
 mod forms;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod holdings;
 mod layout;
 mod need;
@@ -15,6 +17,7 @@ mod sha256_digest;
 #[cfg(test)]
 mod testing;
 mod tree;
+mod unpack;
 
 pub use catalogue::*;
 pub use collisions::Collision;
@@ -30,3 +33,4 @@ pub use need::*;
 pub use plan::*;
 pub use sha256_digest::{Sha256Digest, Sha256DigestError};
 pub use tree::*;
+pub use unpack::*;

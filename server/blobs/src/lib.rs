@@ -78,14 +78,14 @@ mod tests {
         assert_eq!(config, Config::default());
 
         let Config::Fs(config) =
-            toml::from_str("type = 'fs'\npath = '/srv/blobs'\nread_memory = '8 MiB'").unwrap();
+            toml::from_str("type = 'fs'\npath = '/srv/blobs'\nread_chunk = '256 KiB'").unwrap();
         assert_eq!(config.path, Path::new("/srv/blobs"));
-        assert_eq!(config.read_memory, ByteSize::mib(8));
+        assert_eq!(config.read_chunk, ByteSize::kib(256));
     }
 
     #[test]
     fn unknown_types_and_keys_are_refused() {
-        for text in ["", "type = 'tape'", "type = 'fs'\nreed_memory = '8 MiB'"] {
+        for text in ["", "type = 'tape'", "type = 'fs'\nreed_chunk = '8 KiB'"] {
             assert!(toml::from_str::<Config>(text).is_err(), "{text}");
         }
     }

@@ -17,8 +17,8 @@ use crate::{BlobKey, Timestamp};
 /// Why a store could not do it.
 #[derive(Debug, Error)]
 pub enum BlobError {
-    /// There is no such blob, or fewer bytes of it than were asked for.
-    #[error("blob {key} is missing or too short")]
+    /// There is no such blob, or it does not have the bytes that it should.
+    #[error("blob {key} is missing or has another size")]
     Missing {
         /// The blob.
         key: BlobKey,
@@ -67,7 +67,8 @@ pub trait BlobStore: Debug + Send + Sync + 'static {
     /// Opens the staged blob `key` to be written on from `offset`, and makes it if `offset` is 0 and there is none.
     ///
     /// Bytes that lie beyond `offset` are dropped. If the blob was published but nothing records it (a crash came between),
-    /// it is taken back and is staged again. The caller sees to it that one writer at a time holds a key.
+    /// it is taken back and is staged again. The caller sees to it that one writer at a time holds a key; whatever an older one
+    /// still does, fails or has no effect.
     ///
     /// # Errors
     /// [`BlobError::Missing`] when fewer than `offset` bytes are there.
@@ -77,20 +78,20 @@ pub trait BlobStore: Debug + Send + Sync + 'static {
     async fn read_staged(&self, key: &BlobKey, range: Range<u64>) -> Result<BlobStream, BlobError>;
 
     /// Makes the staged blob, whose `size` bytes are all synced, a published one. When this returns, the blob is durable under
-    /// its key. Publishing again what is published already succeeds.
+    /// its key, and no writer can change it any more. Publishing again what is published already succeeds.
     ///
     /// # Errors
     /// [`BlobError::Missing`] when there are not exactly `size` bytes.
     async fn publish(&self, key: &BlobKey, size: u64) -> Result<(), BlobError>;
 
-    /// Forgets a staged blob; one that is not there is forgotten already.
+    /// Forgets a staged blob; one that is not there is forgotten already. After a power cut it may be there again, and listed.
     async fn discard(&self, key: &BlobKey) -> Result<(), BlobError>;
 
     /// Opens a published blob of `size` bytes. Readers that hold it can read on after [`BlobStore::delete`] where the store
     /// allows it, and fail with [`BlobError::Missing`] otherwise.
     async fn open(&self, key: &BlobKey, size: u64) -> Result<Arc<dyn Blob>, BlobError>;
 
-    /// Deletes a published blob; one that is not there is deleted already.
+    /// Deletes a published blob; one that is not there is deleted already. After a power cut it may be there again, and listed.
     async fn delete(&self, key: &BlobKey) -> Result<(), BlobError>;
 
     /// Up to `limit` blobs in the order of their keys, those after `after` only.

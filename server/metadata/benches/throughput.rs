@@ -97,7 +97,8 @@ async fn writing(what: &str, batch: usize, callers: usize, count: usize) {
         let (store, uploads) = given.clone();
         async move {
             let id = &uploads[caller][n].id;
-            let recorded = store.record_progress(id, 0, &progress(5, Some(5)), LATER);
+            let step = progress(5, Some(5));
+            let recorded = store.record_progress(id, 0, &step, LATER);
             assert!(matches!(recorded.await, Ok(Guarded::Done)));
         }
     });

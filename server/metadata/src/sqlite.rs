@@ -31,6 +31,10 @@ static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/sqlite");
 
 /// How long a statement waits for a lock that another process holds, such as one that makes a backup.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many pages of 4 KiB are written to the write-ahead log before they are copied into the database.
+const LOG_PAGES: &str = "4000";
+/// The log is cut back when it is longer than this, in bytes: four times what it is where nothing hinders.
+const LOG_LIMIT: u64 = 64 << 20;
 /// How long a caller waits for a reader that is free.
 const READER_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -54,23 +58,7 @@ impl SqliteStore {
             source,
         };
 
-        let common = SqliteConnectOptions::new()
-            .filename(&file)
-            .foreign_keys(true)
-            .busy_timeout(BUSY_TIMEOUT)
-            // Negative: in KiB. In the writer and in each reader.
-            .pragma(
-                "cache_size",
-                format!("-{}", config.page_cache.as_u64().div_ceil(1024)),
-            )
-            .disable_statement_logging();
-        let options = common
-            .clone()
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .pragma("wal_autocheckpoint", "4000")
-            .thread_name(|_| "sqlite-writer".to_owned());
+        let options = writer_options(config, &file);
         let mut connection = options.connect().await.map_err(cannot_open)?;
         MIGRATIONS
             .run(&mut connection)
@@ -85,7 +73,7 @@ impl SqliteStore {
             .max_lifetime(None)
             .test_before_acquire(false)
             .connect_with(
-                common
+                common_options(config, &file)
                     .read_only(true)
                     .thread_name(|id| format!("sqlite-reader-{id}")),
             )
@@ -96,6 +84,7 @@ impl SqliteStore {
             options,
             connection,
             log: beside(&file, "-wal"),
+            log_limit: LOG_LIMIT,
             files: Arc::clone(&files),
             queue: config.queue,
             batch: config.batch,
@@ -324,6 +313,27 @@ where exists (
       and state = 'open'
   )";
 
+fn common_options(config: &SqliteConfig, file: &Path) -> SqliteConnectOptions {
+    let page_cache = config.page_cache.as_u64().div_ceil(1024);
+    SqliteConnectOptions::new()
+        .filename(file)
+        .foreign_keys(true)
+        .busy_timeout(BUSY_TIMEOUT)
+        // A negative number is in KiB.
+        .pragma("cache_size", format!("-{page_cache}"))
+        .disable_statement_logging()
+}
+
+fn writer_options(config: &SqliteConfig, file: &Path) -> SqliteConnectOptions {
+    common_options(config, file)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        // Each commit is on the disk before it is answered.
+        .synchronous(SqliteSynchronous::Full)
+        .pragma("wal_autocheckpoint", LOG_PAGES)
+        .thread_name(|_| "sqlite-writer".to_owned())
+}
+
 async fn read_upload(
     executor: impl Executor<'_, Database = Sqlite>,
     id: &UploadId,
@@ -439,6 +449,8 @@ fn unmigrated(file: &Path, error: MigrateError) -> OpenError {
 
 #[cfg(test)]
 mod tests {
+    use sqlx::{AssertSqlSafe, SqliteConnection};
+
     use super::*;
 
     #[test]
@@ -451,5 +463,63 @@ mod tests {
         check("\u{d7ff}", Some("\u{e000}"));
         check("a\u{10ffff}", Some("b"));
         check("\u{10ffff}\u{10ffff}", None);
+    }
+
+    /// How the engine goes about a statement.
+    async fn plan(database: &mut SqliteConnection, statement: &str) -> String {
+        let steps: Vec<(i64, i64, i64, String)> =
+            sqlx::query_as(AssertSqlSafe(format!("explain query plan {statement}")))
+                .fetch_all(database)
+                .await
+                .unwrap();
+        let steps: Vec<String> = steps.into_iter().map(|(.., step)| step).collect();
+        steps.join("\n")
+    }
+
+    #[tokio::test]
+    async fn each_statement_finds_its_index() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("test.sqlite");
+        let options = writer_options(&SqliteConfig::default(), &file);
+        let mut database = options.connect().await.unwrap();
+        MIGRATIONS.run(&mut database).await.unwrap();
+        for (statement, index) in [
+            (sql::UPLOAD, "sqlite_autoindex_uploads_1 (id=?)"),
+            (
+                sql::UPLOAD_BY_IDEMPOTENCY_KEY,
+                "uploads_idempotency (idempotency_key=?)",
+            ),
+            (sql::CLAIM_UPLOAD, "sqlite_autoindex_uploads_1 (id=?)"),
+            (sql::HOLDS_UPLOAD, "sqlite_autoindex_uploads_1 (id=?)"),
+            (sql::RECORD_PROGRESS, "sqlite_autoindex_uploads_1 (id=?)"),
+            (sql::COMPLETE_UPLOAD, "sqlite_autoindex_uploads_1 (id=?)"),
+            (sql::END_UPLOAD, "sqlite_autoindex_uploads_1 (id=?)"),
+            (sql::OPEN_UPLOADS, "uploads_open_client_ref (client_ref=?)"),
+            (
+                sql::EXPIRED_UPLOADS,
+                "uploads_open_expires_at (expires_at<?)",
+            ),
+            (
+                sql::FORGET_UPLOADS,
+                "uploads_closed_expires_at (expires_at<?)",
+            ),
+            (sql::DOOM_BLOB, "files_blob (blob=?)"),
+            (sql::FILE, "PRIMARY KEY (path=?)"),
+            (sql::DELETE_FILE, "PRIMARY KEY (path=?)"),
+            (sql::FILES_FROM, "PRIMARY KEY (path>?)"),
+            (sql::FILES_BETWEEN, "PRIMARY KEY (path>? AND path<?)"),
+            (KNOWN_BLOBS, "uploads_open_blob (blob=?)"),
+            (sql::DOOMED_BLOBS, "blobs_doomed_at (doomed_at<?)"),
+            (sql::FORGET_BLOB, "PRIMARY KEY (key=?)"),
+        ] {
+            let plan = plan(&mut database, statement).await;
+            assert!(plan.contains(index), "{statement}\n\n{plan}");
+            for step in plan.lines() {
+                let walks =
+                    step.starts_with("SCAN") && step != "SCAN json_each VIRTUAL TABLE INDEX 1:";
+                let sorts = step.contains("TEMP B-TREE");
+                assert!(!walks && !sorts, "{statement}\n\n{plan}");
+            }
+        }
     }
 }

@@ -1,5 +1,10 @@
 //! The contract of the port, kept by every engine.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test, in functions of its own as well"
+)]
+
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 

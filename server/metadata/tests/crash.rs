@@ -1,6 +1,10 @@
 //! What was acknowledged is there after the process was killed, wherever it was.
 
 #![expect(
+    clippy::unwrap_used,
+    reason = "a test, in functions of its own as well"
+)]
+#![expect(
     clippy::print_stdout,
     reason = "the child tells its parent what was acknowledged"
 )]

@@ -350,3 +350,83 @@ impl ServerCertVerifier for TrustAnything {
         self.0.signature_verification_algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls::ServerConfig;
+    use rustls::pki_types::PrivateKeyDer;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+
+    /// A server with a certificate of its own making that speaks HTTP/1.1 alone, and answers every connection once.
+    async fn tls_server() -> Origin {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                // A client that does not like the certificate is not served.
+                let Ok(mut stream) = acceptor.accept(stream).await else {
+                    continue;
+                };
+                let _ = stream.read(&mut [0; 1024]).await;
+                let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await;
+                let _ = stream.shutdown().await;
+            }
+        });
+        Origin {
+            tls: true,
+            host: "127.0.0.1".to_owned(),
+            port,
+        }
+    }
+
+    async fn status(origin: &Origin, insecure: bool, transport: Transport) -> Result<u16, String> {
+        let connector = Connector::new(insecure).unwrap();
+        let head = RequestHead {
+            method: "GET".to_owned(),
+            origin: origin.clone(),
+            path: "/".to_owned(),
+            fields: Vec::new(),
+            http_1_0: false,
+            framing: Framing::NoBody,
+        };
+        let mut exchange = Client::new(&connector, transport).open(head).await?;
+        match exchange
+            .event_before(Instant::now() + Duration::from_secs(5))
+            .await
+        {
+            Some(Event::Final(head, _)) => Ok(head.status),
+            other => Err(format!("{other:?}")),
+        }
+    }
+
+    #[tokio::test]
+    async fn unknown_certificates_are_trusted_only_on_demand() {
+        let origin = tls_server().await;
+        assert_eq!(status(&origin, true, Transport::Http1).await, Ok(204));
+        let error = status(&origin, false, Transport::Http1).await.unwrap_err();
+        assert!(error.contains("certificate"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn http_2_has_to_be_negotiated() {
+        let error = status(&tls_server().await, true, Transport::Http2)
+            .await
+            .unwrap_err();
+        assert!(error.contains("cannot connect"), "{error}");
+    }
+}

@@ -1,6 +1,7 @@
 //! One case told to people: what goes over the wire in one version, and what is expected.
 
-use crate::vector::{Files, Level, annotation, fragment_path, version_annotation};
+use crate::syntax::{annotation, fragment_path, version_annotation};
+use crate::vector::{Files, Level};
 use crate::version::Version;
 
 /// The text of a vector with its fragments in place, without what does not concern `version`, and in its words.

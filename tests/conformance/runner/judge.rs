@@ -7,15 +7,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 
-use crate::content;
-use crate::exchange::{Client, Event, Exchange, Framing, Head, RequestHead};
+use crate::compose::{Composer, Trouble};
+use crate::exchange::{Client, Event, Exchange, Framing, Head};
 use crate::matcher;
 use crate::server::{Abilities, Target};
-use crate::template::{Template, Unset, Variables};
-use crate::url::Url;
+use crate::template::{Unset, Variables};
 use crate::vector::{
-    Action, Answer, Awaited, Bytes as Content, Case, Check, Expectation, Field, Level, Line, Need,
-    Outcome, Place, Request, Responses, Rule, Step, Suite, Transport,
+    Action, Answer, Awaited, Case, Check, Expectation, Level, Line, Need, Outcome, Place, Request,
+    Responses, Rule, Step, Suite, Transport,
 };
 use crate::version::{INTEROP, Version};
 
@@ -107,6 +106,9 @@ fn variables(version: Version, abilities: &Abilities) -> Variables {
         .collect()
 }
 
+/// The limits that bound what an upload or a part may be.
+const ROOM: [&str; 3] = ["max-size", "max-append-size", "tus-max-size"];
+
 /// Why a case cannot be played.
 fn obstacle(
     case: &Case,
@@ -114,21 +116,37 @@ fn obstacle(
     transport: Transport,
     abilities: &Abilities,
 ) -> Option<String> {
-    let Some(sends_interim) = abilities.offered.get(&version) else {
-        return Some(format!("the server does not offer {version}"));
+    let sends_interim = abilities.offered.get(&version).copied().unwrap_or(false);
+    let limit = |key: &str| {
+        abilities
+            .limits
+            .get(key)
+            .copied()
+            .filter(|limit| *limit > 0)
     };
     case.needs.iter().find_map(|need| match need {
         Need::TusExtension(name) if !abilities.tus_extensions.contains(name) => {
             Some(format!("Tus-Extension does not name {name}"))
         }
-        Need::Limit(key) if abilities.limits.get(key).copied().unwrap_or(0) == 0 => {
-            Some(format!("the server announces no {key}"))
-        }
+        Need::Limit(key) if limit(key).is_none() => Some(format!("the server announces no {key}")),
         Need::Interim if !sends_interim => Some("the server sends no 104".to_owned()),
         Need::Transport(needed) if *needed != transport => {
             Some(format!("only for {}", needed.name()))
         }
-        Need::TusExtension(_) | Need::Limit(_) | Need::Interim | Need::Transport(_) => None,
+        Need::NoLimit(key) if limit(key).is_some() => Some(format!("the server announces a {key}")),
+        Need::Room(size)
+            if ROOM
+                .iter()
+                .any(|key| limit(key).is_some_and(|limit| limit < *size)) =>
+        {
+            Some(format!("the server takes less than {size} bytes"))
+        }
+        Need::TusExtension(_)
+        | Need::Limit(_)
+        | Need::NoLimit(_)
+        | Need::Room(_)
+        | Need::Interim
+        | Need::Transport(_) => None,
     })
 }
 
@@ -136,12 +154,9 @@ fn obstacle(
 struct Stop;
 
 struct Play<'a> {
-    target: &'a Target,
-    creation: Url,
-    version: Version,
+    composer: Composer<'a>,
     rules: &'a [Rule],
     client: Client,
-    variables: Variables,
     /// Exchanges that a later step may continue, by their label.
     open: BTreeMap<String, Live>,
     findings: Vec<Finding>,
@@ -191,22 +206,27 @@ impl<'a> Play<'a> {
             "target".to_owned(),
             format!("{}{}", creation.origin, creation.path),
         );
-        let client = Client::new(&target.connector, transport);
         Ok(Self {
-            target,
-            creation,
-            version,
+            composer: Composer {
+                target,
+                creation,
+                version,
+                variables,
+            },
             rules,
-            client,
-            variables,
+            client: Client::new(&target.connector, transport),
             open: BTreeMap::new(),
             findings: Vec::new(),
             excuse: None,
         })
     }
 
+    fn version(&self) -> Version {
+        self.composer.version
+    }
+
     async fn all(&mut self, steps: &[Step]) {
-        let version = self.version;
+        let version = self.version();
         for step in steps.iter().filter(|step| step.versions.contains(version)) {
             if self.step(step).await.is_err() {
                 return;
@@ -228,38 +248,31 @@ impl<'a> Play<'a> {
         };
         for line in &step.script {
             match line {
-                Line::Do(versions, _, _) if !versions.contains(self.version) => {}
-                Line::Do(_, place, Action::Cut) => {
+                Line::Do(versions, _, _) if !versions.contains(self.version()) => {}
+                Line::Do(_, place, action) => {
+                    if let Err(trouble) = self.act(&mut live, action).await {
+                        return self.stop(step, place, trouble);
+                    }
+                }
+                Line::Cut => {
                     self.look(&mut live, step).await;
                     live.exchange.cut().await;
-                    return self.nothing_follows(step, place);
+                    return Ok(());
                 }
-                Line::Do(_, place, action) => self.act(&mut live, step, place, action).await?,
                 Line::Await(answer) => self.answer(&mut live, step, answer).await?,
             }
         }
-        if live.end.is_none() {
+        let awaits_end = |line: &Line| matches!(line, Line::Await(answer) if matches!(answer.awaited, Awaited::End { .. }));
+        if !step.script.iter().any(awaits_end) {
             self.open.insert(step.label.clone(), live);
         }
         Ok(())
     }
 
-    /// A cut is the last line of its step.
-    fn nothing_follows(&mut self, step: &Step, place: &Place) -> Result<(), Stop> {
-        let is_last =
-            matches!(step.script.last(), Some(Line::Do(_, last, Action::Cut)) if last == place);
-        if is_last {
-            Ok(())
-        } else {
-            self.stop(step, place, "the vector goes on after a cut".to_owned())
-        }
-    }
-
     async fn begin(&mut self, step: &Step, request: &Request) -> Result<Live, Stop> {
-        let head = match self.request_head(step, request) {
-            Ok(Ok(head)) => head,
-            Ok(Err(error)) => return self.stop(step, &request.place, error),
-            Err(unset) => return self.unset(step, &request.place, unset),
+        let head = match self.composer.request_head(step, request) {
+            Ok(head) => head,
+            Err(trouble) => return self.stop(step, &request.place, trouble),
         };
         let field_names = head.fields.iter().map(|(name, _)| name.clone()).collect();
         let owed = head
@@ -285,169 +298,36 @@ impl<'a> Play<'a> {
         }
     }
 
-    fn request_head(
-        &self,
-        step: &Step,
-        request: &Request,
-    ) -> Result<Result<RequestHead, String>, Unset> {
-        let reference = request.target.expand(&self.variables)?;
-        let url = match self.creation.resolve(&reference) {
-            Ok(url) => url,
-            Err(error) => return Ok(Err(error)),
-        };
-        let is_creation =
-            request.method == "POST" && url == self.creation && self.version != Version::Tus;
-        let method = if is_creation {
-            &self.target.method
-        } else {
-            &request.method
-        };
-        let mut fields = self.target.fields.clone();
-        for (_, field) in request
-            .fields
-            .iter()
-            .filter(|(versions, _)| versions.contains(self.version))
-        {
-            fields.extend(self.field(field)?);
-        }
-        let framing = self.framing(step, method, &mut fields)?;
-        Ok(Ok(RequestHead {
-            method: method.clone(),
-            origin: url.origin,
-            path: url.path,
-            fields,
-            http_1_0: request.http_1_0,
-            framing,
-        }))
-    }
-
-    fn field(&self, field: &Field) -> Result<Option<(String, String)>, Unset> {
-        Ok(match field {
-            Field::Interop => self
-                .version
-                .interop()
-                .map(|number| (INTEROP.to_owned(), number.to_string())),
-            Field::PartialUpload => {
-                let has_type = self.version.has_partial_upload_type();
-                has_type.then(|| {
-                    (
-                        "Content-Type".to_owned(),
-                        "application/partial-upload".to_owned(),
-                    )
-                })
-            }
-            Field::Complete(complete) => {
-                let (name, value) = self.version.completeness(*complete);
-                Some((name.to_owned(), value.to_owned()))
-            }
-            Field::Named(name, value) => Some((name.clone(), value.expand(&self.variables)?)),
-        })
-    }
-
-    /// How the body will end, and the `Content-Length` that the vector leaves to the client.
-    fn framing(
-        &self,
-        step: &Step,
-        method: &str,
-        fields: &mut Vec<(String, String)>,
-    ) -> Result<Framing, Unset> {
-        let declared = fields
-            .iter()
-            .find(|(name, _)| name.eq_ignore_ascii_case("Content-Length"))
-            .map(|(_, value)| value.clone());
-        if let Some(length) = declared {
-            return Ok(if length == "0" {
-                Framing::NoBody
-            } else {
-                Framing::Length
-            });
-        }
-        let actions = step.script.iter().filter_map(|line| match line {
-            Line::Do(versions, _, action) if versions.contains(self.version) => Some(action),
-            Line::Do(..) | Line::Await(_) => None,
-        });
-        for action in actions {
-            match action {
-                Action::Body(content) => {
-                    let length = self.content(content)?.len();
-                    fields.push(("Content-Length".to_owned(), length.to_string()));
-                    return Ok(if length == 0 {
-                        Framing::NoBody
-                    } else {
-                        Framing::Length
-                    });
-                }
-                Action::Send(_) | Action::Trailer(..) | Action::End => {
-                    return Ok(Framing::Streamed);
-                }
-                Action::Cut | Action::Pause(_) => {}
-            }
-        }
-        if matches!(method, "POST" | "PUT" | "PATCH") {
-            fields.push(("Content-Length".to_owned(), "0".to_owned()));
-        }
-        Ok(Framing::NoBody)
-    }
-
-    fn content(&self, content: &Content) -> Result<Bytes, Unset> {
-        match content {
-            Content::Content(from, to) => {
-                let position = |template: &Template| template.position(&self.variables);
-                Ok(content::bytes(position(from)?..position(to)?))
-            }
-            Content::Text(text) => text.expand(&self.variables).map(Bytes::from),
-        }
-    }
-
-    async fn act(
-        &mut self,
-        live: &mut Live,
-        step: &Step,
-        place: &Place,
-        action: &Action,
-    ) -> Result<(), Stop> {
+    async fn act(&mut self, live: &mut Live, action: &Action) -> Result<(), Trouble> {
         match action {
-            Action::Body(content) | Action::Send(content) => match self.content(content) {
-                Ok(bytes) => {
-                    if let Some(owed) = &mut live.owed {
-                        *owed = owed.saturating_sub(bytes.len() as u64);
-                    }
-                    match live
-                        .exchange
-                        .send(bytes, Instant::now() + self.target.patience)
-                        .await
-                    {
-                        Ok(()) => Ok(()),
-                        Err(error) => self.stop(step, place, error),
-                    }
+            Action::Body(content) | Action::Send(content) => {
+                let bytes = self.composer.content(content)?;
+                if let Some(owed) = &mut live.owed {
+                    *owed = owed.saturating_sub(bytes.len() as u64);
                 }
-                Err(unset) => self.unset(step, place, unset),
-            },
-            Action::Trailer(name, value) => match value.expand(&self.variables) {
-                Ok(value) => {
-                    live.trailers.push((name.clone(), value));
-                    Ok(())
-                }
-                Err(unset) => self.unset(step, place, unset),
-            },
-            Action::End => {
-                live.end_body().await;
-                Ok(())
+                let deadline = Instant::now() + self.composer.target.patience;
+                live.exchange.send(bytes, deadline).await?;
             }
-            Action::Pause(time) => {
-                sleep(*time).await;
-                Ok(())
+            Action::Trailer(name, value) => {
+                let value = value.expand(&self.composer.variables)?;
+                live.trailers.push((name.clone(), value));
             }
-            Action::Cut => self.stop(step, place, "a cut is the last line of its step".to_owned()),
+            Action::End => live.end_body().await,
+            Action::Pause(time) => sleep(*time).await,
         }
+        Ok(())
     }
 
     async fn answer(&mut self, live: &mut Live, step: &Step, answer: &Answer) -> Result<(), Stop> {
-        let Some(level) = answer.levels.of(self.version) else {
+        let Some(level) = answer.levels.of(self.version()) else {
             return Ok(());
         };
         match &answer.awaited {
-            Awaited::Interim(status) => self.interim(live, step, answer, level, *status).await,
+            Awaited::Interim(status, within) => {
+                let patience = within.unwrap_or(self.composer.target.interim_patience);
+                self.interim(live, step, answer, level, (*status, patience))
+                    .await
+            }
             Awaited::EachInterim(status) => {
                 self.look(live, step).await;
                 for reply in live
@@ -478,9 +358,9 @@ impl<'a> Play<'a> {
         step: &Step,
         answer: &Answer,
         level: Level,
-        status: u16,
+        (status, patience): (u16, Duration),
     ) -> Result<(), Stop> {
-        let deadline = Instant::now() + self.target.interim_patience;
+        let deadline = Instant::now() + patience;
         let is_wanted = |reply: &Reply| reply.head.status == status;
         loop {
             if let Some(position) = live.interims.iter().position(is_wanted) {
@@ -506,7 +386,7 @@ impl<'a> Play<'a> {
         if live.owed.is_none_or(|owed| owed == 0) {
             live.end_body().await;
         }
-        let deadline = Instant::now() + self.target.patience;
+        let deadline = Instant::now() + self.composer.target.patience;
         while live.end.is_none() && self.event(live, step, deadline).await {}
     }
 
@@ -592,13 +472,13 @@ impl<'a> Play<'a> {
 
     fn checks(&mut self, step: &Step, checks: &[Check], reply: &Reply) -> Result<(), Stop> {
         for check in checks {
-            let Some(level) = check.levels.of(self.version) else {
+            let Some(level) = check.levels.of(self.version()) else {
                 continue;
             };
             match self.check(check, reply) {
                 Ok(Ok(())) => {}
                 Ok(Err(message)) => self.find(level, step, &check.place, message),
-                Err(unset) => return self.unset(step, &check.place, unset),
+                Err(unset) => return self.stop(step, &check.place, unset),
             }
         }
         Ok(())
@@ -622,10 +502,10 @@ impl<'a> Play<'a> {
             Expectation::Within(limit) if reply.took <= *limit => Ok(()),
             Expectation::Within(_) => Err(format!("it took {:.1} s", reply.took.as_secs_f64())),
             Expectation::Complete(complete) => {
-                let (name, value) = self.version.completeness(*complete);
+                let (name, value) = self.version().completeness(*complete);
                 named(name, matcher::equal(value, head.field(name).as_deref()))
             }
-            Expectation::InteropEcho => match self.version.interop() {
+            Expectation::InteropEcho => match self.version().interop() {
                 Some(number) => named(
                     INTEROP,
                     matcher::equal(&number.to_string(), head.field(INTEROP).as_deref()),
@@ -633,7 +513,7 @@ impl<'a> Play<'a> {
                 None => Ok(()),
             },
             Expectation::Body(content) => {
-                let expected = self.content(content)?;
+                let expected = self.composer.content(content)?;
                 if reply.body == expected {
                     Ok(())
                 } else {
@@ -648,14 +528,14 @@ impl<'a> Play<'a> {
                 let value = problem_member(reply, member);
                 named(
                     &format!("the problem's {member}"),
-                    matcher.check(value.as_deref(), &self.variables)?,
+                    matcher.check(value.as_deref(), &self.composer.variables)?,
                 )
             }
             Expectation::Field(name, matcher) => {
                 let value = head.field(name);
-                let verdict = matcher.check(value.as_deref(), &self.variables)?;
+                let verdict = matcher.check(value.as_deref(), &self.composer.variables)?;
                 if let (Some(variable), Some(value)) = (&check.capture, value) {
-                    self.variables.insert(variable.clone(), value);
+                    self.composer.variables.insert(variable.clone(), value);
                 }
                 named(name, verdict)
             }
@@ -674,15 +554,19 @@ impl<'a> Play<'a> {
         }
     }
 
-    fn stop<T>(&mut self, step: &Step, place: &Place, message: String) -> Result<T, Stop> {
-        self.find(Level::Must, step, place, message);
-        Err(Stop)
-    }
-
-    /// What should have set the variable has been reported, unless the vector is at fault.
-    fn unset<T>(&mut self, step: &Step, place: &Place, Unset(name): Unset) -> Result<T, Stop> {
-        if self.findings.is_empty() {
-            return self.stop(step, place, format!("there is no {name}"));
+    fn stop<T>(
+        &mut self,
+        step: &Step,
+        place: &Place,
+        trouble: impl Into<Trouble>,
+    ) -> Result<T, Stop> {
+        match trouble.into() {
+            Trouble::Failed(message) => self.find(Level::Must, step, place, message),
+            // What should have set it has been reported, unless the vector is at fault.
+            Trouble::Unset(Unset(name)) if self.findings.is_empty() => {
+                self.find(Level::Must, step, place, format!("there is no {name}"));
+            }
+            Trouble::Unset(_) => {}
         }
         Err(Stop)
     }

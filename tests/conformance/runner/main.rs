@@ -3,6 +3,7 @@
 //! The vectors are in the program; `../README.md` is the guide to them. Nothing here knows Longhaul: any server that takes
 //! uploads at a URL can be judged.
 
+mod compose;
 mod content;
 mod exchange;
 mod explain;
@@ -12,6 +13,7 @@ mod judge;
 mod matcher;
 mod report;
 mod server;
+mod syntax;
 mod template;
 mod url;
 mod vector;
@@ -30,6 +32,7 @@ use futures::{StreamExt as _, stream};
 use include_dir::{Dir, include_dir};
 
 use crate::exchange::Connector;
+use crate::judge::Verdict;
 use crate::report::Entry;
 use crate::server::{Abilities, Target};
 use crate::vector::{Case, Files, Level, Suite, Transport};
@@ -194,6 +197,12 @@ async fn work(arguments: Arguments) -> anyhow::Result<ExitCode> {
     } else {
         report::write_tables(&mut out, &entries)?;
     }
+    if entries
+        .iter()
+        .all(|entry| matches!(entry.verdict, Verdict::Skipped(_)))
+    {
+        bail!("nothing could be judged");
+    }
     let worst = entries
         .iter()
         .filter_map(|entry| entry.verdict.worst())
@@ -261,11 +270,13 @@ async fn judge<'a>(
     cases: &[&'a Case],
 ) -> anyhow::Result<Vec<Entry<'a>>> {
     let target = arguments.target()?;
+    let is_wanted = |version: &Version| cases.iter().any(|case| case.versions.contains(*version));
+    let versions: Vec<Version> = arguments.versions().into_iter().filter(is_wanted).collect();
     let mut runs = Vec::new();
     let mut abilities = BTreeMap::new();
     for transport in arguments.transports() {
-        match offers(arguments, &target, transport).await {
-            Ok(found) => abilities.insert(transport, found),
+        let found = match offers(arguments, &target, transport, &versions).await {
+            Ok(found) => found,
             // A server without HTTP/2 is judged by what it has.
             Err(error) if transport == Transport::Http2 && !arguments.http2 => {
                 writeln!(io::stderr(), "no HTTP/2: {error:#}")?;
@@ -273,13 +284,19 @@ async fn judge<'a>(
             }
             Err(error) => return Err(error),
         };
-        for case in cases {
-            let versions = arguments
-                .versions()
-                .into_iter()
-                .filter(|version| case.versions.contains(*version));
-            runs.extend(versions.map(|version| (*case, version, transport)));
+        for version in &versions {
+            if found.offered.contains_key(version) {
+                let concerned = cases.iter().filter(|case| case.versions.contains(*version));
+                runs.extend(concerned.map(|case| (*case, *version, transport)));
+            } else {
+                writeln!(
+                    io::stderr(),
+                    "not offered: {version} over {}",
+                    transport.name()
+                )?;
+            }
         }
+        abilities.insert(transport, found);
     }
     let entries = stream::iter(runs).map(|(case, version, transport)| {
         let (target, abilities) = (&target, &abilities[&transport]);
@@ -300,12 +317,16 @@ async fn offers(
     arguments: &Arguments,
     target: &Target,
     transport: Transport,
+    versions: &[Version],
 ) -> anyhow::Result<Abilities> {
     let mut abilities = target
-        .abilities(transport, &arguments.versions())
+        .abilities(transport, versions)
         .await
         .map_err(anyhow::Error::msg)?;
-    for version in &arguments.only {
+    for version in versions
+        .iter()
+        .filter(|version| arguments.only.contains(version))
+    {
         abilities.offered.entry(*version).or_insert(false);
     }
     Ok(abilities)

@@ -67,7 +67,7 @@ impl Target {
             let offer = match version {
                 Version::Interop(_) | Version::Rfc => self.probe_ietf(transport, *version).await?,
                 Version::Tus => options.field("Tus-Version").map(|_| false),
-                Version::Plain => Some(false),
+                Version::Plain => self.probe_plain(transport).await?,
             };
             if let Some(sends_interim) = offer {
                 abilities.offered.insert(*version, sends_interim);
@@ -114,6 +114,21 @@ impl Target {
             Some(head) => Ok((interim || head.field(completeness).is_some()).then_some(interim)),
             None => Ok(interim.then_some(true)),
         }
+    }
+
+    /// Uploads a byte: `None` if the server takes no ordinary uploads. They need no 104.
+    async fn probe_plain(&self, transport: Transport) -> Result<Option<bool>, String> {
+        let fields = vec![("Content-Length".to_owned(), "1".to_owned())];
+        let mut exchange = self
+            .begin(transport, &self.method, fields, Framing::Length)
+            .await?;
+        let deadline = Instant::now() + self.patience;
+        exchange.send(content::bytes(0..1), deadline).await?;
+        exchange.end(&[]).await;
+        let answer = end_of(&mut exchange, deadline).await;
+        Ok(answer
+            .filter(|head| (200..300).contains(&head.status))
+            .map(|_| false))
     }
 
     async fn ask(

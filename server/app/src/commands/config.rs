@@ -19,7 +19,7 @@ pub struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let config = if self.effective { Config::load(&self.flags)? } else { Config::default() };
-        super::print(&config.to_commented_toml())
+        let text = if self.effective { Config::effective(&self.flags)? } else { Config::defaults() };
+        super::print(&text)
     }
 }

@@ -3,8 +3,7 @@
 use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-
-use crate::sha256::Sha256;
+use domain::digest::Sha256Digest;
 
 /// Make a random API key and the line that lets it in
 #[derive(Debug, clap::Args)]
@@ -29,7 +28,7 @@ impl Args {
         let mut random = [0; 32];
         getrandom::fill(&mut random).context("the system has no randomness to give")?;
         let key = format!("lh_{}", URL_SAFE_NO_PAD.encode(random));
-        let sha256 = Sha256::of(key.as_bytes()).to_string();
+        let sha256 = Sha256Digest::of(key.as_bytes()).to_string();
 
         if self.json {
             let document = serde_json::json!({ "name": self.name, "key": key, "sha256": sha256 });

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::ValueEnum;
+use domain::digest::Sha256Digest;
 use etcetera::BaseStrategy as _;
 use reqwest::header::HeaderValue;
 use reqwest::{Method, Url};
 
-use crate::sha256::Sha256;
 use crate::transfer::{self, Options, upload::Job};
 
 /// Upload a file, and go on where a broken upload ended
@@ -94,7 +94,7 @@ fn record_path(file: &Path, method: &Method, target: &Url) -> anyhow::Result<Pat
     let state = base.state_dir().unwrap_or_else(|| base.data_dir());
     let file = file.canonicalize().with_context(|| format!("failed to read {}", file.display()))?;
     let transfer = format!("{}\n{method} {target}", file.display());
-    let digest = Sha256::of(transfer.as_bytes()).to_string();
+    let digest = Sha256Digest::of(transfer.as_bytes()).to_string();
     Ok(state.join("longhaul").join("uploads").join(format!("{}.json", &digest[..32])))
 }
 

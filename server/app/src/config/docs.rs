@@ -1,74 +1,139 @@
 //! What each setting means, in the words of the doc comments of the structs themselves.
 //!
-//! `longhaul config` prints them. They are read from the sources that are compiled in, so that there is no second
+//! `longhaul config` prints them. They are read from the sources, which are compiled in, so that there is no second
 //! copy that could say something else. The sources are laid out by rustfmt: an item ends at a `}` in the first
 //! column, and each field begins a line.
 
-/// The section and the source file of its struct. The first struct or enum called `Config` is the section; those
-/// that it names as types of its fields are its subsections.
-pub(super) const SOURCES: &[(&str, &str)] =
-    &[("", include_str!("../config.rs")), ("log", include_str!("../telemetry.rs"))];
+/// Each section's name, and the source file and name of its struct, or of its enum and the structs of its variants.
+/// Structs and enums that these name as types of their fields are looked for in the same file.
+pub(super) const SOURCES: &[(&str, &str, &str)] = &[
+    ("", include_str!("../config.rs"), "Config"),
+    ("access", include_str!("../../../domain/src/access.rs"), "Config"),
+    ("http", include_str!("../../../edge/src/serve/config.rs"), "Config"),
+    ("uploads", include_str!("../../../domain/src/uploads.rs"), "Config"),
+    ("cleanup", include_str!("../../../domain/src/cleanup.rs"), "Config"),
+    ("blobs", include_str!("../../../blobs/src/lib.rs"), "Config"),
+    ("blobs", include_str!("../../../blobs/src/fs.rs"), "Config"),
+    ("metadata", include_str!("../../../metadata/src/lib.rs"), "Config"),
+    ("metadata", include_str!("../../../metadata/src/lib.rs"), "SqliteConfig"),
+    ("log", include_str!("../telemetry.rs"), "Config"),
+];
 
 /// One setting, or one section.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Field<'a> {
-    pub(super) name: &'a str,
+pub(super) struct Field {
+    pub(super) name: &'static str,
     /// Paragraphs of one line each.
     pub(super) doc: String,
-    type_name: &'a str,
-    source: &'a str,
+    /// Of a section: what is in it, in the order of declaration.
+    pub(super) fields: Vec<Self>,
 }
 
-/// The fields of the whole configuration.
-pub(super) fn root() -> Vec<Field<'static>> {
-    SOURCES.iter().filter(|(section, _)| section.is_empty()).flat_map(|(_, source)| fields(source, "Config")).collect()
-}
-
-/// The fields of a section or subsection, in the order in which they are declared.
-pub(super) fn below(field: &Field<'static>) -> Vec<Field<'static>> {
-    let nested = fields(field.source, field.type_name);
-    if !nested.is_empty() {
-        return nested;
+/// Every setting there is.
+pub(super) fn all() -> Vec<Field> {
+    let (root, sections): (Vec<_>, Vec<_>) = SOURCES.iter().partition(|(section, ..)| section.is_empty());
+    let mut fields: Vec<Field> = root.iter().flat_map(|(_, source, item)| read(source, item)).collect();
+    for (section, source, item) in sections {
+        if let Some(field) = fields.iter_mut().find(|field| field.name == section) {
+            field.fields.extend(read(source, item));
+        }
     }
-    SOURCES.iter().filter(|(section, _)| *section == field.name).flat_map(|(_, source)| fields(source, "Config")).collect()
+    fields
 }
 
-/// The fields of the struct, or of all variants of the enum, that is called `item`.
-fn fields<'a>(source: &'a str, item: &str) -> Vec<Field<'a>> {
-    let heads = [format!("pub struct {item} {{"), format!("pub enum {item} {{")];
+/// The fields of the struct called `item`; of an enum, the key that chooses the variant.
+fn read(source: &'static str, item: &str) -> Vec<Field> {
+    if let Some(values) = values(source, item) {
+        return vec![Field { name: "type", doc: values, fields: Vec::new() }];
+    }
+    let head = format!("pub struct {item} {{");
+    let mut fields = Vec::new();
+    for (line, doc) in documented(source, &head) {
+        let Some((name, type_name)) = field(line) else { continue };
+        // A type of another module has a row of its own.
+        let is_near = !type_name.contains("::");
+        let doc = match values(source, type_name).filter(|_| is_near) {
+            Some(values) => format!("{doc}\n{values}"),
+            None => doc,
+        };
+        let is_struct = is_near && type_name != item && values(source, type_name).is_none();
+        fields.push(Field { name, doc, fields: if is_struct { read(source, type_name) } else { Vec::new() } });
+    }
+    fields
+}
+
+/// What the enum called `item` can be, one value a line, as it is written in the configuration.
+fn values(source: &'static str, item: &str) -> Option<String> {
+    let head = format!("pub enum {item} {{");
+    let before = source.split_once(&format!("\n{head}\n"))?.0;
+    let attributes = before.rsplit("\n\n").next()?;
+    let case = attributes.split("rename_all = \"").nth(1)?.split('"').next()?;
+    let values = documented(source, &head).into_iter().filter_map(|(line, doc)| {
+        let name = line.split([',', '(', '{']).next()?.trim();
+        let is_name = name.starts_with(|c: char| c.is_ascii_uppercase()) && name.chars().all(char::is_alphanumeric);
+        is_name.then(|| format!("`{}`: {doc}", renamed(name, case)))
+    });
+    Some(values.collect::<Vec<_>>().join("\n"))
+}
+
+/// A variant's name as serde's `rename_all` writes it.
+fn renamed(name: &str, case: &str) -> String {
+    let separator = match case {
+        "kebab-case" => "-",
+        "snake_case" => "_",
+        _ => "",
+    };
+    let mut renamed = String::new();
+    for c in name.chars() {
+        if c.is_ascii_uppercase() && !renamed.is_empty() {
+            renamed.push_str(separator);
+        }
+        renamed.push(c.to_ascii_lowercase());
+    }
+    renamed
+}
+
+/// The lines of the item that begins with `head`, each with the doc comment above it.
+fn documented(source: &'static str, head: &str) -> Vec<(&'static str, String)> {
     let mut found = Vec::new();
     let mut doc = String::new();
-    for line in source.lines().skip_while(|line| !heads.iter().any(|head| line == head)).skip(1) {
-        if line == "}" {
-            break;
-        }
-        let line = line.trim();
+    let lines = source.lines().skip_while(|line| *line != head).skip(1).take_while(|line| *line != "}");
+    for line in lines.map(str::trim) {
         if let Some(words) = line.strip_prefix("///") {
-            append(&mut doc, words.trim());
-        } else if let Some((name, type_name)) = field(line) {
-            found.push(Field { name, doc: std::mem::take(&mut doc), type_name, source });
+            append(&mut doc, &without_links(words.trim()));
         } else if !line.starts_with('#') {
-            doc.clear();
+            found.push((line, std::mem::take(&mut doc)));
         }
     }
     found
 }
 
 fn append(doc: &mut String, words: &str) {
-    let joins = !doc.is_empty() && !doc.ends_with('\n');
-    match (words.is_empty(), joins) {
-        (true, _) => doc.push('\n'),
-        (false, true) => *doc = format!("{doc} {words}"),
-        (false, false) => doc.push_str(words),
+    if words.is_empty() {
+        doc.push('\n');
+    } else {
+        if !doc.is_empty() && !doc.ends_with('\n') {
+            doc.push(' ');
+        }
+        doc.push_str(words);
     }
 }
 
-/// `pub name: path::Type,` as its name and `Type`.
-fn field(line: &str) -> Option<(&str, &str)> {
-    let (name, type_name) = line.strip_suffix(',')?.split_once(": ")?;
-    let name = name.strip_prefix("pub ").unwrap_or(name);
-    let is_name = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
-    is_name.then(|| (name, type_name.rsplit("::").next().unwrap_or(type_name)))
+/// ``[`a`](b)`` and ``[`a`]`` as `a`: links lead nowhere in a file.
+fn without_links(words: &str) -> String {
+    let mut parts = words.split("[`");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (name, rest) = part.split_once("`]").unwrap_or((part, ""));
+        let rest = rest.strip_prefix('(').and_then(|target| target.split_once(')')).map_or(rest, |(_, rest)| rest);
+        text.push_str(&format!("`{name}`{rest}"));
+    }
+    text
+}
+
+/// `pub name: Type,` as its name and type.
+fn field(line: &'static str) -> Option<(&'static str, &'static str)> {
+    line.strip_prefix("pub ")?.strip_suffix(',')?.split_once(": ")
 }
 
 #[cfg(test)]
@@ -78,12 +143,14 @@ mod tests {
     const SOURCE: &str = "
 pub struct Config {
     /// First line
-    /// goes on.
+    /// goes on at [`Nested`](crate::Nested) and [`Choice`].
     ///
     /// Second paragraph.
     #[serde(default)]
     pub first: u64,
-    pub nested: other::Nested,
+    pub nested: Nested,
+    /// How.
+    pub choice: Choice,
 }
 
 pub struct Nested {
@@ -91,67 +158,65 @@ pub struct Nested {
     pub second: Option<u64>,
 }
 
+/// Of ways.
+#[serde(tag = \"type\", rename_all = \"kebab-case\")]
 pub enum Choice {
-    /// A variant.
-    One {
-        /// Of the variant.
-        third: u64,
-    },
+    /// The first way.
+    OneWay,
+    /// The other way.
+    Other(Nested),
 }
 ";
 
     #[test]
     fn fields_come_with_their_words() {
-        let found = fields(SOURCE, "Config");
-        assert_eq!(found[0].name, "first");
-        assert_eq!(found[0].doc, "First line goes on.\nSecond paragraph.");
-        assert_eq!((found[1].name, found[1].doc.as_str(), found[1].type_name), ("nested", "", "Nested"));
-        assert_eq!(found.len(), 2);
+        let found = read(SOURCE, "Config");
+        assert_eq!(found.iter().map(|field| field.name).collect::<Vec<_>>(), ["first", "nested", "choice"]);
+        assert_eq!(found[0].doc, "First line goes on at `Nested` and `Choice`.\nSecond paragraph.");
+        assert_eq!((found[1].fields[0].name, found[1].fields[0].doc.as_str()), ("second", "Below."));
+        assert_eq!(found[2].doc, "How.\n`one-way`: The first way.\n`other`: The other way.");
+        assert_eq!(read(SOURCE, "Absent"), []);
     }
 
     #[test]
-    fn nested_structs_and_variants_are_found() {
-        let second = fields(SOURCE, "Nested");
-        assert_eq!((second[0].name, second[0].doc.as_str()), ("second", "Below."));
-        let third = fields(SOURCE, "Choice");
-        assert_eq!((third[0].name, third[0].doc.as_str()), ("third", "Of the variant."));
-        assert_eq!(fields(SOURCE, "Absent"), []);
+    fn an_enum_is_chosen_by_its_type() {
+        let found = read(SOURCE, "Choice");
+        assert_eq!((found.len(), found[0].name), (1, "type"));
     }
 
-    /// Follows the sections down and calls `visit` with the path of every setting.
-    fn walk(fields: Vec<Field<'static>>, path: &str, visit: &mut impl FnMut(String, &Field<'static>)) {
+    /// Every setting's path, its words, and whether it is a section.
+    fn walk(fields: &[Field], path: &str, found: &mut Vec<(String, String, bool)>) {
         for field in fields {
             let path = format!("{path}/{}", field.name);
-            visit(path.clone(), &field);
-            walk(below(&field), &path, visit);
+            found.push((path.clone(), field.doc.clone(), !field.fields.is_empty()));
+            walk(&field.fields, &path, found);
         }
     }
 
     #[test]
     fn every_setting_is_explained() {
-        let mut seen = 0;
-        walk(root(), "", &mut |path, field| {
-            seen += 1;
-            assert!(field.doc.len() > 10, "{path} has no doc comment");
-        });
-        assert!(seen >= 10);
+        let mut found = Vec::new();
+        walk(&all(), "", &mut found);
+        for (path, doc, _) in &found {
+            assert!(doc.len() > 10, "{path} has no doc comment");
+        }
+        for (section, ..) in SOURCES {
+            let is_read = |(path, _, is_section): &(String, String, bool)| path == &format!("/{section}") && *is_section;
+            assert!(section.is_empty() || found.iter().any(is_read), "nothing was read of [{section}]");
+        }
     }
 
     #[test]
-    fn every_default_is_a_documented_setting() {
-        let mut known = std::collections::BTreeSet::new();
-        walk(root(), "", &mut |path, _| {
-            known.insert(path);
-        });
-        fn check(table: &toml::Table, path: &str, known: &std::collections::BTreeSet<String>) {
+    fn every_default_is_a_setting_that_is_known_here() {
+        fn check(table: &toml::Table, fields: &[Field], path: &str) {
             for (key, value) in table {
-                let path = format!("{path}/{key}");
-                assert!(known.contains(&path) || key == "type", "{path} is missing from SOURCES");
+                let field = fields.iter().find(|field| field.name == key);
+                let field = field.unwrap_or_else(|| panic!("{path}.{key} is missing: does SOURCES lack a row?"));
                 if let toml::Value::Table(table) = value {
-                    check(table, &path, known);
+                    check(table, &field.fields, &format!("{path}.{key}"));
                 }
             }
         }
-        check(&super::super::Config::default().to_table(), "", &known);
+        check(&super::super::Config::default().to_table(), &all(), "");
     }
 }

@@ -79,13 +79,18 @@ impl Layers {
         }
     }
 
-    pub(super) fn resolve<T: DeserializeOwned>(self) -> Result<T, Error> {
-        let origins = self.origins;
-        serde_path_to_error::deserialize(Value::Table(self.merged)).map_err(|error| {
+    /// What the layers add up to.
+    pub(super) fn resolve<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        serde_path_to_error::deserialize(Value::Table(self.merged.clone())).map_err(|error| {
             let path = error.path().to_string();
-            let message = error.into_inner().message().to_owned();
-            explain(&origins, &path, &message)
+            explain(&self.origins, &path, error.into_inner().message())
         })
+    }
+
+    /// What was said, laid over `table`.
+    pub(super) fn lay_over(self, mut table: Table) -> Table {
+        merge(&mut table, self.merged);
+        table
     }
 }
 

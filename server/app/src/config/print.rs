@@ -1,4 +1,4 @@
-//! The configuration as commented TOML, made from the values themselves.
+//! Settings as commented TOML, made from the values themselves.
 
 use std::fmt::Write as _;
 
@@ -9,60 +9,98 @@ use super::docs::{self, Field};
 /// Columns of a line of comment.
 const WIDTH: usize = 100;
 
-/// Every setting of `table` under its explanation, and those that are not set as comments.
+/// Stands where a secret would be.
+const REDACTED: &str = "<redacted>";
+
+/// Every setting of `table` under its explanation, those that are not set as comments, secrets blanked out.
 pub(super) fn commented(table: &Table) -> String {
-    let mut out = String::new();
-    section(&mut out, "", table, &docs::root());
-    out
+    let mut text = String::new();
+    section(&mut text, "", table, &docs::all());
+    text
 }
 
-fn section(out: &mut String, path: &str, table: &Table, fields: &[Field<'static>]) {
+fn section(text: &mut String, path: &str, table: &Table, fields: &[Field]) {
     // Settings before subsections: in TOML, what follows a header belongs to it.
-    let is_section = |name: &str| matches!(table.get(name), Some(Value::Table(_)));
-    for name in table.keys().filter(|name| !is_section(name) && !fields.iter().any(|field| field.name == *name)) {
-        setting(out, name, table.get(name));
+    for field in fields.iter().filter(|field| field.fields.is_empty()) {
+        comment(text, &field.doc);
+        // Writing to a String cannot fail.
+        let _ = match table.get(field.name) {
+            Some(value) => writeln!(text, "{} = {}\n", field.name, redacted(field.name, value.clone())),
+            None => writeln!(text, "# {} =\n", field.name),
+        };
     }
-    for field in fields.iter().filter(|field| !is_section(field.name)) {
-        comment(out, &field.doc);
-        setting(out, field.name, table.get(field.name));
-        out.push('\n');
+    for (name, value) in table.iter().filter(|(name, _)| !fields.iter().any(|field| field.name == name.as_str())) {
+        let _ = writeln!(text, "{name} = {}\n", redacted(name, value.clone()));
     }
-    for (name, value) in ordered(table, fields) {
-        let Value::Table(nested) = value else { continue };
-        let path = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
-        let field = fields.iter().find(|field| field.name == name);
-        comment(out, field.map_or("", |field| &field.doc));
-        let _ = writeln!(out, "[{path}]");
-        section(out, &path, nested, &field.map(docs::below).unwrap_or_default());
+    for field in fields {
+        let Some(Value::Table(nested)) = table.get(field.name) else { continue };
+        let path = if path.is_empty() { field.name.to_owned() } else { format!("{path}.{}", field.name) };
+        comment(text, &field.doc);
+        let _ = writeln!(text, "[{path}]");
+        section(text, &path, nested, &field.fields);
     }
 }
 
-/// In the order of declaration, then what is not declared.
-fn ordered<'a>(table: &'a Table, fields: &'a [Field<'static>]) -> impl Iterator<Item = (&'a str, &'a Value)> {
-    let declared = fields.iter().filter_map(|field| table.get(field.name).map(|value| (field.name, value)));
-    let others = table.iter().filter(|(name, _)| !fields.iter().any(|field| field.name == name.as_str()));
-    declared.chain(others.map(|(name, value)| (name.as_str(), value)))
-}
-
-fn setting(out: &mut String, name: &str, value: Option<&Value>) {
-    // Writing to a String cannot fail.
-    let _ = match value {
-        Some(value) => writeln!(out, "{name} = {value}"),
-        None => writeln!(out, "# {name} ="),
-    };
-}
-
-fn comment(out: &mut String, doc: &str) {
+fn comment(text: &mut String, doc: &str) {
     for paragraph in doc.lines() {
         let mut line = String::from("#");
         for word in paragraph.split_whitespace() {
             if line.chars().count() + 1 + word.chars().count() > WIDTH {
-                let _ = writeln!(out, "{line}");
+                let _ = writeln!(text, "{line}");
                 line = String::from("#");
             }
             line.push(' ');
             line.push_str(word);
         }
-        let _ = writeln!(out, "{line}");
+        let _ = writeln!(text, "{line}");
+    }
+}
+
+/// `value` without what a reader of the printed configuration could use to get in.
+fn redacted(name: &str, value: Value) -> Value {
+    let is_secret = ["password", "secret", "sha256", "token"].iter().any(|word| name.contains(word));
+    match value {
+        Value::String(_) if is_secret => Value::String(REDACTED.to_owned()),
+        Value::String(text) => Value::String(without_password(text)),
+        Value::Array(values) => Value::Array(values.into_iter().map(|value| redacted(name, value)).collect()),
+        Value::Table(table) => {
+            let values = table.into_iter().map(|(name, value)| (name.clone(), redacted(&name, value)));
+            Value::Table(values.collect())
+        }
+        Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime(_) => value,
+    }
+}
+
+/// A URL, of a database for example, may carry a password.
+fn without_password(text: String) -> String {
+    let Ok(mut url) = url::Url::parse(&text) else { return text };
+    if url.password().is_some() && url.set_password(Some("redacted")).is_ok() { url.into() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_blanked_out_wherever_they_are() {
+        let check = |name, value: &str, expected: &str| {
+            let table: Table = toml::from_str(&format!("value = {value}")).unwrap();
+            assert_eq!(redacted(name, table["value"].clone()).to_string(), expected);
+        };
+        check("password", "'a'", "\"<redacted>\"");
+        check("webhook_secret", "['a', 'b']", "[\"<redacted>\", \"<redacted>\"]");
+        check("keys", "[{ name = 'n', sha256 = 'a' }]", "[{ name = \"n\", sha256 = \"<redacted>\" }]");
+        check("url", "'postgres://me:pass@db/x'", "\"postgres://me:redacted@db/x\"");
+        check("url", "'postgres://me@db/x'", "\"postgres://me@db/x\"");
+        check("listen", "'127.0.0.1:8080'", "\"127.0.0.1:8080\"");
+        check("count", "12", "12");
+    }
+
+    #[test]
+    fn comments_keep_to_their_width() {
+        let mut text = String::new();
+        comment(&mut text, &format!("{}\nsecond", "word ".repeat(50)));
+        assert!(text.lines().all(|line| line.starts_with("# ") && line.len() <= WIDTH), "{text}");
+        assert!(text.ends_with("\n# second\n"));
     }
 }

@@ -8,12 +8,12 @@
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use domain::digest::{Hasher, Sha256Digest};
 use reqwest::header::{
     ACCEPT_ENCODING, CONTENT_DISPOSITION, CONTENT_ENCODING, HeaderMap, IF_RANGE, RANGE,
 };
 use reqwest::{Method, Response, StatusCode, Url};
 use serde::{Deserialize, Serialize};
-use sha2::Digest as _;
 use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _, BufWriter};
 
 use super::connection::{Connection, refusal, setback};
@@ -23,7 +23,6 @@ use super::patience::Patience;
 use super::record::Record;
 use super::report::{Direction, Outcome, Report};
 use super::{Options, fields, name};
-use crate::sha256::Sha256;
 
 /// Bytes gathered before they are written.
 const BUFFER: usize = 1024 * 1024;
@@ -135,7 +134,7 @@ impl Download {
         let known = self.part.as_mut().filter(|part| part.is_of(&self.url));
         if let Some(part) = known {
             if part.is_whole() {
-                return self.finish().await;
+                return self.finish(report).await;
             }
             if let Some(etag) = part.resumable() {
                 return self.resume(&etag, report).await;
@@ -159,7 +158,7 @@ impl Download {
             let is_whole = part.is_whole() && matches;
             self.part = Some(part);
             if is_whole {
-                return self.finish().await;
+                return self.finish(report).await;
             }
             if let Some(etag) = etag {
                 drop(answer);
@@ -197,8 +196,7 @@ impl Download {
             StatusCode::OK => {
                 let is_same = part.has_tag(fields::strong_etag(answer.headers()).as_deref());
                 let why = if is_same { "the server does not send parts" } else { "the file changed on the server" };
-                report.restarted(why);
-                self.restarts += 1;
+                self.restart(why, report)?;
                 return self.receive_whole(answer, report).await;
             }
             StatusCode::PARTIAL_CONTENT => {}
@@ -230,12 +228,9 @@ impl Download {
     /// Writes the rest of the answer to the part, and finishes when that was all.
     async fn receive(&mut self, mut answer: Response, report: &mut Report) -> Result<Outcome, Setback> {
         refuse_coding(answer.headers())?;
+        self.started(report);
         let part = part(&mut self.part);
         let size = part.size();
-        if !self.has_started {
-            self.has_started = true;
-            report.started(&part.path.display().to_string(), self.url.as_str(), size, part.length);
-        }
         let received = loop {
             let chunk = match self.connection.within(self.connection.patience(), answer.chunk()).await {
                 Ok(Ok(Some(chunk))) => chunk,
@@ -259,17 +254,26 @@ impl Download {
         if size.is_some_and(|size| part.length < size) {
             return Err(Setback::passing("the answer ended early"));
         }
-        self.finish().await
+        self.finish(report).await
+    }
+
+    fn started(&mut self, report: &mut Report) {
+        if !self.has_started {
+            self.has_started = true;
+            let part = part(&mut self.part);
+            report.started(&part.path.display().to_string(), self.url.as_str(), part.size(), part.length);
+        }
     }
 
     /// Gives a part that is right its final name.
-    async fn finish(&mut self) -> Result<Outcome, Setback> {
+    async fn finish(&mut self, report: &mut Report) -> Result<Outcome, Setback> {
+        self.started(report);
         let part = part(&mut self.part);
         part.hash_what_is_there().await?;
         part.flush().await?;
-        let local = Sha256::finish(part.hasher.clone());
+        let local = part.hasher.clone().finish();
         let memory = part.memory.clone().unwrap_or_else(|| Memory::unknown(&self.url));
-        let remote: Option<Sha256> = memory.sha256.as_deref().and_then(|text| text.parse().ok());
+        let remote: Option<Sha256Digest> = memory.sha256.as_deref().and_then(|text| text.parse().ok());
         if let Some(remote) = remote.filter(|remote| *remote != local) {
             if part.is_joined {
                 return Err(Setback::start_anew("the parts do not make up the server's file"));
@@ -302,12 +306,7 @@ impl Download {
                 if let Some(part) = &mut self.part {
                     part.clear().await?;
                 }
-                self.restarts += 1;
-                if self.restarts > self.retries {
-                    return Err(Error::GaveUp { attempts: self.restarts, reason, how_to_go_on: self.how_to_go_on() });
-                }
-                report.restarted(&reason);
-                return Ok(());
+                return self.restart(&reason, report);
             }
         };
         let random = getrandom::u32().unwrap_or_default();
@@ -320,12 +319,24 @@ impl Download {
         self.connection.renew()
     }
 
+    /// Counts and tells that what was there is of no use.
+    fn restart(&mut self, reason: &str, report: &mut Report) -> Result<(), Error> {
+        self.restarts += 1;
+        if self.restarts > self.retries {
+            let (attempts, how_to_go_on) = (self.restarts, self.how_to_go_on());
+            return Err(Error::GaveUp { attempts, reason: reason.to_owned(), how_to_go_on });
+        }
+        self.reached = 0;
+        report.restarted(reason);
+        Ok(())
+    }
+
     /// Leaves the part as another run can use it, or nothing where there is nothing to use.
     async fn settle(mut self, ended: Result<Outcome, Error>) -> Result<Outcome, Error> {
         let Some(mut part) = self.part.take() else { return ended };
         // What cannot be written now is simply downloaded again.
-        let flushed = part.flush().await;
-        if part.length == 0 || flushed.is_err() && ended.is_ok() {
+        let _ = part.flush().await;
+        if !part.is_whole() && part.resumable().is_none() {
             part.discard().await;
         }
         ended
@@ -390,7 +401,7 @@ struct Part {
     memory: Option<Memory>,
     /// Bytes that the part has.
     length: u64,
-    hasher: sha2::Sha256,
+    hasher: Hasher,
     /// Bytes that the hasher has seen: all, or none of those that an earlier run left.
     hashed: u64,
     /// More than one answer went into it.
@@ -421,7 +432,7 @@ impl Part {
             record,
             memory,
             length,
-            hasher: sha2::Sha256::new(),
+            hasher: Hasher::new(),
             hashed: 0,
             is_joined: length > 0,
         })
@@ -489,7 +500,7 @@ impl Part {
         };
         emptied.await.map_err(|source| self.failed("empty", source))?;
         (self.length, self.hashed, self.is_joined) = (0, 0, false);
-        self.hasher = sha2::Sha256::new();
+        self.hasher = Hasher::new();
         Ok(())
     }
 
@@ -561,9 +572,9 @@ fn rename(from: &Path, to: &Path, force: bool) -> io::Result<()> {
     std::fs::rename(from, to)
 }
 
-fn hash(path: &Path, length: u64) -> io::Result<sha2::Sha256> {
+fn hash(path: &Path, length: u64) -> io::Result<Hasher> {
     let mut file = std::fs::File::open(path)?.take(length);
-    let mut hasher = sha2::Sha256::new();
+    let mut hasher = Hasher::new();
     let mut buffer = vec![0; BUFFER];
     loop {
         let read = file.read(&mut buffer)?;

@@ -4,10 +4,10 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use domain::digest::Sha256Digest;
 use reqwest::StatusCode;
 use serde::Deserialize;
 
-use crate::sha256::Sha256;
 
 /// Why a transfer ended before its end.
 #[derive(Debug, thiserror::Error)]
@@ -54,9 +54,9 @@ pub enum Error {
         /// The local file.
         path: PathBuf,
         /// Its hash here.
-        local: Sha256,
+        local: Sha256Digest,
         /// The server's.
-        remote: Sha256,
+        remote: Sha256Digest,
         /// What that means for the two copies.
         consequence: &'static str,
     },

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use domain::digest::Sha256Digest;
+use protocol::digest::{self, Algorithm};
 use reqwest::header::{DATE, ETAG, HeaderMap, RETRY_AFTER};
 use sfv::{BareItem, Dictionary, Item, ListEntry, Parser};
 
-use crate::sha256::Sha256;
 
 /// `Upload-Offset`: bytes.
 pub(super) fn upload_offset(headers: &HeaderMap) -> Option<u64> {
@@ -41,8 +42,10 @@ pub(super) fn upload_limit(headers: &HeaderMap) -> Option<UploadLimit> {
 }
 
 /// The SHA-256 of the whole representation (RFC 9530), if it is told.
-pub(super) fn repr_digest(headers: &HeaderMap) -> Option<Sha256> {
-    Sha256::from_repr_digest(text(headers, "repr-digest")?)
+pub(super) fn repr_digest(headers: &HeaderMap) -> Option<Sha256Digest> {
+    let stated = digest::parse_representation(text(headers, "repr-digest")?);
+    let sha256 = stated.into_iter().find(|stated| stated.algorithm == Algorithm::Sha256)?;
+    Some(Sha256Digest::from_bytes(sha256.value.try_into().ok()?))
 }
 
 /// The entity tag, quotes and all.
@@ -130,6 +133,17 @@ mod tests {
         let tag = |value| strong_etag(&headers(&[("etag", value)]));
         assert_eq!(tag("\"a\"").as_deref(), Some("\"a\""));
         assert_eq!((tag("W/\"a\""), tag("a"), tag("\"")), (None, None, None));
+    }
+
+    #[test]
+    fn a_digest_is_found_among_others() {
+        let digest = |value| repr_digest(&headers(&[("repr-digest", value)]));
+        let empty = "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:";
+        assert_eq!(digest(empty), Some(Sha256Digest::of(b"")));
+        assert_eq!(digest("md5=:AAAA:, sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:"), Some(Sha256Digest::of(b"")));
+        for wrong in ["", "sha-256", "sha-256=:AAAA:", "sha-256=\"x\"", "md5=:AAAA:", "=="] {
+            assert_eq!(digest(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

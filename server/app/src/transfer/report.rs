@@ -4,12 +4,13 @@ use std::io::{IsTerminal as _, stderr, stdout};
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use domain::digest::Sha256Digest;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tokio::time::Instant;
 
+use super::connection::chain;
 use super::error::Error;
-use crate::sha256::Sha256;
 
 /// Least time between two progress events.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
@@ -40,7 +41,7 @@ pub(super) struct Outcome {
     pub(super) file: String,
     pub(super) url: String,
     pub(super) etag: Option<String>,
-    pub(super) sha256: Sha256,
+    pub(super) sha256: Sha256Digest,
     /// Whether the server told the same SHA-256.
     pub(super) verified: bool,
     pub(super) bytes: u64,
@@ -177,7 +178,7 @@ impl Report {
             Audience::Terminal(bar) => bar.abandon(),
             Audience::Line => {}
             Audience::Script { .. } => write_event(&Event::Error {
-                message: format!("{:#}", anyhow::anyhow!(error.to_string())),
+                message: chain(error),
                 status: error.status(),
                 resumable: error.may_pass(),
             }),

@@ -20,11 +20,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
+use domain::digest::{Hasher, Sha256Digest};
 use futures::Stream;
 use reqwest::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
 use reqwest::{Body, Method, RequestBuilder, Response, StatusCode, Url};
 use serde::{Deserialize, Serialize};
-use sha2::Digest as _;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
@@ -37,7 +37,6 @@ use super::patience::Patience;
 use super::record::Record;
 use super::report::{Direction, Outcome, Report};
 use super::{Options, fields, name};
-use crate::sha256::Sha256;
 
 /// Bytes read from the file at once.
 const PIECE: usize = 256 * 1024;
@@ -568,7 +567,7 @@ async fn content(
 
 /// The file's hash, in the making on a thread of its own.
 struct Hashing {
-    thread: Option<JoinHandle<io::Result<Option<Sha256>>>>,
+    thread: Option<JoinHandle<io::Result<Option<Sha256Digest>>>>,
     /// Tells the thread that nobody waits any more: the program would not end before it.
     stop: Arc<AtomicBool>,
 }
@@ -581,7 +580,7 @@ impl Hashing {
         Self { thread: Some(thread), stop }
     }
 
-    async fn finish(&mut self, path: &Path) -> Result<Sha256, Error> {
+    async fn finish(&mut self, path: &Path) -> Result<Sha256Digest, Error> {
         let fail = |source| Error::Local { doing: "read", path: path.to_owned(), source };
         let thread = self.thread.take().expect("an upload has one end");
         match thread.await {
@@ -600,14 +599,14 @@ impl Drop for Hashing {
 }
 
 /// `None` when told to stop.
-fn hash(path: &Path, stop: &AtomicBool) -> io::Result<Option<Sha256>> {
+fn hash(path: &Path, stop: &AtomicBool) -> io::Result<Option<Sha256Digest>> {
     let mut file = std::fs::File::open(path)?;
-    let mut hasher = sha2::Sha256::new();
+    let mut hasher = Hasher::new();
     let mut buffer = vec![0; PIECE];
     loop {
         let read = file.read(&mut buffer)?;
         if read == 0 {
-            return Ok(Some(Sha256::finish(hasher)));
+            return Ok(Some(hasher.finish()));
         }
         if stop.load(Ordering::Relaxed) {
             return Ok(None);

@@ -1,10 +1,10 @@
 use std::time::{Duration, Instant};
 
-use app::sha256::Sha256;
 use axum::http::StatusCode;
+use domain::digest::Sha256Digest;
 
 use crate::server::{Manners, Mischief, Server};
-use crate::{Machine, Random, content, finish, grows_to, signal};
+use crate::{Machine, Random, content, finish, grows_to, signal, until};
 
 const MIB: usize = 1024 * 1024;
 
@@ -23,8 +23,8 @@ async fn a_file_comes_down_under_its_own_name() {
     let run = machine.json(&["download", &url, "--key", "lh_k"]).await;
     let done = run.succeeded().event("done");
     assert_eq!((&done["file"], &done["verified"]), (&"movie.mov".into(), &true.into()));
-    assert_eq!(done["sha256"], Sha256::of(&file).to_string());
-    assert_eq!(done["etag"], format!("\"{}\"", Sha256::of(&file)));
+    assert_eq!(done["sha256"], Sha256Digest::of(&file).to_string());
+    assert_eq!(done["etag"], format!("\"{}\"", Sha256Digest::of(&file)));
     assert_eq!((machine.files(), machine.read("movie.mov")), (vec!["movie.mov".to_owned()], file.clone()));
     assert_eq!(server.books().fields("GET")[0]["authorization"], "Bearer lh_k");
 
@@ -138,7 +138,7 @@ async fn a_whole_part_needs_only_its_name() {
     server.plan("GET", [Mischief::CutAfter(MIB), Mischief::CutAfter(0)]);
     machine.run(&["download", &url, "--retries", "0", "-o", "movie.mov"]).await;
     machine.write("movie.mov.part", &file);
-    let record = serde_json::json!({"url": url, "etag": "\"x\"", "size": MIB, "sha256": Sha256::of(&file).to_string()});
+    let record = serde_json::json!({"url": url, "etag": "\"x\"", "size": MIB, "sha256": Sha256Digest::of(&file).to_string()});
     machine.write("movie.mov.part.json", record.to_string().as_bytes());
     let requests = server.books().count("GET");
     let _ = std::fs::remove_file(machine.path("movie.mov"));
@@ -184,7 +184,7 @@ async fn a_wrong_continuation_is_not_taken() {
 async fn a_wrong_digest_leaves_nothing() {
     let (machine, _server, file, url) = setting(MIB, Manners { lies: true, ..Manners::default() }).await;
     let run = machine.json(&["download", &url]).await;
-    run.failed_with(1, &format!("movie.mov is damaged: its SHA-256 is {} here", Sha256::of(&file)));
+    run.failed_with(1, &format!("movie.mov is damaged: its SHA-256 is {} here", Sha256Digest::of(&file)));
     assert_eq!((run.events("done").len(), machine.files()), (0, vec![]));
 }
 
@@ -200,9 +200,7 @@ async fn no_file_is_replaced_unasked() {
     // A file that appears meanwhile is kept too.
     std::fs::remove_file(machine.path("movie.mov")).unwrap();
     let child = machine.command(&["download", &url, "--limit-rate", "1MiB"]).spawn().unwrap();
-    while server.books().count("GET") < 2 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until(|| server.books().count("GET") >= 2).await;
     grows_to(&machine.path("movie.mov.part.json"), 1).await;
     machine.write("movie.mov", b"mine too");
     finish(child).await.failed_with(1, "movie.mov exists");

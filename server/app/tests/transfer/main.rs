@@ -158,11 +158,16 @@ impl Random {
 
 /// Waits until `path` has at least `size` bytes.
 async fn grows_to(path: &Path, size: u64) {
-    for _ in 0..1000 {
-        if std::fs::metadata(path).is_ok_and(|metadata| metadata.len() >= size) {
+    until(|| std::fs::metadata(path).is_ok_and(|metadata| metadata.len() >= size)).await;
+}
+
+/// Waits until something is so, at most half a minute.
+async fn until(condition: impl Fn() -> bool) {
+    for _ in 0..3000 {
+        if condition() {
             return;
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("{} does not grow", path.display());
+    panic!("what is waited for does not happen");
 }

@@ -7,23 +7,24 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use app::sha256::Sha256;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::any;
+use domain::digest::Sha256Digest;
 use futures::StreamExt as _;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use protocol::digest::Algorithm;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 /// What is done to a request, instead of or after what it asks for.
 #[derive(Debug, Clone)]
-pub enum Mischief {
+pub(crate) enum Mischief {
     /// Nothing: the request is served.
     None,
     /// The connection ends when so many bytes of content have passed.
@@ -44,21 +45,21 @@ pub enum Mischief {
 
 /// How the server is in general.
 #[derive(Debug, Clone)]
-pub struct Manners {
+pub(crate) struct Manners {
     /// The value of `Upload-Limit`, or none.
-    pub upload_limit: Option<&'static str>,
+    pub(crate) upload_limit: Option<&'static str>,
     /// Bytes that one append may carry.
-    pub most_per_append: usize,
+    pub(crate) most_per_append: usize,
     /// Whether a completed upload repeats its final answer.
-    pub replays: bool,
+    pub(crate) replays: bool,
     /// Whether the final answer has a `Repr-Digest`.
-    pub tells_digest: bool,
+    pub(crate) tells_digest: bool,
     /// Whether that digest is wrong.
-    pub lies: bool,
+    pub(crate) lies: bool,
     /// Whether entity tags are weak.
-    pub has_weak_tags: bool,
+    pub(crate) has_weak_tags: bool,
     /// The origin of an upload's URL, where it is not this server.
-    pub upload_origin: String,
+    pub(crate) upload_origin: String,
 }
 
 impl Default for Manners {
@@ -85,39 +86,39 @@ struct Upload {
 }
 
 #[derive(Debug, Default)]
-pub struct Books {
-    pub manners: Manners,
+pub(crate) struct Books {
+    pub(crate) manners: Manners,
     /// For each method, what happens to its next requests.
-    pub mischief: BTreeMap<&'static str, VecDeque<Mischief>>,
+    pub(crate) mischief: BTreeMap<&'static str, VecDeque<Mischief>>,
     /// Every request: method, path, fields.
-    pub requests: Vec<(Method, String, HeaderMap)>,
+    pub(crate) requests: Vec<(Method, String, HeaderMap)>,
     /// Bytes of content that came with appends.
-    pub appended: usize,
+    pub(crate) appended: usize,
     /// By their paths.
-    pub files: BTreeMap<String, Vec<u8>>,
+    pub(crate) files: BTreeMap<String, Vec<u8>>,
     /// Fields of the answers to downloads.
-    pub disposition: Option<String>,
+    pub(crate) disposition: Option<String>,
     uploads: BTreeMap<usize, Upload>,
 }
 
 impl Books {
-    pub fn uploads(&self) -> usize {
+    pub(crate) fn uploads(&self) -> usize {
         self.uploads.len()
     }
 
-    pub fn count(&self, method: &str) -> usize {
+    pub(crate) fn count(&self, method: &str) -> usize {
         self.requests.iter().filter(|(requested, ..)| requested == method).count()
     }
 
     /// The fields of all requests of this method.
-    pub fn fields(&self, method: &str) -> Vec<&HeaderMap> {
+    pub(crate) fn fields(&self, method: &str) -> Vec<&HeaderMap> {
         self.requests.iter().filter(|(requested, ..)| requested == method).map(|(.., headers)| headers).collect()
     }
 }
 
 #[derive(Clone)]
-pub struct Server {
-    pub url: String,
+pub(crate) struct Server {
+    pub(crate) url: String,
     books: Arc<Mutex<Books>>,
 }
 
@@ -126,15 +127,15 @@ pub struct Server {
 struct Cut;
 
 impl Server {
-    pub async fn start(manners: Manners) -> Self {
+    pub(crate) async fn start(manners: Manners) -> Self {
         Self::serve(manners, None, false).await
     }
 
-    pub async fn start_http2() -> Self {
+    pub(crate) async fn start_http2() -> Self {
         Self::serve(Manners::default(), None, true).await
     }
 
-    pub async fn start_tls(acceptor: TlsAcceptor) -> Self {
+    pub(crate) async fn start_tls(acceptor: TlsAcceptor) -> Self {
         Self::serve(Manners::default(), Some(acceptor), false).await
     }
 
@@ -168,12 +169,12 @@ impl Server {
         server
     }
 
-    pub fn books(&self) -> MutexGuard<'_, Books> {
+    pub(crate) fn books(&self) -> MutexGuard<'_, Books> {
         self.books.lock().unwrap()
     }
 
     /// Says what happens to the next requests of this method.
-    pub fn plan(&self, method: &'static str, mischief: impl IntoIterator<Item = Mischief>) {
+    pub(crate) fn plan(&self, method: &'static str, mischief: impl IntoIterator<Item = Mischief>) {
         self.books().mischief.entry(method).or_default().extend(mischief);
     }
 
@@ -300,9 +301,10 @@ fn standing(server: &Server, id: usize, status: StatusCode) -> Response {
 }
 
 async fn append(server: &Server, id: usize, request: Request, mischief: Mischief) -> Response {
-    let field = |name: &str| request.headers()[name].to_str().unwrap().to_owned();
-    assert_eq!(field("content-type"), "application/partial-upload");
-    let (offset, completes): (usize, _) = (field("upload-offset").parse().unwrap(), field("upload-complete") == "?1");
+    let headers = request.headers();
+    assert_eq!(headers["content-type"], "application/partial-upload");
+    let offset: usize = headers["upload-offset"].to_str().unwrap().parse().unwrap();
+    let completes = headers["upload-complete"] == "?1";
     {
         let books = server.books();
         let Some(upload) = books.uploads.get(&id) else { return StatusCode::NOT_FOUND.into_response() };
@@ -369,12 +371,13 @@ fn last_answer(books: &Books, upload: &Upload) -> Response {
 }
 
 fn etag(books: &Books, content: &[u8]) -> String {
-    format!("{}\"{}\"", if books.manners.has_weak_tags { "W/" } else { "" }, Sha256::of(content))
+    format!("{}\"{}\"", if books.manners.has_weak_tags { "W/" } else { "" }, Sha256Digest::of(content))
 }
 
 fn digest(books: &Books, content: &[u8]) -> String {
     let told = if books.manners.lies { &[0][..] } else { content };
-    Sha256::of(told).to_repr_digest()
+    let value = protocol::digest::write(Algorithm::Sha256, Sha256Digest::of(told).as_bytes()).unwrap();
+    value.to_str().unwrap().to_owned()
 }
 
 fn download(server: &Server, path: &str, headers: &HeaderMap, mischief: Mischief) -> Response {

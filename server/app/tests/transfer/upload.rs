@@ -1,10 +1,10 @@
 use std::time::{Duration, Instant};
 
-use app::sha256::Sha256;
 use axum::http::StatusCode;
+use domain::digest::Sha256Digest;
 
 use crate::server::{Manners, Mischief, Server};
-use crate::{Machine, Random, content, finish, signal};
+use crate::{Machine, Random, content, finish, signal, until};
 
 const MIB: usize = 1024 * 1024;
 
@@ -24,7 +24,7 @@ async fn a_file_goes_up_and_the_server_names_it() {
 
     let done = run.succeeded().event("done");
     assert_eq!(done["url"], format!("{}/files/0", server.url));
-    assert_eq!(done["sha256"], Sha256::of(&file).to_string());
+    assert_eq!(done["sha256"], Sha256Digest::of(&file).to_string());
     assert_eq!((&done["verified"], &done["bytes"]), (&true.into(), &(3 * MIB).into()));
     assert_eq!(run.event("started")["size"], 3 * MIB);
     assert_eq!(machine.records(), 0);
@@ -221,9 +221,7 @@ async fn a_killed_upload_goes_on_in_the_next_run() {
     let (machine, server, file) = setting(2 * MIB, Manners::default()).await;
     let url = format!("{}/files/f", server.url);
     let mut child = machine.command(&["upload", "movie.mov", &url, "--limit-rate", "1MiB", "--state", "state.json"]).spawn().unwrap();
-    while server.books().appended < MIB / 2 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until(|| server.books().appended >= MIB / 2).await;
     child.kill().unwrap();
     child.wait().unwrap();
 
@@ -240,9 +238,7 @@ async fn an_interrupted_upload_says_how_to_go_on() {
     for name in ["INT", "TERM"] {
         let appended = server.books().appended;
         let child = machine.command(&["upload", "movie.mov", &url, "--limit-rate", "500KiB", "--json"]).spawn().unwrap();
-        while server.books().appended < appended + 200_000 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        until(|| server.books().appended >= appended + 200_000).await;
         signal(child.id(), name);
         let run = finish(child).await;
         run.failed_with(130, "interrupted; run the same command again to go on");
@@ -271,9 +267,7 @@ async fn a_file_that_changes_meanwhile_is_noticed() {
     let (machine, server, _) = setting(2 * MIB, Manners::default()).await;
     let url = format!("{}/files/f", server.url);
     let child = machine.command(&["upload", "movie.mov", &url, "--limit-rate", "1MiB"]).spawn().unwrap();
-    while server.books().appended < MIB / 2 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until(|| server.books().appended >= MIB / 2).await;
     machine.write("movie.mov", &content(2 * MIB, 3));
     finish(child).await.failed_with(1, "movie.mov changed while it was read");
     assert_eq!(machine.records(), 0);
@@ -283,7 +277,7 @@ async fn a_file_that_changes_meanwhile_is_noticed() {
 async fn a_wrong_digest_fails_loudly() {
     let (machine, server, file) = setting(MIB, Manners { lies: true, ..Manners::default() }).await;
     let run = machine.json(&["upload", "movie.mov", &format!("{}/files/f", server.url)]).await;
-    run.failed_with(1, &format!("movie.mov is damaged: its SHA-256 is {} here", Sha256::of(&file)));
+    run.failed_with(1, &format!("movie.mov is damaged: its SHA-256 is {} here", Sha256Digest::of(&file)));
     assert_eq!((run.events("done").len(), machine.records()), (0, 0));
 }
 
@@ -316,9 +310,7 @@ async fn two_runs_of_the_same_upload_do_not_meet() {
     let (machine, server, _) = setting(2 * MIB, Manners::default()).await;
     let url = format!("{}/files/f", server.url);
     let mut child = machine.command(&["upload", "movie.mov", &url, "--limit-rate", "200KiB"]).spawn().unwrap();
-    while server.books().appended == 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until(|| server.books().appended > 0).await;
     machine.run(&["upload", "movie.mov", &url]).await.failed_with(75, "the same transfer seems to be running");
     child.kill().unwrap();
     child.wait().unwrap();

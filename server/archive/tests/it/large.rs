@@ -253,7 +253,7 @@ fn tar_finds_its_way_in_a_large_archive() {
 fn unzip_and_bsdtar_read_a_large_zip_to_the_end() {
     let files = [
         ("a", 3, None),
-        ("b", u32::MAX as u64 - 1, None),
+        ("b", u64::from(u32::MAX) - 1, None),
         ("c", 5, None),
         ("d", 4 * GIB, None),
         ("e", 7, None),
@@ -283,7 +283,7 @@ fn a_million_entries() {
             path,
             u64::from(number % 100),
             Sha256Digest::of(&number.to_be_bytes()),
-            number % 7 == 0,
+            number.is_multiple_of(7),
         )
     });
     let tree = Tree::try_from_entries(entries, Limits::default()).unwrap();

@@ -10,3 +10,5 @@ mod naive;
 mod slices;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod unpacking;

@@ -203,7 +203,7 @@ fn tar_entry(
     header.splice(148..156, format!("{sum:06o}\0 ").into_bytes());
     out.extend(header);
     out.extend(content);
-    while out.len() % 512 != 0 {
+    while !out.len().is_multiple_of(512) {
         out.push(0);
     }
 }

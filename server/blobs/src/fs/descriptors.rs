@@ -105,8 +105,6 @@ impl Descriptors {
 
 #[cfg(test)]
 mod tests {
-    use bytesize::ByteSize;
-
     use super::*;
     use crate::fs::Config;
 
@@ -118,13 +116,9 @@ mod tests {
 
     impl Files {
         fn new(capacity: usize) -> Self {
-            let config = Config {
-                read_chunk: ByteSize::kib(64),
-                ..Config::default()
-            };
             Self {
                 directory: tempfile::tempdir().unwrap(),
-                reads: Arc::new(Reads::new(&config).unwrap()),
+                reads: Arc::new(Reads::new(&Config::default()).unwrap()),
                 descriptors: Descriptors::new(capacity),
             }
         }

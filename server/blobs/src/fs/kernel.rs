@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io;
-use std::num::NonZeroU64;
 use std::ops::Range;
 
 /// Reads at `offset` what the page cache holds and returns how much that is; 0 at the end of the file. `None` if it would have to
@@ -25,19 +24,6 @@ pub(super) fn read_cached(file: &File, buffer: &mut [u8], offset: u64) -> Option
 pub(super) fn read_cached(_: &File, _: &mut [u8], _: u64) -> Option<usize> {
     None
 }
-
-/// Has the kernel begin to read these bytes from the disk, without waiting for them.
-#[cfg(target_os = "linux")]
-pub(super) fn read_ahead(file: &File, range: Range<u64>) {
-    use rustix::fs::{Advice, fadvise};
-    let length = NonZeroU64::new(range.end.saturating_sub(range.start));
-    // A hint: if it is not taken, reading is slower.
-    let _ = fadvise(file, range.start, length, Advice::WillNeed);
-}
-
-/// See the Linux version.
-#[cfg(not(target_os = "linux"))]
-pub(super) fn read_ahead(_: &File, _: Range<u64>) {}
 
 /// Has the kernel begin to write these bytes to the disk, without waiting. A failure shows at the next sync.
 #[cfg(target_os = "linux")]
@@ -67,16 +53,3 @@ pub(super) fn start_write_back(file: &File, range: Range<u64>) {
 /// See the Linux version.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn start_write_back(_: &File, _: Range<u64>) {}
-
-/// Makes everything on the file system of `file` durable.
-#[cfg(target_os = "linux")]
-pub(super) fn sync_file_system(file: &File) -> io::Result<()> {
-    Ok(rustix::fs::syncfs(file)?)
-}
-
-/// See the Linux version.
-#[cfg(not(target_os = "linux"))]
-pub(super) fn sync_file_system(_: &File) -> io::Result<()> {
-    rustix::fs::sync();
-    Ok(())
-}

@@ -46,22 +46,22 @@ pub(super) fn sharded(
     after: Option<&BlobKey>,
     limit: usize,
 ) -> io::Result<Vec<BlobEntry>> {
-    let first = after.map(shard_of);
-    let shards = smallest(directory, usize::MAX, FileType::is_dir, |name: &BlobKey| {
-        name.as_str().len() <= 2 && first.is_none_or(|first| name.as_str() >= first)
-    })?;
     let mut entries = Vec::new();
-    for shard in shards {
+    for shard in shards(directory, after.map(shard_of))? {
         if entries.len() >= limit {
             break;
         }
-        entries.extend(flat(
-            &directory.join(shard.as_str()),
-            after,
-            limit - entries.len(),
-        )?);
+        entries.extend(flat(&directory.join(shard), after, limit - entries.len())?);
     }
     Ok(entries)
+}
+
+/// The names of the directories that published blobs are in, those from `first` on.
+pub(super) fn shards(directory: &Path, first: Option<&str>) -> io::Result<Vec<String>> {
+    let names = smallest(directory, usize::MAX, FileType::is_dir, |name: &BlobKey| {
+        name.as_str().len() <= 2 && first.is_none_or(|first| name.as_str() >= first)
+    })?;
+    Ok(names.iter().map(ToString::to_string).collect())
 }
 
 /// The `limit` smallest names in a directory that are of a kind and that are wanted, in order.

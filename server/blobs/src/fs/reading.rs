@@ -23,8 +23,8 @@ use super::buffers::{Buffer, Buffers};
 use super::{Config, broken_off, failed, kernel};
 use crate::OpenError;
 
-/// Bytes that the kernel is asked to fetch when a reader meets the first that it must wait for.
-const READ_AHEAD: u64 = 1024 * 1024;
+const MIN_CHUNK: usize = 4 * 1024;
+const MAX_CHUNK: usize = 4 * 1024 * 1024;
 
 /// How files are read.
 #[derive(Debug)]
@@ -49,23 +49,15 @@ pub(super) struct PublishedFile {
 
 impl Reads {
     pub(super) fn new(config: &Config) -> Result<Self, OpenError> {
-        let chunk = config.read_chunk.as_u64();
-        if !(4096..=4 * 1024 * 1024).contains(&chunk) {
-            return Err(OpenError::Setting {
+        match usize::try_from(config.read_chunk.as_u64()) {
+            Ok(chunk @ MIN_CHUNK..=MAX_CHUNK) => Ok(Self {
+                buffers: Buffers::new(chunk),
+            }),
+            _ => Err(OpenError::Setting {
                 setting: "read_chunk",
                 requirement: "between 4 KiB and 4 MiB",
-            });
+            }),
         }
-        let sizes = usize::try_from(chunk).and_then(|chunk| {
-            usize::try_from(config.read_memory.as_u64()).map(|memory| (chunk, memory))
-        });
-        let (chunk, memory) = sizes.map_err(|_| OpenError::Setting {
-            setting: "read_memory",
-            requirement: "within the machine's address space",
-        })?;
-        Ok(Self {
-            buffers: Buffers::new(chunk, memory),
-        })
     }
 
     /// A stream of the bytes in `range`.
@@ -88,8 +80,12 @@ impl ReadableFile {
     /// Opens a file. For the blocking pool.
     pub(super) fn open(path: &Path, key: BlobKey) -> Result<Self, BlobError> {
         let opened = File::open(path).and_then(|file| {
-            let size = file.metadata()?.len();
-            Ok((file, size))
+            let metadata = file.metadata()?;
+            if metadata.is_file() {
+                Ok((file, metadata.len()))
+            } else {
+                Err(io::Error::other("it is no regular file"))
+            }
         });
         match opened {
             Ok((file, size)) => Ok(Self { key, file, size }),
@@ -150,8 +146,6 @@ impl Reading {
         let file = Arc::clone(&self.file);
         let Range { start, end } = self.rest;
         tokio::task::spawn_blocking(move || {
-            let ahead = end.min(start.saturating_add(READ_AHEAD));
-            kernel::read_ahead(&file.file, start..ahead);
             let result = file.read(buffer.room(end - start), start);
             (buffer, result)
         })
@@ -196,7 +190,7 @@ impl Stream for Reading {
             // A warm file never makes its reader wait: others want their turn too.
             let progress = ready!(coop::poll_proceed(context));
             let wanted = this.rest.end - this.rest.start;
-            let mut buffer = this.reads.buffers.lend(wanted);
+            let mut buffer = this.reads.buffers.lend();
             match kernel::read_cached(&this.file.file, buffer.room(wanted), this.rest.start) {
                 Some(read) => {
                     progress.made_progress();

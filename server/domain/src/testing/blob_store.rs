@@ -36,6 +36,7 @@ macro_rules! blob_store_contract {
             staging_nothing_at_an_offset_fails
             a_writer_that_goes_away_leaves_what_it_synced
             a_dropped_write_does_no_harm
+            a_newer_writer_cuts_off_the_older_one
             reading_staged_bytes_that_are_not_there_fails
             discarding_forgets_a_staged_blob
             discarding_leaves_published_blobs_alone
@@ -208,6 +209,25 @@ pub async fn a_dropped_write_does_no_harm(store: &dyn BlobStore) {
     }
     store.publish(&key, 14).await.unwrap();
     assert_eq!(read(store, &key, 14).await, b"begun and done");
+}
+
+/// What an older writer still writes does not reach the blob.
+pub async fn a_newer_writer_cuts_off_the_older_one(store: &dyn BlobStore) {
+    let key = key();
+    let mut older = store.stage(&key, 0).await.unwrap();
+    older.write(Bytes::from_static(b"hello")).await.unwrap();
+    older.sync().await.unwrap();
+    older.write(Bytes::from_static(b" moon")).await.unwrap();
+    let mut newer = store.stage(&key, 5).await.unwrap();
+    drop(older.write(vec![0xff; 100_000].into()).await);
+    drop(older.sync().await);
+    newer.write(Bytes::from_static(b" world")).await.unwrap();
+    drop(older.write(vec![0xff; 100_000].into()).await);
+    drop(older);
+    assert_eq!(newer.sync().await.unwrap(), 11);
+    drop(newer);
+    store.publish(&key, 11).await.unwrap();
+    assert_eq!(read(store, &key, 11).await, b"hello world");
 }
 
 /// Bytes that a staged blob does not have are not made up.

@@ -180,7 +180,7 @@ mod tests {
     #[test]
     fn a_stale_sender_is_refused() {
         let outlet = Arc::new(Outlet::default());
-        let stale = Sender::new(outlet.clone(), outlet.begin(true));
+        let stale = Sender::new(Arc::clone(&outlet), outlet.begin(true));
         outlet.begin(true);
         assert_eq!(
             stale.send(RESUMPTION, &HeaderMap::new()),
@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn a_peer_that_does_not_read_fills_the_queue() {
         let outlet = Arc::new(Outlet::default());
-        let sender = Sender::new(outlet.clone(), outlet.begin(true));
+        let sender = Sender::new(Arc::clone(&outlet), outlet.begin(true));
         let sent = std::iter::repeat_with(|| sender.send(RESUMPTION, &HeaderMap::new()))
             .take_while(Result::is_ok)
             .take(MAX_QUEUED)
@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn a_response_waits_for_what_is_queued() {
         let outlet = Arc::new(Outlet::default());
-        let sender = Sender::new(outlet.clone(), outlet.begin(true));
+        let sender = Sender::new(Arc::clone(&outlet), outlet.begin(true));
         sender.send(RESUMPTION, &HeaderMap::new()).unwrap();
         assert!(!outlet.finish());
         assert_eq!(

@@ -192,6 +192,7 @@ impl Phase {
     }
 }
 
+#[expect(clippy::large_enum_variant, reason = "made and taken apart at once")]
 enum Next {
     Stream(Stream),
     /// Closed in an orderly manner.

@@ -344,23 +344,38 @@ pub(super) async fn execute(
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-    use std::time::Duration;
-
     use bytesize::ByteSize;
-    use domain::digest::Sha256Digest;
+    use sqlx::Row;
+    use sqlx::sqlite::SqliteRow;
     use tempfile::TempDir;
-    use tokio::sync::{Notify, Semaphore};
+    use tokio::sync::Semaphore;
 
     use super::*;
     use crate::SqliteConfig;
-    use crate::sqlite::{BUSY_TIMEOUT, engine, writer_options};
+    use crate::sqlite::{BUSY_TIMEOUT, LOG_LIMIT, engine, writer_options};
 
-    /// A writer to a database with one table, `words (word text unique)`.
-    async fn fresh(log_limit: u64) -> (Writer, TempDir) {
+    const QUEUE: usize = 100;
+
+    struct Fresh {
+        writer: Arc<Writer>,
+        options: SqliteConnectOptions,
+        log: PathBuf,
+        _directory: TempDir,
+    }
+
+    /// A writer to a database of words.
+    async fn fresh(log_limit: u64) -> Fresh {
+        fresh_with(log_limit, |options| options).await
+    }
+
+    async fn fresh_with(
+        log_limit: u64,
+        change: fn(SqliteConnectOptions) -> SqliteConnectOptions,
+    ) -> Fresh {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("test.sqlite");
-        let options = writer_options(&SqliteConfig::default(), &file);
+        let log = directory.path().join("test.sqlite-wal");
+        let options = change(writer_options(&SqliteConfig::default(), &file));
         let mut connection = options.connect().await.unwrap();
         for statement in [
             "create table words (word text primary key)",
@@ -369,20 +384,124 @@ mod tests {
             execute(&mut connection, statement).await.unwrap();
         }
         let writer = Writer::start(Means {
-            options,
+            options: options.clone(),
             connection,
-            log: directory.path().join("test.sqlite-wal"),
+            log: log.clone(),
             log_limit,
             files: Arc::new(FileCache::new(ByteSize::mib(1))),
-            queue: NonZeroUsize::new(100).unwrap(),
-            batch: NonZeroUsize::new(100).unwrap(),
+            queue: NonZeroUsize::new(QUEUE).unwrap(),
+            batch: NonZeroUsize::new(QUEUE).unwrap(),
         });
-        (writer, directory)
+        Fresh {
+            writer: Arc::new(writer),
+            options,
+            log,
+            _directory: directory,
+        }
     }
 
-    /// Writes a word, and whatever else it is told to.
+    impl Fresh {
+        /// Runs the commands as one batch.
+        async fn batch<C: Command>(
+            &self,
+            commands: impl IntoIterator<Item = C>,
+        ) -> Vec<Result<C::Answer, MetadataError>> {
+            let hold = self.hold().await;
+            let commands: Vec<_> = commands
+                .into_iter()
+                .map(|command| self.spawn(command))
+                .collect();
+            self.queued(commands.len()).await;
+            hold.released.add_permits(1);
+            let mut answers = Vec::new();
+            for command in commands {
+                answers.push(command.await.unwrap());
+            }
+            answers
+        }
+
+        /// Keeps the writer busy until it is released.
+        async fn hold(&self) -> Arc<Gate> {
+            let gate = Arc::new(Gate {
+                reached: Semaphore::new(0),
+                released: Semaphore::new(0),
+            });
+            self.spawn(Hold(Arc::clone(&gate)));
+            gate.reached.acquire().await.unwrap().forget();
+            gate
+        }
+
+        /// Waits until so many commands wait.
+        async fn queued(&self, count: usize) {
+            while self.writer.queue.capacity() > QUEUE - count {
+                tokio::task::yield_now().await;
+            }
+        }
+
+        fn spawn<C: Command>(
+            &self,
+            command: C,
+        ) -> tokio::task::JoinHandle<Result<C::Answer, MetadataError>> {
+            let writer = Arc::clone(&self.writer);
+            tokio::spawn(async move { writer.run(command).await })
+        }
+
+        async fn words(&self) -> Vec<String> {
+            let mut connection = self.options.connect().await.unwrap();
+            sqlx::query_scalar("select word from words order by word")
+                .fetch_all(&mut connection)
+                .await
+                .unwrap()
+        }
+
+        async fn ask<T>(&self, question: &'static str) -> T
+        where
+            T: for<'r> sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
+        {
+            let row = self.writer.run(Ask(question)).await.unwrap();
+            row.get(0)
+        }
+    }
+
     #[derive(Debug)]
-    struct Word(&'static str, Then);
+    struct Gate {
+        reached: Semaphore,
+        released: Semaphore,
+    }
+
+    #[derive(Debug)]
+    struct Hold(Arc<Gate>);
+
+    impl Command for Hold {
+        type Answer = ();
+        const DOING: &'static str = "wait";
+
+        async fn run(&self, _: &mut Transaction<'_>) -> Result<(), MetadataError> {
+            self.0.reached.add_permits(1);
+            self.0.released.acquire().await.unwrap().forget();
+            Ok(())
+        }
+    }
+
+    /// Reads one row, on the writer's connection.
+    #[derive(Debug)]
+    struct Ask(&'static str);
+
+    impl Command for Ask {
+        type Answer = SqliteRow;
+        const DOING: &'static str = "ask";
+
+        async fn run(&self, transaction: &mut Transaction<'_>) -> Result<SqliteRow, MetadataError> {
+            sqlx::query(self.0)
+                .fetch_one(&mut *transaction.connection)
+                .await
+                .map_err(engine(Self::DOING))
+        }
+    }
+
+    /// Writes a word, and then does what it is told.
+    #[derive(Debug)]
+    struct Word(String, Then);
 
     #[derive(Debug)]
     enum Then {
@@ -392,6 +511,10 @@ mod tests {
         FailAtCommit,
     }
 
+    fn word(text: &str, then: Then) -> Word {
+        Word(text.to_owned(), then)
+    }
+
     impl Command for Word {
         type Answer = ();
         const DOING: &'static str = "write a word";
@@ -399,7 +522,7 @@ mod tests {
         async fn run(&self, transaction: &mut Transaction<'_>) -> Result<(), MetadataError> {
             let Self(word, then) = self;
             sqlx::query("insert into words values ($1)")
-                .bind(*word)
+                .bind(word)
                 .execute(&mut *transaction.connection)
                 .await
                 .map_err(engine(Self::DOING))?;
@@ -407,27 +530,142 @@ mod tests {
                 Then::Succeed => Ok(()),
                 Then::Fail => Err(failed(Self::DOING, "it was told to fail")),
                 Then::FailAtCommit => {
-                    execute(
-                        transaction.connection,
-                        "insert into pairs values ('no such word')",
-                    )
-                    .await
-                    .map_err(engine(Self::DOING))
+                    let insert = "insert into pairs values ('no such word')";
+                    execute(transaction.connection, insert)
+                        .await
+                        .map_err(engine(Self::DOING))
                 }
             }
         }
     }
 
-    /// Holds the writer up, so that what comes behind it is taken as one batch.
-    #[derive(Debug, Default)]
-    struct Hold {
-        reached: Notify,
-        released: Semaphore,
+    fn succeeded(answers: Vec<Result<(), MetadataError>>) -> Vec<bool> {
+        answers.iter().map(Result::is_ok).collect()
     }
 
-    impl Default for Semaphore_ {
-        fn default() -> Self {
-            unreachable!()
+    #[tokio::test]
+    async fn a_failure_touches_no_other() {
+        let store = fresh(LOG_LIMIT).await;
+        let answers = store
+            .batch([
+                word("a", Then::Succeed),
+                word("b", Then::Fail),
+                word("c", Then::Succeed),
+                word("a", Then::Succeed),
+                word("d", Then::Succeed),
+            ])
+            .await;
+        assert_eq!(succeeded(answers), [true, false, true, false, true]);
+        assert_eq!(store.words().await, ["a", "c", "d"]);
+    }
+
+    #[tokio::test]
+    async fn a_failed_commit_fails_its_batch_and_the_writer_goes_on() {
+        let store = fresh(LOG_LIMIT).await;
+        for round in ["x", "y"] {
+            let answers = store
+                .batch([
+                    word("a", Then::Succeed),
+                    word("b", Then::FailAtCommit),
+                    word("c", Then::Succeed),
+                ])
+                .await;
+            for answer in answers {
+                let error = answer.unwrap_err();
+                assert_eq!(error.to_string(), "failed to write a word");
+                let cause = std::error::Error::source(&error).unwrap();
+                assert_eq!(cause.to_string(), "the transaction was not committed");
+            }
+            let answers = store.batch([word(round, Then::Succeed)]).await;
+            assert_eq!(succeeded(answers), [true]);
         }
+        assert_eq!(store.words().await, ["x", "y"]);
+    }
+
+    #[tokio::test]
+    async fn each_is_told_when_there_is_no_room() {
+        let store = fresh_with(LOG_LIMIT, |options| options.pragma("max_page_count", "20")).await;
+        let mut long = Vec::new();
+        for n in 0..10 {
+            long.push(word(&format!("{n}{}", "x".repeat(10_000)), Then::Succeed));
+        }
+        let answers = store.batch(long).await;
+        let full = |answer: &Result<(), MetadataError>| matches!(answer, Err(MetadataError::Full));
+        let written = answers.iter().filter(|answer| answer.is_ok()).count();
+        assert!((1..10).contains(&written), "{written}");
+        assert!(answers.iter().all(|answer| answer.is_ok() || full(answer)));
+        assert_eq!(store.words().await.len(), written);
+
+        // What fits still fits.
+        let answers = store.batch([word("x", Then::Succeed)]).await;
+        assert_eq!(succeeded(answers), [true]);
+    }
+
+    #[tokio::test]
+    async fn what_is_queued_is_done_before_the_end() {
+        let store = fresh(LOG_LIMIT).await;
+        let hold = store.hold().await;
+        let waiting: Vec<_> = (0..10)
+            .map(|n| store.spawn(word(&n.to_string(), Then::Succeed)))
+            .collect();
+        store.queued(10).await;
+        // A caller that goes away takes nothing back.
+        waiting[7].abort();
+        let closing = tokio::spawn({
+            let writer = Arc::clone(&store.writer);
+            async move { writer.close().await }
+        });
+        while !store.writer.closing.is_cancelled() {
+            tokio::task::yield_now().await;
+        }
+        hold.released.add_permits(1);
+        closing.await.unwrap();
+        assert_eq!(store.words().await.len(), 10);
+
+        let late = store.writer.run(word("late", Then::Succeed)).await;
+        let error = late.unwrap_err();
+        let cause = std::error::Error::source(&error).unwrap();
+        assert_eq!(cause.to_string(), "the store is closed");
+        store.writer.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_commit_is_synced() {
+        let store = fresh(LOG_LIMIT).await;
+        let journal: String = store.ask("pragma journal_mode").await;
+        let synchronous: i64 = store.ask("pragma synchronous").await;
+        let foreign_keys: i64 = store.ask("pragma foreign_keys").await;
+        assert_eq!((journal.as_str(), synchronous, foreign_keys), ("wal", 2, 1));
+    }
+
+    #[tokio::test]
+    async fn the_log_is_cut_back_once_its_readers_let_it() {
+        const LIMIT: u64 = 1 << 20;
+        let store = fresh(LIMIT).await;
+        let length = || std::fs::metadata(&store.log).unwrap().len();
+        let write = async |tag: &str| {
+            for n in 0..3 * LOOK_AT_LOG {
+                let text = format!("{tag}{n}{}", "x".repeat(10_000));
+                store.writer.run(word(&text, Then::Succeed)).await.unwrap();
+            }
+        };
+        write("a").await;
+        assert!(length() <= 3 * LIMIT, "{}", length());
+
+        let mut reader = store.options.connect().await.unwrap();
+        execute(&mut reader, "begin").await.unwrap();
+        let count: i64 = sqlx::query_scalar("select count(*) from words")
+            .fetch_one(&mut reader)
+            .await
+            .unwrap();
+        write("b").await;
+        assert!(length() > 3 * LIMIT, "{}", length());
+        execute(&mut reader, "commit").await.unwrap();
+        write("c").await;
+        assert!(length() <= 3 * LIMIT, "{}", length());
+        assert_eq!(store.words().await.len() as i64, 3 * count);
+
+        let timeout: i64 = store.ask("pragma busy_timeout").await;
+        assert_eq!(Ok(timeout), BUSY_TIMEOUT.as_millis().try_into());
     }
 }

@@ -1,0 +1,402 @@
+//! Taking apart the archives that others send, while they arrive.
+//!
+//! An [`Unpacker`] is fed the bytes of a zip or tar (as it is, or compressed as a whole by gzip or zstd) and tells, one
+//! [`UnpackEvent`] after another, what is in it. It does no input or output, holds no more than a chunk and some
+//! bookkeeping per entry, and trusts nothing: every name is an [`EntryPath`], sizes and checksums are verified, and
+//! links, devices, encryption, duplicates and decompression bombs are refused.
+//!
+//! What an event has told is only certain once [`UnpackEvent::End`] has come: a zip's central directory, at its very
+//! end, may contradict the rest. So contents may be stored as they come, but nothing may be published before that.
+//!
+//! Some entries are passed over, though checked like the others: directories (trees consist of files), the document
+//! of our own archives, and what macOS adds (`__MACOSX/`, `.DS_Store`, `._*`), none of which could be in a tree.
+
+mod compression;
+mod input;
+mod tar;
+mod zip;
+
+use bytes::Bytes;
+
+use crate::collisions::{Collision, Collisions};
+use crate::document::DIFF_DOCUMENT_PATH;
+use crate::entry_path::{EntryPath, EntryPathError, RESERVED_DIRECTORY};
+use crate::tree::MAX_SIZE;
+use compression::Decompressor;
+use input::Input;
+
+/// Unpacks one archive.
+#[derive(Debug)]
+pub struct Unpacker {
+    input: Input,
+    intake: Intake,
+    reader: Reader,
+    has_ended: bool,
+    failure: Option<UnpackError>,
+}
+
+/// What an unpacker has found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UnpackEvent {
+    /// A file begins. Files are numbered from 0 as they come.
+    Entry {
+        path: EntryPath<'static>,
+        /// In bytes, if the archive says so in front.
+        size: Option<u64>,
+    },
+    /// The next bytes of the file.
+    Data(Bytes),
+    /// The file is whole, and what its header said of it is true.
+    EndOfEntry {
+        /// In bytes.
+        size: u64,
+        crc32: u32,
+    },
+    /// The file of this number is executable; a zip tells so only behind all files.
+    Executable { number: u32 },
+    /// The archive is whole and consistent. Nothing follows.
+    End,
+}
+
+/// What an archive may hold at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnpackLimits {
+    /// The number of entries of all kinds.
+    pub entries: u32,
+    /// The size of one file, in bytes.
+    pub entry_size: u64,
+    /// The size of all files together, in bytes.
+    pub total_size: u64,
+    /// How many times larger than the archive so far its contents may be, beyond the first 16 MiB.
+    pub ratio: u64,
+}
+
+/// Why an archive is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}{fault}", entry.as_ref().map(|name| format!("entry {name:?}: ")).unwrap_or_default())]
+pub struct UnpackError {
+    /// The name of the entry, at most 200 characters of it, if it is about one.
+    pub entry: Option<String>,
+    pub fault: Fault,
+}
+
+/// What is wrong with an archive.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    #[error("this is neither a zip nor a tar archive")]
+    NotAnArchive,
+    #[error("the archive is cut short")]
+    Truncated,
+    #[error("there are bytes behind the end of the archive")]
+    TrailingBytes,
+    #[error("the archive has more than {limit} entries")]
+    TooManyEntries { limit: u32 },
+    #[error("the file is larger than {limit} bytes")]
+    EntryTooLarge { limit: u64 },
+    #[error("the files are larger than {limit} bytes together")]
+    TooLarge { limit: u64 },
+    #[error("the contents are more than {limit} times larger than the archive")]
+    TooCompressed { limit: u64 },
+    #[error("the name is not UTF-8")]
+    NameNotUtf8,
+    #[error("{0}")]
+    Path(EntryPathError),
+    #[error("{0}")]
+    Collision(Collision),
+    #[error("links are not allowed")]
+    Link,
+    #[error("only files and directories are allowed")]
+    NotAFile,
+    #[error("a directory has contents")]
+    DirectoryWithContents,
+    #[error("encrypted entries are not supported")]
+    Encrypted,
+    #[error("compression method {method} is not supported")]
+    UnsupportedMethod { method: u16 },
+    #[error("{feature} are not supported")]
+    Unsupported { feature: &'static str },
+    #[error("the size of a stored entry follows its data, so where it ends cannot be known")]
+    UnknownLength,
+    #[error("the compressed data is damaged")]
+    Damaged,
+    #[error("the size is not what the archive says")]
+    WrongSize,
+    #[error("the CRC-32 is not what the archive says")]
+    WrongCrc32,
+    #[error("the {record} is malformed")]
+    Malformed { record: &'static str },
+    #[error("the central directory contradicts the entries")]
+    Inconsistent,
+}
+
+impl Unpacker {
+    pub fn new(limits: UnpackLimits) -> Self {
+        Self {
+            input: Input::default(),
+            intake: Intake::new(limits),
+            reader: Reader::Unknown,
+            has_ended: false,
+            failure: None,
+        }
+    }
+
+    /// Adds the next bytes of the archive.
+    ///
+    /// Take all events first, or the bytes that they are made of pile up.
+    pub fn feed(&mut self, chunk: Bytes) {
+        self.input.feed(chunk);
+    }
+
+    /// Tells that all bytes have been fed.
+    pub fn finish(&mut self) {
+        self.input.finish();
+    }
+
+    /// The next event; none if more bytes are wanted, or after the end.
+    ///
+    /// Once it has failed it fails the same way for ever.
+    pub fn next_event(&mut self) -> Result<Option<UnpackEvent>, UnpackError> {
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone());
+        }
+        let event = self.advance().and_then(|event| {
+            self.has_ended |= event == Some(UnpackEvent::End);
+            // Whoever waits for the end must not wait for ever.
+            if event.is_none() && self.input.is_finished() && !self.has_ended {
+                Err(Fault::Truncated)
+            } else {
+                Ok(event)
+            }
+        });
+        event.map_err(|fault| {
+            let entry = self
+                .reader
+                .entry()
+                .map(|name| name.chars().take(200).collect());
+            self.failure.insert(UnpackError { entry, fault }).clone()
+        })
+    }
+
+    fn advance(&mut self) -> Result<Option<UnpackEvent>, Fault> {
+        loop {
+            match &mut self.reader {
+                Reader::Unknown => match Reader::recognize(&self.input)? {
+                    Some(reader) => self.reader = reader,
+                    None => return Ok(None),
+                },
+                Reader::Zip(zip) => return zip.advance(&mut self.input, &mut self.intake),
+                Reader::Tar(tar) => {
+                    self.intake.archive_size = self.input.consumed();
+                    return tar.advance(&mut self.input, &mut self.intake);
+                }
+                Reader::CompressedTar {
+                    decompressor,
+                    inner,
+                    tar,
+                } => {
+                    self.intake.archive_size = self.input.consumed();
+                    if let Some(event) = tar.advance(inner, &mut self.intake)? {
+                        return Ok(Some(event));
+                    }
+                    if inner.is_finished() || !decompressor.advance(&mut self.input, inner)? {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Default for UnpackLimits {
+    fn default() -> Self {
+        Self {
+            entries: 1 << 20,
+            entry_size: 1 << 40,
+            total_size: 1 << 40,
+            ratio: 200,
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Reader {
+    Unknown,
+    Zip(Box<zip::Reader>),
+    Tar(Box<tar::Reader>),
+    CompressedTar {
+        decompressor: Decompressor,
+        inner: Input,
+        tar: Box<tar::Reader>,
+    },
+}
+
+impl Reader {
+    /// Tells the kind of an archive by its first four bytes.
+    fn recognize(input: &Input) -> Result<Option<Self>, Fault> {
+        let Some(magic) = input.peek(4).map_err(|_| Fault::NotAnArchive)? else {
+            return Ok(None);
+        };
+        let decompressor = match magic {
+            [b'P', b'K', 3, 4] | [b'P', b'K', 5, 6] => return Ok(Some(Self::Zip(Box::default()))),
+            [0x1f, 0x8b, 8, _] => Decompressor::gzip(),
+            [0x28, 0xb5, 0x2f, 0xfd] => Decompressor::zstd(),
+            _ => return Ok(Some(Self::Tar(Box::default()))),
+        };
+        Ok(Some(Self::CompressedTar {
+            decompressor,
+            inner: Input::default(),
+            tar: Box::default(),
+        }))
+    }
+
+    /// The name of the entry at hand.
+    fn entry(&self) -> Option<&str> {
+        match self {
+            Self::Unknown => None,
+            Self::Zip(zip) => zip.entry(),
+            Self::Tar(tar) | Self::CompressedTar { tar, .. } => tar.entry(),
+        }
+    }
+}
+
+/// What both formats hold an archive to.
+#[derive(Debug)]
+struct Intake {
+    limits: UnpackLimits,
+    collisions: Collisions,
+    /// Entries of all kinds.
+    entries: u32,
+    /// Entries that were told.
+    files: u32,
+    /// Bytes out so far.
+    total_size: u64,
+    /// Bytes in so far.
+    archive_size: u64,
+}
+
+/// What becomes of an entry.
+#[derive(Debug)]
+enum Admission {
+    File {
+        path: EntryPath<'static>,
+        number: u32,
+    },
+    Directory,
+    /// Nothing of a tree.
+    Ignored,
+}
+
+impl Intake {
+    fn new(limits: UnpackLimits) -> Self {
+        // Beyond this sizes could not be told to anyone, and sums could overflow.
+        let (entry_size, total_size) = (
+            limits.entry_size.min(MAX_SIZE),
+            limits.total_size.min(MAX_SIZE),
+        );
+        let limits = UnpackLimits {
+            entry_size,
+            total_size,
+            ..limits
+        };
+        Self {
+            limits,
+            collisions: Collisions::default(),
+            entries: 0,
+            files: 0,
+            total_size: 0,
+            archive_size: 0,
+        }
+    }
+
+    /// Judges a name; one that ends in a slash is a directory's.
+    fn admit(&mut self, name: &str) -> Result<Admission, Fault> {
+        if self.entries >= self.limits.entries {
+            return Err(Fault::TooManyEntries {
+                limit: self.limits.entries,
+            });
+        }
+        self.entries += 1;
+        // `tar -c .` puts this before every name.
+        let mut path = name;
+        while let Some(rest) = path.strip_prefix("./") {
+            path = rest;
+        }
+        if is_ours(path) || is_litter(path) {
+            return Ok(Admission::Ignored);
+        }
+        if let Some(directory) = path.strip_suffix('/') {
+            EntryPath::normalize(directory).map_err(Fault::Path)?;
+            return Ok(Admission::Directory);
+        }
+        if path.is_empty() || path == "." {
+            // What is left of `./`, the directory itself.
+            return if name.ends_with('/') {
+                Ok(Admission::Directory)
+            } else {
+                Err(Fault::Path(EntryPathError::Empty))
+            };
+        }
+        let path = EntryPath::normalize(path)
+            .map_err(Fault::Path)?
+            .into_owned();
+        self.collisions.insert(&path).map_err(Fault::Collision)?;
+        let number = self.files;
+        self.files += 1;
+        Ok(Admission::File { path, number })
+    }
+
+    /// Checks a size that a header tells, before its bytes come.
+    fn check_size(&self, size: u64) -> Result<(), Fault> {
+        if size > self.limits.entry_size {
+            return Err(Fault::EntryTooLarge {
+                limit: self.limits.entry_size,
+            });
+        }
+        if self.total_size.saturating_add(size) > self.limits.total_size {
+            return Err(Fault::TooLarge {
+                limit: self.limits.total_size,
+            });
+        }
+        Ok(())
+    }
+
+    /// Counts `count` bytes that came out; `so_far` of the same entry came before.
+    fn count(&mut self, count: usize, so_far: u64) -> Result<(), Fault> {
+        let count = count as u64;
+        if so_far.saturating_add(count) > self.limits.entry_size {
+            return Err(Fault::EntryTooLarge {
+                limit: self.limits.entry_size,
+            });
+        }
+        self.check_size(count)?;
+        self.total_size += count;
+        let bound = self
+            .archive_size
+            .saturating_mul(self.limits.ratio)
+            .max(UNSUSPICIOUS_SIZE);
+        if self.total_size > bound {
+            return Err(Fault::TooCompressed {
+                limit: self.limits.ratio,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// So much may come out of however little.
+const UNSUSPICIOUS_SIZE: u64 = 16 << 20;
+
+/// The document of an archive of ours, or the directory that was made for it.
+fn is_ours(path: &str) -> bool {
+    path == DIFF_DOCUMENT_PATH || path.strip_suffix('/') == Some(RESERVED_DIRECTORY)
+}
+
+/// What macOS tools leave in archives: resource forks and window positions.
+fn is_litter(path: &str) -> bool {
+    let name = path
+        .trim_end_matches('/')
+        .rsplit('/')
+        .next()
+        .unwrap_or_default();
+    path.starts_with("__MACOSX/") || name == ".DS_Store" || name.starts_with("._")
+}

@@ -1,0 +1,619 @@
+//! Random histories of uploads agree with a naive model: an upload is a vector of bytes.
+//!
+//! Each history runs on stores in memory that can lose what was not synced. After every step the upload is asked how it stands, and
+//! at the end every file that was published is read and compared, byte by byte. A failing history is printed, shrunk, with its seed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use blobs::memory::MemoryStore;
+use bytes::Bytes;
+use domain::access::{Config as AccessConfig, Credential, Gate};
+use domain::cleanup::{self, Janitor};
+use domain::files::{Description, WriteCondition};
+use domain::ids::SystemRandomness;
+use domain::testing::{ManualClock, MemoryMetadataStore};
+use domain::upload::{Upload, UploadState};
+use domain::uploads::{
+    self, Addition, BodyFault, BodyPart, Creation, Outcome, ProgressSink, UploadBody,
+};
+use domain::{Authorized, BlobStore, Clock, Error, Files, MetadataStore, UploadId, Uploads};
+use futures::{StreamExt as _, stream};
+use proptest::prelude::*;
+use protocol::digest::StatedDigests;
+use protocol::upload::{Append, Completion, Create, Overrun, Repeat};
+
+/// Longer than any pause within a history but the ones that are meant to expire uploads.
+const LIFETIME: Duration = Duration::from_secs(1000);
+
+#[derive(Debug, Clone)]
+struct Body {
+    /// Sizes of its chunks in bytes.
+    chunks: Vec<usize>,
+    /// Whether it is cut after the last of them.
+    cut: bool,
+    /// Whether its length is told before.
+    framed: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Dialect {
+    overrun: Overrun,
+    repeat: Repeat,
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Create {
+        completion: Completion,
+        length: Option<u64>,
+        dialect: Dialect,
+        body: Body,
+    },
+    Append {
+        upload: usize,
+        /// How far off the true offset the request begins.
+        off: i64,
+        completion: Completion,
+        length: Option<u64>,
+        dialect: Dialect,
+        body: Body,
+    },
+    Head {
+        upload: usize,
+    },
+    Cancel {
+        upload: usize,
+    },
+    Pass {
+        seconds: u64,
+    },
+    Clean,
+    /// Everything that was not durable is lost, and a new process begins.
+    PowerCut,
+}
+
+fn body() -> impl Strategy<Value = Body> {
+    let chunk = prop_oneof![4 => 0..200_usize, 1 => 60_000..140_000_usize];
+    (
+        prop::collection::vec(chunk, 0..4),
+        prop::bool::weighted(0.3),
+        any::<bool>(),
+    )
+        .prop_map(|(chunks, cut, framed)| Body {
+            chunks,
+            cut,
+            framed,
+        })
+}
+
+fn completion() -> impl Strategy<Value = Completion> {
+    prop_oneof![
+        Just(Completion::WithThisBody),
+        Just(Completion::Later),
+        Just(Completion::AtLength)
+    ]
+}
+
+fn dialect() -> impl Strategy<Value = Dialect> {
+    prop_oneof![
+        Just((Overrun::KeepToLength, Repeat::Refused)),
+        Just((Overrun::Invalidate, Repeat::Answered)),
+        Just((Overrun::Discard, Repeat::Answered)),
+    ]
+    .prop_map(|(overrun, repeat)| Dialect { overrun, repeat })
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let length = || prop::option::weighted(0.4, 0..1000_u64);
+    prop_oneof![
+        3 => (completion(), length(), dialect(), body()).prop_map(
+            |(completion, length, dialect, body)| Step::Create { completion, length, dialect, body }
+        ),
+        8 => (0..4_usize, prop_oneof![6 => Just(0), 1 => -300..300_i64], completion(), length(), dialect(), body())
+            .prop_map(|(upload, off, completion, length, dialect, body)| Step::Append {
+                upload, off, completion, length, dialect, body
+            }),
+        2 => (0..4_usize).prop_map(|upload| Step::Head { upload }),
+        1 => (0..4_usize).prop_map(|upload| Step::Cancel { upload }),
+        1 => prop_oneof![Just(10), Just(2000)].prop_map(|seconds| Step::Pass { seconds }),
+        1 => Just(Step::Clean),
+        2 => Just(Step::PowerCut),
+    ]
+}
+
+/// What an upload is, naively.
+#[derive(Debug, Clone)]
+struct Model {
+    id: UploadId,
+    number: usize,
+    offset: u64,
+    length: Option<u64>,
+    state: ModelState,
+    /// In seconds since the history began.
+    expires: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ModelState {
+    Open,
+    Complete,
+    Gone,
+    Forgotten,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Answer {
+    Partial,
+    Complete,
+    Rejected,
+    ClientGone,
+    Absent,
+}
+
+/// What a request that brings bytes says.
+struct Bringing<'a> {
+    offset: u64,
+    completion: Completion,
+    length: Option<u64>,
+    dialect: Dialect,
+    body: &'a Body,
+}
+
+impl Body {
+    fn size(&self) -> u64 {
+        self.chunks.iter().sum::<usize>() as u64
+    }
+
+    /// `Content-Length`: of a body that is cut, more than comes.
+    fn told(&self) -> Option<u64> {
+        self.framed.then(|| self.size() + u64::from(self.cut))
+    }
+
+    /// Each byte is fixed by the upload's number and its position.
+    fn stream(&self, number: usize, offset: u64) -> UploadBody {
+        let mut position = offset;
+        let mut parts = Vec::new();
+        for size in &self.chunks {
+            let end = position + *size as u64;
+            let bytes: Bytes = (position..end).map(|at| byte(number, at)).collect();
+            parts.push(Ok(BodyPart::Data(bytes)));
+            position = end;
+        }
+        if self.cut {
+            parts.push(Err(BodyFault::Cut));
+        }
+        stream::iter(parts).boxed()
+    }
+}
+
+fn byte(number: usize, position: u64) -> u8 {
+    let mixed = (position + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (number as u64) << 32;
+    (mixed >> 40) as u8
+}
+
+impl Model {
+    /// The rules once more, in the plainest words.
+    fn bring(&mut self, request: &Bringing<'_>, now: u64) -> Answer {
+        let size = request.body.size();
+        match self.state {
+            ModelState::Gone | ModelState::Forgotten => return Answer::Absent,
+            ModelState::Complete => {
+                let repeats = request.dialect.repeat == Repeat::Answered
+                    && request.offset == self.offset
+                    && request.body.told() == Some(0)
+                    && request.completion != Completion::Later;
+                return if repeats {
+                    Answer::Complete
+                } else {
+                    Answer::Rejected
+                };
+            }
+            ModelState::Open if self.expires <= now => return Answer::Absent,
+            ModelState::Open => {}
+        }
+        if request.offset != self.offset {
+            return Answer::Rejected;
+        }
+        let mut lengths: Vec<u64> = self.length.into_iter().chain(request.length).collect();
+        if let (Completion::WithThisBody, Some(told)) = (request.completion, request.body.told()) {
+            lengths.push(request.offset + told);
+        }
+        lengths.dedup();
+        if lengths.len() > 1 || lengths.first().is_some_and(|length| *length < self.offset) {
+            return Answer::Rejected;
+        }
+        let length = lengths.first().copied();
+        let room = length.map_or(u64::MAX, |length| length - self.offset);
+        let discards = request.dialect.overrun == Overrun::Discard;
+        if discards && request.body.told().is_some_and(|told| told > room) {
+            return Answer::Rejected;
+        }
+        if size > room {
+            match request.dialect.overrun {
+                Overrun::Discard => {}
+                Overrun::Invalidate => self.state = ModelState::Gone,
+                Overrun::KeepToLength => {
+                    self.offset += room;
+                    self.length = length;
+                }
+            }
+            self.expires = now + LIFETIME.as_secs();
+            return Answer::Rejected;
+        }
+        let total = self.offset + size;
+        self.offset = total;
+        self.length = length;
+        self.expires = now + LIFETIME.as_secs();
+        if request.body.cut {
+            return Answer::ClientGone;
+        }
+        let completes = match request.completion {
+            Completion::WithThisBody => true,
+            Completion::Later => false,
+            Completion::AtLength => length == Some(total),
+        };
+        if !completes {
+            return Answer::Partial;
+        }
+        if length.is_some_and(|length| length != total) {
+            return Answer::Rejected;
+        }
+        self.state = ModelState::Complete;
+        self.length = Some(total);
+        Answer::Complete
+    }
+}
+
+#[derive(Debug)]
+struct Silent;
+
+impl ProgressSink for Silent {
+    fn created(&self, _: &Upload) {}
+    fn progressed(&self, _: u64) {}
+}
+
+/// The real thing, on stores that outlive a process.
+struct World {
+    clock: Arc<ManualClock>,
+    blobs: MemoryStore,
+    metadata: Arc<MemoryMetadataStore>,
+    uploads: Uploads,
+    seconds: u64,
+}
+
+impl World {
+    fn new() -> Self {
+        let clock = Arc::new(ManualClock::default());
+        let blobs = MemoryStore::new(clock.clone());
+        let metadata = Arc::new(MemoryMetadataStore::default());
+        let uploads = Self::process(&clock, &blobs, &metadata);
+        Self {
+            clock,
+            blobs,
+            metadata,
+            uploads,
+            seconds: 0,
+        }
+    }
+
+    fn process(
+        clock: &Arc<ManualClock>,
+        blobs: &MemoryStore,
+        metadata: &Arc<MemoryMetadataStore>,
+    ) -> Uploads {
+        Uploads::new(
+            Arc::new(blobs.clone()) as Arc<dyn BlobStore>,
+            Arc::clone(metadata) as Arc<dyn MetadataStore>,
+            Arc::clone(clock) as Arc<dyn Clock>,
+            Arc::new(SystemRandomness),
+            uploads::Config {
+                lifetime: LIFETIME,
+                ..uploads::Config::default()
+            },
+        )
+    }
+
+    fn authorized(&self) -> Authorized<Uploads> {
+        Authorized::new(everyone(), self.uploads.clone())
+    }
+
+    fn janitor(&self) -> Janitor {
+        Janitor::new(
+            self.uploads.clone(),
+            Arc::new(self.blobs.clone()),
+            Arc::clone(&self.metadata) as Arc<dyn MetadataStore>,
+            Arc::clone(&self.clock) as Arc<dyn Clock>,
+            cleanup::Config {
+                delete_after: Duration::ZERO,
+                ..cleanup::Config::default()
+            },
+        )
+    }
+}
+
+fn everyone() -> domain::access::Principal {
+    Gate::new(&AccessConfig::default())
+        .admit(Credential::None)
+        .expect("a gate without keys is open")
+}
+
+fn answer(result: &Result<Outcome, uploads::Failure>) -> Answer {
+    match result {
+        Ok(Outcome::Partial(_)) => Answer::Partial,
+        Ok(Outcome::Complete(..) | Outcome::Stored { .. }) => Answer::Complete,
+        Err(failure) => match &failure.error {
+            Error::Rejected(_) => Answer::Rejected,
+            Error::ClientGone => Answer::ClientGone,
+            Error::NotFound { .. } | Error::Gone(_) => Answer::Absent,
+            error => panic!("unexpected: {error:?}"),
+        },
+    }
+}
+
+async fn live(steps: Vec<Step>) {
+    let mut world = World::new();
+    let mut models: Vec<Model> = Vec::new();
+    for step in steps {
+        match step {
+            Step::Create {
+                completion,
+                length,
+                dialect,
+                body,
+            } => create(&world, &mut models, completion, length, dialect, &body).await,
+            Step::Append {
+                upload,
+                off,
+                completion,
+                length,
+                dialect,
+                body,
+            } => {
+                let Some(model) = models.get_mut(upload) else {
+                    continue;
+                };
+                let bringing = Bringing {
+                    offset: model.offset.saturating_add_signed(off),
+                    completion,
+                    length,
+                    dialect,
+                    body: &body,
+                };
+                append(&world, model, &bringing).await;
+            }
+            Step::Head { upload } => {
+                if let Some(model) = models.get(upload) {
+                    check(&world, model).await;
+                }
+            }
+            Step::Cancel { upload } => {
+                if let Some(model) = models.get_mut(upload) {
+                    cancel(&world, model).await;
+                }
+            }
+            Step::Pass { seconds } => {
+                world.clock.advance(Duration::from_secs(seconds));
+                world.seconds += seconds;
+            }
+            Step::Clean => {
+                world.janitor().recover().await.unwrap();
+                forget(&mut models, world.seconds);
+            }
+            Step::PowerCut => {
+                world.uploads.drain().await;
+                world.blobs.cut_power();
+                world.uploads = World::process(&world.clock, &world.blobs, &world.metadata);
+                world.janitor().recover().await.unwrap();
+                forget(&mut models, world.seconds);
+            }
+        }
+        for model in &models {
+            check(&world, model).await;
+        }
+    }
+    for model in models {
+        read_back(&world, &model).await;
+    }
+}
+
+/// What a round of the janitor does to an upload: the first gives it up, or forgets it.
+fn forget(models: &mut [Model], now: u64) {
+    for model in models.iter_mut().filter(|model| model.expires <= now) {
+        match model.state {
+            ModelState::Open => {
+                model.state = ModelState::Gone;
+                model.expires = now + LIFETIME.as_secs();
+            }
+            ModelState::Complete | ModelState::Gone => model.state = ModelState::Forgotten,
+            ModelState::Forgotten => {}
+        }
+    }
+}
+
+async fn create(
+    world: &World,
+    models: &mut Vec<Model>,
+    completion: Completion,
+    length: Option<u64>,
+    dialect: Dialect,
+    body: &Body,
+) {
+    let number = models.len();
+    let creation = Creation {
+        create: Create {
+            completion,
+            length,
+            body_length: body.told(),
+            overrun: dialect.overrun,
+        },
+        resumable: true,
+        path: None,
+        condition: WriteCondition::default(),
+        description: Description::default(),
+        digests: StatedDigests::default(),
+        client_ref: None,
+        idempotency_key: None,
+        tus_metadata: None,
+        tus_concat: None,
+    };
+    let result = world
+        .authorized()
+        .create(creation, body.stream(number, 0), Arc::new(Silent))
+        .await;
+    let upload = match &result {
+        Ok(Outcome::Partial(upload) | Outcome::Complete(upload, _)) => Some(upload),
+        Ok(Outcome::Stored { .. }) => panic!("a resumable creation makes an upload"),
+        Err(failure) => failure.upload.as_deref(),
+    };
+    let mut model = Model {
+        id: upload.map_or_else(|| UploadId::random(&SystemRandomness), |upload| upload.id),
+        number,
+        offset: 0,
+        length: None,
+        state: ModelState::Open,
+        expires: world.seconds + LIFETIME.as_secs(),
+    };
+    let bringing = Bringing {
+        offset: 0,
+        completion,
+        length,
+        dialect,
+        body,
+    };
+    let expected = model.bring(&bringing, world.seconds);
+    assert_eq!(answer(&result), expected, "{model:?}");
+    if upload.is_some() {
+        // A body that runs over still leaves the length that its request declared.
+        model.length = model.length.or(match model.state {
+            ModelState::Open => upload.and_then(recorded_length),
+            _ => model.length,
+        });
+        models.push(model);
+    }
+}
+
+fn recorded_length(upload: &Upload) -> Option<u64> {
+    match &upload.state {
+        UploadState::Open(progress) => progress.open.length,
+        UploadState::Complete(_) | UploadState::Gone(_) => None,
+    }
+}
+
+async fn append(world: &World, model: &mut Model, bringing: &Bringing<'_>) {
+    let addition = Addition {
+        append: Append {
+            offset: bringing.offset,
+            completion: bringing.completion,
+            length: bringing.length,
+            body_length: bringing.body.told(),
+            overrun: bringing.dialect.overrun,
+            repeat: bringing.dialect.repeat,
+        },
+        digests: StatedDigests::default(),
+    };
+    let body = bringing.body.stream(model.number, bringing.offset);
+    let before = model.expires;
+    let result = world
+        .authorized()
+        .append(model.id, addition, body, Arc::new(Silent))
+        .await;
+    let expected = model.bring(bringing, world.seconds);
+    assert_eq!(answer(&result), expected, "{model:?}");
+    // Only what is recorded moves the expiry; the store knows when that is.
+    if let Ok(upload) = world.authorized().retrieve(model.id).await {
+        model.expires = if upload.expires_at.as_millis() == expiry(before) {
+            before
+        } else {
+            model.expires
+        };
+    }
+}
+
+fn expiry(seconds: u64) -> i64 {
+    let start = ManualClock::default().now();
+    start.plus(Duration::from_secs(seconds)).as_millis()
+}
+
+async fn cancel(world: &World, model: &mut Model) {
+    let result = world.authorized().cancel(model.id).await;
+    match model.state {
+        ModelState::Open if model.expires > world.seconds => {
+            assert!(result.is_ok());
+            model.state = ModelState::Gone;
+            model.expires = world.seconds + LIFETIME.as_secs();
+        }
+        ModelState::Complete => assert!(result.is_ok()),
+        ModelState::Open | ModelState::Gone | ModelState::Forgotten => assert!(result.is_err()),
+    }
+}
+
+async fn check(world: &World, model: &Model) {
+    let result = world.authorized().retrieve(model.id).await;
+    match (model.state, result) {
+        (ModelState::Open, Ok(upload)) if model.expires > world.seconds => match upload.state {
+            UploadState::Open(progress) => {
+                assert_eq!(progress.open.offset, model.offset, "{model:?}");
+                assert_eq!(progress.open.length, model.length, "{model:?}");
+            }
+            state => panic!("{state:?} instead of {model:?}"),
+        },
+        (ModelState::Complete, Ok(upload)) => match upload.state {
+            UploadState::Complete(completed) => {
+                assert_eq!(completed.complete.length, model.offset, "{model:?}");
+            }
+            state => panic!("{state:?} instead of {model:?}"),
+        },
+        (ModelState::Open | ModelState::Gone | ModelState::Forgotten, Err(failure)) => {
+            assert_eq!(answer(&Err(failure)), Answer::Absent, "{model:?}");
+        }
+        (_, result) => panic!("{result:?} instead of {model:?}"),
+    }
+}
+
+/// Every published file has exactly its upload's bytes, and the digest of them.
+async fn read_back(world: &World, model: &Model) {
+    if model.state != ModelState::Complete {
+        return;
+    }
+    let upload = world.authorized().retrieve(model.id).await.unwrap();
+    let UploadState::Complete(completed) = &upload.state else {
+        panic!("{upload:?}");
+    };
+    let files = Authorized::new(
+        everyone(),
+        Files::new(
+            Arc::new(world.blobs.clone()),
+            Arc::clone(&world.metadata) as Arc<dyn MetadataStore>,
+            Arc::clone(&world.clock) as Arc<dyn Clock>,
+        ),
+    );
+    let file = files.find(&upload.plan.path).await.unwrap();
+    assert_eq!(file, upload.file(completed));
+    let blob = files.open(&file).await.unwrap();
+    let mut read = Vec::new();
+    let mut stream = blob.read(0..blob.size());
+    while let Some(bytes) = stream.next().await {
+        read.extend_from_slice(&bytes.unwrap());
+    }
+    let expected: Vec<u8> = (0..model.offset).map(|at| byte(model.number, at)).collect();
+    assert!(read == expected, "the bytes of {model:?} differ");
+    assert_eq!(
+        domain::digest::Sha256Digest::of(&expected),
+        completed.sha256
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 10_000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn histories_agree_with_the_model(steps in prop::collection::vec(step(), 1..14)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(live(steps));
+    }
+}

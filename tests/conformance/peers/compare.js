@@ -1,0 +1,50 @@
+// Puts results side by side, as Markdown: `node compare.js Longhaul=ours.jsonl '@tus/server=peer.jsonl'`,
+// where the files are what `longhaul-conformance --json` printed.
+
+import { readFileSync } from 'node:fs';
+
+const WORDS = ['ok', 'MUST', 'should', 'may', '-'];
+const ORDER = ['3', '4', '5', '6', '7', '8', '9', '10', 'rfc', 'tus', 'plain'];
+
+const servers = process.argv.slice(2).map((argument) => {
+  const [name, file] = argument.split('=');
+  const entries = readFileSync(file, 'utf8').trim().split('\n').map((line) => JSON.parse(line));
+  return { name, entries };
+});
+
+const row = (cells) => console.log(`| ${cells.join(' | ')} |`);
+const head = (first) => {
+  row([first, ...servers.map(({ name }) => name)]);
+  row(['---', ...servers.map(() => '---')]);
+};
+const place = ({ version }) => ORDER.indexOf(version.replace('interop-', ''));
+
+// How many cases of each version and transport came out how.
+const runs = new Map();
+for (const { entries } of servers) {
+  for (const entry of entries) runs.set(`${entry.version} over ${entry.transport}`, entry);
+}
+const sums = (entries) => {
+  const counts = WORDS.map((word) => [entries.filter(({ verdict }) => verdict === word).length, word]);
+  return counts.filter(([count]) => count > 0).map(([count, word]) => `${count} ${word === '-' ? 'skipped' : word}`).join(', ');
+};
+head('version');
+for (const [run, sample] of [...runs].sort(([, a], [, b]) => place(a) - place(b) || a.transport.localeCompare(b.transport))) {
+  const same = ({ version, transport }) => version === sample.version && transport === sample.transport;
+  row([run, ...servers.map(({ entries }) => sums(entries.filter(same)))]);
+}
+
+// The cases that came out other than well in a version that the server offers.
+const worst = (entries) => {
+  const found = WORDS.slice(1, 4).find((word) => entries.some(({ verdict }) => verdict === word));
+  if (found) return found;
+  if (entries.length === 0) return '';
+  return entries.some(({ verdict }) => verdict === 'ok') ? 'ok' : '-';
+};
+const names = [...new Set(servers.flatMap(({ entries }) => entries.map((entry) => entry.case)))];
+console.log();
+head('case');
+for (const name of names) {
+  const cells = servers.map(({ entries }) => worst(entries.filter((entry) => entry.case === name)));
+  if (cells.some((cell) => WORDS.slice(1, 4).includes(cell))) row([name, ...cells]);
+}
