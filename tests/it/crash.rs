@@ -1,5 +1,6 @@
 //! The program is killed at random moments while clients upload. Whatever it had acknowledged is there afterwards.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -29,14 +30,15 @@ struct Attempt {
 }
 
 impl Attempt {
-    fn new(crash: u64, client: u64, dice: &mut Dice) -> Self {
+    /// One that `dice` chooses; `number` is its own.
+    fn new(number: u64, dice: &mut Dice) -> Self {
         let dialects = u64::try_from(Dialect::ALL.len()).unwrap();
         let versions = u64::try_from(Version::ALL.len()).unwrap();
         Self {
             dialect: Dialect::ALL[usize::try_from(dice.within(0..dialects)).unwrap()],
             version: Version::ALL[usize::try_from(dice.within(0..versions)).unwrap()],
-            path: format!("/files/crash-{crash}/{client}"),
-            content: Content::new(crash * CLIENTS + client + 1000, dice.within(1..5_000_000)),
+            path: format!("/files/crash/{number}"),
+            content: Content::new(1000 + number, dice.within(1..5_000_000)),
             upload: None,
             acknowledged: 0,
             completed: false,
@@ -44,13 +46,12 @@ impl Attempt {
     }
 
     /// Uploads until everything is sent or the server is gone.
-    async fn run(&mut self, server: &TestServer, mut dice: Dice) {
-        // An error is the crash, which is what this is about.
-        let _ = match dice.within(0..3) {
-            0 => self.in_one_request(server, &mut dice).await,
-            1 => self.in_parts(server, &mut dice).await,
-            _ => self.with_interruptions(server, &mut dice).await,
-        };
+    async fn run(&mut self, server: &TestServer, dice: &mut Dice) -> Result<(), Cut> {
+        match dice.within(0..3) {
+            0 => self.in_one_request(server, dice).await,
+            1 => self.in_parts(server, dice).await,
+            _ => self.with_interruptions(server, dice).await,
+        }
     }
 
     async fn in_one_request(&mut self, server: &TestServer, dice: &mut Dice) -> Result<(), Cut> {
@@ -228,26 +229,23 @@ async fn what_was_acknowledged_survives_a_kill_at_any_moment() {
     let mut violations = Vec::new();
     let mut acknowledged = 0;
     for crash in 0..crashes {
-        let mut dice = Dice::new(crash);
-        let mut attempts: Vec<Attempt> = (0..CLIENTS)
-            .map(|client| Attempt::new(crash, client, &mut dice))
-            .collect();
         // The moment of the crash is what varies; nothing depends on it being long enough.
-        let moment = Duration::from_millis(dice.within(5..600));
+        let moment = Duration::from_millis(Dice::new(crash).within(5..500));
         let process = server.process();
-        let uploads = attempts.iter_mut().zip(0..).map(|(attempt, client)| {
-            let dice = Dice::new(crash * CLIENTS + client);
-            attempt.run(&server, dice)
-        });
+        let killed = AtomicBool::new(false);
+        let clients = (0..CLIENTS)
+            .map(|client| upload_until_the_crash(&server, crash * CLIENTS + client, &killed));
         let kill = async {
             tokio::time::sleep(moment).await;
+            killed.store(true, Ordering::SeqCst);
             process.signal(Signal::KILL);
         };
-        let all = async { tokio::join!(futures::future::join_all(uploads), kill) };
-        within(tests::PATIENCE, "every client notices the crash", all).await;
+        let all = async { tokio::join!(futures::future::join_all(clients), kill) };
+        let (attempts, ()) = within(tests::PATIENCE, "every client notices the crash", all).await;
         server.kill().await;
         server.restart().await;
 
+        let attempts: Vec<Attempt> = attempts.into_iter().flatten().collect();
         for attempt in &attempts {
             acknowledged += attempt.acknowledged;
             violations.extend(attempt.violation(&server).await);
@@ -266,6 +264,30 @@ async fn what_was_acknowledged_survives_a_kill_at_any_moment() {
         violations.len(),
         violations.join("\n")
     );
+}
+
+/// Uploads one thing after the other; everything that was begun.
+async fn upload_until_the_crash(
+    server: &TestServer,
+    seed: u64,
+    killed: &AtomicBool,
+) -> Vec<Attempt> {
+    let mut dice = Dice::new(seed);
+    let mut attempts = Vec::new();
+    loop {
+        let number = seed * 1_000 + u64::try_from(attempts.len()).unwrap();
+        let mut attempt = Attempt::new(number, &mut dice);
+        let outcome = attempt.run(server, &mut dice).await;
+        attempts.push(attempt);
+        if let Err(cut) = outcome {
+            assert!(
+                killed.load(Ordering::SeqCst),
+                "cut before the crash: {cut:?}, {:?}",
+                attempts.last()
+            );
+            return attempts;
+        }
+    }
 }
 
 async fn try_client(server: &TestServer, version: Version) -> Result<Client, Cut> {

@@ -1,9 +1,8 @@
-//! From a configuration to a running server: stores, services, router.
+//! From a configuration to a server: stores, services, and what the routes need.
 
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use axum::Router;
 use domain::access::Gate;
 use domain::cleanup::Janitor;
 use domain::clock::SystemClock;
@@ -16,8 +15,8 @@ use crate::config::Config;
 /// A server that is ready to be served.
 #[derive(Debug)]
 pub struct Server {
-    /// Answers every request.
-    pub router: Router,
+    /// What requests are answered with.
+    pub api: Api,
     /// Ended before the process, so that what is coming in becomes durable.
     pub uploads: Uploads,
     /// Works beside the router.
@@ -56,7 +55,7 @@ impl Server {
         );
         let recovered = janitor.recover().await.context("failed to recover")?;
         tracing::debug!(?recovered, "recovered");
-        let router = edge::routes::router(Api {
+        let api = Api {
             gate: Gate::new(&config.access),
             uploads: uploads.clone(),
             files: Files::new(blobs, Arc::clone(&metadata), Arc::clone(&clock)),
@@ -67,9 +66,9 @@ impl Server {
                     .as_ref()
                     .map(|url| url.as_str().trim_end_matches('/').to_owned()),
             }),
-        });
+        };
         Ok(Self {
-            router,
+            api,
             uploads,
             janitor,
             metadata,

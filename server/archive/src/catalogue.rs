@@ -9,56 +9,24 @@
 //!  "format":"longhaul-catalogue/1","pack":"maps","version":7}
 //! ```
 //!
-//! (without the line break). An executable file has `"executable":true` besides. Clients tell what they hold or want to
-//! publish in the same form, except that only `files` is required, a `crc32` may be missing, and order is free:
-//! [`Tree`] reads that, [`Catalogue`] accepts nothing but its own canonical bytes.
+//! (without the line break). An executable file has `"executable":true` besides. What clients send in the same form is
+//! for [`Draft`](crate::Draft) and [`Holdings`](crate::Holdings) to read.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::io;
 
 use bytes::Bytes;
-use serde::Deserialize;
-use serde::de::{
-    DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Unexpected,
-    Visitor,
-};
 use sha2::Digest as _;
 
 use crate::canonical_json::push_string;
-use crate::entry_path::{EntryPath, EntryPathError, check_segment, is_nfc};
-use crate::sha256_digest::{Sha256Digest, parse_hex};
-use crate::tree::{Limits, MAX_SIZE, Tree, TreeBuilder, TreeError};
+use crate::entry_path::EntryPath;
+use crate::pack_name::PackName;
+use crate::sha256_digest::Sha256Digest;
+use crate::tree::{MAX_SIZE, Tree};
+use crate::tree_json::{Document, Origin, read_document, read_document_from};
 
 /// The `format` member of a catalogue.
 pub const CATALOGUE_FORMAT: &str = "longhaul-catalogue/1";
-
-/// The name of a pack: one path segment, with the same rules as a segment of an [`EntryPath`].
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PackName(Box<str>);
-
-impl PackName {
-    pub fn parse(name: &str) -> Result<Self, EntryPathError> {
-        check_segment(name)?;
-        if name.contains('/') {
-            return Err(EntryPathError::EmptySegment);
-        }
-        if !is_nfc(name) {
-            return Err(EntryPathError::NotNormalized);
-        }
-        Ok(Self(name.into()))
-    }
-
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for PackName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// One published version of a pack.
 #[derive(Debug, PartialEq, Eq)]
@@ -85,8 +53,8 @@ pub struct Content {
 pub enum CatalogueError {
     #[error("the catalogue is not the JSON that it should be")]
     Json(#[source] serde_json::Error),
-    #[error("the catalogue is not in canonical form")]
-    NotCanonical,
+    #[error("the bytes are not those of the catalogue {expected}")]
+    OtherBytes { expected: Sha256Digest },
     #[error("the version number is above 2^53 - 1")]
     VersionTooLarge,
     #[error("the content of `{path}` is not known")]
@@ -129,43 +97,40 @@ impl Catalogue {
         Self::new(pack, version, tree, crc32s.into_boxed_slice())
     }
 
-    /// Reads the canonical encoding, which it must be byte for byte.
+    /// Reads the encoding of a catalogue that was published, of which the digest is known.
     ///
-    /// Wants a buffered reader that ends; an error of the reader is in the source of [`CatalogueError::Json`].
-    pub fn decode_from(reader: impl io::Read, limits: Limits) -> Result<Self, CatalogueError> {
-        let mut reader = HashingReader {
-            inner: reader,
-            hasher: sha2::Sha256::new(),
-            len: 0,
-        };
-        let document = read_document(serde_json::Deserializer::from_reader(&mut reader), limits)?;
+    /// The digest proves that the bytes are our own, so their paths are not held against each other once more. That
+    /// takes half the time, and it keeps old catalogues readable when Unicode's tables grow.
+    ///
+    /// An error of the reader is in the source of [`CatalogueError::Json`].
+    pub fn decode_from(reader: impl io::Read, expected: Sha256Digest) -> Result<Self, CatalogueError> {
+        let mut reader = HashingReader { inner: reader, hasher: sha2::Sha256::new(), len: 0 };
+        let document = read_document_from(&mut reader, Origin::Published);
+        let document = document.map_err(CatalogueError::Json)?;
         let digest = Sha256Digest::from_bytes(reader.hasher.finalize().into());
-        Self::from_document(document, digest, reader.len)
+        Self::from_document(document, digest, reader.len, expected)
     }
 
     /// As [`decode_from`](Self::decode_from), from memory.
-    pub fn decode(bytes: &[u8], limits: Limits) -> Result<Self, CatalogueError> {
-        let document = read_document(serde_json::Deserializer::from_slice(bytes), limits)?;
-        Self::from_document(document, Sha256Digest::of(bytes), bytes.len() as u64)
+    pub fn decode(bytes: &[u8], expected: Sha256Digest) -> Result<Self, CatalogueError> {
+        let document = read_document(serde_json::Deserializer::from_slice(bytes), Origin::Published);
+        let document = document.map_err(CatalogueError::Json)?;
+        Self::from_document(document, Sha256Digest::of(bytes), bytes.len() as u64, expected)
     }
 
     fn from_document(
         document: Document,
         digest: Sha256Digest,
-        len: u64,
+        encoded_len: u64,
+        expected: Sha256Digest,
     ) -> Result<Self, CatalogueError> {
-        let (Some(pack), Some(version), Some(crc32s)) =
-            (document.pack, document.version, document.crc32s)
-        else {
-            return Err(CatalogueError::NotCanonical);
-        };
-        let pack = PackName::parse(&pack).map_err(|_| CatalogueError::NotCanonical)?;
-        let catalogue = Self::new(pack, version, document.tree, crc32s)?;
-        // Equal length and SHA-256 of what came and what we write: equal bytes.
-        if catalogue.digest != digest || catalogue.encoded_len != len {
-            return Err(CatalogueError::NotCanonical);
+        let other_bytes = CatalogueError::OtherBytes { expected };
+        let Document { tree, crc32s, pack, version, base: _ } = document;
+        let (Some(pack), Some(version), Some(crc32s)) = (pack, version, crc32s) else { return Err(other_bytes) };
+        if digest != expected {
+            return Err(other_bytes);
         }
-        Ok(catalogue)
+        Ok(Self { pack: PackName::published(pack), version, tree, crc32s, digest, encoded_len })
     }
 
     fn new(
@@ -276,199 +241,11 @@ impl Catalogue {
     }
 }
 
-impl Tree {
-    /// Reads what a client says it holds or wants to publish, in any order and spacing.
-    ///
-    /// `pack`, `version` and each `crc32` may be there (a client may send back the catalogue that it got) and are
-    /// checked for form alone. Names are brought into NFC. Wants a buffered reader that ends.
-    pub fn read_json(reader: impl io::Read, limits: Limits) -> Result<Self, CatalogueError> {
-        Ok(read_document(serde_json::Deserializer::from_reader(reader), limits)?.tree)
-    }
-
-    /// As [`read_json`](Self::read_json), from memory.
-    pub fn parse_json(bytes: &[u8], limits: Limits) -> Result<Self, CatalogueError> {
-        Ok(read_document(serde_json::Deserializer::from_slice(bytes), limits)?.tree)
-    }
-}
-
 const CHUNK_BYTES: usize = 64 * 1024;
 
 fn push_number(out: &mut String, name: &str, number: u64) {
     use fmt::Write as _;
     write!(out, "{name}{number}").expect("writing to a string does not fail");
-}
-
-/// What a JSON text said, before anyone asks whether it is canonical.
-struct Document {
-    tree: Tree,
-    /// In the order of the tree; absent when a file lacked one.
-    crc32s: Option<Box<[u32]>>,
-    pack: Option<String>,
-    version: Option<u64>,
-}
-
-fn read_document<'de, R: serde_json::de::Read<'de>>(
-    mut json: serde_json::Deserializer<R>,
-    limits: Limits,
-) -> Result<Document, CatalogueError> {
-    let document = DocumentSeed { limits }
-        .deserialize(&mut json)
-        .map_err(CatalogueError::Json)?;
-    json.end().map_err(CatalogueError::Json)?;
-    Ok(document)
-}
-
-/// Reads a document straight into a [`TreeBuilder`], a file at a time.
-struct DocumentSeed {
-    limits: Limits,
-}
-
-#[derive(Deserialize)]
-#[serde(field_identifier, rename_all = "lowercase")]
-enum Member {
-    Files,
-    Format,
-    Pack,
-    Version,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FileMembers<'a> {
-    #[serde(borrow)]
-    path: Cow<'a, str>,
-    size: u64,
-    sha256: Sha256Digest,
-    crc32: Option<Crc32>,
-    #[serde(default)]
-    executable: bool,
-}
-
-struct Crc32(u32);
-
-impl<'de> Deserialize<'de> for Crc32 {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Text;
-
-        impl Visitor<'_> for Text {
-            type Value = Crc32;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a CRC-32 of 8 lowercase hexadecimal digits")
-            }
-
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
-                let bytes = parse_hex(text)
-                    .ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))?;
-                Ok(Crc32(u32::from_be_bytes(bytes)))
-            }
-        }
-
-        deserializer.deserialize_str(Text)
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for DocumentSeed {
-    type Value = Document;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Document, D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for DocumentSeed {
-    type Value = Document;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object with `files`")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Document, A::Error> {
-        let mut files = None;
-        let mut format: Option<String> = None;
-        let mut pack = None;
-        let mut version = None;
-        while let Some(member) = map.next_key()? {
-            let is_repeated = match member {
-                Member::Files => files
-                    .replace(map.next_value_seed(FilesSeed {
-                        limits: self.limits,
-                    })?)
-                    .is_some(),
-                Member::Format => format.replace(map.next_value()?).is_some(),
-                Member::Pack => pack.replace(map.next_value()?).is_some(),
-                Member::Version => version.replace(map.next_value()?).is_some(),
-            };
-            if is_repeated {
-                return Err(A::Error::custom("a member is there twice"));
-            }
-        }
-        if let Some(format) = format
-            && format != CATALOGUE_FORMAT
-        {
-            return Err(A::Error::custom(format_args!(
-                "`format` is not `{CATALOGUE_FORMAT}`"
-            )));
-        }
-        let (tree, crc32s) = files.ok_or_else(|| A::Error::missing_field("files"))?;
-        Ok(Document {
-            tree,
-            crc32s,
-            pack,
-            version,
-        })
-    }
-}
-
-pub(crate) struct FilesSeed {
-    pub(crate) limits: Limits,
-}
-
-impl<'de> DeserializeSeed<'de> for FilesSeed {
-    type Value = (Tree, Option<Box<[u32]>>);
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_seq(self)
-    }
-}
-
-impl<'de> Visitor<'de> for FilesSeed {
-    type Value = (Tree, Option<Box<[u32]>>);
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array of files")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut files: A) -> Result<Self::Value, A::Error> {
-        let mut builder = TreeBuilder::new(self.limits);
-        let mut crc32s = Vec::new();
-        while builder.len() < self.limits.entries as usize {
-            let Some(file) = files.next_element::<FileMembers<'de>>()? else {
-                break;
-            };
-            let path = EntryPath::normalize(&*file.path).map_err(|error| {
-                let beginning: String = file.path.chars().take(80).collect();
-                A::Error::custom(format_args!("{beginning:?}: {error}"))
-            })?;
-            crc32s.extend(file.crc32.map(|Crc32(crc32)| crc32));
-            builder
-                .push(&path, file.size, file.sha256, file.executable)
-                .map_err(A::Error::custom)?;
-        }
-        if builder.len() == self.limits.entries as usize
-            && files.next_element::<IgnoredAny>()?.is_some()
-        {
-            return Err(A::Error::custom(TreeError::TooManyEntries {
-                limit: self.limits.entries,
-            }));
-        }
-        let is_complete = crc32s.len() == builder.len();
-        if !is_complete {
-            crc32s.clear();
-        }
-        let tree = builder.finish_with(&mut crc32s);
-        Ok((tree, is_complete.then(|| crc32s.into_boxed_slice())))
-    }
 }
 
 /// Hashes what passes through.
@@ -686,14 +463,6 @@ mod tests {
             Catalogue::decode(&json, Limits::default()).unwrap(),
             catalogue
         );
-    }
-
-    #[test]
-    fn pack_names_are_one_segment() {
-        assert!(PackName::parse("World maps (v2)").is_ok());
-        for name in ["", ".", "..", "a/b", ".a", "a\0", "e\u{301}"] {
-            assert!(PackName::parse(name).is_err(), "{name:?}");
-        }
     }
 
     proptest! {

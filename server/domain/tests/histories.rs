@@ -189,7 +189,7 @@ impl Body {
 
 fn byte(number: usize, position: u64) -> u8 {
     let mixed = (position + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (number as u64) << 32;
-    (mixed >> 40) as u8
+    mixed.to_be_bytes()[2]
 }
 
 impl Model {

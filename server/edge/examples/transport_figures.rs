@@ -49,8 +49,14 @@ async fn main() -> Result<(), Failure> {
     let directory = tempfile::tempdir()?;
     let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
     std::fs::write(directory.path().join("certificate.pem"), pair.cert.pem())?;
-    std::fs::write(directory.path().join("key.pem"), pair.signing_key.serialize_pem())?;
-    let path = directory.path().to_str().ok_or("a temporary directory with an odd name")?;
+    std::fs::write(
+        directory.path().join("key.pem"),
+        pair.signing_key.serialize_pem(),
+    )?;
+    let path = directory
+        .path()
+        .to_str()
+        .ok_or("a temporary directory with an odd name")?;
 
     throughput(path, megabytes << 20).await?;
     long_path(path).await?;
@@ -68,7 +74,11 @@ async fn run_server(directory: &str) -> Result<(), Failure> {
     };
     let address = "127.0.0.1:0".parse()?;
     let plain = Listener::bind(&ListenConfig { address, tls: None }).await?;
-    let secure = Listener::bind(&ListenConfig { address, tls: Some(tls) }).await?;
+    let secure = Listener::bind(&ListenConfig {
+        address,
+        tls: Some(tls),
+    })
+    .await?;
     println!("{} {}", plain.address(), secure.address());
     let frame = Bytes::from(vec![0; FRAME]);
     let router = Router::new()
@@ -76,7 +86,14 @@ async fn run_server(directory: &str) -> Result<(), Failure> {
             "/up",
             put(async |mut body: Body| {
                 let mut length = 0;
-                while let Some(Ok(frame)) = body.frame().await {
+                while let Some(frame) = body.frame().await {
+                    let frame = match frame {
+                        Ok(f) => f,
+                        Err(e) => {
+                            eprintln!("BODY {e:?}");
+                            break;
+                        }
+                    };
                     length += frame.data_ref().map_or(0, Bytes::len);
                 }
                 length.to_string()
@@ -86,13 +103,24 @@ async fn run_server(directory: &str) -> Result<(), Failure> {
             "/down/{length}",
             get(async move |Path(length): Path<u64>| {
                 let frames = length / FRAME as u64;
-                let frames = futures::stream::iter(0..frames).map(move |_| Ok::<_, std::io::Error>(frame.clone()));
-                Response::builder().header("content-length", length).body(Body::from_stream(frames))
+                let frames = futures::stream::iter(0..frames)
+                    .map(move |_| Ok::<_, std::io::Error>(frame.clone()));
+                Response::builder()
+                    .header("content-length", length)
+                    .body(Body::from_stream(frames))
                     .expect("a number is a field value")
             }),
         );
-    serve(vec![plain, secure], Config { max_connections: 20_000, ..Config::default() }, router, CancellationToken::new())
-        .await?;
+    serve(
+        vec![plain, secure],
+        Config {
+            max_connections: 20_000,
+            ..Config::default()
+        },
+        router,
+        CancellationToken::new(),
+    )
+    .await?;
     Ok(())
 }
 
@@ -111,16 +139,25 @@ impl Server {
             .kill_on_drop(true)
             .spawn()?;
         let mut line = String::new();
-        BufReader::new(child.stdout.take().ok_or("no output")?).read_line(&mut line).await?;
+        BufReader::new(child.stdout.take().ok_or("no output")?)
+            .read_line(&mut line)
+            .await?;
         let (plain, secure) = line.trim().split_once(' ').ok_or("no addresses")?;
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(format!("{directory}/certificate.pem"))?)?;
+        roots.add(CertificateDer::from_pem_file(format!(
+            "{directory}/certificate.pem"
+        ))?)?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let tls = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Ok(Self { child, plain: plain.parse()?, secure: secure.parse()?, tls: Arc::new(tls) })
+        Ok(Self {
+            child,
+            plain: plain.parse()?,
+            secure: secure.parse()?,
+            tls: Arc::new(tls),
+        })
     }
 
     async fn connect(&self, tls: bool, protocol: &[u8]) -> Result<Box<dyn Stream>, Failure> {
@@ -133,7 +170,11 @@ impl Server {
         config.alpn_protocols = vec![protocol.to_vec()];
         let socket = TcpStream::connect(self.secure).await?;
         socket.set_nodelay(true)?;
-        Ok(Box::new(tokio_rustls::TlsConnector::from(Arc::new(config)).connect("localhost".try_into()?, socket).await?))
+        Ok(Box::new(
+            tokio_rustls::TlsConnector::from(Arc::new(config))
+                .connect("localhost".try_into()?, socket)
+                .await?,
+        ))
     }
 
     fn stat(&self, name: &str) -> Result<String, Failure> {
@@ -144,14 +185,22 @@ impl Server {
     /// Resident memory in KiB.
     fn resident(&self) -> Result<u64, Failure> {
         let status = self.stat("status")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .ok_or("no VmRSS")?;
         Ok(line.trim().trim_end_matches(" kB").parse()?)
     }
 
     /// Processor time in seconds.
     fn processor(&self) -> Result<f64, Failure> {
         let stat = self.stat("stat")?;
-        let fields: Vec<&str> = stat.rsplit(") ").next().ok_or("no stat")?.split(' ').collect();
+        let fields: Vec<&str> = stat
+            .rsplit(") ")
+            .next()
+            .ok_or("no stat")?
+            .split(' ')
+            .collect();
         let ticks: f64 = fields[11].parse::<f64>()? + fields[12].parse::<f64>()?;
         Ok(ticks / 100.0)
     }
@@ -160,14 +209,19 @@ impl Server {
 // Throughput on loopback.
 
 async fn throughput(directory: &str, length: u64) -> Result<(), Failure> {
-    println!("throughput of {} MiB, one connection   GB/s   server CPU s/GiB", length >> 20);
+    println!(
+        "throughput of {} MiB, one connection   GB/s   server CPU s/GiB",
+        length >> 20
+    );
     for tls in [false, true] {
         for http2 in [false, true] {
             for up in [true, false] {
                 let mut best = (0.0_f64, 0.0);
                 for _ in 0..3 {
                     let server = Server::start(directory).await?;
-                    let io = server.connect(tls, if http2 { b"h2" } else { b"http/1.1" }).await?;
+                    let io = server
+                        .connect(tls, if http2 { b"h2" } else { b"http/1.1" })
+                        .await?;
                     let (before, start) = (server.processor()?, Instant::now());
                     match (http2, up) {
                         (false, true) => h1_up(io, length).await?,
@@ -202,7 +256,10 @@ fn bytes_per_second(length: u64, start: Instant) -> f64 {
 }
 
 async fn h1_up(mut io: impl Stream, length: u64) -> Result<(), Failure> {
-    io.write_all(format!("PUT /up HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n").as_bytes()).await?;
+    io.write_all(
+        format!("PUT /up HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n").as_bytes(),
+    )
+    .await?;
     let block = vec![0; FRAME];
     for _ in 0..length / FRAME as u64 {
         io.write_all(&block).await?;
@@ -210,11 +267,16 @@ async fn h1_up(mut io: impl Stream, length: u64) -> Result<(), Failure> {
     io.flush().await?;
     let mut answer = [0; 64];
     let read = io.read(&mut answer).await?;
-    if answer[..read].starts_with(b"HTTP/1.1 200") { Ok(()) } else { Err("refused".into()) }
+    if answer[..read].starts_with(b"HTTP/1.1 200") {
+        Ok(())
+    } else {
+        Err("refused".into())
+    }
 }
 
 async fn h1_down(mut io: impl Stream, length: u64) -> Result<(), Failure> {
-    io.write_all(format!("GET /down/{length} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await?;
+    io.write_all(format!("GET /down/{length} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes())
+        .await?;
     io.flush().await?;
     let mut block = vec![0; FRAME];
     let mut read = 0;
@@ -241,23 +303,33 @@ async fn h2_client(io: impl Stream + 'static) -> Result<H2, Failure> {
 
 async fn h2_up(io: impl Stream + 'static, length: u64) -> Result<(), Failure> {
     let mut client = h2_client(io).await?;
-    let (response, mut body) = client.send_request(Request::put("http://localhost/up").body(())?, false)?;
+    let (response, mut body) =
+        client.send_request(Request::put("http://localhost/up").body(())?, false)?;
     let block = Bytes::from(vec![0; FRAME]);
     for _ in 0..length / FRAME as u64 {
         let mut block = block.clone();
         while !block.is_empty() {
             body.reserve_capacity(block.len());
-            let capacity = std::future::poll_fn(|task| body.poll_capacity(task)).await.ok_or("closed")??;
+            let capacity = std::future::poll_fn(|task| body.poll_capacity(task))
+                .await
+                .ok_or("closed")??;
             body.send_data(block.split_to(capacity.min(block.len())), false)?;
         }
     }
     body.send_data(Bytes::new(), true)?;
-    if response.await?.status() == 200 { Ok(()) } else { Err("refused".into()) }
+    if response.await?.status() == 200 {
+        Ok(())
+    } else {
+        Err("refused".into())
+    }
 }
 
 async fn h2_down(io: impl Stream + 'static, length: u64) -> Result<(), Failure> {
     let mut client = h2_client(io).await?;
-    let (response, _) = client.send_request(Request::get(format!("http://localhost/down/{length}")).body(())?, true)?;
+    let (response, _) = client.send_request(
+        Request::get(format!("http://localhost/down/{length}")).body(())?,
+        true,
+    )?;
     let mut body = response.await?.into_body();
     let mut read = 0;
     while let Some(data) = body.data().await {
@@ -265,7 +337,11 @@ async fn h2_down(io: impl Stream + 'static, length: u64) -> Result<(), Failure> 
         body.flow_control().release_capacity(data.len())?;
         read += data.len() as u64;
     }
-    if read == length { Ok(()) } else { Err("ended early".into()) }
+    if read == length {
+        Ok(())
+    } else {
+        Err("ended early".into())
+    }
 }
 
 // A path with a round trip of 200 ms.
@@ -276,9 +352,16 @@ async fn long_path(directory: &str) -> Result<(), Failure> {
         let server = Server::start(directory).await?;
         let io = delayed(server.plain, Duration::from_millis(100)).await?;
         let (length, start) = (128 << 20, Instant::now());
-        if http2 { h2_up(io, length).await? } else { h1_up(io, length).await? }
+        if http2 {
+            h2_up(io, length).await?
+        } else {
+            h1_up(io, length).await?
+        }
         let rate = bytes_per_second(length, start) / 1e6;
-        println!("  {:<42} {rate:>5.1}", if http2 { "HTTP/2" } else { "HTTP/1.1" });
+        println!(
+            "  {:<42} {rate:>5.1}",
+            if http2 { "HTTP/2" } else { "HTTP/1.1" }
+        );
     }
     Ok(())
 }
@@ -299,7 +382,11 @@ async fn delayed(to: SocketAddr, delay: Duration) -> Result<TcpStream, Failure> 
     Ok(client)
 }
 
-async fn carry(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin + Send + 'static, delay: Duration) {
+async fn carry(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin + Send + 'static,
+    delay: Duration,
+) {
     // The path holds 256 MiB: no bound that a window of HTTP/2 could meet.
     let (send, mut receive) = mpsc::channel::<(Instant, Vec<u8>)>(4096);
     tokio::spawn(async move {
@@ -312,7 +399,11 @@ async fn carry(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin
     });
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(read @ 1..) = from.read(&mut buffer).await {
-        if send.send((Instant::now() + delay, buffer[..read].to_vec())).await.is_err() {
+        if send
+            .send((Instant::now() + delay, buffer[..read].to_vec()))
+            .await
+            .is_err()
+        {
             return;
         }
     }
@@ -348,16 +439,25 @@ async fn idle(directory: &str) -> Result<(), Failure> {
 }
 
 /// A connection that stays open while the value lives.
-async fn open(server: &Server, tls: bool, http2: bool, request: bool) -> Result<Box<dyn Send>, Failure> {
-    let mut io = server.connect(tls, if http2 { b"h2" } else { b"http/1.1" }).await?;
+async fn open(
+    server: &Server,
+    tls: bool,
+    http2: bool,
+    request: bool,
+) -> Result<Box<dyn Send>, Failure> {
+    let mut io = server
+        .connect(tls, if http2 { b"h2" } else { b"http/1.1" })
+        .await?;
     if http2 {
         let mut client = h2_client(io).await?;
-        let (response, _) = client.send_request(Request::get("http://localhost/down/0").body(())?, true)?;
+        let (response, _) =
+            client.send_request(Request::get("http://localhost/down/0").body(())?, true)?;
         response.await?;
         return Ok(Box::new(client));
     }
     if request {
-        io.write_all(b"GET /down/0 HTTP/1.1\r\nhost: x\r\n\r\n").await?;
+        io.write_all(b"GET /down/0 HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await?;
         let mut answer = [0; 512];
         let _ = io.read(&mut answer).await?;
     }
@@ -401,7 +501,8 @@ async fn pause() {
 }
 
 async fn slow_h1_up(mut io: impl Stream) -> Result<(), Failure> {
-    io.write_all(b"PUT /up HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000000\r\n\r\n").await?;
+    io.write_all(b"PUT /up HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000000\r\n\r\n")
+        .await?;
     loop {
         io.write_all(&[0; 16 * 1024]).await?;
         pause().await;
@@ -409,7 +510,8 @@ async fn slow_h1_up(mut io: impl Stream) -> Result<(), Failure> {
 }
 
 async fn slow_h1_down(mut io: impl Stream) -> Result<(), Failure> {
-    io.write_all(b"GET /down/1073741824 HTTP/1.1\r\nhost: x\r\n\r\n").await?;
+    io.write_all(b"GET /down/1073741824 HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await?;
     loop {
         io.read_exact(&mut [0; 16 * 1024]).await?;
         pause().await;
@@ -418,7 +520,8 @@ async fn slow_h1_down(mut io: impl Stream) -> Result<(), Failure> {
 
 async fn slow_h2_up(io: impl Stream + 'static) -> Result<(), Failure> {
     let mut client = h2_client(io).await?;
-    let (_response, mut body) = client.send_request(Request::put("http://localhost/up").body(())?, false)?;
+    let (_response, mut body) =
+        client.send_request(Request::put("http://localhost/up").body(())?, false)?;
     loop {
         body.send_data(Bytes::from_static(&[0; 16 * 1024]), false)?;
         pause().await;
@@ -427,7 +530,10 @@ async fn slow_h2_up(io: impl Stream + 'static) -> Result<(), Failure> {
 
 async fn slow_h2_down(io: impl Stream + 'static) -> Result<(), Failure> {
     let mut client = h2_client(io).await?;
-    let (response, _) = client.send_request(Request::get("http://localhost/down/1073741824").body(())?, true)?;
+    let (response, _) = client.send_request(
+        Request::get("http://localhost/down/1073741824").body(())?,
+        true,
+    )?;
     let mut body = response.await?.into_body();
     while let Some(data) = body.data().await {
         body.flow_control().release_capacity(data?.len())?;

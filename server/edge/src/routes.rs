@@ -4,13 +4,19 @@ mod cors;
 mod files;
 mod uploads;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::FromRef;
 use axum::middleware;
+use axum::response::Response;
 use domain::access::Gate;
 use domain::{Clock, Files, Uploads};
+use http::header::CONTENT_LENGTH;
+use http::{Request, StatusCode};
+use tower::{Service, ServiceExt};
 
 use crate::problem;
 
@@ -47,7 +53,26 @@ impl Api {
 }
 
 /// The service that answers every request.
-pub fn router(api: Api) -> Router {
+pub fn service(
+    api: Api,
+) -> impl Service<
+    Request<Body>,
+    Response = Response,
+    Error = Infallible,
+    Future = impl Future<Output = Result<Response, Infallible>> + Send,
+> + Clone
++ Send
++ 'static {
+    ServiceExt::<Request<Body>>::map_response(router(api), |mut response: Response| {
+        // RFC 9110 §8.6: a 204 has no Content-Length. The router gives every answer one.
+        if response.status() == StatusCode::NO_CONTENT {
+            response.headers_mut().remove(CONTENT_LENGTH);
+        }
+        response
+    })
+}
+
+fn router(api: Api) -> Router {
     Router::new()
         .merge(files::router())
         .merge(uploads::router())

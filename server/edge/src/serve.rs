@@ -79,7 +79,9 @@ where
 {
     config.check()?;
     let places = Places {
-        free: Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS))),
+        free: Arc::new(Semaphore::new(
+            config.max_connections.min(Semaphore::MAX_PERMITS),
+        )),
         room: Arc::default(),
     };
     let growth = usize::try_from(config.http2.window_growth.as_u64() / 1024).unwrap_or(usize::MAX);
@@ -97,7 +99,12 @@ where
     for listener in listeners {
         if let Some(acceptor) = listener.acceptor.clone() {
             let drain = server.drain.clone();
-            listening.spawn(async move { drain.run_until_cancelled(acceptor.follow()).await.unwrap_or_default() });
+            listening.spawn(async move {
+                drain
+                    .run_until_cancelled(acceptor.follow())
+                    .await
+                    .unwrap_or_default()
+            });
         }
         listening.spawn(server.clone().accept(listener, service.clone()));
     }
@@ -139,14 +146,18 @@ impl Places {
             return place;
         }
         self.room.notify_one();
-        free.acquire_owned().await.expect("the semaphore is never closed")
+        free.acquire_owned()
+            .await
+            .expect("the semaphore is never closed")
     }
 }
 
 impl Server {
     /// Accepts connections until the server drains.
     async fn accept<S: Handler>(self, listener: Listener, handler: S) {
-        let Listener { socket, acceptor, .. } = listener;
+        let Listener {
+            socket, acceptor, ..
+        } = listener;
         loop {
             // Dropping a pending accept loses nothing.
             let accepted = tokio::select! {
@@ -169,7 +180,10 @@ impl Server {
             };
             let context = Context {
                 config: Arc::clone(&self.config),
-                peer: Peer { address, secure: acceptor.is_some() },
+                peer: Peer {
+                    address,
+                    secure: acceptor.is_some(),
+                },
                 interim: self.config.allows_interim(address.ip()),
                 drain: self.drain.clone(),
                 shed_after: connection::SHED_AFTER,
@@ -204,7 +218,10 @@ impl Server {
 async fn pause_after(error: &io::Error) {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
 
-    if !matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
+    if !matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset
+    ) {
         tracing::error!(%error, "failed to accept a connection");
         sleep(Duration::from_millis(500)).await;
     }

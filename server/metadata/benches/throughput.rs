@@ -1,6 +1,6 @@
 //! What a store does in a second, against the disk that the temporary directory is on. `cargo bench -p metadata`.
 //!
-//! Rows are numbers of callers at once. Writing is compared with a transaction for each change, reading with a store that keeps
+//! Columns: callers at once, operations a second, the time that 99 of 100 took at most, processor time of one (Linux only). Writing is compared with a transaction for each change, reading with a store that keeps
 //! no file rows in memory.
 
 #![expect(clippy::print_stdout, reason = "it prints a table")]
@@ -27,13 +27,19 @@ async fn opened(config: SqliteConfig, directory: &Path) -> Arc<dyn MetadataStore
     store.expect("the database opens")
 }
 
-/// Operations a second, and the time that 99 of 100 took at most, with `callers` callers that each do `count` operations.
-async fn measure<F, R>(callers: usize, count: usize, operation: F) -> (f64, Duration)
+struct Figures {
+    per_second: f64,
+    p99: Duration,
+    processor: Duration,
+}
+
+/// What `callers` callers come to that each do `count` operations.
+async fn measure<F, R>(callers: usize, count: usize, operation: F) -> Figures
 where
     F: Fn(usize, usize) -> R + Clone + Send + 'static,
     R: Future<Output = ()> + Send,
 {
-    let start = Instant::now();
+    let (start, spent) = (Instant::now(), processor_time());
     let tasks: Vec<_> = (0..callers)
         .map(|caller| {
             let operation = operation.clone();
@@ -52,16 +58,32 @@ where
     for task in tasks {
         times.extend(task.await.expect("no operation panics"));
     }
-    let elapsed = start.elapsed();
+    let (elapsed, spent) = (start.elapsed(), processor_time() - spent);
     times.sort_unstable();
-    let p99 = times[times.len() * 99 / 100];
-    #[expect(clippy::cast_precision_loss, reason = "a figure to be printed")]
-    let rate = times.len() as f64 / elapsed.as_secs_f64();
-    (rate, p99)
+    let total = u32::try_from(times.len()).expect("a sane number");
+    Figures {
+        per_second: f64::from(total) / elapsed.as_secs_f64(),
+        p99: times[times.len() * 99 / 100],
+        processor: spent / total,
+    }
 }
 
-fn row(what: &str, callers: usize, (rate, p99): (f64, Duration)) {
-    println!("{what:<44} {callers:>7} {rate:>10.0} {p99:>12.2?}");
+/// What this process has used of the processors, in hundredths of a second; nothing where that cannot be known.
+fn processor_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // Behind the program's name, which is in parentheses: fields 14 and 15 of proc(5), user and system time.
+    let fields = stat.rsplit(')').next().unwrap_or_default().split(' ');
+    let ticks: u64 = fields.skip(12).take(2).flat_map(str::parse::<u64>).sum();
+    Duration::from_millis(10 * ticks)
+}
+
+fn row(what: &str, callers: usize, figures: &Figures) {
+    let Figures {
+        per_second,
+        p99,
+        processor,
+    } = figures;
+    println!("{what:<44} {callers:>7} {per_second:>10.0} {p99:>12.2?} {processor:>12.2?}");
 }
 
 /// The life of an upload, step by step.
@@ -90,7 +112,7 @@ async fn writing(what: &str, batch: usize, callers: usize, count: usize) {
             assert!(matches!(inserted, Ok(Inserted::New)));
         }
     });
-    row(&format!("insert_upload, {what}"), callers, figures.await);
+    row(&format!("insert_upload, {what}"), callers, &figures.await);
 
     let given = (Arc::clone(&store), Arc::clone(&uploads));
     let figures = measure(callers, count, move |caller, n| {
@@ -102,7 +124,7 @@ async fn writing(what: &str, batch: usize, callers: usize, count: usize) {
             assert!(matches!(recorded.await, Ok(Guarded::Done)));
         }
     });
-    row(&format!("record_progress, {what}"), callers, figures.await);
+    row(&format!("record_progress, {what}"), callers, &figures.await);
 
     let given = (Arc::clone(&store), Arc::clone(&uploads));
     let figures = measure(callers, count, move |caller, n| {
@@ -113,7 +135,7 @@ async fn writing(what: &str, batch: usize, callers: usize, count: usize) {
             assert!(matches!(written.await, Ok(Written::Created)));
         }
     });
-    row(&format!("complete_upload, {what}"), callers, figures.await);
+    row(&format!("complete_upload, {what}"), callers, &figures.await);
     store.close().await;
 }
 
@@ -141,15 +163,15 @@ async fn reading(what: &str, file_cache: ByteSize, callers: usize, count: usize)
             assert!(matches!(store.file(path).await, Ok(Some(_))));
         }
     });
-    row(&format!("file, {what}"), callers, figures.await);
+    row(&format!("file, {what}"), callers, &figures.await);
     store.close().await;
 }
 
 #[tokio::main]
 async fn main() {
     println!(
-        "{:<44} {:>7} {:>10} {:>12}",
-        "operation", "callers", "per second", "p99"
+        "{:<44} {:>7} {:>10} {:>12} {:>12}",
+        "operation", "callers", "per second", "p99", "processor"
     );
     for callers in [1, 16, 64] {
         let count = 12_800 / callers;

@@ -4,10 +4,6 @@
     clippy::unwrap_used,
     reason = "a test, in functions of its own as well"
 )]
-#![expect(
-    clippy::print_stdout,
-    reason = "the child tells its parent what was acknowledged"
-)]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};

@@ -17,21 +17,17 @@ const head = (first) => {
   row([first, ...servers.map(({ name }) => name)]);
   row(['---', ...servers.map(() => '---')]);
 };
-const place = ({ version }) => ORDER.indexOf(version.replace('interop-', ''));
+const place = (version) => ORDER.indexOf(version.replace('interop-', ''));
 
-// How many cases of each version and transport came out how.
-const runs = new Map();
-for (const { entries } of servers) {
-  for (const entry of entries) runs.set(`${entry.version} over ${entry.transport}`, entry);
-}
+// How many cases of each version came out how, over all transports.
 const sums = (entries) => {
   const counts = WORDS.map((word) => [entries.filter(({ verdict }) => verdict === word).length, word]);
   return counts.filter(([count]) => count > 0).map(([count, word]) => `${count} ${word === '-' ? 'skipped' : word}`).join(', ');
 };
+const versions = new Set(servers.flatMap(({ entries }) => entries.map(({ version }) => version)));
 head('version');
-for (const [run, sample] of [...runs].sort(([, a], [, b]) => place(a) - place(b) || a.transport.localeCompare(b.transport))) {
-  const same = ({ version, transport }) => version === sample.version && transport === sample.transport;
-  row([run, ...servers.map(({ entries }) => sums(entries.filter(same)))]);
+for (const version of [...versions].sort((a, b) => place(a) - place(b))) {
+  row([version, ...servers.map(({ entries }) => sums(entries.filter((entry) => entry.version === version)))]);
 }
 
 // The cases that came out other than well in a version that the server offers.

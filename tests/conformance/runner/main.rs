@@ -284,17 +284,21 @@ async fn judge<'a>(
             }
             Err(error) => return Err(error),
         };
-        for version in &versions {
-            if found.offered.contains_key(version) {
-                let concerned = cases.iter().filter(|case| case.versions.contains(*version));
-                runs.extend(concerned.map(|case| (*case, *version, transport)));
-            } else {
-                writeln!(
-                    io::stderr(),
-                    "not offered: {version} over {}",
-                    transport.name()
-                )?;
-            }
+        let (offered, missing): (Vec<Version>, Vec<Version>) = versions
+            .iter()
+            .partition(|version| found.offered.contains_key(version));
+        for version in offered {
+            let concerned = cases.iter().filter(|case| case.versions.contains(version));
+            runs.extend(concerned.map(|case| (*case, version, transport)));
+        }
+        if !missing.is_empty() {
+            let names: Vec<String> = missing.iter().map(Version::to_string).collect();
+            writeln!(
+                io::stderr(),
+                "not offered over {}: {}",
+                transport.name(),
+                names.join(", ")
+            )?;
         }
         abilities.insert(transport, found);
     }

@@ -55,7 +55,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let serving = tokio::spawn(edge::serve::serve(
         vec![listener],
         config.http.clone(),
-        server.router,
+        edge::routes::service(server.api),
         shutdown.clone(),
     ));
     told_to_stop().await?;

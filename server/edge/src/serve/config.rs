@@ -111,7 +111,11 @@ pub struct TlsConfig {
 impl TlsConfig {
     /// These files, read again at the default interval.
     pub fn new(certificate: PathBuf, key: PathBuf) -> Self {
-        Self { certificate, key, reload_interval: default_reload_interval() }
+        Self {
+            certificate,
+            key,
+            reload_interval: default_reload_interval(),
+        }
     }
 }
 

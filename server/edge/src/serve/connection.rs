@@ -29,12 +29,18 @@ pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A service that answers every request, as a `Router` does.
 pub(super) trait Handler:
-    Service<Request<Body>, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static
+    Service<Request<Body>, Response = Response, Error = Infallible, Future: Send>
+    + Clone
+    + Send
+    + 'static
 {
 }
 
 impl<S> Handler for S where
-    S: Service<Request<Body>, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static
+    S: Service<Request<Body>, Response = Response, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + 'static
 {
 }
 
@@ -95,20 +101,32 @@ pub(super) async fn serve<S: Handler>(
     }
     let (mut io, negotiated) = match acceptor {
         None => (Socket::Plain(socket), None),
-        Some(acceptor) => match Box::pin(timeout(context.config.tls_handshake_timeout, acceptor.accept(socket))).await {
+        Some(acceptor) => match Box::pin(timeout(
+            context.config.tls_handshake_timeout,
+            acceptor.accept(socket),
+        ))
+        .await
+        {
             Ok(Ok(stream)) => {
                 let protocol = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
                 (Socket::Tls(Box::new(stream)), protocol)
             }
-            Ok(Err(error)) => return tracing::debug!(peer = %address, %error, "TLS handshake failed"),
+            Ok(Err(error)) => {
+                return tracing::debug!(peer = %address, %error, "TLS handshake failed");
+            }
             Err(_) => return tracing::debug!(peer = %address, "TLS handshake timed out"),
         },
     };
-    let Some(first) = first_bytes(&mut io, &context).await else { return };
+    let Some(first) = first_bytes(&mut io, &context).await else {
+        return;
+    };
     let sniffed = match negotiated.as_deref() {
         Some(b"h2") => Some((Protocol::Http2, first)),
         Some(b"http/1.1") => Some((Protocol::Http1, first)),
-        _ => timeout(context.config.head_timeout, sniff(&mut io, first)).await.ok().and_then(Result::ok),
+        _ => timeout(context.config.head_timeout, sniff(&mut io, first))
+            .await
+            .ok()
+            .and_then(Result::ok),
     };
     let context = Arc::new(context);
     match sniffed {
@@ -144,7 +162,10 @@ async fn sniff(io: &mut Socket, first: Bytes) -> io::Result<(Protocol, Bytes)> {
 /// is gone or silent for too long, its place is needed, or the server shuts down.
 ///
 /// Holds no buffer while it waits.
-pub(super) async fn first_bytes<I: AsyncRead + Unpin>(io: &mut I, context: &Context) -> Option<Bytes> {
+pub(super) async fn first_bytes<I: AsyncRead + Unpin>(
+    io: &mut I,
+    context: &Context,
+) -> Option<Bytes> {
     let read = std::future::poll_fn(|task| {
         let mut space = [0; 2048];
         let mut buffer = ReadBuf::new(&mut space);
@@ -173,7 +194,11 @@ impl Transport for Socket {
 }
 
 impl AsyncRead for Socket {
-    fn poll_read(mut self: Pin<&mut Self>, task: &mut Task<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        task: &mut Task<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_read(task, buffer),
             Self::Tls(stream) => Pin::new(stream).poll_read(task, buffer),
@@ -182,7 +207,11 @@ impl AsyncRead for Socket {
 }
 
 impl AsyncWrite for Socket {
-    fn poll_write(mut self: Pin<&mut Self>, task: &mut Task<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        task: &mut Task<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_write(task, bytes),
             Self::Tls(stream) => Pin::new(stream).poll_write(task, bytes),

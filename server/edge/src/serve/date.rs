@@ -13,8 +13,14 @@ thread_local! {
 
 /// The present second as a field value.
 pub(super) fn now() -> HeaderValue {
-    #[expect(clippy::disallowed_methods, reason = "the field tells the machine's time and decides nothing")]
-    let second = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the field tells the machine's time and decides nothing"
+    )]
+    let second = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
     LAST.with_borrow_mut(|(last, value)| {
         if *last != second {
             let text = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(second));

@@ -39,7 +39,12 @@ use super::{
 const BUFFER_SIZE: usize = 64 * 1024;
 
 /// Serves requests until either side closes. `ahead` has been read already.
-pub(super) async fn serve<I: Transport, S: Handler>(io: I, ahead: Bytes, context: Arc<Context>, handler: S) {
+pub(super) async fn serve<I: Transport, S: Handler>(
+    io: I,
+    ahead: Bytes,
+    context: Arc<Context>,
+    handler: S,
+) {
     let line = Arc::new(Line::new(&context.config));
     let mut wire = Wire::new(io, ahead, Arc::clone(&line));
     let mut builder = http1::Builder::new();
@@ -135,7 +140,9 @@ async fn busy<I: Transport, S: Handler>(
                         wire
                     }
                     Deadline::Head => {
-                        let _ = wire.write_all(&refusal::raw(http::StatusCode::REQUEST_TIMEOUT)).await;
+                        let _ = wire
+                            .write_all(&refusal::raw(http::StatusCode::REQUEST_TIMEOUT))
+                            .await;
                         return Outcome::Close(wire);
                     }
                     Deadline::Cut => {
@@ -161,9 +168,16 @@ enum Event {
 ///
 /// The timer may be set too early, never too late: most deadlines pass unused, and moving a timer costs more than
 /// being woken for nothing now and then.
-fn poll_deadline(line: &Line, shed_after: Duration, mut timer: Pin<&mut Sleep>, task: &mut Task<'_>) -> Poll<Deadline> {
+fn poll_deadline(
+    line: &Line,
+    shed_after: Duration,
+    mut timer: Pin<&mut Sleep>,
+    task: &mut Task<'_>,
+) -> Poll<Deadline> {
     loop {
-        let Some((at, deadline)) = line.deadline(shed_after) else { return Poll::Pending };
+        let Some((at, deadline)) = line.deadline(shed_after) else {
+            return Poll::Pending;
+        };
         if at <= Instant::now() {
             if deadline != Deadline::Unread {
                 return Poll::Ready(deadline);
@@ -192,7 +206,9 @@ async fn close<I: Transport>(mut wire: Wire<I>, time: Duration, size: u64) {
         let mut buffer = vec![0; 16 * 1024];
         let mut left = size;
         while let Ok(n @ 1..) = wire.read(&mut buffer).await {
-            let Some(rest) = left.checked_sub(n as u64) else { break };
+            let Some(rest) = left.checked_sub(n as u64) else {
+                break;
+            };
             left = rest;
         }
     };

@@ -35,14 +35,19 @@ type Connection<I> = server::Connection<Wire<I>, Bytes>;
 type Stream = (Request<RecvStream>, server::SendResponse<Bytes>);
 
 /// Serves streams until either side closes. `ahead` has been read already.
-pub(super) async fn serve<I: Transport, S: Handler>(io: I, ahead: Bytes, context: Arc<Context>, handler: S) {
+pub(super) async fn serve<I: Transport, S: Handler>(
+    io: I,
+    ahead: Bytes,
+    context: Arc<Context>,
+    handler: S,
+) {
     let wire = Wire::new(io, ahead, PREFACE.len());
     let result = match handshake(&wire, &context).await {
         Ok(connection) => run(connection, &wire, &context, handler).await,
         Err(error) => Err(error),
     };
     if let Err(error) = result {
-        tracing::debug!(peer = %context.peer.address, %error, "connection broke");
+        eprintln!("BROKE {error:?}");
     }
 }
 
@@ -75,7 +80,11 @@ async fn run<I: Transport, S: Handler>(
     handler: S,
 ) -> io::Result<()> {
     let pings = connection.ping_pong().expect("taken once");
-    let mut window = Window::new(pings, &context.config.http2, Arc::clone(&context.window_growth));
+    let mut window = Window::new(
+        pings,
+        &context.config.http2,
+        Arc::clone(&context.window_growth),
+    );
     let backlog = Arc::new(Backlog::default());
     let mut streams = JoinSet::new();
     let mut phase = Phase::Idle(Instant::now());
@@ -179,7 +188,11 @@ impl Phase {
     }
 
     fn closing(self, empty: bool) -> Self {
-        if empty { Self::Closing(Instant::now()) } else { Self::Busy { last: true } }
+        if empty {
+            Self::Closing(Instant::now())
+        } else {
+            Self::Busy { last: true }
+        }
     }
 
     /// When the phase has lasted too long; a busy one has no end of its own.
@@ -235,7 +248,9 @@ fn poll_stall<I: Transport>(
     limit: Duration,
     task: &mut Task<'_>,
 ) -> Poll<Next> {
-    let Some(since) = wire.blocked() else { return Poll::Pending };
+    let Some(since) = wire.blocked() else {
+        return Poll::Pending;
+    };
     if timer.deadline() != since + limit {
         timer.as_mut().reset(since + limit);
     }
@@ -255,5 +270,7 @@ async fn abort<I: Transport>(
         let _ = wire.poll_drain(task)?;
         closed.map_err(io::Error::other)
     });
-    timeout(context.config.linger_timeout, closed).await.unwrap_or(Ok(()))
+    timeout(context.config.linger_timeout, closed)
+        .await
+        .unwrap_or(Ok(()))
 }

@@ -13,19 +13,31 @@ const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+
 /// `CONNECT`: no resource here is a tunnel (RFC 9110 §9.3.6, §15.6.2).
 pub(super) fn connect() -> Response {
     // What follows on an HTTP/1 connection was meant for the tunnel.
-    closing(response(StatusCode::NOT_IMPLEMENTED, "this server is no proxy"))
+    closing(response(
+        StatusCode::NOT_IMPLEMENTED,
+        "this server is no proxy",
+    ))
 }
 
 /// A request without exactly one `Host` (RFC 9112 §3.2).
 pub(super) fn host() -> Response {
-    closing(response(StatusCode::BAD_REQUEST, "a request needs exactly one Host field"))
+    closing(response(
+        StatusCode::BAD_REQUEST,
+        "a request needs exactly one Host field",
+    ))
 }
 
 /// The handler's response, if it is a final one.
 pub(super) fn unless_final(answer: Response) -> Response {
     if answer.status().is_informational() {
-        tracing::error!(status = answer.status().as_u16(), "a handler returned an interim response as its final one");
-        return response(StatusCode::INTERNAL_SERVER_ERROR, "the server failed to answer");
+        tracing::error!(
+            status = answer.status().as_u16(),
+            "a handler returned an interim response as its final one"
+        );
+        return response(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the server failed to answer",
+        );
     }
     answer
 }
@@ -52,12 +64,16 @@ pub(super) fn raw(status: StatusCode) -> Bytes {
 fn response(status: StatusCode, detail: &str) -> Response {
     let mut response = Response::new(Body::from(document(status, detail)));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, PROBLEM_JSON);
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, PROBLEM_JSON);
     response
 }
 
 fn closing(mut response: Response) -> Response {
-    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+        .headers_mut()
+        .insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }
 

@@ -79,7 +79,10 @@ impl Acceptor {
         server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         // Mobile clients reconnect all the time: tickets save them a round of signatures, and us a cache.
         server.ticketer = aws_lc_rs::Ticketer::new().map_err(TlsError::Setup)?;
-        Ok(Self { tls: TlsAcceptor::from(Arc::new(server)), certificate })
+        Ok(Self {
+            tls: TlsAcceptor::from(Arc::new(server)),
+            certificate,
+        })
     }
 
     pub(super) fn accept(&self, socket: TcpStream) -> Accept<TcpStream> {
@@ -92,7 +95,11 @@ impl Acceptor {
     ///
     /// May be dropped at any time.
     pub(super) async fn follow(self) {
-        let interval = self.certificate.files.reload_interval.max(Duration::from_millis(100));
+        let interval = self
+            .certificate
+            .files
+            .reload_interval
+            .max(Duration::from_millis(100));
         loop {
             tokio::time::sleep(interval).await;
             let certificate = Arc::clone(&self.certificate);
@@ -105,7 +112,9 @@ impl Acceptor {
 
 impl std::fmt::Debug for Acceptor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Acceptor").field("files", &self.certificate.files).finish_non_exhaustive()
+        f.debug_struct("Acceptor")
+            .field("files", &self.certificate.files)
+            .finish_non_exhaustive()
     }
 }
 
@@ -129,7 +138,12 @@ impl Certificate {
     fn load(files: TlsConfig, provider: Arc<CryptoProvider>) -> Result<Self, TlsError> {
         let pem = Pem::read(&files)?;
         let pair = pem.pair(&files, &provider)?;
-        Ok(Self { files, provider, pair: ArcSwap::from_pointee(pair), seen: Mutex::new(Some(pem)) })
+        Ok(Self {
+            files,
+            provider,
+            pair: ArcSwap::from_pointee(pair),
+            seen: Mutex::new(Some(pem)),
+        })
     }
 
     /// Reads the files again. The contents are compared, not the times of change: a file system's clock is coarse, and
@@ -167,7 +181,10 @@ impl Certificate {
 
 impl Pem {
     fn read(files: &TlsConfig) -> Result<Self, TlsError> {
-        Ok(Self { certificate: read(&files.certificate)?, key: read(&files.key)? })
+        Ok(Self {
+            certificate: read(&files.certificate)?,
+            key: read(&files.key)?,
+        })
     }
 
     fn pair(&self, files: &TlsConfig, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
@@ -177,7 +194,13 @@ impl Pem {
         };
         let chain = CertificateDer::pem_slice_iter(&self.certificate)
             .collect::<Result<Vec<_>, _>>()
-            .and_then(|chain| if chain.is_empty() { Err(pem::Error::NoItemsFound) } else { Ok(chain) })
+            .and_then(|chain| {
+                if chain.is_empty() {
+                    Err(pem::Error::NoItemsFound)
+                } else {
+                    Ok(chain)
+                }
+            })
             .map_err(pem(&files.certificate))?;
         let key = PrivateKeyDer::from_pem_slice(&self.key).map_err(pem(&files.key))?;
         CertifiedKey::from_der(chain, key, provider).map_err(|source| TlsError::Pair {
@@ -195,12 +218,17 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     std::fs::File::open(path)
         .and_then(|file| file.take(MAX_FILE_SIZE).read_to_end(&mut bytes))
         .map(|_| bytes)
-        .map_err(|source| TlsError::Read { path: path.to_path_buf(), source })
+        .map_err(|source| TlsError::Read {
+            path: path.to_path_buf(),
+            source,
+        })
 }
 
 impl std::fmt::Debug for Certificate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Certificate").field("files", &self.files).finish_non_exhaustive()
+        f.debug_struct("Certificate")
+            .field("files", &self.files)
+            .finish_non_exhaustive()
     }
 }
 

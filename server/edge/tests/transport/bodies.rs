@@ -57,7 +57,10 @@ fn reporting() -> (Router, mpsc::UnboundedReceiver<String>) {
 }
 
 fn impatient() -> Config {
-    Config { body_idle_timeout: Duration::from_millis(200), ..Config::default() }
+    Config {
+        body_idle_timeout: Duration::from_millis(200),
+        ..Config::default()
+    }
 }
 
 #[tokio::test]
@@ -65,13 +68,17 @@ async fn a_silent_client_times_out_and_a_slow_one_does_not() {
     let (router, mut reports) = reporting();
     let server = Server::start(impatient(), router).await;
     let mut client = server.connect().await;
-    client.send("PUT / HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n12").await;
+    client
+        .send("PUT / HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n12")
+        .await;
     assert_eq!(client.response().await.1, "idle after 2");
     client.assert_closed().await;
     assert_eq!(reports.recv().await.unwrap(), "idle after 2");
 
     let mut client = server.connect().await;
-    client.send("PUT / HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n").await;
+    client
+        .send("PUT / HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n")
+        .await;
     for byte in ["1", "2", "3", "4", "5"] {
         tokio::time::sleep(Duration::from_millis(100)).await;
         client.send(byte).await;
@@ -89,13 +96,17 @@ async fn a_client_that_goes_away_is_told_apart() {
     let (router, mut reports) = reporting();
     let server = Server::start(Config::default(), router).await;
     let mut client = server.connect().await;
-    client.send("PUT / HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n12").await;
+    client
+        .send("PUT / HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n12")
+        .await;
     drop(client);
     assert_eq!(soon(reports.recv()).await.unwrap(), "disconnected after 2");
 
     // With only its writing side closed.
     let mut client = server.connect().await;
-    client.send("PUT / HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n12").await;
+    client
+        .send("PUT / HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n12")
+        .await;
     client.finish().await;
     assert_eq!(soon(reports.recv()).await.unwrap(), "disconnected after 2");
 
@@ -125,9 +136,17 @@ async fn a_client_that_goes_away_is_told_apart() {
 async fn broken_framing_is_told_apart() {
     let (router, _reports) = reporting();
     let server = Server::start(Config::default(), router).await;
-    for broken in ["3\r\nabc\r\nno size\r\n", "3\r\nabcd\r\n0\r\n\r\n", "3\r\nabc\r\n0\r\nbroken trailer\r\n\r\n"] {
+    for broken in [
+        "3\r\nabc\r\nno size\r\n",
+        "3\r\nabcd\r\n0\r\n\r\n",
+        "3\r\nabc\r\n0\r\nbroken trailer\r\n\r\n",
+    ] {
         let mut client = server.connect().await;
-        client.send(format!("PUT / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n{broken}")).await;
+        client
+            .send(format!(
+                "PUT / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n{broken}"
+            ))
+            .await;
         assert_eq!(client.response().await.1, "malformed after 3", "{broken:?}");
         client.assert_closed().await;
     }
@@ -143,12 +162,22 @@ async fn trailers_arrive() {
     // Twice: trailers end a body, and the connection goes on.
     for _ in 0..2 {
         client.send(request).await;
-        assert_eq!(client.response().await.1, "trailers {\"upload-checksum\": \"sha1 x\"}");
+        assert_eq!(
+            client.response().await.1,
+            "trailers {\"upload-checksum\": \"sha1 x\"}"
+        );
     }
     let (response, mut body) = server.h2().await.request(put("/"), false).await;
     body.send_data("abc".into(), false).unwrap();
-    body.send_trailers(HeaderMap::from_iter([("upload-checksum".parse().unwrap(), "sha1 x".parse().unwrap())])).unwrap();
-    assert_eq!(H2::response(response).await.unwrap().1, "trailers {\"upload-checksum\": \"sha1 x\"}");
+    body.send_trailers(HeaderMap::from_iter([(
+        "upload-checksum".parse().unwrap(),
+        "sha1 x".parse().unwrap(),
+    )]))
+    .unwrap();
+    assert_eq!(
+        H2::response(response).await.unwrap().1,
+        "trailers {\"upload-checksum\": \"sha1 x\"}"
+    );
 }
 
 /// Counts the bytes that the transport has asked its answer for.
@@ -159,10 +188,12 @@ fn measured() -> (Router, Arc<AtomicU64>) {
         "/",
         get(async move || {
             let frame = Bytes::from(vec![b'x'; 256 * 1024]);
-            Response::new(Body::from_stream(futures::stream::repeat(()).map(move |()| {
-                counter.fetch_add(frame.len() as u64, Ordering::Relaxed);
-                Ok::<_, std::io::Error>(frame.clone())
-            })))
+            Response::new(Body::from_stream(futures::stream::repeat(()).map(
+                move |()| {
+                    counter.fetch_add(frame.len() as u64, Ordering::Relaxed);
+                    Ok::<_, std::io::Error>(frame.clone())
+                },
+            )))
         }),
     );
     (router, produced)
@@ -192,7 +223,10 @@ async fn an_answer_is_produced_no_faster_than_it_is_read() {
 #[tokio::test]
 async fn a_client_is_held_back_when_its_handler_does_not_read() {
     let (go, mut wait) = mpsc::channel::<()>(1);
-    let wait = Arc::new(tokio::sync::Mutex::new(std::mem::replace(&mut wait, mpsc::channel(1).1)));
+    let wait = Arc::new(tokio::sync::Mutex::new(std::mem::replace(
+        &mut wait,
+        mpsc::channel(1).1,
+    )));
     let router = Router::new().route(
         "/",
         route_put(async move |body: Body| {
@@ -206,8 +240,11 @@ async fn a_client_is_held_back_when_its_handler_does_not_read() {
     let length = 4 * 1024 * 1024;
     body.reserve_capacity(length);
     let mut granted = 0;
-    while let Ok(Some(Ok(capacity))) =
-        tokio::time::timeout(Duration::from_millis(300), std::future::poll_fn(|task| body.poll_capacity(task))).await
+    while let Ok(Some(Ok(capacity))) = tokio::time::timeout(
+        Duration::from_millis(300),
+        std::future::poll_fn(|task| body.poll_capacity(task)),
+    )
+    .await
     {
         granted += capacity;
         body.send_data(vec![0; capacity].into(), false).unwrap();
@@ -215,6 +252,39 @@ async fn a_client_is_held_back_when_its_handler_does_not_read() {
     }
     assert_eq!(granted, 256 * 1024, "the window at the start");
     go.send(()).await.unwrap();
-    body.send_data(vec![0; length - granted].into(), true).unwrap();
+    body.send_data(vec![0; length - granted].into(), true)
+        .unwrap();
     assert_eq!(H2::response(response).await.unwrap().1, length.to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_uploads_arrive_whole() {
+    for tls in [false, true] {
+        let (router, _reports) = reporting();
+        let server = if tls {
+            Server::start_tls(Config::default(), router).await
+        } else {
+            Server::start(Config::default(), router).await
+        };
+        let mut client = server.h2().await;
+        let (response, mut body) = client.request(put("/"), false).await;
+        let block = Bytes::from(vec![0; 1024 * 1024]);
+        for _ in 0..64 {
+            let mut block = block.clone();
+            while !block.is_empty() {
+                body.reserve_capacity(block.len());
+                let capacity = soon(std::future::poll_fn(|task| body.poll_capacity(task)))
+                    .await
+                    .unwrap()
+                    .unwrap();
+                body.send_data(block.split_to(capacity.min(block.len())), false)
+                    .unwrap();
+            }
+        }
+        body.send_data(Bytes::new(), true).unwrap();
+        assert_eq!(
+            H2::response(response).await.unwrap().1,
+            "complete after 67108864"
+        );
+    }
 }

@@ -21,14 +21,20 @@ async fn a_handler_whose_client_left_is_dropped() {
         any(async move |body: Body| {
             body.collect().await.unwrap();
             let _told = OnDrop(move || {
-                dropped.lock().unwrap().take().map(|dropped| dropped.send(()));
+                dropped
+                    .lock()
+                    .unwrap()
+                    .take()
+                    .map(|dropped| dropped.send(()));
             });
             std::future::pending::<()>().await;
         }),
     );
     let server = Server::start(Config::default(), router.clone()).await;
     let mut client = server.connect().await;
-    client.send("PUT / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n12").await;
+    client
+        .send("PUT / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n12")
+        .await;
     tokio::time::sleep(Duration::from_millis(50)).await;
     drop(client);
     soon(was_dropped).await.unwrap();
@@ -59,7 +65,10 @@ async fn a_handler_whose_stream_was_reset_is_dropped() {
 
 fn stalling() -> (Config, Router, tokio::sync::mpsc::UnboundedReceiver<()>) {
     let (dropped, was_dropped) = tokio::sync::mpsc::unbounded_channel();
-    let config = Config { write_stall_timeout: Duration::from_millis(400), ..Config::default() };
+    let config = Config {
+        write_stall_timeout: Duration::from_millis(400),
+        ..Config::default()
+    };
     let router = Router::new().route(
         "/",
         any(async move || {
@@ -92,7 +101,11 @@ async fn a_client_that_stops_reading_is_cut_off() {
     soon(dropped.recv()).await.unwrap();
     let error = loop {
         match soon(response.body_mut().data()).await.unwrap() {
-            Ok(data) => response.body_mut().flow_control().release_capacity(data.len()).unwrap(),
+            Ok(data) => response
+                .body_mut()
+                .flow_control()
+                .release_capacity(data.len())
+                .unwrap(),
             Err(error) => break error,
         }
     };
@@ -110,7 +123,11 @@ async fn a_client_that_reads_slowly_is_not_cut_off() {
     for _ in 0..12 {
         tokio::time::sleep(Duration::from_millis(100)).await;
         let data = soon(response.body_mut().data()).await.unwrap().unwrap();
-        response.body_mut().flow_control().release_capacity(data.len()).unwrap();
+        response
+            .body_mut()
+            .flow_control()
+            .release_capacity(data.len())
+            .unwrap();
     }
     assert!(dropped.try_recv().is_err());
 }
@@ -142,7 +159,10 @@ async fn a_socket_that_takes_nothing_ends_an_http2_connection() {
 
 #[tokio::test]
 async fn idle_connections_are_closed() {
-    let config = Config { keep_alive_timeout: Duration::from_millis(300), ..Config::default() };
+    let config = Config {
+        keep_alive_timeout: Duration::from_millis(300),
+        ..Config::default()
+    };
     let server = Server::start(config, crate::support::uploads()).await;
     let mut fresh = server.connect().await;
     let mut used = server.connect().await;
@@ -158,7 +178,10 @@ async fn idle_connections_are_closed() {
 
 #[tokio::test]
 async fn a_slow_head_times_out_but_waiting_for_one_does_not() {
-    let config = Config { head_timeout: Duration::from_millis(800), ..Config::default() };
+    let config = Config {
+        head_timeout: Duration::from_millis(800),
+        ..Config::default()
+    };
     let server = Server::start(config, crate::support::uploads()).await;
     let mut client = server.connect().await;
     for pause in [1200, 1200] {
@@ -181,7 +204,10 @@ async fn a_slow_head_times_out_but_waiting_for_one_does_not() {
         panic!("a head may take for ever");
     };
     let (head, mut client) = dribbling.await;
-    assert_eq!((head.status, head.field("content-type")), (408, "application/problem+json"));
+    assert_eq!(
+        (head.status, head.field("content-type")),
+        (408, "application/problem+json")
+    );
     let length = head.field("content-length").parse().unwrap();
     client.content(length).await;
     client.assert_closed().await;

@@ -49,14 +49,20 @@ struct Attacker(TcpStream);
 impl Attacker {
     async fn connect(server: &Server) -> Self {
         let mut socket = TcpStream::connect(server.address).await.unwrap();
-        socket.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        socket
+            .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+            .await
+            .unwrap();
         socket.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
         Self(socket)
     }
 
     /// Sends frames until the server has had enough, reading what it says; its last GOAWAY's reason, and how many
     /// frames were sent.
-    async fn flood(self, mut frames: impl FnMut(u32) -> Vec<u8> + Send + 'static) -> (Option<u32>, u32) {
+    async fn flood(
+        self,
+        mut frames: impl FnMut(u32) -> Vec<u8> + Send + 'static,
+    ) -> (Option<u32>, u32) {
         let (mut read, mut write) = self.0.into_split();
         let sending = tokio::spawn(async move {
             let mut sent = 0;
@@ -82,7 +88,9 @@ fn goaway(mut bytes: &[u8]) -> Option<u32> {
     let mut reason = None;
     while bytes.len() >= 9 {
         let length = u32::from_be_bytes([0, bytes[0], bytes[1], bytes[2]]) as usize;
-        let Some(payload) = bytes.get(9..9 + length) else { break };
+        let Some(payload) = bytes.get(9..9 + length) else {
+            break;
+        };
         if bytes[3] == GOAWAY {
             reason = Some(u32::from_be_bytes(payload[4..8].try_into().unwrap()));
         }
@@ -116,18 +124,32 @@ async fn pings() {
 
 #[tokio::test]
 async fn settings() {
-    check("SETTINGS", vec![], |n| frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0xff, u8::try_from(n % 256).unwrap()])).await;
+    check("SETTINGS", vec![], |n| {
+        frame(
+            SETTINGS,
+            0,
+            0,
+            &[0, 4, 0, 0, 0xff, u8::try_from(n % 256).unwrap()],
+        )
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn priorities() {
-    check("PRIORITY", vec![], |_| frame(PRIORITY, 0, 1, &[0, 0, 0, 3, 1])).await;
+    check("PRIORITY", vec![], |_| {
+        frame(PRIORITY, 0, 1, &[0, 0, 0, 3, 1])
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn window_updates() {
     let open = frame(HEADERS, END_HEADERS, 1, &request(METHOD_POST, "/never"));
-    check("WINDOW_UPDATE", open, |n| frame(WINDOW_UPDATE, 0, n % 2, &[0, 0, 0, 1])).await;
+    check("WINDOW_UPDATE", open, |n| {
+        frame(WINDOW_UPDATE, 0, n % 2, &[0, 0, 0, 1])
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -145,7 +167,12 @@ async fn unknown_frames() {
 async fn rapid_resets() {
     check("RST_STREAM", vec![], |n| {
         let stream = 2 * n + 1;
-        let mut bytes = frame(HEADERS, END_HEADERS | END_STREAM, stream, &request(METHOD_GET, "/never"));
+        let mut bytes = frame(
+            HEADERS,
+            END_HEADERS | END_STREAM,
+            stream,
+            &request(METHOD_GET, "/never"),
+        );
         bytes.extend(frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]));
         bytes
     })
@@ -157,7 +184,12 @@ async fn resets_that_we_are_made_to_send() {
     // A window update that overflows the stream's window makes the server reset the stream.
     check("provoked RST_STREAM", vec![], |n| {
         let stream = 2 * n + 1;
-        let mut bytes = frame(HEADERS, END_HEADERS | END_STREAM, stream, &request(METHOD_GET, "/never"));
+        let mut bytes = frame(
+            HEADERS,
+            END_HEADERS | END_STREAM,
+            stream,
+            &request(METHOD_GET, "/never"),
+        );
         bytes.extend(frame(WINDOW_UPDATE, 0, stream, &[0x7f, 0xff, 0xff, 0xff]));
         bytes
     })
@@ -168,21 +200,34 @@ async fn resets_that_we_are_made_to_send() {
 async fn continuations() {
     let open = frame(HEADERS, 0, 1, &request(METHOD_GET, "/never"));
     // Each with a small field that is not indexed.
-    check("CONTINUATION", open, |_| frame(CONTINUATION, 0, 1, &[0x00, 1, b'a', 1, b'b'])).await;
+    check("CONTINUATION", open, |_| {
+        frame(CONTINUATION, 0, 1, &[0x00, 1, b'a', 1, b'b'])
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn empty_continuations() {
     let open = frame(HEADERS, 0, 1, &request(METHOD_GET, "/never"));
-    check("empty CONTINUATION", open, |_| frame(CONTINUATION, 0, 1, &[])).await;
+    check("empty CONTINUATION", open, |_| {
+        frame(CONTINUATION, 0, 1, &[])
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_request_that_never_gets_whole_is_closed_with_the_idle() {
-    let config = Config { keep_alive_timeout: Duration::from_millis(300), ..Config::default() };
+    let config = Config {
+        keep_alive_timeout: Duration::from_millis(300),
+        ..Config::default()
+    };
     let server = Server::start(config, router()).await;
     let mut attacker = Attacker::connect(&server).await;
-    attacker.0.write_all(&frame(HEADERS, 0, 1, &request(METHOD_GET, "/never"))).await.unwrap();
+    attacker
+        .0
+        .write_all(&frame(HEADERS, 0, 1, &request(METHOD_GET, "/never")))
+        .await
+        .unwrap();
     let mut bytes = Vec::new();
     let _ = soon(attacker.0.read_to_end(&mut bytes)).await;
 }

@@ -51,7 +51,10 @@ async fn a_104_arrives_before_the_body_is_sent_on_http2() {
             assert_eq!(interim.headers()["location"], "/uploads/1");
             body.send_data("12345".into(), true).unwrap();
             let (head, content) = H2::response(response).await.unwrap();
-            assert_eq!((head.status.as_u16(), &content[..]), (200, &b"Ok(()) 5"[..]));
+            assert_eq!(
+                (head.status.as_u16(), &content[..]),
+                (200, &b"Ok(()) 5"[..])
+            );
             assert!(head.headers.contains_key("date"));
         }
         drop((client, server));
@@ -62,7 +65,11 @@ async fn a_104_arrives_before_the_body_is_sent_on_http2() {
 async fn pipelined_requests_get_their_own() {
     let server = Server::start(Config::default(), uploads()).await;
     let mut client = server.connect().await;
-    client.send(format!("{PUT_5}12345{PUT_5}67890GET /hello HTTP/1.1\r\nhost: x\r\n\r\n{PUT_5}")).await;
+    client
+        .send(format!(
+            "{PUT_5}12345{PUT_5}67890GET /hello HTTP/1.1\r\nhost: x\r\n\r\n{PUT_5}"
+        ))
+        .await;
     for _ in 0..2 {
         assert_eq!(client.head().await.status, 104);
         assert_eq!(client.response().await.1, "Ok(()) 5");
@@ -77,7 +84,11 @@ async fn pipelined_requests_get_their_own() {
 async fn a_100_continue_is_sent_as_well() {
     let server = Server::start(Config::default(), uploads()).await;
     let mut client = server.connect().await;
-    client.send("PUT /upload HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n").await;
+    client
+        .send(
+            "PUT /upload HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n",
+        )
+        .await;
     let mut interim = [client.head().await.status, client.head().await.status];
     interim.sort_unstable();
     assert_eq!(interim, [100, 104]);
@@ -86,7 +97,9 @@ async fn a_100_continue_is_sent_as_well() {
 
     let mut client = server.h2().await;
     let mut request = put("/upload");
-    request.headers_mut().insert("expect", "100-continue".parse().unwrap());
+    request
+        .headers_mut()
+        .insert("expect", "100-continue".parse().unwrap());
     let (mut response, mut body) = client.request(request, false).await;
     assert_eq!(H2::interim(&mut response).await.status().as_u16(), 104);
     assert_eq!(H2::interim(&mut response).await.status().as_u16(), 100);
@@ -98,16 +111,29 @@ async fn a_100_continue_is_sent_as_well() {
 async fn a_body_that_is_refused_is_not_asked_for() {
     let server = Server::start(Config::default(), uploads()).await;
     let mut client = server.connect().await;
-    client.send("PUT /short HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n").await;
+    client
+        .send("PUT /short HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n")
+        .await;
     let (head, content) = client.response().await;
-    assert_eq!((head.status, &content[..], head.field("connection")), (409, &b"no"[..], "close"));
+    assert_eq!(
+        (head.status, &content[..], head.field("connection")),
+        (409, &b"no"[..], "close")
+    );
     client.assert_closed().await;
 
     let mut client = server.h2().await;
     let mut request = put("/short");
-    request.headers_mut().insert("expect", "100-continue".parse().unwrap());
+    request
+        .headers_mut()
+        .insert("expect", "100-continue".parse().unwrap());
     let (mut response, _body) = client.request(request, false).await;
-    assert!(soon(std::future::poll_fn(|task| response.poll_informational(task))).await.is_none());
+    assert!(
+        soon(std::future::poll_fn(
+            |task| response.poll_informational(task)
+        ))
+        .await
+        .is_none()
+    );
     assert_eq!(H2::response(response).await.unwrap().0.status, 409);
 }
 
@@ -115,21 +141,33 @@ async fn a_body_that_is_refused_is_not_asked_for() {
 async fn an_http_1_0_peer_gets_none() {
     let server = Server::start(Config::default(), uploads()).await;
     let mut client = server.connect().await;
-    client.send("PUT /upload HTTP/1.0\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n12345").await;
+    client
+        .send("PUT /upload HTTP/1.0\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n12345")
+        .await;
     let (head, content) = client.response().await;
-    assert_eq!((head.status, &content[..]), (200, &b"Err(Unsupported) 5"[..]));
+    assert_eq!(
+        (head.status, &content[..]),
+        (200, &b"Err(Unsupported) 5"[..])
+    );
 }
 
 #[tokio::test]
 async fn the_switch_is_obeyed() {
-    let proxies = ["10.0.0.0/8".parse().unwrap(), "127.0.0.0/8".parse().unwrap()];
+    let proxies = [
+        "10.0.0.0/8".parse().unwrap(),
+        "127.0.0.0/8".parse().unwrap(),
+    ];
     for (interim, proxies, sent) in [
         (InterimPolicy::On, &proxies[..], true),
         (InterimPolicy::Off, &[][..], false),
         (InterimPolicy::Trusted, &proxies[..], false),
         (InterimPolicy::Trusted, &proxies[..1], true),
     ] {
-        let config = Config { interim, interim_untrusted_proxies: proxies.to_vec(), ..Config::default() };
+        let config = Config {
+            interim,
+            interim_untrusted_proxies: proxies.to_vec(),
+            ..Config::default()
+        };
         let server = Server::start(config, uploads()).await;
         let answer = if sent { "Ok(()) 5" } else { "Err(Disabled) 5" };
         let mut client = server.connect().await;
@@ -156,8 +194,14 @@ async fn a_sender_that_outlives_its_exchange_is_harmless() {
             for old in &*kept.lock().unwrap() {
                 assert_eq!(announce(old, "/stale"), Err(InterimError::Closed));
             }
-            assert_eq!(interim.send(StatusCode::CONTINUE, HeaderMap::new()), Err(InterimError::Status(StatusCode::CONTINUE)));
-            assert_eq!(interim.send(StatusCode::OK, HeaderMap::new()), Err(InterimError::Status(StatusCode::OK)));
+            assert_eq!(
+                interim.send(StatusCode::CONTINUE, HeaderMap::new()),
+                Err(InterimError::Status(StatusCode::CONTINUE))
+            );
+            assert_eq!(
+                interim.send(StatusCode::OK, HeaderMap::new()),
+                Err(InterimError::Status(StatusCode::OK))
+            );
             announce(&interim, "/fresh").unwrap();
             kept.lock().unwrap().push(interim);
         }),
@@ -174,7 +218,10 @@ async fn a_sender_that_outlives_its_exchange_is_harmless() {
     let mut client = server.h2().await;
     for _ in 0..3 {
         let (mut response, _) = client.request(put("/"), true).await;
-        assert_eq!(H2::interim(&mut response).await.headers()["location"], "/fresh");
+        assert_eq!(
+            H2::interim(&mut response).await.headers()["location"],
+            "/fresh"
+        );
         assert_eq!(H2::response(response).await.unwrap().0.status, 200);
         for old in &*stale.lock().unwrap() {
             announce(old, "/stale").unwrap_err();
@@ -187,11 +234,13 @@ fn cutting() -> Router {
     Router::new()
         .route(
             "/cut",
-            route_put(async |Extension(interim): Extension<Interim>, request: Request<Body>| {
-                announce(&interim, "/uploads/1").unwrap();
-                drop(request);
-                Cut::response()
-            }),
+            route_put(
+                async |Extension(interim): Extension<Interim>, request: Request<Body>| {
+                    announce(&interim, "/uploads/1").unwrap();
+                    drop(request);
+                    Cut::response()
+                },
+            ),
         )
         .merge(uploads())
 }

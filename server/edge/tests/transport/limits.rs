@@ -11,7 +11,14 @@ use crate::support::{H2, Server, get as get_request, soon, uploads};
 
 #[tokio::test]
 async fn the_connection_idle_longest_makes_room() {
-    let server = Server::start(Config { max_connections: 3, ..Config::default() }, uploads()).await;
+    let server = Server::start(
+        Config {
+            max_connections: 3,
+            ..Config::default()
+        },
+        uploads(),
+    )
+    .await;
     let mut clients = Vec::new();
     for _ in 0..3 {
         let mut client = server.connect().await;
@@ -25,16 +32,29 @@ async fn the_connection_idle_longest_makes_room() {
     next.send("GET /hello HTTP/1.1\r\nhost: x\r\n\r\n").await;
     assert_eq!(next.response().await.1, "hello");
     clients[0].assert_closed().await;
-    clients[1].send("GET /hello HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    clients[1]
+        .send("GET /hello HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await;
     assert_eq!(clients[1].response().await.1, "hello");
 }
 
 #[tokio::test]
 async fn with_all_busy_the_next_waits() {
-    let router = uploads().route("/slow", get(async || tokio::time::sleep(Duration::from_millis(700)).await));
-    let server = Server::start(Config { max_connections: 1, ..Config::default() }, router).await;
+    let router = uploads().route(
+        "/slow",
+        get(async || tokio::time::sleep(Duration::from_millis(700)).await),
+    );
+    let server = Server::start(
+        Config {
+            max_connections: 1,
+            ..Config::default()
+        },
+        router,
+    )
+    .await;
     let mut busy = server.connect().await;
-    busy.send("GET /slow HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    busy.send("GET /slow HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        .await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     let mut waiting = server.connect().await;
     waiting.send("GET /hello HTTP/1.1\r\nhost: x\r\n\r\n").await;
@@ -48,7 +68,10 @@ async fn with_all_busy_the_next_waits() {
 async fn streams_beyond_the_limit_wait() {
     let mut config = Config::default();
     config.http2.max_streams = 2;
-    let router = Router::new().route("/", get(async || tokio::time::sleep(Duration::from_millis(200)).await));
+    let router = Router::new().route(
+        "/",
+        get(async || tokio::time::sleep(Duration::from_millis(200)).await),
+    );
     let server = Server::start(config, router).await;
     let mut client = server.h2().await;
     // The limit is known to the client once it has an answer.
@@ -69,7 +92,10 @@ async fn streams_beyond_the_limit_wait() {
 async fn a_head_too_large_for_http2_is_refused() {
     let server = Server::start(Config::default(), uploads()).await;
     let mut client = server.h2().await;
-    let request = Request::get("http://localhost/hello").header("x-large", "y".repeat(40_000)).body(()).unwrap();
+    let request = Request::get("http://localhost/hello")
+        .header("x-large", "y".repeat(40_000))
+        .body(())
+        .unwrap();
     let (response, _) = client.request(request, true).await;
     assert_eq!(H2::response(response).await.unwrap().0.status, 431);
 }
@@ -77,10 +103,18 @@ async fn a_head_too_large_for_http2_is_refused() {
 #[tokio::test]
 async fn several_listeners_and_sockets_handed_in() {
     let bind = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let listeners = vec![Listener::from_std(bind(), None).unwrap(), Listener::from_std(bind(), None).unwrap()];
+    let listeners = vec![
+        Listener::from_std(bind(), None).unwrap(),
+        Listener::from_std(bind(), None).unwrap(),
+    ];
     let addresses: Vec<_> = listeners.iter().map(Listener::address).collect();
     let shutdown = CancellationToken::new();
-    let server = tokio::spawn(serve(listeners, Config::default(), uploads(), shutdown.clone()));
+    let server = tokio::spawn(serve(
+        listeners,
+        Config::default(),
+        uploads(),
+        shutdown.clone(),
+    ));
     for address in addresses {
         let socket = tokio::net::TcpStream::connect(address).await.unwrap();
         let (mut send, connection) = h2::client::handshake(socket).await.unwrap();
@@ -98,7 +132,10 @@ fn a_configuration_out_of_range_is_refused() {
     let mut config = Config::default();
     config.check().unwrap();
     config.http2.max_window = bytesize::ByteSize::kib(1);
-    assert_eq!(config.check().unwrap_err().to_string(), "http2.max_window must be http2.window to 512 MiB");
+    assert_eq!(
+        config.check().unwrap_err().to_string(),
+        "http2.max_window must be http2.window to 512 MiB"
+    );
 }
 
 #[test]

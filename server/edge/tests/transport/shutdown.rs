@@ -46,7 +46,10 @@ async fn busy_exchanges_finish_and_idle_connections_close() {
         assert!(!matches!(late.try_read(&mut [0; 1]), Ok(1..)));
     }
     let (head, content) = busy.response().await;
-    assert_eq!((&content[..], head.field("connection")), (&b"finished"[..], "close"));
+    assert_eq!(
+        (&content[..], head.field("connection")),
+        (&b"finished"[..], "close")
+    );
     busy.assert_closed().await;
     assert_eq!(H2::response(response).await.unwrap().1, "finished");
     drop(h2);
@@ -55,7 +58,10 @@ async fn busy_exchanges_finish_and_idle_connections_close() {
 
 #[tokio::test]
 async fn what_does_not_finish_is_cut() {
-    let config = Config { drain_grace: Duration::from_millis(300), ..Config::default() };
+    let config = Config {
+        drain_grace: Duration::from_millis(300),
+        ..Config::default()
+    };
     let server = Server::start(config, router()).await;
     let mut waiting = server.connect().await;
     waiting.send("GET /never HTTP/1.1\r\nhost: x\r\n\r\n").await;
@@ -70,7 +76,10 @@ async fn what_does_not_finish_is_cut() {
     assert_eq!(server.stop().await.cut, 3);
     assert!(start.elapsed() < Duration::from_secs(2));
     waiting.assert_closed().await;
-    assert_eq!(reading.rest().await.1.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(
+        reading.rest().await.1.unwrap_err().kind(),
+        std::io::ErrorKind::ConnectionReset
+    );
     assert!(H2::response(response).await.is_err());
 }
 
@@ -80,9 +89,16 @@ async fn dropping_the_server_cuts_its_connections() {
     let listener = edge::serve::Listener::from_std(listener, None).unwrap();
     let address = listener.address();
     let shutdown = tokio_util::sync::CancellationToken::new();
-    let server = tokio::spawn(edge::serve::serve(vec![listener], Config::default(), router(), shutdown));
+    let server = tokio::spawn(edge::serve::serve(
+        vec![listener],
+        Config::default(),
+        router(),
+        shutdown,
+    ));
     let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
-    tokio::io::AsyncWriteExt::write_all(&mut client, b"GET /never HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut client, b"GET /never HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
     tokio::time::sleep(Duration::from_millis(100)).await;
     server.abort();
     client.readable().await.unwrap();

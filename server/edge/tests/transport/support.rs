@@ -30,7 +30,9 @@ use tokio_util::sync::CancellationToken;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
-    timeout(PATIENCE, future).await.expect("this should not take so long")
+    timeout(PATIENCE, future)
+        .await
+        .expect("this should not take so long")
 }
 
 pub(crate) struct Server {
@@ -59,14 +61,21 @@ impl Server {
         let shutdown = CancellationToken::new();
         let served = serve(vec![listener], config, router, shutdown.clone());
         let task = tokio::spawn(async { served.await.unwrap() });
-        Self { address, shutdown, task, tls }
+        Self {
+            address,
+            shutdown,
+            task,
+            tls,
+        }
     }
 
     pub(crate) async fn connect(&self) -> Raw {
         let socket = TcpStream::connect(self.address).await.unwrap();
         match &self.tls {
             None => Raw::new(Io::Plain(socket)),
-            Some(identity) => Raw::new(Io::Tls(Box::new(identity.connect(socket, b"http/1.1").await))),
+            Some(identity) => Raw::new(Io::Tls(Box::new(
+                identity.connect(socket, b"http/1.1").await,
+            ))),
         }
     }
 
@@ -110,7 +119,11 @@ impl Identity {
             reload_interval: Duration::from_millis(100),
         };
         let trusted = Mutex::new(Arc::new(Self::trusting(&Self::generate())));
-        let identity = Self { config, trusted, _directory: directory };
+        let identity = Self {
+            config,
+            trusted,
+            _directory: directory,
+        };
         identity.renew();
         identity
     }
@@ -146,7 +159,9 @@ impl Identity {
         let mut config = ClientConfig::clone(&self.trusted.lock().unwrap());
         config.alpn_protocols = vec![protocol.to_vec()];
         let name = ServerName::try_from("localhost").unwrap();
-        TlsConnector::from(Arc::new(config)).connect(name, socket).await
+        TlsConnector::from(Arc::new(config))
+            .connect(name, socket)
+            .await
     }
 
     async fn connect(&self, socket: TcpStream, protocol: &[u8]) -> TlsStream<TcpStream> {
@@ -175,7 +190,11 @@ impl AsyncRead for Io {
 }
 
 impl AsyncWrite for Io {
-    fn poll_write(mut self: Pin<&mut Self>, task: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         match &mut *self {
             Self::Plain(io) => Pin::new(io).poll_write(task, bytes),
             Self::Tls(io) => Pin::new(io).poll_write(task, bytes),
@@ -189,7 +208,10 @@ impl AsyncWrite for Io {
         }
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_shutdown(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
         match &mut *self {
             Self::Plain(io) => Pin::new(io).poll_shutdown(task),
             Self::Tls(io) => Pin::new(io).poll_shutdown(task),
@@ -213,13 +235,18 @@ pub(crate) struct Head {
 
 impl Head {
     pub(crate) fn field(&self, name: &str) -> &str {
-        self.fields.get(name).map_or("", |value| value.to_str().unwrap())
+        self.fields
+            .get(name)
+            .map_or("", |value| value.to_str().unwrap())
     }
 }
 
 impl Raw {
     fn new(io: Io) -> Self {
-        Self { io, buffer: BytesMut::new() }
+        Self {
+            io,
+            buffer: BytesMut::new(),
+        }
     }
 
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
@@ -234,19 +261,29 @@ impl Raw {
 
     /// The next head. Panics on anything else.
     pub(crate) async fn head(&mut self) -> Head {
-        soon(self.try_head()).await.expect("the connection ended instead of a response")
+        soon(self.try_head())
+            .await
+            .expect("the connection ended instead of a response")
     }
 
     /// The next head, unless the connection ends before it.
     pub(crate) async fn try_head(&mut self) -> Option<Head> {
         loop {
-            if let Some(end) = self.buffer.windows(4).position(|window| window == b"\r\n\r\n") {
+            if let Some(end) = self
+                .buffer
+                .windows(4)
+                .position(|window| window == b"\r\n\r\n")
+            {
                 let head = self.buffer.split_to(end + 4);
                 return Some(Self::parse(std::str::from_utf8(&head[..end]).unwrap()));
             }
             match self.io.read_buf(&mut self.buffer).await {
                 Ok(0) | Err(_) => {
-                    assert!(self.buffer.is_empty(), "the connection ended inside a head: {:?}", self.buffer);
+                    assert!(
+                        self.buffer.is_empty(),
+                        "the connection ended inside a head: {:?}",
+                        self.buffer
+                    );
                     return None;
                 }
                 Ok(_) => {}
@@ -257,14 +294,24 @@ impl Raw {
     fn parse(head: &str) -> Head {
         let mut lines = head.split("\r\n");
         let line = lines.next().unwrap().to_owned();
-        let rest = line.strip_prefix("HTTP/1.1 ").or_else(|| line.strip_prefix("HTTP/1.0 ")).expect("not HTTP");
+        let rest = line
+            .strip_prefix("HTTP/1.1 ")
+            .or_else(|| line.strip_prefix("HTTP/1.0 "))
+            .expect("not HTTP");
         let status = rest[..3].parse().unwrap();
         let mut fields = HeaderMap::new();
         for line in lines {
             let (name, value) = line.split_once(": ").unwrap();
-            fields.append(http::HeaderName::try_from(name).unwrap(), value.parse().unwrap());
+            fields.append(
+                http::HeaderName::try_from(name).unwrap(),
+                value.parse().unwrap(),
+            );
         }
-        Head { status, line, fields }
+        Head {
+            status,
+            line,
+            fields,
+        }
     }
 
     /// Exactly `length` bytes of content.
@@ -294,13 +341,21 @@ impl Raw {
     /// The connection has ended, and nothing more was said.
     pub(crate) async fn assert_closed(&mut self) {
         let (rest, _) = self.rest().await;
-        assert!(rest.is_empty(), "unexpected: {:?}", String::from_utf8_lossy(&rest));
+        assert!(
+            rest.is_empty(),
+            "unexpected: {:?}",
+            String::from_utf8_lossy(&rest)
+        );
     }
 
     /// Nothing comes for a moment.
     pub(crate) async fn assert_quiet(&mut self) {
         assert!(self.buffer.is_empty(), "unexpected: {:?}", self.buffer);
-        let read = timeout(Duration::from_millis(150), self.io.read_buf(&mut self.buffer)).await;
+        let read = timeout(
+            Duration::from_millis(150),
+            self.io.read_buf(&mut self.buffer),
+        )
+        .await;
         assert!(read.is_err(), "unexpected: {:?}", self.buffer);
     }
 }
@@ -314,7 +369,10 @@ pub(crate) struct H2 {
 impl H2 {
     async fn new(io: Io) -> Self {
         let (send, connection) = h2::client::handshake(io).await.unwrap();
-        Self { send, connection: tokio::spawn(connection) }
+        Self {
+            send,
+            connection: tokio::spawn(connection),
+        }
     }
 
     pub(crate) async fn request(
@@ -328,11 +386,18 @@ impl H2 {
 
     /// The next interim response of a stream.
     pub(crate) async fn interim(response: &mut h2::client::ResponseFuture) -> http::Response<()> {
-        soon(std::future::poll_fn(|task| response.poll_informational(task))).await.expect("no interim response").unwrap()
+        soon(std::future::poll_fn(|task| {
+            response.poll_informational(task)
+        }))
+        .await
+        .expect("no interim response")
+        .unwrap()
     }
 
     /// A response and its content.
-    pub(crate) async fn response(response: h2::client::ResponseFuture) -> Result<(http::response::Parts, Bytes), h2::Error> {
+    pub(crate) async fn response(
+        response: h2::client::ResponseFuture,
+    ) -> Result<(http::response::Parts, Bytes), h2::Error> {
         let (parts, mut body) = soon(response).await?.into_parts();
         let mut content = BytesMut::new();
         while let Some(data) = soon(body.data()).await {
@@ -345,11 +410,15 @@ impl H2 {
 }
 
 pub(crate) fn get(path: &str) -> Request<()> {
-    Request::get(format!("http://localhost{path}")).body(()).unwrap()
+    Request::get(format!("http://localhost{path}"))
+        .body(())
+        .unwrap()
 }
 
 pub(crate) fn put(path: &str) -> Request<()> {
-    Request::put(format!("http://localhost{path}")).body(()).unwrap()
+    Request::put(format!("http://localhost{path}"))
+        .body(())
+        .unwrap()
 }
 
 pub(crate) fn resumption() -> StatusCode {
@@ -370,17 +439,21 @@ pub(crate) fn uploads() -> Router {
     Router::new()
         .route(
             "/upload",
-            put(async |Extension(interim): Extension<Interim>, mut body: Body| {
-                let sent = announce(&interim, "/uploads/1");
-                let mut length = 0;
-                while let Some(frame) = body.frame().await {
-                    match frame {
-                        Ok(frame) => length += frame.data_ref().map_or(0, Bytes::len),
-                        Err(error) => return format!("{sent:?} {:?}", edge::serve::BodyError::of(&error)),
+            put(
+                async |Extension(interim): Extension<Interim>, mut body: Body| {
+                    let sent = announce(&interim, "/uploads/1");
+                    let mut length = 0;
+                    while let Some(frame) = body.frame().await {
+                        match frame {
+                            Ok(frame) => length += frame.data_ref().map_or(0, Bytes::len),
+                            Err(error) => {
+                                return format!("{sent:?} {:?}", edge::serve::BodyError::of(&error));
+                            }
+                        }
                     }
-                }
-                format!("{sent:?} {length}")
-            }),
+                    format!("{sent:?} {length}")
+                },
+            ),
         )
         .route("/short", put(async || (StatusCode::CONFLICT, "no")))
         .route("/hello", get(async || "hello"))
@@ -398,5 +471,7 @@ impl<F: FnMut()> Drop for OnDrop<F> {
 /// An answer whose body never ends.
 pub(crate) fn endless() -> Response {
     let frame = Bytes::from(vec![b'x'; 256 * 1024]);
-    Response::new(Body::from_stream(futures::stream::repeat_with(move || Ok::<_, std::io::Error>(frame.clone()))))
+    Response::new(Body::from_stream(futures::stream::repeat_with(move || {
+        Ok::<_, std::io::Error>(frame.clone())
+    })))
 }

@@ -13,14 +13,22 @@ async fn a_renewed_certificate_is_taken_up_and_a_broken_one_is_not() {
     let mut old = server.connect().await;
     let works = async || {
         let socket = TcpStream::connect(server.address).await.unwrap();
-        server.identity().try_connect(socket, b"http/1.1").await.is_ok()
+        server
+            .identity()
+            .try_connect(socket, b"http/1.1")
+            .await
+            .is_ok()
     };
     assert!(works().await);
 
     // Certificate and key that do not fit, then nonsense, then nothing at all.
     let files = &server.identity().config;
     let key = std::fs::read(&files.key).unwrap();
-    std::fs::write(&files.key, rcgen::KeyPair::generate().unwrap().serialize_pem()).unwrap();
+    std::fs::write(
+        &files.key,
+        rcgen::KeyPair::generate().unwrap().serialize_pem(),
+    )
+    .unwrap();
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(works().await);
     std::fs::write(&files.certificate, "nonsense").unwrap();
@@ -45,13 +53,18 @@ async fn a_renewed_certificate_is_taken_up_and_a_broken_one_is_not() {
 
 #[tokio::test]
 async fn a_handshake_has_its_time() {
-    let config = Config { tls_handshake_timeout: Duration::from_millis(200), ..Config::default() };
+    let config = Config {
+        tls_handshake_timeout: Duration::from_millis(200),
+        ..Config::default()
+    };
     let server = Server::start_tls(config, uploads()).await;
     let mut silent = TcpStream::connect(server.address).await.unwrap();
     assert_eq!(soon(silent.read(&mut [0; 1])).await.unwrap_or(0), 0);
     // Cleartext on a TLS port ends there.
     let mut mistaken = TcpStream::connect(server.address).await.unwrap();
-    tokio::io::AsyncWriteExt::write_all(&mut mistaken, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut mistaken, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
     let mut said = Vec::new();
     let _ = soon(mistaken.read_to_end(&mut said)).await;
     assert!(!said.starts_with(b"HTTP"));
@@ -67,5 +80,8 @@ async fn a_listener_without_a_usable_certificate_does_not_start() {
             reload_interval: Duration::from_secs(1),
         }),
     };
-    assert!(matches!(Listener::bind(&listen).await, Err(ListenError::Tls(_))));
+    assert!(matches!(
+        Listener::bind(&listen).await,
+        Err(ListenError::Tls(_))
+    ));
 }

@@ -33,7 +33,11 @@ pub(super) struct Exchanges<S> {
 
 impl<S> Exchanges<S> {
     pub(super) fn new(line: Arc<Line>, context: Arc<Context>, handler: S) -> Self {
-        Self { line, context, handler }
+        Self {
+            line,
+            context,
+            handler,
+        }
     }
 }
 
@@ -51,19 +55,38 @@ impl<S: Handler> hyper::service::Service<Request<Incoming>> for Exchanges<S> {
             (true, true) => interim::h1::Sender::new(Arc::clone(&self.line.outlet), number).into(),
         };
         let refusal = refusal_of(&request);
-        let expects_continue =
-            modern && request.headers().get(header::EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        let expects_continue = modern
+            && request
+                .headers()
+                .get(header::EXPECT)
+                .is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         let mut request = request.map(|incoming| {
-            let source = Content { incoming, line: Arc::clone(&self.line), exchange: number, unasked: expects_continue };
-            Body::new(RequestBody::new(source, self.context.config.body_idle_timeout))
+            let source = Content {
+                incoming,
+                line: Arc::clone(&self.line),
+                exchange: number,
+                unasked: expects_continue,
+            };
+            Body::new(RequestBody::new(
+                source,
+                self.context.config.body_idle_timeout,
+            ))
         });
         request.extensions_mut().insert(self.context.peer);
         request.extensions_mut().insert(interim);
         let state = match refusal {
-            Some(response) => State::Holding { response: Some(response) },
-            None => State::Handling { handler: self.handler.clone().oneshot(request) },
+            Some(response) => State::Holding {
+                response: Some(response),
+            },
+            None => State::Handling {
+                handler: self.handler.clone().oneshot(request),
+            },
         };
-        Exchange { state, line: Arc::clone(&self.line), number }
+        Exchange {
+            state,
+            line: Arc::clone(&self.line),
+            number,
+        }
     }
 }
 
@@ -116,7 +139,9 @@ impl<S: Handler> Future for Exchange<S> {
                         this.state.set(State::Cut);
                         this.line.cut(*this.number);
                     } else {
-                        this.state.set(State::Holding { response: Some(refusal::unless_final(response)) });
+                        this.state.set(State::Holding {
+                            response: Some(refusal::unless_final(response)),
+                        });
                     }
                 }
                 StateProjection::Holding { response } => {
@@ -124,13 +149,21 @@ impl<S: Handler> Future for Exchange<S> {
                     if !this.line.outlet.finish() {
                         return Poll::Pending;
                     }
-                    let mut response = response.take().expect("hyper does not poll a finished future");
+                    let mut response = response
+                        .take()
+                        .expect("hyper does not poll a finished future");
                     if this.line.is_abandoned() {
-                        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                        response
+                            .headers_mut()
+                            .insert(header::CONNECTION, HeaderValue::from_static("close"));
                     }
                     this.line.answering();
                     let (line, number) = (Arc::clone(this.line), *this.number);
-                    return Poll::Ready(Ok(response.map(|body| Answer { body, line, exchange: number })));
+                    return Poll::Ready(Ok(response.map(|body| Answer {
+                        body,
+                        line,
+                        exchange: number,
+                    })));
                 }
                 StateProjection::Cut => {
                     this.line.outlet.finish();
@@ -159,7 +192,9 @@ impl http_body::Body for Content {
         task: &mut Task<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.unasked = false;
-        Pin::new(&mut self.incoming).poll_frame(task).map_err(BodyError::from)
+        Pin::new(&mut self.incoming)
+            .poll_frame(task)
+            .map_err(BodyError::from)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -176,8 +211,12 @@ impl Source for Content {
         match end {
             End::Complete => self.line.request_done(self.exchange),
             // Reading on would ask the client for a body that nobody wants.
-            End::Unread => self.line.request_unread(self.exchange, self.incoming, !self.unasked),
-            End::Failed => self.line.request_unread(self.exchange, self.incoming, false),
+            End::Unread => self
+                .line
+                .request_unread(self.exchange, self.incoming, !self.unasked),
+            End::Failed => self
+                .line
+                .request_unread(self.exchange, self.incoming, false),
         }
     }
 }
@@ -199,7 +238,10 @@ impl http_body::Body for Answer {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(task));
         if let Some(Err(error)) = &frame {
-            tracing::warn!(error = error as &dyn std::error::Error, "answer cut: its body failed");
+            tracing::warn!(
+                error = error as &dyn std::error::Error,
+                "answer cut: its body failed"
+            );
             self.line.response_broken(self.exchange);
         }
         Poll::Ready(frame)

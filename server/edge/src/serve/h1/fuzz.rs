@@ -46,14 +46,21 @@ fn many_random_connections() {
 fn run(seeds: std::ops::Range<u64>) {
     let mut totals = (0, 0);
     for seed in seeds.clone() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
         let outcome = runtime.block_on(async { tokio::spawn(connection(seed)).await });
         let (answers, interims) = outcome.unwrap_or_else(|_| panic!("failed with seed {seed}"));
         totals = (totals.0 + answers, totals.1 + interims);
     }
     // Otherwise the connections do not do what they are here for.
     let connections = seeds.end - seeds.start;
-    assert!(totals.0 > connections * 3 && totals.1 > connections * 4, "{totals:?}");
+    assert!(
+        totals.0 > connections * 3 && totals.1 > connections * 4,
+        "{totals:?}"
+    );
 }
 
 /// Small, shared, repeatable randomness (splitmix64).
@@ -110,7 +117,11 @@ impl Transport for Chaos {
 }
 
 impl AsyncRead for Chaos {
-    fn poll_read(mut self: Pin<&mut Self>, task: &mut Task<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        task: &mut Task<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.not_now(4, task) {
             return Poll::Pending;
         }
@@ -119,7 +130,11 @@ impl AsyncRead for Chaos {
 }
 
 impl AsyncWrite for Chaos {
-    fn poll_write(mut self: Pin<&mut Self>, task: &mut Task<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        task: &mut Task<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         if self.not_now(4, task) {
             return Poll::Pending;
         }
@@ -167,13 +182,20 @@ struct Done {
 }
 
 fn interim(name: &'static str, value: u64) -> (StatusCode, HeaderMap) {
-    (StatusCode::from_u16(104).unwrap(), HeaderMap::from_iter([(http::HeaderName::from_static(name), value.into())]))
+    (
+        StatusCode::from_u16(104).unwrap(),
+        HeaderMap::from_iter([(http::HeaderName::from_static(name), value.into())]),
+    )
 }
 
 /// A handler of random habits.
 fn router(random: Random, log: Log, sizes: [usize; 5]) -> Router {
     Router::new().fallback(async move |request: Request| {
-        let number: u64 = request.headers()["x-number"].to_str().unwrap().parse().unwrap();
+        let number: u64 = request.headers()["x-number"]
+            .to_str()
+            .unwrap()
+            .parse()
+            .unwrap();
         let sender = request.extensions().get::<Interim>().unwrap().clone();
         let mut interims = 0;
         let mut announce = |most: u64| {
@@ -181,7 +203,10 @@ fn router(random: Random, log: Log, sizes: [usize; 5]) -> Router {
                 let (status, mut fields) = interim("x-interim", interims);
                 fields.insert("x-number", number.into());
                 if interims % 3 == 2 {
-                    fields.insert("x-padding", HeaderValue::from_str(&"p".repeat(300)).unwrap());
+                    fields.insert(
+                        "x-padding",
+                        HeaderValue::from_str(&"p".repeat(300)).unwrap(),
+                    );
                 }
                 if sender.send(status, fields).is_ok() {
                     interims += 1;
@@ -234,21 +259,31 @@ fn router(random: Random, log: Log, sizes: [usize; 5]) -> Router {
         let body = match random.below(3) {
             0 => Body::from(vec![b'H'; size]),
             1 => {
-                let frames = vec![Ok::<_, Infallible>(Bytes::from(vec![b'H'; 1_000])); size / 1_000];
+                let frames =
+                    vec![Ok::<_, Infallible>(Bytes::from(vec![b'H'; 1_000])); size / 1_000];
                 Body::from_stream(futures::stream::iter(frames))
             }
-            _ => Body::from_stream(futures::stream::unfold((size, random), async |(left, random)| {
-                if left == 0 {
-                    return None;
-                }
-                if random.one_in(3) {
-                    tokio::task::yield_now().await;
-                }
-                let size = left.min(1 + random.size(9_000));
-                Some((Ok::<_, io::Error>(Bytes::from(vec![b'H'; size])), (left - size, random)))
-            })),
+            _ => Body::from_stream(futures::stream::unfold(
+                (size, random),
+                async |(left, random)| {
+                    if left == 0 {
+                        return None;
+                    }
+                    if random.one_in(3) {
+                        tokio::task::yield_now().await;
+                    }
+                    let size = left.min(1 + random.size(9_000));
+                    Some((
+                        Ok::<_, io::Error>(Bytes::from(vec![b'H'; size])),
+                        (left - size, random),
+                    ))
+                },
+            )),
         };
-        Response::builder().header("x-number", number).body(body).unwrap()
+        Response::builder()
+            .header("x-number", number)
+            .body(body)
+            .unwrap()
     })
 }
 
@@ -260,7 +295,8 @@ fn requests(random: &Random, sizes: [usize; 5]) -> (Vec<Bytes>, Vec<bool>) {
         let size = random.of(&sizes);
         let expects = random.one_in(5);
         let method = if size > 0 { "POST" } else { "GET" };
-        let mut bytes = format!("{method} /x HTTP/1.1\r\nhost: x\r\nx-number: {number}\r\n").into_bytes();
+        let mut bytes =
+            format!("{method} /x HTTP/1.1\r\nhost: x\r\nx-number: {number}\r\n").into_bytes();
         if expects {
             bytes.extend(b"expect: 100-continue\r\n");
         }
@@ -296,7 +332,12 @@ async fn connection(seed: u64) -> (u64, u64) {
     let capacity = 16 + random.size(random.of(&[64, 70_000]));
     let (client, server) = tokio::io::duplex(capacity);
     let most = random.of(&[1, 7, 100, 100_000]);
-    let chaos = Chaos { io: server, random: random.clone(), vectored: random.one_in(2), most };
+    let chaos = Chaos {
+        io: server,
+        random: random.clone(),
+        vectored: random.one_in(2),
+        most,
+    };
     let config = Config {
         linger_size: bytesize::ByteSize::kb(10),
         linger_timeout: Duration::from_millis(20),
@@ -304,7 +345,10 @@ async fn connection(seed: u64) -> (u64, u64) {
     };
     let context = Context {
         config: Arc::new(config),
-        peer: Peer { address: ([127, 0, 0, 1], 1).into(), secure: false },
+        peer: Peer {
+            address: ([127, 0, 0, 1], 1).into(),
+            secure: false,
+        },
         interim: true,
         drain: CancellationToken::new(),
         shed_after: Duration::from_micros(random.of(&[0, 100, 2_000, 1_000_000])),
@@ -312,9 +356,18 @@ async fn connection(seed: u64) -> (u64, u64) {
         window_growth: Arc::new(Semaphore::new(0)),
     };
     // Thousands of tiny writes show no more than hundreds.
-    let sizes = if most.min(capacity) < 100 { [0, 1, 50, 300, 1_000] } else { [0, 1, 50, 5_000, 60_000] };
+    let sizes = if most.min(capacity) < 100 {
+        [0, 1, 50, 300, 1_000]
+    } else {
+        [0, 1, 50, 5_000, 60_000]
+    };
     let handler = router(random.clone(), log.clone(), sizes);
-    let server = tokio::spawn(super::serve(chaos, Bytes::new(), Arc::new(context), handler));
+    let server = tokio::spawn(super::serve(
+        chaos,
+        Bytes::new(),
+        Arc::new(context),
+        handler,
+    ));
 
     let (requests, expectations) = requests(&random, sizes);
     let (read, mut write) = tokio::io::split(client);
@@ -337,11 +390,16 @@ async fn connection(seed: u64) -> (u64, u64) {
         }
         write
     });
-    let mut reader = Reader { io: read, buffer: BytesMut::new() };
+    let mut reader = Reader {
+        io: read,
+        buffer: BytesMut::new(),
+    };
     let read = async {
         let mut seen = (0, 0);
         for number in 0..total {
-            let outcome = reader.answer(number, expectations[usize::try_from(number).unwrap()], &log).await;
+            let outcome = reader
+                .answer(number, expectations[usize::try_from(number).unwrap()], &log)
+                .await;
             seen.0 += 1;
             match outcome {
                 Outcome::More(interims) => seen.1 += interims,
@@ -351,10 +409,15 @@ async fn connection(seed: u64) -> (u64, u64) {
         seen
     };
     // Virtual time: far longer than any honest pause, shorter than the keep-alive timeout.
-    let seen = timeout(Duration::from_secs(30), read).await.expect("an answer is missing");
+    let seen = timeout(Duration::from_secs(30), read)
+        .await
+        .expect("an answer is missing");
     drop(reader);
     let _ = writer.await;
-    timeout(Duration::from_secs(5), server).await.expect("the connection does not end").unwrap();
+    timeout(Duration::from_secs(5), server)
+        .await
+        .expect("the connection does not end")
+        .unwrap();
     seen
 }
 
@@ -377,14 +440,23 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         let fields = loop {
             let Some((status, fields)) = self.head().await else {
                 let done = log.0.lock().unwrap()[&number];
-                assert!(done.cut, "the connection ended without an answer to {number}");
-                assert_eq!(interims, done.interims, "interim responses lost before the cut of {number}");
+                assert!(
+                    done.cut,
+                    "the connection ended without an answer to {number}"
+                );
+                assert_eq!(
+                    interims, done.interims,
+                    "interim responses lost before the cut of {number}"
+                );
                 return Outcome::Last;
             };
             match status {
                 100 => assert!(expects, "stray 100 before the answer to {number}"),
                 104 => {
-                    assert!(!fields.contains_key("x-stale"), "an interim response of an earlier request");
+                    assert!(
+                        !fields.contains_key("x-stale"),
+                        "an interim response of an earlier request"
+                    );
                     assert_eq!(fields["x-number"], number.to_string());
                     assert_eq!(fields["x-interim"], interims.to_string());
                     interims += 1;
@@ -397,8 +469,15 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         };
         assert_eq!(fields["x-number"], number.to_string());
         self.content(&fields).await;
-        assert_eq!(interims, log.0.lock().unwrap()[&number].interims, "interim responses lost before {number}");
-        if fields.get("connection").is_some_and(|value| value == "close") {
+        assert_eq!(
+            interims,
+            log.0.lock().unwrap()[&number].interims,
+            "interim responses lost before {number}"
+        );
+        if fields
+            .get("connection")
+            .is_some_and(|value| value == "close")
+        {
             while self.fill().await {}
             assert!(self.buffer.is_empty(), "bytes after the last answer");
             return Outcome::Last;
@@ -408,18 +487,31 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 
     async fn head(&mut self) -> Option<(u16, HashMap<String, String>)> {
         let end = loop {
-            if let Some(end) = self.buffer.windows(4).position(|window| window == b"\r\n\r\n") {
+            if let Some(end) = self
+                .buffer
+                .windows(4)
+                .position(|window| window == b"\r\n\r\n")
+            {
                 break end;
             }
             if !self.fill().await {
-                assert!(self.buffer.is_empty(), "the connection ended inside a head: {:?}", self.buffer);
+                assert!(
+                    self.buffer.is_empty(),
+                    "the connection ended inside a head: {:?}",
+                    self.buffer
+                );
                 return None;
             }
         };
         let head = String::from_utf8(self.buffer.split_to(end + 4).to_vec()).unwrap();
         let mut lines = head.trim_end().split("\r\n");
-        let status = lines.next().and_then(|line| line.strip_prefix("HTTP/1.1 ")).unwrap_or_else(|| panic!("{head:?}"));
-        let fields = lines.map(|line| line.split_once(": ").unwrap()).map(|(name, value)| (name.into(), value.into()));
+        let status = lines
+            .next()
+            .and_then(|line| line.strip_prefix("HTTP/1.1 "))
+            .unwrap_or_else(|| panic!("{head:?}"));
+        let fields = lines
+            .map(|line| line.split_once(": ").unwrap())
+            .map(|(name, value)| (name.into(), value.into()));
         Some((status[..3].parse().unwrap(), fields.collect()))
     }
 
@@ -433,10 +525,14 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 if let Some(end) = self.buffer.windows(2).position(|window| window == b"\r\n") {
                     break end;
                 }
-                assert!(self.fill().await, "the connection ended inside a chunk's size");
+                assert!(
+                    self.fill().await,
+                    "the connection ended inside a chunk's size"
+                );
             };
             let line = self.buffer.split_to(end + 2);
-            let size = usize::from_str_radix(std::str::from_utf8(&line[..end]).unwrap(), 16).unwrap();
+            let size =
+                usize::from_str_radix(std::str::from_utf8(&line[..end]).unwrap(), 16).unwrap();
             self.bytes(size).await;
             while self.buffer.len() < 2 {
                 assert!(self.fill().await, "the connection ended inside a chunk");
@@ -454,10 +550,16 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             assert!(self.fill().await, "the connection ended inside a body");
         }
         let content = self.buffer.split_to(length);
-        assert!(content.iter().all(|byte| *byte == b'H'), "foreign bytes in a body");
+        assert!(
+            content.iter().all(|byte| *byte == b'H'),
+            "foreign bytes in a body"
+        );
     }
 
     async fn fill(&mut self) -> bool {
-        self.io.read_buf(&mut self.buffer).await.is_ok_and(|read| read > 0)
+        self.io
+            .read_buf(&mut self.buffer)
+            .await
+            .is_ok_and(|read| read > 0)
     }
 }

@@ -128,9 +128,15 @@ impl Line {
 
     /// The handler left the rest of the body. It is read and discarded if that is not too much, `readable` permitting.
     pub(super) fn request_unread(&self, exchange: u64, rest: Incoming, readable: bool) {
-        let short = rest.size_hint().upper().is_some_and(|size| size <= self.limits.linger_size);
+        let short = rest
+            .size_hint()
+            .upper()
+            .is_some_and(|size| size <= self.limits.linger_size);
         let request = if readable && short {
-            Request::Unread { rest, until: Instant::now() + self.limits.linger }
+            Request::Unread {
+                rest,
+                until: Instant::now() + self.limits.linger,
+            }
         } else {
             Request::Abandoned
         };
@@ -163,7 +169,9 @@ impl Line {
 
     /// The handler wants the exchange cut.
     pub(super) fn cut(&self, exchange: u64) {
-        self.change(exchange, |state| state.response = Response::Cut(Instant::now()));
+        self.change(exchange, |state| {
+            state.response = Response::Cut(Instant::now())
+        });
     }
 
     fn change(&self, exchange: u64, change: impl FnOnce(&mut State)) {
@@ -185,7 +193,11 @@ impl Line {
     pub(super) fn wrote<T>(&self, result: &Poll<T>) {
         let mut state = self.lock();
         state.unflushed = true;
-        state.blocked = if result.is_pending() { state.blocked.or_else(|| Some(Instant::now())) } else { None };
+        state.blocked = if result.is_pending() {
+            state.blocked.or_else(|| Some(Instant::now()))
+        } else {
+            None
+        };
     }
 
     /// Everything hyper had is with the socket. Tells whether there was anything.
@@ -233,7 +245,9 @@ impl Line {
     /// Reads and discards what a handler left of its request's body.
     pub(super) fn poll_unread(&self, task: &mut Context<'_>) {
         let mut state = self.lock();
-        let Request::Unread { rest, until } = &mut state.request else { return };
+        let Request::Unread { rest, until } = &mut state.request else {
+            return;
+        };
         let end = loop {
             match Pin::new(&mut *rest).poll_frame(task) {
                 // The size was checked, so this ends.
@@ -254,7 +268,9 @@ impl Line {
     /// What comes next if nothing else happens.
     pub(super) fn deadline(&self, shed_after: Duration) -> Option<(Instant, Deadline)> {
         let state = self.lock();
-        let stall = state.blocked.map(|since| (since + self.limits.write_stall, Deadline::Stall));
+        let stall = state
+            .blocked
+            .map(|since| (since + self.limits.write_stall, Deadline::Stall));
         let own = match (&state.request, state.response) {
             // Interim responses before the cut are worth a short wait.
             (_, Response::Cut(since)) => Some((since + self.limits.linger, Deadline::Cut)),
@@ -262,7 +278,9 @@ impl Line {
             (_, Response::Open | Response::Broken) => None,
             (Request::Open | Request::Abandoned, Response::Done) => None,
             (Request::Done, Response::Done) if state.unflushed => None,
-            (Request::Done, Response::Done) if state.head => Some((state.quiet + self.limits.head, Deadline::Head)),
+            (Request::Done, Response::Done) if state.head => {
+                Some((state.quiet + self.limits.head, Deadline::Head))
+            }
             (Request::Done, Response::Done) => Some((state.quiet + shed_after, Deadline::Shed)),
         };
         [stall, own].into_iter().flatten().min_by_key(|(at, _)| *at)

@@ -30,7 +30,13 @@ pub(super) struct Wire<I: Transport> {
 
 impl<I: Transport> Wire<I> {
     pub(super) fn new(io: I, ahead: Bytes, line: Arc<Line>) -> Self {
-        Self { io, ahead, out: Bytes::new(), line, armed: true }
+        Self {
+            io,
+            ahead,
+            out: Bytes::new(),
+            line,
+            armed: true,
+        }
     }
 
     pub(super) fn line(&self) -> Arc<Line> {
@@ -43,7 +49,10 @@ impl<I: Transport> Wire<I> {
 
     /// Puts back what was read and not used.
     pub(super) fn put_ahead(&mut self, bytes: Bytes) {
-        debug_assert!(self.ahead.is_empty() || bytes.is_empty(), "hyper reads on only when this is used up");
+        debug_assert!(
+            self.ahead.is_empty() || bytes.is_empty(),
+            "hyper reads on only when this is used up"
+        );
         if !bytes.is_empty() {
             self.ahead = bytes;
         }
@@ -101,7 +110,11 @@ impl<I: Transport> Wire<I> {
 }
 
 impl<I: Transport> AsyncRead for Wire<I> {
-    fn poll_read(mut self: Pin<&mut Self>, task: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.ahead.is_empty() {
             return Pin::new(&mut self.io).poll_read(task, buffer);
         }
@@ -115,8 +128,14 @@ impl<I: Transport> AsyncRead for Wire<I> {
 }
 
 impl<I: Transport> AsyncWrite for Wire<I> {
-    fn poll_write(mut self: Pin<&mut Self>, task: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_write_with(task, bytes, bytes.len(), |io, task| io.poll_write(task, bytes))
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_with(task, bytes, bytes.len(), |io, task| {
+            io.poll_write(task, bytes)
+        })
     }
 
     fn poll_write_vectored(
@@ -124,9 +143,14 @@ impl<I: Transport> AsyncWrite for Wire<I> {
         task: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let head = slices.iter().find(|slice| !slice.is_empty()).map_or(&[][..], |slice| slice);
+        let head = slices
+            .iter()
+            .find(|slice| !slice.is_empty())
+            .map_or(&[][..], |slice| slice);
         let length = slices.iter().map(|slice| slice.len()).sum();
-        self.poll_write_with(task, head, length, |io, task| io.poll_write_vectored(task, slices))
+        self.poll_write_with(task, head, length, |io, task| {
+            io.poll_write_vectored(task, slices)
+        })
     }
 
     fn is_write_vectored(&self) -> bool {

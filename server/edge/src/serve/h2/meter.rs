@@ -137,17 +137,37 @@ mod tests {
     }
 
     /// Feeds frames one by one; how many were let through.
-    fn let_through(meter: &mut Meter, now: Instant, frames: impl IntoIterator<Item = Vec<u8>>) -> usize {
-        frames.into_iter().take_while(|frame| meter.observe(frame, now).is_ok()).count()
+    fn let_through(
+        meter: &mut Meter,
+        now: Instant,
+        frames: impl IntoIterator<Item = Vec<u8>>,
+    ) -> usize {
+        frames
+            .into_iter()
+            .take_while(|frame| meter.observe(frame, now).is_ok())
+            .count()
     }
 
     #[tokio::test]
     async fn each_kind_of_flood_is_stopped() {
         let now = Instant::now();
-        for (kind, payload, bound) in [(0, 0, 4_000), (2, 5, 4_000), (3, 4, 400), (4, 0, 400), (6, 8, 4_000), (8, 4, 4_000), (9, 20, 4_000), (77, 1, 4_000)] {
+        for (kind, payload, bound) in [
+            (0, 0, 4_000),
+            (2, 5, 4_000),
+            (3, 4, 400),
+            (4, 0, 400),
+            (6, 8, 4_000),
+            (8, 4, 4_000),
+            (9, 20, 4_000),
+            (77, 1, 4_000),
+        ] {
             let mut meter = Meter::new(0, now);
             let frames = std::iter::repeat_n(frame(kind, payload), 10_000);
-            assert_eq!(let_through(&mut meter, now, frames), bound, "frames of type {kind}");
+            assert_eq!(
+                let_through(&mut meter, now, frames),
+                bound,
+                "frames of type {kind}"
+            );
         }
     }
 
@@ -172,16 +192,26 @@ mod tests {
         for (second, pings) in [(0, 4_000), (1, 400), (3_600, 4_000)] {
             let now = start + Duration::from_secs(second);
             let frames = std::iter::repeat_n(frame(6, 8), pings);
-            assert_eq!(let_through(&mut meter, now, frames), pings, "after {second} s");
+            assert_eq!(
+                let_through(&mut meter, now, frames),
+                pings,
+                "after {second} s"
+            );
         }
-        assert_eq!(meter.observe(&frame(6, 8), start + Duration::from_secs(3_600)), Err(Flood));
+        assert_eq!(
+            meter.observe(&frame(6, 8), start + Duration::from_secs(3_600)),
+            Err(Flood)
+        );
     }
 
     #[tokio::test]
     async fn frames_are_found_however_the_bytes_are_cut() {
         let now = Instant::now();
-        let stream: Vec<u8> =
-            b"preface".iter().copied().chain([frame(0, 300), frame(1, 20), frame(0, 0), frame(0, 45)].concat()).collect();
+        let stream: Vec<u8> = b"preface"
+            .iter()
+            .copied()
+            .chain([frame(0, 300), frame(1, 20), frame(0, 0), frame(0, 45)].concat())
+            .collect();
         for size in 1..stream.len() {
             let mut meter = Meter::new(7, now);
             for piece in stream.chunks(size) {

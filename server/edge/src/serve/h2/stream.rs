@@ -13,10 +13,7 @@ use std::{
 
 use axum::{body::Body, response::Response};
 use bytes::Bytes;
-use h2::{
-    Reason, RecvStream, SendStream,
-    server::SendResponse,
-};
+use h2::{Reason, RecvStream, SendStream, server::SendResponse};
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::timeout;
@@ -49,7 +46,9 @@ pub(super) async fn serve<S: Handler>(
     let _closing = CloseOnDrop(sender.clone());
     let leftover = Arc::new(Leftover::default());
     let request = prepare(request, &sender, &leftover, &context);
-    let Some(response) = handle(request, &sender, &leftover, handler).await else { return };
+    let Some(response) = handle(request, &sender, &leftover, handler).await else {
+        return;
+    };
     if Cut::is_wanted(&response) {
         // Resetting a stream throws away what h2 has queued for it.
         let _ = timeout(context.config.linger_timeout, backlog.empty()).await;
@@ -58,15 +57,31 @@ pub(super) async fn serve<S: Handler>(
         }
         return;
     }
-    let Some(responder) = sender.take() else { return };
-    match answer(responder, response, &method, context.config.write_stall_timeout).await {
+    let Some(responder) = sender.take() else {
+        return;
+    };
+    match answer(
+        responder,
+        response,
+        &method,
+        context.config.write_stall_timeout,
+    )
+    .await
+    {
         Ok(()) => leftover.discard(&context).await,
         Err(Unanswered::Peer) => {}
         Err(Unanswered::Body(error)) => {
-            tracing::warn!(error = &*error as &dyn std::error::Error, "answer cut: its body failed");
+            tracing::warn!(
+                error = &*error as &dyn std::error::Error,
+                "answer cut: its body failed"
+            );
         }
         Err(Unanswered::Length { declared, sent }) => {
-            tracing::error!(declared, sent, "answer cut: its body is not as long as declared");
+            tracing::error!(
+                declared,
+                sent,
+                "answer cut: its body is not as long as declared"
+            );
         }
         Err(Unanswered::Stalled) => {
             tracing::debug!(peer = %context.peer.address, "peer does not read its answer");
@@ -114,8 +129,11 @@ fn prepare(
         };
         Body::new(RequestBody::new(content, context.config.body_idle_timeout))
     });
-    let interim =
-        if context.interim { sender.clone().into() } else { Interim::shut(InterimError::Disabled) };
+    let interim = if context.interim {
+        sender.clone().into()
+    } else {
+        Interim::shut(InterimError::Disabled)
+    };
     request.extensions_mut().insert(context.peer);
     request.extensions_mut().insert(interim);
     request
@@ -176,14 +194,22 @@ async fn answer(
     *head.status_mut() = parts.status;
     *head.headers_mut() = parts.headers;
     remove_connection_fields(head.headers_mut());
-    head.headers_mut().entry(header::DATE).or_insert_with(date::now);
+    head.headers_mut()
+        .entry(header::DATE)
+        .or_insert_with(date::now);
     let bodiless = *method == Method::HEAD
-        || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        || matches!(
+            parts.status,
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+        );
     let declared = content_length(&mut head, bodiless, &body);
     let ends = bodiless || body.is_end_stream();
     if ends && !bodiless && declared.is_some_and(|length| length != 0) {
         responder.send_reset(Reason::INTERNAL_ERROR);
-        return Err(Unanswered::Length { declared: declared.unwrap_or_default(), sent: 0 });
+        return Err(Unanswered::Length {
+            declared: declared.unwrap_or_default(),
+            sent: 0,
+        });
     }
     let mut stream = responder.send_response(head, ends)?;
     drop(responder);
@@ -200,7 +226,10 @@ async fn answer(
 
 /// Completes the `Content-Length`; what the body has to hold to.
 fn content_length(head: &mut http::Response<()>, bodiless: bool, body: &Body) -> Option<u64> {
-    if matches!(head.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+    if matches!(
+        head.status(),
+        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+    ) {
         // RFC 9110 §8.6 forbids it on 204; on 304 axum's own is the length of nothing. hyper does the same.
         head.headers_mut().remove(header::CONTENT_LENGTH);
         return None;
@@ -211,7 +240,8 @@ fn content_length(head: &mut http::Response<()>, bodiless: bool, body: &Body) ->
     let exact = body.size_hint().exact()?;
     // An empty body of a bodiless answer says nothing about the length that GET would have.
     if !bodiless || exact > 0 {
-        head.headers_mut().insert(header::CONTENT_LENGTH, exact.into());
+        head.headers_mut()
+            .insert(header::CONTENT_LENGTH, exact.into());
     }
     Some(exact)
 }
@@ -267,9 +297,18 @@ async fn pump(
 }
 
 /// Sends `data` in the pieces that the windows allow. A peer that opens no window for `stall` is cut off.
-async fn send(mut data: Bytes, last: bool, stream: &mut SendStream<Bytes>, stall: Duration) -> Result<(), Unanswered> {
+async fn send(
+    mut data: Bytes,
+    last: bool,
+    stream: &mut SendStream<Bytes>,
+    stall: Duration,
+) -> Result<(), Unanswered> {
     if data.is_empty() {
-        return if last { Ok(stream.send_data(data, true)?) } else { Ok(()) };
+        return if last {
+            Ok(stream.send_data(data, true)?)
+        } else {
+            Ok(())
+        };
     }
     while !data.is_empty() {
         stream.reserve_capacity(data.len());
@@ -282,7 +321,10 @@ async fn send(mut data: Bytes, last: bool, stream: &mut SendStream<Bytes>, stall
     Ok(())
 }
 
-fn poll_capacity(stream: &mut SendStream<Bytes>, task: &mut Task<'_>) -> Poll<Result<usize, Unanswered>> {
+fn poll_capacity(
+    stream: &mut SendStream<Bytes>,
+    task: &mut Task<'_>,
+) -> Poll<Result<usize, Unanswered>> {
     if stream.poll_reset(task).is_ready() {
         return Poll::Ready(Err(Unanswered::Peer));
     }
@@ -306,7 +348,10 @@ struct Leftover {
 
 impl Default for Leftover {
     fn default() -> Self {
-        Self { stream: Mutex::default(), is_reading: AtomicBool::new(true) }
+        Self {
+            stream: Mutex::default(),
+            is_reading: AtomicBool::new(true),
+        }
     }
 }
 
@@ -314,8 +359,14 @@ impl Leftover {
     /// Reads a short rest to its end. Dropping the stream resets it with `NO_ERROR`, as RFC 9113 §8.1 asks for, but
     /// clients exist that lose the answer then.
     async fn discard(&self, context: &Context) {
-        let left = self.stream.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some((mut stream, Some(length))) = left else { return };
+        let left = self
+            .stream
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some((mut stream, Some(length))) = left else {
+            return;
+        };
         if length > context.linger_size() {
             return;
         }
@@ -358,7 +409,10 @@ impl http_body::Body for Content {
         }
         // The handler is back for more, so it is done with what it had.
         if this.unreleased > 0 {
-            let _ = this.stream.flow_control().release_capacity(std::mem::take(&mut this.unreleased));
+            let _ = this
+                .stream
+                .flow_control()
+                .release_capacity(std::mem::take(&mut this.unreleased));
         }
         if !this.data_done {
             match ready!(this.stream.poll_data(task)) {
@@ -403,7 +457,11 @@ impl Source for Content {
                     let _ = self.stream.flow_control().release_capacity(self.unreleased);
                 }
                 if self.unasked.is_none() {
-                    let mut left = self.leftover.stream.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut left = self
+                        .leftover
+                        .stream
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner);
                     *left = Some((self.stream, self.length));
                 }
                 self.leftover.is_reading.store(false, Ordering::Release);

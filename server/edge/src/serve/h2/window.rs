@@ -45,19 +45,29 @@ impl Window {
             pings,
             size: bytes(config.window),
             max: bytes(config.max_window),
-            sample: Sample::Paused { since: Instant::now(), received: 0 },
+            sample: Sample::Paused {
+                since: Instant::now(),
+                received: 0,
+            },
             growth,
             grown: Vec::new(),
         }
     }
 
     /// Takes a measurement forward; `received` counts the bytes of content since the connection began.
-    pub(super) fn poll<I>(&mut self, connection: &mut Connection<I, Bytes>, received: u64, task: &mut Context<'_>)
-    where
+    pub(super) fn poll<I>(
+        &mut self,
+        connection: &mut Connection<I, Bytes>,
+        received: u64,
+        task: &mut Context<'_>,
+    ) where
         I: AsyncRead + AsyncWrite + Unpin,
     {
         match self.sample {
-            Sample::Paused { since, received: before } => {
+            Sample::Paused {
+                since,
+                received: before,
+            } => {
                 let due = self.size < self.max && received > before && since.elapsed() >= PAUSE;
                 if due && self.pings.send_ping(Ping::opaque()).is_ok() {
                     self.sample = Sample::Pinged { received };
@@ -71,7 +81,10 @@ impl Window {
                     if pong.is_ok() && received - before >= u64::from(self.size) / 3 * 2 {
                         self.double(connection);
                     }
-                    self.sample = Sample::Paused { since: Instant::now(), received };
+                    self.sample = Sample::Paused {
+                        since: Instant::now(),
+                        received,
+                    };
                 }
             }
         }
@@ -81,10 +94,12 @@ impl Window {
     where
         I: AsyncRead + AsyncWrite + Unpin,
     {
-        let size = (self.size * 2).min(self.max);
+        let size = (self.size * 4).min(self.max);
         // The connection's window grows by twice as much as a stream's.
         let growth = (size - self.size) / 1024 * 2;
-        let Ok(permit) = Arc::clone(&self.growth).try_acquire_many_owned(growth) else { return };
+        let Ok(permit) = Arc::clone(&self.growth).try_acquire_many_owned(growth) else {
+            return;
+        };
         // Refused while an earlier change is not acknowledged; then the next measurement tries again.
         if connection.set_initial_window_size(size).is_ok() {
             connection.set_target_window_size(size * 2);

@@ -137,7 +137,11 @@ impl<I: Transport> Core<I> {
 }
 
 impl<I: Transport> AsyncRead for Wire<I> {
-    fn poll_read(self: Pin<&mut Self>, task: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let core = &mut *self.lock();
         if core.flooded {
             // The connection's task sees it when h2 returns, and ends the connection.
@@ -150,13 +154,20 @@ impl<I: Transport> AsyncRead for Wire<I> {
             let length = core.ahead.len().min(buffer.remaining());
             buffer.put_slice(&core.ahead.split_to(length));
         }
-        core.flooded = core.meter.observe(&buffer.filled()[before..], Instant::now()).is_err();
+        core.flooded = core
+            .meter
+            .observe(&buffer.filled()[before..], Instant::now())
+            .is_err();
         Poll::Ready(Ok(()))
     }
 }
 
 impl<I: Transport> AsyncWrite for Wire<I> {
-    fn poll_write(self: Pin<&mut Self>, task: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let core = &mut *self.lock();
         let length = ready!(core.poll_room(task))?.min(bytes.len());
         core.gather(&bytes[..length]);

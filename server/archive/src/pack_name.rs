@@ -1,0 +1,45 @@
+//! The name of a pack.
+
+use std::fmt;
+
+use crate::entry_path::{EntryPathError, check_segment, is_nfc};
+
+/// The name of a pack: one path segment, with the same rules as a segment of an [`EntryPath`](crate::EntryPath).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PackName(Box<str>);
+
+impl PackName {
+    pub fn parse(name: &str) -> Result<Self, EntryPathError> {
+        check_segment(name)?;
+        if name.contains('/') {
+            return Err(EntryPathError::EmptySegment);
+        }
+        if !is_nfc(name) {
+            return Err(EntryPathError::NotNormalized);
+        }
+        Ok(Self(name.into()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PackName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pack_names_are_one_segment() {
+        assert!(PackName::parse("World maps (v2)").is_ok());
+        for name in ["", ".", "..", "a/b", ".a", "a\0", "e\u{301}"] {
+            assert!(PackName::parse(name).is_err(), "{name:?}");
+        }
+    }
+}
