@@ -10,7 +10,12 @@ use crate::transfer;
 
 /// A server for resumable transfers, and a client for it
 #[derive(Debug, Parser)]
-#[command(name = "longhaul", version, propagate_version = true, arg_required_else_help = true)]
+#[command(
+    name = "longhaul",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
 #[command(after_help = "\
 Try it:
   longhaul serve --data ./data
@@ -87,8 +92,15 @@ mod tests {
     #[test]
     fn every_command_teaches_by_example() {
         for command in Cli::command().get_subcommands() {
-            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-            assert!(help.starts_with("Examples:\n  longhaul "), "{} shows no examples", command.get_name());
+            let help = command
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            assert!(
+                help.starts_with("Examples:\n  longhaul "),
+                "{} shows no examples",
+                command.get_name()
+            );
         }
     }
 }

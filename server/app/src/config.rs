@@ -112,7 +112,10 @@ impl Flags {
             table.insert("listen".to_owned(), listen.to_string().into());
         }
         if let Some(data) = &self.data {
-            table.insert("data".to_owned(), data.to_string_lossy().into_owned().into());
+            table.insert(
+                "data".to_owned(),
+                data.to_string_lossy().into_owned().into(),
+            );
         }
         if self.open {
             let access = toml::Table::from_iter([("open".to_owned(), true.into())]);
@@ -144,7 +147,8 @@ impl Config {
     ///
     /// As [`Config::load`].
     pub fn effective(flags: &Flags) -> Result<String, Error> {
-        Self::from_layers(flags, std::env::vars_os()).map(|(_, effective)| print::commented(&effective))
+        Self::from_layers(flags, std::env::vars_os())
+            .map(|(_, effective)| print::commented(&effective))
     }
 
     /// Every setting with its default, as commented TOML.
@@ -162,7 +166,9 @@ impl Config {
             layers.add(&Origin::File(path.clone()), read(path)?);
         }
         for (variable, value) in environment {
-            let (Some(variable), Some(value)) = (variable.to_str(), value.to_str()) else { continue };
+            let (Some(variable), Some(value)) = (variable.to_str(), value.to_str()) else {
+                continue;
+            };
             if ![CONFIG_VARIABLE, KEY_VARIABLE].contains(&variable) {
                 layers.add_variable(variable, value);
             }
@@ -176,17 +182,29 @@ impl Config {
 
     /// Rules that bind more than one setting.
     fn check(&self) -> Result<(), Error> {
-        let conflict = |key: &str, why: &str| Err(Error::Conflict { key: key.to_owned(), why: why.to_owned() });
+        let conflict = |key: &str, why: &str| {
+            Err(Error::Conflict {
+                key: key.to_owned(),
+                why: why.to_owned(),
+            })
+        };
         if let Err(error) = self.http.check() {
             return conflict("http", &error.to_string());
         }
         if self.tls.cert.is_some() != self.tls.key.is_some() {
-            return conflict("tls", "cert and key belong together, and only one of them is set");
+            return conflict(
+                "tls",
+                "cert and key belong together, and only one of them is set",
+            );
         }
         if let Some(url) = &self.public_url {
-            let is_plain = url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
+            let is_plain =
+                url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
             if !matches!(url.scheme(), "http" | "https") || !is_plain {
-                return conflict("public_url", "only http:// and https:// URLs without a query can be served");
+                return conflict(
+                    "public_url",
+                    "only http:// and https:// URLs without a query can be served",
+                );
             }
         }
         let mut names: Vec<&str> = self.access.keys.iter().map(|key| &*key.name).collect();
@@ -198,13 +216,20 @@ impl Config {
     }
 
     fn to_table(&self) -> toml::Table {
-        toml::Table::try_from(self).expect("every section is made of tables, text, numbers and lists")
+        toml::Table::try_from(self)
+            .expect("every section is made of tables, text, numbers and lists")
     }
 }
 
 fn read(path: &Path) -> Result<toml::Table, Error> {
-    let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-    toml::from_str(&text).map_err(|source| Error::Syntax { path: path.to_owned(), source: Box::new(source) })
+    let text = std::fs::read_to_string(path).map_err(|source| Error::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    toml::from_str(&text).map_err(|source| Error::Syntax {
+        path: path.to_owned(),
+        source: Box::new(source),
+    })
 }
 
 /// Why there is no configuration.
@@ -264,24 +289,44 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("longhaul.toml");
         std::fs::write(&path, file).unwrap();
-        let environment = environment.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
-        Config::from_layers(&Flags { config: Some(path), ..flags }, environment).map(|(config, _)| config)
+        let environment = environment
+            .iter()
+            .map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        Config::from_layers(
+            &Flags {
+                config: Some(path),
+                ..flags
+            },
+            environment,
+        )
+        .map(|(config, _)| config)
     }
 
     fn message(file: &str, environment: &[(&str, &str)]) -> String {
-        let error = load(file, environment, Flags::default()).unwrap_err().to_string();
+        let error = load(file, environment, Flags::default())
+            .unwrap_err()
+            .to_string();
         // The file lies in a directory that is new for each test.
-        error.split_once("in /").map_or(error.clone(), |(before, after)| {
-            let (_, name) = after.split_once("longhaul.toml").unwrap();
-            format!("{before}in longhaul.toml{name}")
-        })
+        error
+            .split_once("in /")
+            .map_or(error.clone(), |(before, after)| {
+                let (_, name) = after.split_once("longhaul.toml").unwrap();
+                format!("{before}in longhaul.toml{name}")
+            })
     }
 
     #[test]
     fn each_layer_is_stronger_than_the_one_before() {
         let file = "data = '/file'\nlisten = '127.0.0.1:1'\n[access]\nopen = false";
-        let environment = [("LONGHAUL_DATA", "/environment"), ("LONGHAUL_LISTEN", "127.0.0.1:2")];
-        let flags = Flags { listen: Some("127.0.0.1:3".parse().unwrap()), open: true, ..Flags::default() };
+        let environment = [
+            ("LONGHAUL_DATA", "/environment"),
+            ("LONGHAUL_LISTEN", "127.0.0.1:2"),
+        ];
+        let flags = Flags {
+            listen: Some("127.0.0.1:3".parse().unwrap()),
+            open: true,
+            ..Flags::default()
+        };
 
         let config = load(file, &environment, flags).unwrap();
         assert_eq!(config.data, Path::new("/environment"));
@@ -300,7 +345,10 @@ mod tests {
             message("[log]\nlevle = 'info'", &[]),
             "there is no setting `log.levle` (in longhaul.toml); did you mean `log.level`?"
         );
-        assert_eq!(message("[zebra]\nstripes = 3", &[]), "there is no setting `zebra` (in longhaul.toml)");
+        assert_eq!(
+            message("[zebra]\nstripes = 3", &[]),
+            "there is no setting `zebra` (in longhaul.toml)"
+        );
         assert_eq!(
             message("", &[("LONGHAUL_ACCESS__OPNE", "true")]),
             "there is no setting `access.opne` (from LONGHAUL_ACCESS__OPNE); did you mean `access.open`?"
@@ -331,7 +379,9 @@ mod tests {
     #[test]
     fn settings_that_do_not_go_together_are_refused() {
         let key = "a".repeat(64);
-        let twice = format!("[access]\nkeys = [{{ name = 'a', sha256 = '{key}' }}, {{ name = 'a', sha256 = '{key}' }}]");
+        let twice = format!(
+            "[access]\nkeys = [{{ name = 'a', sha256 = '{key}' }}, {{ name = 'a', sha256 = '{key}' }}]"
+        );
         for (file, expected) in [
             ("[tls]\ncert = 'cert.pem'", "tls"),
             ("public_url = 'ftp://example.org'", "public_url"),
@@ -339,13 +389,21 @@ mod tests {
             (twice.as_str(), "access.keys"),
             ("[http]\nmax_connections = 0", "http"),
         ] {
-            assert!(message(file, &[]).starts_with(&format!("the setting `{expected}` cannot be used so")), "{file}");
+            assert!(
+                message(file, &[])
+                    .starts_with(&format!("the setting `{expected}` cannot be used so")),
+                "{file}"
+            );
         }
     }
 
     #[test]
     fn a_variable_is_read_as_the_type_of_its_setting() {
-        let environment = [("LONGHAUL_DATA", "12"), ("LONGHAUL_PUBLIC_URL", "https://a.example"), ("LONGHAUL_ACCESS__OPEN", "true")];
+        let environment = [
+            ("LONGHAUL_DATA", "12"),
+            ("LONGHAUL_PUBLIC_URL", "https://a.example"),
+            ("LONGHAUL_ACCESS__OPEN", "true"),
+        ];
         let config = load("", &environment, Flags::default()).unwrap();
         assert_eq!(config.data, Path::new("12"));
         assert_eq!(config.public_url.unwrap().as_str(), "https://a.example/");
@@ -379,16 +437,36 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("longhaul.toml");
         std::fs::write(&path, file).unwrap();
-        let environment = environment.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
-        let (_, table) = Config::from_layers(&Flags { config: Some(path), ..Flags::default() }, environment).unwrap();
+        let environment = environment
+            .iter()
+            .map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        let (_, table) = Config::from_layers(
+            &Flags {
+                config: Some(path),
+                ..Flags::default()
+            },
+            environment,
+        )
+        .unwrap();
         print::commented(&table)
     }
 
     #[test]
     fn the_effective_values_are_what_was_said() {
-        let shown = effective("[uploads]\nmax_size = '1500000 B'", &[("LONGHAUL_LOG__LEVEL", "debug")]);
-        for line in ["max_size = \"1500000 B\"", "level = \"debug\"", "listen = \"127.0.0.1:8080\"", "# min_size ="] {
-            assert!(shown.lines().any(|shown| shown == line), "{line} is missing:\n{shown}");
+        let shown = effective(
+            "[uploads]\nmax_size = '1500000 B'",
+            &[("LONGHAUL_LOG__LEVEL", "debug")],
+        );
+        for line in [
+            "max_size = \"1500000 B\"",
+            "level = \"debug\"",
+            "listen = \"127.0.0.1:8080\"",
+            "# min_size =",
+        ] {
+            assert!(
+                shown.lines().any(|shown| shown == line),
+                "{line} is missing:\n{shown}"
+            );
         }
     }
 
@@ -398,7 +476,13 @@ mod tests {
         let file = format!("[access]\nkeys = [{{ name = 'laptop', sha256 = '{hash}' }}]");
         let debug = format!("{:?}", load(&file, &[], Flags::default()).unwrap());
         let shown = effective(&file, &[]);
-        assert!(!debug.contains("5e88") && !shown.contains("5e88"), "{debug}\n{shown}");
-        assert!(shown.contains("laptop") && shown.contains("<redacted>"), "{shown}");
+        assert!(
+            !debug.contains("5e88") && !shown.contains("5e88"),
+            "{debug}\n{shown}"
+        );
+        assert!(
+            shown.contains("laptop") && shown.contains("<redacted>"),
+            "{shown}"
+        );
     }
 }

@@ -20,7 +20,10 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { level: "info".to_owned(), format: Format::Auto }
+        Self {
+            level: "info".to_owned(),
+            format: Format::Auto,
+        }
     }
 }
 
@@ -49,11 +52,15 @@ pub fn init(config: &Config) -> anyhow::Result<()> {
         Format::Human => true,
         Format::Json => false,
     };
-    let events = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
+    let events = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(stderr);
     let begun = if is_human {
         events.with_ansi(stderr().is_terminal()).try_init()
     } else {
         events.json().flatten_event(true).try_init()
     };
-    begun.map_err(|source| anyhow::anyhow!(source)).context("failed to begin the log")
+    begun
+        .map_err(|source| anyhow::anyhow!(source))
+        .context("failed to begin the log")
 }

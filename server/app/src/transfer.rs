@@ -73,16 +73,23 @@ impl std::str::FromStr for Key {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut value = HeaderValue::from_str(&format!("Bearer {text}")).map_err(|_| "no key has such characters")?;
+        let mut value = HeaderValue::from_str(&format!("Bearer {text}"))
+            .map_err(|_| "no key has such characters")?;
         value.set_sensitive(true);
         Ok(Self(value))
     }
 }
 
 fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
-    let (name, value) = text.split_once(':').ok_or("a field is written as `Name: value`")?;
-    let name = name.trim().parse().map_err(|_| format!("`{name}` is no name of a field"))?;
-    let value = HeaderValue::from_str(value.trim()).map_err(|_| "the value has characters that no field has")?;
+    let (name, value) = text
+        .split_once(':')
+        .ok_or("a field is written as `Name: value`")?;
+    let name = name
+        .trim()
+        .parse()
+        .map_err(|_| format!("`{name}` is no name of a field"))?;
+    let value = HeaderValue::from_str(value.trim())
+        .map_err(|_| "the value has characters that no field has")?;
     Ok((name, value))
 }
 
@@ -120,7 +127,13 @@ mod tests {
 
     #[test]
     fn fields_of_the_command_line_are_read_or_refused() {
-        assert_eq!(parse_header("X-Team:  blue "), Ok((HeaderName::from_static("x-team"), HeaderValue::from_static("blue"))));
+        assert_eq!(
+            parse_header("X-Team:  blue "),
+            Ok((
+                HeaderName::from_static("x-team"),
+                HeaderValue::from_static("blue")
+            ))
+        );
         for wrong in ["X-Team", "X Team: blue", "X-Team: a\nb", ": blue"] {
             assert!(parse_header(wrong).is_err(), "{wrong}");
         }

@@ -22,7 +22,7 @@ use crate::tree::Tree;
 pub struct Diff {
     /// In the order of their positions, like all of these.
     pub duplicates: Box<[Duplicate]>,
-    pub copies: Box<[Copy]>,
+    pub copies: Box<[ContentCopy]>,
     /// Positions in the base of files that are not in the target.
     pub removals: Box<[u32]>,
     /// The number of files that are the same in base and target; 0 without a base.
@@ -40,7 +40,7 @@ pub struct Duplicate {
 
 /// A file whose content the base has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Copy {
+pub struct ContentCopy {
     /// Its position in the target.
     pub to: u32,
     /// The position in the base of a file with the same content.
@@ -133,7 +133,7 @@ impl Diff {
                     elsewhere.push(to)
                 }
                 Pair::Both(to, from) if target.executable(to) != base.executable(from) => {
-                    copies.push(Copy {
+                    copies.push(ContentCopy {
                         to,
                         from,
                         is_move: false,
@@ -232,7 +232,12 @@ fn duplicates(target: &Tree, need: &Need) -> Box<[Duplicate]> {
 /// Finds a file of the base for each of these positions of the target, if any has its content.
 ///
 /// Files that are going away are taken first, each once: these copies are moves.
-fn find_sources(target: &Tree, base: &Tree, positions: &[u32], removals: &[u32]) -> Vec<Copy> {
+fn find_sources(
+    target: &Tree,
+    base: &Tree,
+    positions: &[u32],
+    removals: &[u32],
+) -> Vec<ContentCopy> {
     // For each content, how many of its files in the base have been looked at as sources of a move.
     let mut looked_at: HashMap<u32, usize> = HashMap::new();
     let mut copies = Vec::new();
@@ -247,7 +252,7 @@ fn find_sources(target: &Tree, base: &Tree, positions: &[u32], removals: &[u32])
             .position(|source| removals.binary_search(source).is_ok());
         match going {
             Some(skipped) => {
-                copies.push(Copy {
+                copies.push(ContentCopy {
                     to,
                     from: sources[*next + skipped],
                     is_move: true,
@@ -255,7 +260,7 @@ fn find_sources(target: &Tree, base: &Tree, positions: &[u32], removals: &[u32])
                 *next += skipped + 1;
             }
             None => {
-                copies.push(Copy {
+                copies.push(ContentCopy {
                     to,
                     from: first,
                     is_move: false,

@@ -82,6 +82,11 @@ impl<'a> EntryPath<'a> {
         }
     }
 
+    /// Takes a path out of a catalogue that was checked when it was published.
+    pub(crate) fn published(path: impl Into<Cow<'a, str>>) -> Self {
+        Self(path.into())
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -2,22 +2,23 @@
 //!
 //! One of
 //!
-//! - a full catalogue, `{"files": [{"path": …, "size": …, "sha256": …}, …]}`, as [`Tree`] reads it;
+//! - a full catalogue, `{"files": [{"path": …, "size": …, "sha256": …}, …]}`, as [`Draft`](crate::Draft) reads it;
 //! - a list of digests, `{"digests": ["e3b0…", …]}`, or the list alone;
 //! - a version with exceptions, `{"version": 41, "except": ["maps/lost.png", …]}`; `except` may be missing.
 
 use std::fmt;
-use std::io;
+use std::io::{self, BufReader};
 use std::marker::PhantomData;
 
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
-use crate::catalogue::{CATALOGUE_FORMAT, FilesSeed};
+use crate::catalogue::CATALOGUE_FORMAT;
 use crate::diff::DigestSet;
 use crate::entry_path::EntryPath;
 use crate::sha256_digest::Sha256Digest;
 use crate::tree::{Limits, Tree};
+use crate::tree_json::{FilesSeed, Origin};
 
 /// What a client has.
 #[derive(Debug, PartialEq, Eq)]
@@ -37,9 +38,13 @@ pub enum Holdings {
 pub struct HoldingsError(#[source] serde_json::Error);
 
 impl Holdings {
-    /// Reads holdings of at most so many files, digests or exceptions. Wants a buffered reader that ends.
+    /// Reads holdings of at most so many files, digests or exceptions.
     pub fn read_json(reader: impl io::Read, limits: Limits) -> Result<Self, HoldingsError> {
-        read(serde_json::Deserializer::from_reader(reader), limits).map_err(HoldingsError)
+        read(
+            serde_json::Deserializer::from_reader(BufReader::new(reader)),
+            limits,
+        )
+        .map_err(HoldingsError)
     }
 
     /// As [`read_json`](Self::read_json), from memory.
@@ -102,7 +107,7 @@ impl<'de> Visitor<'de> for HoldingsSeed {
             let is_repeated = match member {
                 Member::Files => files
                     .replace(map.next_value_seed(FilesSeed {
-                        limits: self.limits,
+                        origin: Origin::Client(self.limits),
                     })?)
                     .is_some(),
                 Member::Digests => digests

@@ -20,6 +20,11 @@ impl PackName {
         Ok(Self(name.into()))
     }
 
+    /// Takes a name out of a catalogue that was checked when it was published.
+    pub(crate) fn published(name: String) -> Self {
+        Self(name.into())
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -1,7 +1,8 @@
 //! Builders for this crate's own tests.
 
-use crate::catalogue::{Catalogue, Content, PackName};
+use crate::catalogue::{Catalogue, Content};
 use crate::entry_path::EntryPath;
+use crate::pack_name::PackName;
 use crate::sha256_digest::Sha256Digest;
 use crate::tree::{Limits, Tree};
 

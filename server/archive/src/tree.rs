@@ -137,6 +137,14 @@ impl Tree {
         (0..self.len()).map(|position| self.entry(position))
     }
 
+    /// The sum of the sizes of some files, in bytes.
+    pub fn size_of(&self, positions: impl IntoIterator<Item = u32>) -> u64 {
+        positions
+            .into_iter()
+            .map(|position| self.size(position))
+            .sum()
+    }
+
     /// The position of the file at this path.
     pub fn position(&self, path: &str) -> Option<u32> {
         let found = partition_point(0..self.len(), |position| self.path(position) < path);
@@ -222,7 +230,8 @@ pub struct TreeBuilder {
     digests: Vec<Sha256Digest>,
     executables: Vec<u64>,
     total_size: u64,
-    collisions: Collisions,
+    /// None for paths that need no more checks.
+    collisions: Option<Collisions>,
     is_sorted: bool,
 }
 
@@ -239,8 +248,20 @@ impl TreeBuilder {
             digests: Vec::new(),
             executables: Vec::new(),
             total_size: 0,
-            collisions: Collisions::default(),
+            collisions: Some(Collisions::default()),
             is_sorted: true,
+        }
+    }
+
+    /// For the files of a catalogue that was checked when it was published.
+    pub(crate) fn of_published() -> Self {
+        let limits = Limits {
+            entries: u32::MAX,
+            total_size: MAX_SIZE,
+        };
+        Self {
+            collisions: None,
+            ..Self::new(limits)
         }
     }
 
@@ -267,12 +288,14 @@ impl TreeBuilder {
             .ok_or(TreeError::TooLarge {
                 limit: self.limits.total_size,
             })?;
-        self.collisions
-            .insert(path)
-            .map_err(|collision| TreeError::Collision {
-                path: path.clone().into_owned(),
-                collision,
-            })?;
+        if let Some(collisions) = &mut self.collisions {
+            collisions
+                .insert(path)
+                .map_err(|collision| TreeError::Collision {
+                    path: path.clone().into_owned(),
+                    collision,
+                })?;
+        }
 
         self.is_sorted &= index == 0 || self.path(index - 1) < path.as_str();
         self.paths.push_str(path.as_str());

@@ -8,14 +8,13 @@ use std::io::{self, BufReader};
 
 use serde::Deserialize;
 use serde::de::{
-    DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Unexpected,
-    Visitor,
+    DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Unexpected, Visitor,
 };
 
 use crate::catalogue::CATALOGUE_FORMAT;
 use crate::entry_path::EntryPath;
 use crate::sha256_digest::{Sha256Digest, parse_hex};
-use crate::tree::{Limits, Tree, TreeBuilder, TreeError};
+use crate::tree::{Limits, Tree, TreeBuilder};
 
 /// What a JSON text said, before anyone asks whether it is canonical.
 pub(crate) struct Document {
@@ -27,25 +26,43 @@ pub(crate) struct Document {
     pub(crate) base: Option<u64>,
 }
 
-fn read_document<'de, R: serde_json::de::Read<'de>>(
+/// Where a document comes from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Origin {
+    /// From somewhere: everything is checked, and bounded by these.
+    Client(Limits),
+    /// From ourselves, as its digest will prove: what was checked then is not checked again.
+    Published,
+}
+
+pub(crate) fn read_document_from(
+    reader: impl io::Read,
+    origin: Origin,
+) -> Result<Document, serde_json::Error> {
+    // It asks for single bytes.
+    read_document(
+        serde_json::Deserializer::from_reader(BufReader::with_capacity(64 * 1024, reader)),
+        origin,
+    )
+}
+
+pub(crate) fn read_document<'de, R: serde_json::de::Read<'de>>(
     mut json: serde_json::Deserializer<R>,
-    limits: Limits,
-) -> Result<Document, CatalogueError> {
-    let document = DocumentSeed { limits }
-        .deserialize(&mut json)
-        .map_err(CatalogueError::Json)?;
-    json.end().map_err(CatalogueError::Json)?;
+    origin: Origin,
+) -> Result<Document, serde_json::Error> {
+    let document = DocumentSeed { origin }.deserialize(&mut json)?;
+    json.end()?;
     Ok(document)
 }
 
-/// Reads a document straight into a [`TreeBuilder`], a file at a time.
 struct DocumentSeed {
-    limits: Limits,
+    origin: Origin,
 }
 
 #[derive(Deserialize)]
 #[serde(field_identifier, rename_all = "lowercase")]
 enum Member {
+    Base,
     Files,
     Format,
     Pack,
@@ -104,15 +121,17 @@ impl<'de> Visitor<'de> for DocumentSeed {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Document, A::Error> {
+        let mut base = None;
         let mut files = None;
         let mut format: Option<String> = None;
         let mut pack = None;
         let mut version = None;
         while let Some(member) = map.next_key()? {
             let is_repeated = match member {
+                Member::Base => base.replace(map.next_value()?).is_some(),
                 Member::Files => files
                     .replace(map.next_value_seed(FilesSeed {
-                        limits: self.limits,
+                        origin: self.origin,
                     })?)
                     .is_some(),
                 Member::Format => format.replace(map.next_value()?).is_some(),
@@ -136,12 +155,13 @@ impl<'de> Visitor<'de> for DocumentSeed {
             crc32s,
             pack,
             version,
+            base,
         })
     }
 }
 
 pub(crate) struct FilesSeed {
-    pub(crate) limits: Limits,
+    pub(crate) origin: Origin,
 }
 
 impl<'de> DeserializeSeed<'de> for FilesSeed {
@@ -160,27 +180,23 @@ impl<'de> Visitor<'de> for FilesSeed {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut files: A) -> Result<Self::Value, A::Error> {
-        let mut builder = TreeBuilder::new(self.limits);
+        let mut builder = match self.origin {
+            Origin::Client(limits) => TreeBuilder::new(limits),
+            Origin::Published => TreeBuilder::of_published(),
+        };
         let mut crc32s = Vec::new();
-        while builder.len() < self.limits.entries as usize {
-            let Some(file) = files.next_element::<FileMembers<'de>>()? else {
-                break;
+        while let Some(file) = files.next_element::<FileMembers<'de>>()? {
+            let path = match self.origin {
+                Origin::Client(_) => EntryPath::normalize(&*file.path).map_err(|error| {
+                    let beginning: String = file.path.chars().take(80).collect();
+                    A::Error::custom(format_args!("{beginning:?}: {error}"))
+                })?,
+                Origin::Published => EntryPath::published(file.path),
             };
-            let path = EntryPath::normalize(&*file.path).map_err(|error| {
-                let beginning: String = file.path.chars().take(80).collect();
-                A::Error::custom(format_args!("{beginning:?}: {error}"))
-            })?;
             crc32s.extend(file.crc32.map(|Crc32(crc32)| crc32));
             builder
                 .push(&path, file.size, file.sha256, file.executable)
                 .map_err(A::Error::custom)?;
-        }
-        if builder.len() == self.limits.entries as usize
-            && files.next_element::<IgnoredAny>()?.is_some()
-        {
-            return Err(A::Error::custom(TreeError::TooManyEntries {
-                limit: self.limits.entries,
-            }));
         }
         let is_complete = crc32s.len() == builder.len();
         if !is_complete {
@@ -190,4 +206,3 @@ impl<'de> Visitor<'de> for FilesSeed {
         Ok((tree, is_complete.then(|| crc32s.into_boxed_slice())))
     }
 }
-

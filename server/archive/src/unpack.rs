@@ -77,12 +77,12 @@ pub struct UnpackLimits {
 pub struct UnpackError {
     /// The name of the entry, at most 200 characters of it, if it is about one.
     pub entry: Option<String>,
-    pub fault: Fault,
+    pub fault: UnpackFault,
 }
 
 /// What is wrong with an archive.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
+pub enum UnpackFault {
     #[error("this is neither a zip nor a tar archive")]
     NotAnArchive,
     #[error("the archive is cut short")]
@@ -163,7 +163,7 @@ impl Unpacker {
             self.has_ended |= event == Some(UnpackEvent::End);
             // Whoever waits for the end must not wait for ever.
             if event.is_none() && self.input.is_finished() && !self.has_ended {
-                Err(Fault::Truncated)
+                Err(UnpackFault::Truncated)
             } else {
                 Ok(event)
             }
@@ -177,7 +177,7 @@ impl Unpacker {
         })
     }
 
-    fn advance(&mut self) -> Result<Option<UnpackEvent>, Fault> {
+    fn advance(&mut self) -> Result<Option<UnpackEvent>, UnpackFault> {
         loop {
             match &mut self.reader {
                 Reader::Unknown => match Reader::recognize(&self.input)? {
@@ -232,8 +232,8 @@ enum Reader {
 
 impl Reader {
     /// Tells the kind of an archive by its first four bytes.
-    fn recognize(input: &Input) -> Result<Option<Self>, Fault> {
-        let Some(magic) = input.peek(4).map_err(|_| Fault::NotAnArchive)? else {
+    fn recognize(input: &Input) -> Result<Option<Self>, UnpackFault> {
+        let Some(magic) = input.peek(4).map_err(|_| UnpackFault::NotAnArchive)? else {
             return Ok(None);
         };
         let decompressor = match magic {
@@ -309,9 +309,9 @@ impl Intake {
     }
 
     /// Judges a name; one that ends in a slash is a directory's.
-    fn admit(&mut self, name: &str) -> Result<Admission, Fault> {
+    fn admit(&mut self, name: &str) -> Result<Admission, UnpackFault> {
         if self.entries >= self.limits.entries {
-            return Err(Fault::TooManyEntries {
+            return Err(UnpackFault::TooManyEntries {
                 limit: self.limits.entries,
             });
         }
@@ -325,7 +325,7 @@ impl Intake {
             return Ok(Admission::Ignored);
         }
         if let Some(directory) = path.strip_suffix('/') {
-            EntryPath::normalize(directory).map_err(Fault::Path)?;
+            EntryPath::normalize(directory).map_err(UnpackFault::Path)?;
             return Ok(Admission::Directory);
         }
         if path.is_empty() || path == "." {
@@ -333,27 +333,29 @@ impl Intake {
             return if name.ends_with('/') {
                 Ok(Admission::Directory)
             } else {
-                Err(Fault::Path(EntryPathError::Empty))
+                Err(UnpackFault::Path(EntryPathError::Empty))
             };
         }
         let path = EntryPath::normalize(path)
-            .map_err(Fault::Path)?
+            .map_err(UnpackFault::Path)?
             .into_owned();
-        self.collisions.insert(&path).map_err(Fault::Collision)?;
+        self.collisions
+            .insert(&path)
+            .map_err(UnpackFault::Collision)?;
         let number = self.files;
         self.files += 1;
         Ok(Admission::File { path, number })
     }
 
     /// Checks a size that a header tells, before its bytes come.
-    fn check_size(&self, size: u64) -> Result<(), Fault> {
+    fn check_size(&self, size: u64) -> Result<(), UnpackFault> {
         if size > self.limits.entry_size {
-            return Err(Fault::EntryTooLarge {
+            return Err(UnpackFault::EntryTooLarge {
                 limit: self.limits.entry_size,
             });
         }
         if self.total_size.saturating_add(size) > self.limits.total_size {
-            return Err(Fault::TooLarge {
+            return Err(UnpackFault::TooLarge {
                 limit: self.limits.total_size,
             });
         }
@@ -361,10 +363,10 @@ impl Intake {
     }
 
     /// Counts `count` bytes that came out; `so_far` of the same entry came before.
-    fn count(&mut self, count: usize, so_far: u64) -> Result<(), Fault> {
+    fn count(&mut self, count: usize, so_far: u64) -> Result<(), UnpackFault> {
         let count = count as u64;
         if so_far.saturating_add(count) > self.limits.entry_size {
-            return Err(Fault::EntryTooLarge {
+            return Err(UnpackFault::EntryTooLarge {
                 limit: self.limits.entry_size,
             });
         }
@@ -375,7 +377,7 @@ impl Intake {
             .saturating_mul(self.limits.ratio)
             .max(UNSUSPICIOUS_SIZE);
         if self.total_size > bound {
-            return Err(Fault::TooCompressed {
+            return Err(UnpackFault::TooCompressed {
                 limit: self.limits.ratio,
             });
         }

@@ -19,7 +19,11 @@ pub struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let text = if self.effective { Config::effective(&self.flags)? } else { Config::defaults() };
+        let text = if self.effective {
+            Config::effective(&self.flags)?
+        } else {
+            Config::defaults()
+        };
         super::print(&text)
     }
 }

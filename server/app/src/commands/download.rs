@@ -42,7 +42,11 @@ impl Args {
         }
         let mut url = self.url;
         url.set_fragment(None);
-        let job = Job { url, output: self.output, force: self.force };
+        let job = Job {
+            url,
+            output: self.output,
+            force: self.force,
+        };
         super::block_on(async { Ok(transfer::download::run(job, &self.options).await?) })
     }
 }

@@ -3,6 +3,7 @@
 use anyhow::Context as _;
 use domain::access::Gate;
 use edge::serve::{ListenConfig, Listener};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -40,13 +41,20 @@ impl Args {
 /// The server cannot be started with this configuration.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     check_access(&config)?;
+    raise_file_limit();
+    // A file-size limit then fails the write, which is answered, instead of ending the process.
+    let _file_size_limit = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))?;
     let server = Server::open(&config).await?;
     let listener = Listener::bind(&ListenConfig {
         address: config.listen,
         tls: config.tls.listener(),
     })
     .await?;
-    let scheme = if config.tls.listener().is_some() { "https" } else { "http" };
+    let scheme = if config.tls.listener().is_some() {
+        "https"
+    } else {
+        "http"
+    };
     let url = format!("{scheme}://{}", listener.address());
     tracing::info!(url, data = %config.data.display(), "listening");
 
@@ -76,6 +84,18 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     server.metadata.close().await;
     tracing::info!(connections_cut = drained.cut, "stopped");
     Ok(())
+}
+
+/// Each connection is a descriptor, and so is each blob that is read or written: the usual soft limit of 1,024 is soon reached.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, current = limit.current, "the limit of open files stays as it is");
+    }
 }
 
 /// Without keys, only loopback is served, unless the operator says otherwise.

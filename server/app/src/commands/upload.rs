@@ -60,7 +60,13 @@ impl Args {
             Some(path) => path,
             None => record_path(&self.file, &method, &target)?,
         };
-        let job = Job { file: self.file, method, target, content_type: self.content_type, record };
+        let job = Job {
+            file: self.file,
+            method,
+            target,
+            content_type: self.content_type,
+            record,
+        };
         super::block_on(async { Ok(transfer::upload::run(job, &self.options).await?) })
     }
 }
@@ -72,7 +78,9 @@ fn target(mut url: Url, verb: Option<Verb>, file: &Path) -> anyhow::Result<(Meth
     }
     url.set_fragment(None);
     if url.path().ends_with('/') {
-        let name = file.file_name().with_context(|| format!("{} has no file name to append to the URL", file.display()))?;
+        let name = file
+            .file_name()
+            .with_context(|| format!("{} has no file name to append to the URL", file.display()))?;
         let mut segments = url.path_segments_mut().expect("an http URL has a path");
         segments.pop_if_empty().push(&name.to_string_lossy());
     }
@@ -90,12 +98,18 @@ fn target(mut url: Url, verb: Option<Verb>, file: &Path) -> anyhow::Result<(Meth
 
 /// One record for each file and target, below the user's state directory.
 fn record_path(file: &Path, method: &Method, target: &Url) -> anyhow::Result<PathBuf> {
-    let base = etcetera::choose_base_strategy().context("there is no home directory to note in how to go on; see --state")?;
+    let base = etcetera::choose_base_strategy()
+        .context("there is no home directory to note in how to go on; see --state")?;
     let state = base.state_dir().unwrap_or_else(|| base.data_dir());
-    let file = file.canonicalize().with_context(|| format!("failed to read {}", file.display()))?;
+    let file = file
+        .canonicalize()
+        .with_context(|| format!("failed to read {}", file.display()))?;
     let transfer = format!("{}\n{method} {target}", file.display());
     let digest = Sha256Digest::of(transfer.as_bytes()).to_string();
-    Ok(state.join("longhaul").join("uploads").join(format!("{}.json", &digest[..32])))
+    Ok(state
+        .join("longhaul")
+        .join("uploads")
+        .join(format!("{}.json", &digest[..32])))
 }
 
 #[cfg(test)]
@@ -103,7 +117,8 @@ mod tests {
     use super::*;
 
     fn check(url: &str, expected: &str) {
-        let (method, target) = target(url.parse().unwrap(), None, Path::new("/home/me/a b?.txt")).unwrap();
+        let (method, target) =
+            target(url.parse().unwrap(), None, Path::new("/home/me/a b?.txt")).unwrap();
         assert_eq!(format!("{method} {}", target.path()), expected);
     }
 
@@ -122,7 +137,12 @@ mod tests {
 
     #[test]
     fn a_verb_decides_where_the_url_does_not() {
-        let (method, _) = target("http://h/packs/p/versions".parse().unwrap(), Some(Verb::Post), Path::new("a")).unwrap();
+        let (method, _) = target(
+            "http://h/packs/p/versions".parse().unwrap(),
+            Some(Verb::Post),
+            Path::new("a"),
+        )
+        .unwrap();
         assert_eq!(method, Method::POST);
         assert!(target("ftp://h/files".parse().unwrap(), None, Path::new("a")).is_err());
         assert!(target("http://h/files/".parse().unwrap(), None, Path::new("..")).is_err());

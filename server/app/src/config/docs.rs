@@ -8,14 +8,38 @@
 /// Structs and enums that these name as types of their fields are looked for in the same file.
 pub(super) const SOURCES: &[(&str, &str, &str)] = &[
     ("", include_str!("../config.rs"), "Config"),
-    ("access", include_str!("../../../domain/src/access.rs"), "Config"),
-    ("http", include_str!("../../../edge/src/serve/config.rs"), "Config"),
-    ("uploads", include_str!("../../../domain/src/uploads.rs"), "Config"),
-    ("cleanup", include_str!("../../../domain/src/cleanup.rs"), "Config"),
+    (
+        "access",
+        include_str!("../../../domain/src/access.rs"),
+        "Config",
+    ),
+    (
+        "http",
+        include_str!("../../../edge/src/serve/config.rs"),
+        "Config",
+    ),
+    (
+        "uploads",
+        include_str!("../../../domain/src/uploads.rs"),
+        "Config",
+    ),
+    (
+        "cleanup",
+        include_str!("../../../domain/src/cleanup.rs"),
+        "Config",
+    ),
     ("blobs", include_str!("../../../blobs/src/lib.rs"), "Config"),
     ("blobs", include_str!("../../../blobs/src/fs.rs"), "Config"),
-    ("metadata", include_str!("../../../metadata/src/lib.rs"), "Config"),
-    ("metadata", include_str!("../../../metadata/src/lib.rs"), "SqliteConfig"),
+    (
+        "metadata",
+        include_str!("../../../metadata/src/lib.rs"),
+        "Config",
+    ),
+    (
+        "metadata",
+        include_str!("../../../metadata/src/lib.rs"),
+        "SqliteConfig",
+    ),
     ("log", include_str!("../telemetry.rs"), "Config"),
 ];
 
@@ -31,8 +55,12 @@ pub(super) struct Field {
 
 /// Every setting there is.
 pub(super) fn all() -> Vec<Field> {
-    let (root, sections): (Vec<_>, Vec<_>) = SOURCES.iter().partition(|(section, ..)| section.is_empty());
-    let mut fields: Vec<Field> = root.iter().flat_map(|(_, source, item)| read(source, item)).collect();
+    let (root, sections): (Vec<_>, Vec<_>) =
+        SOURCES.iter().partition(|(section, ..)| section.is_empty());
+    let mut fields: Vec<Field> = root
+        .iter()
+        .flat_map(|(_, source, item)| read(source, item))
+        .collect();
     for (section, source, item) in sections {
         if let Some(field) = fields.iter_mut().find(|field| field.name == section) {
             field.fields.extend(read(source, item));
@@ -44,12 +72,18 @@ pub(super) fn all() -> Vec<Field> {
 /// The fields of the struct called `item`; of an enum, the key that chooses the variant.
 fn read(source: &'static str, item: &str) -> Vec<Field> {
     if let Some(values) = values(source, item) {
-        return vec![Field { name: "type", doc: values, fields: Vec::new() }];
+        return vec![Field {
+            name: "type",
+            doc: values,
+            fields: Vec::new(),
+        }];
     }
     let head = format!("pub struct {item} {{");
     let mut fields = Vec::new();
     for (line, doc) in documented(source, &head) {
-        let Some((name, type_name)) = field(line) else { continue };
+        let Some((name, type_name)) = field(line) else {
+            continue;
+        };
         // A type of another module has a row of its own.
         let is_near = !type_name.contains("::");
         let doc = match values(source, type_name).filter(|_| is_near) {
@@ -57,7 +91,15 @@ fn read(source: &'static str, item: &str) -> Vec<Field> {
             None => doc,
         };
         let is_struct = is_near && type_name != item && values(source, type_name).is_none();
-        fields.push(Field { name, doc, fields: if is_struct { read(source, type_name) } else { Vec::new() } });
+        fields.push(Field {
+            name,
+            doc,
+            fields: if is_struct {
+                read(source, type_name)
+            } else {
+                Vec::new()
+            },
+        });
     }
     fields
 }
@@ -67,12 +109,19 @@ fn values(source: &'static str, item: &str) -> Option<String> {
     let head = format!("pub enum {item} {{");
     let before = source.split_once(&format!("\n{head}\n"))?.0;
     let attributes = before.rsplit("\n\n").next()?;
-    let case = attributes.split("rename_all = \"").nth(1)?.split('"').next()?;
-    let values = documented(source, &head).into_iter().filter_map(|(line, doc)| {
-        let name = line.split([',', '(', '{']).next()?.trim();
-        let is_name = name.starts_with(|c: char| c.is_ascii_uppercase()) && name.chars().all(char::is_alphanumeric);
-        is_name.then(|| format!("`{}`: {doc}", renamed(name, case)))
-    });
+    let case = attributes
+        .split("rename_all = \"")
+        .nth(1)?
+        .split('"')
+        .next()?;
+    let values = documented(source, &head)
+        .into_iter()
+        .filter_map(|(line, doc)| {
+            let name = line.split([',', '(', '{']).next()?.trim();
+            let is_name = name.starts_with(|c: char| c.is_ascii_uppercase())
+                && name.chars().all(char::is_alphanumeric);
+            is_name.then(|| format!("`{}`: {doc}", renamed(name, case)))
+        });
     Some(values.collect::<Vec<_>>().join("\n"))
 }
 
@@ -97,7 +146,11 @@ fn renamed(name: &str, case: &str) -> String {
 fn documented(source: &'static str, head: &str) -> Vec<(&'static str, String)> {
     let mut found = Vec::new();
     let mut doc = String::new();
-    let lines = source.lines().skip_while(|line| *line != head).skip(1).take_while(|line| *line != "}");
+    let lines = source
+        .lines()
+        .skip_while(|line| *line != head)
+        .skip(1)
+        .take_while(|line| *line != "}");
     for line in lines.map(str::trim) {
         if let Some(words) = line.strip_prefix("///") {
             append(&mut doc, &without_links(words.trim()));
@@ -125,7 +178,10 @@ fn without_links(words: &str) -> String {
     let mut text = parts.next().unwrap_or_default().to_owned();
     for part in parts {
         let (name, rest) = part.split_once("`]").unwrap_or((part, ""));
-        let rest = rest.strip_prefix('(').and_then(|target| target.split_once(')')).map_or(rest, |(_, rest)| rest);
+        let rest = rest
+            .strip_prefix('(')
+            .and_then(|target| target.split_once(')'))
+            .map_or(rest, |(_, rest)| rest);
         text.push_str(&format!("`{name}`{rest}"));
     }
     text
@@ -133,7 +189,9 @@ fn without_links(words: &str) -> String {
 
 /// `pub name: Type,` as its name and type.
 fn field(line: &'static str) -> Option<(&'static str, &'static str)> {
-    line.strip_prefix("pub ")?.strip_suffix(',')?.split_once(": ")
+    line.strip_prefix("pub ")?
+        .strip_suffix(',')?
+        .split_once(": ")
 }
 
 #[cfg(test)]
@@ -171,10 +229,22 @@ pub enum Choice {
     #[test]
     fn fields_come_with_their_words() {
         let found = read(SOURCE, "Config");
-        assert_eq!(found.iter().map(|field| field.name).collect::<Vec<_>>(), ["first", "nested", "choice"]);
-        assert_eq!(found[0].doc, "First line goes on at `Nested` and `Choice`.\nSecond paragraph.");
-        assert_eq!((found[1].fields[0].name, found[1].fields[0].doc.as_str()), ("second", "Below."));
-        assert_eq!(found[2].doc, "How.\n`one-way`: The first way.\n`other`: The other way.");
+        assert_eq!(
+            found.iter().map(|field| field.name).collect::<Vec<_>>(),
+            ["first", "nested", "choice"]
+        );
+        assert_eq!(
+            found[0].doc,
+            "First line goes on at `Nested` and `Choice`.\nSecond paragraph."
+        );
+        assert_eq!(
+            (found[1].fields[0].name, found[1].fields[0].doc.as_str()),
+            ("second", "Below.")
+        );
+        assert_eq!(
+            found[2].doc,
+            "How.\n`one-way`: The first way.\n`other`: The other way."
+        );
         assert_eq!(read(SOURCE, "Absent"), []);
     }
 
@@ -201,8 +271,13 @@ pub enum Choice {
             assert!(doc.len() > 10, "{path} has no doc comment");
         }
         for (section, ..) in SOURCES {
-            let is_read = |(path, _, is_section): &(String, String, bool)| path == &format!("/{section}") && *is_section;
-            assert!(section.is_empty() || found.iter().any(is_read), "nothing was read of [{section}]");
+            let is_read = |(path, _, is_section): &(String, String, bool)| {
+                path == &format!("/{section}") && *is_section
+            };
+            assert!(
+                section.is_empty() || found.iter().any(is_read),
+                "nothing was read of [{section}]"
+            );
         }
     }
 
@@ -211,7 +286,8 @@ pub enum Choice {
         fn check(table: &toml::Table, fields: &[Field], path: &str) {
             for (key, value) in table {
                 let field = fields.iter().find(|field| field.name == key);
-                let field = field.unwrap_or_else(|| panic!("{path}.{key} is missing: does SOURCES lack a row?"));
+                let field = field
+                    .unwrap_or_else(|| panic!("{path}.{key} is missing: does SOURCES lack a row?"));
                 if let toml::Value::Table(table) = value {
                     check(table, &field.fields, &format!("{path}.{key}"));
                 }

@@ -48,7 +48,11 @@ const PREFIX: &str = "LONGHAUL_";
 
 impl Layers {
     pub(super) fn new(defaults: Table) -> Self {
-        Self { merged: defaults.clone(), defaults, origins: BTreeMap::new() }
+        Self {
+            merged: defaults.clone(),
+            defaults,
+            origins: BTreeMap::new(),
+        }
     }
 
     /// Lays `table` over what is there.
@@ -61,19 +65,25 @@ impl Layers {
     ///
     /// The value is taken as text where the default is text, and otherwise as TOML if it can be read as that.
     pub(super) fn add_variable(&mut self, variable: &str, value: &str) {
-        let Some(name) = variable.strip_prefix(PREFIX) else { return };
+        let Some(name) = variable.strip_prefix(PREFIX) else {
+            return;
+        };
         // Kubernetes describes a service called `longhaul` to every container in variables of this form.
         if name.starts_with("SERVICE_") || name == "PORT" || name.starts_with("PORT_") {
             return;
         }
         let name = name.to_ascii_lowercase();
         let path: Vec<&str> = name.split("__").collect();
-        let default = path[1..].iter().fold(self.defaults.get(path[0]), |value, key| value?.get(key));
+        let default = path[1..]
+            .iter()
+            .fold(self.defaults.get(path[0]), |value, key| value?.get(key));
         let value = match default {
             Some(Value::String(_)) => Value::String(value.to_owned()),
             _ => parse(value).unwrap_or_else(|| Value::String(value.to_owned())),
         };
-        let nested = path.iter().rev().fold(value, |value, key| Table::from_iter([((*key).to_owned(), value)]).into());
+        let nested = path.iter().rev().fold(value, |value, key| {
+            Table::from_iter([((*key).to_owned(), value)]).into()
+        });
         if let Value::Table(table) = nested {
             self.add(&Origin::Variable(variable.to_owned()), table);
         }
@@ -103,7 +113,9 @@ fn parse(text: &str) -> Option<Value> {
 fn merge(below: &mut Table, above: Table) {
     for (key, value) in above {
         match (below.get_mut(&key), value) {
-            (Some(Value::Table(below)), Value::Table(above)) if !changes_type(below, &above) => merge(below, above),
+            (Some(Value::Table(below)), Value::Table(above)) if !changes_type(below, &above) => {
+                merge(below, above)
+            }
             (_, value) => {
                 below.insert(key, value);
             }
@@ -128,18 +140,28 @@ fn note(origins: &mut BTreeMap<String, Origin>, prefix: &str, table: &Table, ori
 }
 
 fn join(prefix: &str, key: &str) -> String {
-    if matches!(prefix, "" | ".") { key.to_owned() } else { format!("{prefix}.{key}") }
+    if matches!(prefix, "" | ".") {
+        key.to_owned()
+    } else {
+        format!("{prefix}.{key}")
+    }
 }
 
 /// Turns serde's message into one that names the setting and where it was said.
 fn explain(origins: &BTreeMap<String, Origin>, path: &str, message: &str) -> Error {
     // serde writes: unknown field `a`, expected `b` / expected one of `b`, `c` / there are no fields.
     let Some(unknown) = message.strip_prefix("unknown field `") else {
-        return Error::Invalid { key: path.to_owned(), origin: origin_of(origins, path), why: message.trim().to_owned() };
+        return Error::Invalid {
+            key: path.to_owned(),
+            origin: origin_of(origins, path),
+            why: message.trim().to_owned(),
+        };
     };
     let mut names = unknown.split('`').step_by(2);
     let field = names.next().unwrap_or_default();
-    let parent = path.strip_suffix(field).map_or(path, |parent| parent.trim_end_matches('.'));
+    let parent = path
+        .strip_suffix(field)
+        .map_or(path, |parent| parent.trim_end_matches('.'));
     let closest = unknown
         .split('`')
         .skip(2)
@@ -148,7 +170,11 @@ fn explain(origins: &BTreeMap<String, Origin>, path: &str, message: &str) -> Err
         .min()
         .filter(|(distance, name)| *distance <= (name.len() / 3).max(1));
     let key = join(parent, field);
-    Error::Unknown { origin: origin_of(origins, &key), key, suggestion: closest.map(|(_, name)| join(parent, name)) }
+    Error::Unknown {
+        origin: origin_of(origins, &key),
+        key,
+        suggestion: closest.map(|(_, name)| join(parent, name)),
+    }
 }
 
 /// The origin of the value at `path`, of the list that holds it, or of something below it.
@@ -157,8 +183,18 @@ fn origin_of(origins: &BTreeMap<String, Origin>, path: &str) -> Origin {
     let below = format!("{list}.");
     origins
         .get(list)
-        .or_else(|| origins.iter().find(|(key, _)| key.starts_with(&below)).map(|(_, origin)| origin))
-        .or_else(|| origins.iter().find(|(key, _)| list.starts_with(&format!("{key}."))).map(|(_, origin)| origin))
+        .or_else(|| {
+            origins
+                .iter()
+                .find(|(key, _)| key.starts_with(&below))
+                .map(|(_, origin)| origin)
+        })
+        .or_else(|| {
+            origins
+                .iter()
+                .find(|(key, _)| list.starts_with(&format!("{key}.")))
+                .map(|(_, origin)| origin)
+        })
         .cloned()
         .unwrap_or(Origin::Default)
 }
@@ -177,23 +213,38 @@ mod tests {
 
     #[test]
     fn tables_merge_and_other_values_replace() {
-        let result = merged(&["a = [1, 2]\n[b]\nc = 1\nd = 2", "a = [3]\n[b]\nd = 4\ne = 5"]);
-        assert_eq!(result, toml::from_str("a = [3]\n[b]\nc = 1\nd = 4\ne = 5").unwrap());
+        let result = merged(&[
+            "a = [1, 2]\n[b]\nc = 1\nd = 2",
+            "a = [3]\n[b]\nd = 4\ne = 5",
+        ]);
+        assert_eq!(
+            result,
+            toml::from_str("a = [3]\n[b]\nc = 1\nd = 4\ne = 5").unwrap()
+        );
     }
 
     #[test]
     fn another_type_replaces_the_whole_table() {
         let sqlite = "[metadata]\ntype = 'sqlite'\npath = 'x'";
         let postgres = "[metadata]\ntype = 'postgres'\nurl = 'y'";
-        assert_eq!(merged(&[sqlite, postgres]), toml::from_str(postgres).unwrap());
+        assert_eq!(
+            merged(&[sqlite, postgres]),
+            toml::from_str(postgres).unwrap()
+        );
         let path = merged(&[sqlite, "[metadata]\npath = 'z'"]);
-        assert_eq!(path, toml::from_str("[metadata]\ntype = 'sqlite'\npath = 'z'").unwrap());
+        assert_eq!(
+            path,
+            toml::from_str("[metadata]\ntype = 'sqlite'\npath = 'z'").unwrap()
+        );
     }
 
     #[test]
     fn a_variable_cannot_break_out_of_its_setting() {
         let mut layers = Layers::new(Table::new());
         layers.add_variable("LONGHAUL_A", "1\nb = 2");
-        assert_eq!(layers.merged, Table::from_iter([("a".to_owned(), "1\nb = 2".into())]));
+        assert_eq!(
+            layers.merged,
+            Table::from_iter([("a".to_owned(), "1\nb = 2".into())])
+        );
     }
 }

@@ -25,16 +25,30 @@ fn section(text: &mut String, path: &str, table: &Table, fields: &[Field]) {
         comment(text, &field.doc);
         // Writing to a String cannot fail.
         let _ = match table.get(field.name) {
-            Some(value) => writeln!(text, "{} = {}\n", field.name, redacted(field.name, value.clone())),
+            Some(value) => writeln!(
+                text,
+                "{} = {}\n",
+                field.name,
+                redacted(field.name, value.clone())
+            ),
             None => writeln!(text, "# {} =\n", field.name),
         };
     }
-    for (name, value) in table.iter().filter(|(name, _)| !fields.iter().any(|field| field.name == name.as_str())) {
+    for (name, value) in table
+        .iter()
+        .filter(|(name, _)| !fields.iter().any(|field| field.name == name.as_str()))
+    {
         let _ = writeln!(text, "{name} = {}\n", redacted(name, value.clone()));
     }
     for field in fields {
-        let Some(Value::Table(nested)) = table.get(field.name) else { continue };
-        let path = if path.is_empty() { field.name.to_owned() } else { format!("{path}.{}", field.name) };
+        let Some(Value::Table(nested)) = table.get(field.name) else {
+            continue;
+        };
+        let path = if path.is_empty() {
+            field.name.to_owned()
+        } else {
+            format!("{path}.{}", field.name)
+        };
         comment(text, &field.doc);
         let _ = writeln!(text, "[{path}]");
         section(text, &path, nested, &field.fields);
@@ -58,13 +72,22 @@ fn comment(text: &mut String, doc: &str) {
 
 /// `value` without what a reader of the printed configuration could use to get in.
 fn redacted(name: &str, value: Value) -> Value {
-    let is_secret = ["password", "secret", "sha256", "token"].iter().any(|word| name.contains(word));
+    let is_secret = ["password", "secret", "sha256", "token"]
+        .iter()
+        .any(|word| name.contains(word));
     match value {
         Value::String(_) if is_secret => Value::String(REDACTED.to_owned()),
         Value::String(text) => Value::String(without_password(text)),
-        Value::Array(values) => Value::Array(values.into_iter().map(|value| redacted(name, value)).collect()),
+        Value::Array(values) => Value::Array(
+            values
+                .into_iter()
+                .map(|value| redacted(name, value))
+                .collect(),
+        ),
         Value::Table(table) => {
-            let values = table.into_iter().map(|(name, value)| (name.clone(), redacted(&name, value)));
+            let values = table
+                .into_iter()
+                .map(|(name, value)| (name.clone(), redacted(&name, value)));
             Value::Table(values.collect())
         }
         Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime(_) => value,
@@ -73,8 +96,14 @@ fn redacted(name: &str, value: Value) -> Value {
 
 /// A URL, of a database for example, may carry a password.
 fn without_password(text: String) -> String {
-    let Ok(mut url) = url::Url::parse(&text) else { return text };
-    if url.password().is_some() && url.set_password(Some("redacted")).is_ok() { url.into() } else { text }
+    let Ok(mut url) = url::Url::parse(&text) else {
+        return text;
+    };
+    if url.password().is_some() && url.set_password(Some("redacted")).is_ok() {
+        url.into()
+    } else {
+        text
+    }
 }
 
 #[cfg(test)]
@@ -88,9 +117,21 @@ mod tests {
             assert_eq!(redacted(name, table["value"].clone()).to_string(), expected);
         };
         check("password", "'a'", "\"<redacted>\"");
-        check("webhook_secret", "['a', 'b']", "[\"<redacted>\", \"<redacted>\"]");
-        check("keys", "[{ name = 'n', sha256 = 'a' }]", "[{ name = \"n\", sha256 = \"<redacted>\" }]");
-        check("url", "'postgres://me:pass@db/x'", "\"postgres://me:redacted@db/x\"");
+        check(
+            "webhook_secret",
+            "['a', 'b']",
+            "[\"<redacted>\", \"<redacted>\"]",
+        );
+        check(
+            "keys",
+            "[{ name = 'n', sha256 = 'a' }]",
+            "[{ name = \"n\", sha256 = \"<redacted>\" }]",
+        );
+        check(
+            "url",
+            "'postgres://me:pass@db/x'",
+            "\"postgres://me:redacted@db/x\"",
+        );
         check("url", "'postgres://me@db/x'", "\"postgres://me@db/x\"");
         check("listen", "'127.0.0.1:8080'", "\"127.0.0.1:8080\"");
         check("count", "12", "12");
@@ -100,7 +141,11 @@ mod tests {
     fn comments_keep_to_their_width() {
         let mut text = String::new();
         comment(&mut text, &format!("{}\nsecond", "word ".repeat(50)));
-        assert!(text.lines().all(|line| line.starts_with("# ") && line.len() <= WIDTH), "{text}");
+        assert!(
+            text.lines()
+                .all(|line| line.starts_with("# ") && line.len() <= WIDTH),
+            "{text}"
+        );
         assert!(text.ends_with("\n# second\n"));
     }
 }

@@ -6,8 +6,8 @@ use std::io;
 use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName};
-use reqwest::{Client, ClientBuilder, Method, RequestBuilder, Response, Url, redirect};
 use reqwest::{Certificate, StatusCode};
+use reqwest::{Client, ClientBuilder, Method, RequestBuilder, Response, Url, redirect};
 
 use super::error::{Error, Refusal, Setback};
 use super::{Options, fields};
@@ -31,7 +31,11 @@ pub(super) struct Connection {
 impl Connection {
     /// Prepares requests to the server of `url`. Nothing is sent yet.
     pub(super) fn new(options: &Options, url: &Url) -> Result<Self, Error> {
-        Ok(Self { client: client(options)?, options: options.clone(), home: url.clone() })
+        Ok(Self {
+            client: client(options)?,
+            options: options.clone(),
+            home: url.clone(),
+        })
     }
 
     /// Drops all connections, so that the next request makes a new one: the old ones may lead nowhere, and nothing
@@ -50,16 +54,28 @@ impl Connection {
     pub(super) fn follow_up(&self, method: Method, url: &Url) -> RequestBuilder {
         self.prepare(method, url, |name| {
             let name = name.as_str();
-            !name.starts_with("if-") && !name.starts_with("content-") && !matches!(name, "idempotency-key" | "repr-digest")
+            !name.starts_with("if-")
+                && !name.starts_with("content-")
+                && !matches!(name, "idempotency-key" | "repr-digest")
         })
     }
 
-    fn prepare(&self, method: Method, url: &Url, belongs: impl Fn(&HeaderName) -> bool) -> RequestBuilder {
+    fn prepare(
+        &self,
+        method: Method,
+        url: &Url,
+        belongs: impl Fn(&HeaderName) -> bool,
+    ) -> RequestBuilder {
         let mut headers = HeaderMap::new();
         // An upload's URL may lie on another origin; it is a capability by itself, and ours stays at home.
         if url.origin() == self.home.origin() {
             headers.extend(self.options.key.clone().map(|key| (AUTHORIZATION, key.0)));
-            for (name, value) in self.options.headers.iter().filter(|(name, _)| belongs(name)) {
+            for (name, value) in self
+                .options
+                .headers
+                .iter()
+                .filter(|(name, _)| belongs(name))
+            {
                 headers.append(name, value.clone());
             }
         }
@@ -68,13 +84,26 @@ impl Connection {
 
     /// Sends a request without a body, or with a body that fits one packet, and waits for the head of the answer.
     pub(super) async fn send(&self, request: RequestBuilder) -> Result<Response, Setback> {
-        self.within(self.options.timeout, request.send()).await?.map_err(|error| setback(&error))
+        self.within(self.options.timeout, request.send())
+            .await?
+            .map_err(|error| setback(&error))
     }
 
     /// Gives `work` so long.
-    pub(super) async fn within<T>(&self, time: Duration, work: impl Future<Output = T>) -> Result<T, Setback> {
-        let stalled = || Setback::passing(format!("nothing came for {}", humantime::format_duration(time)));
-        tokio::time::timeout(time, work).await.map_err(|_| stalled())
+    pub(super) async fn within<T>(
+        &self,
+        time: Duration,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Setback> {
+        let stalled = || {
+            Setback::passing(format!(
+                "nothing came for {}",
+                humantime::format_duration(time)
+            ))
+        };
+        tokio::time::timeout(time, work)
+            .await
+            .map_err(|_| stalled())
     }
 
     /// How long nothing may move.
@@ -94,10 +123,17 @@ fn client(options: &Options) -> Result<Client, Error> {
         builder = builder.http2_prior_knowledge();
     }
     if let Some(path) = &options.cacert {
-        let pem = std::fs::read(path).map_err(|source| Error::Local { doing: "read", path: path.clone(), source })?;
+        let pem = std::fs::read(path).map_err(|source| Error::Local {
+            doing: "read",
+            path: path.clone(),
+            source,
+        })?;
         let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| setup(&error))?;
         if certificates.is_empty() {
-            return Err(Error::Setup(format!("{} has no certificate", path.display())));
+            return Err(Error::Setup(format!(
+                "{} has no certificate",
+                path.display()
+            )));
         }
         builder = builder.tls_certs_only(certificates);
     }
@@ -107,9 +143,19 @@ fn client(options: &Options) -> Result<Client, Error> {
 /// Follows a redirect that keeps the request as it is and stays with the server: everything else would send the
 /// user's fields to strangers, or turn an upload into a `GET`.
 fn stay_with_the_server(attempt: redirect::Attempt<'_>) -> redirect::Action {
-    let is_faithful = matches!(attempt.status(), StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT);
-    let stays = attempt.previous().last().is_some_and(|from| from.origin() == attempt.url().origin());
-    if is_faithful && stays && attempt.previous().len() <= MOST_REDIRECTS { attempt.follow() } else { attempt.stop() }
+    let is_faithful = matches!(
+        attempt.status(),
+        StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT
+    );
+    let stays = attempt
+        .previous()
+        .last()
+        .is_some_and(|from| from.origin() == attempt.url().origin());
+    if is_faithful && stays && attempt.previous().len() <= MOST_REDIRECTS {
+        attempt.follow()
+    } else {
+        attempt.stop()
+    }
 }
 
 /// What a failed request means: most failures pass, those of the request itself or of a certificate do not.
@@ -127,8 +173,12 @@ fn is_certificate_trouble(error: &reqwest::Error) -> bool {
     let mut source = error.source();
     while let Some(error) = source {
         // An io::Error shows not the error inside it but that one's source.
-        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let tls = error.downcast_ref::<rustls::Error>().or_else(|| inner?.downcast_ref());
+        let inner = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref);
+        let tls = error
+            .downcast_ref::<rustls::Error>()
+            .or_else(|| inner?.downcast_ref());
         if matches!(tls, Some(rustls::Error::InvalidCertificate(_))) {
             return true;
         }
@@ -161,13 +211,26 @@ pub(super) async fn refusal(response: Response) -> Setback {
     let after = fields::retry_after(response.headers());
     if status.is_redirection() {
         let to = fields::text(response.headers(), "location").unwrap_or("nowhere");
-        return Setback::nonsense(format!("{status} leads to {to}; if that is right, use its URL"));
+        return Setback::nonsense(format!(
+            "{status} leads to {to}; if that is right, use its URL"
+        ));
     }
-    let refusal = Refusal { status, problem: problem(response).await };
+    let refusal = Refusal {
+        status,
+        problem: problem(response).await,
+    };
     let passes = status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED;
-    let busy = [StatusCode::REQUEST_TIMEOUT, StatusCode::LOCKED, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS];
+    let busy = [
+        StatusCode::REQUEST_TIMEOUT,
+        StatusCode::LOCKED,
+        StatusCode::TOO_EARLY,
+        StatusCode::TOO_MANY_REQUESTS,
+    ];
     if passes || busy.contains(&status) {
-        Setback::Passing { reason: format!("the server answered {refusal}"), after }
+        Setback::Passing {
+            reason: format!("the server answered {refusal}"),
+            after,
+        }
     } else {
         Setback::Final(Error::Refused(refusal))
     }
@@ -187,6 +250,8 @@ async fn problem(mut response: Response) -> Option<super::error::Problem> {
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(5), reading).await.ok()?;
+    tokio::time::timeout(Duration::from_secs(5), reading)
+        .await
+        .ok()?;
     serde_json::from_slice(&document).ok()
 }

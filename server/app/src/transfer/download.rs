@@ -146,14 +146,18 @@ impl Download {
     /// Asks for the whole file. The answer tells its name, where that is not known yet, and perhaps that a part of
     /// just this file is there already.
     async fn begin(&mut self, report: &mut Report) -> Result<Outcome, Setback> {
-        let request = self.connection.request(Method::GET, &self.url).header(ACCEPT_ENCODING, "identity");
+        let request = self
+            .connection
+            .request(Method::GET, &self.url)
+            .header(ACCEPT_ENCODING, "identity");
         let answer = self.connection.send(request).await?;
         if answer.status() != StatusCode::OK {
             return Err(unexpected(answer).await);
         }
         if self.part.is_none() {
             let part = self.open_part(&answer)?;
-            let matches = part.is_of(&self.url) && part.has_tag(fields::strong_etag(answer.headers()).as_deref());
+            let matches = part.is_of(&self.url)
+                && part.has_tag(fields::strong_etag(answer.headers()).as_deref());
             let etag = part.resumable().filter(|_| matches);
             let is_whole = part.is_whole() && matches;
             self.part = Some(part);
@@ -174,7 +178,8 @@ impl Download {
             Place::Directory(directory) => {
                 let disposition = answer.headers().get(CONTENT_DISPOSITION);
                 // Many servers write UTF-8 here, although the field is not meant to have it.
-                let disposition = disposition.and_then(|value| str::from_utf8(value.as_bytes()).ok());
+                let disposition =
+                    disposition.and_then(|value| str::from_utf8(value.as_bytes()).ok());
                 directory.join(name::for_download(disposition, &self.url))
             }
         };
@@ -195,12 +200,18 @@ impl Download {
         match answer.status() {
             StatusCode::OK => {
                 let is_same = part.has_tag(fields::strong_etag(answer.headers()).as_deref());
-                let why = if is_same { "the server does not send parts" } else { "the file changed on the server" };
+                let why = if is_same {
+                    "the server does not send parts"
+                } else {
+                    "the file changed on the server"
+                };
                 self.restart(why, report)?;
                 return self.receive_whole(answer, report).await;
             }
             StatusCode::PARTIAL_CONTENT => {}
-            StatusCode::RANGE_NOT_SATISFIABLE => return Err(Setback::start_anew("the file on the server is shorter now")),
+            StatusCode::RANGE_NOT_SATISFIABLE => {
+                return Err(Setback::start_anew("the file on the server is shorter now"));
+            }
             _ => return Err(unexpected(answer).await),
         }
         part.check_continuation(answer.headers())?;
@@ -209,7 +220,11 @@ impl Download {
         self.receive(answer, report).await
     }
 
-    async fn receive_whole(&mut self, answer: Response, report: &mut Report) -> Result<Outcome, Setback> {
+    async fn receive_whole(
+        &mut self,
+        answer: Response,
+        report: &mut Report,
+    ) -> Result<Outcome, Setback> {
         refuse_coding(answer.headers())?;
         let memory = Memory {
             url: self.url.clone(),
@@ -226,13 +241,21 @@ impl Download {
     }
 
     /// Writes the rest of the answer to the part, and finishes when that was all.
-    async fn receive(&mut self, mut answer: Response, report: &mut Report) -> Result<Outcome, Setback> {
+    async fn receive(
+        &mut self,
+        mut answer: Response,
+        report: &mut Report,
+    ) -> Result<Outcome, Setback> {
         refuse_coding(answer.headers())?;
         self.started(report);
         let part = part(&mut self.part);
         let size = part.size();
         let received = loop {
-            let chunk = match self.connection.within(self.connection.patience(), answer.chunk()).await {
+            let chunk = match self
+                .connection
+                .within(self.connection.patience(), answer.chunk())
+                .await
+            {
                 Ok(Ok(Some(chunk))) => chunk,
                 Ok(Ok(None)) => break Ok(()),
                 Ok(Err(error)) => break Err(setback(&error)),
@@ -261,7 +284,12 @@ impl Download {
         if !self.has_started {
             self.has_started = true;
             let part = part(&mut self.part);
-            report.started(&part.path.display().to_string(), self.url.as_str(), part.size(), part.length);
+            report.started(
+                &part.path.display().to_string(),
+                self.url.as_str(),
+                part.size(),
+                part.length,
+            );
         }
     }
 
@@ -272,15 +300,27 @@ impl Download {
         part.hash_what_is_there().await?;
         part.flush().await?;
         let local = part.hasher.clone().finish();
-        let memory = part.memory.clone().unwrap_or_else(|| Memory::unknown(&self.url));
-        let remote: Option<Sha256Digest> = memory.sha256.as_deref().and_then(|text| text.parse().ok());
+        let memory = part
+            .memory
+            .clone()
+            .unwrap_or_else(|| Memory::unknown(&self.url));
+        let remote: Option<Sha256Digest> =
+            memory.sha256.as_deref().and_then(|text| text.parse().ok());
         if let Some(remote) = remote.filter(|remote| *remote != local) {
             if part.is_joined {
-                return Err(Setback::start_anew("the parts do not make up the server's file"));
+                return Err(Setback::start_anew(
+                    "the parts do not make up the server's file",
+                ));
             }
             let path = part.path.clone();
             part.clear().await?;
-            return Err(Error::Mismatch { path, local, remote, consequence: "nothing was kept" }.into());
+            return Err(Error::Mismatch {
+                path,
+                local,
+                remote,
+                consequence: "nothing was kept",
+            }
+            .into());
         }
         let bytes = part.length;
         let path = match self.part.take() {
@@ -312,9 +352,18 @@ impl Download {
         let random = getrandom::u32().unwrap_or_default();
         let Some(wait) = self.patience.next(after, random) else {
             let attempts = self.patience.fruitless();
-            return Err(Error::GaveUp { attempts, reason, how_to_go_on: self.how_to_go_on() });
+            return Err(Error::GaveUp {
+                attempts,
+                reason,
+                how_to_go_on: self.how_to_go_on(),
+            });
         };
-        report.retrying(&reason, self.patience.fruitless(), self.patience.retries(), wait);
+        report.retrying(
+            &reason,
+            self.patience.fruitless(),
+            self.patience.retries(),
+            wait,
+        );
         tokio::time::sleep(wait).await;
         self.connection.renew()
     }
@@ -324,7 +373,11 @@ impl Download {
         self.restarts += 1;
         if self.restarts > self.retries {
             let (attempts, how_to_go_on) = (self.restarts, self.how_to_go_on());
-            return Err(Error::GaveUp { attempts, reason: reason.to_owned(), how_to_go_on });
+            return Err(Error::GaveUp {
+                attempts,
+                reason: reason.to_owned(),
+                how_to_go_on,
+            });
         }
         self.reached = 0;
         report.restarted(reason);
@@ -333,7 +386,9 @@ impl Download {
 
     /// Leaves the part as another run can use it, or nothing where there is nothing to use.
     async fn settle(mut self, ended: Result<Outcome, Error>) -> Result<Outcome, Error> {
-        let Some(mut part) = self.part.take() else { return ended };
+        let Some(mut part) = self.part.take() else {
+            return ended;
+        };
         // What cannot be written now is simply downloaded again.
         let _ = part.flush().await;
         if !part.is_whole() && part.resumable().is_none() {
@@ -345,7 +400,10 @@ impl Download {
     fn how_to_go_on(&self) -> String {
         match &self.part {
             Some(part) if part.resumable().is_some() => {
-                format!("run the same command again to go on from {} bytes", part.length)
+                format!(
+                    "run the same command again to go on from {} bytes",
+                    part.length
+                )
             }
             _ => "nothing is there to go on from".to_owned(),
         }
@@ -364,12 +422,15 @@ async fn unexpected(answer: Response) -> Setback {
 fn refuse_coding(headers: &HeaderMap) -> Result<(), Setback> {
     match fields::text(headers, CONTENT_ENCODING.as_str()) {
         None | Some("identity") => Ok(()),
-        Some(coding) => Err(Setback::nonsense(format!("it is coded ({coding}), which was not asked for"))),
+        Some(coding) => Err(Setback::nonsense(format!(
+            "it is coded ({coding}), which was not asked for"
+        ))),
     }
 }
 
 fn part(part: &mut Option<Part>) -> &mut Part {
-    part.as_mut().expect("a part is opened before an answer is received")
+    part.as_mut()
+        .expect("a part is opened before an answer is received")
 }
 
 /// What a part is part of.
@@ -386,7 +447,12 @@ struct Memory {
 
 impl Memory {
     fn unknown(url: &Url) -> Self {
-        Self { url: url.clone(), etag: None, size: None, sha256: None }
+        Self {
+            url: url.clone(),
+            etag: None,
+            size: None,
+            sha256: None,
+        }
     }
 }
 
@@ -412,16 +478,27 @@ impl Part {
     /// Opens or creates the part for `path`, and locks it.
     fn open(path: &Path, force: bool) -> Result<Self, Error> {
         if !force && path.exists() {
-            return Err(Error::Exists { path: path.to_owned() });
+            return Err(Error::Exists {
+                path: path.to_owned(),
+            });
         }
         let part_path = with_ending(path, ".part");
         let mut record = Record::open(&with_ending(path, ".part.json"))?;
         let fail = |doing| {
             let path = part_path.clone();
-            move |source| Error::Local { doing, path, source }
+            move |source| Error::Local {
+                doing,
+                path,
+                source,
+            }
         };
         let mut options = std::fs::OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(false).open(&part_path);
+        let file = options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&part_path);
         let file = file.map_err(fail("open"))?;
         let length = file.metadata().map_err(fail("read"))?.len();
         let memory: Option<Memory> = record.read();
@@ -439,11 +516,15 @@ impl Part {
     }
 
     fn is_of(&self, url: &Url) -> bool {
-        self.memory.as_ref().is_some_and(|memory| memory.url == *url)
+        self.memory
+            .as_ref()
+            .is_some_and(|memory| memory.url == *url)
     }
 
     fn has_tag(&self, etag: Option<&str>) -> bool {
-        self.memory.as_ref().is_some_and(|memory| memory.etag.is_some() && memory.etag.as_deref() == etag)
+        self.memory
+            .as_ref()
+            .is_some_and(|memory| memory.etag.is_some() && memory.etag.as_deref() == etag)
     }
 
     fn size(&self) -> Option<u64> {
@@ -457,13 +538,19 @@ impl Part {
     /// The tag under which the rest can be asked for.
     fn resumable(&self) -> Option<String> {
         let has_room = self.size().is_none_or(|size| self.length < size);
-        self.memory.as_ref()?.etag.clone().filter(|_| self.length > 0 && has_room)
+        self.memory
+            .as_ref()?
+            .etag
+            .clone()
+            .filter(|_| self.length > 0 && has_room)
     }
 
     /// Whether a 206 continues this part.
     fn check_continuation(&self, headers: &HeaderMap) -> Result<(), Setback> {
         let Some((first, length)) = fields::content_range(headers) else {
-            return Err(Setback::nonsense("206 with no Content-Range that could be read"));
+            return Err(Setback::nonsense(
+                "206 with no Content-Range that could be read",
+            ));
         };
         let etag = fields::etag(headers);
         let is_other = etag.is_some() && !self.has_tag(etag.as_deref());
@@ -471,7 +558,10 @@ impl Part {
             return Err(Setback::start_anew("the file changed on the server"));
         }
         if first != self.length {
-            return Err(Setback::start_anew(format!("the server sent bytes from {first}, not from {}", self.length)));
+            return Err(Setback::start_anew(format!(
+                "the server sent bytes from {first}, not from {}",
+                self.length
+            )));
         }
         Ok(())
     }
@@ -498,14 +588,19 @@ impl Part {
             self.file.get_mut().set_len(0).await?;
             self.file.rewind().await
         };
-        emptied.await.map_err(|source| self.failed("empty", source))?;
+        emptied
+            .await
+            .map_err(|source| self.failed("empty", source))?;
         (self.length, self.hashed, self.is_joined) = (0, 0, false);
         self.hasher = Hasher::new();
         Ok(())
     }
 
     async fn append(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.file.write_all(bytes).await.map_err(|source| self.failed("write", source))?;
+        self.file
+            .write_all(bytes)
+            .await
+            .map_err(|source| self.failed("write", source))?;
         self.hasher.update(bytes);
         self.length += bytes.len() as u64;
         self.hashed = self.length;
@@ -513,7 +608,10 @@ impl Part {
     }
 
     async fn flush(&mut self) -> Result<(), Error> {
-        self.file.flush().await.map_err(|source| self.failed("write", source))
+        self.file
+            .flush()
+            .await
+            .map_err(|source| self.failed("write", source))
     }
 
     /// Reads what an earlier run left, and goes to its end.
@@ -523,21 +621,40 @@ impl Part {
         }
         let (path, length) = (self.part_path.clone(), self.length);
         let hashing = tokio::task::spawn_blocking(move || hash(&path, length));
-        let hashed = hashing.await.unwrap_or_else(|panic| Err(io::Error::other(panic)));
+        let hashed = hashing
+            .await
+            .unwrap_or_else(|panic| Err(io::Error::other(panic)));
         self.hasher = hashed.map_err(|source| self.failed("read", source))?;
         self.hashed = self.length;
-        self.file.seek(io::SeekFrom::Start(self.length)).await.map_err(|source| self.failed("read", source))?;
+        self.file
+            .seek(io::SeekFrom::Start(self.length))
+            .await
+            .map_err(|source| self.failed("read", source))?;
         Ok(())
     }
 
     /// Durable first, then visible.
     async fn publish(self, force: bool) -> Result<PathBuf, Error> {
-        self.file.get_ref().sync_all().await.map_err(|source| self.failed("write", source))?;
-        let Self { path, part_path, record, file, .. } = self;
+        self.file
+            .get_ref()
+            .sync_all()
+            .await
+            .map_err(|source| self.failed("write", source))?;
+        let Self {
+            path,
+            part_path,
+            record,
+            file,
+            ..
+        } = self;
         drop(file);
         let fail = |source: io::Error| match source.kind() {
             io::ErrorKind::AlreadyExists => Error::Exists { path: path.clone() },
-            _ => Error::Local { doing: "create", path: path.clone(), source },
+            _ => Error::Local {
+                doing: "create",
+                path: path.clone(),
+                source,
+            },
         };
         rename(&part_path, &path, force).map_err(fail)?;
         record.remove()?;
@@ -545,7 +662,12 @@ impl Part {
     }
 
     async fn discard(self) {
-        let Self { part_path, record, file, .. } = self;
+        let Self {
+            part_path,
+            record,
+            file,
+            ..
+        } = self;
         drop(file);
         // Both are litter by now; what cannot be removed is found and emptied by the next run.
         let _ = tokio::fs::remove_file(&part_path).await;
@@ -553,7 +675,11 @@ impl Part {
     }
 
     fn failed(&self, doing: &'static str, source: io::Error) -> Error {
-        Error::Local { doing, path: self.part_path.clone(), source }
+        Error::Local {
+            doing,
+            path: self.part_path.clone(),
+            source,
+        }
     }
 }
 

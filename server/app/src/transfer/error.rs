@@ -8,7 +8,6 @@ use domain::digest::Sha256Digest;
 use reqwest::StatusCode;
 use serde::Deserialize;
 
-
 /// Why a transfer ended before its end.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -19,7 +18,9 @@ pub enum Error {
         how_to_go_on: String,
     },
     /// Too many attempts in a row moved nothing.
-    #[error("gave up after {attempts} attempts without progress; {how_to_go_on}; the last one failed: {reason}")]
+    #[error(
+        "gave up after {attempts} attempts without progress; {how_to_go_on}; the last one failed: {reason}"
+    )]
     GaveUp {
         /// How many.
         attempts: u32,
@@ -145,8 +146,13 @@ pub struct Problem {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.status)?;
-        let Some(problem) = &self.problem else { return Ok(()) };
-        for words in [&problem.title, &problem.detail].into_iter().filter(|words| !words.is_empty()) {
+        let Some(problem) = &self.problem else {
+            return Ok(());
+        };
+        for words in [&problem.title, &problem.detail]
+            .into_iter()
+            .filter(|words| !words.is_empty())
+        {
             write!(f, ": {}", printable(words))?;
         }
         if !problem.request_id.is_empty() {
@@ -158,7 +164,10 @@ impl fmt::Display for Refusal {
 
 /// The server's words without anything that would drive a terminal.
 fn printable(words: &str) -> String {
-    words.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    words
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
 }
 
 /// Why one attempt failed, and so what to do next.
@@ -182,11 +191,16 @@ pub(super) enum Setback {
 
 impl Setback {
     pub(super) fn passing(reason: impl Into<String>) -> Self {
-        Self::Passing { reason: reason.into(), after: None }
+        Self::Passing {
+            reason: reason.into(),
+            after: None,
+        }
     }
 
     pub(super) fn start_anew(reason: impl Into<String>) -> Self {
-        Self::StartAnew { reason: reason.into() }
+        Self::StartAnew {
+            reason: reason.into(),
+        }
     }
 
     pub(super) fn nonsense(what: impl Into<String>) -> Self {
@@ -207,10 +221,18 @@ mod tests {
     #[test]
     fn a_refusal_uses_the_servers_words() {
         let problem = |json: &str| Some(serde_json::from_str(json).unwrap());
-        let show = |problem| Refusal { status: StatusCode::PAYLOAD_TOO_LARGE, problem }.to_string();
+        let show = |problem| {
+            Refusal {
+                status: StatusCode::PAYLOAD_TOO_LARGE,
+                problem,
+            }
+            .to_string()
+        };
         assert_eq!(show(None), "413 Payload Too Large");
         assert_eq!(
-            show(problem(r#"{"title": "Too large", "detail": "at most\u001b[31m 5 bytes", "request_id": "r1", "other": 1}"#)),
+            show(problem(
+                r#"{"title": "Too large", "detail": "at most\u001b[31m 5 bytes", "request_id": "r1", "other": 1}"#
+            )),
             "413 Payload Too Large: Too large: at most [31m 5 bytes (request r1)"
         );
         assert_eq!(show(problem("{}")), "413 Payload Too Large");

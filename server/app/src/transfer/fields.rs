@@ -7,7 +7,6 @@ use protocol::digest::{self, Algorithm};
 use reqwest::header::{DATE, ETAG, HeaderMap, RETRY_AFTER};
 use sfv::{BareItem, Dictionary, Item, ListEntry, Parser};
 
-
 /// `Upload-Offset`: bytes.
 pub(super) fn upload_offset(headers: &HeaderMap) -> Option<u64> {
     match item(headers, "upload-offset")? {
@@ -35,16 +34,24 @@ pub(super) struct UploadLimit {
 pub(super) fn upload_limit(headers: &HeaderMap) -> Option<UploadLimit> {
     let limits: Dictionary = Parser::new(text(headers, "upload-limit")?).parse().ok()?;
     let size = |key: &str| match limits.get(key)? {
-        ListEntry::Item(Item { bare_item: BareItem::Integer(size), .. }) => u64::try_from(i64::from(*size)).ok(),
+        ListEntry::Item(Item {
+            bare_item: BareItem::Integer(size),
+            ..
+        }) => u64::try_from(i64::from(*size)).ok(),
         ListEntry::Item(_) | ListEntry::InnerList(_) => None,
     };
-    Some(UploadLimit { max_size: size("max-size"), max_append_size: size("max-append-size").filter(|size| *size > 0) })
+    Some(UploadLimit {
+        max_size: size("max-size"),
+        max_append_size: size("max-append-size").filter(|size| *size > 0),
+    })
 }
 
 /// The SHA-256 of the whole representation (RFC 9530), if it is told.
 pub(super) fn repr_digest(headers: &HeaderMap) -> Option<Sha256Digest> {
     let stated = digest::parse_representation(text(headers, "repr-digest")?);
-    let sha256 = stated.into_iter().find(|stated| stated.algorithm == Algorithm::Sha256)?;
+    let sha256 = stated
+        .into_iter()
+        .find(|stated| stated.algorithm == Algorithm::Sha256)?;
     Some(Sha256Digest::from_bytes(sha256.value.try_into().ok()?))
 }
 
@@ -73,10 +80,16 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 
 /// `Content-Range` of a 206: the first byte that it has and the whole length, where that is known.
 pub(super) fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
-    let (range, length) = text(headers, "content-range")?.strip_prefix("bytes ")?.split_once('/')?;
+    let (range, length) = text(headers, "content-range")?
+        .strip_prefix("bytes ")?
+        .split_once('/')?;
     let (first, last) = range.split_once('-')?;
     let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
-    let length = if length == "*" { None } else { Some(length.parse().ok()?) };
+    let length = if length == "*" {
+        None
+    } else {
+        Some(length.parse().ok()?)
+    };
     (first <= last && length.is_none_or(|length| last < length)).then_some((first, length))
 }
 
@@ -96,7 +109,15 @@ mod tests {
     use super::*;
 
     fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
-        fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+        fields
+            .iter()
+            .map(|(name, value)| {
+                (
+                    HeaderName::from_static(name),
+                    HeaderValue::from_static(value),
+                )
+            })
+            .collect()
     }
 
     #[test]
@@ -113,7 +134,10 @@ mod tests {
     #[test]
     fn completeness_is_a_boolean() {
         let complete = |value| upload_complete(&headers(&[("upload-complete", value)]));
-        assert_eq!((complete("?1"), complete("?0"), complete("1")), (Some(true), Some(false), None));
+        assert_eq!(
+            (complete("?1"), complete("?0"), complete("1")),
+            (Some(true), Some(false), None)
+        );
     }
 
     #[test]
@@ -122,9 +146,15 @@ mod tests {
         assert_eq!(limit("min-size=0"), Some(UploadLimit::default()));
         assert_eq!(
             limit("max-size=10, max-append-size=5, max-age=9, new=(1 2)"),
-            Some(UploadLimit { max_size: Some(10), max_append_size: Some(5) })
+            Some(UploadLimit {
+                max_size: Some(10),
+                max_append_size: Some(5)
+            })
         );
-        assert_eq!(limit("max-size=?1, max-append-size=0"), Some(UploadLimit::default()));
+        assert_eq!(
+            limit("max-size=?1, max-append-size=0"),
+            Some(UploadLimit::default())
+        );
         assert_eq!(upload_limit(&HeaderMap::new()), None);
     }
 
@@ -140,20 +170,41 @@ mod tests {
         let digest = |value| repr_digest(&headers(&[("repr-digest", value)]));
         let empty = "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:";
         assert_eq!(digest(empty), Some(Sha256Digest::of(b"")));
-        assert_eq!(digest("md5=:AAAA:, sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:"), Some(Sha256Digest::of(b"")));
-        for wrong in ["", "sha-256", "sha-256=:AAAA:", "sha-256=\"x\"", "md5=:AAAA:", "=="] {
+        assert_eq!(
+            digest("md5=:AAAA:, sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:"),
+            Some(Sha256Digest::of(b""))
+        );
+        for wrong in [
+            "",
+            "sha-256",
+            "sha-256=:AAAA:",
+            "sha-256=\"x\"",
+            "md5=:AAAA:",
+            "==",
+        ] {
             assert_eq!(digest(wrong), None, "{wrong}");
         }
     }
 
     #[test]
     fn retry_after_is_seconds_or_a_date() {
-        let after = |fields: &[(&'static str, &'static str)]| retry_after(&headers(fields)).map(|wait| wait.as_secs());
+        let after = |fields: &[(&'static str, &'static str)]| {
+            retry_after(&headers(fields)).map(|wait| wait.as_secs())
+        };
         let date = ("date", "Fri, 20 Nov 2026 10:00:00 GMT");
         assert_eq!(after(&[("retry-after", "7")]), Some(7));
-        assert_eq!(after(&[("retry-after", "Fri, 20 Nov 2026 10:01:30 GMT"), date]), Some(90));
-        assert_eq!(after(&[("retry-after", "Fri, 20 Nov 2026 09:00:00 GMT"), date]), Some(0));
-        assert_eq!(after(&[("retry-after", "Fri, 20 Nov 2026 10:01:30 GMT")]), None);
+        assert_eq!(
+            after(&[("retry-after", "Fri, 20 Nov 2026 10:01:30 GMT"), date]),
+            Some(90)
+        );
+        assert_eq!(
+            after(&[("retry-after", "Fri, 20 Nov 2026 09:00:00 GMT"), date]),
+            Some(0)
+        );
+        assert_eq!(
+            after(&[("retry-after", "Fri, 20 Nov 2026 10:01:30 GMT")]),
+            None
+        );
         assert_eq!(after(&[("retry-after", "soon"), date]), None);
     }
 
@@ -162,7 +213,14 @@ mod tests {
         let range = |value| content_range(&headers(&[("content-range", value)]));
         assert_eq!(range("bytes 5-9/10"), Some((5, Some(10))));
         assert_eq!(range("bytes 5-9/*"), Some((5, None)));
-        for wrong in ["bytes 5-10/10", "bytes 9-5/10", "bytes */10", "items 5-9/10", "bytes 5-9", "bytes -9/10"] {
+        for wrong in [
+            "bytes 5-10/10",
+            "bytes 9-5/10",
+            "bytes */10",
+            "items 5-9/10",
+            "bytes 5-9",
+            "bytes -9/10",
+        ] {
             assert_eq!(range(wrong), None, "{wrong}");
         }
     }

@@ -13,7 +13,11 @@ const FALLBACK: &str = "download";
 
 /// The name for a download: what `Content-Disposition` says, else the end of the URL.
 pub(super) fn for_download(content_disposition: Option<&str>, url: &Url) -> String {
-    let from_url = || url.path_segments()?.rfind(|segment| !segment.is_empty()).map(decode);
+    let from_url = || {
+        url.path_segments()?
+            .rfind(|segment| !segment.is_empty())
+            .map(decode)
+    };
     content_disposition
         .and_then(file_name)
         .as_deref()
@@ -25,8 +29,14 @@ pub(super) fn for_download(content_disposition: Option<&str>, url: &Url) -> Stri
 /// The last part of `name` as a plain file name that hides nothing, or `None` when nothing is left.
 fn harmless(name: &str) -> Option<String> {
     let last = name.rsplit(['/', '\\']).next().unwrap_or(name);
-    let kept: String = last.chars().filter(|c| !c.is_control() && !is_invisible(*c)).collect();
-    let replaced: String = kept.chars().map(|c| if "<>:\"|?*".contains(c) { '_' } else { c }).collect();
+    let kept: String = last
+        .chars()
+        .filter(|c| !c.is_control() && !is_invisible(*c))
+        .collect();
+    let replaced: String = kept
+        .chars()
+        .map(|c| if "<>:\"|?*".contains(c) { '_' } else { c })
+        .collect();
     // A leading dot hides a file, a leading dash makes it an option of the next command.
     let trimmed = replaced.trim().trim_end_matches(['.', ' ']);
     let visible = match trimmed.chars().next()? {
@@ -34,7 +44,11 @@ fn harmless(name: &str) -> Option<String> {
         _ => trimmed.to_owned(),
     };
     let stem = visible.split('.').next().unwrap_or(&visible);
-    let named = if is_device(stem) { format!("_{visible}") } else { visible };
+    let named = if is_device(stem) {
+        format!("_{visible}")
+    } else {
+        visible
+    };
     Some(shortened(&named).into_owned())
 }
 
@@ -46,7 +60,9 @@ fn is_invisible(c: char) -> bool {
 /// Names that Windows gives to devices, whatever the ending.
 fn is_device(stem: &str) -> bool {
     let upper = stem.trim().to_ascii_uppercase();
-    let numbered = upper.strip_prefix("COM").or_else(|| upper.strip_prefix("LPT"));
+    let numbered = upper
+        .strip_prefix("COM")
+        .or_else(|| upper.strip_prefix("LPT"));
     matches!(upper.as_str(), "CON" | "PRN" | "AUX" | "NUL")
         || numbered.is_some_and(|rest| rest.len() == 1 && rest.as_bytes()[0].is_ascii_digit())
 }
@@ -85,13 +101,18 @@ fn extended(value: &str) -> Option<String> {
     if !charset.eq_ignore_ascii_case("utf-8") {
         return None;
     }
-    percent_decode_str(coded).decode_utf8().ok().map(Cow::into_owned)
+    percent_decode_str(coded)
+        .decode_utf8()
+        .ok()
+        .map(Cow::into_owned)
 }
 
 /// The parameters after the first `;`, with quotes and backslashes taken away.
 fn parameters(field: &str) -> Vec<(&str, String)> {
     let mut found = Vec::new();
-    let Some((_, mut rest)) = field.split_once(';') else { return found };
+    let Some((_, mut rest)) = field.split_once(';') else {
+        return found;
+    };
     while let Some((name, after)) = rest.split_once('=') {
         let after = after.trim_start();
         let (value, remaining) = match after.strip_prefix('"') {
@@ -128,16 +149,25 @@ fn decode(segment: &str) -> String {
 /// What a `Content-Disposition` field says for a file of this name (RFC 6266 appendix D: both forms when needed).
 pub(super) fn content_disposition(name: &str) -> String {
     /// RFC 8187 `attr-char`, beyond letters and digits.
-    const EXTENDED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+    const EXTENDED: &AsciiSet = &NON_ALPHANUMERIC
+        .remove(b'-')
+        .remove(b'.')
+        .remove(b'_')
+        .remove(b'~');
     let is_plain = |c: char| (c.is_ascii_graphic() || c == ' ') && !matches!(c, '"' | '\\' | '%');
-    let plain: String = name.chars().map(|c| if is_plain(c) { c } else { '_' }).collect();
+    let plain: String = name
+        .chars()
+        .map(|c| if is_plain(c) { c } else { '_' })
+        .collect();
     if plain == name {
         format!("attachment; filename=\"{plain}\"")
     } else {
-        format!("attachment; filename=\"{plain}\"; filename*=UTF-8''{}", utf8_percent_encode(name, EXTENDED))
+        format!(
+            "attachment; filename=\"{plain}\"; filename*=UTF-8''{}",
+            utf8_percent_encode(name, EXTENDED)
+        )
     }
 }
-
 
 #[cfg(test)]
 mod tests {
@@ -145,36 +175,65 @@ mod tests {
 
     fn check(content_disposition: &str, expected: &str) {
         let url = Url::parse("https://example.org/files/from%20url.bin?x=/y").unwrap();
-        assert_eq!(for_download(Some(content_disposition), &url), expected, "{content_disposition}");
+        assert_eq!(
+            for_download(Some(content_disposition), &url),
+            expected,
+            "{content_disposition}"
+        );
     }
 
     #[test]
     fn the_field_comes_first_and_its_extended_form_before_the_plain_one() {
         check("attachment; filename=\"a.txt\"", "a.txt");
         check("attachment; filename=a.txt", "a.txt");
-        check("attachment; filename=\"a.txt\"; filename*=UTF-8''%e2%82%ac.txt", "€.txt");
-        check("attachment; FileName*=utf-8'en'%c3%a4.txt; filename=\"a.txt\"", "ä.txt");
-        check("attachment; filename=\"say \\\"hi\\\"; now.txt\"; x=y", "say _hi_; now.txt");
+        check(
+            "attachment; filename=\"a.txt\"; filename*=UTF-8''%e2%82%ac.txt",
+            "€.txt",
+        );
+        check(
+            "attachment; FileName*=utf-8'en'%c3%a4.txt; filename=\"a.txt\"",
+            "ä.txt",
+        );
+        check(
+            "attachment; filename=\"say \\\"hi\\\"; now.txt\"; x=y",
+            "say _hi_; now.txt",
+        );
         check("inline; x=\"filename=no\"; filename = b.txt ", "b.txt");
-        check("attachment; filename*=latin-1''%e4.txt; filename=a.txt", "a.txt");
+        check(
+            "attachment; filename*=latin-1''%e4.txt; filename=a.txt",
+            "a.txt",
+        );
         check("attachment; filename*=UTF-8''%ff; filename=a.txt", "a.txt");
     }
 
     #[test]
     fn the_url_is_next() {
-        for nothing in ["", "attachment", "attachment; filename=", "attachment; filename=\"/\"", "attachment; filename=\"..\"", ";=;="] {
+        for nothing in [
+            "",
+            "attachment",
+            "attachment; filename=",
+            "attachment; filename=\"/\"",
+            "attachment; filename=\"..\"",
+            ";=;=",
+        ] {
             check(nothing, "from url.bin");
         }
         let name = |url: &str| for_download(None, &Url::parse(url).unwrap());
         assert_eq!(name("https://example.org/a/b/"), "b");
-        assert_eq!(name("https://example.org/a/..%2f..%2fetc%2fpasswd"), "passwd");
+        assert_eq!(
+            name("https://example.org/a/..%2f..%2fetc%2fpasswd"),
+            "passwd"
+        );
         assert_eq!(name("https://example.org/"), "download");
     }
 
     #[test]
     fn no_name_leaves_the_directory_or_hides() {
         check("attachment; filename=\"../../etc/passwd\"", "passwd");
-        check("attachment; filename=\"C:\\\\Windows\\\\evil.exe\"", "evil.exe");
+        check(
+            "attachment; filename=\"C:\\\\Windows\\\\evil.exe\"",
+            "evil.exe",
+        );
         check("attachment; filename=\".bashrc\"", "_bashrc");
         check("attachment; filename=\"-rf\"", "_rf");
         check("attachment; filename=\"a\u{202e}gpj.exe\"", "agpj.exe");
@@ -195,14 +254,21 @@ mod tests {
     #[test]
     fn every_harmless_name_is_one_plain_component() {
         use std::path::{Component, Path};
-        let pieces = ["", ".", "..", "/", "\\", "a", " ", "\0", "\u{202e}", "~", "-", "con", "é", ":"];
+        let pieces = [
+            "", ".", "..", "/", "\\", "a", " ", "\0", "\u{202e}", "~", "-", "con", "é", ":",
+        ];
         for first in pieces {
             for second in pieces {
                 for third in pieces {
                     let name = format!("{first}{second}{third}");
-                    let Some(safe) = harmless(&name) else { continue };
+                    let Some(safe) = harmless(&name) else {
+                        continue;
+                    };
                     let parts: Vec<_> = Path::new(&safe).components().collect();
-                    assert!(matches!(parts[..], [Component::Normal(part)] if part == safe.as_str()), "{name:?} -> {safe:?}");
+                    assert!(
+                        matches!(parts[..], [Component::Normal(part)] if part == safe.as_str()),
+                        "{name:?} -> {safe:?}"
+                    );
                     assert!(!safe.starts_with(['.', '-', '~']), "{name:?} -> {safe:?}");
                 }
             }
@@ -211,7 +277,15 @@ mod tests {
 
     #[test]
     fn a_disposition_written_is_the_name_read() {
-        for name in ["a.txt", "with space", "ünï.txt", "quote\".txt", "back\\slash", "100%", "semi;colon='x'"] {
+        for name in [
+            "a.txt",
+            "with space",
+            "ünï.txt",
+            "quote\".txt",
+            "back\\slash",
+            "100%",
+            "semi;colon='x'",
+        ] {
             assert_eq!(file_name(&content_disposition(name)).as_deref(), Some(name));
         }
     }

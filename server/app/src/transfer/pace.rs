@@ -18,21 +18,30 @@ pub(super) struct Pace {
 
 impl Pace {
     pub(super) fn new(limit: Option<ByteSize>) -> Self {
-        Self { bytes_per_second: limit.map(|ByteSize(rate)| rate.max(1)), due: Instant::now() }
+        Self {
+            bytes_per_second: limit.map(|ByteSize(rate)| rate.max(1)),
+            due: Instant::now(),
+        }
     }
 
     /// The largest piece to move at once, in bytes, at most `most`: a tenth of a second's worth.
     pub(super) fn piece(&self, most: usize) -> usize {
-        self.bytes_per_second.map_or(most, |rate| usize::try_from(rate / 10).unwrap_or(most).clamp(1, most))
+        self.bytes_per_second.map_or(most, |rate| {
+            usize::try_from(rate / 10).unwrap_or(most).clamp(1, most)
+        })
     }
 
     /// Accounts for `bytes` that are about to move and waits until they may.
     pub(super) async fn wait(&mut self, bytes: usize) {
-        let Some(rate) = self.bytes_per_second else { return };
+        let Some(rate) = self.bytes_per_second else {
+            return;
+        };
         // Exact enough: a piece is at most a second's worth of bytes times a billion.
         let nanos = bytes as u128 * 1_000_000_000 / u128::from(rate);
         let time = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-        let earliest = Instant::now().checked_sub(BURST).unwrap_or_else(Instant::now);
+        let earliest = Instant::now()
+            .checked_sub(BURST)
+            .unwrap_or_else(Instant::now);
         let start = self.due.max(earliest);
         self.due = start + time;
         tokio::time::sleep_until(start).await;
@@ -51,14 +60,21 @@ mod tests {
             pace.wait(10_000).await;
         }
         let taken = start.elapsed();
-        assert!(taken > Duration::from_millis(9_600) && taken < Duration::from_millis(10_100), "{taken:?}");
+        assert!(
+            taken > Duration::from_millis(9_600) && taken < Duration::from_millis(10_100),
+            "{taken:?}"
+        );
 
         tokio::time::sleep(Duration::from_secs(60)).await;
         let start = Instant::now();
         for _ in 0..100 {
             pace.wait(10_000).await;
         }
-        assert!(start.elapsed() > Duration::from_millis(9_600), "{:?}", start.elapsed());
+        assert!(
+            start.elapsed() > Duration::from_millis(9_600),
+            "{:?}",
+            start.elapsed()
+        );
     }
 
     #[test]

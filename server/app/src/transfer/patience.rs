@@ -17,7 +17,11 @@ pub(super) struct Patience {
 
 impl Patience {
     pub(super) fn new(retries: u32, first_delay: Duration) -> Self {
-        Self { retries, first_delay, fruitless: 0 }
+        Self {
+            retries,
+            first_delay,
+            fruitless: 0,
+        }
     }
 
     /// Something moved: begin to count again.
@@ -57,8 +61,13 @@ mod tests {
     #[test]
     fn waits_double_up_to_a_minute_and_end() {
         let mut patience = Patience::new(9, Duration::from_millis(500));
-        let waits: Vec<_> = std::iter::from_fn(|| patience.next(None, u32::MAX)).map(|wait| wait.as_millis()).collect();
-        assert_eq!(waits, [500, 1000, 2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000]);
+        let waits: Vec<_> = std::iter::from_fn(|| patience.next(None, u32::MAX))
+            .map(|wait| wait.as_millis())
+            .collect();
+        assert_eq!(
+            waits,
+            [500, 1000, 2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000]
+        );
     }
 
     #[test]
@@ -74,17 +83,30 @@ mod tests {
 
     #[test]
     fn waits_are_spread_and_respect_what_the_server_asks() {
-        let wait = |asked, random| Patience::new(1, Duration::from_secs(4)).next(asked, random).unwrap();
+        let wait = |asked, random| {
+            Patience::new(1, Duration::from_secs(4))
+                .next(asked, random)
+                .unwrap()
+        };
         assert_eq!(wait(None, 0), Duration::from_secs(2));
         assert_eq!(wait(None, u32::MAX), Duration::from_secs(4));
-        assert_eq!(wait(Some(Duration::from_secs(1)), 0), Duration::from_secs(2));
-        assert_eq!(wait(Some(Duration::from_secs(30)), 0), Duration::from_secs(30));
+        assert_eq!(
+            wait(Some(Duration::from_secs(1)), 0),
+            Duration::from_secs(2)
+        );
+        assert_eq!(
+            wait(Some(Duration::from_secs(30)), 0),
+            Duration::from_secs(30)
+        );
         assert_eq!(wait(Some(Duration::from_secs(1 << 40)), 0), LONGEST_ASKED);
     }
 
     #[test]
     fn no_wait_overflows() {
         let mut patience = Patience::new(u32::MAX, Duration::MAX);
-        assert_eq!((0..100).filter_map(|_| patience.next(None, u32::MAX)).max(), Some(LONGEST));
+        assert_eq!(
+            (0..100).filter_map(|_| patience.next(None, u32::MAX)).max(),
+            Some(LONGEST)
+        );
     }
 }

@@ -29,8 +29,17 @@ impl Record {
     ///
     /// [`Error::Busy`] when another process holds it.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
-        let fail = |doing| move |source| Error::Local { doing, path: path.to_owned(), source };
-        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        let fail = |doing| {
+            move |source| Error::Local {
+                doing,
+                path: path.to_owned(),
+                source,
+            }
+        };
+        if let Some(parent) = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+        {
             fs::create_dir_all(parent).map_err(fail("create the directory of"))?;
         }
         let mut options = OpenOptions::new();
@@ -43,8 +52,13 @@ impl Record {
         }
         let file = options.open(path).map_err(fail("open"))?;
         match file.try_lock() {
-            Ok(()) => Ok(Self { file, path: path.to_owned() }),
-            Err(TryLockError::WouldBlock) => Err(Error::Busy { path: path.to_owned() }),
+            Ok(()) => Ok(Self {
+                file,
+                path: path.to_owned(),
+            }),
+            Err(TryLockError::WouldBlock) => Err(Error::Busy {
+                path: path.to_owned(),
+            }),
             Err(TryLockError::Error(source)) => Err(fail("lock")(source)),
         }
     }
@@ -66,14 +80,25 @@ impl Record {
             file.write_all(text.as_bytes())?;
             file.sync_data()
         };
-        write(&self.file).map_err(|source| Error::Local { doing: "write", path: self.path.clone(), source })
+        write(&self.file).map_err(|source| Error::Local {
+            doing: "write",
+            path: self.path.clone(),
+            source,
+        })
     }
 
     /// Removes the record; the transfer is done, or there is nothing to go on from.
     pub(super) fn remove(self) -> Result<(), Error> {
         // Emptied first: another process may have opened it and be waiting to read.
-        let removed = self.file.set_len(0).and_then(|()| fs::remove_file(&self.path));
-        removed.map_err(|source| Error::Local { doing: "remove", path: self.path, source })
+        let removed = self
+            .file
+            .set_len(0)
+            .and_then(|()| fs::remove_file(&self.path));
+        removed.map_err(|source| Error::Local {
+            doing: "remove",
+            path: self.path,
+            source,
+        })
     }
 }
 
@@ -112,6 +137,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("record.json");
         fs::write(&path, "{\"upload\": \"http://exa").unwrap();
-        assert_eq!(Record::open(&path).unwrap().read::<serde_json::Value>(), None);
+        assert_eq!(
+            Record::open(&path).unwrap().read::<serde_json::Value>(),
+            None
+        );
     }
 }

@@ -19,12 +19,40 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Event<'a> {
-    Started { direction: Direction, file: &'a str, url: &'a str, size: Option<u64>, offset: u64 },
-    Progress { bytes: u64, size: Option<u64>, bytes_per_second: u64 },
-    Retrying { reason: &'a str, attempt: u32, retries: u32, wait_seconds: f64 },
-    Restarted { reason: &'a str },
-    Done { file: &'a str, url: &'a str, etag: Option<&'a str>, sha256: String, verified: bool, bytes: u64 },
-    Error { message: String, status: Option<u16>, resumable: bool },
+    Started {
+        direction: Direction,
+        file: &'a str,
+        url: &'a str,
+        size: Option<u64>,
+        offset: u64,
+    },
+    Progress {
+        bytes: u64,
+        size: Option<u64>,
+        bytes_per_second: u64,
+    },
+    Retrying {
+        reason: &'a str,
+        attempt: u32,
+        retries: u32,
+        wait_seconds: f64,
+    },
+    Restarted {
+        reason: &'a str,
+    },
+    Done {
+        file: &'a str,
+        url: &'a str,
+        etag: Option<&'a str>,
+        sha256: String,
+        verified: bool,
+        bytes: u64,
+    },
+    Error {
+        message: String,
+        status: Option<u16>,
+        resumable: bool,
+    },
 }
 
 /// Which way the bytes go.
@@ -64,7 +92,9 @@ enum Audience {
     Terminal(ProgressBar),
     /// Standard error is not a terminal: only the ending is told.
     Line,
-    Script { last: Option<(Instant, u64)> },
+    Script {
+        last: Option<(Instant, u64)>,
+    },
 }
 
 impl Report {
@@ -76,7 +106,14 @@ impl Report {
         } else {
             Audience::Line
         };
-        Self { audience, direction, begun: Instant::now(), begun_at: 0, retries: 0, restarts: 0 }
+        Self {
+            audience,
+            direction,
+            begun: Instant::now(),
+            begun_at: 0,
+            retries: 0,
+            restarts: 0,
+        }
     }
 
     /// The transfer of `file` begins at `offset`. Only the first call counts.
@@ -85,14 +122,22 @@ impl Report {
         let direction = self.direction;
         match &mut self.audience {
             Audience::Terminal(bar) => {
-                *bar = size.map_or_else(ProgressBar::no_length, ProgressBar::new).with_message(file.to_owned());
+                *bar = size
+                    .map_or_else(ProgressBar::no_length, ProgressBar::new)
+                    .with_message(file.to_owned());
                 bar.set_style(style(size.is_some()));
                 bar.reset_eta();
                 bar.set_position(offset);
                 bar.enable_steady_tick(Duration::from_millis(200));
             }
             Audience::Line => {}
-            Audience::Script { .. } => write_event(&Event::Started { direction, file, url, size, offset }),
+            Audience::Script { .. } => write_event(&Event::Started {
+                direction,
+                file,
+                url,
+                size,
+                offset,
+            }),
         }
     }
 
@@ -108,7 +153,11 @@ impl Report {
                 if elapsed >= PROGRESS_INTERVAL {
                     *last = Some((now, bytes));
                     let moved = bytes.saturating_sub(at);
-                    write_event(&Event::Progress { bytes, size, bytes_per_second: per_second(moved, elapsed) });
+                    write_event(&Event::Progress {
+                        bytes,
+                        size,
+                        bytes_per_second: per_second(moved, elapsed),
+                    });
                 }
             }
         }
@@ -124,7 +173,12 @@ impl Report {
             )),
             Audience::Line => {}
             Audience::Script { .. } => {
-                write_event(&Event::Retrying { reason, attempt, retries, wait_seconds: wait.as_secs_f64() });
+                write_event(&Event::Retrying {
+                    reason,
+                    attempt,
+                    retries,
+                    wait_seconds: wait.as_secs_f64(),
+                });
             }
         }
     }
@@ -192,7 +246,11 @@ impl Report {
             Direction::Upload => ("uploaded", &outcome.file, &outcome.url),
             Direction::Download => ("downloaded", &outcome.url, &outcome.file),
         };
-        let checked = if outcome.verified { "SHA-256 verified" } else { "SHA-256 not told by the server" };
+        let checked = if outcome.verified {
+            "SHA-256 verified"
+        } else {
+            "SHA-256 not told by the server"
+        };
         let mut line = format!(
             "{verb} {from} to {to}: {} in {}, {}/s, {checked}",
             ByteSize(outcome.bytes),
@@ -224,7 +282,11 @@ fn per_second(bytes: u64, elapsed: Duration) -> u64 {
 
 /// As exact as people want it.
 fn rounded(time: Duration) -> Duration {
-    let unit = if time < Duration::from_secs(10) { 100 } else { 1000 };
+    let unit = if time < Duration::from_secs(10) {
+        100
+    } else {
+        1000
+    };
     Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX) / unit * unit)
 }
 
@@ -235,5 +297,7 @@ fn write_event(event: &Event<'_>) {
 
 /// One whole line at once. Whoever closed the other end does not want to know, and the transfer goes on.
 fn write_line(mut to: impl std::io::Write, line: &str) {
-    let _ = to.write_all(format!("{line}\n").as_bytes()).and_then(|()| to.flush());
+    let _ = to
+        .write_all(format!("{line}\n").as_bytes())
+        .and_then(|()| to.flush());
 }

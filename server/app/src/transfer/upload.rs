@@ -22,7 +22,10 @@ use std::time::{Duration, UNIX_EPOCH};
 use bytes::{Bytes, BytesMut};
 use domain::digest::{Hasher, Sha256Digest};
 use futures::Stream;
-use reqwest::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
+use reqwest::header::{
+    CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE, HeaderMap, HeaderValue,
+    LOCATION,
+};
 use reqwest::{Body, Method, RequestBuilder, Response, StatusCode, Url};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
@@ -112,8 +115,13 @@ struct Identity {
 impl Identity {
     fn of(metadata: &Metadata) -> Self {
         let modified = metadata.modified().unwrap_or(UNIX_EPOCH);
-        let since = modified.duration_since(UNIX_EPOCH).unwrap_or_else(|before| before.duration());
-        Self { size: metadata.len(), modified: (since.as_secs(), since.subsec_nanos()) }
+        let since = modified
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_else(|before| before.duration());
+        Self {
+            size: metadata.len(),
+            modified: (since.as_secs(), since.subsec_nanos()),
+        }
     }
 }
 
@@ -145,11 +153,18 @@ struct Answer {
 
 impl Upload {
     fn prepare(job: Job, options: &Options) -> Result<Self, Error> {
-        let metadata = std::fs::metadata(&job.file)
-            .map_err(|source| Error::Local { doing: "read", path: job.file.clone(), source })?;
+        let metadata = std::fs::metadata(&job.file).map_err(|source| Error::Local {
+            doing: "read",
+            path: job.file.clone(),
+            source,
+        })?;
         if !metadata.is_file() {
             let source = io::Error::other("only plain files can be uploaded");
-            return Err(Error::Local { doing: "read", path: job.file, source });
+            return Err(Error::Local {
+                doing: "read",
+                path: job.file,
+                source,
+            });
         }
         let connection = Connection::new(options, &job.target)?;
         let mut record = Record::open(&job.record)?;
@@ -161,9 +176,15 @@ impl Upload {
             upload: None,
         };
         let earlier = record.read::<Memory>().filter(|earlier| {
-            (&earlier.target, &earlier.method, earlier.identity) == (&fresh.target, &fresh.method, fresh.identity)
+            (&earlier.target, &earlier.method, earlier.identity)
+                == (&fresh.target, &fresh.method, fresh.identity)
         });
-        let file_name = job.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let file_name = job
+            .file
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         Ok(Self {
             hashing: Hashing::begin(job.file.clone()),
             job,
@@ -211,11 +232,18 @@ impl Upload {
             };
             let size = self.memory.identity.size;
             if offset > size {
-                return Err(Setback::start_anew(format!("the server has {offset} bytes of a file of {size}")));
+                return Err(Setback::start_anew(format!(
+                    "the server has {offset} bytes of a file of {size}"
+                )));
             }
             if !self.has_started {
                 self.has_started = true;
-                report.started(&self.file_name, self.job.target.as_str(), Some(size), offset);
+                report.started(
+                    &self.file_name,
+                    self.job.target.as_str(),
+                    Some(size),
+                    offset,
+                );
             }
             if offset > self.reached {
                 self.reached = offset;
@@ -231,24 +259,39 @@ impl Upload {
     /// Makes an upload resource and records its URL.
     async fn create(&mut self) -> Result<Url, Setback> {
         let target = &self.job.target;
-        let discovery = self.connection.send(self.connection.request(Method::OPTIONS, target)).await?;
+        let discovery = self
+            .connection
+            .send(self.connection.request(Method::OPTIONS, target))
+            .await?;
         if !discovery.status().is_success() {
             return Err(refusal(discovery).await);
         }
         let Some(limit) = fields::upload_limit(discovery.headers()) else {
-            return Err(Error::NotResumable { url: target.to_string() }.into());
+            return Err(Error::NotResumable {
+                url: target.to_string(),
+            }
+            .into());
         };
         self.take_limit(limit)?;
 
         // Recorded before it is used: if the answer is lost, the next attempt finds the same upload again.
         self.remember()?;
-        let mut creation = versioned(self.connection.request(self.job.method.clone(), &self.job.target))
-            .header("upload-complete", "?0")
-            .header("upload-length", self.memory.identity.size)
-            .header("idempotency-key", format!("\"{}\"", self.memory.idempotency_key))
-            .header("want-repr-digest", "sha-256=10")
-            .header(CONTENT_DISPOSITION, name::content_disposition(&self.file_name))
-            .header(CONTENT_LENGTH, 0);
+        let mut creation = versioned(
+            self.connection
+                .request(self.job.method.clone(), &self.job.target),
+        )
+        .header("upload-complete", "?0")
+        .header("upload-length", self.memory.identity.size)
+        .header(
+            "idempotency-key",
+            format!("\"{}\"", self.memory.idempotency_key),
+        )
+        .header("want-repr-digest", "sha-256=10")
+        .header(
+            CONTENT_DISPOSITION,
+            name::content_disposition(&self.file_name),
+        )
+        .header(CONTENT_LENGTH, 0);
         if let Some(content_type) = &self.job.content_type {
             creation = creation.header(CONTENT_TYPE, content_type);
         }
@@ -277,7 +320,10 @@ impl Upload {
 
     /// How far the upload has come, by the server's word.
     async fn ask(&mut self, upload: &Url) -> Result<Standing, Setback> {
-        let answer = self.connection.send(versioned(self.connection.follow_up(Method::HEAD, upload))).await?;
+        let answer = self
+            .connection
+            .send(versioned(self.connection.follow_up(Method::HEAD, upload)))
+            .await?;
         if matches!(answer.status(), StatusCode::NOT_FOUND | StatusCode::GONE) {
             return Err(Setback::start_anew("the server no longer has the upload"));
         }
@@ -287,26 +333,45 @@ impl Upload {
         let limit = fields::upload_limit(answer.headers()).unwrap_or_default();
         self.most_per_append = limit.max_append_size.or(self.most_per_append);
         let Some(offset) = fields::upload_offset(answer.headers()) else {
-            return Err(Setback::passing("the server does not tell the upload's offset"));
+            return Err(Setback::passing(
+                "the server does not tell the upload's offset",
+            ));
         };
         if fields::upload_complete(answer.headers()) != Some(true) {
             return Ok(Standing::At(offset));
         }
         if offset != self.memory.identity.size {
-            return Err(Setback::start_anew(format!("the server has a complete upload of {offset} bytes, another file")));
+            return Err(Setback::start_anew(format!(
+                "the server has a complete upload of {offset} bytes, another file"
+            )));
         }
-        Ok(Standing::Complete(Answer { url: answer.url().clone(), headers: answer.headers().clone() }))
+        Ok(Standing::Complete(Answer {
+            url: answer.url().clone(),
+            headers: answer.headers().clone(),
+        }))
     }
 
     /// Sends what is left from `offset` on. The final answer, or `None` when there is more to send.
-    async fn append(&mut self, upload: &Url, offset: u64, report: &mut Report) -> Result<Option<Answer>, Setback> {
+    async fn append(
+        &mut self,
+        upload: &Url,
+        offset: u64,
+        report: &mut Report,
+    ) -> Result<Option<Answer>, Setback> {
         let size = self.memory.identity.size;
         let left = size - offset;
         let length = self.most_per_append.map_or(left, |most| left.min(most));
         let completes = length == left;
 
         let sent = Arc::new(AtomicU64::new(0));
-        let content = content(self.job.file.clone(), offset, length, Arc::clone(&self.pace), Arc::clone(&sent)).await?;
+        let content = content(
+            self.job.file.clone(),
+            offset,
+            length,
+            Arc::clone(&self.pace),
+            Arc::clone(&sent),
+        )
+        .await?;
         let sending = self
             .append_request(upload, offset, completes)
             .header(CONTENT_LENGTH, length)
@@ -323,14 +388,22 @@ impl Upload {
             }
             StatusCode::CONFLICT => {
                 self.offset = told;
-                let expected = told.map_or_else(|| "another offset".to_owned(), |told| format!("offset {told}"));
-                return Err(Setback::passing(format!("the server expects {expected}, not {offset}")));
+                let expected = told.map_or_else(
+                    || "another offset".to_owned(),
+                    |told| format!("offset {told}"),
+                );
+                return Err(Setback::passing(format!(
+                    "the server expects {expected}, not {offset}"
+                )));
             }
             StatusCode::PAYLOAD_TOO_LARGE => {
-                let limit = fields::upload_limit(answer.headers()).and_then(|limit| limit.max_append_size);
+                let limit =
+                    fields::upload_limit(answer.headers()).and_then(|limit| limit.max_append_size);
                 if let Some(most) = limit.filter(|most| *most < length) {
                     self.most_per_append = Some(most);
-                    return Err(Setback::passing(format!("the server takes no more than {most} bytes at once")));
+                    return Err(Setback::passing(format!(
+                        "the server takes no more than {most} bytes at once"
+                    )));
                 }
                 return Err(refusal(answer).await);
             }
@@ -338,11 +411,18 @@ impl Upload {
         }
 
         let is_complete = fields::upload_complete(answer.headers());
-        if told.is_some_and(|told| told != offset + length) || (completes && is_complete == Some(false)) {
-            return Err(Setback::passing("the server did not take everything that was sent"));
+        if told.is_some_and(|told| told != offset + length)
+            || (completes && is_complete == Some(false))
+        {
+            return Err(Setback::passing(
+                "the server did not take everything that was sent",
+            ));
         }
         if completes {
-            return Ok(Some(Answer { url: answer.url().clone(), headers: answer.headers().clone() }));
+            return Ok(Some(Answer {
+                url: answer.url().clone(),
+                headers: answer.headers().clone(),
+            }));
         }
         self.offset = Some(offset + length);
         Ok(None)
@@ -352,9 +432,18 @@ impl Upload {
     /// at its end repeats it. A server that cannot do that has said all it can in `standing`.
     async fn recall(&mut self, upload: &Url, standing: Answer) -> Result<Answer, Setback> {
         let size = self.memory.identity.size;
-        let answer = self.connection.send(self.append_request(upload, size, true).header(CONTENT_LENGTH, 0)).await?;
+        let answer = self
+            .connection
+            .send(
+                self.append_request(upload, size, true)
+                    .header(CONTENT_LENGTH, 0),
+            )
+            .await?;
         match answer.status() {
-            status if status.is_success() => Ok(Answer { url: answer.url().clone(), headers: answer.headers().clone() }),
+            status if status.is_success() => Ok(Answer {
+                url: answer.url().clone(),
+                headers: answer.headers().clone(),
+            }),
             status if status.is_client_error() => Ok(standing),
             _ => Err(refusal(answer).await),
         }
@@ -392,9 +481,15 @@ impl Upload {
             if now > moved {
                 (moved, moved_at) = (now, Instant::now());
             }
-            let allowed = self.connection.patience().saturating_mul(if now < length { 1 } else { FINISHING });
+            let allowed =
+                self.connection
+                    .patience()
+                    .saturating_mul(if now < length { 1 } else { FINISHING });
             if moved_at.elapsed() > allowed {
-                return Err(Setback::passing(format!("nothing moved for {}", humantime::format_duration(allowed))));
+                return Err(Setback::passing(format!(
+                    "nothing moved for {}",
+                    humantime::format_duration(allowed)
+                )));
             }
         }
     }
@@ -407,7 +502,11 @@ impl Upload {
             Setback::StartAnew { reason } => {
                 self.restarts += 1;
                 if self.restarts > self.retries {
-                    return Err(Error::GaveUp { attempts: self.restarts, reason, how_to_go_on: self.how_to_go_on() });
+                    return Err(Error::GaveUp {
+                        attempts: self.restarts,
+                        reason,
+                        how_to_go_on: self.how_to_go_on(),
+                    });
                 }
                 report.restarted(&reason);
                 self.forget()?;
@@ -417,9 +516,18 @@ impl Upload {
         let random = getrandom::u32().unwrap_or_default();
         let Some(wait) = self.patience.next(after, random) else {
             let attempts = self.patience.fruitless();
-            return Err(Error::GaveUp { attempts, reason, how_to_go_on: self.how_to_go_on() });
+            return Err(Error::GaveUp {
+                attempts,
+                reason,
+                how_to_go_on: self.how_to_go_on(),
+            });
         };
-        report.retrying(&reason, self.patience.fruitless(), self.patience.retries(), wait);
+        report.retrying(
+            &reason,
+            self.patience.fruitless(),
+            self.patience.retries(),
+            wait,
+        );
         tokio::time::sleep(wait).await;
         self.connection.renew()
     }
@@ -438,7 +546,10 @@ impl Upload {
         let is_named = file_url != self.job.target || self.job.method == Method::PUT;
         if fields::repr_digest(&headers).is_none() && is_named {
             // The answer did not tell; the file itself may. It may also be out of bounds for an uploader.
-            let request = self.connection.follow_up(Method::HEAD, &file_url).header("want-repr-digest", "sha-256=10");
+            let request = self
+                .connection
+                .follow_up(Method::HEAD, &file_url)
+                .header("want-repr-digest", "sha-256=10");
             if let Ok(file) = self.connection.send(request).await
                 && file.status().is_success()
             {
@@ -448,7 +559,12 @@ impl Upload {
         let remote = fields::repr_digest(&headers);
         if let Some(remote) = remote.filter(|remote| *remote != local) {
             let consequence = "the server has a file that is not this one: upload it again";
-            return Err(Error::Mismatch { path: self.job.file.clone(), local, remote, consequence });
+            return Err(Error::Mismatch {
+                path: self.job.file.clone(),
+                local,
+                remote,
+                consequence,
+            });
         }
         Ok(Outcome {
             file: self.job.file.display().to_string(),
@@ -462,15 +578,21 @@ impl Upload {
 
     /// Keeps the record if another run can use it, and removes it otherwise.
     fn settle(mut self, ended: Result<Outcome, Error>) -> Result<Outcome, Error> {
-        let Some(record) = self.record.take() else { return ended };
+        let Some(record) = self.record.take() else {
+            return ended;
+        };
         let is_useful = match &ended {
             Ok(_) => false,
             // With the right key the same upload goes on.
             Err(Error::Refused(refusal)) => matches!(
                 refusal.status,
-                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::PROXY_AUTHENTICATION_REQUIRED
+                StatusCode::UNAUTHORIZED
+                    | StatusCode::FORBIDDEN
+                    | StatusCode::PROXY_AUTHENTICATION_REQUIRED
             ),
-            Err(Error::Mismatch { .. } | Error::FileChanged { .. } | Error::TooLarge { .. }) => false,
+            Err(Error::Mismatch { .. } | Error::FileChanged { .. } | Error::TooLarge { .. }) => {
+                false
+            }
             Err(_) => true,
         };
         if is_useful && self.memory.upload.is_some() {
@@ -498,13 +620,18 @@ impl Upload {
     fn check_unchanged(&self) -> Result<(), Error> {
         match std::fs::metadata(&self.job.file) {
             Ok(metadata) if Identity::of(&metadata) == self.memory.identity => Ok(()),
-            _ => Err(Error::FileChanged { path: self.job.file.clone() }),
+            _ => Err(Error::FileChanged {
+                path: self.job.file.clone(),
+            }),
         }
     }
 
     fn how_to_go_on(&self) -> String {
         match &self.memory.upload {
-            Some(_) => format!("run the same command again to go on from {} bytes", self.reached),
+            Some(_) => format!(
+                "run the same command again to go on from {} bytes",
+                self.reached
+            ),
             None => "nothing was uploaded yet".to_owned(),
         }
     }
@@ -521,12 +648,17 @@ fn versioned(request: RequestBuilder) -> RequestBuilder {
 }
 
 fn located(answer: &Response, field: &str) -> Option<Url> {
-    answer.url().join(fields::text(answer.headers(), field)?).ok()
+    answer
+        .url()
+        .join(fields::text(answer.headers(), field)?)
+        .ok()
 }
 
 fn random_key() -> Result<String, Error> {
     let random = getrandom::u64().and_then(|high| Ok((high, getrandom::u64()?)));
-    let (high, low) = random.map_err(|source| Error::Setup(format!("the system has no randomness to give: {source}")))?;
+    let (high, low) = random.map_err(|source| {
+        Error::Setup(format!("the system has no randomness to give: {source}"))
+    })?;
     Ok(format!("{high:016x}{low:016x}"))
 }
 
@@ -543,26 +675,36 @@ async fn content(
         file.seek(SeekFrom::Start(offset)).await?;
         Ok(file)
     };
-    let file = open().await.map_err(|source| Error::Local { doing: "read", path: path.clone(), source })?;
+    let file = open().await.map_err(|source| Error::Local {
+        doing: "read",
+        path: path.clone(),
+        source,
+    })?;
     let piece = pace.lock().await.piece(PIECE);
-    Ok(futures::stream::try_unfold((file, length), move |(mut file, left)| {
-        let (pace, sent) = (Arc::clone(&pace), Arc::clone(&sent));
-        async move {
-            let next = usize::try_from(left).unwrap_or(piece).min(piece);
-            if next == 0 {
-                return Ok(None);
+    Ok(futures::stream::try_unfold(
+        (file, length),
+        move |(mut file, left)| {
+            let (pace, sent) = (Arc::clone(&pace), Arc::clone(&sent));
+            async move {
+                let next = usize::try_from(left).unwrap_or(piece).min(piece);
+                if next == 0 {
+                    return Ok(None);
+                }
+                let mut bytes = BytesMut::zeroed(next);
+                let read = file.read(&mut bytes).await?;
+                if read == 0 {
+                    return Err(io::Error::new(
+                        io::ErrorKind::UnexpectedEof,
+                        "the file became shorter",
+                    ));
+                }
+                bytes.truncate(read);
+                pace.lock().await.wait(read).await;
+                sent.fetch_add(read as u64, Ordering::Relaxed);
+                Ok(Some((bytes.freeze(), (file, left - read as u64))))
             }
-            let mut bytes = BytesMut::zeroed(next);
-            let read = file.read(&mut bytes).await?;
-            if read == 0 {
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter"));
-            }
-            bytes.truncate(read);
-            pace.lock().await.wait(read).await;
-            sent.fetch_add(read as u64, Ordering::Relaxed);
-            Ok(Some((bytes.freeze(), (file, left - read as u64))))
-        }
-    }))
+        },
+    ))
 }
 
 /// The file's hash, in the making on a thread of its own.
@@ -577,11 +719,18 @@ impl Hashing {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = tokio::task::spawn_blocking(move || hash(&path, &stopped));
-        Self { thread: Some(thread), stop }
+        Self {
+            thread: Some(thread),
+            stop,
+        }
     }
 
     async fn finish(&mut self, path: &Path) -> Result<Sha256Digest, Error> {
-        let fail = |source| Error::Local { doing: "read", path: path.to_owned(), source };
+        let fail = |source| Error::Local {
+            doing: "read",
+            path: path.to_owned(),
+            source,
+        };
         let thread = self.thread.take().expect("an upload has one end");
         match thread.await {
             Ok(Ok(Some(sha256))) => Ok(sha256),

@@ -2,7 +2,10 @@
 //!
 //! Every test runs the real program and looks at what a user sees: bytes, events, exit codes, files that stay.
 
-#![expect(clippy::unwrap_used, reason = "these are tests; helpers stand outside the test functions")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "these are tests; helpers stand outside the test functions"
+)]
 
 mod download;
 mod secure;
@@ -52,24 +55,42 @@ impl Machine {
     /// The names of all files in the working directory.
     fn files(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.path("")).unwrap();
-        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
         names
     }
 
     /// The records that uploads left.
     fn records(&self) -> usize {
-        std::fs::read_dir(self.directory.path().join("state/longhaul/uploads")).map_or(0, Iterator::count)
+        std::fs::read_dir(self.directory.path().join("state/longhaul/uploads"))
+            .map_or(0, Iterator::count)
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_longhaul"));
-        command.args(arguments).args(["--retry-delay", "10ms"]).current_dir(self.path(""));
-        command.env("XDG_STATE_HOME", self.directory.path().join("state")).env_remove("LONGHAUL_KEY");
-        for variable in ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
+        command
+            .args(arguments)
+            .args(["--retry-delay", "10ms"])
+            .current_dir(self.path(""));
+        command
+            .env("XDG_STATE_HOME", self.directory.path().join("state"))
+            .env_remove("LONGHAUL_KEY");
+        for variable in [
+            "http_proxy",
+            "https_proxy",
+            "all_proxy",
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "ALL_PROXY",
+        ] {
             command.env_remove(variable);
         }
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         command
     }
 
@@ -95,14 +116,23 @@ async fn finish(child: std::process::Child) -> Run {
     let stdout = String::from_utf8(output.stdout).unwrap();
     Run {
         code: output.status.code(),
-        events: stdout.lines().filter_map(|line| serde_json::from_str(line).ok()).collect(),
+        events: stdout
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect(),
         stderr: String::from_utf8(output.stderr).unwrap(),
         stdout,
     }
 }
 
 fn signal(id: u32, name: &str) {
-    assert!(Command::new("kill").args([&format!("-{name}"), &id.to_string()]).status().unwrap().success());
+    assert!(
+        Command::new("kill")
+            .args([&format!("-{name}"), &id.to_string()])
+            .status()
+            .unwrap()
+            .success()
+    );
 }
 
 impl Run {
@@ -115,12 +145,19 @@ impl Run {
     #[track_caller]
     fn failed_with(&self, code: i32, message: &str) -> &Self {
         assert_eq!(self.code, Some(code), "{self:#?}");
-        assert!(self.stderr.contains(message), "{message:?} is not in {}", self.stderr);
+        assert!(
+            self.stderr.contains(message),
+            "{message:?} is not in {}",
+            self.stderr
+        );
         self
     }
 
     fn events(&self, name: &str) -> Vec<&Value> {
-        self.events.iter().filter(|event| event["event"] == name).collect()
+        self.events
+            .iter()
+            .filter(|event| event["event"] == name)
+            .collect()
     }
 
     /// The only event of this name.
@@ -135,7 +172,9 @@ impl Run {
 /// Bytes that repeat nowhere.
 fn content(size: usize, seed: u64) -> Vec<u8> {
     let mut random = Random(seed);
-    let mut bytes: Vec<u8> = (0..size.div_ceil(8)).flat_map(|_| random.next().to_le_bytes()).collect();
+    let mut bytes: Vec<u8> = (0..size.div_ceil(8))
+        .flat_map(|_| random.next().to_le_bytes())
+        .collect();
     bytes.truncate(size);
     bytes
 }

@@ -107,12 +107,19 @@ impl Books {
     }
 
     pub(crate) fn count(&self, method: &str) -> usize {
-        self.requests.iter().filter(|(requested, ..)| requested == method).count()
+        self.requests
+            .iter()
+            .filter(|(requested, ..)| requested == method)
+            .count()
     }
 
     /// The fields of all requests of this method.
     pub(crate) fn fields(&self, method: &str) -> Vec<&HeaderMap> {
-        self.requests.iter().filter(|(requested, ..)| requested == method).map(|(.., headers)| headers).collect()
+        self.requests
+            .iter()
+            .filter(|(requested, ..)| requested == method)
+            .map(|(.., headers)| headers)
+            .collect()
     }
 }
 
@@ -140,11 +147,19 @@ impl Server {
     }
 
     async fn serve(manners: Manners, tls: Option<TlsAcceptor>, is_http2: bool) -> Self {
-        let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+        let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0)))
+            .await
+            .unwrap();
         let port = listener.local_addr().unwrap().port();
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let books = Arc::new(Mutex::new(Books { manners, ..Books::default() }));
-        let server = Self { url: format!("{scheme}://localhost:{port}"), books };
+        let books = Arc::new(Mutex::new(Books {
+            manners,
+            ..Books::default()
+        }));
+        let server = Self {
+            url: format!("{scheme}://localhost:{port}"),
+            books,
+        };
         let router = Router::new()
             .route("/files", any(target))
             .route("/files/{*path}", any(target))
@@ -175,32 +190,54 @@ impl Server {
 
     /// Says what happens to the next requests of this method.
     pub(crate) fn plan(&self, method: &'static str, mischief: impl IntoIterator<Item = Mischief>) {
-        self.books().mischief.entry(method).or_default().extend(mischief);
+        self.books()
+            .mischief
+            .entry(method)
+            .or_default()
+            .extend(mischief);
     }
 
     fn next(&self, request: &Request) -> Mischief {
         let mut books = self.books();
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-        books.requests.push((method.clone(), path, request.headers().clone()));
-        books.mischief.get_mut(method.as_str()).and_then(VecDeque::pop_front).unwrap_or(Mischief::None)
+        books
+            .requests
+            .push((method.clone(), path, request.headers().clone()));
+        books
+            .mischief
+            .get_mut(method.as_str())
+            .and_then(VecDeque::pop_front)
+            .unwrap_or(Mischief::None)
     }
 }
 
-async fn connection(router: Router, socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, is_http2: bool) {
+async fn connection(
+    router: Router,
+    socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    is_http2: bool,
+) {
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
         let mut router = router.clone();
         async move {
             use tower::Service as _;
             let answer: Result<Response, Infallible> = router.call(request.map(Body::new)).await;
             let Ok(answer) = answer;
-            if answer.extensions().get::<Cut>().is_some() { Err(io::Error::other("cut")) } else { Ok(answer) }
+            if answer.extensions().get::<Cut>().is_some() {
+                Err(io::Error::other("cut"))
+            } else {
+                Ok(answer)
+            }
         }
     });
     // An error here is what the tests ask for.
     let _ = if is_http2 {
-        hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), service).await
+        hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .serve_connection(TokioIo::new(socket), service)
+            .await
     } else {
-        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), service).await
+        hyper::server::conn::http1::Builder::new()
+            .serve_connection(TokioIo::new(socket), service)
+            .await
     };
 }
 
@@ -226,7 +263,10 @@ async fn early(mischief: &Mischief) -> Option<Response> {
             let mut answer = (*status, *body).into_response();
             for field in field.lines() {
                 let (name, value) = field.split_once(": ").unwrap();
-                answer.headers_mut().insert(axum::http::HeaderName::from_static(name), value.parse().unwrap());
+                answer.headers_mut().insert(
+                    axum::http::HeaderName::from_static(name),
+                    value.parse().unwrap(),
+                );
             }
             Some(answer)
         }
@@ -247,7 +287,13 @@ async fn target(State(server): State<Server>, request: Request) -> Response {
     match request.method().as_str() {
         "OPTIONS" => {
             let limit = server.books().manners.upload_limit;
-            answer(StatusCode::OK, &limit.map(|limit| ("upload-limit", limit.to_owned())).into_iter().collect::<Vec<_>>())
+            answer(
+                StatusCode::OK,
+                &limit
+                    .map(|limit| ("upload-limit", limit.to_owned()))
+                    .into_iter()
+                    .collect::<Vec<_>>(),
+            )
         }
         "POST" | "PUT" => create(&server, &path, request.headers(), &mischief),
         "GET" | "HEAD" => download(&server, &path, request.headers(), mischief),
@@ -256,21 +302,50 @@ async fn target(State(server): State<Server>, request: Request) -> Response {
 }
 
 fn create(server: &Server, path: &str, headers: &HeaderMap, mischief: &Mischief) -> Response {
-    let field = |name: &str| headers.get(name).map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default();
+    let field = |name: &str| {
+        headers
+            .get(name)
+            .map(|value| value.to_str().unwrap().to_owned())
+            .unwrap_or_default()
+    };
     assert_eq!(field("upload-complete"), "?0");
     let mut books = server.books();
     let key = field("idempotency-key");
-    let id = books.uploads.iter().find(|(_, upload)| upload.key == key).map_or(books.uploads.len(), |(id, _)| *id);
-    let target = if path == "/files" { format!("/files/{id}") } else { path.to_owned() };
+    let id = books
+        .uploads
+        .iter()
+        .find(|(_, upload)| upload.key == key)
+        .map_or(books.uploads.len(), |(id, _)| *id);
+    let target = if path == "/files" {
+        format!("/files/{id}")
+    } else {
+        path.to_owned()
+    };
     let length = field("upload-length").parse().unwrap();
-    books.uploads.entry(id).or_insert_with(|| Upload { target, key, length, ..Upload::default() });
+    books.uploads.entry(id).or_insert_with(|| Upload {
+        target,
+        key,
+        length,
+        ..Upload::default()
+    });
     if matches!(mischief, Mischief::LoseAnswer) {
         return cut();
     }
-    let limit = books.manners.upload_limit.unwrap_or("min-size=0").to_owned();
+    let limit = books
+        .manners
+        .upload_limit
+        .unwrap_or("min-size=0")
+        .to_owned();
     let location = format!("{}/uploads/{id}", books.manners.upload_origin);
-    let fields = [("location", location), ("upload-offset", "0".to_owned()), ("upload-limit", limit)];
-    answer(StatusCode::CREATED, &[&fields[..], &[("upload-complete", "?0".to_owned())]].concat())
+    let fields = [
+        ("location", location),
+        ("upload-offset", "0".to_owned()),
+        ("upload-limit", limit),
+    ];
+    answer(
+        StatusCode::CREATED,
+        &[&fields[..], &[("upload-complete", "?0".to_owned())]].concat(),
+    )
 }
 
 async fn upload(State(server): State<Server>, Path(id): Path<usize>, request: Request) -> Response {
@@ -291,9 +366,14 @@ async fn upload(State(server): State<Server>, Path(id): Path<usize>, request: Re
 
 fn standing(server: &Server, id: usize, status: StatusCode) -> Response {
     let books = server.books();
-    let Some(upload) = books.uploads.get(&id) else { return StatusCode::NOT_FOUND.into_response() };
+    let Some(upload) = books.uploads.get(&id) else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
     let complete = if upload.is_complete { "?1" } else { "?0" };
-    let mut fields = vec![("upload-offset", upload.content.len().to_string()), ("upload-complete", complete.to_owned())];
+    let mut fields = vec![
+        ("upload-offset", upload.content.len().to_string()),
+        ("upload-complete", complete.to_owned()),
+    ];
     if let Some(limit) = books.manners.upload_limit {
         fields.push(("upload-limit", limit.to_owned()));
     }
@@ -307,10 +387,16 @@ async fn append(server: &Server, id: usize, request: Request, mischief: Mischief
     let completes = headers["upload-complete"] == "?1";
     {
         let books = server.books();
-        let Some(upload) = books.uploads.get(&id) else { return StatusCode::NOT_FOUND.into_response() };
+        let Some(upload) = books.uploads.get(&id) else {
+            return StatusCode::NOT_FOUND.into_response();
+        };
         if upload.is_complete {
             let is_repeat = books.manners.replays && completes && offset == upload.length;
-            return if is_repeat { last_answer(&books, upload) } else { StatusCode::BAD_REQUEST.into_response() };
+            return if is_repeat {
+                last_answer(&books, upload)
+            } else {
+                StatusCode::BAD_REQUEST.into_response()
+            };
         }
         if upload.content.len() != offset {
             drop(books);
@@ -327,9 +413,17 @@ async fn append(server: &Server, id: usize, request: Request, mischief: Mischief
         let mut books = server.books();
         let kept = bytes.len().min(most - taken);
         taken += kept;
-        assert!(taken <= books.manners.most_per_append, "an append is too large");
+        assert!(
+            taken <= books.manners.most_per_append,
+            "an append is too large"
+        );
         books.appended += kept;
-        books.uploads.get_mut(&id).unwrap().content.extend_from_slice(&bytes[..kept]);
+        books
+            .uploads
+            .get_mut(&id)
+            .unwrap()
+            .content
+            .extend_from_slice(&bytes[..kept]);
         if taken == most {
             break;
         }
@@ -371,12 +465,25 @@ fn last_answer(books: &Books, upload: &Upload) -> Response {
 }
 
 fn etag(books: &Books, content: &[u8]) -> String {
-    format!("{}\"{}\"", if books.manners.has_weak_tags { "W/" } else { "" }, Sha256Digest::of(content))
+    format!(
+        "{}\"{}\"",
+        if books.manners.has_weak_tags {
+            "W/"
+        } else {
+            ""
+        },
+        Sha256Digest::of(content)
+    )
 }
 
 fn digest(books: &Books, content: &[u8]) -> String {
-    let told = if books.manners.lies { &[0][..] } else { content };
-    let value = protocol::digest::write(Algorithm::Sha256, Sha256Digest::of(told).as_bytes()).unwrap();
+    let told = if books.manners.lies {
+        &[0][..]
+    } else {
+        content
+    };
+    let value =
+        protocol::digest::write(Algorithm::Sha256, Sha256Digest::of(told).as_bytes()).unwrap();
     value.to_str().unwrap().to_owned()
 }
 
@@ -388,23 +495,47 @@ fn download(server: &Server, path: &str, headers: &HeaderMap, mischief: Mischief
         _ => {}
     }
     let Some(content) = books.files.get(path).cloned() else {
-        let problem = r#"{"title": "Not found", "detail": "There is no such file.", "request_id": "r-1"}"#;
-        return (StatusCode::NOT_FOUND, [("content-type", "application/problem+json")], problem).into_response();
+        let problem =
+            r#"{"title": "Not found", "detail": "There is no such file.", "request_id": "r-1"}"#;
+        return (
+            StatusCode::NOT_FOUND,
+            [("content-type", "application/problem+json")],
+            problem,
+        )
+            .into_response();
     };
     let tag = etag(&books, &content);
     let first = headers.get("range").map(|range| {
         let range = range.to_str().unwrap();
-        range.strip_prefix("bytes=").unwrap().strip_suffix('-').unwrap().parse::<usize>().unwrap()
+        range
+            .strip_prefix("bytes=")
+            .unwrap()
+            .strip_suffix('-')
+            .unwrap()
+            .parse::<usize>()
+            .unwrap()
     });
-    let first = first.filter(|_| headers.get("if-range").is_none_or(|expected| expected == tag.as_str()));
+    let first = first.filter(|_| {
+        headers
+            .get("if-range")
+            .is_none_or(|expected| expected == tag.as_str())
+    });
     let mut fields = vec![("etag", tag), ("repr-digest", digest(&books, &content))];
-    fields.extend(books.disposition.clone().map(|disposition| ("content-disposition", disposition)));
+    fields.extend(
+        books
+            .disposition
+            .clone()
+            .map(|disposition| ("content-disposition", disposition)),
+    );
     if first.is_some_and(|first| first >= content.len()) {
         fields.push(("content-range", format!("bytes */{}", content.len())));
         return answer(StatusCode::RANGE_NOT_SATISFIABLE, &fields);
     }
     let status = if let Some(first) = first {
-        fields.push(("content-range", format!("bytes {first}-{}/{}", content.len() - 1, content.len())));
+        fields.push((
+            "content-range",
+            format!("bytes {first}-{}/{}", content.len() - 1, content.len()),
+        ));
         StatusCode::PARTIAL_CONTENT
     } else {
         StatusCode::OK
@@ -415,7 +546,11 @@ fn download(server: &Server, path: &str, headers: &HeaderMap, mischief: Mischief
     let mut answer = answer(status, &fields);
     *answer.body_mut() = match mischief {
         Mischief::CutAfter(bytes) => {
-            let pieces: Vec<_> = content.slice(..bytes.min(content.len())).chunks(64 * 1024).map(Bytes::copy_from_slice).collect();
+            let pieces: Vec<_> = content
+                .slice(..bytes.min(content.len()))
+                .chunks(64 * 1024)
+                .map(Bytes::copy_from_slice)
+                .collect();
             let error = futures::stream::once(async { Err(io::Error::other("cut")) });
             Body::from_stream(futures::stream::iter(pieces).map(Ok).chain(error))
         }

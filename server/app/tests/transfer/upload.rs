@@ -20,12 +20,27 @@ async fn setting(size: usize, manners: Manners) -> (Machine, Server, Vec<u8>) {
 async fn a_file_goes_up_and_the_server_names_it() {
     let (machine, server, file) = setting(3 * MIB, Manners::default()).await;
     let url = format!("{}/files", server.url);
-    let run = machine.json(&["upload", "movie.mov", &url, "--content-type", "video/quicktime", "--key", "lh_k", "-H", "x-team: blue"]).await;
+    let run = machine
+        .json(&[
+            "upload",
+            "movie.mov",
+            &url,
+            "--content-type",
+            "video/quicktime",
+            "--key",
+            "lh_k",
+            "-H",
+            "x-team: blue",
+        ])
+        .await;
 
     let done = run.succeeded().event("done");
     assert_eq!(done["url"], format!("{}/files/0", server.url));
     assert_eq!(done["sha256"], Sha256Digest::of(&file).to_string());
-    assert_eq!((&done["verified"], &done["bytes"]), (&true.into(), &(3 * MIB).into()));
+    assert_eq!(
+        (&done["verified"], &done["bytes"]),
+        (&true.into(), &(3 * MIB).into())
+    );
     assert_eq!(run.event("started")["size"], 3 * MIB);
     assert_eq!(machine.records(), 0);
 
@@ -33,33 +48,69 @@ async fn a_file_goes_up_and_the_server_names_it() {
     assert_eq!(books.files["/files/0"], file);
     let creation = books.fields("POST")[0];
     assert_eq!(creation["content-type"], "video/quicktime");
-    assert_eq!(creation["content-disposition"], "attachment; filename=\"movie.mov\"");
+    assert_eq!(
+        creation["content-disposition"],
+        "attachment; filename=\"movie.mov\""
+    );
     assert_eq!(creation["upload-length"], (3 * MIB).to_string().as_str());
     for (method, path, fields) in &books.requests {
         assert_eq!(fields["authorization"], "Bearer lh_k", "{method} {path}");
         assert_eq!(fields["x-team"], "blue", "{method} {path}");
     }
-    assert_eq!(books.fields("PATCH")[0]["content-length"], (3 * MIB).to_string().as_str());
+    assert_eq!(
+        books.fields("PATCH")[0]["content-length"],
+        (3 * MIB).to_string().as_str()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_path_in_the_url_is_the_name() {
     let (machine, server, file) = setting(10, Manners::default()).await;
-    machine.run(&["upload", "movie.mov", &format!("{}/files/a/b.mov", server.url)]).await.succeeded();
-    let run = machine.run(&["upload", "movie.mov", &format!("{}/files/2026/", server.url)]).await;
+    machine
+        .run(&[
+            "upload",
+            "movie.mov",
+            &format!("{}/files/a/b.mov", server.url),
+        ])
+        .await
+        .succeeded();
+    let run = machine
+        .run(&[
+            "upload",
+            "movie.mov",
+            &format!("{}/files/2026/", server.url),
+        ])
+        .await;
     assert_eq!(run.succeeded().stderr.lines().count(), 1, "{}", run.stderr);
-    assert!(run.stderr.starts_with("uploaded movie.mov to http"), "{}", run.stderr);
+    assert!(
+        run.stderr.starts_with("uploaded movie.mov to http"),
+        "{}",
+        run.stderr
+    );
     assert_eq!(run.stdout, "");
 
     let books = server.books();
-    assert_eq!((&books.files["/files/a/b.mov"], &books.files["/files/2026/movie.mov"]), (&file, &file));
+    assert_eq!(
+        (
+            &books.files["/files/a/b.mov"],
+            &books.files["/files/2026/movie.mov"]
+        ),
+        (&file, &file)
+    );
     assert_eq!(books.count("PUT"), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_file_goes_up() {
     let (machine, server, _) = setting(0, Manners::default()).await;
-    machine.run(&["upload", "movie.mov", &format!("{}/files/empty", server.url)]).await.succeeded();
+    machine
+        .run(&[
+            "upload",
+            "movie.mov",
+            &format!("{}/files/empty", server.url),
+        ])
+        .await
+        .succeeded();
     assert!(server.books().files["/files/empty"].is_empty());
 }
 
@@ -68,14 +119,26 @@ async fn cuts_anywhere_lose_nothing() {
     for seed in 0..6 {
         let (machine, server, file) = setting(4 * MIB + 13, Manners::default()).await;
         let mut random = Random(seed);
-        server.plan("PATCH", (0..8).map(|_| Mischief::CutAfter(random.below(MIB))));
-        server.plan("HEAD", [Mischief::LoseAnswer, Mischief::None, Mischief::CutAfter(0)]);
+        server.plan(
+            "PATCH",
+            (0..8).map(|_| Mischief::CutAfter(random.below(MIB))),
+        );
+        server.plan(
+            "HEAD",
+            [Mischief::LoseAnswer, Mischief::None, Mischief::CutAfter(0)],
+        );
 
-        let run = machine.json(&["upload", "movie.mov", &format!("{}/files/f", server.url)]).await;
+        let run = machine
+            .json(&["upload", "movie.mov", &format!("{}/files/f", server.url)])
+            .await;
         assert_eq!(run.succeeded().event("done")["verified"], true);
         assert!(run.events("retrying").len() >= 8, "seed {seed}: {run:#?}");
         assert_eq!(server.books().files["/files/f"], file, "seed {seed}");
-        assert_eq!(server.books().appended, file.len(), "seed {seed}: bytes were sent twice");
+        assert_eq!(
+            server.books().appended,
+            file.len(),
+            "seed {seed}: bytes were sent twice"
+        );
     }
 }
 
@@ -83,7 +146,10 @@ async fn cuts_anywhere_lose_nothing() {
 async fn a_lost_creation_finds_the_same_upload() {
     let (machine, server, file) = setting(MIB, Manners::default()).await;
     server.plan("POST", [Mischief::LoseAnswer, Mischief::LoseAnswer]);
-    machine.run(&["upload", "movie.mov", &format!("{}/files", server.url)]).await.succeeded();
+    machine
+        .run(&["upload", "movie.mov", &format!("{}/files", server.url)])
+        .await
+        .succeeded();
     let books = server.books();
     assert_eq!((books.uploads(), books.count("POST")), (1, 3));
     assert_eq!(books.files["/files/0"], file);
@@ -92,21 +158,43 @@ async fn a_lost_creation_finds_the_same_upload() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_conflict_tells_where_to_go_on() {
     let (machine, server, file) = setting(2 * MIB, Manners::default()).await;
-    server.plan("PATCH", [Mischief::ConflictAfter(1000), Mischief::ConflictAfter(MIB)]);
-    machine.run(&["upload", "movie.mov", &format!("{}/files/f", server.url)]).await.succeeded();
+    server.plan(
+        "PATCH",
+        [Mischief::ConflictAfter(1000), Mischief::ConflictAfter(MIB)],
+    );
+    machine
+        .run(&["upload", "movie.mov", &format!("{}/files/f", server.url)])
+        .await
+        .succeeded();
     let books = server.books();
     assert_eq!(books.files["/files/f"], file);
     assert_eq!((books.appended, books.count("PATCH")), (file.len(), 3));
     // Only the target was asked: the conflict itself told the offset.
-    assert_eq!(books.requests.iter().filter(|(method, path, _)| method == "HEAD" && path.starts_with("/uploads")).count(), 0);
+    assert_eq!(
+        books
+            .requests
+            .iter()
+            .filter(|(method, path, _)| method == "HEAD" && path.starts_with("/uploads"))
+            .count(),
+        0
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_upload_begins_anew() {
     let (machine, server, file) = setting(2 * MIB, Manners::default()).await;
-    server.plan("PATCH", [Mischief::CutAfter(MIB), Mischief::Forget, Mischief::CutAfter(5)]);
+    server.plan(
+        "PATCH",
+        [
+            Mischief::CutAfter(MIB),
+            Mischief::Forget,
+            Mischief::CutAfter(5),
+        ],
+    );
     server.plan("HEAD", [Mischief::None, Mischief::Forget]);
-    let run = machine.json(&["upload", "movie.mov", &format!("{}/files/f", server.url)]).await;
+    let run = machine
+        .json(&["upload", "movie.mov", &format!("{}/files/f", server.url)])
+        .await;
     assert_eq!(run.succeeded().events("restarted").len(), 2);
     assert_eq!(server.books().files["/files/f"], file);
 }
@@ -115,25 +203,44 @@ async fn a_lost_upload_begins_anew() {
 async fn a_lost_last_answer_is_asked_for_again() {
     for manners in [
         Manners::default(),
-        Manners { replays: false, ..Manners::default() },
-        Manners { tells_digest: false, ..Manners::default() },
+        Manners {
+            replays: false,
+            ..Manners::default()
+        },
+        Manners {
+            tells_digest: false,
+            ..Manners::default()
+        },
     ] {
         let (machine, server, file) = setting(MIB, manners).await;
         server.plan("PATCH", [Mischief::LoseAnswer]);
-        let run = machine.json(&["upload", "movie.mov", &format!("{}/files/f", server.url)]).await;
+        let run = machine
+            .json(&["upload", "movie.mov", &format!("{}/files/f", server.url)])
+            .await;
         let done = run.succeeded().event("done");
-        assert_eq!((&done["verified"], &done["url"]), (&true.into(), &format!("{}/files/f", server.url).into()));
-        assert_eq!((&server.books().files["/files/f"], server.books().appended), (&file, MIB));
+        assert_eq!(
+            (&done["verified"], &done["url"]),
+            (&true.into(), &format!("{}/files/f", server.url).into())
+        );
+        let books = server.books();
+        assert_eq!((&books.files["/files/f"], books.appended), (&file, MIB));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn appends_keep_to_the_limit() {
     let limit = "max-append-size=300000, max-size=99999999";
-    let manners = Manners { upload_limit: Some(limit), most_per_append: 300_000, ..Manners::default() };
+    let manners = Manners {
+        upload_limit: Some(limit),
+        most_per_append: 300_000,
+        ..Manners::default()
+    };
     let (machine, server, file) = setting(MIB, manners).await;
     server.plan("PATCH", [Mischief::None, Mischief::CutAfter(7)]);
-    machine.run(&["upload", "movie.mov", &format!("{}/files/f", server.url)]).await.succeeded();
+    machine
+        .run(&["upload", "movie.mov", &format!("{}/files/f", server.url)])
+        .await
+        .succeeded();
     assert_eq!(server.books().files["/files/f"], file);
     assert_eq!(server.books().count("PATCH"), 5);
 }
@@ -141,8 +248,18 @@ async fn appends_keep_to_the_limit() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_that_is_told_late_is_kept_too() {
     let (machine, server, file) = setting(MIB, Manners::default()).await;
-    server.plan("PATCH", [Mischief::Answer(StatusCode::PAYLOAD_TOO_LARGE, "upload-limit: max-append-size=600000", "")]);
-    machine.run(&["upload", "movie.mov", &format!("{}/files/f", server.url)]).await.succeeded();
+    server.plan(
+        "PATCH",
+        [Mischief::Answer(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "upload-limit: max-append-size=600000",
+            "",
+        )],
+    );
+    machine
+        .run(&["upload", "movie.mov", &format!("{}/files/f", server.url)])
+        .await
+        .succeeded();
     assert_eq!(server.books().files["/files/f"], file);
     assert_eq!(server.books().count("PATCH"), 3);
 }
@@ -151,32 +268,77 @@ async fn a_limit_that_is_told_late_is_kept_too() {
 async fn refusals_are_told_and_not_tried_again() {
     let problem = r#"{"title": "Too large", "detail": "At most 5 bytes.", "request_id": "r-7"}"#;
     let (machine, server, _) = setting(MIB, Manners::default()).await;
-    server.plan("PATCH", [Mischief::Answer(StatusCode::PAYLOAD_TOO_LARGE, "content-type: application/problem+json", problem)]);
-    let run = machine.json(&["upload", "movie.mov", &format!("{}/files/f", server.url)]).await;
-    run.failed_with(1, "413 Payload Too Large: Too large: At most 5 bytes. (request r-7)");
+    server.plan(
+        "PATCH",
+        [Mischief::Answer(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "content-type: application/problem+json",
+            problem,
+        )],
+    );
+    let run = machine
+        .json(&["upload", "movie.mov", &format!("{}/files/f", server.url)])
+        .await;
+    run.failed_with(
+        1,
+        "413 Payload Too Large: Too large: At most 5 bytes. (request r-7)",
+    );
     let error = run.event("error");
-    assert_eq!((&error["status"], &error["resumable"]), (&413.into(), &false.into()));
+    assert_eq!(
+        (&error["status"], &error["resumable"]),
+        (&413.into(), &false.into())
+    );
     assert_eq!((machine.records(), server.books().count("PATCH")), (0, 1));
 
     server.plan("PUT", [Mischief::Answer(StatusCode::FORBIDDEN, "", "")]);
-    machine.run(&["upload", "movie.mov", &format!("{}/files/f", server.url)]).await.failed_with(1, "403 Forbidden");
-    server.plan("OPTIONS", [Mischief::Answer(StatusCode::FOUND, "location: https://login.example/", "")]);
-    let run = machine.run(&["upload", "movie.mov", &format!("{}/files/f", server.url)]).await;
+    machine
+        .run(&["upload", "movie.mov", &format!("{}/files/f", server.url)])
+        .await
+        .failed_with(1, "403 Forbidden");
+    server.plan(
+        "OPTIONS",
+        [Mischief::Answer(
+            StatusCode::FOUND,
+            "location: https://login.example/",
+            "",
+        )],
+    );
+    let run = machine
+        .run(&["upload", "movie.mov", &format!("{}/files/f", server.url)])
+        .await;
     run.failed_with(1, "302 Found leads to https://login.example/");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_over_the_limit_is_not_begun() {
-    let (machine, server, _) = setting(MIB, Manners { upload_limit: Some("max-size=1000"), ..Manners::default() }).await;
-    let run = machine.run(&["upload", "movie.mov", &format!("{}/files/f", server.url)]).await;
+    let (machine, server, _) = setting(
+        MIB,
+        Manners {
+            upload_limit: Some("max-size=1000"),
+            ..Manners::default()
+        },
+    )
+    .await;
+    let run = machine
+        .run(&["upload", "movie.mov", &format!("{}/files/f", server.url)])
+        .await;
     run.failed_with(1, "the server takes no more than 1000");
     assert_eq!(server.books().count("PUT"), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_resumable_uploads_is_left_alone() {
-    let (machine, server, _) = setting(MIB, Manners { upload_limit: None, ..Manners::default() }).await;
-    let run = machine.run(&["upload", "movie.mov", &format!("{}/files/f", server.url)]).await;
+    let (machine, server, _) = setting(
+        MIB,
+        Manners {
+            upload_limit: None,
+            ..Manners::default()
+        },
+    )
+    .await;
+    let run = machine
+        .run(&["upload", "movie.mov", &format!("{}/files/f", server.url)])
+        .await;
     run.failed_with(1, "does not announce resumable uploads");
     assert_eq!(server.books().count("PUT"), 0);
 }
@@ -184,10 +346,27 @@ async fn a_server_without_resumable_uploads_is_left_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_busy_server_is_given_the_time_it_asks_for() {
     let (machine, server, file) = setting(MIB, Manners::default()).await;
-    server.plan("PUT", [Mischief::Answer(StatusCode::SERVICE_UNAVAILABLE, "retry-after: 1", "")]);
-    server.plan("PATCH", [Mischief::Answer(StatusCode::TOO_MANY_REQUESTS, "retry-after: 1", "")]);
+    server.plan(
+        "PUT",
+        [Mischief::Answer(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "retry-after: 1",
+            "",
+        )],
+    );
+    server.plan(
+        "PATCH",
+        [Mischief::Answer(
+            StatusCode::TOO_MANY_REQUESTS,
+            "retry-after: 1",
+            "",
+        )],
+    );
     let begun = Instant::now();
-    machine.run(&["upload", "movie.mov", &format!("{}/files/f", server.url)]).await.succeeded();
+    machine
+        .run(&["upload", "movie.mov", &format!("{}/files/f", server.url)])
+        .await
+        .succeeded();
     assert!(begun.elapsed() >= Duration::from_secs(2));
     assert_eq!(server.books().files["/files/f"], file);
 }
@@ -196,15 +375,31 @@ async fn a_busy_server_is_given_the_time_it_asks_for() {
 async fn giving_up_leaves_what_another_run_needs() {
     let (machine, server, file) = setting(2 * MIB, Manners::default()).await;
     let url = format!("{}/files", server.url);
-    server.plan("PATCH", [Mischief::CutAfter(MIB), Mischief::CutAfter(0), Mischief::CutAfter(0), Mischief::CutAfter(0)]);
-    let run = machine.json(&["upload", "movie.mov", &url, "--retries", "2"]).await;
+    server.plan(
+        "PATCH",
+        [
+            Mischief::CutAfter(MIB),
+            Mischief::CutAfter(0),
+            Mischief::CutAfter(0),
+            Mischief::CutAfter(0),
+        ],
+    );
+    let run = machine
+        .json(&["upload", "movie.mov", &url, "--retries", "2"])
+        .await;
     run.failed_with(75, "gave up after 3 attempts without progress; run the same command again to go on from 1048576 bytes");
-    assert_eq!((&run.event("error")["resumable"], machine.records()), (&true.into(), 1));
+    assert_eq!(
+        (&run.event("error")["resumable"], machine.records()),
+        (&true.into(), 1)
+    );
 
     let run = machine.json(&["upload", "movie.mov", &url]).await;
     assert_eq!(run.succeeded().event("started")["offset"], MIB);
     let books = server.books();
-    assert_eq!((&books.files["/files/0"], books.appended, books.uploads()), (&file, file.len(), 1));
+    assert_eq!(
+        (&books.files["/files/0"], books.appended, books.uploads()),
+        (&file, file.len(), 1)
+    );
     assert_eq!(machine.records(), 0);
 }
 
@@ -212,7 +407,16 @@ async fn giving_up_leaves_what_another_run_needs() {
 async fn progress_renews_patience() {
     let (machine, server, file) = setting(MIB, Manners::default()).await;
     server.plan("PATCH", (0..10).map(|_| Mischief::CutAfter(50_000)));
-    machine.run(&["upload", "movie.mov", &format!("{}/files/f", server.url), "--retries", "1"]).await.succeeded();
+    machine
+        .run(&[
+            "upload",
+            "movie.mov",
+            &format!("{}/files/f", server.url),
+            "--retries",
+            "1",
+        ])
+        .await
+        .succeeded();
     assert_eq!(server.books().files["/files/f"], file);
 }
 
@@ -220,14 +424,31 @@ async fn progress_renews_patience() {
 async fn a_killed_upload_goes_on_in_the_next_run() {
     let (machine, server, file) = setting(2 * MIB, Manners::default()).await;
     let url = format!("{}/files/f", server.url);
-    let mut child = machine.command(&["upload", "movie.mov", &url, "--limit-rate", "1MiB", "--state", "state.json"]).spawn().unwrap();
+    let mut child = machine
+        .command(&[
+            "upload",
+            "movie.mov",
+            &url,
+            "--limit-rate",
+            "1MiB",
+            "--state",
+            "state.json",
+        ])
+        .spawn()
+        .unwrap();
     until(|| server.books().appended >= MIB / 2).await;
     child.kill().unwrap();
     child.wait().unwrap();
 
-    let run = machine.json(&["upload", "movie.mov", &url, "--state", "state.json"]).await;
+    let run = machine
+        .json(&["upload", "movie.mov", &url, "--state", "state.json"])
+        .await;
     assert!(run.succeeded().event("started")["offset"].as_u64().unwrap() >= MIB as u64 / 2);
-    assert_eq!((&server.books().files["/files/f"], server.books().appended), (&file, file.len()));
+    let books = server.books();
+    assert_eq!(
+        (&books.files["/files/f"], books.appended),
+        (&file, file.len())
+    );
     assert_eq!(machine.files(), ["movie.mov"]);
 }
 
@@ -237,15 +458,32 @@ async fn an_interrupted_upload_says_how_to_go_on() {
     let url = format!("{}/files/f", server.url);
     for name in ["INT", "TERM"] {
         let appended = server.books().appended;
-        let child = machine.command(&["upload", "movie.mov", &url, "--limit-rate", "500KiB", "--json"]).spawn().unwrap();
+        let child = machine
+            .command(&[
+                "upload",
+                "movie.mov",
+                &url,
+                "--limit-rate",
+                "500KiB",
+                "--json",
+            ])
+            .spawn()
+            .unwrap();
         until(|| server.books().appended >= appended + 200_000).await;
         signal(child.id(), name);
         let run = finish(child).await;
         run.failed_with(130, "interrupted; run the same command again to go on");
         assert_eq!(run.event("error")["resumable"], true);
     }
-    machine.run(&["upload", "movie.mov", &url]).await.succeeded();
-    assert_eq!((&server.books().files["/files/f"], server.books().appended), (&file, file.len()));
+    machine
+        .run(&["upload", "movie.mov", &url])
+        .await
+        .succeeded();
+    let books = server.books();
+    assert_eq!(
+        (&books.files["/files/f"], books.appended),
+        (&file, file.len())
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -253,7 +491,10 @@ async fn another_file_is_not_joined_to_the_first() {
     let (machine, server, _) = setting(2 * MIB, Manners::default()).await;
     let url = format!("{}/files/f", server.url);
     server.plan("PATCH", [Mischief::CutAfter(MIB), Mischief::CutAfter(0)]);
-    machine.run(&["upload", "movie.mov", &url, "--retries", "1"]).await.failed_with(75, "");
+    machine
+        .run(&["upload", "movie.mov", &url, "--retries", "1"])
+        .await
+        .failed_with(75, "");
 
     let other = content(2 * MIB, 2);
     machine.write("movie.mov", &other);
@@ -266,18 +507,38 @@ async fn another_file_is_not_joined_to_the_first() {
 async fn a_file_that_changes_meanwhile_is_noticed() {
     let (machine, server, _) = setting(2 * MIB, Manners::default()).await;
     let url = format!("{}/files/f", server.url);
-    let child = machine.command(&["upload", "movie.mov", &url, "--limit-rate", "1MiB"]).spawn().unwrap();
+    let child = machine
+        .command(&["upload", "movie.mov", &url, "--limit-rate", "1MiB"])
+        .spawn()
+        .unwrap();
     until(|| server.books().appended >= MIB / 2).await;
     machine.write("movie.mov", &content(2 * MIB, 3));
-    finish(child).await.failed_with(1, "movie.mov changed while it was read");
+    finish(child)
+        .await
+        .failed_with(1, "movie.mov changed while it was read");
     assert_eq!(machine.records(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_digest_fails_loudly() {
-    let (machine, server, file) = setting(MIB, Manners { lies: true, ..Manners::default() }).await;
-    let run = machine.json(&["upload", "movie.mov", &format!("{}/files/f", server.url)]).await;
-    run.failed_with(1, &format!("movie.mov is damaged: its SHA-256 is {} here", Sha256Digest::of(&file)));
+    let (machine, server, file) = setting(
+        MIB,
+        Manners {
+            lies: true,
+            ..Manners::default()
+        },
+    )
+    .await;
+    let run = machine
+        .json(&["upload", "movie.mov", &format!("{}/files/f", server.url)])
+        .await;
+    run.failed_with(
+        1,
+        &format!(
+            "movie.mov is damaged: its SHA-256 is {} here",
+            Sha256Digest::of(&file)
+        ),
+    );
     assert_eq!((run.events("done").len(), machine.records()), (0, 0));
 }
 
@@ -286,32 +547,72 @@ async fn a_connection_where_nothing_moves_is_left() {
     let (machine, server, file) = setting(8 * MIB, Manners::default()).await;
     server.plan("PATCH", [Mischief::Stall]);
     server.plan("PUT", [Mischief::Stall]);
-    machine.run(&["upload", "movie.mov", &format!("{}/files/f", server.url), "--timeout", "500ms"]).await.succeeded();
+    machine
+        .run(&[
+            "upload",
+            "movie.mov",
+            &format!("{}/files/f", server.url),
+            "--timeout",
+            "500ms",
+        ])
+        .await
+        .succeeded();
     assert_eq!(server.books().files["/files/f"], file);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn credentials_stay_with_the_server_that_was_named() {
     let other = Server::start(Manners::default()).await;
-    let (machine, server, _) = setting(100, Manners { upload_origin: other.url.clone(), ..Manners::default() }).await;
+    let (machine, server, _) = setting(
+        100,
+        Manners {
+            upload_origin: other.url.clone(),
+            ..Manners::default()
+        },
+    )
+    .await;
     let url = format!("{}/files/f", server.url);
     // The other server knows nothing of the upload: all that counts here is what it was sent.
-    let run = machine.run(&["upload", "movie.mov", &url, "--key", "lh_k", "-H", "x-a: b", "--retries", "0"]).await;
+    let run = machine
+        .run(&[
+            "upload",
+            "movie.mov",
+            &url,
+            "--key",
+            "lh_k",
+            "-H",
+            "x-a: b",
+            "--retries",
+            "0",
+        ])
+        .await;
     run.failed_with(75, "the server no longer has the upload");
     for (method, path, fields) in &other.books().requests {
-        assert!(!fields.contains_key("authorization") && !fields.contains_key("x-a"), "{method} {path}");
+        assert!(
+            !fields.contains_key("authorization") && !fields.contains_key("x-a"),
+            "{method} {path}"
+        );
     }
     assert_eq!(other.books().count("PATCH"), 1);
-    assert_eq!(server.books().fields("PUT")[0]["authorization"], "Bearer lh_k");
+    assert_eq!(
+        server.books().fields("PUT")[0]["authorization"],
+        "Bearer lh_k"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_runs_of_the_same_upload_do_not_meet() {
     let (machine, server, _) = setting(2 * MIB, Manners::default()).await;
     let url = format!("{}/files/f", server.url);
-    let mut child = machine.command(&["upload", "movie.mov", &url, "--limit-rate", "200KiB"]).spawn().unwrap();
+    let mut child = machine
+        .command(&["upload", "movie.mov", &url, "--limit-rate", "200KiB"])
+        .spawn()
+        .unwrap();
     until(|| server.books().appended > 0).await;
-    machine.run(&["upload", "movie.mov", &url]).await.failed_with(75, "the same transfer seems to be running");
+    machine
+        .run(&["upload", "movie.mov", &url])
+        .await
+        .failed_with(75, "the same transfer seems to be running");
     child.kill().unwrap();
     child.wait().unwrap();
 }
@@ -320,8 +621,20 @@ async fn two_runs_of_the_same_upload_do_not_meet() {
 async fn what_cannot_be_uploaded_is_said() {
     let (machine, server, _) = setting(1, Manners::default()).await;
     let url = format!("{}/files", server.url);
-    machine.run(&["upload", "absent.mov", &url]).await.failed_with(1, "failed to read");
-    machine.run(&["upload", ".", &url]).await.failed_with(1, "only plain files can be uploaded");
-    machine.run(&["upload", "movie.mov", "ftp://localhost/files"]).await.failed_with(1, "is no http:// or https:// URL");
-    machine.run(&["upload", "movie.mov", &url, "--header", "nonsense"]).await.failed_with(2, "a field is written as");
+    machine
+        .run(&["upload", "absent.mov", &url])
+        .await
+        .failed_with(1, "failed to read");
+    machine
+        .run(&["upload", ".", &url])
+        .await
+        .failed_with(1, "only plain files can be uploaded");
+    machine
+        .run(&["upload", "movie.mov", "ftp://localhost/files"])
+        .await
+        .failed_with(1, "is no http:// or https:// URL");
+    machine
+        .run(&["upload", "movie.mov", &url, "--header", "nonsense"])
+        .await
+        .failed_with(2, "a field is written as");
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use flate2::write::MultiGzDecoder;
 use zstd::stream::raw::{DParameter, InBuffer, Operation as _, OutBuffer};
 
-use super::Fault;
+use super::UnpackFault;
 use super::input::Input;
 
 /// Decompresses one stream; several gzip members or zstd frames in a row count as one.
@@ -36,19 +36,23 @@ impl Decompressor {
     }
 
     /// Moves some bytes on; false if more have to come first.
-    pub(super) fn advance(&mut self, input: &mut Input, output: &mut Input) -> Result<bool, Fault> {
+    pub(super) fn advance(
+        &mut self,
+        input: &mut Input,
+        output: &mut Input,
+    ) -> Result<bool, UnpackFault> {
         match self {
             Self::Gzip(decoder) => {
                 let count = input.available().len().min(GZIP_CHUNK);
                 if count > 0 {
                     decoder
                         .write_all(&input.available()[..count])
-                        .map_err(|_| Fault::Damaged)?;
-                    decoder.flush().map_err(|_| Fault::Damaged)?;
+                        .map_err(|_| UnpackFault::Damaged)?;
+                    decoder.flush().map_err(|_| UnpackFault::Damaged)?;
                     input.skip(count);
                 } else if input.is_finished() {
                     // Fails if the last member is not whole or its checksum is wrong.
-                    decoder.try_finish().map_err(|_| Fault::Truncated)?;
+                    decoder.try_finish().map_err(|_| UnpackFault::Truncated)?;
                     output.finish();
                 }
                 let decompressed = std::mem::take(decoder.get_mut());
@@ -67,7 +71,7 @@ impl Decompressor {
                 let mut sink = OutBuffer::around(&mut decompressed);
                 let hint = decoder
                     .run(&mut source, &mut sink)
-                    .map_err(|_| Fault::Damaged)?;
+                    .map_err(|_| UnpackFault::Damaged)?;
                 let count = source.pos();
                 if count > 0 || !decompressed.is_empty() {
                     *is_between_frames = hint == 0;
@@ -81,7 +85,7 @@ impl Decompressor {
                     return Ok(false);
                 }
                 if !*is_between_frames {
-                    return Err(Fault::Truncated);
+                    return Err(UnpackFault::Truncated);
                 }
                 output.finish();
                 Ok(true)

@@ -2,7 +2,7 @@
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
-use super::Fault;
+use super::UnpackFault;
 
 #[derive(Debug, Default)]
 pub(super) struct Input {
@@ -42,16 +42,16 @@ impl Input {
     }
 
     /// The next bytes without taking them; none if they have yet to come, a fault if they never will.
-    pub(super) fn peek(&self, len: usize) -> Result<Option<&[u8]>, Fault> {
+    pub(super) fn peek(&self, len: usize) -> Result<Option<&[u8]>, UnpackFault> {
         match self.bytes.get(..len) {
             Some(bytes) => Ok(Some(bytes)),
-            None if self.is_finished => Err(Fault::Truncated),
+            None if self.is_finished => Err(UnpackFault::Truncated),
             None => Ok(None),
         }
     }
 
     /// Takes at most so many bytes; none if none are there yet, a fault if none will come.
-    pub(super) fn take_up_to(&mut self, len: u64) -> Result<Option<Bytes>, Fault> {
+    pub(super) fn take_up_to(&mut self, len: u64) -> Result<Option<Bytes>, UnpackFault> {
         if self.peek(1)?.is_none() {
             return Ok(None);
         }

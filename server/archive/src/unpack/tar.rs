@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::input::Input;
-use super::{Admission, Fault, Intake, UnpackEvent};
+use super::{Admission, Intake, UnpackEvent, UnpackFault};
 
 #[derive(Debug, Default)]
 pub(super) struct Reader {
@@ -62,7 +62,7 @@ impl Reader {
         &mut self,
         input: &mut Input,
         intake: &mut Intake,
-    ) -> Result<Option<UnpackEvent>, Fault> {
+    ) -> Result<Option<UnpackEvent>, UnpackFault> {
         if let Some(number) = self.executable.take() {
             return Ok(Some(UnpackEvent::Executable { number }));
         }
@@ -132,7 +132,7 @@ impl Reader {
                 State::End => {
                     // Tools fill their last record with zeros.
                     if input.available().iter().any(|byte| *byte != 0) {
-                        return Err(Fault::TrailingBytes);
+                        return Err(UnpackFault::TrailingBytes);
                     }
                     input.skip(input.available().len());
                     if !input.is_finished() {
@@ -151,7 +151,7 @@ impl Reader {
         &mut self,
         block: &Block,
         intake: &mut Intake,
-    ) -> Result<Option<UnpackEvent>, Fault> {
+    ) -> Result<Option<UnpackEvent>, UnpackFault> {
         if block.iter().all(|byte| *byte == 0) {
             if self.extension.path.is_some() || self.extension.size.is_some() {
                 return Err(MALFORMED_HEADER);
@@ -161,7 +161,11 @@ impl Reader {
         }
         let header = Header::read(block).map_err(|fault| {
             let is_first = intake.entries == 0 && self.name.is_none();
-            if is_first { Fault::NotAnArchive } else { fault }
+            if is_first {
+                UnpackFault::NotAnArchive
+            } else {
+                fault
+            }
         })?;
         self.name = Some(
             String::from_utf8_lossy(self.extension.path.as_deref().unwrap_or(&header.path))
@@ -173,13 +177,13 @@ impl Reader {
             b'g' => return self.begin_extension(ExtensionKind::PaxGlobal, header.size),
             b'L' => return self.begin_extension(ExtensionKind::GnuLongName, header.size),
             b'0' | 0 | b'7' | b'5' => {}
-            b'1' | b'2' | b'K' => return Err(Fault::Link),
+            b'1' | b'2' | b'K' => return Err(UnpackFault::Link),
             b'S' => return Err(SPARSE),
-            _ => return Err(Fault::NotAFile),
+            _ => return Err(UnpackFault::NotAFile),
         }
         let Extension { path, size } = std::mem::take(&mut self.extension);
         let path = path.unwrap_or(header.path);
-        let mut path = String::from_utf8(path).map_err(|_| Fault::NameNotUtf8)?;
+        let mut path = String::from_utf8(path).map_err(|_| UnpackFault::NameNotUtf8)?;
         if header.kind == b'5' && !path.ends_with('/') {
             path.push('/');
         }
@@ -189,13 +193,13 @@ impl Reader {
             // What GNU tar, Python and Go write when the number does not fit.
             Some(size) if size > MAX_OCTAL_SIZE && header.size == 0 => size,
             // Readers that see different sizes would see different entries behind this one (CVE-2025-62518).
-            Some(_) => return Err(Fault::WrongSize),
+            Some(_) => return Err(UnpackFault::WrongSize),
         };
         let admission = intake.admit(&path)?;
         intake.check_size(size)?;
         let crc32 = crc32fast::Hasher::new();
         match admission {
-            Admission::Directory if size > 0 => Err(Fault::DirectoryWithContents),
+            Admission::Directory if size > 0 => Err(UnpackFault::DirectoryWithContents),
             Admission::Directory | Admission::Ignored => {
                 self.state = State::Data {
                     is_told: false,
@@ -225,7 +229,7 @@ impl Reader {
         &mut self,
         kind: ExtensionKind,
         len: u64,
-    ) -> Result<Option<UnpackEvent>, Fault> {
+    ) -> Result<Option<UnpackEvent>, UnpackFault> {
         let len = usize::try_from(len)
             .ok()
             .filter(|len| *len <= MAX_EXTENSION_BYTES)
@@ -236,7 +240,7 @@ impl Reader {
 }
 
 impl Extension {
-    fn read(&mut self, kind: ExtensionKind, bytes: &[u8]) -> Result<(), Fault> {
+    fn read(&mut self, kind: ExtensionKind, bytes: &[u8]) -> Result<(), UnpackFault> {
         match kind {
             ExtensionKind::GnuLongName => {
                 self.path = Some(until_nul(bytes).to_vec());
@@ -246,13 +250,13 @@ impl Extension {
         }
     }
 
-    fn read_records(&mut self, kind: ExtensionKind, mut bytes: &[u8]) -> Result<(), Fault> {
+    fn read_records(&mut self, kind: ExtensionKind, mut bytes: &[u8]) -> Result<(), UnpackFault> {
         while !bytes.is_empty() {
             let (key, value, rest) = split_record(bytes).ok_or(MALFORMED_EXTENSION)?;
             bytes = rest;
             let is_of_one_entry = matches!(key, b"path" | b"size");
             if is_of_one_entry && matches!(kind, ExtensionKind::PaxGlobal) {
-                return Err(Fault::Unsupported {
+                return Err(UnpackFault::Unsupported {
                     feature: "paths and sizes for all entries",
                 });
             }
@@ -278,7 +282,7 @@ struct Header {
 }
 
 impl Header {
-    fn read(block: &Block) -> Result<Self, Fault> {
+    fn read(block: &Block) -> Result<Self, UnpackFault> {
         let sum: u64 = block.iter().copied().map(u64::from).sum();
         let own: u64 = block[CHECKSUM].iter().copied().map(u64::from).sum();
         // The checksum counts itself as spaces.
@@ -305,7 +309,7 @@ impl Header {
 const CHECKSUM: Range<usize> = 148..156;
 
 /// A number in octal digits, or in GNU's binary form for large ones.
-fn number(field: &[u8]) -> Result<u64, Fault> {
+fn number(field: &[u8]) -> Result<u64, UnpackFault> {
     if let Some((0x80, rest)) = field.split_first() {
         return rest
             .iter()
@@ -364,12 +368,12 @@ const MAX_OCTAL_SIZE: u64 = 0o77_777_777_777;
 /// Extended attributes can be long; nobody's names are.
 const MAX_EXTENSION_BYTES: usize = 1 << 20;
 
-const MALFORMED_HEADER: Fault = Fault::Malformed {
+const MALFORMED_HEADER: UnpackFault = UnpackFault::Malformed {
     record: "tar header",
 };
-const MALFORMED_EXTENSION: Fault = Fault::Malformed {
+const MALFORMED_EXTENSION: UnpackFault = UnpackFault::Malformed {
     record: "extended tar header",
 };
-const SPARSE: Fault = Fault::Unsupported {
+const SPARSE: UnpackFault = UnpackFault::Unsupported {
     feature: "sparse files",
 };

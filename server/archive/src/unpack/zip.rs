@@ -15,7 +15,7 @@ use flate2::{Decompress, FlushDecompress, Status};
 use sha2::{Digest as _, Sha256};
 
 use super::input::Input;
-use super::{Admission, Fault, Intake, UnpackEvent};
+use super::{Admission, Intake, UnpackEvent, UnpackFault};
 
 #[derive(Debug, Default)]
 pub(super) struct Reader {
@@ -130,7 +130,7 @@ impl Reader {
         &mut self,
         input: &mut Input,
         intake: &mut Intake,
-    ) -> Result<Option<UnpackEvent>, Fault> {
+    ) -> Result<Option<UnpackEvent>, UnpackFault> {
         loop {
             intake.archive_size = input.consumed();
             // Each step puts the state that it leaves, unless that is the next record.
@@ -152,7 +152,7 @@ impl Reader {
         }
     }
 
-    fn read_record(&mut self, input: &mut Input, intake: &mut Intake) -> Result<Step, Fault> {
+    fn read_record(&mut self, input: &mut Input, intake: &mut Intake) -> Result<Step, UnpackFault> {
         let Some(signature) = input.peek(4)? else {
             return Ok(Step::Starve);
         };
@@ -165,13 +165,17 @@ impl Reader {
                 self.read_zip64_locator(input)
             }
             b"PK\x05\x06" if zip64_end.is_none_or(|end| end.is_located) => self.read_end(input),
-            _ => Err(Fault::Malformed {
+            _ => Err(UnpackFault::Malformed {
                 record: "sequence of zip records",
             }),
         }
     }
 
-    fn read_local_header(&mut self, input: &mut Input, intake: &mut Intake) -> Result<Step, Fault> {
+    fn read_local_header(
+        &mut self,
+        input: &mut Input,
+        intake: &mut Intake,
+    ) -> Result<Step, UnpackFault> {
         let Some(fixed) = input.peek(30)? else {
             return Ok(Step::Starve);
         };
@@ -201,7 +205,8 @@ impl Reader {
                 sizes
             },
         };
-        let admission = intake.admit(std::str::from_utf8(name).map_err(|_| Fault::NameNotUtf8)?)?;
+        let admission =
+            intake.admit(std::str::from_utf8(name).map_err(|_| UnpackFault::NameNotUtf8)?)?;
         if !has_descriptor {
             intake.check_size(header.sizes.size)?;
         }
@@ -234,7 +239,7 @@ impl Reader {
         mut current: Box<Current>,
         input: &mut Input,
         intake: &mut Intake,
-    ) -> Result<Step, Fault> {
+    ) -> Result<Step, UnpackFault> {
         let header = &current.header;
         let left = header.sizes.stored.saturating_sub(current.stored);
         let (bytes, is_last) = match header.method {
@@ -276,10 +281,10 @@ impl Reader {
         current.size += bytes.len() as u64;
         current.crc32.update(&bytes);
         if matches!(current.admission, Admission::Directory) && current.size > 0 {
-            return Err(Fault::DirectoryWithContents);
+            return Err(UnpackFault::DirectoryWithContents);
         }
         if !current.header.has_descriptor && current.size > current.header.sizes.size {
-            return Err(Fault::WrongSize);
+            return Err(UnpackFault::WrongSize);
         }
         let is_told = matches!(current.admission, Admission::File { .. }) && !bytes.is_empty();
         match (is_last, is_told) {
@@ -316,7 +321,11 @@ impl Reader {
     ///
     /// Which of the four it is shows by the numbers, as they are known by now. The longer ones go first: what follows a
     /// short one is the signature of the next record, never a number's upper half of zero.
-    fn read_descriptor(&mut self, current: Box<Current>, input: &mut Input) -> Result<Step, Fault> {
+    fn read_descriptor(
+        &mut self,
+        current: Box<Current>,
+        input: &mut Input,
+    ) -> Result<Step, UnpackFault> {
         // More than this always follows, since the end record alone has 22 bytes.
         let Some(bytes) = input.peek(24)? else {
             self.state = State::Descriptor(current);
@@ -336,19 +345,19 @@ impl Reader {
                 input.skip(descriptor.len());
                 self.end_entry(*current, trailer)
             }
-            (None, Method::Stored) => Err(Fault::UnknownLength),
-            (None, Method::Deflated) => Err(Fault::WrongCrc32),
+            (None, Method::Stored) => Err(UnpackFault::UnknownLength),
+            (None, Method::Deflated) => Err(UnpackFault::WrongCrc32),
         }
     }
 
     /// Ends an entry of which this was said, in front or behind.
-    fn end_entry(&mut self, current: Current, said: Trailer) -> Result<Step, Fault> {
+    fn end_entry(&mut self, current: Current, said: Trailer) -> Result<Step, UnpackFault> {
         let crc32 = current.crc32.finalize();
         if current.size != said.size || current.stored != said.stored {
-            return Err(Fault::WrongSize);
+            return Err(UnpackFault::WrongSize);
         }
         if crc32 != said.crc32 {
-            return Err(Fault::WrongCrc32);
+            return Err(UnpackFault::WrongCrc32);
         }
         let LocalHeader {
             name,
@@ -379,7 +388,7 @@ impl Reader {
         }))
     }
 
-    fn read_central_header(&mut self, input: &mut Input) -> Result<Step, Fault> {
+    fn read_central_header(&mut self, input: &mut Input) -> Result<Step, UnpackFault> {
         let Some(fixed) = input.peek(46)? else {
             return Ok(Step::Starve);
         };
@@ -408,17 +417,17 @@ impl Reader {
         let seen = self
             .unconfirmed
             .remove(&sizes.offset)
-            .ok_or(Fault::Inconsistent)?;
+            .ok_or(UnpackFault::Inconsistent)?;
         if seen.facts != facts {
-            return Err(Fault::Inconsistent);
+            return Err(UnpackFault::Inconsistent);
         }
         let is_unix = matches!(record[5], HOST_UNIX | HOST_DARWIN);
         let mode = if is_unix { u32_at(record, 38) >> 16 } else { 0 };
         match mode >> 12 {
             0 | 0o10 => {}
             0o04 if seen.is_directory => {}
-            0o12 => return Err(Fault::Link),
-            _ => return Err(Fault::NotAFile),
+            0o12 => return Err(UnpackFault::Link),
+            _ => return Err(UnpackFault::NotAFile),
         }
         self.directory_at(input.consumed()).records += 1;
         input.skip(len);
@@ -429,7 +438,7 @@ impl Reader {
         })
     }
 
-    fn read_zip64_end(&mut self, input: &mut Input) -> Result<Step, Fault> {
+    fn read_zip64_end(&mut self, input: &mut Input) -> Result<Step, UnpackFault> {
         let Some(record) = input.peek(56)? else {
             return Ok(Step::Starve);
         };
@@ -454,7 +463,7 @@ impl Reader {
             return Err(SPLIT);
         }
         if (all, begin, size) != (directory.records, directory.begin, offset - directory.begin) {
-            return Err(Fault::Inconsistent);
+            return Err(UnpackFault::Inconsistent);
         }
         input.skip(len);
         self.zip64_end = Some(Zip64End {
@@ -464,7 +473,7 @@ impl Reader {
         Ok(Step::Go)
     }
 
-    fn read_zip64_locator(&mut self, input: &mut Input) -> Result<Step, Fault> {
+    fn read_zip64_locator(&mut self, input: &mut Input) -> Result<Step, UnpackFault> {
         let Some(record) = input.peek(20)? else {
             return Ok(Step::Starve);
         };
@@ -476,13 +485,13 @@ impl Reader {
             .zip64_end
             .as_mut()
             .filter(|end| end.offset == offset)
-            .ok_or(Fault::Inconsistent)?;
+            .ok_or(UnpackFault::Inconsistent)?;
         end.is_located = true;
         input.skip(20);
         Ok(Step::Go)
     }
 
-    fn read_end(&mut self, input: &mut Input) -> Result<Step, Fault> {
+    fn read_end(&mut self, input: &mut Input) -> Result<Step, UnpackFault> {
         let Some(record) = input.peek(22)? else {
             return Ok(Step::Starve);
         };
@@ -506,19 +515,19 @@ impl Reader {
             || !fits(size, directory_end - directory.begin, u32::MAX.into())
             || !self.unconfirmed.is_empty()
         {
-            return Err(Fault::Inconsistent);
+            return Err(UnpackFault::Inconsistent);
         }
         input.skip(22);
         self.state = State::Comment { left: comment_len };
         Ok(Step::Go)
     }
 
-    fn read_comment(&mut self, left: usize, input: &mut Input) -> Result<Step, Fault> {
+    fn read_comment(&mut self, left: usize, input: &mut Input) -> Result<Step, UnpackFault> {
         let there = left.min(input.available().len());
         input.skip(there);
         // `bsdtar` fills its last record with zeros, of a zip too.
         if input.available().iter().any(|byte| *byte != 0) {
-            return Err(Fault::TrailingBytes);
+            return Err(UnpackFault::TrailingBytes);
         }
         input.skip(input.available().len());
         if !input.is_finished() {
@@ -526,7 +535,7 @@ impl Reader {
             return Ok(Step::Starve);
         }
         if there < left {
-            return Err(Fault::Truncated);
+            return Err(UnpackFault::Truncated);
         }
         self.state = State::Done;
         Ok(Step::Tell(UnpackEvent::End))
@@ -551,7 +560,7 @@ struct Sizes {
 
 impl Sizes {
     /// Takes those numbers from the zip64 field for which the record has all bits set.
-    fn widen(&mut self, mut extra: &[u8]) -> Result<(), Fault> {
+    fn widen(&mut self, mut extra: &[u8]) -> Result<(), UnpackFault> {
         let wide = [&mut self.size, &mut self.stored, &mut self.offset];
         let mut wide = wide
             .into_iter()
@@ -623,7 +632,7 @@ impl Inflate {
     }
 
     /// Inflates at most `left` bytes of the input; none if more have to come first.
-    fn advance(&mut self, input: &mut Input, left: u64) -> Result<Option<Inflated>, Fault> {
+    fn advance(&mut self, input: &mut Input, left: u64) -> Result<Option<Inflated>, UnpackFault> {
         if self.has_ended {
             return Ok(Some(Inflated {
                 bytes: Bytes::new(),
@@ -638,13 +647,13 @@ impl Inflate {
         let status = self
             .stream
             .decompress_vec(there, &mut bytes, FlushDecompress::None)
-            .map_err(|_| Fault::Damaged)?;
+            .map_err(|_| UnpackFault::Damaged)?;
         let consumed = self.stream.total_in() - before;
         input.skip(usize::try_from(consumed).expect("no more than was there"));
         let is_last = status == Status::StreamEnd;
         if consumed == 0 && bytes.is_empty() && !is_last {
             if left == 0 {
-                return Err(Fault::Damaged);
+                return Err(UnpackFault::Damaged);
             }
             // Says whether more can come at all.
             input.peek(1)?;
@@ -675,14 +684,14 @@ impl fmt::Debug for Inflate {
     }
 }
 
-fn method_of(flags: u16, method: u16) -> Result<Method, Fault> {
+fn method_of(flags: u16, method: u16) -> Result<Method, UnpackFault> {
     if flags & IS_ENCRYPTED != 0 {
-        return Err(Fault::Encrypted);
+        return Err(UnpackFault::Encrypted);
     }
     match method {
         0 => Ok(Method::Stored),
         8 => Ok(Method::Deflated),
-        method => Err(Fault::UnsupportedMethod { method }),
+        method => Err(UnpackFault::UnsupportedMethod { method }),
     }
 }
 
@@ -726,12 +735,12 @@ const MAX_ZIP64_END: usize = 64 * 1024;
 
 const INFLATE_CHUNK: usize = 64 * 1024;
 
-const SPLIT: Fault = Fault::Unsupported {
+const SPLIT: UnpackFault = UnpackFault::Unsupported {
     feature: "archives in several parts",
 };
-const MALFORMED_END: Fault = Fault::Malformed {
+const MALFORMED_END: UnpackFault = UnpackFault::Malformed {
     record: "zip64 end record",
 };
-const MALFORMED_ZIP64_FIELD: Fault = Fault::Malformed {
+const MALFORMED_ZIP64_FIELD: UnpackFault = UnpackFault::Malformed {
     record: "zip64 field",
 };

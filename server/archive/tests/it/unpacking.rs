@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use archive::{
-    ArchiveFormat, Collision, EntryPathError, Fault, UnpackError, UnpackEvent, UnpackLimits,
+    ArchiveFormat, Collision, EntryPathError, UnpackError, UnpackEvent, UnpackFault, UnpackLimits,
     Unpacker,
 };
 use bytes::Bytes;
@@ -74,7 +74,7 @@ fn unpack(archive: &[u8]) -> Result<Vec<File>, UnpackError> {
 }
 
 #[track_caller]
-fn refuse(archive: &[u8], entry: Option<&str>, fault: Fault) {
+fn refuse(archive: &[u8], entry: Option<&str>, fault: UnpackFault) {
     assert_eq!(
         unpack(archive),
         Err(UnpackError {
@@ -244,11 +244,11 @@ fn empty_archives_are_read() {
 
 #[test]
 fn other_files_are_no_archives() {
-    refuse(b"", None, Fault::NotAnArchive);
-    refuse(b"abc", None, Fault::NotAnArchive);
-    refuse(&noise(4, 4000), None, Fault::NotAnArchive);
-    refuse(b"Rar!\x1a\x07\x00", None, Fault::Truncated);
-    refuse(&gzip(&noise(5, 4000)), None, Fault::NotAnArchive);
+    refuse(b"", None, UnpackFault::NotAnArchive);
+    refuse(b"abc", None, UnpackFault::NotAnArchive);
+    refuse(&noise(4, 4000), None, UnpackFault::NotAnArchive);
+    refuse(b"Rar!\x1a\x07\x00", None, UnpackFault::Truncated);
+    refuse(&gzip(&noise(5, 4000)), None, UnpackFault::NotAnArchive);
 }
 
 #[test]
@@ -272,23 +272,23 @@ fn hostile_names_are_refused() {
         refuse(
             &Zip::new().file(name, b"").end(),
             Some(&shown),
-            Fault::Path(error),
+            UnpackFault::Path(error),
         );
         refuse(
             &Tar::new().long_file(name, b"").end(),
             Some(&shown),
-            Fault::Path(error),
+            UnpackFault::Path(error),
         );
     }
     refuse(
         &Zip::new().raw_file(b"\xff", b"").end(),
         Some("\u{fffd}"),
-        Fault::NameNotUtf8,
+        UnpackFault::NameNotUtf8,
     );
     refuse(
         &Tar::new().header(b"\xff", 0, b'0').end(),
         Some("\u{fffd}"),
-        Fault::NameNotUtf8,
+        UnpackFault::NameNotUtf8,
     );
 }
 
@@ -301,7 +301,7 @@ fn colliding_names_are_refused() {
         ("a", "A/b", Collision::FileAndDirectory),
         ("a/b/c", "a/B", Collision::FileAndDirectory),
     ] {
-        let fault = Fault::Collision(collision);
+        let fault = UnpackFault::Collision(collision);
         refuse(
             &Zip::new().file(first, b"1").file(second, b"2").end(),
             Some(second),
@@ -318,16 +318,16 @@ fn colliding_names_are_refused() {
 #[test]
 fn links_and_devices_are_refused() {
     for (kind, fault) in [
-        (b'1', Fault::Link),
-        (b'2', Fault::Link),
-        (b'K', Fault::Link),
-        (b'3', Fault::NotAFile),
-        (b'4', Fault::NotAFile),
-        (b'6', Fault::NotAFile),
-        (b'V', Fault::NotAFile),
+        (b'1', UnpackFault::Link),
+        (b'2', UnpackFault::Link),
+        (b'K', UnpackFault::Link),
+        (b'3', UnpackFault::NotAFile),
+        (b'4', UnpackFault::NotAFile),
+        (b'6', UnpackFault::NotAFile),
+        (b'V', UnpackFault::NotAFile),
         (
             b'S',
-            Fault::Unsupported {
+            UnpackFault::Unsupported {
                 feature: "sparse files",
             },
         ),
@@ -335,9 +335,9 @@ fn links_and_devices_are_refused() {
         refuse(&Tar::new().header(b"x", 0, kind).end(), Some("x"), fault);
     }
     for (mode, fault) in [
-        (0o120_777, Fault::Link),
-        (0o020_644, Fault::NotAFile),
-        (0o040_755, Fault::NotAFile),
+        (0o120_777, UnpackFault::Link),
+        (0o020_644, UnpackFault::NotAFile),
+        (0o040_755, UnpackFault::NotAFile),
     ] {
         refuse(
             &Zip::new().file("x", b"/etc/passwd").mode(mode).end(),
@@ -348,12 +348,12 @@ fn links_and_devices_are_refused() {
     refuse(
         &Tar::new().header(b"d", 4, b'5').data(b"data").end(),
         Some("d"),
-        Fault::DirectoryWithContents,
+        UnpackFault::DirectoryWithContents,
     );
     refuse(
         &Zip::new().file("d/", b"data").end(),
         Some("d/"),
-        Fault::DirectoryWithContents,
+        UnpackFault::DirectoryWithContents,
     );
 }
 
@@ -365,7 +365,7 @@ fn limits_hold() {
         total_size: 15,
         ratio: 200,
     };
-    let check = |files: &[(&str, usize)], entry: &str, fault: Fault| {
+    let check = |files: &[(&str, usize)], entry: &str, fault: UnpackFault| {
         let (mut zip, mut streamed, mut tar) = (Zip::new(), Zip::new(), Tar::new());
         for (name, len) in files {
             let content = vec![7; *len];
@@ -381,20 +381,28 @@ fn limits_hold() {
             assert_eq!(unpack_in(&archive, &[9], limits), Err(expected));
         }
     };
-    check(&[("a", 11)], "a", Fault::EntryTooLarge { limit: 10 });
-    check(&[("a", 10), ("b", 6)], "b", Fault::TooLarge { limit: 15 });
+    check(&[("a", 11)], "a", UnpackFault::EntryTooLarge { limit: 10 });
+    check(
+        &[("a", 10), ("b", 6)],
+        "b",
+        UnpackFault::TooLarge { limit: 15 },
+    );
     check(
         &[("a", 0), ("b", 0), ("c", 0)],
         "c",
-        Fault::TooManyEntries { limit: 2 },
+        UnpackFault::TooManyEntries { limit: 2 },
     );
     check(
         &[("a/", 0), ("b/", 0), ("c", 0)],
         "c",
-        Fault::TooManyEntries { limit: 2 },
+        UnpackFault::TooManyEntries { limit: 2 },
     );
     // What is passed over counts too.
-    check(&[("._a", 11)], "._a", Fault::EntryTooLarge { limit: 10 });
+    check(
+        &[("._a", 11)],
+        "._a",
+        UnpackFault::EntryTooLarge { limit: 10 },
+    );
 }
 
 #[test]
@@ -404,7 +412,7 @@ fn bombs_are_refused() {
         ..UnpackLimits::default()
     };
     let zeros = vec![0; 20 << 20];
-    let fault = Fault::TooCompressed { limit: 100 };
+    let fault = UnpackFault::TooCompressed { limit: 100 };
     let expected = UnpackError {
         entry: Some("bomb".to_owned()),
         fault,
@@ -426,7 +434,7 @@ fn a_zstd_window_beyond_bounds_is_refused() {
     let mut encoder = zstd::stream::Encoder::new(Vec::new(), 1).unwrap();
     encoder.window_log(27).unwrap();
     std::io::Write::write_all(&mut encoder, &Tar::new().file("a", b"a").end()).unwrap();
-    refuse(&encoder.finish().unwrap(), None, Fault::Damaged);
+    refuse(&encoder.finish().unwrap(), None, UnpackFault::Damaged);
 }
 
 #[test]
@@ -437,38 +445,50 @@ fn lies_about_contents_are_refused() {
         archive
     };
     // The local header: CRC-32 at 14, stored size at 18, size at 22.
-    refuse(&zip(&|zip| zip[14] ^= 1), Some("a"), Fault::WrongCrc32);
-    refuse(&zip(&|zip| zip[22] += 1), Some("a"), Fault::WrongSize);
-    refuse(&zip(&|zip| zip[31] ^= 1), Some("a"), Fault::WrongCrc32);
+    refuse(
+        &zip(&|zip| zip[14] ^= 1),
+        Some("a"),
+        UnpackFault::WrongCrc32,
+    );
+    refuse(&zip(&|zip| zip[22] += 1), Some("a"), UnpackFault::WrongSize);
+    refuse(
+        &zip(&|zip| zip[31] ^= 1),
+        Some("a"),
+        UnpackFault::WrongCrc32,
+    );
     let directory = 30 + 1 + 7;
     for at in [10, 16, 20, 24, 42, 46] {
         let name = if at == 46 { "`" } else { "a" };
         let fault = if at == 10 {
-            Fault::UnsupportedMethod { method: 1 }
+            UnpackFault::UnsupportedMethod { method: 1 }
         } else {
-            Fault::Inconsistent
+            UnpackFault::Inconsistent
         };
         refuse(&zip(&|zip| zip[directory + at] ^= 1), Some(name), fault);
     }
     let end = directory + 46 + 1;
     for at in [12, 16] {
-        refuse(&zip(&|zip| zip[end + at] ^= 1), None, Fault::Inconsistent);
+        refuse(
+            &zip(&|zip| zip[end + at] ^= 1),
+            None,
+            UnpackFault::Inconsistent,
+        );
     }
     refuse(
         &zip(&|zip| zip[end + 8] ^= 1),
         None,
-        Fault::Unsupported {
+        UnpackFault::Unsupported {
             feature: "archives in several parts",
         },
     );
-    refuse(&zip(&|zip| zip.push(1)), None, Fault::TrailingBytes);
-    refuse(&zip(&|zip| zip[6] |= 1), Some("a"), Fault::Encrypted);
+    refuse(&zip(&|zip| zip.push(1)), None, UnpackFault::TrailingBytes);
+    refuse(&zip(&|zip| zip[6] |= 1), Some("a"), UnpackFault::Encrypted);
 
     // A file that only the local headers know, and one that only the directory knows.
     let hidden = Zip::new().file("a", b"").hidden_file("b", b"").end();
-    refuse(&hidden, None, Fault::Inconsistent);
+    refuse(&hidden, None, UnpackFault::Inconsistent);
     let twice = Zip::new().file("a", b"").repeated_record().end();
-    refuse(&twice, Some("a"), Fault::Inconsistent);
+    refuse(&twice, Some("a"), UnpackFault::Inconsistent);
 
     let deflated = |change: &dyn Fn(&mut Vec<u8>)| {
         let mut archive = Zip::new()
@@ -477,10 +497,26 @@ fn lies_about_contents_are_refused() {
         change(&mut archive);
         archive
     };
-    refuse(&deflated(&|zip| zip[18] += 1), Some("a"), Fault::WrongSize);
-    refuse(&deflated(&|zip| zip[18] -= 1), Some("a"), Fault::Damaged);
-    refuse(&deflated(&|zip| zip[22] -= 1), Some("a"), Fault::WrongSize);
-    refuse(&deflated(&|zip| zip[31] = 0xff), Some("a"), Fault::Damaged);
+    refuse(
+        &deflated(&|zip| zip[18] += 1),
+        Some("a"),
+        UnpackFault::WrongSize,
+    );
+    refuse(
+        &deflated(&|zip| zip[18] -= 1),
+        Some("a"),
+        UnpackFault::Damaged,
+    );
+    refuse(
+        &deflated(&|zip| zip[22] -= 1),
+        Some("a"),
+        UnpackFault::WrongSize,
+    );
+    refuse(
+        &deflated(&|zip| zip[31] = 0xff),
+        Some("a"),
+        UnpackFault::Damaged,
+    );
 
     let mut streamed = Zip::new()
         .streamed_file("a", &b"content ".repeat(100))
@@ -490,22 +526,22 @@ fn lies_about_contents_are_refused() {
         .position(|bytes| bytes == b"PK\x07\x08")
         .unwrap();
     streamed[descriptor + 8] ^= 1;
-    refuse(&streamed, Some("a"), Fault::WrongCrc32);
+    refuse(&streamed, Some("a"), UnpackFault::WrongCrc32);
     refuse(
         &Zip::new().stored_with_descriptor("a", b"content").end(),
         Some("a"),
-        Fault::UnknownLength,
+        UnpackFault::UnknownLength,
     );
 
     let mut tar = Tar::new().file("a", b"content").end();
     tar[100] ^= 1;
-    refuse(&tar, None, Fault::NotAnArchive);
+    refuse(&tar, None, UnpackFault::NotAnArchive);
     let mut tar = Tar::new().file("a", b"content").file("b", b"").end();
     tar[1024] ^= 1;
     refuse(
         &tar,
         None,
-        Fault::Malformed {
+        UnpackFault::Malformed {
             record: "tar header",
         },
     );
@@ -515,7 +551,7 @@ fn lies_about_contents_are_refused() {
         .data(record)
         .header(b"a", 0, b'0')
         .end();
-    refuse(&smuggled, Some("a"), Fault::WrongSize);
+    refuse(&smuggled, Some("a"), UnpackFault::WrongSize);
     let tar = Tar::new()
         .header(b"p", 14, b'g')
         .data(b"14 path=other\n")
@@ -524,7 +560,7 @@ fn lies_about_contents_are_refused() {
     refuse(
         &tar,
         Some("p"),
-        Fault::Unsupported {
+        UnpackFault::Unsupported {
             feature: "paths and sizes for all entries",
         },
     );
@@ -547,7 +583,7 @@ fn lies_about_contents_are_refused() {
             refuse(
                 &tar,
                 Some("p"),
-                Fault::Malformed {
+                UnpackFault::Malformed {
                     record: "extended tar header",
                 },
             );
@@ -555,7 +591,7 @@ fn lies_about_contents_are_refused() {
     }
     let mut tar = Tar::new().file("a", b"").end();
     tar.extend_from_slice(b"more");
-    refuse(&tar, None, Fault::TrailingBytes);
+    refuse(&tar, None, UnpackFault::TrailingBytes);
 }
 
 /// All kinds of archives of a small version.

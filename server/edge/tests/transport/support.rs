@@ -447,7 +447,10 @@ pub(crate) fn uploads() -> Router {
                         match frame {
                             Ok(frame) => length += frame.data_ref().map_or(0, Bytes::len),
                             Err(error) => {
-                                return format!("{sent:?} {:?}", edge::serve::BodyError::of(&error));
+                                return format!(
+                                    "{sent:?} {:?}",
+                                    edge::serve::BodyError::of(&error)
+                                );
                             }
                         }
                     }
