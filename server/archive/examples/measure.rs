@@ -10,13 +10,62 @@ use std::time::{Duration, Instant};
 
 use archive::{
     ArchiveFormat, Catalogue, Content, EntryPath, Forms, Layout, Limits, PackName, Plan,
-    Sha256Digest, Tree, lacking,
+    Sha256Digest, Tree, UnpackEvent, UnpackLimits, Unpacker, lacking,
 };
+use bytes::Bytes;
 
 fn main() {
     println!("times are the best of several runs");
     for count in [10_000, 100_000, 1_000_000] {
         measure(count);
+    }
+    measure_unpacking();
+}
+
+/// Unpacks 256 MiB of one file, read in pieces of 64 KiB.
+fn measure_unpacking() {
+    println!("\nunpacking 256 MiB");
+    let line: Vec<u8> = (0..97).map(|number| b'a' + number * 7 % 26).collect();
+    let content: Vec<u8> = line.iter().copied().cycle().take(256 << 20).collect();
+    let mut tar = vec![0; 512];
+    tar[0] = b'f';
+    tar[124..135].copy_from_slice(format!("{:011o}", content.len()).as_bytes());
+    tar[148..156].copy_from_slice(b"        ");
+    let sum: u32 = tar.iter().copied().map(u32::from).sum();
+    tar[148..154].copy_from_slice(format!("{sum:06o}").as_bytes());
+    tar.extend_from_slice(&content);
+    tar.resize(tar.len() + 1024, 0);
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut gzip, &tar).unwrap();
+    let gzip = gzip.finish().unwrap();
+    let zstd = zstd::bulk::compress(&tar, 1).unwrap();
+    for (name, archive) in [("tar", &tar), ("tar.gz", &gzip), ("tar.zst", &zstd)] {
+        let time = best(3, || unpack(archive));
+        println!(
+            "  {name}: {:.2} GB/s of contents",
+            content.len() as f64 / 1e9 / time.as_secs_f64()
+        );
+    }
+}
+
+fn unpack(archive: &[u8]) -> u64 {
+    let limits = UnpackLimits {
+        ratio: u64::MAX,
+        ..UnpackLimits::default()
+    };
+    let mut unpacker = Unpacker::new(limits);
+    let mut pieces = archive.chunks(64 * 1024);
+    let mut total = 0;
+    loop {
+        match unpacker.next_event().unwrap() {
+            Some(UnpackEvent::EndOfEntry { size, .. }) => total += size,
+            Some(UnpackEvent::End) => return total,
+            Some(_) => {}
+            None => match pieces.next() {
+                Some(piece) => unpacker.feed(Bytes::copy_from_slice(piece)),
+                None => unpacker.finish(),
+            },
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use protocol::rejection::Rejection;
 use thiserror::Error;
 
 use crate::blob_store::BlobError;
+use crate::ingest::BodyFault;
 use crate::metadata_store::MetadataError;
 use crate::upload::Gone;
 
@@ -87,5 +88,14 @@ impl Error {
 impl From<Rejection> for Error {
     fn from(rejection: Rejection) -> Self {
         Self::Rejected(rejection)
+    }
+}
+
+impl From<BodyFault> for Error {
+    fn from(fault: BodyFault) -> Self {
+        match fault {
+            BodyFault::Broken(rejection) => Self::Rejected(rejection),
+            BodyFault::Cut | BodyFault::Idle => Self::ClientGone,
+        }
     }
 }

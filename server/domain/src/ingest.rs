@@ -36,8 +36,10 @@ pub enum BodyPart {
 }
 
 /// Why a body ended before its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BodyFault {
+    /// What came is not what the protocol asks for; the client is told.
+    Broken(Rejection),
     /// The connection or stream was cut, or its framing broke.
     Cut,
     /// Nothing came for too long.

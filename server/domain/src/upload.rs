@@ -48,6 +48,19 @@ pub struct Plan {
     pub tus_concat: Option<String>,
 }
 
+impl Plan {
+    /// Whether the upload is only a part of others (tus concatenation): it is never complete by itself, and expires like any open
+    /// upload.
+    pub fn is_part(&self) -> bool {
+        self.tus_concat.as_deref() == Some("partial")
+    }
+
+    /// Whether the upload is made of others, and takes no bytes of its own (tus concatenation).
+    pub fn is_concatenation(&self) -> bool {
+        self.tus_concat.is_some() && !self.is_part()
+    }
+}
+
 /// How an upload stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UploadState {

@@ -10,9 +10,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytesize::ByteSize;
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use protocol::digest::{self, Algorithm, Stated, StatedDigests};
 use protocol::rejection::Rejection;
-use protocol::upload::{Admission, Append, Complete, Create, End, Limits, Open};
+use protocol::upload::{
+    Admission, Append, Complete, Completion, Create, End, Limits, Open, Overrun,
+};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -93,6 +96,8 @@ pub struct Creation {
     pub create: Create,
     /// Whether the upload is to outlive the request: an upload resource is made and told before the body is read.
     pub resumable: bool,
+    /// The uploads that this one is made of, in order, instead of a body (tus concatenation).
+    pub parts: Option<Vec<UploadId>>,
     /// Where the file goes; `None`: the server names it.
     pub path: Option<FilePath>,
     /// What must hold there.
@@ -409,11 +414,21 @@ impl Shared {
 
     async fn create(
         &self,
-        creation: Creation,
+        mut creation: Creation,
         owner: Option<String>,
-        body: UploadBody,
+        mut body: UploadBody,
         sink: Arc<dyn ProgressSink>,
     ) -> Result<Outcome, Failure> {
+        if let Some(parts) = &creation.parts {
+            let length;
+            (length, body) = self.concatenated(parts).await?;
+            creation.create = Create {
+                completion: Completion::WithThisBody,
+                length: Some(length),
+                body_length: Some(length),
+                overrun: Overrun::Discard,
+            };
+        }
         let admission = Open::create(&creation.create, &self.config.limits())?;
         if let Some(path) = &creation.path {
             let current = self
@@ -491,6 +506,50 @@ impl Shared {
         }
     }
 
+    /// The stored bytes of finished parts, one after the other, as a body of that length. A part may come more than once.
+    async fn concatenated(&self, parts: &[UploadId]) -> Result<(u64, UploadBody), Error> {
+        let refused = |reason: &str| Rejection::malformed("Upload-Concat", reason);
+        let mut length: u64 = 0;
+        let mut stored = Vec::new();
+        for part in parts {
+            let upload = self.existing(part).await.map_err(|error| match error {
+                Error::NotFound { .. } | Error::Gone(_) => {
+                    refused("a part is not an upload of this server").into()
+                }
+                error => error,
+            })?;
+            let finished = match &upload.state {
+                UploadState::Open(progress) if upload.plan.is_part() => progress
+                    .open
+                    .length
+                    .filter(|length| *length == progress.open.offset),
+                UploadState::Open(_) | UploadState::Complete(_) | UploadState::Gone(_) => None,
+            };
+            let part =
+                finished.ok_or_else(|| refused("a part is not a finished partial upload"))?;
+            length = length
+                .checked_add(part)
+                .ok_or(Rejection::InconsistentLength)?;
+            stored.push((upload.blob, part));
+        }
+        let blobs = Arc::clone(&self.blobs);
+        let body = stream::iter(stored)
+            .then(move |(blob, length)| {
+                let blobs = Arc::clone(&blobs);
+                async move { blobs.read_staged(&blob, 0..length).await }
+            })
+            .map_ok(|part| part.map_ok(BodyPart::Data))
+            .try_flatten()
+            .map_err(|error| {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "a part is unreadable"
+                );
+                BodyFault::Cut
+            });
+        Ok((length, body.boxed()))
+    }
+
     /// Answers a creation that repeats an earlier one: the same upload is told, and this request's body is not read.
     fn found_again(
         &self,
@@ -517,6 +576,9 @@ impl Shared {
     ) -> Result<Outcome, Failure> {
         let turn = self.turn(id).await?;
         let mut upload = self.existing(&id).await?;
+        if upload.plan.is_concatenation() {
+            return Err(Failure::of(Rejection::FinalUpload, upload));
+        }
         let progress = match &upload.state {
             UploadState::Open(progress) => progress.clone(),
             UploadState::Complete(completed) => {
@@ -585,7 +647,6 @@ impl Shared {
         length: u64,
         digests: &mut Digests,
     ) -> Result<(), Error> {
-        use futures::StreamExt as _;
         let mut stored = self
             .blobs
             .read_staged(blob, 0..length)
@@ -655,18 +716,18 @@ impl Shared {
             verify_content(&request.content_digests, &ingested, &ingest.digests)?;
         }
         let end = match ingested.ending {
-            Ending::Clean => admission.end(ingested.received),
+            Ending::Clean if !recorder.upload.plan.is_part() => admission.end(ingested.received),
             _ => Ok(End::Partial),
         };
         // What completes is recorded by its completion; a body that may not even run over leaves no trace.
-        let discards = matches!(ingested.ending, Ending::Overrun)
-            && admission.surplus == protocol::upload::Overrun::Discard;
+        let discards =
+            matches!(ingested.ending, Ending::Overrun) && admission.surplus == Overrun::Discard;
         if request.resumable && !discards && !matches!(end, Ok(End::Complete(_))) {
             recorder.record(ingest.offset, &ingest.digests).await?;
         }
         match ingested.ending {
             Ending::Clean => {}
-            Ending::Fault(BodyFault::Cut | BodyFault::Idle) => return Err(Error::ClientGone),
+            Ending::Fault(fault) => return Err(fault.into()),
             Ending::Overtaken => return Err(Error::Superseded),
             Ending::Draining => return Err(Error::Draining),
             Ending::Overrun => {
@@ -864,7 +925,8 @@ fn verify_content(stated: &[Stated], ingested: &Ingested, digests: &Digests) -> 
         Ending::Overtaken => return Err(Error::Superseded),
         Ending::Draining => return Err(Error::Draining),
         Ending::Overrun => return Ok(()),
-        Ending::Fault(_) | Ending::Unstored => return Err(Error::ClientGone),
+        Ending::Fault(fault) => return Err(fault.clone().into()),
+        Ending::Unstored => return Err(Error::ClientGone),
     }
     match stated
         .iter()

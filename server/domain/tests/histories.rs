@@ -448,6 +448,7 @@ async fn create(
             overrun: dialect.overrun,
         },
         resumable: true,
+        parts: None,
         path: None,
         condition: WriteCondition::default(),
         description: Description::default(),

@@ -1,6 +1,7 @@
 //! Requests in the domain's words.
 
 pub(crate) mod body;
+pub(crate) mod form;
 mod path;
 mod principal;
 

@@ -13,7 +13,7 @@ const MAX_LENGTH: usize = 255;
 const FORM_URLENCODED: &str = "application/x-www-form-urlencoded";
 
 /// Whether the body is of type `expected`, whatever its parameters.
-pub(crate) fn is(fields: &HeaderMap, expected: &str) -> bool {
+pub fn is(fields: &HeaderMap, expected: &str) -> bool {
     fields::single(fields, &CONTENT_TYPE)
         .is_some_and(|value| essence(value).eq_ignore_ascii_case(expected))
 }

@@ -173,13 +173,14 @@ fn is_certificate_trouble(error: &reqwest::Error) -> bool {
     let mut source = error.source();
     while let Some(error) = source {
         // An io::Error shows not the error inside it but that one's source.
-        let inner = error
+        let mut inner = error;
+        while let Some(wrapped) = inner
             .downcast_ref::<io::Error>()
-            .and_then(io::Error::get_ref);
-        let tls = error
-            .downcast_ref::<rustls::Error>()
-            .or_else(|| inner?.downcast_ref());
-        if matches!(tls, Some(rustls::Error::InvalidCertificate(_))) {
+            .and_then(io::Error::get_ref)
+        {
+            inner = wrapped;
+        }
+        if let Some(rustls::Error::InvalidCertificate(_)) = inner.downcast_ref() {
             return true;
         }
         source = error.source();

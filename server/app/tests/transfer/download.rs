@@ -223,14 +223,14 @@ async fn a_whole_part_needs_only_its_name() {
     machine.write("movie.mov.part", &file);
     let record = serde_json::json!({"url": url, "etag": "\"x\"", "size": MIB, "sha256": Sha256Digest::of(&file).to_string()});
     machine.write("movie.mov.part.json", record.to_string().as_bytes());
-    let requests = server.books().count("GET");
+    let requests = server.count("GET");
     let _ = std::fs::remove_file(machine.path("movie.mov"));
     machine
         .run(&["download", &url, "-o", "movie.mov"])
         .await
         .succeeded();
     assert_eq!(
-        (machine.read("movie.mov"), server.books().count("GET")),
+        (machine.read("movie.mov"), server.count("GET")),
         (file, requests)
     );
 }
@@ -339,7 +339,7 @@ async fn no_file_is_replaced_unasked() {
         .command(&["download", &url, "--limit-rate", "1MiB"])
         .spawn()
         .unwrap();
-    until(|| server.books().count("GET") >= 2).await;
+    until(|| server.count("GET") >= 2).await;
     grows_to(&machine.path("movie.mov.part.json"), 1).await;
     machine.write("movie.mov", b"mine too");
     finish(child).await.failed_with(1, "movie.mov exists");

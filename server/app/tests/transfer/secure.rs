@@ -77,10 +77,9 @@ async fn http2_carries_transfers_through_cuts() {
         .run(&["upload", "movie.mov", &url, "--http2-prior-knowledge"])
         .await
         .succeeded();
-    let books = server.books();
     assert_eq!(
-        (&books.files["/files/f"], books.appended),
-        (&file, file.len())
+        (server.file("/files/f"), server.appended()),
+        (file.clone(), file.len())
     );
     machine
         .run(&["download", &url, "--http2-prior-knowledge", "-o", "back"])

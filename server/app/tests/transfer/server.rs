@@ -184,8 +184,25 @@ impl Server {
         server
     }
 
+    /// All that is known. Not to be held while a request may come.
     pub(crate) fn books(&self) -> MutexGuard<'_, Books> {
         self.books.lock().unwrap()
+    }
+
+    /// The content of a file.
+    #[track_caller]
+    pub(crate) fn file(&self, path: &str) -> Vec<u8> {
+        self.books().files[path].clone()
+    }
+
+    /// Bytes of content that came with appends.
+    pub(crate) fn appended(&self) -> usize {
+        self.books().appended
+    }
+
+    /// Requests of this method.
+    pub(crate) fn count(&self, method: &str) -> usize {
+        self.books().count(method)
     }
 
     /// Says what happens to the next requests of this method.
@@ -256,10 +273,13 @@ fn answer(status: StatusCode, fields: &[(&str, String)]) -> Response {
     answer
 }
 
-/// An answer that stands in for the real one, or what else there is to do.
-async fn early(mischief: &Mischief) -> Option<Response> {
+/// An answer that stands in for the real one, or the request back.
+async fn early(mischief: &Mischief, request: Request) -> Result<Response, Request> {
     match mischief {
         Mischief::Answer(status, field, body) => {
+            // Content that is left unread would reset the connection, and the answer with it.
+            let mut content = request.into_body().into_data_stream();
+            while let Some(Ok(_)) = content.next().await {}
             let mut answer = (*status, *body).into_response();
             for field in field.lines() {
                 let (name, value) = field.split_once(": ").unwrap();
@@ -268,21 +288,22 @@ async fn early(mischief: &Mischief) -> Option<Response> {
                     value.parse().unwrap(),
                 );
             }
-            Some(answer)
+            Ok(answer)
         }
         Mischief::Stall => {
             tokio::time::sleep(Duration::from_secs(600)).await;
-            Some(cut())
+            Ok(cut())
         }
-        _ => None,
+        _ => Err(request),
     }
 }
 
 async fn target(State(server): State<Server>, request: Request) -> Response {
     let mischief = server.next(&request);
-    if let Some(answer) = early(&mischief).await {
-        return answer;
-    }
+    let request = match early(&mischief, request).await {
+        Ok(answer) => return answer,
+        Err(request) => request,
+    };
     let path = request.uri().path().to_owned();
     match request.method().as_str() {
         "OPTIONS" => {
@@ -350,9 +371,10 @@ fn create(server: &Server, path: &str, headers: &HeaderMap, mischief: &Mischief)
 
 async fn upload(State(server): State<Server>, Path(id): Path<usize>, request: Request) -> Response {
     let mischief = server.next(&request);
-    if let Some(answer) = early(&mischief).await {
-        return answer;
-    }
+    let request = match early(&mischief, request).await {
+        Ok(answer) => return answer,
+        Err(request) => request,
+    };
     assert_eq!(request.headers()["upload-draft-interop-version"], "6");
     if matches!(mischief, Mischief::Forget) {
         server.books().uploads.remove(&id);

@@ -73,6 +73,14 @@ fn ranges_beyond_the_end_are_cut() {
 }
 
 #[test]
+fn streams_may_move_between_threads() {
+    fn check<T: Send + 'static>() {}
+    check::<Layout>();
+    check::<archive::Segments>();
+    check::<archive::Unpacker>();
+}
+
+#[test]
 fn literals_stay_short() {
     let files = (0..40_000)
         .map(|number| (format!("{number:05}"), Vec::new(), false))

@@ -15,8 +15,7 @@ pub(crate) fn length(body: &Body) -> Option<u64> {
     body.size_hint().exact()
 }
 
-/// The body as a stream of its parts. Digests in its trailer come last; a trailer that cannot be read counts as a cut, since a
-/// checksum that was promised must not be passed over.
+/// The body as a stream of its parts. Digests in its trailer come last.
 pub(crate) fn parts(body: Body) -> UploadBody {
     stream::unfold(Some(body), |body| async {
         let mut body = body?;
@@ -28,7 +27,7 @@ pub(crate) fn parts(body: Body) -> UploadBody {
             Ok(bytes) => Some((Ok(BodyPart::Data(bytes)), Some(body))),
             Err(frame) => {
                 let trailer = frame.into_trailers().unwrap_or_default();
-                let digests = StatedDigests::read_trailer(&trailer).map_err(|_| BodyFault::Cut);
+                let digests = StatedDigests::read_trailer(&trailer).map_err(BodyFault::Broken);
                 Some((digests.map(BodyPart::Digests), None))
             }
         }

@@ -9,18 +9,19 @@ use axum::routing::{any, get};
 use axum::{Json, Router};
 use domain::files::{Description, WriteCondition};
 use domain::uploads::{Addition, Creation};
-use domain::{FilePath, Uploads};
+use domain::{FilePath, UploadId, Uploads};
 use http::header::{IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderName, Method};
 use protocol::answer::Via;
 use protocol::dialect::Dialect;
 use protocol::fields::name::IDEMPOTENCY_KEY;
 use protocol::problem::Problem;
+use protocol::rejection::Rejection;
 use protocol::request::BodyUse;
-use protocol::tus;
+use protocol::tus::{self, Concat};
 use serde::{Deserialize, Serialize};
 
-use crate::extract::{Access, HolderAccess, Target, UploadTarget, body};
+use crate::extract::{Access, HolderAccess, Target, UPLOADS, UploadTarget, body, form};
 use crate::interim::Interim;
 use crate::problem::{Failure, own};
 use crate::respond::upload::{Announcer, Answering, UploadDocument, written};
@@ -83,9 +84,9 @@ async fn creation(
     path: Option<FilePath>,
     request: Request,
 ) -> Result<Response, Failure> {
-    let (parts, body) = request.into_parts();
-    let fields = &parts.headers;
-    let dialect = Dialect::of_creation(&parts.method, fields);
+    let (head, body) = request.into_parts();
+    let fields = &head.headers;
+    let dialect = Dialect::of_creation(&head.method, fields);
     let answering = Answering {
         api,
         dialect,
@@ -95,26 +96,39 @@ async fn creation(
     let read = dialect
         .read_create(fields, body::length(&body))
         .map_err(|rejection| answering.refused(&rejection))?;
+    let mut description = Description {
+        media_type: read.media_type,
+        filename: read.file_name,
+    };
+    let mut create = read.create;
     let body = match read.body {
+        BodyUse::Appended if form::is_form(fields) => {
+            let form = form::file(fields, body)
+                .await
+                .map_err(|rejection| answering.refused(&rejection))?;
+            description = form.description;
+            create.body_length = None;
+            form.body
+        }
         BodyUse::Appended => body::parts(body),
         BodyUse::Ignored => body::none(),
     };
-    let (tus_metadata, tus_concat) = match read.tus {
-        Some(tus) => (
-            tus.metadata.map(|metadata| metadata.raw().to_owned()),
-            tus.concat.map(|concat| concat.raw().to_owned()),
-        ),
-        None => (None, None),
-    };
+    let concat = read.tus.as_ref().and_then(|tus| tus.concat.as_ref());
+    let parts = concat
+        .and_then(parts_of)
+        .transpose()
+        .map_err(|rejection| answering.refused(&rejection))?;
+    let tus_concat = concat.map(|concat| concat.raw().to_owned());
+    let tus_metadata = read
+        .tus
+        .and_then(|tus| Some(tus.metadata?.raw().to_owned()));
     let creation = Creation {
-        create: read.create,
+        create,
         resumable: dialect != Dialect::Plain,
+        parts,
         path,
         condition: condition(fields)?,
-        description: Description {
-            media_type: read.media_type,
-            filename: read.file_name,
-        },
+        description,
         digests: read.digests,
         client_ref: text(fields, &UPLOAD_CLIENT_REF)?,
         idempotency_key: text(fields, &IDEMPOTENCY_KEY)?,
@@ -123,12 +137,27 @@ async fn creation(
     };
     let announcer = Arc::new(Announcer::new(
         answering.clone(),
-        interim(&parts.extensions),
+        interim(&head.extensions),
     ));
     match uploads.create(creation, body, announcer.clone()).await {
         Ok(outcome) => Ok(answering.outcome(&outcome)),
         Err(failure) => Err(answering.failed(failure, announcer.announced())),
     }
+}
+
+/// The uploads that a concatenation names, by their URLs: absolute or relative, with whatever a proxy put in front.
+fn parts_of(concat: &Concat) -> Option<Result<Vec<UploadId>, Rejection>> {
+    let Concat::Final { parts, .. } = concat else {
+        return None;
+    };
+    let id = |url: &String| {
+        let (_, id) = url.rsplit_once(UPLOADS)?;
+        id.parse().ok()
+    };
+    let ids: Option<_> = parts.iter().map(id).collect();
+    Some(ids.ok_or_else(|| {
+        Rejection::malformed("Upload-Concat", "a part is not an upload of this server")
+    }))
 }
 
 /// Everything that is done to an upload resource.

@@ -47,7 +47,7 @@ pub(super) async fn serve<I: Transport, S: Handler>(
         Err(error) => Err(error),
     };
     if let Err(error) = result {
-        eprintln!("BROKE {error:?}");
+        tracing::debug!(peer = %context.peer.address, %error, "connection broke");
     }
 }
 

@@ -34,6 +34,8 @@ struct Core<I> {
     /// Gathered, and how much of it is written.
     out: Vec<u8>,
     written: usize,
+    /// TLS may hold back what it took until it is flushed.
+    unflushed: bool,
     /// How much may be gathered.
     limit: usize,
     /// Since when the socket takes nothing.
@@ -50,6 +52,7 @@ impl<I: Transport> Wire<I> {
             ahead,
             out: Vec::new(),
             written: 0,
+            unflushed: false,
             limit: GATHER,
             blocked: None,
             meter,
@@ -106,13 +109,17 @@ impl<I: Transport> Core<I> {
                     self.written += written;
                     self.meter.sent(written);
                     self.blocked = None;
+                    self.unflushed = true;
                 }
-                Poll::Pending => {
-                    self.limit = GATHER_BLOCKED;
-                    self.blocked.get_or_insert_with(Instant::now);
-                    return Poll::Pending;
-                }
+                Poll::Pending => return self.block(),
             }
+        }
+        if self.unflushed {
+            if Pin::new(&mut self.io).poll_flush(task)?.is_pending() {
+                return self.block();
+            }
+            self.unflushed = false;
+            self.blocked = None;
         }
         self.written = 0;
         self.out.clear();
@@ -121,6 +128,13 @@ impl<I: Transport> Core<I> {
         }
         self.limit = GATHER.min(self.limit * 2);
         Poll::Ready(Ok(()))
+    }
+
+    /// The socket takes no more for now.
+    fn block(&mut self) -> Poll<io::Result<()>> {
+        self.limit = GATHER_BLOCKED;
+        self.blocked.get_or_insert_with(Instant::now);
+        Poll::Pending
     }
 
     /// Room for more, once there is some.

@@ -1,0 +1,117 @@
+//! `multipart/form-data` with one file, for apps that build such bodies beforehand (RFC 7578). The file is streamed, never held.
+
+use axum::body::Body;
+use domain::files::Description;
+use domain::uploads::{BodyFault, BodyPart, UploadBody};
+use futures::StreamExt as _;
+use futures::stream;
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use multer::{Constraints, Field, Multipart, SizeLimit};
+use protocol::rejection::Rejection;
+use protocol::{disposition, media_type};
+
+const FORM: &str = "multipart/form-data";
+
+/// Most bytes of a field that is no file.
+const LARGEST_FIELD: u64 = 64 * 1024;
+
+/// The file of a form.
+pub(crate) struct FormFile {
+    /// What its part says of it.
+    pub(crate) description: Description,
+    /// Its bytes.
+    pub(crate) body: UploadBody,
+}
+
+/// Whether the body is a form.
+pub(crate) fn is_form(fields: &HeaderMap) -> bool {
+    media_type::is(fields, FORM)
+}
+
+/// Reads a form up to its file. Fields before it are passed over; what comes after it is read when its bytes have been, and must not
+/// be another file.
+pub(crate) async fn file(fields: &HeaderMap, body: Body) -> Result<FormFile, Rejection> {
+    let boundary = fields
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| multer::parse_boundary(value).ok())
+        .ok_or_else(|| broken("the type has no boundary"))?;
+    let limits = SizeLimit::new().per_field(u64::MAX);
+    let constraints = Constraints::new().size_limit(limits);
+    let mut form = Multipart::with_constraints(body.into_data_stream(), boundary, constraints);
+    let file = loop {
+        let Some(field) = next(&mut form).await? else {
+            return Err(broken("the form has no file"));
+        };
+        match field.file_name() {
+            Some(_) => break field,
+            None => pass_over(field).await?,
+        }
+    };
+    let description = Description {
+        media_type: file
+            .content_type()
+            .and_then(|value| media_type::parse(value.as_ref())),
+        filename: file.file_name().and_then(disposition::sanitised),
+    };
+    let rest = stream::once(async move {
+        match end(form).await {
+            Ok(()) => None,
+            Err(rejection) => Some(Err(BodyFault::Broken(rejection))),
+        }
+    });
+    let body = file
+        .map(|bytes| match bytes {
+            Ok(bytes) => Ok(BodyPart::Data(bytes)),
+            Err(error) => Err(fault(&error)),
+        })
+        .chain(rest.filter_map(async |fault| fault))
+        .boxed();
+    Ok(FormFile { description, body })
+}
+
+/// Reads what follows the file.
+async fn end(mut form: Multipart<'static>) -> Result<(), Rejection> {
+    while let Some(field) = next(&mut form).await? {
+        if field.file_name().is_some() {
+            return Err(broken("the form has more than one file"));
+        }
+        pass_over(field).await?;
+    }
+    Ok(())
+}
+
+async fn next(form: &mut Multipart<'static>) -> Result<Option<Field<'static>>, Rejection> {
+    form.next_field()
+        .await
+        .map_err(|error| broken(&error.to_string()))
+}
+
+async fn pass_over(mut field: Field<'static>) -> Result<(), Rejection> {
+    let mut size = 0;
+    while let Some(bytes) = field
+        .chunk()
+        .await
+        .map_err(|error| broken(&error.to_string()))?
+    {
+        size += bytes.len() as u64;
+        if size > LARGEST_FIELD {
+            return Err(broken("a field that is no file is too large"));
+        }
+    }
+    Ok(())
+}
+
+fn fault(error: &multer::Error) -> BodyFault {
+    match error {
+        multer::Error::StreamReadFailed(_) | multer::Error::IncompleteFieldData { .. } => {
+            BodyFault::Cut
+        }
+        error => BodyFault::Broken(broken(&error.to_string())),
+    }
+}
+
+fn broken(reason: &str) -> Rejection {
+    Rejection::malformed("Content-Type", format!("{FORM}: {reason}"))
+}
