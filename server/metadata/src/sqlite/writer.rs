@@ -109,7 +109,11 @@ impl Writer {
             files: means.files,
             batch: means.batch.get(),
         };
-        task.spawn(worker.run());
+        let (runtime, running) = (tokio::runtime::Handle::current(), task.token());
+        std::thread::spawn(move || {
+            runtime.block_on(worker.run());
+            drop(running);
+        });
         task.close();
         Self {
             queue,
