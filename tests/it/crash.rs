@@ -93,6 +93,10 @@ impl Attempt {
                 .await?;
             let offset = head.offset();
             self.note(&head);
+            if self.completed {
+                // The last append had arrived whole before its connection was lost.
+                return Ok(());
+            }
             let append = self
                 .append(offset, true)
                 .announcing(self.content.length() - offset);

@@ -34,7 +34,8 @@ pub struct Config {
     /// The URL under which clients reach this server, for example `https://files.example.org`. With it, every
     /// `Location` is absolute; without it, a path, which no proxy in between can make wrong.
     pub public_url: Option<Url>,
-    /// Who may use the server.
+    /// Who may use the server. `longhaul hash-key` makes a key and its line, which looks like this:
+    /// `keys = [{ name = "laptop", sha256 = "…" }]`.
     pub access: domain::access::Config,
     /// TLS, spoken by this server itself. Leave both out when a proxy in front does it.
     pub tls: Tls,

@@ -13,8 +13,7 @@ pub struct Config {
     /// The least severe level that is written: `error`, `warn`, `info`, `debug` or `trace`. Parts can differ:
     /// `info,edge=debug`.
     pub level: String,
-    /// How an event is written: as text for people (`human`), as a line of JSON (`json`), or as the first on a
-    /// terminal and the second elsewhere (`auto`).
+    /// How an event is written.
     pub format: Format,
 }
 
@@ -31,7 +30,7 @@ impl Default for Config {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// For people on a terminal, else JSON.
+    /// Text for people on a terminal, else JSON.
     Auto,
     /// Text for people.
     Human,

@@ -58,6 +58,20 @@ async fn main() -> Result<(), Failure> {
         .to_str()
         .ok_or("a temporary directory with an odd name")?;
 
+    if arguments.len() > 1 {
+        for n in 0..200 {
+            let server = Server::start(path).await?;
+            let io = server.connect(true, b"h2").await?;
+            let start = Instant::now();
+            if let Err(e) =
+                tokio::time::timeout(Duration::from_secs(15), h2_up(io, megabytes << 20)).await
+            {
+                println!("STALL {n} {e} pid {:?}", server.child.id());
+                tokio::time::sleep(Duration::from_secs(300)).await;
+            }
+            println!("{n} {:?}", start.elapsed());
+        }
+    }
     throughput(path, megabytes << 20).await?;
     long_path(path).await?;
     idle(path).await?;

@@ -1,7 +1,7 @@
 //! What a store does in a second, against the disk that the temporary directory is on. `cargo bench -p metadata`.
 //!
-//! Columns: callers at once, operations a second, the time that 99 of 100 took at most, processor time of one (Linux only). Writing is compared with a transaction for each change, reading with a store that keeps
-//! no file rows in memory.
+//! Writing is compared with a transaction for each change, reading with a store that keeps no file rows in memory. The columns are
+//! callers at once, operations a second, the time that 99 of 100 took at most, and processor time of one (Linux only).
 
 #![expect(clippy::print_stdout, reason = "it prints a table")]
 

@@ -51,6 +51,20 @@ pub(crate) struct FileRow {
     modified_at: i64,
 }
 
+/// Whether an upload is held, and the file that a path may have.
+#[derive(Debug, sqlx::FromRow)]
+pub(crate) struct HeldRow {
+    held: bool,
+    path: Option<String>,
+    blob: Option<String>,
+    size: Option<i64>,
+    sha256: Option<Vec<u8>>,
+    doomed_at: Option<i64>,
+    media_type: Option<String>,
+    filename: Option<String>,
+    modified_at: Option<i64>,
+}
+
 impl TryFrom<UploadRow> for Upload {
     type Error = MetadataError;
 
@@ -167,6 +181,28 @@ impl TryFrom<FileRow> for File {
             },
             modified_at: Timestamp::from_millis(row.modified_at),
         })
+    }
+}
+
+impl TryFrom<HeldRow> for (bool, Option<File>) {
+    type Error = MetadataError;
+
+    fn try_from(row: HeldRow) -> Result<Self, MetadataError> {
+        // All three are `not null` in a row that is there.
+        let file = match (row.path, row.blob, row.modified_at) {
+            (Some(path), Some(blob), Some(modified_at)) => Some(FileRow {
+                path,
+                blob,
+                size: row.size,
+                sha256: row.sha256,
+                doomed_at: row.doomed_at,
+                media_type: row.media_type,
+                filename: row.filename,
+                modified_at,
+            }),
+            _ => None,
+        };
+        Ok((row.held, file.map(File::try_from).transpose()?))
     }
 }
 

@@ -46,6 +46,73 @@ macro_rules! file_columns {
     };
 }
 
+/// Records that a file needs the blob $1 of size $2 and digest $3. No row is affected if it is doomed or recorded with another
+/// content.
+macro_rules! need_blob {
+    () => {
+        "
+insert into blobs (
+  key,
+  size,
+  sha256
+)
+values ($1, $2, $3)
+on conflict (key) do update
+set doomed_at = null
+where blobs.size = excluded.size
+  and blobs.sha256 = excluded.sha256
+  and blobs.doomed_at is null"
+    };
+}
+
+/// Writes a file with blob $1 over the one that path $4 may have.
+macro_rules! put_file {
+    () => {
+        "
+insert into files (
+  path,
+  blob,
+  media_type,
+  filename,
+  modified_at
+)
+values ($4, $1, $5, $6, $7)
+on conflict (path) do update
+set
+  blob = excluded.blob,
+  media_type = excluded.media_type,
+  filename = excluded.filename,
+  modified_at = excluded.modified_at"
+    };
+}
+
+/// Completes the open upload $8 under epoch $9 with the file's size $2, digest $3 and time $7.
+macro_rules! complete_upload {
+    () => {
+        "
+update uploads
+set
+  expires_at = $10,
+  state = 'complete',
+  upload_offset = null,
+  length = $2,
+  hash_state = null,
+  sha256 = $3,
+  completed_at = $7,
+  replaced = $11
+where id = $8
+  and epoch = $9
+  and state = 'open'"
+    };
+}
+
+/// Writes a file: two statements, each of which must affect one row.
+pub(crate) const PUT_FILE: &str = concat!(need_blob!(), ";", put_file!());
+
+/// Completes an upload and writes its file: three statements, each of which must affect one row.
+pub(crate) const COMPLETE_UPLOAD: &str =
+    concat!(need_blob!(), ";", put_file!(), ";", complete_upload!());
+
 /// Records an open upload: the columns up to `expires_at`, then offset, length and hash state. No row is inserted if its name,
 /// its blob or its idempotency key is there already.
 pub(crate) const INSERT_UPLOAD: &str = "
@@ -124,21 +191,21 @@ where id = $1
   and state = 'open'
   and upload_offset <= $3";
 
-/// Completes the open upload $1 under epoch $2.
-pub(crate) const COMPLETE_UPLOAD: &str = "
-update uploads
-set
-  expires_at = $3,
-  state = 'complete',
-  upload_offset = null,
-  length = $4,
-  hash_state = null,
-  sha256 = $5,
-  completed_at = $6,
-  replaced = $7
-where id = $1
-  and epoch = $2
-  and state = 'open'";
+/// Whether the upload $1 is open under epoch $2, and the file under path $3: one row, whatever there is.
+pub(crate) const HELD_AND_FILE: &str = concat!(
+    "select
+  exists (
+    select 1
+    from uploads
+    where id = $1
+      and epoch = $2
+      and state = 'open'
+  ) as held,",
+    file_columns!(),
+    "from (select 1) as one
+left join files on files.path = $3
+left join blobs on blobs.key = files.blob"
+);
 
 /// Ends the open upload $1, under epoch $2 if that is not null.
 pub(crate) const END_UPLOAD: &str = "
@@ -189,20 +256,6 @@ where id in (
   limit $2
 )";
 
-/// Records that a file needs the blob $1. No row is affected if it is doomed or recorded with another content.
-pub(crate) const NEED_BLOB: &str = "
-insert into blobs (
-  key,
-  size,
-  sha256
-)
-values ($1, $2, $3)
-on conflict (key) do update
-set doomed_at = null
-where blobs.size = excluded.size
-  and blobs.sha256 = excluded.sha256
-  and blobs.doomed_at is null";
-
 /// Dooms the blob $1 at $2 unless a file needs it.
 pub(crate) const DOOM_BLOB: &str = "
 update blobs
@@ -213,23 +266,6 @@ where key = $1
     from files
     where files.blob = $1
   )";
-
-/// Writes a file over the one that its path may have.
-pub(crate) const PUT_FILE: &str = "
-insert into files (
-  path,
-  blob,
-  media_type,
-  filename,
-  modified_at
-)
-values ($1, $2, $3, $4, $5)
-on conflict (path) do update
-set
-  blob = excluded.blob,
-  media_type = excluded.media_type,
-  filename = excluded.filename,
-  modified_at = excluded.modified_at";
 
 /// The file under path $1.
 pub(crate) const FILE: &str = concat!(

@@ -465,15 +465,21 @@ mod tests {
         check("\u{10ffff}\u{10ffff}", None);
     }
 
-    /// How the engine goes about a statement.
-    async fn plan(database: &mut SqliteConnection, statement: &str) -> String {
-        let steps: Vec<(i64, i64, i64, String)> =
-            sqlx::query_as(AssertSqlSafe(format!("explain query plan {statement}")))
-                .fetch_all(database)
-                .await
-                .unwrap();
-        let steps: Vec<String> = steps.into_iter().map(|(.., step)| step).collect();
-        steps.join("\n")
+    /// How the engine goes about statements.
+    async fn plan(database: &mut SqliteConnection, statements: &str) -> String {
+        let mut plan = String::new();
+        for statement in statements.split(';') {
+            let steps: Vec<(i64, i64, i64, String)> =
+                sqlx::query_as(AssertSqlSafe(format!("explain query plan {statement}")))
+                    .fetch_all(&mut *database)
+                    .await
+                    .unwrap();
+            for (.., step) in steps {
+                plan.push_str(&step);
+                plan.push('\n');
+            }
+        }
+        plan
     }
 
     #[tokio::test]
@@ -504,6 +510,7 @@ mod tests {
                 "uploads_closed_expires_at (expires_at<?)",
             ),
             (sql::DOOM_BLOB, "files_blob (blob=?)"),
+            (sql::HELD_AND_FILE, "PRIMARY KEY (path=?)"),
             (sql::FILE, "PRIMARY KEY (path=?)"),
             (sql::DELETE_FILE, "PRIMARY KEY (path=?)"),
             (sql::FILES_FROM, "PRIMARY KEY (path>?)"),

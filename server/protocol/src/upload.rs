@@ -190,15 +190,14 @@ impl Open {
             },
             limits,
         )?;
-        if let (Some(limit), Some(body)) = (limits.min_append_size, append.body_length) {
-            let completes = match append.completion {
-                Completion::WithThisBody => true,
-                Completion::Later => false,
-                Completion::AtLength => admission.length == append.offset.checked_add(body),
-            };
-            if body < limit && !completes {
-                return Err(Rejection::AppendTooSmall { limit });
-            }
+        // Only a request that says it is not the last can be held to the minimum; tus, which cannot announce one, never says so.
+        if let (Some(limit), Some(body), Completion::Later) = (
+            limits.min_append_size,
+            append.body_length,
+            append.completion,
+        ) && body < limit
+        {
+            return Err(Rejection::AppendTooSmall { limit });
         }
         Ok(admission)
     }

@@ -16,12 +16,14 @@ Examples:
   longhaul download https://files.example.org/files/clip.mov -o /tmp/ --limit-rate 2MiB
   LONGHAUL_KEY=lh_… longhaul download https://files.example.org/files/clip.mov -o clip.mov --json
 
-Until it is whole and its SHA-256 is the server's, the file is called NAME.part; NAME.part.json beside it tells what it
-is part of. A broken connection is made again and the download goes on; so does one that is started again after it was
-interrupted, as long as the file on the server is the same.
+Until it is whole and its SHA-256 is the server's, the file is called NAME.part; NAME.part.json \
+beside it tells what it is part of. A broken connection is made again and the download goes on; so \
+does one that is started again after it was interrupted, as long as the file on the server is the \
+same.
 
-With --json, each line on standard output is an object with an `event`: started, progress, retrying, restarted, done
-(file, url, etag, sha256, verified, bytes) or error (message, status, resumable).")]
+With --json, each line on standard output is an object with an `event`: started, progress, \
+retrying, restarted, done (file, url, etag, sha256, verified, bytes) or error (message, status, \
+resumable).")]
 pub struct Args {
     /// The file's URL
     url: Url,

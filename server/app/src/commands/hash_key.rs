@@ -12,7 +12,7 @@ Examples:
   longhaul hash-key laptop                        prints the key, and its line for `[access]`
   longhaul hash-key backup --json                 the same for scripts
 
-The key is shown this once. The configuration has its hash only, and clients send it as
+The key is shown this once. The configuration has its hash only, and clients send it as \
 `Authorization: Bearer KEY`; `longhaul upload` and `download` take it from LONGHAUL_KEY.")]
 pub struct Args {
     /// The name under which the log shows what is done with the key
@@ -25,19 +25,58 @@ pub struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> anyhow::Result<()> {
+        let key = Key::random()?;
+        let text = if self.json {
+            let (name, sha256) = (&self.name, key.sha256());
+            let document = serde_json::json!({ "name": name, "key": key.0, "sha256": sha256 });
+            format!("{document}\n")
+        } else {
+            format!(
+                "The key, which is not stored anywhere:\n\n  {}\n\nIts line for the configuration:\n\n{}",
+                key.0,
+                key.line(&self.name)
+            )
+        };
+        super::print(&text)
+    }
+}
+
+/// A key of 256 random bits, which nobody can guess, so that a plain hash of it can be kept.
+struct Key(String);
+
+impl Key {
+    fn random() -> anyhow::Result<Self> {
         let mut random = [0; 32];
         getrandom::fill(&mut random).context("the system has no randomness to give")?;
-        let key = format!("lh_{}", URL_SAFE_NO_PAD.encode(random));
-        let sha256 = Sha256Digest::of(key.as_bytes()).to_string();
+        Ok(Self(format!("lh_{}", URL_SAFE_NO_PAD.encode(random))))
+    }
 
-        if self.json {
-            let document = serde_json::json!({ "name": self.name, "key": key, "sha256": sha256 });
-            return super::print(&format!("{document}\n"));
-        }
-        let name = toml::Value::String(self.name);
-        super::print(&format!(
-            "The key, which is not stored anywhere:\n\n  {key}\n\nIts line for the configuration:\n\n  \
-             [access]\n  keys = [{{ name = {name}, sha256 = \"{sha256}\" }}]\n"
-        ))
+    fn sha256(&self) -> String {
+        Sha256Digest::of(self.0.as_bytes()).to_string()
+    }
+
+    /// What the configuration needs to let the key in.
+    fn line(&self, name: &str) -> String {
+        let (name, sha256) = (toml::Value::String(name.to_owned()), self.sha256());
+        format!("  [access]\n  keys = [{{ name = {name}, sha256 = \"{sha256}\" }}]\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::access::{Credential, Gate};
+
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn the_line_lets_its_key_in_and_no_other() {
+        let key = Key::random().unwrap();
+        let config: Config = toml::from_str(&key.line("Ann's \"laptop\"")).unwrap();
+        let gate = Gate::new(&config.access);
+        assert!(gate.admit(Credential::Bearer(&key.0)).is_ok());
+        let other = Key::random().unwrap();
+        assert!(gate.admit(Credential::Bearer(&other.0)).is_err());
+        assert_eq!(&*config.access.keys[0].name, "Ann's \"laptop\"");
     }
 }

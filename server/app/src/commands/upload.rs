@@ -22,12 +22,14 @@ Examples:
   longhaul upload video.mov http://127.0.0.1:8080/files/clip.mov --limit-rate 2MiB
   LONGHAUL_KEY=lh_… longhaul upload video.mov https://files.example.org/files --json
 
-A broken connection is made again and the upload goes on; so does an upload that is started again after it was
-interrupted, as long as the file is the same. At the end the server's SHA-256 is compared with the file's.
---header is for the server in URL only; those about the target (If-…, Content-…) are sent once, at the beginning.
+A broken connection is made again and the upload goes on; so does an upload that is started again \
+after it was interrupted, as long as the file is the same. At the end the server's SHA-256 is \
+compared with the file's. --key and --header go to the server of URL only; fields about the target \
+(If-…, Content-…) are sent once, at the beginning.
 
-With --json, each line on standard output is an object with an `event`: started, progress, retrying, restarted, done
-(url, etag, sha256, verified, bytes) or error (message, status, resumable).")]
+With --json, each line on standard output is an object with an `event`: started, progress, \
+retrying, restarted, done (url, etag, sha256, verified, bytes) or error (message, status, \
+resumable).")]
 pub struct Args {
     /// The file
     file: PathBuf,

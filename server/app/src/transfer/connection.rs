@@ -32,7 +32,7 @@ impl Connection {
     /// Prepares requests to the server of `url`. Nothing is sent yet.
     pub(super) fn new(options: &Options, url: &Url) -> Result<Self, Error> {
         Ok(Self {
-            client: client(options)?,
+            client: client(options, url)?,
             options: options.clone(),
             home: url.clone(),
         })
@@ -41,7 +41,7 @@ impl Connection {
     /// Drops all connections, so that the next request makes a new one: the old ones may lead nowhere, and nothing
     /// would tell.
     pub(super) fn renew(&mut self) -> Result<(), Error> {
-        self.client = client(&self.options)?;
+        self.client = client(&self.options, &self.home)?;
         Ok(())
     }
 
@@ -86,7 +86,7 @@ impl Connection {
     pub(super) async fn send(&self, request: RequestBuilder) -> Result<Response, Setback> {
         self.within(self.options.timeout, request.send())
             .await?
-            .map_err(|error| setback(&error))
+            .map_err(setback)
     }
 
     /// Gives `work` so long.
@@ -112,32 +112,41 @@ impl Connection {
     }
 }
 
-fn client(options: &Options) -> Result<Client, Error> {
-    let setup = |error: &dyn std::error::Error| Error::Setup(chain(error));
-    let mut builder: ClientBuilder = Client::builder()
-        .user_agent(concat!("longhaul/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(CONNECT_TIMEOUT)
-        .redirect(redirect::Policy::custom(stay_with_the_server))
-        .tls_danger_accept_invalid_certs(options.insecure);
-    if options.http2_prior_knowledge {
-        builder = builder.http2_prior_knowledge();
-    }
+fn client(options: &Options, home: &Url) -> Result<Client, Error> {
+    let setup = |error: reqwest::Error| Error::Setup(chain(&error));
     if let Some(path) = &options.cacert {
         let pem = std::fs::read(path).map_err(|source| Error::Local {
             doing: "read",
             path: path.clone(),
             source,
         })?;
-        let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| setup(&error))?;
+        let certificates = Certificate::from_pem_bundle(&pem).map_err(setup)?;
         if certificates.is_empty() {
-            return Err(Error::Setup(format!(
-                "{} has no certificate",
-                path.display()
-            )));
+            let message = format!("{} has no certificate", path.display());
+            return Err(Error::Setup(message));
         }
-        builder = builder.tls_certs_only(certificates);
+        let client = builder(options).tls_certs_only(certificates).build();
+        return client.map_err(setup);
     }
-    builder.build().map_err(|error| setup(&error))
+    match builder(options).build() {
+        // A container may have no certificates, and `http://` asks for none.
+        Err(_) if home.scheme() == "http" => builder(options).tls_certs_only([]).build(),
+        built => built,
+    }
+    .map_err(setup)
+}
+
+fn builder(options: &Options) -> ClientBuilder {
+    let builder = Client::builder()
+        .user_agent(concat!("longhaul/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_TIMEOUT)
+        .redirect(redirect::Policy::custom(stay_with_the_server))
+        .tls_danger_accept_invalid_certs(options.insecure);
+    if options.http2_prior_knowledge {
+        builder.http2_prior_knowledge()
+    } else {
+        builder
+    }
 }
 
 /// Follows a redirect that keeps the request as it is and stays with the server: everything else would send the
@@ -159,14 +168,17 @@ fn stay_with_the_server(attempt: redirect::Attempt<'_>) -> redirect::Action {
 }
 
 /// What a failed request means: most failures pass, those of the request itself or of a certificate do not.
-pub(super) fn setback(error: &reqwest::Error) -> Setback {
+pub(super) fn setback(error: reqwest::Error) -> Setback {
+    // An upload's URL is all that one needs to write to it, so it stays out of messages.
+    let error = error.without_url();
     if error.is_builder() {
-        return Setback::Final(Error::Setup(chain(error)));
+        return Setback::Final(Error::Setup(chain(&error)));
     }
-    if is_certificate_trouble(error) {
-        return Setback::Final(Error::Setup(format!("{}; see --cacert", chain(error))));
+    if is_certificate_trouble(&error) {
+        return Setback::Final(Error::Setup(format!("{}; see --cacert", chain(&error))));
     }
-    Setback::passing(chain(error))
+    // The error itself only says that it was a request that failed.
+    Setback::passing(error.source().map_or_else(|| error.to_string(), chain))
 }
 
 fn is_certificate_trouble(error: &reqwest::Error) -> bool {

@@ -258,7 +258,7 @@ impl Download {
             {
                 Ok(Ok(Some(chunk))) => chunk,
                 Ok(Ok(None)) => break Ok(()),
-                Ok(Err(error)) => break Err(setback(&error)),
+                Ok(Err(error)) => break Err(setback(error)),
                 Err(stalled) => break Err(stalled),
             };
             self.pace.wait(chunk.len()).await;

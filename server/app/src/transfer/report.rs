@@ -257,9 +257,14 @@ impl Report {
             humantime::format_duration(rounded(elapsed)),
             ByteSize(rate),
         );
-        for (count, what) in [(self.retries, "retries"), (self.restarts, "new starts")] {
-            if count > 0 {
-                line.push_str(&format!(", {count} {what}"));
+        for (count, one, more) in [
+            (self.retries, "retry", "retries"),
+            (self.restarts, "new start", "new starts"),
+        ] {
+            match count {
+                0 => {}
+                1 => line.push_str(&format!(", 1 {one}")),
+                _ => line.push_str(&format!(", {count} {more}")),
             }
         }
         line

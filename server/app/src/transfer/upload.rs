@@ -287,11 +287,12 @@ impl Upload {
             format!("\"{}\"", self.memory.idempotency_key),
         )
         .header("want-repr-digest", "sha-256=10")
-        .header(
-            CONTENT_DISPOSITION,
-            name::content_disposition(&self.file_name),
-        )
         .header(CONTENT_LENGTH, 0);
+        if self.job.method == Method::POST {
+            // Where the URL is no name, this is the only one.
+            let disposition = name::content_disposition(&self.file_name);
+            creation = creation.header(CONTENT_DISPOSITION, disposition);
+        }
         if let Some(content_type) = &self.job.content_type {
             creation = creation.header(CONTENT_TYPE, content_type);
         }
@@ -472,7 +473,7 @@ impl Upload {
         tokio::pin!(sending);
         loop {
             tokio::select! {
-                answer = &mut sending => return answer.map_err(|error| setback(&error)),
+                answer = &mut sending => return answer.map_err(setback),
                 // A tick that is dropped comes again.
                 _ = ticks.tick() => {}
             }

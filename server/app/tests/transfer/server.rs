@@ -452,7 +452,10 @@ async fn append(server: &Server, id: usize, request: Request, mischief: Mischief
     }
     match mischief {
         Mischief::CutAfter(_) => return cut(),
-        Mischief::ConflictAfter(_) => return standing(server, id, StatusCode::CONFLICT),
+        Mischief::ConflictAfter(_) => {
+            while let Some(Ok(_)) = content.next().await {}
+            return standing(server, id, StatusCode::CONFLICT);
+        }
         _ => {}
     }
     let mut books = server.books();

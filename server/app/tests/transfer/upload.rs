@@ -1,7 +1,8 @@
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::http::StatusCode;
 use domain::digest::Sha256Digest;
+use tokio::time::Instant;
 
 use crate::server::{Manners, Mischief, Server};
 use crate::{Machine, Random, content, finish, signal, until};

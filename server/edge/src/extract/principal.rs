@@ -2,9 +2,10 @@
 
 use axum::extract::{FromRef, FromRequestParts};
 use domain::Authorized;
-use domain::access::{Credential, Gate, Principal};
+use domain::access::{Credential, Denied, Gate, Principal};
 use http::header::AUTHORIZATION;
 use http::request::Parts;
+use protocol::dialect::Dialect;
 
 use crate::problem::Failure;
 
@@ -21,7 +22,11 @@ where
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, state: &A) -> Result<Self, Failure> {
-        let principal = Gate::from_ref(state).admit(credential(parts))?;
+        let principal = Gate::from_ref(state)
+            .admit(credential(parts))
+            .map_err(|denied| {
+                refusal(denied, Dialect::of_creation(&parts.method, &parts.headers))
+            })?;
         Ok(Self(known(parts, principal, S::from_ref(state))))
     }
 }
@@ -39,9 +44,26 @@ where
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, state: &A) -> Result<Self, Failure> {
-        let principal = Gate::from_ref(state).admit_holder(credential(parts))?;
+        let principal = Gate::from_ref(state)
+            .admit_holder(credential(parts))
+            .map_err(|denied| {
+                refusal(
+                    denied,
+                    Dialect::of_upload_request(&parts.method, &parts.headers),
+                )
+            })?;
         Ok(Self(known(parts, principal, S::from_ref(state))))
     }
+}
+
+/// Who speaks an upload protocol is refused in it: tus wants its version on every answer.
+fn refusal(denied: Denied, dialect: Dialect) -> Failure {
+    let mut failure = Failure::from(denied);
+    if let (Failure::Told { fields, .. }, Dialect::Ietf(_) | Dialect::Tus) = (&mut failure, dialect)
+    {
+        fields.extend(dialect.refusal_fields());
+    }
+    failure
 }
 
 fn known<S>(parts: &Parts, principal: Principal, service: S) -> Authorized<S> {

@@ -135,10 +135,7 @@ async fn creation(
         tus_metadata,
         tus_concat,
     };
-    let announcer = Arc::new(Announcer::new(
-        answering.clone(),
-        interim(&head.extensions),
-    ));
+    let announcer = Arc::new(Announcer::new(answering.clone(), interim(&head.extensions)));
     match uploads.create(creation, body, announcer.clone()).await {
         Ok(outcome) => Ok(answering.outcome(&outcome)),
         Err(failure) => Err(answering.failed(failure, announcer.announced())),

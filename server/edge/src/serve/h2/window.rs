@@ -1,7 +1,7 @@
 //! Receive windows that grow on paths whose delay needs it.
 //!
 //! A window a round trip is the most that an upload can carry. Small windows keep memory small, so they start small; a
-//! `PING` measures how much comes in a round trip, and when that is most of the window, the window doubles.
+//! `PING` measures how much comes in a round trip, and when that is most of the window, the window grows to four times its size.
 
 use std::{
     sync::Arc,
@@ -79,7 +79,9 @@ impl Window {
             Sample::Pinged { received: before } => {
                 if let Poll::Ready(pong) = self.pings.poll_pong(task) {
                     if pong.is_ok() && received - before >= u64::from(self.size) / 3 * 2 {
-                        self.double(connection);
+                        self.grow(connection);
+                        // h2 sends the news when it is polled next.
+                        task.waker().wake_by_ref();
                     }
                     self.sample = Sample::Paused {
                         since: Instant::now(),
@@ -90,7 +92,7 @@ impl Window {
         }
     }
 
-    fn double<I>(&mut self, connection: &mut Connection<I, Bytes>)
+    fn grow<I>(&mut self, connection: &mut Connection<I, Bytes>)
     where
         I: AsyncRead + AsyncWrite + Unpin,
     {
