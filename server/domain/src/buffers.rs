@@ -10,8 +10,10 @@ use bytes::Bytes;
 
 /// Bytes of a large buffer.
 const LARGE: usize = 1024 * 1024;
-/// Bytes of a small buffer.
-const SMALL: usize = 64 * 1024;
+/// Bytes of a small buffer: what a slow upload costs.
+const SMALL: usize = 32 * 1024;
+/// A body of up to so many bytes is given one buffer of its own size: one write instead of several.
+const SHORT: usize = 256 * 1024;
 
 /// The large buffers of this process.
 #[derive(Debug)]
@@ -79,9 +81,8 @@ enum Buffer {
 impl Filling {
     /// For a body of `expected` bytes, where that is known.
     pub(crate) fn new(buffers: Arc<Buffers>, expected: Option<u64>) -> Self {
-        // A short body fits one buffer: one write instead of two.
         let small = match expected.and_then(|bytes| usize::try_from(bytes).ok()) {
-            Some(bytes) if bytes <= 4 * SMALL => bytes.max(1),
+            Some(bytes) if bytes <= SHORT => bytes.max(1),
             _ => SMALL,
         };
         Self {

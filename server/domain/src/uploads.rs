@@ -54,7 +54,7 @@ pub struct Config {
     /// or when there are unrecorded bytes of this age.
     #[serde(with = "humantime_serde")]
     pub checkpoint_interval: Duration,
-    /// Memory for large write buffers, over all uploads; without one, an upload uses buffers of 64 KiB.
+    /// Memory for large write buffers, over all uploads; without one, an upload uses buffers of 32 KiB.
     pub buffer_memory: ByteSize,
     /// Let an append begin below the durable offset if the repeated bytes are the same, instead of answering 409.
     pub replay_tolerant: bool,
