@@ -1,7 +1,7 @@
 //! Every setting of the server, gathered.
 //!
 //! A section's struct lives with what it configures; this file only gives each a name. Adding one takes a field
-//! of [`Config`] and, so that `longhaul config` can explain its keys, a row of [`docs::SOURCES`].
+//! of [`Config`] and, so that `longhaul config` can explain its keys, a row of `docs::SOURCES`.
 //!
 //! Settings come from four layers, each stronger than the one before: the defaults, a TOML file, the environment
 //! (`LONGHAUL_HTTP__MAX_CONNECTIONS` is `max_connections` of `[http]`), and flags of the command line.

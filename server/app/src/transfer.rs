@@ -1,7 +1,7 @@
 //! The client: files up and down over connections that break.
 //!
-//! [`upload`] and [`download`] share what is here: a [`connection`] that gives every request its credential, the
-//! [`patience`] to try again, and a [`report`] for whoever watches.
+//! [`upload`] and [`download`] share what is here: a `connection` that gives every request its credential, the
+//! `patience` to try again, and a `report` for whoever watches.
 
 mod connection;
 pub mod download;

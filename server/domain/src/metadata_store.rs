@@ -81,13 +81,19 @@ pub enum Deleted {
 /// Keeps facts. Each method is one transaction: when it returns, its effect is durable and whole, or there is none.
 ///
 /// Blobs are counted here by need: a blob is *needed* while an open upload grows it or a file (later: a pack) consists of it,
-/// and *doomed* from the moment that it stops being needed, until [`MetadataStore::forget_blob`].
+/// and *doomed* from the moment that its last file goes, until [`MetadataStore::forget_blob`]. What is doomed is never needed again.
+/// The blob of an upload that ends is not doomed but forgotten at once: nobody reads it.
+///
+/// Counts are at most 2⁶³ − 1; any method answers [`MetadataError::Full`] to a greater one.
 ///
 /// # Cancel safety
 /// A dropped future may or may not have had its effect.
 #[async_trait]
 pub trait MetadataStore: Debug + Send + Sync + 'static {
-    /// Records a new upload, which is open.
+    /// Records a new upload, which is open. An idempotency key is remembered for as long as its upload.
+    ///
+    /// # Errors
+    /// [`MetadataError::Failed`] where its name, or its blob's, is another upload's.
     async fn insert_upload(&self, upload: &Upload) -> Result<Inserted, MetadataError>;
 
     /// An upload as it stands; `None` if it never was or is forgotten.
@@ -97,7 +103,8 @@ pub trait MetadataStore: Debug + Send + Sync + 'static {
     /// is not open is returned as it is.
     async fn claim_upload(&self, id: &UploadId) -> Result<Option<Upload>, MetadataError>;
 
-    /// Records progress and the new expiry of an open upload, under the holder's epoch.
+    /// Records progress and the new expiry of an open upload, under the holder's epoch. Progress that is behind what is recorded
+    /// changes nothing, and is [`Guarded::Done`].
     async fn record_progress(
         &self,
         id: &UploadId,
@@ -143,7 +150,10 @@ pub trait MetadataStore: Debug + Send + Sync + 'static {
     /// Forgets up to `limit` completed or gone uploads whose time was up at `now`; returns how many.
     async fn forget_uploads(&self, now: Timestamp, limit: usize) -> Result<u64, MetadataError>;
 
-    /// Writes a file whose blob is published, if the condition holds of the path's current file.
+    /// Writes a file whose blob is published, if the condition holds of the path's current file. Files may share a blob.
+    ///
+    /// # Errors
+    /// [`MetadataError::Failed`] where the blob is doomed, or recorded with another size or digest.
     async fn put_file(
         &self,
         file: &File,

@@ -3,6 +3,8 @@
 //! Each history runs on stores in memory that can lose what was not synced. After every step the upload is asked how it stands, and
 //! at the end every file that was published is read and compared, byte by byte. A failing history is printed, shrunk, with its seed.
 
+#![expect(clippy::unwrap_used, reason = "a test that fails may panic")]
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -285,7 +287,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let clock = Arc::new(ManualClock::default());
-        let blobs = MemoryStore::new(clock.clone());
+        let blobs = MemoryStore::new(Arc::clone(&clock) as Arc<dyn Clock>);
         let metadata = Arc::new(MemoryMetadataStore::default());
         let uploads = Self::process(&clock, &blobs, &metadata);
         Self {

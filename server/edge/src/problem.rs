@@ -73,23 +73,33 @@ pub(crate) mod own {
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// Answered with a problem document.
-    Told {
-        /// The document.
-        problem: Problem,
-        /// Fields beside it.
-        fields: HeaderMap,
-    },
+    Told(Box<Told>),
     /// Not answered: the exchange is cut, so that the client resumes.
     Cut,
 }
 
+/// A problem document and the fields beside it.
+#[derive(Debug)]
+pub(crate) struct Told {
+    problem: Problem,
+    fields: HeaderMap,
+}
+
 impl Failure {
+    /// Answered with `problem` and these fields beside it.
+    pub(crate) fn told(problem: Problem, fields: HeaderMap) -> Self {
+        Self::Told(Box::new(Told { problem, fields }))
+    }
+
     /// Adds a field to the answer; a cut has none.
-    pub(crate) fn with(mut self, name: HeaderName, value: impl Into<HeaderValue>) -> Self {
+    pub(crate) fn with(self, name: HeaderName, value: impl Into<HeaderValue>) -> Self {
+        self.with_all(HeaderMap::from_iter([(name, value.into())]))
+    }
+
+    /// Adds fields to the answer; a cut has none.
+    pub(crate) fn with_all(mut self, fields: HeaderMap) -> Self {
         match &mut self {
-            Self::Told { fields, .. } => {
-                fields.insert(name, value.into());
-            }
+            Self::Told(told) => told.fields.extend(fields),
             Self::Cut => {}
         }
         self
@@ -98,10 +108,7 @@ impl Failure {
 
 impl From<Problem> for Failure {
     fn from(problem: Problem) -> Self {
-        Self::Told {
-            problem,
-            fields: HeaderMap::new(),
-        }
+        Self::told(problem, HeaderMap::new())
     }
 }
 
@@ -156,7 +163,8 @@ impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         match self {
             Self::Cut => Cut::response(),
-            Self::Told { problem, fields } => {
+            Self::Told(told) => {
+                let Told { problem, fields } = *told;
                 let mut response = Response::new(Body::empty());
                 *response.status_mut() = problem.status();
                 *response.headers_mut() = fields;
@@ -239,7 +247,7 @@ mod tests {
 
     fn status(error: Error) -> Option<StatusCode> {
         match Failure::from(error) {
-            Failure::Told { problem, .. } => Some(problem.status()),
+            Failure::Told(told) => Some(told.problem.status()),
             Failure::Cut => None,
         }
     }
@@ -272,10 +280,14 @@ mod tests {
                 "{name}"
             );
         }
-        let Failure::Told { problem, .. } = Failure::from(store()) else {
+        let Failure::Told(told) = Failure::from(store()) else {
             panic!("a failing store is told");
         };
-        assert!(!serde_json::to_string(&problem).unwrap().contains("secret"));
+        assert!(
+            !serde_json::to_string(&told.problem)
+                .unwrap()
+                .contains("secret")
+        );
     }
 
     #[test]

@@ -402,34 +402,39 @@ fn standing(server: &Server, id: usize, status: StatusCode) -> Response {
     answer(status, &fields)
 }
 
+/// The answer to an append of which nothing is taken.
+fn unwanted(server: &Server, id: usize, offset: usize, completes: bool) -> Option<Response> {
+    let books = server.books();
+    let Some(upload) = books.uploads.get(&id) else {
+        return Some(StatusCode::NOT_FOUND.into_response());
+    };
+    if upload.is_complete {
+        let is_repeat = books.manners.replays && completes && offset == upload.length;
+        return Some(if is_repeat {
+            last_answer(&books, upload)
+        } else {
+            StatusCode::BAD_REQUEST.into_response()
+        });
+    }
+    let is_off = upload.content.len() != offset;
+    drop(books);
+    is_off.then(|| standing(server, id, StatusCode::CONFLICT))
+}
+
 async fn append(server: &Server, id: usize, request: Request, mischief: Mischief) -> Response {
     let headers = request.headers();
     assert_eq!(headers["content-type"], "application/partial-upload");
     let offset: usize = headers["upload-offset"].to_str().unwrap().parse().unwrap();
     let completes = headers["upload-complete"] == "?1";
-    {
-        let books = server.books();
-        let Some(upload) = books.uploads.get(&id) else {
-            return StatusCode::NOT_FOUND.into_response();
-        };
-        if upload.is_complete {
-            let is_repeat = books.manners.replays && completes && offset == upload.length;
-            return if is_repeat {
-                last_answer(&books, upload)
-            } else {
-                StatusCode::BAD_REQUEST.into_response()
-            };
-        }
-        if upload.content.len() != offset {
-            drop(books);
-            return standing(server, id, StatusCode::CONFLICT);
-        }
+    let mut content = request.into_body().into_data_stream();
+    if let Some(answer) = unwanted(server, id, offset, completes) {
+        while let Some(Ok(_)) = content.next().await {}
+        return answer;
     }
     let most = match mischief {
         Mischief::CutAfter(bytes) | Mischief::ConflictAfter(bytes) => bytes,
         _ => usize::MAX,
     };
-    let mut content = request.into_body().into_data_stream();
     let mut taken = 0;
     while let Some(Ok(bytes)) = content.next().await {
         let mut books = server.books();

@@ -58,12 +58,10 @@ where
 
 /// Who speaks an upload protocol is refused in it: tus wants its version on every answer.
 fn refusal(denied: Denied, dialect: Dialect) -> Failure {
-    let mut failure = Failure::from(denied);
-    if let (Failure::Told { fields, .. }, Dialect::Ietf(_) | Dialect::Tus) = (&mut failure, dialect)
-    {
-        fields.extend(dialect.refusal_fields());
+    match dialect {
+        Dialect::Plain => denied.into(),
+        Dialect::Ietf(_) | Dialect::Tus => Failure::from(denied).with_all(dialect.refusal_fields()),
     }
-    failure
 }
 
 fn known<S>(parts: &Parts, principal: Principal, service: S) -> Authorized<S> {

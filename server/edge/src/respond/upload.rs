@@ -150,13 +150,7 @@ impl Answering {
                 );
                 Failure::Cut
             }
-            error => {
-                let mut failure = Failure::from(error);
-                if let Failure::Told { fields, .. } = &mut failure {
-                    fields.extend(self.dialect.refusal_fields());
-                }
-                failure
-            }
+            error => Failure::from(error).with_all(self.dialect.refusal_fields()),
         }
     }
 
@@ -283,11 +277,8 @@ fn echo(plan: &Plan) -> Option<tus::Echo<'_>> {
     (echo != tus::Echo::default()).then_some(echo)
 }
 
-fn told(refusal: Refusal) -> Failure {
-    Failure::Told {
-        problem: refusal.problem,
-        fields: refusal.fields,
-    }
+pub(crate) fn told(refusal: Refusal) -> Failure {
+    Failure::told(refusal.problem, refusal.fields)
 }
 
 fn json<T: Serialize>(document: &T) -> Vec<u8> {

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get};
 use axum::{Json, Router};
 use domain::files::{Description, WriteCondition};
-use domain::uploads::{Addition, Creation};
+use domain::uploads::{Addition, Creation, ProgressSink};
 use domain::{FilePath, UploadId, Uploads};
 use http::header::{IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderName, Method};
@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::extract::{Access, HolderAccess, Target, UPLOADS, UploadTarget, body, form};
 use crate::interim::Interim;
 use crate::problem::{Failure, own};
-use crate::respond::upload::{Announcer, Answering, UploadDocument, written};
+use crate::respond::upload::{Announcer, Answering, UploadDocument, told, written};
 use crate::routes::Api;
 
 /// The client's own reference of an upload, by which it finds its open uploads again.
@@ -49,12 +49,7 @@ async fn stand_for(mut request: Request, next: Next) -> Response {
         }
         Err(rejection) => {
             let dialect = Dialect::of_upload_request(request.method(), request.headers());
-            let refusal = dialect.refused(&rejection, protocol::answer::Known::Nothing);
-            Failure::Told {
-                problem: refusal.problem,
-                fields: refusal.fields,
-            }
-            .into_response()
+            told(dialect.refused(&rejection, protocol::answer::Known::Nothing)).into_response()
         }
     }
 }
@@ -136,7 +131,8 @@ async fn creation(
         tus_concat,
     };
     let announcer = Arc::new(Announcer::new(answering.clone(), interim(&head.extensions)));
-    match uploads.create(creation, body, announcer.clone()).await {
+    let sink = Arc::clone(&announcer) as Arc<dyn ProgressSink>;
+    match uploads.create(creation, body, sink).await {
         Ok(outcome) => Ok(answering.outcome(&outcome)),
         Err(failure) => Err(answering.failed(failure, announcer.announced())),
     }

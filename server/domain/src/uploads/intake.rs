@@ -1,0 +1,439 @@
+//! Taking bytes in: from what a request says to what is recorded of it.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use protocol::digest::{self, Algorithm, Stated, StatedDigests};
+use protocol::rejection::Rejection;
+use protocol::upload::{Admission, Completion, Create, End, Open, Overrun};
+
+use super::completion::mismatch;
+use super::{Addition, Creation, Failure, Outcome, ProgressSink, Shared};
+use crate::blob_store::StagedBlob;
+use crate::digest::{Digests, Hasher};
+use crate::holders::Turn;
+use crate::ingest::{
+    BodyFault, BodyPart, Checkpoint, Ending, Ingest, Ingested, Replay, Rhythm, Source, Stops,
+    UploadBody,
+};
+use crate::metadata_store::{Guarded, Inserted};
+use crate::upload::{Plan, Progress, Upload, UploadState};
+use crate::{BlobKey, Error, UploadId};
+
+impl Shared {
+    pub(super) async fn create(
+        &self,
+        mut creation: Creation,
+        owner: Option<String>,
+        mut body: UploadBody,
+        sink: Arc<dyn ProgressSink>,
+    ) -> Result<Outcome, Failure> {
+        if let Some(parts) = &creation.parts {
+            let length;
+            (length, body) = self.concatenated(parts).await?;
+            creation.create = Create {
+                completion: Completion::WithThisBody,
+                length: Some(length),
+                body_length: Some(length),
+                overrun: Overrun::Discard,
+            };
+        }
+        let admission = Open::create(&creation.create, &self.config.limits())?;
+        if let Some(path) = &creation.path {
+            let current = self
+                .metadata
+                .file(path)
+                .await
+                .map_err(Error::metadata("read a file"))?;
+            if !creation.condition.holds(current.as_ref()) {
+                return Err(Error::PreconditionFailed.into());
+            }
+        }
+        let now = self.clock.now();
+        let id = UploadId::random(&*self.randomness);
+        let digests = Digests::new(Hasher::new(), body_algorithms(&creation.digests));
+        let mut upload = Upload {
+            id,
+            blob: BlobKey::random(&*self.randomness),
+            plan: Plan {
+                path: match creation.path {
+                    Some(path) => path,
+                    None => BlobKey::random(&*self.randomness)
+                        .as_str()
+                        .parse()
+                        .expect("a key is a path of one segment"),
+                },
+                condition: creation.condition,
+                description: creation.description,
+                repr_digest: recorded(&creation.digests.representation),
+                owner,
+                client_ref: creation.client_ref,
+                idempotency_key: creation.idempotency_key,
+                tus_metadata: creation.tus_metadata,
+                tus_concat: creation.tus_concat,
+            },
+            epoch: 1,
+            created_at: now,
+            expires_at: now.plus(self.config.lifetime),
+            state: UploadState::Open(Progress {
+                open: Open {
+                    offset: 0,
+                    length: admission.length,
+                },
+                hash: Hasher::new().state(),
+            }),
+        };
+        let turn = self.turn(id).await?;
+        if creation.resumable {
+            let inserted = self
+                .metadata
+                .insert_upload(&upload)
+                .await
+                .map_err(Error::metadata("record an upload"))?;
+            if let Inserted::Existing(existing) = inserted {
+                return self.found_again(*existing, &sink);
+            }
+            sink.created(&upload);
+        }
+        let request = Request {
+            admission,
+            body_length: creation.create.body_length,
+            content_digests: creation.digests.content,
+            resumable: creation.resumable,
+        };
+        let taken = self
+            .take_in(&mut upload, request, digests, body, &turn, sink)
+            .await;
+        drop(turn);
+        match taken {
+            Ok(outcome) => Ok(outcome),
+            Err(error) if creation.resumable => Err(Failure::of(error, upload)),
+            Err(error) => {
+                self.discard(&upload.blob).await;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// The stored bytes of finished parts, one after the other, as a body of that length. A part may come more than once.
+    async fn concatenated(&self, parts: &[UploadId]) -> Result<(u64, UploadBody), Error> {
+        let refused = |reason: &str| Rejection::malformed("Upload-Concat", reason);
+        let mut length: u64 = 0;
+        let mut stored = Vec::new();
+        for part in parts {
+            let upload = self.existing(part).await.map_err(|error| match error {
+                Error::NotFound { .. } | Error::Gone(_) => {
+                    refused("a part is not an upload of this server").into()
+                }
+                error => error,
+            })?;
+            let finished = match &upload.state {
+                UploadState::Open(progress) if upload.plan.is_part() => progress
+                    .open
+                    .length
+                    .filter(|length| *length == progress.open.offset),
+                UploadState::Open(_) | UploadState::Complete(_) | UploadState::Gone(_) => None,
+            };
+            let part =
+                finished.ok_or_else(|| refused("a part is not a finished partial upload"))?;
+            length = length
+                .checked_add(part)
+                .ok_or(Rejection::InconsistentLength)?;
+            stored.push((upload.blob, part));
+        }
+        let blobs = Arc::clone(&self.blobs);
+        let body = stream::iter(stored)
+            .then(move |(blob, length)| {
+                let blobs = Arc::clone(&blobs);
+                async move { blobs.read_staged(&blob, 0..length).await }
+            })
+            .map_ok(|part| part.map_ok(BodyPart::Data))
+            .try_flatten()
+            .map_err(|error| {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "a part is unreadable"
+                );
+                BodyFault::Cut
+            });
+        Ok((length, body.boxed()))
+    }
+
+    /// Answers a creation that repeats an earlier one: the same upload is told, and this request's body is not read.
+    fn found_again(
+        &self,
+        upload: Upload,
+        sink: &Arc<dyn ProgressSink>,
+    ) -> Result<Outcome, Failure> {
+        let upload = self.alive(Some(upload))?;
+        sink.created(&upload);
+        match &upload.state {
+            UploadState::Complete(completed) => {
+                let completed = completed.clone();
+                Ok(Outcome::Complete(upload, completed))
+            }
+            UploadState::Open(_) | UploadState::Gone(_) => Ok(Outcome::Partial(upload)),
+        }
+    }
+
+    pub(super) async fn append(
+        &self,
+        id: UploadId,
+        addition: Addition,
+        body: UploadBody,
+        sink: Arc<dyn ProgressSink>,
+    ) -> Result<Outcome, Failure> {
+        let turn = self.turn(id).await?;
+        let mut upload = self.existing(&id).await?;
+        if upload.plan.is_concatenation() {
+            return Err(Failure::of(Rejection::FinalUpload, upload));
+        }
+        let progress = match &upload.state {
+            UploadState::Open(progress) => progress.clone(),
+            UploadState::Complete(completed) => {
+                let completed = completed.clone();
+                return match completed.complete.admit(&addition.append) {
+                    Ok(()) => Ok(Outcome::Complete(upload, completed)),
+                    Err(rejection) => Err(Failure::of(rejection, upload)),
+                };
+            }
+            UploadState::Gone(gone) => return Err(Error::Gone(*gone).into()),
+        };
+        let admitted = progress.open.admit(
+            &addition.append,
+            &self.config.limits(),
+            self.config.replay_tolerant,
+        );
+        let admission = match admitted {
+            Ok(admission) => admission,
+            Err(rejection) => return Err(Failure::of(rejection, upload)),
+        };
+        let claimed = self
+            .metadata
+            .claim_upload(&id)
+            .await
+            .map_err(Error::metadata("claim an upload"))?;
+        let same = claimed
+            .as_ref()
+            .is_some_and(|claimed| claimed.state == upload.state);
+        if !same {
+            return Err(Error::Superseded.into());
+        }
+        if let Some(claimed) = claimed {
+            upload = claimed;
+        }
+        let hasher = self.hasher(&upload, &progress).await?;
+        let mut stated = addition.digests;
+        stated.content.retain(|stated| !is_stale(stated, &upload));
+        let digests = Digests::new(hasher, body_algorithms(&stated));
+        let request = Request {
+            admission,
+            body_length: addition.append.body_length,
+            content_digests: stated.content,
+            resumable: true,
+        };
+        let taken = self
+            .take_in(&mut upload, request, digests, body, &turn, sink)
+            .await;
+        drop(turn);
+        taken.map_err(|error| Failure::of(error, upload))
+    }
+
+    /// Takes in a body: from the admission to the recorded end. `upload` is brought up to date on the way.
+    async fn take_in(
+        &self,
+        upload: &mut Upload,
+        request: Request,
+        digests: Digests,
+        body: UploadBody,
+        turn: &Turn,
+        sink: Arc<dyn ProgressSink>,
+    ) -> Result<Outcome, Error> {
+        let admission = request.admission;
+        let UploadState::Open(before) = upload.state.clone() else {
+            return Err(Error::Corrupt {
+                what: "an upload's state".to_owned(),
+            });
+        };
+        let staged = self.stage(upload, before.open.offset).await?;
+        let mut source = Source::new(&self.buffers, request.body_length, admission.cap);
+        if admission.overlap > 0 {
+            let stored = self
+                .blobs
+                .read_staged(&upload.blob, admission.start..before.open.offset)
+                .await
+                .map_err(Error::blob("read a staged blob"))?;
+            source.replay = Some(Replay::new(stored, admission.overlap, before.open.offset));
+        }
+        let stops = Stops {
+            overtaken: turn.overtaken().clone(),
+            draining: self.draining.clone(),
+        };
+        let rhythm = Rhythm {
+            bytes: self.config.checkpoint_bytes.as_u64(),
+            interval: self.config.checkpoint_interval,
+        };
+        let mut recorder = Recorder {
+            shared: self,
+            upload,
+            length: admission.length,
+            sink,
+        };
+        // Bytes under a digest of their own count only when it has been verified.
+        let unverified = !request.content_digests.is_empty() || digests.runs_for_body();
+        let mut ingest = Ingest {
+            staged,
+            offset: before.open.offset,
+            digests,
+        };
+        let checkpoint: Option<&mut dyn Checkpoint> = match request.resumable && !unverified {
+            true => Some(&mut recorder),
+            false => None,
+        };
+        let ingested = ingest.run(body, source, &stops, rhythm, checkpoint).await?;
+
+        if unverified {
+            verify_content(&request.content_digests, &ingested, &ingest.digests)?;
+        }
+        let end = match ingested.ending {
+            Ending::Clean if !recorder.upload.plan.is_part() => admission.end(ingested.received),
+            _ => Ok(End::Partial),
+        };
+        // What completes is recorded by its completion; a body that may not even run over leaves no trace.
+        let discards =
+            matches!(ingested.ending, Ending::Overrun) && admission.surplus == Overrun::Discard;
+        if request.resumable && !discards && !matches!(end, Ok(End::Complete(_))) {
+            recorder.record(ingest.offset, &ingest.digests).await?;
+        }
+        match ingested.ending {
+            Ending::Clean => {}
+            Ending::Fault(fault) => return Err(fault.into()),
+            Ending::Overtaken => return Err(Error::Superseded),
+            Ending::Draining => return Err(Error::Draining),
+            Ending::Overrun => {
+                if admission.overrun_invalidates() && request.resumable {
+                    self.invalidate(upload).await?;
+                }
+                return Err(admission.overrun().into());
+            }
+            Ending::Unstored => {
+                return Err(Error::Corrupt {
+                    what: "the hand-over to the store".to_owned(),
+                });
+            }
+        }
+        let complete = match end? {
+            End::Partial => return Ok(Outcome::Partial(upload.clone())),
+            End::Complete(complete) => complete,
+        };
+        drop(ingest.staged);
+        self.finish(upload, complete, ingest.digests, request.resumable)
+            .await
+    }
+
+    async fn stage(&self, upload: &Upload, offset: u64) -> Result<Box<dyn StagedBlob>, Error> {
+        self.blobs
+            .stage(&upload.blob, offset)
+            .await
+            .map_err(Error::blob("open a staged blob"))
+    }
+}
+
+/// What a request that brings bytes asks for, once it is admitted.
+#[derive(Debug)]
+struct Request {
+    admission: Admission,
+    body_length: Option<u64>,
+    content_digests: Vec<Stated>,
+    resumable: bool,
+}
+
+/// The algorithms to run over a body: of what is stated already, and of what its trailers may state.
+fn body_algorithms(stated: &StatedDigests) -> impl Iterator<Item = Algorithm> {
+    let content = stated.content.iter().map(|stated| stated.algorithm);
+    content.chain(stated.trailing.iter().copied())
+}
+
+/// Whether a digest that an append states of its body is really that of the whole: URLSession sends all fields of the creation again
+/// with the rest of the body.
+fn is_stale(stated: &Stated, upload: &Upload) -> bool {
+    let whole = upload.plan.repr_digest.as_deref().unwrap_or_default();
+    digest::parse_representation(whole)
+        .iter()
+        .any(|whole| whole.algorithm == stated.algorithm && whole.value == stated.value)
+}
+/// Stated digests of the whole, as they are kept until it is.
+fn recorded(stated: &[Stated]) -> Option<String> {
+    let members: Vec<String> = stated
+        .iter()
+        .filter_map(|stated| digest::write(stated.algorithm, &stated.value))
+        .filter_map(|member| member.to_str().ok().map(str::to_owned))
+        .collect();
+    (!members.is_empty()).then(|| members.join(", "))
+}
+/// Verifies a body by its own digests. A body that was cut cannot be verified, and nothing of it counts.
+fn verify_content(stated: &[Stated], ingested: &Ingested, digests: &Digests) -> Result<(), Error> {
+    match &ingested.ending {
+        Ending::Clean => {}
+        Ending::Overtaken => return Err(Error::Superseded),
+        Ending::Draining => return Err(Error::Draining),
+        Ending::Overrun => return Ok(()),
+        Ending::Fault(fault) => return Err(fault.clone().into()),
+        Ending::Unstored => return Err(Error::ClientGone),
+    }
+    match stated
+        .iter()
+        .chain(&ingested.stated)
+        .find(|stated| !digests.agree(stated))
+    {
+        Some(wrong) => Err(mismatch(wrong).into()),
+        None => Ok(()),
+    }
+}
+
+/// Records checkpoints of one request, and tells them.
+#[derive(Debug)]
+struct Recorder<'a> {
+    shared: &'a Shared,
+    upload: &'a mut Upload,
+    length: Option<u64>,
+    sink: Arc<dyn ProgressSink>,
+}
+
+#[async_trait]
+impl Checkpoint for Recorder<'_> {
+    async fn reached(&mut self, offset: u64, digests: &Digests) -> Result<(), Error> {
+        self.record(offset, digests).await?;
+        self.sink.progressed(offset);
+        Ok(())
+    }
+}
+
+impl Recorder<'_> {
+    async fn record(&mut self, offset: u64, digests: &Digests) -> Result<(), Error> {
+        let progress = Progress {
+            open: Open {
+                offset,
+                length: self.length,
+            },
+            hash: digests.whole_state(),
+        };
+        if self.upload.state == UploadState::Open(progress.clone()) {
+            return Ok(());
+        }
+        let shared = self.shared;
+        let expires_at = shared.clock.now().plus(shared.config.lifetime);
+        let guarded = shared
+            .metadata
+            .record_progress(&self.upload.id, self.upload.epoch, &progress, expires_at)
+            .await
+            .map_err(Error::metadata("record an upload's progress"))?;
+        if guarded == Guarded::Fenced {
+            return Err(Error::Superseded);
+        }
+        self.upload.state = UploadState::Open(progress);
+        self.upload.expires_at = expires_at;
+        Ok(())
+    }
+}
