@@ -6,7 +6,7 @@
 )]
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -24,29 +24,25 @@ async fn opened(directory: &Path) -> Arc<dyn MetadataStore> {
     metadata::open(&Config::default(), directory).await.unwrap()
 }
 
+/// Names the directory to the child.
+const CHILD: &str = "METADATA_CRASH_CHILD";
+
 /// The child: 32 callers make, claim, grow and complete uploads, and tell of each answer on a line, `<step> <id> <path>`.
-#[test]
-#[ignore = "only as the child of the other test"]
-fn work_until_killed() {
-    let mut directory = String::new();
-    std::io::stdin().read_to_string(&mut directory).unwrap();
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(async {
-        let store = opened(Path::new(&directory)).await;
-        let callers: Vec<_> = (0..32)
-            .map(|caller| {
-                let store = Arc::clone(&store);
-                tokio::spawn(async move {
-                    for n in 0.. {
-                        live(&*store, &format!("{}/{caller}/{n}", std::process::id())).await;
-                    }
-                })
+async fn work_until_killed(directory: &Path) {
+    let store = opened(directory).await;
+    let callers: Vec<_> = (0..32)
+        .map(|caller| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move {
+                for n in 0.. {
+                    live(&*store, &format!("{}/{caller}/{n}", std::process::id())).await;
+                }
             })
-            .collect();
-        for caller in callers {
-            caller.await.unwrap();
-        }
-    });
+        })
+        .collect();
+    for caller in callers {
+        caller.await.unwrap();
+    }
 }
 
 async fn live(store: &dyn MetadataStore, path: &str) {
@@ -77,17 +73,14 @@ async fn live(store: &dyn MetadataStore, path: &str) {
 
 /// Runs the child on `directory`, kills it once it has told `lines` lines, and returns the last step it told of each upload.
 fn kill_after(directory: &Path, lines: usize) -> BTreeMap<UploadId, (String, String)> {
+    // This very program, told to run the one test as a child.
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "work_until_killed", "--ignored", "--nocapture"])
-        .stdin(Stdio::piped())
+        .args(["--exact", "what_was_acknowledged_survives_a_kill"])
+        .arg("--nocapture")
+        .env(CHILD, directory)
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    stdin
-        .write_all(directory.to_str().unwrap().as_bytes())
-        .unwrap();
-    drop(stdin);
 
     let mut told = BTreeMap::new();
     let mut count = 0;
@@ -112,8 +105,11 @@ fn kill_after(directory: &Path, lines: usize) -> BTreeMap<UploadId, (String, Str
     told
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_acknowledged_survives_a_kill() {
+    if let Some(directory) = std::env::var_os(CHILD) {
+        return work_until_killed(Path::new(&directory)).await;
+    }
     let directory = tempfile::tempdir().unwrap();
     let mut all = BTreeMap::new();
     for lines in [1, 100, 701, 2003] {
