@@ -1,4 +1,4 @@
-//! Longhaul, the program: configuration, wiring, commands.
+#![doc = include_str!("../../ARCHITECTURE.md")]
 
 pub mod cli;
 pub mod commands;

@@ -101,13 +101,13 @@ pub struct Creation {
     pub description: Description,
     /// What the bytes must hash to: this request's body before anything of it is kept, the whole before it is published.
     pub digests: StatedDigests,
-    /// As in [`Plan::client_ref`].
+    /// As in [`Plan::client_ref`](crate::upload::Plan::client_ref).
     pub client_ref: Option<String>,
-    /// As in [`Plan::idempotency_key`].
+    /// As in [`Plan::idempotency_key`](crate::upload::Plan::idempotency_key).
     pub idempotency_key: Option<String>,
-    /// As in [`Plan::tus_metadata`].
+    /// As in [`Plan::tus_metadata`](crate::upload::Plan::tus_metadata).
     pub tus_metadata: Option<String>,
-    /// As in [`Plan::tus_concat`].
+    /// As in [`Plan::tus_concat`](crate::upload::Plan::tus_concat).
     pub tus_concat: Option<String>,
 }
 
