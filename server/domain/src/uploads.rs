@@ -17,6 +17,7 @@ use protocol::upload::{Append, Create, Limits};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 use crate::access::Action;
 use crate::buffers::Buffers;
@@ -44,9 +45,9 @@ pub struct Config {
     /// How long an upload without progress is kept, and how long a completed one answers for itself.
     #[serde(with = "humantime_serde")]
     pub lifetime: Duration,
-    /// What has come is made durable, and told, each time that it is this much more,
+    /// How much may come before it is made durable, and told to clients that listen.
     pub checkpoint_bytes: ByteSize,
-    /// or when there are unrecorded bytes of this age.
+    /// How old bytes may become before they are made durable, however few.
     #[serde(with = "humantime_serde")]
     pub checkpoint_interval: Duration,
     /// Memory for large write buffers, over all uploads; without one, an upload uses buffers of 32 KiB.
@@ -63,8 +64,8 @@ impl Default for Config {
             max_append_size: None,
             min_append_size: None,
             lifetime: Duration::from_hours(14 * 24),
-            checkpoint_bytes: ByteSize::mib(32),
-            checkpoint_interval: Duration::from_secs(5),
+            checkpoint_bytes: ByteSize::mib(16),
+            checkpoint_interval: Duration::from_secs(2),
             buffer_memory: ByteSize::mib(32),
             replay_tolerant: false,
         }
@@ -374,7 +375,7 @@ impl Shared {
             return Err(Error::Draining.into());
         }
         self.tasks
-            .spawn(work)
+            .spawn(work.in_current_span())
             .await
             .expect("an upload's work does not panic")
     }

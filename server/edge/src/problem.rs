@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::interim::Cut;
 
 /// The field that carries a request's identifier, in requests from a trusted proxy's hand and in every answer.
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Problems that belong to this server and to no upload protocol.
 pub(crate) mod own {
@@ -200,9 +200,10 @@ impl RequestId {
     }
 }
 
-/// Writes the documents of problems, and names the request in every answer.
-pub(crate) async fn tell(request: Request, next: Next) -> Response {
+/// Writes the documents of problems, and names the request: to those within, and in the answer.
+pub(crate) async fn tell(mut request: Request, next: Next) -> Response {
     let id = RequestId::of(request.headers());
+    request.headers_mut().insert(X_REQUEST_ID, id.0.clone());
     let head = request.method() == Method::HEAD;
     let mut response = next.run(request).await;
     response.headers_mut().insert(X_REQUEST_ID, id.0.clone());

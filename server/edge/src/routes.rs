@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::FromRef;
+use axum::extract::{FromRef, MatchedPath};
 use axum::middleware;
 use axum::response::Response;
 use domain::access::Gate;
@@ -17,8 +17,10 @@ use domain::{Clock, Files, Uploads};
 use http::header::CONTENT_LENGTH;
 use http::{Request, StatusCode};
 use tower::{Service, ServiceExt};
+use tower_http::trace::TraceLayer;
+use tracing::Span;
 
-use crate::problem;
+use crate::problem::{self, X_REQUEST_ID};
 
 /// What handlers work with.
 #[derive(Debug, Clone, FromRef)]
@@ -80,5 +82,22 @@ fn router(api: Api) -> Router {
         .method_not_allowed_fallback(problem::no_such_method)
         .with_state(api)
         .layer(middleware::from_fn(cors::allow))
+        .layer(
+            TraceLayer::new_for_http()
+                .make_span_with(span)
+                .on_failure(()),
+        )
         .layer(middleware::from_fn(problem::tell))
+}
+
+/// What all log lines of a request have in common. The route stands for the path, which in an upload's case is a capability.
+fn span(request: &Request<Body>) -> Span {
+    let id = request.headers().get(X_REQUEST_ID);
+    let route = request.extensions().get::<MatchedPath>();
+    tracing::info_span!(
+        "request",
+        request_id = id.and_then(|id| id.to_str().ok()),
+        method = %request.method(),
+        route = route.map(MatchedPath::as_str),
+    )
 }

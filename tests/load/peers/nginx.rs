@@ -57,7 +57,7 @@ http {{
     tcp_nopush on;
     keepalive_requests 1000000000;
     client_max_body_size 0;
-    client_body_buffer_size 16k;
+    client_body_buffer_size 1m;
     client_body_temp_path {directory}/body;
     proxy_temp_path {directory}/proxy;
     fastcgi_temp_path {directory}/fastcgi;

@@ -113,6 +113,10 @@ async fn creation(
         .and_then(parts_of)
         .transpose()
         .map_err(|rejection| answering.refused(&rejection))?;
+    // The name is the path's, if the client chose one.
+    if path.is_some() {
+        description.filename = None;
+    }
     let tus_concat = concat.map(|concat| concat.raw().to_owned());
     let tus_metadata = read
         .tus

@@ -28,8 +28,7 @@ pub struct Config {
     /// Time for a TLS handshake.
     #[serde(with = "humantime_serde")]
     pub tls_handshake_timeout: Duration,
-    /// How long a handler waits for the next byte of a request's body before it gets
-    /// [`BodyError::Idle`](crate::serve::BodyError::Idle). A slow body is fine as long as bytes come.
+    /// How long a request's body may bring nothing before the exchange is cut. A slow body is fine as long as bytes come.
     #[serde(with = "humantime_serde")]
     pub body_idle_timeout: Duration,
     /// How long a peer may leave an answer unread, not taking a single byte, before it is cut off.
