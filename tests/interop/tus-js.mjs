@@ -2,7 +2,7 @@
 // Three more are ours: `name` is the file name to send, `store` a file that remembers uploads from one run to the next, and
 // `leaveAt` ends this run once so many bytes are accepted. The last line of output is JSON: where the upload is, how often
 // it was interrupted, and whether this run found it begun.
-import { createReadStream, statSync } from 'node:fs';
+import { createReadStream } from 'node:fs';
 
 import * as tus from 'tus-js-client';
 
@@ -16,7 +16,6 @@ const say = () => console.log(JSON.stringify({ upload: new URL(upload.url, endpo
 
 const upload = new tus.Upload(createReadStream(file), {
   endpoint,
-  uploadSize: statSync(file).size,
   metadata: { filename: name },
   // Progress starts the list anew.
   retryDelays: Array(10).fill(20),

@@ -116,10 +116,15 @@ impl Setup {
         let directory = tempfile::tempdir().expect("there is a temporary directory");
         let log = Log::default();
         let heard = log.clone();
+        // Dropped with the thread that hears, at the end of what the program says.
+        let (hearing, heard_all) = tokio::sync::oneshot::channel::<()>();
         let mut child = spawn(&self, directory.path(), "127.0.0.1:0", move |line| {
+            let _while_hearing = &hearing;
             heard.add(line);
         });
         let status = ended(&mut child, PATIENCE, &log).await;
+        // Nothing is ever sent: the error is the end.
+        let _ = within(PATIENCE, "the end of the log", heard_all).await;
         (status, log.text())
     }
 }

@@ -1,6 +1,6 @@
 //! An upload as it is recorded.
 
-use protocol::upload::{Complete, Open};
+pub use protocol::upload::{Complete, Open};
 
 use crate::digest::{HashState, Sha256Digest};
 use crate::files::{Content, Description, File, WriteCondition};

@@ -24,7 +24,7 @@ use crate::buffers::Buffers;
 use crate::files::{Description, File, WriteCondition};
 use crate::holders::{Holders, Overtaken, Turn};
 use crate::ids::Randomness;
-use crate::metadata_store::Guarded;
+use crate::metadata_store::{Guarded, MetadataError};
 use crate::upload::{Completed, Gone, Upload, UploadState};
 use crate::{Authorized, BlobStore, Clock, Error, FilePath, MetadataStore, UploadId};
 
@@ -331,11 +331,18 @@ impl Authorized<Uploads> {
                 let turn = shared.turn(id).await?;
                 let upload = shared.existing(&id).await?;
                 let kept_until = shared.clock.now().plus(shared.config.lifetime);
-                let ended = shared
-                    .metadata
-                    .end_upload(&id, None, Gone::Cancelled, kept_until)
-                    .await
-                    .map_err(Error::metadata("cancel an upload"))?;
+                let end = || {
+                    shared
+                        .metadata
+                        .end_upload(&id, None, Gone::Cancelled, kept_until)
+                };
+                let mut ended = end().await;
+                if matches!(ended, Err(MetadataError::Full)) {
+                    // To record that the bytes are given up takes room, and on a full disk the bytes are what gives it.
+                    shared.discard(&upload.blob).await;
+                    ended = end().await;
+                }
+                let ended = ended.map_err(Error::metadata("cancel an upload"))?;
                 if ended == Guarded::Done {
                     shared.discard(&upload.blob).await;
                 }

@@ -62,11 +62,8 @@ pub(crate) mod own {
         "There is no room left",
         507,
     );
-    pub(crate) const INTERNAL: ProblemType = ProblemType::new(
-        "tag:longhaul,2026:internal",
-        "The server failed; the log has the reason under the request's identifier",
-        500,
-    );
+    pub(crate) const INTERNAL: ProblemType =
+        ProblemType::new("tag:longhaul,2026:internal", "The server failed", 500);
 }
 
 /// A request that was not fulfilled.
@@ -112,19 +109,26 @@ impl From<Problem> for Failure {
     }
 }
 
-impl From<ProblemType> for Failure {
-    fn from(kind: ProblemType) -> Self {
-        Problem::new(kind).into()
-    }
+/// A problem of this kind, and what the client can do about it.
+fn problem(kind: ProblemType, detail: &str) -> Failure {
+    Problem::new(kind).detailed(detail).into()
 }
 
 impl From<Denied> for Failure {
     fn from(denied: Denied) -> Self {
-        let (kind, challenge) = match denied {
-            Denied::Missing => (own::CREDENTIAL_NEEDED, "Bearer"),
-            Denied::Invalid => (own::CREDENTIAL_INVALID, "Bearer error=\"invalid_token\""),
+        let (kind, detail, challenge) = match denied {
+            Denied::Missing => (
+                own::CREDENTIAL_NEEDED,
+                "Send an API key: Authorization: Bearer KEY.",
+                "Bearer",
+            ),
+            Denied::Invalid => (
+                own::CREDENTIAL_INVALID,
+                "The server knows no such key.",
+                "Bearer error=\"invalid_token\"",
+            ),
         };
-        Self::from(kind).with(WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
+        problem(kind, detail).with(WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
     }
 }
 
@@ -138,18 +142,23 @@ impl From<Error> for Failure {
             Error::NotFound { what } => Problem::new(own::NOT_FOUND)
                 .detailed(format!("There is no such {what}."))
                 .into(),
-            Error::Gone(_) => types::UPLOAD_GONE.into(),
-            Error::Forbidden => own::FORBIDDEN.into(),
-            Error::PreconditionFailed => types::PRECONDITION_FAILED.into(),
+            Error::Gone(_) => problem(types::UPLOAD_GONE, "Begin a new upload."),
+            Error::Forbidden => problem(own::FORBIDDEN, "Your credential does not cover this."),
+            Error::PreconditionFailed => problem(
+                types::PRECONDITION_FAILED,
+                "The file is not what the request's conditions ask for.",
+            ),
             // Nobody is there to be told, or the newer request is answered instead.
             Error::Superseded | Error::ClientGone => Self::Cut,
-            Error::Draining | Error::Busy => {
-                Self::from(own::BUSY).with(RETRY_AFTER, HeaderValue::from_static("5"))
-            }
-            Error::Full => own::FULL.into(),
+            Error::Draining | Error::Busy => problem(own::BUSY, "Try again later.")
+                .with(RETRY_AFTER, HeaderValue::from_static("5")),
+            Error::Full => problem(own::FULL, "What was acknowledged before is kept."),
             Error::Corrupt { .. } | Error::Store { .. } => {
                 tracing::error!(error = &error as &dyn std::error::Error, "a request failed");
-                own::INTERNAL.into()
+                problem(
+                    own::INTERNAL,
+                    "Give the request_id to the server's operator.",
+                )
             }
         }
     }
@@ -232,12 +241,18 @@ fn write(response: &mut Response, problem: &Problem, head: bool) {
 
 /// The answer to a path that has no meaning here.
 pub(crate) async fn no_such_resource() -> Failure {
-    own::NOT_FOUND.into()
+    problem(
+        own::NOT_FOUND,
+        "Files are under /files/, upload resources under /uploads/.",
+    )
 }
 
 /// The answer to a method that the resource does not have; the router adds `Allow`.
 pub(crate) async fn no_such_method() -> Failure {
-    own::METHOD_NOT_ALLOWED.into()
+    problem(
+        own::METHOD_NOT_ALLOWED,
+        "Allow has the methods that this resource takes.",
+    )
 }
 
 #[cfg(test)]

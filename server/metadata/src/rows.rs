@@ -5,9 +5,9 @@ use std::str::FromStr;
 use domain::digest::{HashState, Sha256Digest};
 use domain::files::{Content, Description, File, WriteCondition};
 use domain::metadata_store::MetadataError;
+use domain::upload::{Complete, Open};
 use domain::upload::{Completed, Gone, Plan, Progress, Upload, UploadState};
 use domain::{BlobKey, Timestamp};
-use protocol::upload::{Complete, Open};
 
 /// A row of `uploads`.
 #[derive(Debug, sqlx::FromRow)]

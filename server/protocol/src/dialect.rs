@@ -286,20 +286,24 @@ impl Dialect {
 
     /// The answer about an upload that never was, or of which nothing is remembered.
     pub fn unknown(self) -> Refusal {
-        self.absent(types::UPLOAD_NOT_FOUND)
+        self.absent(types::UPLOAD_NOT_FOUND, "Begin a new upload.")
     }
 
     /// The answer about an upload that expired, was cancelled or became invalid.
     pub fn gone(self) -> Refusal {
-        self.absent(match self {
+        let kind = match self {
             Self::Ietf(version) => version.gone(),
             Self::Plain | Self::Tus => types::UPLOAD_GONE,
-        })
+        };
+        self.absent(
+            kind,
+            "It expired, was cancelled or became invalid. Begin a new upload.",
+        )
     }
 
-    fn absent(self, kind: ProblemType) -> Refusal {
+    fn absent(self, kind: ProblemType, detail: &str) -> Refusal {
         Refusal {
-            problem: Problem::new(kind),
+            problem: Problem::new(kind).detailed(detail),
             fields: self.refusal_fields(),
         }
     }

@@ -1,4 +1,5 @@
-//! nginx with a configuration of its own, in a directory of its own.
+//! nginx with a configuration of its own, in a directory of its own, and in its best light: large buffers for fast uploads,
+//! small ones for the slow that lie in memory for long.
 
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -66,9 +67,10 @@ http {{
     server {{
         listen 127.0.0.1:{port};
         root {directory};
-        location / {{
-            dav_methods PUT DELETE;
-            create_full_put_path on;
+        dav_methods PUT DELETE;
+        create_full_put_path on;
+        location /files/slow- {{
+            client_body_buffer_size 16k;
         }}
     }}
 }}

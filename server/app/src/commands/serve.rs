@@ -42,6 +42,7 @@ impl Args {
 pub async fn run(config: Config) -> anyhow::Result<()> {
     check_access(&config)?;
     raise_file_limit();
+    let mut stop = StopSignals::listen()?;
     // A file-size limit then fails the write, which is answered, instead of ending the process.
     let _file_size_limit = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))?;
     let server = Server::open(&config).await?;
@@ -66,7 +67,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         edge::routes::service(server.api),
         shutdown.clone(),
     ));
-    told_to_stop().await?;
+    stop.received().await;
     tracing::info!("stopping: uploads are made durable, clients will resume");
     shutdown.cancel();
     let draining = async {
@@ -75,10 +76,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     let drained = tokio::select! {
         drained = draining => drained??,
-        stop = told_to_stop() => {
-            stop?;
-            anyhow::bail!("told to stop twice: stopped at once");
-        }
+        () = stop.received() => anyhow::bail!("told to stop twice: stopped at once"),
     };
     janitor.await?;
     server.metadata.close().await;
@@ -117,12 +115,25 @@ fn check_access(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits for SIGTERM or SIGINT.
-async fn told_to_stop() -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        interrupt = tokio::signal::ctrl_c() => interrupt.context("failed to listen for SIGINT")?,
+/// SIGTERM and SIGINT. From the moment that they are listened to, they do not end the process by themselves.
+struct StopSignals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl StopSignals {
+    fn listen() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?,
+        })
     }
-    Ok(())
+
+    /// Waits for the next one.
+    async fn received(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }

@@ -291,7 +291,14 @@ impl Shared {
             true => Some(&mut recorder),
             false => None,
         };
-        let ingested = ingest.run(body, source, &stops, rhythm, checkpoint).await?;
+        let ingested = match ingest.run(body, source, &stops, rhythm, checkpoint).await {
+            Ok(ingested) => ingested,
+            Err(error) => {
+                drop(ingest);
+                self.drop_unrecorded(recorder.upload, &error).await;
+                return Err(error);
+            }
+        };
 
         if unverified {
             verify_content(&request.content_digests, &ingested, &ingest.digests)?;
@@ -330,6 +337,19 @@ impl Shared {
         drop(ingest.staged);
         self.finish(upload, complete, ingest.digests, request.resumable)
             .await
+    }
+
+    /// Gives back the room of bytes that could not be recorded: on a full disk, everything else waits for it.
+    async fn drop_unrecorded(&self, upload: &Upload, error: &Error) {
+        let (Error::Full, UploadState::Open(recorded)) = (error, &upload.state) else {
+            return;
+        };
+        if let Err(error) = self.stage(upload, recorded.open.offset).await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "unrecorded bytes stay on a full disk"
+            );
+        }
     }
 
     async fn stage(&self, upload: &Upload, offset: u64) -> Result<Box<dyn StagedBlob>, Error> {

@@ -68,9 +68,8 @@ impl Representation {
             Verdict::Proceed => {}
             Verdict::NotModified => return Ok(Decision::NotModified),
             Verdict::Failed => {
-                return Err(
-                    Failure::from(types::PRECONDITION_FAILED).with(ETAG, self.tag.to_value())
-                );
+                return Err(Failure::from(domain::Error::PreconditionFailed)
+                    .with(ETAG, self.tag.to_value()));
             }
         }
         // RFC 9110 §14.2: `Range` has a meaning for GET alone.

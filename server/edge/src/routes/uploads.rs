@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::extract::{Access, HolderAccess, Target, UPLOADS, UploadTarget, body, form};
 use crate::interim::Interim;
-use crate::problem::{Failure, own};
+use crate::problem::{Failure, no_such_method, own};
 use crate::respond::upload::{Announcer, Answering, UploadDocument, told, written};
 use crate::routes::Api;
 
@@ -216,7 +216,7 @@ async fn resource(
                 Err(failure) => Err(answering.failed(failure, false)),
             }
         }
-        _ => Err(Failure::from(own::METHOD_NOT_ALLOWED).with(
+        _ => Err(no_such_method().await.with(
             http::header::ALLOW,
             http::HeaderValue::from_static("HEAD, GET, PATCH, DELETE, POST, OPTIONS"),
         )),

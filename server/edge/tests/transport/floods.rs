@@ -103,7 +103,7 @@ fn router() -> Router {
     uploads().route("/never", any(async || std::future::pending::<()>().await))
 }
 
-/// The flood ends its connection, with ENHANCE_YOUR_CALM where the peer gets to hear it.
+/// The flood ends its connection, with `ENHANCE_YOUR_CALM` where the peer gets to hear it.
 async fn check(name: &str, setup: Vec<u8>, frames: impl FnMut(u32) -> Vec<u8> + Send + 'static) {
     let server = Server::start(Config::default(), router()).await;
     let mut bystander = server.h2().await;

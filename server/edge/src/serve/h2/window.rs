@@ -80,6 +80,8 @@ impl Window {
                 if let Poll::Ready(pong) = self.pings.poll_pong(task) {
                     if pong.is_ok() && received - before >= u64::from(self.size) / 3 * 2 {
                         self.grow(connection);
+                        // h2 sends the news when it is polled next.
+                        task.waker().wake_by_ref();
                     }
                     self.sample = Sample::Paused {
                         since: Instant::now(),
