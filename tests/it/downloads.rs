@@ -422,6 +422,8 @@ async fn a_file_that_is_replaced_or_deleted_meanwhile_is_served_to_its_end() {
         let proxy = Proxy::start(server.address(), Flow::default(), slow).await;
         let mut client = Client::open(proxy.address(), Version::Http1).await;
         client.begin(&Request::get("/files/big")).await.unwrap();
+        // The answer has begun: its head is the next to come.
+        assert!(client.interim().await.is_none());
         let change = async {
             let response = server.request(meanwhile).await;
             assert!(

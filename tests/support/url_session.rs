@@ -1,0 +1,266 @@
+//! `URLSession` of iOS, as its requests and its reactions were seen on the wire: what it sends in which release, what it
+//! makes of a lost connection, and when it begins again.
+//!
+//! 1. The app's own request goes out with the completeness field and the version of the release.
+//! 2. A 104 of that version with a `Location` makes the upload resumable; without one a lost connection means to begin again.
+//! 3. After a loss, `HEAD` with all of the app's fields asks how far the upload is. 404 and 410 mean to begin again.
+//! 4. One `PATCH` with the app's fields sends all that is left. Its answer is the app's answer.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::timeout;
+
+use crate::{Client, Head, Request, Response};
+
+/// How long this one waits for anything before it gives a connection up. The real one waits a minute.
+const SILENCE: Duration = Duration::from_millis(400);
+/// More requests than any network needs that gets better.
+const MOST_REQUESTS: u32 = 1000;
+
+/// A release, by the version of the protocol that it speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Release {
+    /// iOS 17 and macOS 14: interop 3.
+    Ios17,
+    /// iOS 18.0 and macOS 15.0: interop 5.
+    Ios18,
+    /// iOS 18.1 to 26 and macOS 15.1 to 26: interop 6.
+    Ios26,
+}
+
+/// A connection as the network gave it.
+#[derive(Debug)]
+pub struct Line {
+    /// The connection.
+    pub client: Client,
+    /// The body is so much slower than the network's answers that a 104 comes before any of it leaves.
+    pub is_slow: bool,
+}
+
+/// What the app gets, and how.
+#[derive(Debug)]
+pub struct Delivered {
+    /// The final answer.
+    pub response: Response,
+    /// Lost connections.
+    pub losses: u32,
+    /// How often it knew no way to go on, and began again.
+    pub restarts: u32,
+}
+
+/// Where an upload is on the server, and what it is known to hold.
+struct Known {
+    upload: String,
+    offset: u64,
+}
+
+/// A request is over, or its connection was lost.
+enum Outcome {
+    Answered(Response),
+    /// With the interim responses that came before.
+    Lost(Vec<Head>),
+}
+
+impl Release {
+    /// Every release.
+    pub const ALL: [Self; 3] = [Self::Ios17, Self::Ios18, Self::Ios26];
+
+    /// The number in `Upload-Draft-Interop-Version`.
+    pub fn interop(self) -> &'static str {
+        match self {
+            Self::Ios17 => "3",
+            Self::Ios18 => "5",
+            Self::Ios26 => "6",
+        }
+    }
+
+    /// Uploads as an upload task does, over the connections that `connect` makes. `request` is the app's own: method,
+    /// target and fields.
+    ///
+    /// Panics where the server breaks a promise: an answer in another version, an offset that goes back.
+    pub async fn upload(
+        self,
+        request: &Request,
+        body: &Bytes,
+        mut connect: impl AsyncFnMut() -> io::Result<Line>,
+    ) -> Delivered {
+        let mut known: Option<Known> = None;
+        let mut losses = 0;
+        let mut restarts = 0;
+        for _ in 0..MOST_REQUESTS {
+            let asked = match &mut known {
+                None => None,
+                Some(known) => {
+                    let head = self.head(request, &known.upload);
+                    match self.exchange(&mut connect, &head, &Bytes::new()).await {
+                        Outcome::Lost(_) => {
+                            losses += 1;
+                            continue;
+                        }
+                        Outcome::Answered(head) if is_gone(head.status()) => None,
+                        Outcome::Answered(head) => {
+                            let head = head.expect(204);
+                            let offset = head.offset();
+                            assert!(known.offset <= offset, "an answered offset is durable");
+                            known.offset = offset;
+                            Some((known.upload.clone(), offset))
+                        }
+                    }
+                }
+            };
+            let outcome = match &asked {
+                None => {
+                    known = None;
+                    let create = self.create(request);
+                    self.exchange(&mut connect, &create, body).await
+                }
+                Some((upload, offset)) => {
+                    let rest = usize::try_from(*offset).map(|offset| body.slice(offset..));
+                    let append = self.append(request, upload, *offset);
+                    let rest = rest.expect("an offset within the body");
+                    self.exchange(&mut connect, &append, &rest).await
+                }
+            };
+            match outcome {
+                Outcome::Answered(response) if asked.is_some() && is_gone(response.status()) => {
+                    known = None;
+                    restarts += 1;
+                }
+                Outcome::Answered(response) => {
+                    return Delivered {
+                        response,
+                        losses,
+                        restarts,
+                    };
+                }
+                Outcome::Lost(interim) => {
+                    losses += 1;
+                    if known.is_none() {
+                        known = self.upload_in(&interim);
+                        restarts += u32::from(known.is_none());
+                    }
+                }
+            }
+        }
+        panic!("{self:?} gives up after {MOST_REQUESTS} requests: {losses} losses");
+    }
+
+    /// The upload that the first 104 of this version names.
+    fn upload_in(self, interim: &[Head]) -> Option<Known> {
+        let first = interim.iter().find(|head| {
+            head.status == 104
+                && head.optional("upload-draft-interop-version") == Some(self.interop())
+        })?;
+        let upload = first.field("location").to_owned();
+        Some(Known { upload, offset: 0 })
+    }
+
+    fn create(self, request: &Request) -> Request {
+        self.completing(self.versioned(request.clone()))
+    }
+
+    fn head(self, request: &Request, upload: &str) -> Request {
+        let head = Request {
+            fields: request.fields.clone(),
+            ..Request::head(upload)
+        };
+        let head = self.versioned(head);
+        match self {
+            Self::Ios17 => head,
+            Self::Ios18 | Self::Ios26 => head.announcing(0),
+        }
+    }
+
+    fn append(self, request: &Request, upload: &str, offset: u64) -> Request {
+        let mut append = Request {
+            fields: request.fields.clone(),
+            ..Request::patch(upload)
+        };
+        if self == Self::Ios26 {
+            append
+                .fields
+                .retain(|(name, _)| !name.eq_ignore_ascii_case("content-type"));
+            append = append.field("Content-Type", "application/partial-upload");
+        }
+        self.completing(self.versioned(append))
+            .field("Upload-Offset", offset)
+    }
+
+    fn versioned(self, request: Request) -> Request {
+        request.field("Upload-Draft-Interop-Version", self.interop())
+    }
+
+    fn completing(self, request: Request) -> Request {
+        match self {
+            Self::Ios17 => request.field("Upload-Incomplete", "?0"),
+            Self::Ios18 | Self::Ios26 => request.field("Upload-Complete", "?1"),
+        }
+    }
+
+    /// One request over a connection of its own. Only a `HEAD` goes without a body.
+    async fn exchange(
+        self,
+        connect: &mut impl AsyncFnMut() -> io::Result<Line>,
+        request: &Request,
+        body: &Bytes,
+    ) -> Outcome {
+        // The network may lose the connection while it is made.
+        let Ok(Ok(mut line)) = timeout(SILENCE, connect()).await else {
+            return Outcome::Lost(Vec::new());
+        };
+        let mut interim = Vec::new();
+        let exchange = converse(&mut line, request, body, &mut interim);
+        match timeout(SILENCE, exchange).await {
+            Ok(Some(response)) => {
+                let echo = response.optional("upload-draft-interop-version");
+                assert_eq!(echo, Some(self.interop()), "{response:?}");
+                Outcome::Answered(response)
+            }
+            Ok(None) | Err(_) => Outcome::Lost(interim),
+        }
+    }
+}
+
+/// Sends `request` with `body` and reads its answer; nothing when the connection is lost first. Cancel safe as far as it
+/// matters: `interim` has what came.
+async fn converse(
+    line: &mut Line,
+    request: &Request,
+    body: &Bytes,
+    interim: &mut Vec<Head>,
+) -> Option<Response> {
+    let client = &mut line.client;
+    let has_body = request.method != "HEAD";
+    let request = match has_body {
+        true => request
+            .clone()
+            .announcing(u64::try_from(body.len()).expect("a length fits")),
+        false => request.clone(),
+    };
+    client.begin(&request).await.ok()?;
+    // Only a creation is sure of an interim response.
+    if line.is_slow && has_body && request.method != "PATCH" {
+        interim.extend(client.interim().await);
+    }
+    if has_body && !body.is_empty() {
+        // A server that has answered may read no more; the answer counts.
+        let sent = client.send(body).await.is_ok();
+        if sent {
+            let _ = client.finish().await;
+        }
+    }
+    match client.response().await {
+        Ok(response) => Some(response),
+        Err(cut) => {
+            // Those read before are among them.
+            *interim = cut.interim;
+            None
+        }
+    }
+}
+
+fn is_gone(status: u16) -> bool {
+    matches!(status, 404 | 410)
+}
