@@ -1,20 +1,29 @@
 // tus-js-client uploads FILE to URL: `node tus-js.mjs URL FILE OPTIONS`, where OPTIONS are those of tus.Upload as JSON.
-// Three more are ours: `name` is the file name to send, `store` a file that remembers uploads from one run to the next, and
+// Four more are ours: `name` is the file name to send, `input` one of those below, `store` a file that remembers uploads from one run to the next, and
 // `leaveAt` ends this run once so many bytes are accepted. The last line of output is JSON: where the upload is, how often
 // it was interrupted, and whether this run found it begun.
-import { createReadStream } from 'node:fs';
+import { createReadStream, readFileSync } from 'node:fs';
+import { PassThrough } from 'node:stream';
 
 import * as tus from 'tus-js-client';
 
 const [endpoint, file, options] = process.argv.slice(2);
-const { name, store, leaveAt, ...given } = JSON.parse(options);
+const { name, input = 'memory', store, leaveAt, ...given } = JSON.parse(options);
 const Storage = tus.FileUrlStorage ?? tus.default.FileUrlStorage;
 
 let interruptions = 0;
 let resumed = false;
 const say = () => console.log(JSON.stringify({ upload: new URL(upload.url, endpoint).pathname, interruptions, resumed }));
 
-const upload = new tus.Upload(createReadStream(file), {
+// A whole file in memory stands for the Blob that browsers have. Of a file stream, 4.3.1 never says that a part of it is the
+// last one, so in the IETF protocols such an upload stays open for ever once it was interrupted.
+const inputs = {
+  memory: () => readFileSync(file),
+  file: () => createReadStream(file),
+  stream: () => createReadStream(file).pipe(new PassThrough()),
+};
+
+const upload = new tus.Upload(inputs[input](), {
   endpoint,
   metadata: { filename: name },
   // Progress starts the list anew.

@@ -7,6 +7,7 @@
 mod access;
 mod architecture;
 mod bad_input;
+mod conformance;
 mod crash;
 mod dialect;
 mod downloads;
@@ -14,7 +15,9 @@ mod full_disk;
 mod limits;
 mod newest_wins;
 mod real_clients;
+mod real_clients_resume;
 mod resume;
 mod shutdown;
 mod tls;
 mod uploads;
+mod url_session;

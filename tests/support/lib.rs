@@ -14,6 +14,7 @@ pub mod server;
 pub mod skip;
 mod sockets;
 pub mod tls;
+pub mod url_session;
 
 pub use client::{Client, Version};
 pub use content::{Content, Dice};

@@ -5,6 +5,9 @@
 //! 2. A 104 of that version with a `Location` makes the upload resumable; without one a lost connection means to begin again.
 //! 3. After a loss, `HEAD` with all of the app's fields asks how far the upload is. 404 and 410 mean to begin again.
 //! 4. One `PATCH` with the app's fields sends all that is left. Its answer is the app's answer.
+//!
+//! When `HEAD` says that the upload is complete, only its answer was lost. The drafts of these versions let nobody append then,
+//! so the app gets the answer to `HEAD`; what the real one does has not been seen.
 
 use std::io;
 use std::time::Duration;
@@ -42,12 +45,14 @@ pub struct Line {
 /// What the app gets, and how.
 #[derive(Debug)]
 pub struct Delivered {
-    /// The final answer.
+    /// The final answer: to the creation or the `PATCH`, or to the `HEAD` that found the upload complete.
     pub response: Response,
     /// Lost connections.
     pub losses: u32,
     /// How often it knew no way to go on, and began again.
     pub restarts: u32,
+    /// What it did, for people.
+    pub history: Vec<String>,
 }
 
 /// Where an upload is on the server, and what it is known to hold.
@@ -89,6 +94,7 @@ impl Release {
         let mut known: Option<Known> = None;
         let mut losses = 0;
         let mut restarts = 0;
+        let mut history = Vec::new();
         for _ in 0..MOST_REQUESTS {
             let asked = match &mut known {
                 None => None,
@@ -96,15 +102,29 @@ impl Release {
                     let head = self.head(request, &known.upload);
                     match self.exchange(&mut connect, &head, &Bytes::new()).await {
                         Outcome::Lost(_) => {
+                            history.push("HEAD: lost".to_owned());
                             losses += 1;
                             continue;
                         }
-                        Outcome::Answered(head) if is_gone(head.status()) => None,
+                        Outcome::Answered(head) if is_gone(head.status()) => {
+                            restarts += 1;
+                            None
+                        }
                         Outcome::Answered(head) => {
                             let head = head.expect(204);
                             let offset = head.offset();
+                            history.push(format!("HEAD: {offset}"));
                             assert!(known.offset <= offset, "an answered offset is durable");
                             known.offset = offset;
+                            if self.is_complete(&head) {
+                                return Delivered {
+                                    response: head,
+                                    losses,
+                                    restarts,
+                                    history,
+                                    history,
+                                };
+                            }
                             Some((known.upload.clone(), offset))
                         }
                     }
@@ -133,10 +153,12 @@ impl Release {
                         response,
                         losses,
                         restarts,
+                        history,
                     };
                 }
                 Outcome::Lost(interim) => {
                     losses += 1;
+                    history.push(format!("upload: lost, {} interim", interim.len()));
                     if known.is_none() {
                         known = self.upload_in(&interim);
                         restarts += u32::from(known.is_none());
@@ -155,6 +177,13 @@ impl Release {
         })?;
         let upload = first.field("location").to_owned();
         Some(Known { upload, offset: 0 })
+    }
+
+    fn is_complete(self, head: &Response) -> bool {
+        match self {
+            Self::Ios17 => head.field("upload-incomplete") == "?0",
+            Self::Ios18 | Self::Ios26 => head.field("upload-complete") == "?1",
+        }
     }
 
     fn create(self, request: &Request) -> Request {
@@ -233,12 +262,10 @@ async fn converse(
 ) -> Option<Response> {
     let client = &mut line.client;
     let has_body = request.method != "HEAD";
-    let request = match has_body {
-        true => request
-            .clone()
-            .announcing(u64::try_from(body.len()).expect("a length fits")),
-        false => request.clone(),
-    };
+    let mut request = request.clone();
+    if has_body {
+        request = request.announcing(u64::try_from(body.len()).expect("a length fits"));
+    }
     client.begin(&request).await.ok()?;
     // Only a creation is sure of an interim response.
     if line.is_slow && has_body && request.method != "PATCH" {

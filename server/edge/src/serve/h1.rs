@@ -57,15 +57,13 @@ pub(super) async fn serve<I: Transport, S: Handler>(
         if !wire.has_ahead() {
             match first_bytes(&mut wire, &context).await {
                 Some(bytes) => wire.put_ahead(bytes),
-                None => return close(wire, Duration::ZERO, 0).await,
+                None => return close(wire, Linger::No, &context).await,
             }
         }
         // Boxed, so that an idle connection's task is small.
         match Box::pin(busy(&builder, wire, Arc::clone(&context), handler.clone())).await {
             Outcome::Idle(idle) => wire = idle,
-            Outcome::Close(wire) => {
-                return close(wire, context.config.linger_timeout, context.linger_size()).await;
-            }
+            Outcome::Close(wire, linger) => return close(wire, linger, &context).await,
             Outcome::Broken => return,
         }
     }
@@ -76,9 +74,23 @@ enum Outcome<I: Transport> {
     /// Waiting for the next request.
     Idle(Wire<I>),
     /// Everything to be said is said.
-    Close(Wire<I>),
+    Close(Wire<I>, Linger),
     /// The connection failed or was cut off; dropping the wire has closed or reset it.
     Broken,
+}
+
+/// Whether to read on for a while before closing.
+enum Linger {
+    Yes,
+    /// The peer is not in the middle of anything.
+    No,
+}
+
+/// What was going on when the server began to drain.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Drained {
+    Idle,
+    Busy,
 }
 
 /// Runs hyper until the connection has nothing to do.
@@ -92,21 +104,26 @@ async fn busy<I: Transport, S: Handler>(
     line.quiet_from(Instant::now());
     let mut timer = pin!(tokio::time::sleep(context.shed_after));
     let mut draining = pin!(context.drain.cancelled());
-    let mut drained = false;
+    let mut drained = None;
     loop {
         let exchanges = Exchanges::new(Arc::clone(&line), Arc::clone(&context), handler.clone());
         let mut connection = builder.serve_connection(TokioIo::new(wire), exchanges);
-        if drained {
-            Pin::new(&mut connection).graceful_shutdown();
-        }
+        let mut told = false;
         let event = poll_fn(|task| {
             line.outlet.register(task.waker());
-            if !drained && draining.as_mut().poll(task).is_ready() {
-                drained = true;
-                Pin::new(&mut connection).graceful_shutdown();
-            }
             if let Poll::Ready(result) = Pin::new(&mut connection).poll(task) {
                 return Poll::Ready(Event::Ended(result));
+            }
+            // After the first poll: before it, hyper would close without a look at what was read ahead.
+            if !told && (drained.is_some() || draining.as_mut().poll(task).is_ready()) {
+                told = true;
+                drained.get_or_insert(if line.in_flight() {
+                    Drained::Busy
+                } else {
+                    Drained::Idle
+                });
+                Pin::new(&mut connection).graceful_shutdown();
+                task.waker().wake_by_ref();
             }
             line.poll_unread(task);
             if line.is_cut() {
@@ -119,8 +136,9 @@ async fn busy<I: Transport, S: Handler>(
             Event::Ended(result) => {
                 let wire = connection.into_parts().io.into_inner();
                 return match result {
-                    Ok(()) => Outcome::Close(wire),
-                    Err(error) if error.is_parse() => Outcome::Close(wire),
+                    Ok(()) if drained == Some(Drained::Idle) => Outcome::Close(wire, Linger::No),
+                    Ok(()) => Outcome::Close(wire, Linger::Yes),
+                    Err(error) if error.is_parse() => Outcome::Close(wire, Linger::Yes),
                     Err(error) => {
                         tracing::debug!(peer = %context.peer.address, %error, "connection broke");
                         Outcome::Broken
@@ -132,8 +150,7 @@ async fn busy<I: Transport, S: Handler>(
                 let mut wire = parts.io.into_inner();
                 wire.put_ahead(parts.read_buf);
                 match deadline {
-                    Deadline::Shed if !wire.has_ahead() && !drained => return Outcome::Idle(wire),
-                    Deadline::Shed if !wire.has_ahead() => return Outcome::Close(wire),
+                    Deadline::Shed if !wire.has_ahead() => return Outcome::Idle(wire),
                     // Part of a head is there: hyper goes on with it.
                     Deadline::Shed => {
                         line.expect_head();
@@ -143,11 +160,11 @@ async fn busy<I: Transport, S: Handler>(
                         let _ = wire
                             .write_all(&refusal::raw(http::StatusCode::REQUEST_TIMEOUT))
                             .await;
-                        return Outcome::Close(wire);
+                        return Outcome::Close(wire, Linger::Yes);
                     }
                     Deadline::Cut => {
                         line.forget();
-                        return Outcome::Close(wire);
+                        return Outcome::Close(wire, Linger::Yes);
                     }
                     Deadline::Unread | Deadline::Stall => {
                         tracing::debug!(peer = %context.peer.address, "peer does not read its answer");
@@ -196,15 +213,15 @@ fn poll_deadline(
 
 /// Closes so that the peer sees what was sent: no more bytes from us, then reading on for a while, since closing a
 /// socket with unread bytes resets it and may destroy an answer on its way (RFC 9112 §9.6).
-async fn close<I: Transport>(mut wire: Wire<I>, time: Duration, size: u64) {
+async fn close<I: Transport>(mut wire: Wire<I>, linger: Linger, context: &Context) {
     wire.disarm();
-    let _ = timeout(time.max(Duration::from_secs(1)), wire.shutdown()).await;
-    if time.is_zero() {
+    let _ = timeout(context.config.linger_timeout, wire.shutdown()).await;
+    if matches!(linger, Linger::No) {
         return;
     }
     let discard = async {
         let mut buffer = vec![0; 16 * 1024];
-        let mut left = size;
+        let mut left = context.linger_size();
         while let Ok(n @ 1..) = wire.read(&mut buffer).await {
             let Some(rest) = left.checked_sub(n as u64) else {
                 break;
@@ -212,5 +229,5 @@ async fn close<I: Transport>(mut wire: Wire<I>, time: Duration, size: u64) {
             left = rest;
         }
     };
-    let _ = timeout(time, discard).await;
+    let _ = timeout(context.config.linger_timeout, discard).await;
 }

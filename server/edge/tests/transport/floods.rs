@@ -9,7 +9,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::support::{H2, Server, get, soon, uploads};
+use crate::support::{H2, Server, chattering, get, soon, uploads};
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -219,6 +219,7 @@ async fn empty_continuations() {
 async fn a_request_that_never_gets_whole_is_closed_with_the_idle() {
     let config = Config {
         keep_alive_timeout: Duration::from_millis(300),
+        linger_timeout: Duration::from_millis(200),
         ..Config::default()
     };
     let server = Server::start(config, router()).await;
@@ -244,4 +245,19 @@ async fn honest_cancelling_is_not_a_flood() {
         let (response, _) = client.request(get("/hello"), true).await;
         assert_eq!(H2::response(response).await.unwrap().1, "hello");
     }
+}
+
+#[tokio::test]
+async fn interim_responses_that_nobody_reads_are_bounded() {
+    let (router, full) = chattering();
+    let server = Server::start(Config::default(), router).await;
+    let mut client = Attacker::connect(&server).await;
+    let open = frame(
+        HEADERS,
+        END_HEADERS | END_STREAM,
+        1,
+        &request(METHOD_GET, "/"),
+    );
+    client.0.write_all(&open).await.unwrap();
+    soon(full.notified()).await;
 }

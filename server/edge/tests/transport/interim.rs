@@ -7,7 +7,7 @@ use edge::{
 };
 use http::{HeaderMap, Request, StatusCode};
 
-use crate::support::{H2, Server, announce, put, soon, uploads};
+use crate::support::{H2, Server, announce, chattering, put, soon, uploads};
 
 const PUT_5: &str = "PUT /upload HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n";
 
@@ -279,24 +279,12 @@ async fn a_cut_resets_its_stream_and_no_other() {
 
 #[tokio::test]
 async fn a_peer_that_does_not_read_costs_a_bounded_queue() {
-    let router = Router::new().route(
-        "/",
-        route_put(async |Extension(interim): Extension<Interim>| {
-            let location = "x".repeat(1000);
-            for _ in 0..100_000 {
-                if announce(&interim, &location) == Err(InterimError::Full) {
-                    return "full";
-                }
-                tokio::task::yield_now().await;
-            }
-            "never full"
-        }),
-    );
+    let (router, full) = chattering();
     let server = Server::start(Config::default(), router).await;
     let mut client = server.connect().await;
     client.send("PUT / HTTP/1.1\r\nhost: x\r\n\r\n").await;
-    // The handler has met the bound once this arrives; everything that it was told is sent comes before.
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    soon(full.notified()).await;
+    // What was accepted arrives, and the answer after it.
     while client.head().await.status == 104 {}
     assert_eq!(client.content(4).await, "full");
 }

@@ -20,6 +20,7 @@ use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::TcpStream,
+    sync::Notify,
     task::JoinHandle,
     time::timeout,
 };
@@ -460,6 +461,24 @@ pub(crate) fn uploads() -> Router {
         )
         .route("/short", put(async || (StatusCode::CONFLICT, "no")))
         .route("/hello", get(async || "hello"))
+}
+
+/// Sends interim responses until no more are taken, then tells.
+pub(crate) fn chattering() -> (Router, Arc<Notify>) {
+    let full = Arc::new(Notify::new());
+    let told = Arc::clone(&full);
+    let router = Router::new().route(
+        "/",
+        axum::routing::any(async move |Extension(interim): Extension<Interim>| {
+            let location = "x".repeat(1000);
+            while announce(&interim, &location) != Err(InterimError::Full) {
+                tokio::task::yield_now().await;
+            }
+            told.notify_one();
+            "full"
+        }),
+    );
+    (router, full)
 }
 
 /// Notes something once a value is dropped.

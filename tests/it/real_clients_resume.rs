@@ -1,0 +1,233 @@
+//! Clients as people have them upload over a network that breaks again and again, and go on by themselves. They come from
+//! their registries, installed by `tests/interop/install`, which `tests/run` calls.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tests::{Content, Fault, Flow, Proxy, Request, TestServer, skip, within};
+use tokio::process::Command;
+
+use crate::uploads::assert_file;
+
+/// For one run of a client on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// What passes on one connection before it is cut.
+const PASSES: u64 = 700_000;
+const LENGTH: u64 = 4_000_000;
+
+/// A file to upload, and the way to the server on which every connection breaks.
+struct Road {
+    server: TestServer,
+    proxy: Proxy,
+    directory: tempfile::TempDir,
+    content: Content,
+}
+
+impl Road {
+    async fn new(seed: u64) -> Self {
+        let server = TestServer::start().await;
+        let breaking = Flow {
+            fault: Some(Fault::CutAfter(PASSES)),
+            ..Flow::default()
+        };
+        let proxy = Proxy::start(server.address(), breaking, Flow::default()).await;
+        let directory = tempfile::tempdir().unwrap();
+        let content = Content::new(seed, LENGTH);
+        std::fs::write(directory.path().join("content"), content.bytes()).unwrap();
+        Self {
+            server,
+            proxy,
+            directory,
+            content,
+        }
+    }
+
+    /// Runs a client's script with the URL of `target`, the file and one word more; what it said last.
+    async fn run(&self, mut command: Command, target: &str, last: impl Into<OsString>) -> Value {
+        command
+            .arg(format!("http://{}{target}", self.proxy.address()))
+            .arg(self.directory.path().join("content"))
+            .arg(last.into())
+            .kill_on_drop(true);
+        let output = within(PATIENCE, "the client ends", command.output()).await;
+        let output = output.unwrap_or_else(|error| panic!("{command:?} cannot be run: {error}"));
+        let said = String::from_utf8_lossy(&output.stdout);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{command:?}\n{said}\n{errors}");
+        let line = said.lines().last().unwrap_or_default();
+        serde_json::from_str(line).unwrap_or_else(|_| panic!("{command:?}\n{said}\n{errors}"))
+    }
+
+    /// The upload is complete, and the file that it made is the content, by bytes and by SHA-256.
+    async fn assert_arrived(&self, said: &Value) {
+        let upload = said["upload"].as_str().unwrap();
+        let head = self.server.request(Request::head(upload)).await;
+        assert_eq!(head.offset(), LENGTH, "{said} {head:?}");
+        assert_file(&self.server, head.field("content-location"), self.content).await;
+    }
+}
+
+/// At so many interruptions at least, the client went on with what had arrived.
+#[track_caller]
+fn assert_interrupted(said: &Value, times: u64) {
+    assert!(
+        said["interruptions"].as_u64().unwrap() >= times,
+        "the network did not break: {said}"
+    );
+}
+
+fn script(name: &str) -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "interop", name]
+        .iter()
+        .collect()
+}
+
+fn node(name: &str) -> Command {
+    let mut command = Command::new("node");
+    command.arg(script(name));
+    command
+}
+
+/// Whether a client from a registry is there. Its absence is a failure, unless whoever runs the tests says that the
+/// registries cannot be reached.
+fn is_installed(test: &str, path: &str) -> bool {
+    let installed = [env!("CARGO_MANIFEST_DIR"), path]
+        .iter()
+        .collect::<PathBuf>()
+        .exists();
+    if !installed && std::env::var_os("TESTS_WITHOUT_REGISTRIES").is_some() {
+        skip(test, "TESTS_WITHOUT_REGISTRIES is set");
+        return false;
+    }
+    assert!(installed, "no {path}: tests/interop/install brings it");
+    true
+}
+
+const TUS_JS: &str = "interop/node_modules/tus-js-client";
+const PYTHON: &str = ".cache/python/bin/python";
+
+/// tus-js-client with `options`, which is interrupted at least `times`.
+async fn tus_js(road: &Road, options: Value, times: u64) {
+    let mut options = options;
+    options["name"] = json!("holiday.mov");
+    let said = road
+        .run(node("tus-js.mjs"), "/files", options.to_string())
+        .await;
+    assert_interrupted(&said, times);
+    road.assert_arrived(&said).await;
+}
+
+#[tokio::test]
+async fn tus_js_client_resumes_in_each_protocol() {
+    if !is_installed("tus_js_client_resumes_in_each_protocol", TUS_JS) {
+        return;
+    }
+    let road = Road::new(140).await;
+    for protocol in ["tus-v1", "ietf-draft-03", "ietf-draft-05"] {
+        tus_js(&road, json!({"protocol": protocol}), 5).await;
+        let chunked = json!({"protocol": protocol, "chunkSize": 1_500_000});
+        tus_js(&road, chunked, 4).await;
+        let at_once =
+            json!({"protocol": protocol, "chunkSize": 300_000, "uploadDataDuringCreation": true});
+        tus_js(&road, at_once, 3).await;
+    }
+}
+
+#[tokio::test]
+async fn tus_js_client_resumes_with_the_extensions_of_tus() {
+    if !is_installed("tus_js_client_resumes_with_the_extensions_of_tus", TUS_JS) {
+        return;
+    }
+    let road = Road::new(141).await;
+    tus_js(&road, json!({"overridePatchMethod": true}), 5).await;
+    tus_js(&road, json!({"parallelUploads": 3}), 3).await;
+    let streamed = json!({"input": "file"});
+    tus_js(&road, streamed, 5).await;
+    // A length is unknown only where there is no file to ask.
+    let deferred = json!({"input": "stream", "uploadLengthDeferred": true, "chunkSize": 300_000});
+    tus_js(&road, deferred, 3).await;
+}
+
+#[tokio::test]
+async fn tus_js_client_goes_on_in_another_process() {
+    if !is_installed("tus_js_client_goes_on_in_another_process", TUS_JS) {
+        return;
+    }
+    let road = Road::new(142).await;
+    for protocol in ["tus-v1", "ietf-draft-03", "ietf-draft-05"] {
+        let mut options = json!({
+            "name": "holiday.mov",
+            "protocol": protocol,
+            "chunkSize": 500_000,
+            "store": road.directory.path().join(protocol),
+            "leaveAt": 2_000_000,
+        });
+        let first = road
+            .run(node("tus-js.mjs"), "/files", options.to_string())
+            .await;
+        options["leaveAt"] = Value::Null;
+        let second = road
+            .run(node("tus-js.mjs"), "/files", options.to_string())
+            .await;
+        assert_eq!(second["resumed"], true, "{second}");
+        assert_eq!(first["upload"], second["upload"], "it is the same upload");
+        road.assert_arrived(&second).await;
+    }
+}
+
+#[tokio::test]
+async fn tuspy_resumes() {
+    if !is_installed("tuspy_resumes", PYTHON) {
+        return;
+    }
+    let road = Road::new(143).await;
+    // What has a checksum is kept whole or not at all, so it has to pass in one piece.
+    for (options, times) in [
+        (json!({"name": "a.mov"}), 5),
+        (json!({"name": "b.mov", "chunk_size": 1_500_000}), 4),
+        (
+            json!({"name": "c.mov", "chunk_size": 300_000, "upload_checksum": true}),
+            0,
+        ),
+    ] {
+        let mut python = Command::new(
+            [env!("CARGO_MANIFEST_DIR"), PYTHON]
+                .iter()
+                .collect::<PathBuf>(),
+        );
+        python.arg(script("tuspy-upload.py"));
+        let said = road.run(python, "/files", options.to_string()).await;
+        assert_interrupted(&said, times);
+        road.assert_arrived(&said).await;
+    }
+}
+
+#[tokio::test]
+async fn node_resumes() {
+    let road = Road::new(144).await;
+    for version in ["1", "2"] {
+        let target = format!("/files/node-{version}");
+        let said = road.run(node("node-http.mjs"), &target, version).await;
+        assert_interrupted(&said, 5);
+        assert_eq!(said["status"], 201, "{said}");
+        road.assert_arrived(&said).await;
+        assert_file(&road.server, &target, road.content).await;
+    }
+}
+
+#[tokio::test]
+async fn curl_resumes() {
+    let road = Road::new(145).await;
+    for version in ["--http1.1", "--http2-prior-knowledge"] {
+        let target = format!("/files/curl{version}");
+        let said = road
+            .run(Command::new(script("curl-upload")), &target, version)
+            .await;
+        assert_interrupted(&said, 5);
+        assert_eq!(said["status"], 201, "{said}");
+        road.assert_arrived(&said).await;
+        assert_file(&road.server, &target, road.content).await;
+    }
+}
