@@ -279,16 +279,19 @@ async fn a_client_of_http_1_0_never_sees_an_interim_response() {
 
 #[tokio::test]
 async fn interim_responses_can_be_switched_off() {
-    let server = TestServer::setup()
-        .config("[http]\ninterim = \"off\"")
-        .start()
-        .await;
     let content = Content::new(12, 9_000);
-    for version in Version::ALL {
-        let put = Dialect::Interop6.create(Request::put("/files/a").body(content.bytes()), true);
-        let response = server.client(version).await.exchange(&put).await.unwrap();
-        assert!([200, 201].contains(&response.status()), "{response:?}");
-        assert!(response.interim.is_empty(), "{response:?}");
+    for setup in [
+        TestServer::setup().config("[http]\ninterim = \"off\""),
+        TestServer::setup().environment("LONGHAUL_HTTP__INTERIM", "off"),
+    ] {
+        let server = setup.start().await;
+        for version in Version::ALL {
+            let put = Request::put("/files/a").body(content.bytes());
+            let put = Dialect::Interop6.create(put, true);
+            let response = server.client(version).await.exchange(&put).await.unwrap();
+            assert!([200, 201].contains(&response.status()), "{response:?}");
+            assert!(response.interim.is_empty(), "{response:?}");
+        }
     }
 }
 

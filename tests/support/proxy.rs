@@ -7,7 +7,6 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -39,7 +38,6 @@ pub enum Fault {
 pub struct Proxy {
     address: SocketAddr,
     flows: Arc<Mutex<Flows>>,
-    cut: watch::Sender<u32>,
     _tasks: JoinSet<()>,
 }
 
@@ -57,7 +55,6 @@ impl Proxy {
             .expect("loopback has a free port");
         let address = listener.local_addr().expect("a bound socket has one");
         let flows = Arc::new(Mutex::new(Flows { up, down }));
-        let (cut, cuts) = watch::channel(0);
 
         let mut tasks = JoinSet::new();
         let rules = Arc::clone(&flows);
@@ -68,13 +65,12 @@ impl Proxy {
                     return;
                 };
                 let flows = *rules.lock().expect("nobody panics with the lock");
-                connections.spawn(pass(client, server, flows, cuts.clone()));
+                connections.spawn(pass(client, server, flows));
             }
         });
         Self {
             address,
             flows,
-            cut,
             _tasks: tasks,
         }
     }
@@ -88,23 +84,13 @@ impl Proxy {
     pub fn set(&self, up: Flow, down: Flow) {
         *self.flows.lock().expect("nobody panics with the lock") = Flows { up, down };
     }
-
-    /// Resets every connection that is open now.
-    pub fn cut_all(&self) {
-        self.cut.send_modify(|count| *count += 1);
-    }
 }
 
 /// One direction is broken; both ends must learn it.
 struct Broken;
 
 /// Passes one connection on until both directions are over or one breaks.
-async fn pass(
-    mut client: TcpStream,
-    server: SocketAddr,
-    flows: Flows,
-    mut cuts: watch::Receiver<u32>,
-) {
+async fn pass(mut client: TcpStream, server: SocketAddr, flows: Flows) {
     let Ok(mut upstream) = TcpStream::connect(server).await else {
         return;
     };
@@ -115,17 +101,10 @@ async fn pass(
     let outcome = {
         let (client_reads, client_writes) = client.split();
         let (server_reads, server_writes) = upstream.split();
-        let both = async {
-            tokio::try_join!(
-                pump(client_reads, server_writes, flows.up),
-                pump(server_reads, client_writes, flows.down),
-            )
-        };
-        tokio::select! {
-            // Either may be dropped anywhere: the connection is over then.
-            outcome = both => outcome.map(|_| ()),
-            _ = cuts.changed() => Err(Broken),
-        }
+        tokio::try_join!(
+            pump(client_reads, server_writes, flows.up),
+            pump(server_reads, client_writes, flows.down),
+        )
     };
     if let Err(Broken) = outcome {
         for socket in [&client, &upstream] {

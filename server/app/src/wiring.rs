@@ -55,8 +55,10 @@ impl Server {
         );
         let recovered = janitor.recover().await.context("failed to recover")?;
         tracing::debug!(?recovered, "recovered");
+        let gate = Gate::new(&config.access);
+        let local_pages_only = gate.is_open() && !config.access.open;
         let api = Api {
-            gate: Gate::new(&config.access),
+            gate,
             uploads: uploads.clone(),
             files: Files::new(blobs, Arc::clone(&metadata), Arc::clone(&clock)),
             clock,
@@ -65,6 +67,7 @@ impl Server {
                     .public_url
                     .as_ref()
                     .map(|url| url.as_str().trim_end_matches('/').to_owned()),
+                local_pages_only,
             }),
         };
         Ok(Self {

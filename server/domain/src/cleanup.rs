@@ -156,13 +156,19 @@ impl Janitor {
             if doomed.is_empty() {
                 return Ok(deleted);
             }
+            let before_this_page = deleted;
             for blob in doomed {
-                self.delete(BlobState::Published, &blob).await?;
+                if !self.delete(BlobState::Published, &blob).await {
+                    continue;
+                }
                 self.metadata
                     .forget_blob(&blob)
                     .await
                     .map_err(Error::metadata("forget a blob"))?;
                 deleted += 1;
+            }
+            if deleted == before_this_page {
+                return Ok(deleted);
             }
         }
     }
@@ -195,17 +201,20 @@ impl Janitor {
                 .await
                 .map_err(Error::metadata("look blobs up"))?;
             for blob in old.iter().filter(|blob| !known.contains(blob)) {
-                self.delete(state, blob).await?;
-                deleted += 1;
+                deleted += usize::from(self.delete(state, blob).await);
             }
         }
     }
 
-    async fn delete(&self, state: BlobState, blob: &BlobKey) -> Result<(), Error> {
-        match state {
+    /// Deletes a blob. One that cannot be deleted does not keep the others; the next round tries again.
+    async fn delete(&self, state: BlobState, blob: &BlobKey) -> bool {
+        let deleted = match state {
             BlobState::Staged => self.blobs.discard(blob).await,
             BlobState::Published => self.blobs.delete(blob).await,
+        };
+        if let Err(error) = &deleted {
+            tracing::error!(%blob, error = error as &dyn std::error::Error, "failed to delete a blob");
         }
-        .map_err(Error::blob("delete a blob"))
+        deleted.is_ok()
     }
 }

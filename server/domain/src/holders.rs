@@ -30,7 +30,8 @@ struct Queue {
 pub(crate) struct Turn {
     holders: Arc<Holders>,
     id: UploadId,
-    queue: Arc<Queue>,
+    /// Given back within the map's lock, so that the last one to let go knows that it is.
+    queue: Option<Arc<Queue>>,
     overtaken: CancellationToken,
     guard: Option<OwnedMutexGuard<()>>,
 }
@@ -59,11 +60,13 @@ impl Holders {
         let mut turn = Turn {
             holders: Arc::clone(self),
             id,
-            queue,
+            queue: Some(Arc::clone(&queue)),
             overtaken,
             guard: None,
         };
-        let guard = Arc::clone(&turn.queue.turn).lock_owned().await;
+        let waiting = Arc::clone(&queue.turn).lock_owned();
+        drop(queue);
+        let guard = waiting.await;
         turn.guard = Some(guard);
         if turn.overtaken.is_cancelled() {
             return Err(Overtaken);
@@ -93,8 +96,11 @@ impl Drop for Turn {
             .uploads
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        // The map's reference and this one: nobody else holds or waits, and nobody can begin to while the map is locked.
-        let idle = Arc::strong_count(&self.queue) == 2;
+        drop(self.queue.take());
+        // The map's own reference is the last: nobody holds or waits, and nobody can begin to while the map is locked.
+        let idle = uploads
+            .get(&self.id)
+            .is_some_and(|queue| Arc::strong_count(queue) == 1);
         if idle {
             uploads.remove(&self.id);
         }

@@ -246,6 +246,7 @@ async fn read(
             biased;
             () = stops.overtaken.cancelled() => break Ending::Overtaken,
             () = stops.draining.cancelled() => break Ending::Draining,
+            () = full.closed() => break Ending::Unstored,
             // Cancel safe: a stream's next item is taken whole or stays.
             part = body.next() => part,
             // The body has nothing at the moment, and the other half is idle. Cancel safe: a permit not got is no permit.

@@ -122,7 +122,7 @@ pub trait MetadataStore: Debug + Send + Sync + 'static {
         expires_at: Timestamp,
     ) -> Result<Written, MetadataError>;
 
-    /// Ends an open upload as `gone` and keeps that knowledge until `expires_at`. With an epoch only its holder may; without one
+    /// Ends an open upload as `gone` and keeps that knowledge until `expires_at`, but not its idempotency key. With an epoch only its holder may; without one
     /// any holder is fenced. The caller discards the blob.
     async fn end_upload(
         &self,

@@ -13,12 +13,13 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use protocol::digest::StatedDigests;
-use protocol::upload::{Append, Create, Limits};
+use protocol::upload::{Append, Completion, Create, Limits};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
+use self::intake::Replays;
 use crate::access::Action;
 use crate::buffers::Buffers;
 use crate::files::{Description, File, WriteCondition};
@@ -301,21 +302,38 @@ impl Authorized<Uploads> {
         let shared = Arc::clone(&self.service.shared);
         self.service
             .shared
-            .run(async move { shared.append(id, addition, body, sink).await })
+            .run(async move {
+                let replays = match shared.config.replay_tolerant {
+                    true => Replays::Allowed,
+                    false => Replays::Refused,
+                };
+                shared.append(id, addition, body, sink, replays).await
+            })
             .await
     }
 
     /// How an upload stands. A request that still appends is ended first, so that the offset is final and will be accepted.
     ///
+    /// A client to which the length means completeness ([`Completion::AtLength`]) is not told of all bytes before the upload is
+    /// complete: a crash may have come between.
+    ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Gone`] or a store's.
-    pub async fn retrieve(&self, id: UploadId) -> Result<Upload, Failure> {
+    pub async fn retrieve(&self, id: UploadId, completion: Completion) -> Result<Upload, Failure> {
         self.principal.check(Action::UseUpload)?;
-        let shared = &self.service.shared;
-        let turn = shared.turn(id).await?;
-        let upload = shared.existing(&id).await?;
-        drop(turn);
-        Ok(upload)
+        let shared = Arc::clone(&self.service.shared);
+        self.service
+            .shared
+            .run(async move {
+                let turn = shared.turn(id).await?;
+                let mut upload = shared.existing(&id).await?;
+                if completion == Completion::AtLength {
+                    shared.complete_if_reached(&mut upload).await?;
+                }
+                drop(turn);
+                Ok(upload)
+            })
+            .await
     }
 
     /// Gives an upload up. A request that still appends is ended first. A completed upload's file stays.
@@ -378,6 +396,8 @@ impl Shared {
         &self,
         work: impl Future<Output = Result<T, Failure>> + Send + 'static,
     ) -> Result<T, Failure> {
+        // Taken before the look, so that draining waits for whoever passes.
+        let _until_counted = self.tasks.token();
         if self.draining.is_cancelled() {
             return Err(Error::Draining.into());
         }

@@ -524,7 +524,11 @@ async fn append(world: &World, model: &mut Model, bringing: &Bringing<'_>) {
     let expected = model.bring(bringing, world.seconds);
     assert_eq!(answer(&result), expected, "{model:?}");
     // Only what is recorded moves the expiry; the store knows when that is.
-    if let Ok(upload) = world.authorized().retrieve(model.id).await {
+    if let Ok(upload) = world
+        .authorized()
+        .retrieve(model.id, Completion::Later)
+        .await
+    {
         model.expires = if upload.expires_at.as_millis() == expiry(before) {
             before
         } else {
@@ -552,7 +556,10 @@ async fn cancel(world: &World, model: &mut Model) {
 }
 
 async fn check(world: &World, model: &Model) {
-    let result = world.authorized().retrieve(model.id).await;
+    let result = world
+        .authorized()
+        .retrieve(model.id, Completion::Later)
+        .await;
     match (model.state, result) {
         (ModelState::Open, Ok(upload)) if model.expires > world.seconds => match upload.state {
             UploadState::Open(progress) => {
@@ -579,7 +586,11 @@ async fn read_back(world: &World, model: &Model) {
     if model.state != ModelState::Complete {
         return;
     }
-    let upload = world.authorized().retrieve(model.id).await.unwrap();
+    let upload = world
+        .authorized()
+        .retrieve(model.id, Completion::Later)
+        .await
+        .unwrap();
     let UploadState::Complete(completed) = &upload.state else {
         panic!("{upload:?}");
     };

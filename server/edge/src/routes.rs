@@ -42,6 +42,8 @@ pub struct Api {
 pub struct Place {
     /// Its URL without a slash at the end; absent, resources are told by their paths, which no proxy can make wrong.
     pub public_url: Option<String>,
+    /// Whether pages of other machines are refused: the server is open to everyone, but meant for this machine.
+    pub local_pages_only: bool,
 }
 
 impl Api {
@@ -75,13 +77,14 @@ pub fn service(
 }
 
 fn router(api: Api) -> Router {
+    let place = Arc::clone(&api.place);
     Router::new()
         .merge(files::router())
         .merge(uploads::router())
         .fallback(problem::no_such_resource)
         .method_not_allowed_fallback(problem::no_such_method)
         .with_state(api)
-        .layer(middleware::from_fn(cors::allow))
+        .layer(middleware::from_fn_with_state(place, cors::allow))
         .layer(
             TraceLayer::new_for_http()
                 .make_span_with(span)

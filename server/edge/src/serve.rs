@@ -90,7 +90,7 @@ where
         grace: config.drain_grace,
         config: Arc::new(config),
         places,
-        connections: TaskTracker::new(),
+        tasks: TaskTracker::new(),
         drain: shutdown,
         cut: CancellationToken::new(),
     };
@@ -119,7 +119,8 @@ struct Server {
     grace: Duration,
     places: Places,
     window_growth: Arc<Semaphore>,
-    connections: TaskTracker,
+    /// The connections, and handlers that outlive theirs.
+    tasks: TaskTracker,
     /// Cancelled when connections should end.
     drain: CancellationToken,
     /// Cancelled when they must.
@@ -186,13 +187,15 @@ impl Server {
                 },
                 interim: self.config.allows_interim(address.ip()),
                 drain: self.drain.clone(),
+                cut: self.cut.clone(),
+                tasks: self.tasks.clone(),
                 shed_after: connection::SHED_AFTER,
                 room: Arc::clone(&self.places.room),
                 window_growth: Arc::clone(&self.window_growth),
             };
             let connection = connection::serve(stream, acceptor.clone(), context, handler.clone());
             let cut = self.cut.clone();
-            self.connections.spawn(async move {
+            self.tasks.spawn(async move {
                 // A connection that is cut here is dropped, which resets it where an answer was unfinished.
                 cut.run_until_cancelled(connection).await;
                 drop(place);
@@ -202,13 +205,13 @@ impl Server {
 
     /// Waits for the connections to end, and cuts those that do not.
     async fn end(self) -> Drained {
-        self.connections.close();
+        self.tasks.close();
         let mut cut = 0;
-        if timeout(self.grace, self.connections.wait()).await.is_err() {
-            cut = self.connections.len();
+        if timeout(self.grace, self.tasks.wait()).await.is_err() {
+            cut = self.tasks.len();
             tracing::warn!(connections = cut, "connections cut at the end of the grace");
             self.cut.cancel();
-            self.connections.wait().await;
+            self.tasks.wait().await;
         }
         Drained { cut }
     }

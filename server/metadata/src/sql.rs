@@ -216,6 +216,8 @@ set
   upload_offset = null,
   length = null,
   hash_state = null,
+  -- Whoever begins anew may use the key again.
+  idempotency_key = null,
   gone = $4
 where id = $1
   and epoch = coalesce($2, epoch)

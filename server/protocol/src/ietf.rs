@@ -89,7 +89,7 @@ impl Version {
             },
             body: BodyUse::Appended,
             digests: match completes {
-                true => whole(StatedDigests::read(fields)?),
+                true => whole(StatedDigests::read(fields)?)?,
                 false => StatedDigests::read(fields)?,
             },
             media_type: media_type::declared(fields),
@@ -364,14 +364,31 @@ impl Row {
 
 /// A body that is the whole representation has the representation's digest. As such it can still be verified when the body is cut
 /// and resumed; as the body's own it would forbid to keep what came before the cut.
-fn whole(stated: StatedDigests) -> StatedDigests {
+fn whole(stated: StatedDigests) -> Result<StatedDigests, Rejection> {
     let mut representation = stated.representation;
-    representation.extend(stated.content);
-    StatedDigests {
-        content: Vec::new(),
+    let mut content = Vec::new();
+    for stated in stated.content {
+        let same = representation
+            .iter()
+            .find(|other| other.algorithm == stated.algorithm);
+        match same {
+            Some(other) if other.value == stated.value => {}
+            Some(_) => {
+                return Err(Rejection::malformed(
+                    stated.field,
+                    "is not that of the whole",
+                ));
+            }
+            None if stated.algorithm.key().is_some() => representation.push(stated),
+            // A checksum that no Repr-Digest can state stays the body's own.
+            None => content.push(stated),
+        }
+    }
+    Ok(StatedDigests {
+        content,
         representation,
         trailing: stated.trailing,
-    }
+    })
 }
 
 /// What an upload target tells of resumable uploads to anyone who asks (`OPTIONS`), in the words of every version at once:

@@ -318,12 +318,24 @@ impl Admission {
         self.bound == Bound::Length && self.surplus == Overrun::Invalidate
     }
 
+    /// Whether the upload is complete by having come to this offset, whatever else becomes of the request.
+    pub fn is_reached(&self, offset: u64) -> bool {
+        self.completion == Completion::AtLength && self.length == Some(offset)
+    }
+
     /// How the upload stands after a body of `received` bytes (overlap included) that ended by itself.
     ///
     /// # Errors
     /// [`Rejection::InconsistentLength`] when the body's end contradicts the known length, [`Rejection::TooSmall`] when the
     /// whole is below the smallest size. The bytes count in both cases; the upload stays open.
     pub fn end(&self, received: u64) -> Result<End, Rejection> {
+        if received < self.overlap {
+            // A body that ends within what it repeats says that the whole is shorter than what is held.
+            return match self.completion {
+                Completion::WithThisBody => Err(Rejection::InconsistentLength),
+                Completion::Later | Completion::AtLength => Ok(End::Partial),
+            };
+        }
         let total = self.start.saturating_add(received);
         let completes = match self.completion {
             Completion::WithThisBody => true,

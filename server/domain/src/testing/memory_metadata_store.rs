@@ -190,6 +190,7 @@ impl MetadataStore for MemoryMetadataStore {
         };
         upload.expires_at = expires_at;
         upload.state = UploadState::Gone(gone);
+        upload.plan.idempotency_key = None;
         Ok(Guarded::Done)
     }
 

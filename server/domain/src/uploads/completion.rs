@@ -7,11 +7,33 @@ use protocol::upload::Complete;
 
 use super::{Outcome, Shared};
 use crate::digest::{Digests, Hasher, Sha256Digest};
-use crate::metadata_store::Written;
+use crate::metadata_store::{Guarded, Written};
 use crate::upload::{Completed, Gone, Progress, Upload, UploadState};
 use crate::{BlobKey, Error};
 
 impl Shared {
+    /// Completes an upload that has come to its length but was stopped before it could be completed.
+    pub(super) async fn complete_if_reached(&self, upload: &mut Upload) -> Result<(), Error> {
+        let progress = match &upload.state {
+            UploadState::Open(progress) => progress.clone(),
+            UploadState::Complete(_) | UploadState::Gone(_) => return Ok(()),
+        };
+        let whole = progress.open.length == Some(progress.open.offset);
+        if !whole || upload.plan.is_part() || upload.plan.is_concatenation() {
+            return Ok(());
+        }
+        self.claim(upload).await?;
+        let hasher = self.hasher(upload, &progress).await?;
+        let complete = Complete {
+            length: progress.open.offset,
+        };
+        // A length of nothing may have been recorded before its blob was made.
+        drop(self.stage(upload, complete.length).await?);
+        self.finish(upload, complete, Digests::new(hasher, []), true)
+            .await
+            .map(drop)
+    }
+
     /// Verifies, publishes and records a whole upload.
     pub(super) async fn finish(
         &self,
@@ -102,12 +124,15 @@ impl Shared {
     /// Ends an upload that can never be completed.
     pub(super) async fn invalidate(&self, upload: &mut Upload) -> Result<(), Error> {
         let kept_until = self.clock.now().plus(self.config.lifetime);
-        self.metadata
+        let ended = self
+            .metadata
             .end_upload(&upload.id, Some(upload.epoch), Gone::Invalid, kept_until)
             .await
             .map_err(Error::metadata("invalidate an upload"))?;
-        upload.state = UploadState::Gone(Gone::Invalid);
-        self.discard(&upload.blob).await;
+        if ended == Guarded::Done {
+            upload.state = UploadState::Gone(Gone::Invalid);
+            self.discard(&upload.blob).await;
+        }
         Ok(())
     }
 

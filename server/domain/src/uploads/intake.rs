@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use protocol::digest::{self, Algorithm, Stated, StatedDigests};
 use protocol::rejection::Rejection;
-use protocol::upload::{Admission, Completion, Create, End, Open, Overrun};
+use protocol::upload::{Admission, Append, Completion, Create, End, Open, Overrun, Repeat};
 
 use super::completion::mismatch;
 use super::{Addition, Creation, Failure, Outcome, ProgressSink, Shared};
@@ -39,17 +39,13 @@ impl Shared {
                 overrun: Overrun::Discard,
             };
         }
-        let admission = Open::create(&creation.create, &self.config.limits())?;
-        if let Some(path) = &creation.path {
-            let current = self
-                .metadata
-                .file(path)
-                .await
-                .map_err(Error::metadata("read a file"))?;
-            if !creation.condition.holds(current.as_ref()) {
-                return Err(Error::PreconditionFailed.into());
-            }
+        let mut limits = self.config.limits();
+        if creation.parts.is_some() {
+            // A concatenation has no body of its own.
+            limits.max_append_size = None;
         }
+        let admission = Open::create(&creation.create, &limits)?;
+        let names_path = creation.path.is_some();
         let now = self.clock.now();
         let id = UploadId::random(&*self.randomness);
         let digests = Digests::new(Hasher::new(), body_algorithms(&creation.digests));
@@ -92,8 +88,29 @@ impl Shared {
                 .await
                 .map_err(Error::metadata("record an upload"))?;
             if let Inserted::Existing(existing) = inserted {
-                return self.found_again(*existing, &sink);
+                drop(turn);
+                if !is_repeat(&upload.plan, &existing.plan, names_path) {
+                    let reason = "was used for another upload";
+                    return Err(Rejection::malformed("Idempotency-Key", reason).into());
+                }
+                let request = (creation.create, creation.digests);
+                return self.found_again(*existing, request, body, sink).await;
             }
+        }
+        if names_path {
+            let current = self
+                .metadata
+                .file(&upload.plan.path)
+                .await
+                .map_err(Error::metadata("read a file"))?;
+            if !upload.plan.condition.holds(current.as_ref()) {
+                if creation.resumable {
+                    self.invalidate(&mut upload).await?;
+                }
+                return Err(Error::PreconditionFailed.into());
+            }
+        }
+        if creation.resumable {
             sink.created(&upload);
         }
         let request = Request {
@@ -108,6 +125,11 @@ impl Shared {
         drop(turn);
         match taken {
             Ok(outcome) => Ok(outcome),
+            Err(error) if upload.plan.is_concatenation() => {
+                // It takes no bytes from a client, so nobody could go on with it.
+                self.invalidate(&mut upload).await?;
+                Err(error.into())
+            }
             Err(error) if creation.resumable => Err(Failure::of(error, upload)),
             Err(error) => {
                 self.discard(&upload.blob).await;
@@ -160,11 +182,14 @@ impl Shared {
         Ok((length, body.boxed()))
     }
 
-    /// Answers a creation that repeats an earlier one: the same upload is told, and this request's body is not read.
-    fn found_again(
+    /// Answers a creation that repeats an earlier one. A body that is the whole again goes on where the earlier one ended: what it
+    /// repeats is compared, the rest is taken in. Other bodies are not read; the client learns the offset.
+    async fn found_again(
         &self,
         upload: Upload,
-        sink: &Arc<dyn ProgressSink>,
+        (create, digests): (Create, StatedDigests),
+        body: UploadBody,
+        sink: Arc<dyn ProgressSink>,
     ) -> Result<Outcome, Failure> {
         let upload = self.alive(Some(upload))?;
         sink.created(&upload);
@@ -172,6 +197,19 @@ impl Shared {
             UploadState::Complete(completed) => {
                 let completed = completed.clone();
                 Ok(Outcome::Complete(upload, completed))
+            }
+            UploadState::Open(_) if create.completion == Completion::WithThisBody => {
+                let append = Append {
+                    offset: 0,
+                    completion: create.completion,
+                    length: create.length,
+                    body_length: create.body_length,
+                    overrun: create.overrun,
+                    repeat: Repeat::Refused,
+                };
+                let addition = Addition { append, digests };
+                self.append(upload.id, addition, body, sink, Replays::Allowed)
+                    .await
             }
             UploadState::Open(_) | UploadState::Gone(_) => Ok(Outcome::Partial(upload)),
         }
@@ -183,6 +221,7 @@ impl Shared {
         addition: Addition,
         body: UploadBody,
         sink: Arc<dyn ProgressSink>,
+        replays: Replays,
     ) -> Result<Outcome, Failure> {
         let turn = self.turn(id).await?;
         let mut upload = self.existing(&id).await?;
@@ -203,26 +242,13 @@ impl Shared {
         let admitted = progress.open.admit(
             &addition.append,
             &self.config.limits(),
-            self.config.replay_tolerant,
+            replays == Replays::Allowed,
         );
         let admission = match admitted {
             Ok(admission) => admission,
             Err(rejection) => return Err(Failure::of(rejection, upload)),
         };
-        let claimed = self
-            .metadata
-            .claim_upload(&id)
-            .await
-            .map_err(Error::metadata("claim an upload"))?;
-        let same = claimed
-            .as_ref()
-            .is_some_and(|claimed| claimed.state == upload.state);
-        if !same {
-            return Err(Error::Superseded.into());
-        }
-        if let Some(claimed) = claimed {
-            upload = claimed;
-        }
+        self.claim(&mut upload).await?;
         let hasher = self.hasher(&upload, &progress).await?;
         let mut stated = addition.digests;
         stated.content.retain(|stated| !is_stale(stated, &upload));
@@ -238,6 +264,22 @@ impl Shared {
             .await;
         drop(turn);
         taken.map_err(|error| Failure::of(error, upload))
+    }
+
+    /// Makes this request the upload's holder.
+    pub(super) async fn claim(&self, upload: &mut Upload) -> Result<(), Error> {
+        let claimed = self
+            .metadata
+            .claim_upload(&upload.id)
+            .await
+            .map_err(Error::metadata("claim an upload"))?;
+        match claimed {
+            Some(claimed) if claimed.state == upload.state => {
+                *upload = claimed;
+                Ok(())
+            }
+            Some(_) | None => Err(Error::Superseded),
+        }
     }
 
     /// Takes in a body: from the admission to the recorded end. `upload` is brought up to date on the way.
@@ -304,17 +346,23 @@ impl Shared {
             verify_content(&request.content_digests, &ingested, &ingest.digests)?;
         }
         let end = match ingested.ending {
-            Ending::Clean if !recorder.upload.plan.is_part() => admission.end(ingested.received),
+            _ if recorder.upload.plan.is_part() => Ok(End::Partial),
+            // Where reaching the length completes the upload, it does so however the request ends: its client is told by the
+            // offset alone.
+            _ if admission.is_reached(ingest.offset) => admission.end(ingested.received),
+            Ending::Clean => admission.end(ingested.received),
             _ => Ok(End::Partial),
         };
-        // What completes is recorded by its completion; a body that may not even run over leaves no trace.
-        let discards =
-            matches!(ingested.ending, Ending::Overrun) && admission.surplus == Overrun::Discard;
+        // What completes is recorded by its completion; a body that may not even run over, or whose digest was not compared, leaves
+        // no trace.
+        let discards = matches!(ingested.ending, Ending::Overrun)
+            && (unverified || admission.surplus == Overrun::Discard);
         if request.resumable && !discards && !matches!(end, Ok(End::Complete(_))) {
             recorder.record(ingest.offset, &ingest.digests).await?;
         }
         match ingested.ending {
             Ending::Clean => {}
+            _ if matches!(end, Ok(End::Complete(_))) => {}
             Ending::Fault(fault) => return Err(fault.into()),
             Ending::Overtaken => return Err(Error::Superseded),
             Ending::Draining => return Err(Error::Draining),
@@ -352,7 +400,11 @@ impl Shared {
         }
     }
 
-    async fn stage(&self, upload: &Upload, offset: u64) -> Result<Box<dyn StagedBlob>, Error> {
+    pub(super) async fn stage(
+        &self,
+        upload: &Upload,
+        offset: u64,
+    ) -> Result<Box<dyn StagedBlob>, Error> {
         self.blobs
             .stage(&upload.blob, offset)
             .await
@@ -367,6 +419,23 @@ struct Request {
     body_length: Option<u64>,
     content_digests: Vec<Stated>,
     resumable: bool,
+}
+
+/// Whether an append may begin by repeating bytes that the upload has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Replays {
+    /// They are compared.
+    Allowed,
+    /// That is an offset mismatch.
+    Refused,
+}
+
+/// Whether a creation asks for the upload that an earlier one with the same key made.
+fn is_repeat(asked: &Plan, existing: &Plan, names_path: bool) -> bool {
+    (!names_path || asked.path == existing.path)
+        && asked.description == existing.description
+        && asked.repr_digest == existing.repr_digest
+        && asked.tus_concat == existing.tus_concat
 }
 
 /// The algorithms to run over a body: of what is stated already, and of what its trailers may state.

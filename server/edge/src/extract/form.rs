@@ -1,5 +1,8 @@
 //! `multipart/form-data` with one file, for apps that build such bodies beforehand (RFC 7578). The file is streamed, never held.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
 use axum::body::Body;
 use domain::files::Description;
 use domain::uploads::{BodyFault, BodyPart, UploadBody};
@@ -13,8 +16,23 @@ use protocol::{disposition, media_type};
 
 const FORM: &str = "multipart/form-data";
 
-/// Most bytes of a field that is no file.
-const LARGEST_FIELD: u64 = 64 * 1024;
+/// Most bytes around the file: other fields, and the heads of all parts.
+const MOST_AROUND: u64 = 256 * 1024;
+
+/// Counts the bytes around the file. While the file itself is read, nothing is counted.
+#[derive(Debug, Default)]
+struct Around {
+    bytes: AtomicU64,
+    in_file: AtomicBool,
+}
+
+impl Around {
+    /// Whether so many more are too many.
+    fn is_exceeded_by(&self, more: usize) -> bool {
+        let counted = !self.in_file.load(Ordering::Relaxed);
+        counted && self.bytes.fetch_add(more as u64, Ordering::Relaxed) > MOST_AROUND
+    }
+}
 
 /// The file of a form.
 pub(crate) struct FormFile {
@@ -39,7 +57,16 @@ pub(crate) async fn file(fields: &HeaderMap, body: Body) -> Result<FormFile, Rej
         .ok_or_else(|| broken("the type has no boundary"))?;
     let limits = SizeLimit::new().per_field(u64::MAX);
     let constraints = Constraints::new().size_limit(limits);
-    let mut form = Multipart::with_constraints(body.into_data_stream(), boundary, constraints);
+    let around = Arc::new(Around::default());
+    let counted = {
+        let around = Arc::clone(&around);
+        body.into_data_stream().map(move |bytes| match bytes {
+            Ok(bytes) if around.is_exceeded_by(bytes.len()) => Err(Refused::TooMuchAround),
+            Ok(bytes) => Ok(bytes),
+            Err(error) => Err(Refused::Cut(error)),
+        })
+    };
+    let mut form = Multipart::with_constraints(counted, boundary, constraints);
     let file = loop {
         let Some(field) = next(&mut form).await? else {
             return Err(broken("the form has no file"));
@@ -55,7 +82,9 @@ pub(crate) async fn file(fields: &HeaderMap, body: Body) -> Result<FormFile, Rej
             .and_then(|value| media_type::parse(value.as_ref())),
         filename: file.file_name().and_then(disposition::sanitised),
     };
+    around.in_file.store(true, Ordering::Relaxed);
     let rest = stream::once(async move {
+        around.in_file.store(false, Ordering::Relaxed);
         match end(form).await {
             Ok(()) => None,
             Err(rejection) => Some(Err(BodyFault::Broken(rejection))),
@@ -89,18 +118,21 @@ async fn next(form: &mut Multipart<'static>) -> Result<Option<Field<'static>>, R
 }
 
 async fn pass_over(mut field: Field<'static>) -> Result<(), Rejection> {
-    let mut size = 0;
-    while let Some(bytes) = field
+    while let Some(_passed_over) = field
         .chunk()
         .await
         .map_err(|error| broken(&error.to_string()))?
-    {
-        size += bytes.len() as u64;
-        if size > LARGEST_FIELD {
-            return Err(broken("a field that is no file is too large"));
-        }
-    }
+    {}
     Ok(())
+}
+
+/// Why no more of the form is read.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error("there is too much around the file")]
+    TooMuchAround,
+    #[error("the body was cut")]
+    Cut(#[source] axum::Error),
 }
 
 fn fault(error: &multer::Error) -> BodyFault {

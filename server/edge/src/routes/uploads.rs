@@ -10,15 +10,17 @@ use axum::{Json, Router};
 use domain::files::{Description, WriteCondition};
 use domain::uploads::{Addition, Creation, ProgressSink};
 use domain::{FilePath, UploadId, Uploads};
-use http::header::{IF_MATCH, IF_NONE_MATCH};
+use http::header::{CONTENT_RANGE, IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderName, Method};
 use protocol::answer::Via;
 use protocol::dialect::Dialect;
+use protocol::digest::StatedDigests;
 use protocol::fields::name::IDEMPOTENCY_KEY;
 use protocol::problem::Problem;
 use protocol::rejection::Rejection;
 use protocol::request::BodyUse;
 use protocol::tus::{self, Concat};
+use protocol::upload::Completion;
 use serde::{Deserialize, Serialize};
 
 use crate::extract::{Access, HolderAccess, Target, UPLOADS, UploadTarget, body, form};
@@ -36,7 +38,7 @@ const MOST_LISTED: usize = 1000;
 pub(super) fn router() -> Router<Api> {
     Router::new()
         .route("/uploads", get(list))
-        .route("/uploads/{id}", any(resource))
+        .route("/uploads/{id}", any(resource).options(discover))
         .layer(middleware::from_fn(stand_for))
 }
 
@@ -88,6 +90,11 @@ async fn creation(
         limits: uploads.limits(),
         via: Via::Creation,
     };
+    if fields.contains_key(CONTENT_RANGE) {
+        // RFC 9110 §14.5: a part must not be taken for the whole.
+        let rejection = Rejection::malformed("Content-Range", "has no meaning in a creation");
+        return Err(answering.refused(&rejection));
+    }
     let read = dialect
         .read_create(fields, body::length(&body))
         .map_err(|rejection| answering.refused(&rejection))?;
@@ -98,6 +105,12 @@ async fn creation(
     let mut create = read.create;
     let body = match read.body {
         BodyUse::Appended if form::is_form(fields) => {
+            if read.digests != StatedDigests::default() {
+                // They are of the form, and what is kept is its file.
+                let reason = "of a form are not supported";
+                let rejection = Rejection::malformed("Content-Digest", reason);
+                return Err(answering.refused(&rejection));
+            }
             let form = form::file(fields, body)
                 .await
                 .map_err(|rejection| answering.refused(&rejection))?;
@@ -123,7 +136,7 @@ async fn creation(
         .and_then(|tus| Some(tus.metadata?.raw().to_owned()));
     let creation = Creation {
         create,
-        resumable: dialect != Dialect::Plain,
+        resumable: dialect != Dialect::Plain || fields.contains_key(IDEMPOTENCY_KEY),
         parts,
         path,
         condition: condition(fields)?,
@@ -172,9 +185,6 @@ async fn resource(
         via: Via::Append,
     };
     let method = request.method().clone();
-    if method == Method::OPTIONS {
-        return Ok(written(dialect.discovery(&answering.limits), Vec::new()));
-    }
     let Some(id) = target.0 else {
         return Err(answering.unknown());
     };
@@ -183,7 +193,12 @@ async fn resource(
             dialect
                 .check_retrieval(request.headers())
                 .map_err(|rejection| answering.refused(&rejection))?;
-            match uploads.retrieve(id).await {
+            // To a tus client, an offset at the length says that all is done.
+            let completion = match dialect {
+                Dialect::Tus => Completion::AtLength,
+                Dialect::Plain | Dialect::Ietf(_) => Completion::Later,
+            };
+            match uploads.retrieve(id, completion).await {
                 Ok(upload) => Ok(answering.retrieved(&method, &upload)),
                 Err(failure) => Err(answering.failed(failure, false)),
             }

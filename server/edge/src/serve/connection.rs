@@ -15,11 +15,12 @@ use http::Request;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     net::TcpStream,
+    runtime::Handle,
     sync::{Notify, Semaphore},
     time::{sleep, timeout},
 };
 use tokio_rustls::server::TlsStream;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service;
 
 use super::{Config, Peer, h1, h2, tls::Acceptor};
@@ -53,6 +54,10 @@ pub(super) struct Context {
     pub(super) interim: bool,
     /// Finish what is going on, begin nothing.
     pub(super) drain: CancellationToken,
+    /// End at once.
+    pub(super) cut: CancellationToken,
+    /// What the server waits for at its end.
+    pub(super) tasks: TaskTracker,
     /// How long an HTTP/1 connection without a request keeps its buffers.
     pub(super) shed_after: Duration,
     /// Told when a new connection waits for a place: one idle connection should make room.
@@ -71,6 +76,16 @@ impl Context {
 
     pub(super) fn linger_size(&self) -> u64 {
         self.config.linger_size.as_u64()
+    }
+
+    /// Runs the rest of a handler whose connection is gone.
+    pub(super) fn run_on<F: Future<Output: Send> + Send + 'static>(&self, handler: F) {
+        let cut = self.cut.clone();
+        // Without a runtime everything ends anyway.
+        if let Ok(runtime) = Handle::try_current() {
+            let handler = async move { cut.run_until_cancelled(handler).await.map(drop) };
+            self.tasks.spawn_on(handler, &runtime);
+        }
     }
 }
 

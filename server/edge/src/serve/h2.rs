@@ -42,13 +42,17 @@ pub(super) async fn serve<I: Transport, S: Handler>(
     handler: S,
 ) {
     let wire = Wire::new(io, ahead, PREFACE.len());
+    let mut streams = JoinSet::new();
     let result = match handshake(&wire, &context).await {
-        Ok(connection) => run(connection, &wire, &context, handler).await,
+        Ok(connection) => run(connection, &wire, &mut streams, &context, handler).await,
         Err(error) => Err(error),
     };
+    drop(wire);
     if let Err(error) = result {
         tracing::debug!(peer = %context.peer.address, %error, "connection broke");
     }
+    // Handlers whose request is unread learn of the end from its body; the others drop out.
+    while streams.join_next().await.is_some() {}
 }
 
 async fn handshake<I: Transport>(wire: &Wire<I>, context: &Context) -> io::Result<Connection<I>> {
@@ -76,6 +80,7 @@ async fn handshake<I: Transport>(wire: &Wire<I>, context: &Context) -> io::Resul
 async fn run<I: Transport, S: Handler>(
     mut connection: Connection<I>,
     wire: &Wire<I>,
+    streams: &mut JoinSet<()>,
     context: &Arc<Context>,
     handler: S,
 ) -> io::Result<()> {
@@ -86,7 +91,6 @@ async fn run<I: Transport, S: Handler>(
         Arc::clone(&context.window_growth),
     );
     let backlog = Arc::new(Backlog::default());
-    let mut streams = JoinSet::new();
     let mut phase = Phase::Idle(Instant::now());
     let mut timer = pin!(sleep(context.config.keep_alive_timeout));
     let mut stall = pin!(sleep(context.config.write_stall_timeout));
@@ -117,14 +121,14 @@ async fn run<I: Transport, S: Handler>(
                     );
                     streams.spawn(serving);
                 }
-                Next::Closed => break,
+                Next::Closed => return Ok(()),
                 Next::Flood => {
                     tracing::info!(peer = %context.peer.address, "connection cut: too many frames that carry nothing");
                     return abort(connection, wire, Reason::ENHANCE_YOUR_CALM, context).await;
                 }
                 Next::Stall => {
-                    tracing::debug!(peer = %context.peer.address, "peer does not read its answers");
-                    return Ok(());
+                    wire.abort();
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, "the peer does not read"));
                 }
             },
             Some(ended) = streams.join_next() => {
@@ -154,9 +158,6 @@ async fn run<I: Transport, S: Handler>(
             }
         }
     }
-    // The connection is gone; handlers whose request is unread are told so by its body, the others are dropped.
-    while streams.join_next().await.is_some() {}
-    Ok(())
 }
 
 /// What a connection is about.

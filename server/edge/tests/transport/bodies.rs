@@ -9,19 +9,25 @@ use std::{
 };
 
 use axum::{
-    Router,
+    Extension, Router,
     body::Body,
     response::Response,
     routing::{get, put as route_put},
 };
 use bytes::Bytes;
-use edge::serve::{BodyError, Config};
+use edge::{
+    interim::{Interim, InterimError},
+    serve::{BodyError, Config},
+};
 use futures::StreamExt;
 use http::HeaderMap;
 use http_body_util::BodyExt;
-use tokio::sync::mpsc;
+use tokio::{io::AsyncWriteExt, sync::mpsc};
 
-use crate::support::{H2, Server, get as get_request, put, soon};
+use crate::{
+    floods::{DATA, END_HEADERS, HEADERS, SETTINGS, frame, put_head},
+    support::{H2, Server, announce, get as get_request, put, soon},
+};
 
 /// Tells the test how each request's body ended.
 fn reporting() -> (Router, mpsc::UnboundedReceiver<String>) {
@@ -130,6 +136,52 @@ async fn a_client_that_goes_away_is_told_apart() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     client.connection.abort();
     assert_eq!(soon(reports.recv()).await.unwrap(), "disconnected after 2");
+}
+
+#[tokio::test]
+async fn a_handler_finishes_what_a_dead_connection_left_it() {
+    // Interim responses all along, so that the connection fails in writing as well.
+    let (reports, mut received) = mpsc::unbounded_channel();
+    let router = Router::new().route(
+        "/",
+        route_put(
+            async move |Extension(interim): Extension<Interim>, mut body: Body| {
+                let chatter = tokio::spawn(async move {
+                    while announce(&interim, "/uploads/1") != Err(InterimError::Closed) {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                });
+                while let Some(Ok(_)) = body.frame().await {}
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                chatter.abort();
+                reports.send(()).unwrap();
+            },
+        ),
+    );
+    let server = Server::start(Config::default(), router).await;
+    for _ in 0..20 {
+        let mut client = server.connect().await;
+        client
+            .send("PUT / HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n12")
+            .await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        client.reset();
+        soon(received.recv()).await.unwrap();
+    }
+    for _ in 0..20 {
+        let mut client = server.connect_h2().await;
+        client
+            .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+            .await
+            .unwrap();
+        client.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+        let open = frame(HEADERS, END_HEADERS, 1, &put_head());
+        client.write_all(&open).await.unwrap();
+        client.write_all(&frame(DATA, 0, 1, b"12")).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        client.reset();
+        soon(received.recv()).await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -177,6 +177,16 @@ pub(crate) enum Io {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+impl Io {
+    /// Ends the connection as a crash would.
+    pub(crate) fn reset(self) {
+        match self {
+            Self::Plain(socket) => socket.set_zero_linger().unwrap(),
+            Self::Tls(stream) => stream.get_ref().0.set_zero_linger().unwrap(),
+        }
+    }
+}
+
 impl AsyncRead for Io {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -253,6 +263,11 @@ impl Raw {
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         soon(self.io.write_all(bytes.as_ref())).await.unwrap();
         soon(self.io.flush()).await.unwrap();
+    }
+
+    /// Ends the connection as a crash would.
+    pub(crate) fn reset(self) {
+        self.io.reset();
     }
 
     /// Closes our side for writing.

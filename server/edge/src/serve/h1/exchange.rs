@@ -75,16 +75,13 @@ impl<S: Handler> hyper::service::Service<Request<Incoming>> for Exchanges<S> {
         request.extensions_mut().insert(self.context.peer);
         request.extensions_mut().insert(interim);
         let state = match refusal {
-            Some(response) => State::Holding {
-                response: Some(response),
-            },
-            None => State::Handling {
-                handler: self.handler.clone().oneshot(request),
-            },
+            Some(response) => State::Holding(response),
+            None => State::Handling(Box::pin(self.handler.clone().oneshot(request))),
         };
         Exchange {
             state,
             line: Arc::clone(&self.line),
+            context: Arc::clone(&self.context),
             number,
         }
     }
@@ -103,73 +100,69 @@ fn refusal_of(request: &Request<Incoming>) -> Option<Response> {
     None
 }
 
-pin_project_lite::pin_project! {
-    /// Runs the handler, then holds its response until the interim responses before it have left.
-    pub(super) struct Exchange<S: Handler> {
-        #[pin]
-        state: State<S>,
-        line: Arc<Line>,
-        number: u64,
-    }
+/// Runs the handler, then holds its response until the interim responses before it have left.
+pub(super) struct Exchange<S: Handler> {
+    state: State<S>,
+    line: Arc<Line>,
+    context: Arc<Context>,
+    number: u64,
 }
 
-pin_project_lite::pin_project! {
-    #[project = StateProjection]
-    enum State<S: Handler> {
-        Handling { #[pin] handler: Oneshot<S, Request<Body>> },
-        Holding { response: Option<Response> },
-        // The connection's task ends the connection.
-        Cut,
-    }
+enum State<S: Handler> {
+    Handling(Pin<Box<Oneshot<S, Request<Body>>>>),
+    Holding(Response),
+    /// The connection's task ends the connection.
+    Cut,
+    /// hyper has the response.
+    Done,
 }
 
 impl<S: Handler> Future for Exchange<S> {
     type Output = Result<http::Response<Answer>, Infallible>;
 
-    fn poll(self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        loop {
-            match this.state.as_mut().project() {
-                StateProjection::Handling { handler } => {
-                    let response = match ready!(handler.poll(task)) {
-                        Ok(response) => response,
-                        Err(never) => match never {},
-                    };
-                    if Cut::is_wanted(&response) {
-                        this.state.set(State::Cut);
-                        this.line.cut(*this.number);
-                    } else {
-                        this.state.set(State::Holding {
-                            response: Some(refusal::unless_final(response)),
-                        });
-                    }
-                }
-                StateProjection::Holding { response } => {
-                    // The flush that follows takes what is queued and wakes this task.
-                    if !this.line.outlet.finish() {
-                        return Poll::Pending;
-                    }
-                    let mut response = response
-                        .take()
-                        .expect("hyper does not poll a finished future");
-                    if this.line.is_abandoned() {
-                        response
-                            .headers_mut()
-                            .insert(header::CONNECTION, HeaderValue::from_static("close"));
-                    }
-                    this.line.answering();
-                    let (line, number) = (Arc::clone(this.line), *this.number);
-                    return Poll::Ready(Ok(response.map(|body| Answer {
-                        body,
-                        line,
-                        exchange: number,
-                    })));
-                }
-                StateProjection::Cut => {
-                    this.line.outlet.finish();
-                    return Poll::Pending;
-                }
-            }
+    fn poll(mut self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Self::Output> {
+        if let State::Handling(handler) = &mut self.state {
+            let response = match ready!(handler.as_mut().poll(task)) {
+                Ok(response) => response,
+                Err(never) => match never {},
+            };
+            self.state = if Cut::is_wanted(&response) {
+                self.line.cut(self.number);
+                State::Cut
+            } else {
+                State::Holding(refusal::unless_final(response))
+            };
+        }
+        // The flush that follows takes what is queued and wakes this task.
+        if !self.line.outlet.finish() {
+            return Poll::Pending;
+        }
+        let State::Holding(mut response) = std::mem::replace(&mut self.state, State::Done) else {
+            self.state = State::Cut;
+            return Poll::Pending;
+        };
+        if self.line.is_abandoned() {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
+        self.line.answering();
+        Poll::Ready(Ok(response.map(|body| Answer {
+            body,
+            line: Arc::clone(&self.line),
+            exchange: self.number,
+        })))
+    }
+}
+
+impl<S: Handler> Drop for Exchange<S> {
+    /// The connection is gone, and hyper drops what it was doing. A handler that has not read its request to the end
+    /// runs on without it: its body tells it, and it may keep what came.
+    fn drop(&mut self) {
+        if let State::Handling(handler) = std::mem::replace(&mut self.state, State::Done)
+            && self.line.is_reading()
+            && !std::thread::panicking()
+        {
+            self.context.run_on(handler);
         }
     }
 }

@@ -22,7 +22,7 @@ use tokio::{
     sync::{Notify, Semaphore},
     time::{sleep, timeout},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     interim::{Cut, Interim},
@@ -351,6 +351,8 @@ async fn connection(seed: u64) -> (u64, u64) {
         },
         interim: true,
         drain: CancellationToken::new(),
+        cut: CancellationToken::new(),
+        tasks: TaskTracker::new(),
         shed_after: Duration::from_micros(random.of(&[0, 100, 2_000, 1_000_000])),
         room: Arc::new(Notify::new()),
         window_growth: Arc::new(Semaphore::new(0)),

@@ -148,6 +148,11 @@ impl Line {
         matches!(self.lock().request, Request::Abandoned)
     }
 
+    /// Whether the handler has not come to the request's end, or is dealing with its failure.
+    pub(super) fn is_reading(&self) -> bool {
+        matches!(self.lock().request, Request::Open | Request::Abandoned)
+    }
+
     /// The response goes to hyper, which will write and flush it.
     pub(super) fn answering(&self) {
         self.lock().unflushed = true;

@@ -4,7 +4,7 @@ use std::{
     future::poll_fn,
     pin::{Pin, pin},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context as Task, Poll, ready},
@@ -341,7 +341,7 @@ fn poll_capacity(
 /// What a handler left of its request.
 #[derive(Debug)]
 struct Leftover {
-    stream: Mutex<Option<(RecvStream, Option<u64>)>>,
+    stream: Mutex<Option<RecvStream>>,
     /// The handler has not come to the request's end, or is about to deal with its failure.
     is_reading: AtomicBool,
 }
@@ -356,28 +356,28 @@ impl Default for Leftover {
 }
 
 impl Leftover {
-    /// Reads a short rest to its end. Dropping the stream resets it with `NO_ERROR`, as RFC 9113 §8.1 asks for, but
-    /// clients exist that lose the answer then.
+    /// Gives the client time to see the answer and stop sending.
+    ///
+    /// Dropping the stream resets it with `NO_ERROR`, as RFC 9113 §8.1 asks for, but curl 7.88 and its like lose the
+    /// answer to that. So the rest is read for a while; beyond the limit the window just stays closed.
     async fn discard(&self, context: &Context) {
-        let left = self
-            .stream
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        let Some((mut stream, Some(length))) = left else {
+        let Some(mut stream) = self.lock().take() else {
             return;
         };
-        if length > context.linger_size() {
-            return;
-        }
         let discard = async {
+            let mut left = context.linger_size();
             while let Some(Ok(data)) = stream.data().await {
-                if stream.flow_control().release_capacity(data.len()).is_err() {
+                left = left.saturating_sub(data.len() as u64);
+                if left > 0 && stream.flow_control().release_capacity(data.len()).is_err() {
                     return;
                 }
             }
         };
         let _ = timeout(context.config.linger_timeout, discard).await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<RecvStream>> {
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -449,23 +449,12 @@ impl http_body::Body for Content {
 
 impl Source for Content {
     fn finish(mut self, end: End) {
-        match end {
-            End::Failed => {}
-            End::Complete => self.leftover.is_reading.store(false, Ordering::Release),
-            End::Unread => {
-                if self.unreleased > 0 {
-                    let _ = self.stream.flow_control().release_capacity(self.unreleased);
-                }
-                if self.unasked.is_none() {
-                    let mut left = self
-                        .leftover
-                        .stream
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner);
-                    *left = Some((self.stream, self.length));
-                }
-                self.leftover.is_reading.store(false, Ordering::Release);
-            }
+        if end != End::Complete {
+            let _ = self.stream.flow_control().release_capacity(self.unreleased);
+            *self.leftover.lock() = Some(self.stream);
+        }
+        if end != End::Failed {
+            self.leftover.is_reading.store(false, Ordering::Release);
         }
     }
 }

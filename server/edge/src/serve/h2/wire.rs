@@ -66,6 +66,11 @@ impl<I: Transport> Wire<I> {
         self.lock().poll_drain(task)
     }
 
+    /// Makes closing look like a failure to the peer.
+    pub(super) fn abort(&self) {
+        self.lock().io.abort();
+    }
+
     /// Lets go of the buffer, if nothing is in it.
     pub(super) fn release(&self) {
         let mut core = self.lock();
