@@ -522,19 +522,44 @@ async fn anyone_may_ask_what_can_be_uploaded() {
 
 #[tokio::test]
 async fn a_preflight_of_a_browser_is_answered_as_one() {
-    let server = TestServer::start().await;
-    let preflight = Request::options("/files")
-        .field("Origin", "https://app.example")
-        .field("Access-Control-Request-Method", "POST")
-        .field("Access-Control-Request-Headers", "upload-complete");
-    let response = server.request(preflight).await;
+    let server = TestServer::setup()
+        .config(crate::access::WITH_KEY)
+        .start()
+        .await;
+    let response = server.request(preflight("https://app.example")).await;
     assert!([200, 204].contains(&response.status()), "{response:?}");
+    assert_eq!(response.field("access-control-allow-origin"), "*");
     assert!(
-        response.optional("access-control-allow-origin").is_some(),
-        "{response:?}"
+        response
+            .field("access-control-allow-methods")
+            .contains("PATCH")
     );
+    let allowed = response.field("access-control-allow-headers");
     assert!(
-        response.optional("access-control-allow-methods").is_some(),
-        "{response:?}"
+        allowed.to_ascii_lowercase().contains("upload-complete"),
+        "{allowed}"
     );
+}
+
+#[tokio::test]
+async fn a_server_open_to_this_machine_is_not_open_to_foreign_pages() {
+    let server = TestServer::start().await;
+    server
+        .request(preflight("https://app.example"))
+        .await
+        .expect(403)
+        .problem();
+    let post = Request::post("/files")
+        .field("Origin", "https://app.example")
+        .body("hello");
+    server.request(post).await.expect(403).problem();
+    let response = server.request(preflight("http://localhost:3000")).await;
+    assert!([200, 204].contains(&response.status()), "{response:?}");
+}
+
+fn preflight(origin: &str) -> Request {
+    Request::options("/files")
+        .field("Origin", origin)
+        .field("Access-Control-Request-Method", "POST")
+        .field("Access-Control-Request-Headers", "upload-complete")
 }

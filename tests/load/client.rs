@@ -264,10 +264,16 @@ impl Connection {
     /// The length of the answer's body, once its head is here. RFC 9110 §8.6: a 304 tells the length that a 200 would have.
     fn length(&self) -> u64 {
         if self.exchange.status == 304 {
-            0
-        } else {
-            content_length(self.head()).unwrap_or(0)
+            return 0;
         }
+        let head = self.head();
+        field(head, b"\r\ncontent-length:")
+            .and_then(|value| value.parse().ok())
+            .unwrap_or_else(|| match field(head, b"\r\ntransfer-encoding:") {
+                // Some peers send nothing in chunks: the last chunk is all there is.
+                Some(_) => 5,
+                None => 0,
+            })
     }
 }
 
@@ -290,16 +296,15 @@ fn status(head: &[u8]) -> Option<u16> {
         .ok()
 }
 
-/// `Content-Length` of a head that ends with a line end.
-fn content_length(head: &[u8]) -> Option<u64> {
-    const NAME: &[u8] = b"\r\ncontent-length:";
+/// The value of a field of a head that ends with a line end; `name` has the line end before it and the colon.
+fn field<'a>(head: &'a [u8], name: &[u8]) -> Option<&'a str> {
     let at = head
-        .windows(NAME.len())
-        .position(|window| window.eq_ignore_ascii_case(NAME))?;
-    let value = head[at + NAME.len()..]
+        .windows(name.len())
+        .position(|window| window.eq_ignore_ascii_case(name))?;
+    let value = head[at + name.len()..]
         .split(|byte| *byte == b'\r')
         .next()?;
-    std::str::from_utf8(value).ok()?.trim().parse().ok()
+    std::str::from_utf8(value).ok().map(str::trim)
 }
 
 /// What bodies are made of: the same bytes again and again, which nothing compresses.

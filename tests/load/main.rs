@@ -9,6 +9,7 @@ mod bare;
 mod client;
 mod peers;
 mod report;
+mod resumable;
 mod rows;
 mod slow;
 
@@ -23,7 +24,7 @@ use rows::Row;
 /// Measure throughput, latency and CPU beside nginx and a bare synced loop
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// The rows to measure [default: all]
+    /// The rows to measure [default: all but the resumable ones, which are measured beside other peers]
     rows: Vec<Row>,
     /// A tenth of the work, once
     #[arg(long)]
@@ -31,7 +32,7 @@ struct Arguments {
     /// How often each peer takes its turn
     #[arg(long, default_value_t = 5)]
     repeat: u32,
-    /// The peers to measure [default: all]
+    /// The peers to measure [default: all that can do something of it]
     #[arg(long = "peer", value_name = "PEER")]
     peers: Vec<Kind>,
     /// Where the data goes, on a disk that means it [default: below the target directory]
@@ -50,12 +51,18 @@ fn main() -> anyhow::Result<()> {
     } else {
         arguments.repeat.max(1)
     };
-    let rows = or_all(arguments.rows);
-    let kinds = or_all(arguments.peers);
+    let rows = match arguments.rows.is_empty() {
+        true => all(|row: &Row| row.plan(arguments.quick).is_none()),
+        false => arguments.rows,
+    };
+    let kinds = match arguments.peers.is_empty() {
+        true => all(|kind| rows.iter().any(|row| row.is_for(*kind))),
+        false => arguments.peers,
+    };
 
     let parent = match arguments.dir {
         Some(directory) => directory,
-        None => beside_program()?,
+        None => target()?.join("load"),
     };
     std::fs::create_dir_all(&parent)
         .with_context(|| format!("failed to create {}", parent.display()))?;
@@ -63,12 +70,16 @@ fn main() -> anyhow::Result<()> {
         .prefix("load-")
         .tempdir_in(&parent)?;
 
-    if kinds.contains(&Kind::Longhaul) {
+    if kinds.contains(&Kind::Longhaul) || kinds.contains(&Kind::LonghaulIetf) {
         peers::build_longhaul()?;
     }
     let mut running = Vec::new();
     for kind in kinds {
-        running.push(Peer::start(kind, directory.path())?);
+        running.push(Peer::start(
+            kind,
+            directory.path(),
+            &target()?.join("peers"),
+        )?);
     }
     affinity::take_client_core();
 
@@ -80,20 +91,16 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn or_all<T: clap::ValueEnum>(chosen: Vec<T>) -> Vec<T> {
-    if chosen.is_empty() {
-        T::value_variants().to_vec()
-    } else {
-        chosen
-    }
+fn all<T: clap::ValueEnum>(wanted: impl Fn(&T) -> bool) -> Vec<T> {
+    let all = T::value_variants().iter().cloned();
+    all.filter(wanted).collect()
 }
 
-/// `target/load`, next to `target/release` where this program lies.
-fn beside_program() -> anyhow::Result<PathBuf> {
+/// The target directory, where this program lies in `target/release`.
+fn target() -> anyhow::Result<PathBuf> {
     let program = std::env::current_exe().context("failed to find this program")?;
-    let target = program
-        .ancestors()
-        .nth(2)
-        .context("this program lies in no target directory")?;
-    Ok(target.join("load"))
+    let target = program.ancestors().nth(2);
+    Ok(target
+        .context("this program lies in no target directory")?
+        .to_owned())
 }

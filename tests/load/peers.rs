@@ -1,6 +1,8 @@
 //! The servers that are measured, and how each wants to be spoken to.
 
 mod nginx;
+mod rustus;
+mod tus_server;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -26,6 +28,12 @@ pub(crate) enum Kind {
     Nginx,
     /// A loop from the socket to a file, synced before the answer. Uploads only.
     Bare,
+    /// Ours, where there is a choice in the IETF's protocol and not in tus.
+    LonghaulIetf,
+    /// @tus/server of npm. Resumable uploads only.
+    TusServer,
+    /// rustus of crates.io. Resumable uploads only.
+    Rustus,
 }
 
 /// A server that runs.
@@ -43,13 +51,17 @@ enum Running {
 }
 
 impl Peer {
-    /// Starts the server on the servers' core, with its data below `directory`.
-    pub(crate) fn start(kind: Kind, directory: &Path) -> anyhow::Result<Self> {
-        let directory = directory.join(kind.name());
+    /// Starts the server on the servers' core, with its data below `directory`. What has to be built for it goes to `peers`.
+    pub(crate) fn start(kind: Kind, directory: &Path, peers: &Path) -> anyhow::Result<Self> {
+        let directory = directory.join(format!("{kind:?}"));
         std::fs::create_dir(&directory)?;
         let loopback = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
         let (running, address) = on_server_core(|| match kind {
-            Kind::Longhaul => start_longhaul(&directory),
+            Kind::Longhaul | Kind::LonghaulIetf => start_longhaul(&directory),
+            Kind::TusServer => tus_server::start(&directory)
+                .map(|(child, port)| (Running::Child(child), loopback(port))),
+            Kind::Rustus => rustus::start(&directory, peers)
+                .map(|(child, port)| (Running::Child(child), loopback(port))),
             Kind::Nginx => nginx::start(&directory)
                 .map(|(child, port)| (Running::Child(child), loopback(port))),
             Kind::Bare => {
@@ -147,14 +159,9 @@ impl Kind {
             Self::Longhaul => "longhaul",
             Self::Nginx => "nginx",
             Self::Bare => "bare",
-        }
-    }
-
-    /// Whether it can serve what was uploaded.
-    pub(crate) fn serves(self) -> bool {
-        match self {
-            Self::Longhaul | Self::Nginx => true,
-            Self::Bare => false,
+            Self::LonghaulIetf => "longhaul (IETF)",
+            Self::TusServer => "@tus/server",
+            Self::Rustus => "rustus",
         }
     }
 }

@@ -10,6 +10,7 @@ use tests::Dice;
 use crate::client::{self, Exchange, Outcome};
 use crate::peers::{Kind, Peer};
 use crate::report::{Cells, Line, Work};
+use crate::resumable::{self, Plan, Requests};
 use crate::slow;
 
 const KIB: u64 = 1024;
@@ -38,6 +39,14 @@ pub(crate) enum Row {
     UploadSmall16,
     /// 1,000 slow transfers at once, half up and half down: memory
     Slow1000,
+    /// Resumable uploads: 1 GiB in one append
+    Resumable1,
+    /// Resumable uploads: 8 at once of 256 MiB, each in one append
+    Resumable8,
+    /// Resumable uploads: 1 GiB in appends of 8 MiB
+    ResumableParts,
+    /// Resumable uploads: 100 KiB with the creation, over 16 connections
+    ResumableSmall16,
 }
 
 impl Row {
@@ -51,6 +60,10 @@ impl Row {
             Self::Upload1 => "upload 1 GiB, one request",
             Self::UploadSmall16 => "upload 100 KiB, 16 connections",
             Self::Slow1000 => "1,000 slow transfers",
+            Self::Resumable1 => "resumable 1 GiB, one append",
+            Self::Resumable8 => "resumable 256 MiB, 8 at once",
+            Self::ResumableParts => "resumable 1 GiB, appends of 8 MiB",
+            Self::ResumableSmall16 => "resumable 100 KiB, 16 connections",
         }
     }
 
@@ -58,11 +71,49 @@ impl Row {
         matches!(self, Self::Upload1 | Self::UploadSmall16)
     }
 
+    /// Whether the peer can do it.
+    pub(crate) fn is_for(self, kind: Kind) -> bool {
+        let is_resumable = self.plan(false).is_some();
+        match kind {
+            Kind::Longhaul => true,
+            Kind::Nginx => !is_resumable,
+            Kind::Bare => self.is_upload(),
+            Kind::LonghaulIetf | Kind::TusServer | Kind::Rustus => is_resumable,
+        }
+    }
+
+    /// What is uploaded, if the row is about resumable uploads.
+    pub(crate) fn plan(self, quick: bool) -> Option<Plan> {
+        let some = |uploads, length, requests| Plan {
+            uploads,
+            length: if quick { length / 8 } else { length },
+            requests,
+            connections: self.connections(),
+        };
+        match self {
+            Self::Resumable1 => Some(some(1, GIB, Requests::Appends(GIB))),
+            Self::Resumable8 => Some(some(8, 256 * MIB, Requests::Appends(GIB))),
+            Self::ResumableParts => Some(some(1, GIB, Requests::Appends(8 * MIB))),
+            Self::ResumableSmall16 => Some(Plan {
+                length: 100 * KIB,
+                ..some(self.requests(quick), 0, Requests::Creation)
+            }),
+            Self::Full1
+            | Self::Full8
+            | Self::Range32
+            | Self::Small64
+            | Self::NotModified64
+            | Self::Upload1
+            | Self::UploadSmall16
+            | Self::Slow1000 => None,
+        }
+    }
+
     fn connections(self) -> usize {
         match self {
-            Self::Full1 | Self::Upload1 => 1,
-            Self::Full8 => 8,
-            Self::UploadSmall16 => 16,
+            Self::Full1 | Self::Upload1 | Self::Resumable1 | Self::ResumableParts => 1,
+            Self::Full8 | Self::Resumable8 => 8,
+            Self::UploadSmall16 | Self::ResumableSmall16 => 16,
             Self::Range32 => 32,
             Self::Small64 | Self::NotModified64 => 64,
             Self::Slow1000 => 1000,
@@ -78,8 +129,10 @@ impl Row {
             Self::Small64 => 80_000,
             Self::NotModified64 => 200_000,
             Self::Upload1 => 2,
-            Self::UploadSmall16 => 2_000,
+            Self::UploadSmall16 | Self::ResumableSmall16 => 2_000,
             Self::Slow1000 => 1_000,
+            Self::Resumable1 | Self::ResumableParts => 1,
+            Self::Resumable8 => 8,
         };
         if quick && self != Self::Slow1000 {
             (requests / 10).max(1)
@@ -96,10 +149,7 @@ pub(crate) fn measure(
     quick: bool,
     repeat: u32,
 ) -> anyhow::Result<Line> {
-    let peers: Vec<&Peer> = peers
-        .iter()
-        .filter(|peer| row.is_upload() || peer.kind.serves())
-        .collect();
+    let peers: Vec<&Peer> = peers.iter().filter(|peer| row.is_for(peer.kind)).collect();
     let mut turns: Vec<(Kind, Vec<Cells>)> = Vec::new();
     for peer in &peers {
         prepare(row, peer)?;
@@ -139,13 +189,22 @@ fn prepare(row: Row, peer: &Peer) -> anyhow::Result<()> {
             }
             Ok(())
         }
-        Row::Upload1 | Row::UploadSmall16 => Ok(()),
+        Row::Upload1
+        | Row::UploadSmall16
+        | Row::Resumable1
+        | Row::Resumable8
+        | Row::ResumableParts
+        | Row::ResumableSmall16 => Ok(()),
     }
 }
 
 fn take_turn(row: Row, peer: &Peer, quick: bool, turn: u64) -> anyhow::Result<Cells> {
     if row == Row::Slow1000 {
         return Ok(Cells::memory(slow::run(peer, row.connections())?));
+    }
+    if let Some(plan) = row.plan(quick) {
+        let (outcome, cpu) = resumable::take_turn(peer, plan)?;
+        return Ok(cells(row, outcome, cpu));
     }
     let requests = row.requests(quick);
     let mut exchanges = exchanges(row, peer, turn)?;
@@ -204,7 +263,11 @@ fn exchanges(
         Row::UploadSmall16 => {
             Box::new(move |number| peer.put(&upload_name(turn, number), 100 * KIB))
         }
-        Row::Slow1000 => unreachable!("it has a client of its own"),
+        Row::Slow1000
+        | Row::Resumable1
+        | Row::Resumable8
+        | Row::ResumableParts
+        | Row::ResumableSmall16 => unreachable!("they have clients of their own"),
     })
 }
 
@@ -244,7 +307,20 @@ fn cells(row: Row, mut outcome: Outcome, cpu: Duration) -> Cells {
         let index = (outcome.latencies.len() * percent / 100).min(outcome.latencies.len() - 1);
         outcome.latencies[index]
     };
-    let by_bytes = matches!(row, Row::Full1 | Row::Full8 | Row::Range32 | Row::Upload1);
+    let by_bytes = match row {
+        Row::Full1
+        | Row::Full8
+        | Row::Range32
+        | Row::Upload1
+        | Row::Resumable1
+        | Row::Resumable8
+        | Row::ResumableParts => true,
+        Row::Small64
+        | Row::NotModified64
+        | Row::UploadSmall16
+        | Row::Slow1000
+        | Row::ResumableSmall16 => false,
+    };
     let work = if by_bytes {
         Work::Bytes(outcome.bytes)
     } else {

@@ -377,7 +377,7 @@ pub(crate) fn is_interim(status: u16) -> bool {
 }
 
 /// The head of a request as it goes over the wire. A test's own `Host` wins.
-fn head_of(request: &Request) -> String {
+pub fn head_of(request: &Request) -> String {
     let mut head = format!("{} {} HTTP/1.1\r\n", request.method, request.target);
     let has_host = request
         .fields

@@ -247,7 +247,8 @@ impl Model {
         self.offset = total;
         self.length = length;
         self.expires = now + LIFETIME.as_secs();
-        if request.body.cut {
+        let reached = request.completion == Completion::AtLength && length == Some(total);
+        if request.body.cut && !reached {
             return Answer::ClientGone;
         }
         let completes = match request.completion {

@@ -57,8 +57,8 @@ pub struct Drained {
 /// what is left after [`Config::drain_grace`]. Handlers are not told: a handler that should end sooner needs the
 /// application's own signal, and may answer with [`Cut`](crate::interim::Cut).
 ///
-/// A handler's future may be dropped at any await point once its client is gone and its request's body is read; while
-/// the body is unread it sees a [`BodyError`] first.
+/// When a client goes away, the future of its handler is dropped at an await point if the request was read to its end
+/// or left unread. Otherwise it runs on: its body gives it a [`BodyError`], and it may keep what came.
 ///
 /// # Errors
 ///

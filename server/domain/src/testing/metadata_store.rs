@@ -33,7 +33,7 @@ macro_rules! metadata_store_contract {
             a_name_is_taken_once
             creation_is_idempotent
             an_idempotency_key_belongs_to_its_owner
-            an_idempotency_key_finds_a_closed_upload
+            an_idempotency_key_finds_a_completed_upload
             concurrent_creations_make_one_upload
             a_claim_raises_the_epoch
             concurrent_claims_yield_distinct_epochs
@@ -331,28 +331,28 @@ pub async fn an_idempotency_key_belongs_to_its_owner(store: &dyn MetadataStore) 
     }
 }
 
-/// A key is remembered for as long as its upload.
-pub async fn an_idempotency_key_finds_a_closed_upload(store: &dyn MetadataStore) {
+/// A key is remembered for as long as its upload is completed, and not at all once it can never be.
+pub async fn an_idempotency_key_finds_a_completed_upload(store: &dyn MetadataStore) {
     let gone = with_key(None, "gone");
     store.insert_upload(&gone).await.unwrap();
     let ended = store
         .end_upload(&gone.id, None, Gone::Cancelled, at(9))
         .await;
     ended.unwrap();
+    let again = store.insert_upload(&with_key(None, "gone")).await.unwrap();
+    assert_eq!(again, Inserted::New);
     let whole = claimed(store, &with_key(None, "whole")).await;
     let written = store
         .complete_upload(&whole, &completed("x", at(1)), at(9))
         .await;
     written.unwrap();
-    for (key, id) in [("gone", gone.id), ("whole", whole.id)] {
-        let again = store.insert_upload(&with_key(None, key)).await.unwrap();
-        let Inserted::Existing(found) = again else {
-            panic!("{key} was not found");
-        };
-        assert_eq!(Some(*found), store.upload(&id).await.unwrap());
-    }
+    let again = store.insert_upload(&with_key(None, "whole")).await.unwrap();
+    let Inserted::Existing(found) = again else {
+        panic!("the completed upload was not found");
+    };
+    assert_eq!(Some(*found), store.upload(&whole.id).await.unwrap());
     store.forget_uploads(at(9), 10).await.unwrap();
-    let again = store.insert_upload(&with_key(None, "gone")).await.unwrap();
+    let again = store.insert_upload(&with_key(None, "whole")).await.unwrap();
     assert_eq!(again, Inserted::New);
 }
 

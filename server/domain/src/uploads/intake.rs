@@ -347,11 +347,16 @@ impl Shared {
         }
         let end = match ingested.ending {
             _ if recorder.upload.plan.is_part() => Ok(End::Partial),
+            Ending::Overrun | Ending::Unstored => Ok(End::Partial),
+            Ending::Clean => admission.end(ingested.received),
             // Where reaching the length completes the upload, it does so however the request ends: its client is told by the
             // offset alone.
-            _ if admission.is_reached(ingest.offset) => admission.end(ingested.received),
-            Ending::Clean => admission.end(ingested.received),
-            _ => Ok(End::Partial),
+            Ending::Fault(_) | Ending::Overtaken | Ending::Draining
+                if admission.is_reached(ingest.offset) =>
+            {
+                admission.end(ingested.received)
+            }
+            Ending::Fault(_) | Ending::Overtaken | Ending::Draining => Ok(End::Partial),
         };
         // What completes is recorded by its completion; a body that may not even run over, or whose digest was not compared, leaves
         // no trace.
