@@ -9,8 +9,8 @@ use tests::{Client, Content, Dice, Fault, Flow, Proxy, Request, TestServer, Vers
 
 use crate::uploads::assert_file;
 
-/// How often each release is cut at least.
-const CUTS: u32 = 1000;
+/// How often each release loses its connection at least.
+const LOSSES: u32 = 1000;
 /// Phones at a time, each on a network of its own.
 const PHONES: u64 = 4;
 /// The longest head of a request or an answer, about.
@@ -21,7 +21,6 @@ const MOST_BYTES: u64 = 200_000;
 #[derive(Debug, Default)]
 struct Story {
     uploads: u32,
-    cuts: u32,
     losses: u32,
     restarts: u32,
 }
@@ -84,12 +83,12 @@ async fn cut_again_and_again(release: Release) {
     }
 }
 
-/// Uploads until the network has cut its share.
+/// Uploads until it has lost its share of connections.
 async fn phone(server: &TestServer, release: Release, seed: u64) -> Story {
     let proxy = Proxy::start(server.address(), Flow::default(), Flow::default()).await;
     let mut dice = Dice::new(seed);
     let mut story = Story::default();
-    while u64::from(story.cuts) * PHONES < u64::from(CUTS) {
+    while u64::from(story.losses) * PHONES < u64::from(LOSSES) {
         let content = Content::new(
             seed << 32 | u64::from(story.uploads),
             dice.within(0..MOST_BYTES),
@@ -111,7 +110,6 @@ async fn phone(server: &TestServer, release: Release, seed: u64) -> Story {
                 false => (Flow::default(), Flow::default()),
             };
             left -= u64::from(breaks);
-            story.cuts += u32::from(breaks);
             proxy.set(up, down);
             lines.push((version, is_slow, up.fault, down.fault));
             let client = Client::try_open(proxy.address(), version).await?;

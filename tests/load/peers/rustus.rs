@@ -15,7 +15,14 @@ pub(crate) fn start(directory: &Path, root: &Path) -> anyhow::Result<(Child, u16
     // Free now, and nobody else on this machine is looking for one.
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let child = Command::new(program)
-        .args(["--host", "127.0.0.1", "--url", "/files", "--force-fsync"])
+        .args([
+            "--host",
+            "127.0.0.1",
+            "--url",
+            "/files",
+            "--force-fsync",
+            "true",
+        ])
         .args(["--workers", "2", "--max-body-size", "2147483648"])
         .args(["--port", &port.to_string()])
         .arg("--data-dir")
