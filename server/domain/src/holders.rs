@@ -41,11 +41,15 @@ pub(crate) struct Turn {
 pub(crate) struct Overtaken;
 
 impl Holders {
-    /// Ends the present holder and waits until it has let go.
+    /// Tells the present holder to stop, at once; the future waits until it has let go. So requests have their turns in the order
+    /// of these calls, whenever their futures are polled.
     ///
     /// # Cancel safety
-    /// May be dropped; the older holder is told to stop all the same.
-    pub(crate) async fn take(self: &Arc<Self>, id: UploadId) -> Result<Turn, Overtaken> {
+    /// The future may be dropped; the older holder was told to stop all the same.
+    pub(crate) fn take(
+        self: &Arc<Self>,
+        id: UploadId,
+    ) -> impl Future<Output = Result<Turn, Overtaken>> + Send + use<> {
         let overtaken = CancellationToken::new();
         let queue = {
             let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
@@ -57,21 +61,21 @@ impl Holders {
             older.cancel();
             queue
         };
+        let waiting = Arc::clone(&queue.turn).lock_owned();
         let mut turn = Turn {
             holders: Arc::clone(self),
             id,
-            queue: Some(Arc::clone(&queue)),
+            queue: Some(queue),
             overtaken,
             guard: None,
         };
-        let waiting = Arc::clone(&queue.turn).lock_owned();
-        drop(queue);
-        let guard = waiting.await;
-        turn.guard = Some(guard);
-        if turn.overtaken.is_cancelled() {
-            return Err(Overtaken);
+        async move {
+            turn.guard = Some(waiting.await);
+            if turn.overtaken.is_cancelled() {
+                return Err(Overtaken);
+            }
+            Ok(turn)
         }
-        Ok(turn)
     }
 
     /// Whether a request holds the upload or waits for it.
@@ -135,6 +139,7 @@ mod tests {
         let id = UploadId::random(&SystemRandomness);
         let first = holders.take(id).await.unwrap();
         let waiting = holders.take(id);
+        assert!(first.overtaken().is_cancelled());
         tokio::select! {
             biased;
             _ = waiting => panic!("the turn is taken"),

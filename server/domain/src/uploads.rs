@@ -300,6 +300,7 @@ impl Authorized<Uploads> {
     ) -> Result<Outcome, Failure> {
         self.principal.check(Action::UseUpload)?;
         let shared = Arc::clone(&self.service.shared);
+        let turn = shared.turn(id);
         self.service
             .shared
             .run(async move {
@@ -307,7 +308,8 @@ impl Authorized<Uploads> {
                     true => Replays::Allowed,
                     false => Replays::Refused,
                 };
-                shared.append(id, addition, body, sink, replays).await
+                let turn = turn.await?;
+                shared.append(turn, id, addition, body, sink, replays).await
             })
             .await
     }
@@ -322,10 +324,11 @@ impl Authorized<Uploads> {
     pub async fn retrieve(&self, id: UploadId, completion: Completion) -> Result<Upload, Failure> {
         self.principal.check(Action::UseUpload)?;
         let shared = Arc::clone(&self.service.shared);
+        let turn = shared.turn(id);
         self.service
             .shared
             .run(async move {
-                let turn = shared.turn(id).await?;
+                let turn = turn.await?;
                 let mut upload = shared.existing(&id).await?;
                 if completion == Completion::AtLength {
                     shared.complete_if_reached(&mut upload).await?;
@@ -343,10 +346,11 @@ impl Authorized<Uploads> {
     pub async fn cancel(&self, id: UploadId) -> Result<(), Failure> {
         self.principal.check(Action::UseUpload)?;
         let shared = Arc::clone(&self.service.shared);
+        let turn = shared.turn(id);
         self.service
             .shared
             .run(async move {
-                let turn = shared.turn(id).await?;
+                let turn = turn.await?;
                 let upload = shared.existing(&id).await?;
                 let kept_until = shared.clock.now().plus(shared.config.lifetime);
                 let end = || {
@@ -407,11 +411,9 @@ impl Shared {
             .expect("an upload's work does not panic")
     }
 
-    async fn turn(&self, id: UploadId) -> Result<Turn, Error> {
-        self.holders
-            .take(id)
-            .await
-            .map_err(|Overtaken| Error::Superseded)
+    fn turn(&self, id: UploadId) -> impl Future<Output = Result<Turn, Error>> + Send + use<> {
+        let turn = self.holders.take(id);
+        async { turn.await.map_err(|Overtaken| Error::Superseded) }
     }
 
     /// An upload that is open or complete.

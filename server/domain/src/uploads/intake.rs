@@ -208,7 +208,8 @@ impl Shared {
                     repeat: Repeat::Refused,
                 };
                 let addition = Addition { append, digests };
-                self.append(upload.id, addition, body, sink, Replays::Allowed)
+                let turn = self.turn(upload.id).await?;
+                self.append(turn, upload.id, addition, body, sink, Replays::Allowed)
                     .await
             }
             UploadState::Open(_) | UploadState::Gone(_) => Ok(Outcome::Partial(upload)),
@@ -217,13 +218,13 @@ impl Shared {
 
     pub(super) async fn append(
         &self,
+        turn: Turn,
         id: UploadId,
         addition: Addition,
         body: UploadBody,
         sink: Arc<dyn ProgressSink>,
         replays: Replays,
     ) -> Result<Outcome, Failure> {
-        let turn = self.turn(id).await?;
         let mut upload = self.existing(&id).await?;
         if upload.plan.is_concatenation() {
             return Err(Failure::of(Rejection::FinalUpload, upload));
