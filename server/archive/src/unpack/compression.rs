@@ -31,7 +31,7 @@ impl Decompressor {
             .expect("the value is one that the library allows");
         Self::Zstd {
             decoder,
-            is_between_frames: false,
+            is_between_frames: true,
         }
     }
 
@@ -67,7 +67,13 @@ impl Decompressor {
                 is_between_frames,
             } => {
                 let mut decompressed = Vec::with_capacity(ZSTD_CHUNK);
-                let mut source = InBuffer::around(input.available());
+                // The first byte of a frame goes in alone, or zstd would decode a small frame in one go whenever it is
+                // whole in memory, by rules that differ (of a size that the frame states, say) from those for streams.
+                let mut available = input.available();
+                if *is_between_frames {
+                    available = &available[..available.len().min(1)];
+                }
+                let mut source = InBuffer::around(available);
                 let mut sink = OutBuffer::around(&mut decompressed);
                 let hint = decoder
                     .run(&mut source, &mut sink)
