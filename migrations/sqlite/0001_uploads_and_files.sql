@@ -1,7 +1,7 @@
 -- Uploads, files, and the blobs that they need.
 -- Times are milliseconds since 1970-01-01 00:00 UTC, sizes and offsets are bytes.
 
--- Every blob of a file, and every blob that was one's and is not yet deleted from the blob store. Packs will need blobs too.
+-- Every blob of a file or a pack, and every blob that was one's and is not yet deleted from the blob store.
 -- The blob of an open upload is known by its upload alone.
 create table blobs (
   key text primary key not null,
@@ -31,7 +31,10 @@ create table uploads (
   blob text not null,
 
   -- The plan, fixed at creation. Fields of requests are kept as sent.
-  path text not null,
+  -- What the bytes are for: the file under a path, or a pack: contents of a draft, or without one a new version.
+  path text,
+  pack text,
+  draft text,
   if_match text,
   if_none_match text,
   media_type text,
@@ -58,7 +61,18 @@ create table uploads (
   sha256 blob,
   completed_at integer,
   replaced integer check (replaced in (0, 1)),
+  -- The version of the pack that it became.
+  version integer,
   gone text check (gone in ('cancelled', 'expired', 'invalid')),
+
+  constraint is_for_a_file_or_a_pack check (
+    (path is null) <> (pack is null)
+    and (draft is null or pack is not null)
+  ),
+
+  constraint a_new_version_has_a_number check (
+    (version is not null) = (state = 'complete' and pack is not null and draft is null)
+  ),
 
   constraint state_has_its_columns check (
     case state

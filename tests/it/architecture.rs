@@ -46,7 +46,7 @@ const RULES: [Rule; 7] = [
     },
     Rule {
         name: "metadata",
-        may_use: &["domain"],
+        may_use: &["domain", "archive"],
         must_not_know: &["http", "axum", "hyper", "h2", "tower", "rustix", "aws-"],
     },
     Rule {

@@ -14,6 +14,8 @@ mod downloads;
 mod full_disk;
 mod limits;
 mod newest_wins;
+mod packs;
+mod pack_client;
 mod real_clients;
 mod real_clients_resume;
 mod resume;

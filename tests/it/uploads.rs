@@ -356,6 +356,28 @@ async fn a_wrong_digest_of_the_whole_publishes_nothing() {
 }
 
 #[tokio::test]
+async fn a_wrong_digest_of_the_whole_in_the_last_append_publishes_nothing() {
+    let server = TestServer::start().await;
+    let content = Content::new(14, 9_000);
+    let other = Content::new(15, 9_000);
+    let dialect = Dialect::Interop6;
+    for (stated, status) in [(other, 400), (content, 201)] {
+        let create = dialect.create(
+            Request::put("/files/a").body(content.slice(0..4_000)),
+            false,
+        );
+        let created = server.request(create).await.expect(201);
+        server.request(Request::get("/files/a")).await.expect(404);
+        let append = dialect
+            .append(created.field("location"), 4_000, true)
+            .field("Repr-Digest", stated.repr_digest())
+            .body(content.from(4_000));
+        server.request(append).await.expect(status);
+    }
+    assert_file(&server, "/files/a", content).await;
+}
+
+#[tokio::test]
 async fn a_wrong_digest_of_the_content_appends_nothing() {
     let server = TestServer::start().await;
     let content = Content::new(16, 9_000);

@@ -5,6 +5,7 @@ pub mod client;
 pub mod content;
 pub mod http1;
 pub mod http2;
+pub mod pack;
 pub mod patience;
 pub mod process;
 pub mod proxy;

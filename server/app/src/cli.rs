@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{config, download, hash_key, serve, upload};
-use crate::transfer;
+use crate::commands::{config, download, hash_key, publish, pull, serve, upload};
+use crate::{packs, transfer};
 
 /// A server for resumable transfers, and a client for it
 #[derive(Debug, Parser)]
@@ -21,6 +21,8 @@ Try it:
   longhaul serve --data ./data
   longhaul upload video.mov http://127.0.0.1:8080/files/
   longhaul download http://127.0.0.1:8080/files/video.mov
+  longhaul publish ./maps --pack maps
+  longhaul pull http://127.0.0.1:8080/packs/maps ./copy
 
 `longhaul help COMMAND` shows examples for each command.
 
@@ -36,6 +38,8 @@ enum Command {
     Config(config::Args),
     Upload(upload::Args),
     Download(download::Args),
+    Publish(publish::Args),
+    Pull(pull::Args),
     HashKey(hash_key::Args),
 }
 
@@ -60,6 +64,8 @@ impl Command {
             Self::Config(args) => args.run(),
             Self::Upload(args) => args.run(),
             Self::Download(args) => args.run(),
+            Self::Publish(args) => args.run(),
+            Self::Pull(args) => args.run(),
             Self::HashKey(args) => args.run(),
         }
     }
@@ -71,10 +77,18 @@ const FAILED_FOR_NOW: u8 = 75;
 const INTERRUPTED: u8 = 130;
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {
-    match error.downcast_ref::<transfer::Error>() {
-        Some(transfer::Error::Interrupted { .. }) => ExitCode::from(INTERRUPTED),
-        Some(error) if error.may_pass() => ExitCode::from(FAILED_FOR_NOW),
-        Some(_) | None => ExitCode::FAILURE,
+    let (interrupted, may_pass) = match (
+        error.downcast_ref::<transfer::Error>(),
+        error.downcast_ref::<packs::Error>(),
+    ) {
+        (Some(error), _) => (error.is_interruption(), error.may_pass()),
+        (None, Some(error)) => (error.is_interruption(), error.may_pass()),
+        (None, None) => (false, false),
+    };
+    match (interrupted, may_pass) {
+        (true, _) => ExitCode::from(INTERRUPTED),
+        (false, true) => ExitCode::from(FAILED_FOR_NOW),
+        (false, false) => ExitCode::FAILURE,
     }
 }
 

@@ -3,6 +3,8 @@
 pub mod config;
 pub mod download;
 pub mod hash_key;
+pub mod publish;
+pub mod pull;
 pub mod serve;
 pub mod upload;
 
@@ -10,6 +12,9 @@ use std::future::Future;
 use std::io::Write as _;
 
 use anyhow::Context as _;
+
+/// Where `longhaul serve` listens unless told otherwise.
+const LOCAL_SERVER: &str = "http://127.0.0.1:8080";
 
 /// Runs a command's future on a runtime of its own.
 fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {

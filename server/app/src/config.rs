@@ -43,6 +43,8 @@ pub struct Config {
     pub http: edge::serve::Config,
     /// How uploads are taken in.
     pub uploads: domain::uploads::Config,
+    /// What packs may be: versioned trees of files.
+    pub packs: domain::packs::Config,
     /// When expired uploads and unneeded bytes are deleted.
     pub cleanup: domain::cleanup::Config,
     /// Where bytes are kept.
@@ -63,6 +65,7 @@ impl Default for Config {
             tls: Tls::default(),
             http: edge::serve::Config::default(),
             uploads: domain::uploads::Config::default(),
+            packs: domain::packs::Config::default(),
             cleanup: domain::cleanup::Config::default(),
             blobs: blobs::Config::default(),
             metadata: metadata::Config::default(),

@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod packs;
 pub mod telemetry;
 pub mod transfer;
 pub mod wiring;

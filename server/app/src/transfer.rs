@@ -12,6 +12,7 @@ mod pace;
 mod patience;
 mod record;
 mod report;
+mod source;
 pub mod upload;
 
 use std::path::PathBuf;
@@ -22,7 +23,13 @@ use clap::Args;
 use reqwest::header::{HeaderName, HeaderValue};
 
 use crate::config::KEY_VARIABLE;
+pub(crate) use connection::{Connection, chain, refusal, setback};
+pub(crate) use error::Setback;
 pub use error::{Error, Refusal};
+pub(crate) use patience::Patience;
+pub(crate) use record::Record;
+pub(crate) use report::{Direction, Report, write_line};
+pub(crate) use source::{Identity, Source};
 
 /// What `upload` and `download` have in common.
 #[derive(Debug, Clone, Args)]
@@ -56,7 +63,14 @@ pub struct Options {
     timeout: Duration,
     /// Tell what happens as lines of JSON on standard output
     #[arg(long)]
-    json: bool,
+    pub(crate) json: bool,
+}
+
+impl Options {
+    /// How long to try again.
+    pub(crate) fn patience(&self) -> Patience {
+        Patience::new(self.retries, self.retry_delay)
+    }
 }
 
 /// An API key: it is sent, never shown.
@@ -101,7 +115,7 @@ fn parse_rate(text: &str) -> Result<ByteSize, String> {
 }
 
 /// Waits for the user (SIGINT) or the system (SIGTERM) to want an end.
-async fn interruption() {
+pub(crate) async fn interruption() {
     let interrupt = tokio::signal::ctrl_c();
     #[cfg(unix)]
     {

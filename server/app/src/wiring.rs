@@ -1,5 +1,6 @@
 //! From a configuration to a server: stores, services, and what the routes need.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -7,7 +8,9 @@ use domain::access::Gate;
 use domain::cleanup::Janitor;
 use domain::clock::SystemClock;
 use domain::ids::SystemRandomness;
-use domain::{BlobStore, Clock, Files, MetadataStore, Uploads};
+use domain::{BlobStore, Clock, Files, MetadataStore, Packs, Uploads};
+use ed25519_dalek::SigningKey;
+use ed25519_dalek::pkcs8::DecodePrivateKey as _;
 use edge::routes::{Api, Place};
 
 use crate::config::Config;
@@ -35,13 +38,28 @@ impl Server {
         let blobs: Arc<dyn BlobStore> = blobs::open(&config.blobs, &config.data)
             .await
             .context("failed to open the blob store")?;
-        let metadata: Arc<dyn MetadataStore> = metadata::open(&config.metadata, &config.data)
+        let stores = metadata::open(&config.metadata, &config.data)
             .await
             .context("failed to open the metadata store")?;
+        let metadata: Arc<dyn MetadataStore> = stores.metadata;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let packs = Packs::new(
+            Arc::clone(&blobs),
+            stores.packs,
+            Arc::clone(&clock),
+            Arc::new(SystemRandomness),
+            config.packs.clone(),
+            config
+                .packs
+                .signing_key
+                .as_deref()
+                .map(read_signing_key)
+                .transpose()?,
+        );
         let uploads = Uploads::new(
             Arc::clone(&blobs),
             Arc::clone(&metadata),
+            packs.clone(),
             Arc::clone(&clock),
             Arc::new(SystemRandomness),
             config.uploads.clone(),
@@ -61,6 +79,7 @@ impl Server {
             gate,
             uploads: uploads.clone(),
             files: Files::new(blobs, Arc::clone(&metadata), Arc::clone(&clock)),
+            packs,
             clock,
             place: Arc::new(Place {
                 public_url: config
@@ -77,4 +96,15 @@ impl Server {
             metadata,
         })
     }
+}
+
+fn read_signing_key(file: &Path) -> anyhow::Result<SigningKey> {
+    let pem = std::fs::read_to_string(file)
+        .with_context(|| format!("failed to read the signing key in {}", file.display()))?;
+    SigningKey::from_pkcs8_pem(&pem).with_context(|| {
+        let file = file.display();
+        format!(
+            "{file} has no Ed25519 private key in PEM; make one: openssl genpkey -algorithm ed25519 -out {file}"
+        )
+    })
 }

@@ -34,6 +34,7 @@ impl Default for Limits {
 }
 
 /// Files in the order of their paths' bytes, none twice, none a directory of another.
+#[derive(Clone)]
 pub struct Tree {
     /// All paths, one after another.
     paths: Box<str>,

@@ -3,6 +3,7 @@
 use std::fmt::{self, Debug};
 use std::sync::Arc;
 
+use archive::PackName;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
@@ -153,8 +154,12 @@ pub(crate) enum Action<'a> {
     Write(Option<&'a FilePath>),
     /// Delete the file under a path.
     Delete(&'a FilePath),
-    /// List files, or the uploads of one's own.
+    /// List files or packs, or the uploads of one's own.
     List,
+    /// Read a pack.
+    ReadPack(&'a PackName),
+    /// Publish a pack, and retire versions of it.
+    PublishPack(&'a PackName),
     /// Use an upload whose URL is known.
     UseUpload,
 }
@@ -175,7 +180,12 @@ impl Principal {
             | (Identity::Holder, Action::UseUpload) => Ok(()),
             (
                 Identity::Holder,
-                Action::Read(_) | Action::Write(_) | Action::Delete(_) | Action::List,
+                Action::Read(_)
+                | Action::Write(_)
+                | Action::Delete(_)
+                | Action::List
+                | Action::ReadPack(_)
+                | Action::PublishPack(_),
             ) => Err(Error::Forbidden),
         }
     }
@@ -211,7 +221,8 @@ mod hex_digest {
         deserializer: D,
     ) -> Result<Sha256Digest, D::Error> {
         let text = String::deserialize(deserializer)?;
-        text.parse()
+        text.to_ascii_lowercase()
+            .parse()
             .map_err(|_| D::Error::custom("a SHA-256 value has 64 hexadecimal digits"))
     }
 }

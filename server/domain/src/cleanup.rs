@@ -1,12 +1,13 @@
 //! The janitor: gives up what is expired, deletes what nothing needs, finds what nothing records.
 //!
-//! A round has four parts, each bounded and each safe to break off anywhere:
+//! A round has five parts, each bounded and each safe to break off anywhere:
 //!
 //! 1. Open uploads whose time is up become gone, and their bytes are discarded.
 //! 2. Completed and gone uploads whose time is up are forgotten.
-//! 3. Doomed blobs are deleted once they have been doomed for a while (downloads that began before may still read them), then
+//! 3. Drafts of packs and registered needs whose time is up are forgotten.
+//! 4. Doomed blobs are deleted once they have been doomed for a while (downloads that began before may still read them), then
 //!    forgotten.
-//! 4. Blobs that the metadata store knows nothing of (left by a crash, or by a plain upload that was cut) are deleted once they
+//! 5. Blobs that the metadata store knows nothing of (left by a crash, or by a plain upload that was cut) are deleted once they
 //!    have not changed for a while.
 
 use std::sync::Arc;
@@ -53,6 +54,8 @@ pub struct Round {
     pub expired_uploads: usize,
     /// Uploads forgotten.
     pub forgotten_uploads: u64,
+    /// Drafts given up, and registered needs forgotten.
+    pub expired_drafts: usize,
     /// Blobs deleted because nothing needs them.
     pub deleted_blobs: usize,
     /// Blobs deleted because nothing records them.
@@ -134,6 +137,13 @@ impl Janitor {
                 .map_err(Error::metadata("forget uploads"))?;
             round.forgotten_uploads += forgotten;
             if forgotten == 0 {
+                break;
+            }
+        }
+        loop {
+            let expired = self.uploads.packs().expire(BATCH).await?;
+            round.expired_drafts += expired;
+            if expired == 0 {
                 break;
             }
         }

@@ -6,6 +6,7 @@ use thiserror::Error;
 use crate::blob_store::BlobError;
 use crate::ingest::BodyFault;
 use crate::metadata_store::MetadataError;
+use crate::packs::PackError;
 use crate::upload::Gone;
 
 /// Why a use case did not succeed.
@@ -50,6 +51,9 @@ pub enum Error {
         /// What is.
         what: String,
     },
+    /// A rule of packs was broken.
+    #[error("the request about a pack is refused")]
+    Pack(#[source] PackError),
     /// A store could not do it.
     #[error("failed to {doing}")]
     Store {
@@ -98,4 +102,16 @@ impl From<BodyFault> for Error {
             BodyFault::Cut | BodyFault::Idle => Self::ClientGone,
         }
     }
+}
+
+/// An error and its causes in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }

@@ -3,6 +3,9 @@
 //! A request that comes for an upload takes a [`Turn`]. Whoever had the turn is told to stop, makes what it has durable, and lets
 //! go; only then does the newcomer go on, and finds the older one's bytes counted. A request that is overtaken while it still
 //! waits never starts.
+//!
+//! Requests are ordered as they arrive here. One that arrives later than a newer request of the same client is beyond this order;
+//! [`Told`](crate::told::Told) makes up for it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -4,6 +4,7 @@ use std::fmt::{self, Debug, Display};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use archive::Sha256Digest;
 use thiserror::Error;
 
 /// Where randomness comes from.
@@ -31,44 +32,68 @@ impl Randomness for SystemRandomness {
 #[error("not an identifier")]
 pub struct InvalidId;
 
-/// The name of an upload resource: 128 random bits, written as 32 lower-case hexadecimal digits. Knowing it is leave to use it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct UploadId(u128);
+/// Defines a name of 128 random bits, written as 32 lower-case hexadecimal digits.
+macro_rules! random_name {
+    ($(#[$document:meta])* $name:ident) => {
+        $(#[$document])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(u128);
 
-impl UploadId {
-    /// A new one.
-    pub fn random(randomness: &dyn Randomness) -> Self {
-        Self(randomness.bits())
-    }
-}
-
-impl Display for UploadId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
-    }
-}
-
-impl Debug for UploadId {
-    /// The first digits only: the whole is a capability and does not belong in a log.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "UploadId({:08x}…)", self.0 >> 96)
-    }
-}
-
-impl FromStr for UploadId {
-    type Err = InvalidId;
-
-    fn from_str(text: &str) -> Result<Self, InvalidId> {
-        let canonical = text.len() == 32
-            && text
-                .bytes()
-                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        if !canonical {
-            return Err(InvalidId);
+        impl $name {
+            /// A new one.
+            pub fn random(randomness: &dyn Randomness) -> Self {
+                Self(randomness.bits())
+            }
         }
-        u128::from_str_radix(text, 16)
-            .map(Self)
-            .map_err(|_| InvalidId)
+
+        impl Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:032x}", self.0)
+            }
+        }
+
+        impl Debug for $name {
+            /// The first digits only: the whole is a capability and does not belong in a log.
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({:08x}…)"), self.0 >> 96)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                let canonical = text.len() == 32
+                    && text
+                        .bytes()
+                        .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+                if !canonical {
+                    return Err(InvalidId);
+                }
+                u128::from_str_radix(text, 16)
+                    .map(Self)
+                    .map_err(|_| InvalidId)
+            }
+        }
+    };
+}
+
+random_name! {
+    /// The name of an upload resource: 128 random bits, written as 32 lower-case hexadecimal digits. Knowing it is leave to use it.
+    UploadId
+}
+
+random_name! {
+    /// The name of a draft of a pack: 128 random bits, written as 32 lower-case hexadecimal digits.
+    DraftId
+}
+
+impl DraftId {
+    /// The draft behind an upload of a whole tree: always the same one, so that a repetition finds it.
+    pub(crate) fn of_upload(upload: &UploadId) -> Self {
+        let digest = Sha256Digest::of(format!("draft of upload {upload}").as_bytes());
+        let half = digest.as_bytes().first_chunk().expect("32 bytes are 16 and more");
+        Self(u128::from_be_bytes(*half))
     }
 }
 

@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use protocol::digest::Stated;
+use protocol::digest::StatedDigests;
 use protocol::rejection::Rejection;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -32,7 +32,7 @@ pub enum BodyPart {
     /// Bytes.
     Data(Bytes),
     /// Digests, stated in a trailer.
-    Digests(Vec<Stated>),
+    Digests(StatedDigests),
 }
 
 /// Why a body ended before its end.
@@ -75,6 +75,20 @@ pub(crate) struct Stops {
     pub(crate) draining: CancellationToken,
 }
 
+impl Stops {
+    /// Waits for a sign, and says what it means for the request.
+    ///
+    /// # Cancel safety
+    /// May be dropped anywhere.
+    pub(crate) async fn given(&self) -> Error {
+        tokio::select! {
+            biased;
+            () = self.overtaken.cancelled() => Error::Superseded,
+            () = self.draining.cancelled() => Error::Draining,
+        }
+    }
+}
+
 /// Records durable progress, and tells the client.
 #[async_trait]
 pub(crate) trait Checkpoint: Send {
@@ -99,7 +113,7 @@ pub(crate) struct Ingested {
     /// Bytes read of it, at most the bound.
     pub(crate) received: u64,
     /// Digests that the body itself stated at its end.
-    pub(crate) stated: Vec<Stated>,
+    pub(crate) stated: StatedDigests,
 }
 
 /// A staged blob under a body.
@@ -240,7 +254,7 @@ async fn read(
     full: mpsc::Sender<Bytes>,
 ) -> Ingested {
     let mut received = 0;
-    let mut stated = Vec::new();
+    let mut stated = StatedDigests::default();
     let ending = loop {
         let part = tokio::select! {
             biased;
@@ -325,8 +339,17 @@ impl Replay {
         }
     }
 
+    /// Whether all of it was repeated.
+    pub(crate) fn is_over(&self) -> bool {
+        self.remaining == 0
+    }
+
     /// Compares what of `bytes` is repetition and returns the rest.
-    async fn compare(&mut self, mut bytes: Bytes, digests: &mut Digests) -> Result<Bytes, Error> {
+    pub(crate) async fn compare(
+        &mut self,
+        mut bytes: Bytes,
+        digests: &mut Digests,
+    ) -> Result<Bytes, Error> {
         while self.remaining > 0 && !bytes.is_empty() {
             if self.held.is_empty() {
                 let next = self.stored.next().await.ok_or_else(|| Error::Corrupt {

@@ -15,8 +15,11 @@ mod holders;
 pub mod ids;
 mod ingest;
 pub mod metadata_store;
+pub mod pack_store;
+pub mod packs;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod told;
 pub mod upload;
 pub mod uploads;
 
@@ -25,6 +28,8 @@ pub use blob_store::{Blob, BlobStore, StagedBlob};
 pub use clock::{Clock, Timestamp};
 pub use error::Error;
 pub use files::{File, FilePath, Files};
-pub use ids::{BlobKey, UploadId};
+pub use ids::{BlobKey, DraftId, UploadId};
 pub use metadata_store::MetadataStore;
+pub use pack_store::PackStore;
+pub use packs::Packs;
 pub use uploads::Uploads;

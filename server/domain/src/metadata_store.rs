@@ -132,6 +132,15 @@ pub trait MetadataStore: Debug + Send + Sync + 'static {
         expires_at: Timestamp,
     ) -> Result<Guarded, MetadataError>;
 
+    /// Ends an open upload as [`Gone::Expired`] whose time was up at `now`, as [`MetadataStore::end_upload`] does; [`Guarded::Fenced`]
+    /// where progress has moved its expiry since.
+    async fn expire_upload(
+        &self,
+        id: &UploadId,
+        now: Timestamp,
+        expires_at: Timestamp,
+    ) -> Result<Guarded, MetadataError>;
+
     /// Up to `limit` open uploads of this owner and client reference, oldest first.
     async fn open_uploads(
         &self,

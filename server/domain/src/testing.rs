@@ -5,7 +5,9 @@ pub mod clock;
 pub mod faulty_metadata_store;
 pub mod faulty_store;
 pub mod memory_metadata_store;
+mod memory_pack_store;
 pub mod metadata_store;
+pub mod pack_store;
 
 pub use clock::ManualClock;
 pub use faulty_metadata_store::FaultyMetadataStore;

@@ -2,9 +2,11 @@
 
 pub use protocol::upload::{Complete, Open};
 
+use archive::PackName;
+
 use crate::digest::{HashState, Sha256Digest};
 use crate::files::{Content, Description, File, WriteCondition};
-use crate::{BlobKey, FilePath, Timestamp, UploadId};
+use crate::{BlobKey, DraftId, FilePath, Timestamp, UploadId};
 
 /// An upload resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,9 +30,9 @@ pub struct Upload {
 /// What an upload is to become.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// The path that it is published under.
-    pub path: FilePath,
-    /// What must hold there at that moment.
+    /// What its bytes are for.
+    pub target: Target,
+    /// What must hold of the target file at that moment.
     pub condition: WriteCondition,
     /// What the uploader says of the file.
     pub description: Description,
@@ -59,6 +61,48 @@ impl Plan {
     pub fn is_concatenation(&self) -> bool {
         self.tus_concat.is_some() && !self.is_part()
     }
+}
+
+/// What an upload's bytes are for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// They are the file under this path.
+    File(FilePath),
+    /// They are an archive with contents of a draft.
+    Draft {
+        /// The draft's pack.
+        pack: PackName,
+        /// The draft.
+        draft: DraftId,
+    },
+    /// They are an archive of a tree that is to be the pack's next version.
+    Pack(PackName),
+}
+
+/// What became of an upload's bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Product {
+    /// A file.
+    File {
+        /// The file.
+        file: File,
+        /// Whether it took the place of an older one.
+        replaced: bool,
+    },
+    /// Contents of a draft.
+    Draft {
+        /// The draft's pack.
+        pack: PackName,
+        /// The draft.
+        draft: DraftId,
+    },
+    /// A version of a pack.
+    Version {
+        /// The pack.
+        pack: PackName,
+        /// The version's number.
+        number: u64,
+    },
 }
 
 /// How an upload stands.
@@ -92,6 +136,8 @@ pub struct Completed {
     pub at: Timestamp,
     /// Whether it took the place of an older file.
     pub replaced: bool,
+    /// The number of the version that it became, if it is a [`Target::Pack`].
+    pub version: Option<u64>,
 }
 
 /// Why an upload will never be complete.
@@ -106,10 +152,45 @@ pub enum Gone {
 }
 
 impl Upload {
-    /// The file that a completed upload became.
-    pub fn file(&self, completed: &Completed) -> File {
+    /// What a completed upload became.
+    ///
+    /// # Panics
+    /// Where a tree became no version, which the metadata store does not let be.
+    pub fn product(&self, completed: &Completed) -> Product {
+        match &self.plan.target {
+            Target::File(path) => Product::File {
+                file: self.file_at(path, completed),
+                replaced: completed.replaced,
+            },
+            Target::Draft { pack, draft } => Product::Draft {
+                pack: pack.clone(),
+                draft: *draft,
+            },
+            Target::Pack(pack) => Product::Version {
+                pack: pack.clone(),
+                number: completed
+                    .version
+                    .expect("a tree is complete when it is a version"),
+            },
+        }
+    }
+
+    /// The path of the file that the upload is to be, if it is to be one.
+    pub fn path(&self) -> Option<&FilePath> {
+        match &self.plan.target {
+            Target::File(path) => Some(path),
+            Target::Draft { .. } | Target::Pack(_) => None,
+        }
+    }
+
+    /// The file that a completed upload became, if it was to be one.
+    pub fn file(&self, completed: &Completed) -> Option<File> {
+        Some(self.file_at(self.path()?, completed))
+    }
+
+    fn file_at(&self, path: &FilePath, completed: &Completed) -> File {
         File {
-            path: self.plan.path.clone(),
+            path: path.clone(),
             content: Content {
                 blob: self.blob.clone(),
                 size: completed.complete.length,

@@ -6,6 +6,8 @@
 
 mod completion;
 mod intake;
+mod repeat;
+mod verdict;
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -22,12 +24,14 @@ use tracing::Instrument as _;
 use self::intake::Replays;
 use crate::access::Action;
 use crate::buffers::Buffers;
-use crate::files::{Description, File, WriteCondition};
+use crate::files::{Description, WriteCondition};
 use crate::holders::{Holders, Overtaken, Turn};
 use crate::ids::Randomness;
+use crate::ingest::Stops;
 use crate::metadata_store::{Guarded, MetadataError};
-use crate::upload::{Completed, Gone, Upload, UploadState};
-use crate::{Authorized, BlobStore, Clock, Error, FilePath, MetadataStore, UploadId};
+use crate::told::Told;
+use crate::upload::{Completed, Gone, Product, Target, Upload, UploadState};
+use crate::{Authorized, BlobStore, Clock, Error, MetadataStore, Packs, UploadId};
 
 pub use crate::ingest::{BodyFault, BodyPart, UploadBody};
 
@@ -95,8 +99,8 @@ pub struct Creation {
     pub resumable: bool,
     /// The uploads that this one is made of, in order, instead of a body (tus concatenation).
     pub parts: Option<Vec<UploadId>>,
-    /// Where the file goes; `None`: the server names it.
-    pub path: Option<FilePath>,
+    /// What the bytes are for; `None`: a file that the server names.
+    pub target: Option<Target>,
     /// What must hold there.
     pub condition: WriteCondition,
     /// What the file is.
@@ -118,7 +122,7 @@ pub struct Creation {
 pub struct Addition {
     /// What it says of its body and the upload's length.
     pub append: Append,
-    /// As in [`Creation::digests`]; of the whole, those of the creation count.
+    /// As in [`Creation::digests`]; those of the whole count beside the creation's if this request completes the upload.
     pub digests: StatedDigests,
 }
 
@@ -137,13 +141,8 @@ pub enum Outcome {
     Partial(Upload),
     /// The upload is complete.
     Complete(Upload, Completed),
-    /// The file is there; there never was an upload resource.
-    Stored {
-        /// The file.
-        file: File,
-        /// Whether it took the place of an older one.
-        replaced: bool,
-    },
+    /// The bytes are what they were for; there never was an upload resource.
+    Stored(Product),
 }
 
 /// Why a request for an upload did not succeed, and how the upload stands where that is known.
@@ -183,20 +182,23 @@ pub struct Uploads {
 struct Shared {
     blobs: Arc<dyn BlobStore>,
     metadata: Arc<dyn MetadataStore>,
+    packs: Packs,
     clock: Arc<dyn Clock>,
     randomness: Arc<dyn Randomness>,
     config: Config,
     holders: Arc<Holders>,
+    told: Told,
     buffers: Arc<Buffers>,
     tasks: TaskTracker,
     draining: CancellationToken,
 }
 
 impl Uploads {
-    /// Uploads that are kept in these stores.
+    /// Uploads that are kept in these stores; archives go to `packs`.
     pub fn new(
         blobs: Arc<dyn BlobStore>,
         metadata: Arc<dyn MetadataStore>,
+        packs: Packs,
         clock: Arc<dyn Clock>,
         randomness: Arc<dyn Randomness>,
         config: Config,
@@ -205,15 +207,22 @@ impl Uploads {
             shared: Arc::new(Shared {
                 blobs,
                 metadata,
+                packs,
                 clock,
                 randomness,
                 holders: Arc::default(),
+                told: Told::default(),
                 buffers: Buffers::new(config.buffer_memory.as_u64()),
                 tasks: TaskTracker::new(),
                 draining: CancellationToken::new(),
                 config,
             }),
         }
+    }
+
+    /// Where archives go.
+    pub(crate) fn packs(&self) -> &Packs {
+        &self.shared.packs
     }
 
     /// Ends all bodies that are coming in, and waits until what came is durable and recorded. Later requests end at once.
@@ -244,10 +253,10 @@ impl Uploads {
                 continue;
             }
             let kept_until = now.plus(shared.config.lifetime);
-            // The epoch guards against a request that came since the list was made.
+            // Nothing ends if there was progress since the list was made.
             let ended = shared
                 .metadata
-                .end_upload(&upload.id, Some(upload.epoch), Gone::Expired, kept_until)
+                .expire_upload(&upload.id, now, kept_until)
                 .await
                 .map_err(Error::metadata("expire an upload"))?;
             if ended == Guarded::Done {
@@ -274,8 +283,11 @@ impl Authorized<Uploads> {
         body: UploadBody,
         sink: Arc<dyn ProgressSink>,
     ) -> Result<Outcome, Failure> {
-        self.principal
-            .check(Action::Write(creation.path.as_ref()))?;
+        self.principal.check(match &creation.target {
+            None => Action::Write(None),
+            Some(Target::File(path)) => Action::Write(Some(path)),
+            Some(Target::Draft { pack, .. } | Target::Pack(pack)) => Action::PublishPack(pack),
+        })?;
         let owner = self.principal.name().map(str::to_owned);
         let shared = Arc::clone(&self.service.shared);
         self.service
@@ -284,7 +296,8 @@ impl Authorized<Uploads> {
             .await
     }
 
-    /// Takes in more bytes of an upload. An older request for it is ended first.
+    /// Takes in more bytes of an upload. An older request for it is ended first. The offset that the newest
+    /// [`Authorized::retrieve`] was told is accepted even where an older request has appended since: what is repeated is compared.
     ///
     /// # Errors
     /// As [`Authorized::create`], and [`Error::NotFound`] or [`Error::Gone`].
@@ -331,7 +344,15 @@ impl Authorized<Uploads> {
                 let turn = turn.await?;
                 let mut upload = shared.existing(&id).await?;
                 if completion == Completion::AtLength {
-                    shared.complete_if_reached(&mut upload).await?;
+                    let stops = shared.stops(&turn);
+                    shared.complete_if_reached(&mut upload, &stops).await?;
+                }
+                match &upload.state {
+                    UploadState::Open(progress) => {
+                        let now = shared.clock.now();
+                        shared.told.remember(id, progress.open.offset, now);
+                    }
+                    UploadState::Complete(_) | UploadState::Gone(_) => shared.told.forget(&id),
                 }
                 drop(turn);
                 Ok(upload)
@@ -368,6 +389,7 @@ impl Authorized<Uploads> {
                 if ended == Guarded::Done {
                     shared.discard(&upload.blob).await;
                 }
+                shared.told.forget(&id);
                 drop(turn);
                 Ok(())
             })
@@ -414,6 +436,14 @@ impl Shared {
     fn turn(&self, id: UploadId) -> impl Future<Output = Result<Turn, Error>> + Send + use<> {
         let turn = self.holders.take(id);
         async { turn.await.map_err(|Overtaken| Error::Superseded) }
+    }
+
+    /// What ends work that is done in this turn.
+    fn stops(&self, turn: &Turn) -> Stops {
+        Stops {
+            overtaken: turn.overtaken().clone(),
+            draining: self.draining.clone(),
+        }
     }
 
     /// An upload that is open or complete.

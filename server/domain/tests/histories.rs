@@ -19,7 +19,9 @@ use domain::upload::{Upload, UploadState};
 use domain::uploads::{
     self, Addition, BodyFault, BodyPart, Creation, Outcome, ProgressSink, UploadBody,
 };
-use domain::{Authorized, BlobStore, Clock, Error, Files, MetadataStore, UploadId, Uploads};
+use domain::{
+    Authorized, BlobStore, Clock, Error, Files, MetadataStore, Packs, UploadId, Uploads, packs,
+};
 use futures::{StreamExt as _, stream};
 use proptest::prelude::*;
 use protocol::digest::StatedDigests;
@@ -27,6 +29,8 @@ use protocol::upload::{Append, Completion, Create, Overrun, Repeat};
 
 /// Longer than any pause within a history but the ones that are meant to expire uploads.
 const LIFETIME: Duration = Duration::from_secs(1000);
+/// How long a told offset counts.
+const REMEMBERED: Duration = Duration::from_mins(10);
 
 #[derive(Debug, Clone)]
 struct Body {
@@ -36,12 +40,23 @@ struct Body {
     cut: bool,
     /// Whether its length is told before.
     framed: bool,
+    /// Whether its first byte is another one than the upload has there, if the upload has one.
+    differs: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Dialect {
     overrun: Overrun,
     repeat: Repeat,
+}
+
+/// Where an append begins.
+#[derive(Debug, Clone, Copy)]
+enum From {
+    /// So far off the true offset.
+    Off(i64),
+    /// At the offset that was told last.
+    Told,
 }
 
 #[derive(Debug, Clone)]
@@ -54,8 +69,7 @@ enum Step {
     },
     Append {
         upload: usize,
-        /// How far off the true offset the request begins.
-        off: i64,
+        from: From,
         completion: Completion,
         length: Option<u64>,
         dialect: Dialect,
@@ -81,11 +95,13 @@ fn body() -> impl Strategy<Value = Body> {
         prop::collection::vec(chunk, 0..4),
         prop::bool::weighted(0.3),
         any::<bool>(),
+        prop::bool::weighted(0.2),
     )
-        .prop_map(|(chunks, cut, framed)| Body {
+        .prop_map(|(chunks, cut, framed, differs)| Body {
             chunks,
             cut,
             framed,
+            differs,
         })
 }
 
@@ -106,19 +122,27 @@ fn dialect() -> impl Strategy<Value = Dialect> {
     .prop_map(|(overrun, repeat)| Dialect { overrun, repeat })
 }
 
+fn from() -> impl Strategy<Value = From> {
+    prop_oneof![
+        4 => Just(From::Off(0)),
+        1 => (-300..300_i64).prop_map(From::Off),
+        3 => Just(From::Told),
+    ]
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let length = || prop::option::weighted(0.4, 0..1000_u64);
     prop_oneof![
         3 => (completion(), length(), dialect(), body()).prop_map(
             |(completion, length, dialect, body)| Step::Create { completion, length, dialect, body }
         ),
-        8 => (0..4_usize, prop_oneof![6 => Just(0), 1 => -300..300_i64], completion(), length(), dialect(), body())
-            .prop_map(|(upload, off, completion, length, dialect, body)| Step::Append {
-                upload, off, completion, length, dialect, body
+        8 => (0..4_usize, from(), completion(), length(), dialect(), body())
+            .prop_map(|(upload, from, completion, length, dialect, body)| Step::Append {
+                upload, from, completion, length, dialect, body
             }),
-        2 => (0..4_usize).prop_map(|upload| Step::Head { upload }),
+        3 => (0..4_usize).prop_map(|upload| Step::Head { upload }),
         1 => (0..4_usize).prop_map(|upload| Step::Cancel { upload }),
-        1 => prop_oneof![Just(10), Just(2000)].prop_map(|seconds| Step::Pass { seconds }),
+        1 => prop_oneof![Just(10), Just(700), Just(2000)].prop_map(|seconds| Step::Pass { seconds }),
         1 => Just(Step::Clean),
         2 => Just(Step::PowerCut),
     ]
@@ -134,6 +158,8 @@ struct Model {
     state: ModelState,
     /// In seconds since the history began.
     expires: u64,
+    /// The offset that a request was told, and when.
+    told: Option<(u64, u64)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,13 +198,16 @@ impl Body {
         self.framed.then(|| self.size() + u64::from(self.cut))
     }
 
-    /// Each byte is fixed by the upload's number and its position.
-    fn stream(&self, number: usize, offset: u64) -> UploadBody {
+    /// Each byte is fixed by the upload's number and its position; `repeats` if the upload has the first.
+    fn stream(&self, number: usize, offset: u64, repeats: bool) -> UploadBody {
+        let other = (self.differs && repeats).then_some(offset);
         let mut position = offset;
         let mut parts = Vec::new();
         for size in &self.chunks {
             let end = position + *size as u64;
-            let bytes: Bytes = (position..end).map(|at| byte(number, at)).collect();
+            let bytes: Bytes = (position..end)
+                .map(|at| byte(number, at) ^ u8::from(Some(at) == other))
+                .collect();
             parts.push(Ok(BodyPart::Data(bytes)));
             position = end;
         }
@@ -197,7 +226,19 @@ fn byte(number: usize, position: u64) -> u8 {
 impl Model {
     /// The rules once more, in the plainest words.
     fn bring(&mut self, request: &Bringing<'_>, now: u64) -> Answer {
+        let is_told = self.told.is_some_and(|(offset, when)| {
+            request.offset == offset && now < when + REMEMBERED.as_secs()
+        });
+        let answer = self.grow(request, now, is_told);
+        if is_told && answer == Answer::Partial {
+            self.told = None;
+        }
+        answer
+    }
+
+    fn grow(&mut self, request: &Bringing<'_>, now: u64, is_told: bool) -> Answer {
         let size = request.body.size();
+        let differs = request.body.differs && size > 0 && request.offset < self.offset;
         match self.state {
             ModelState::Gone | ModelState::Forgotten => return Answer::Absent,
             ModelState::Complete => {
@@ -205,16 +246,20 @@ impl Model {
                     && request.offset == self.offset
                     && request.body.told() == Some(0)
                     && request.completion != Completion::Later;
-                return if repeats {
-                    Answer::Complete
-                } else {
-                    Answer::Rejected
+                let room = self.offset.checked_sub(request.offset);
+                let room = room.filter(|_| is_told && request.completion != Completion::Later);
+                return match room {
+                    _ if repeats => Answer::Complete,
+                    Some(room) if differs || size > room => Answer::Rejected,
+                    Some(_) if request.body.cut => Answer::ClientGone,
+                    Some(room) if size == room => Answer::Complete,
+                    _ => Answer::Rejected,
                 };
             }
             ModelState::Open if self.expires <= now => return Answer::Absent,
             ModelState::Open => {}
         }
-        if request.offset != self.offset {
+        if request.offset != self.offset && !(is_told && request.offset < self.offset) {
             return Answer::Rejected;
         }
         let mut lengths: Vec<u64> = self.length.into_iter().chain(request.length).collect();
@@ -226,9 +271,12 @@ impl Model {
             return Answer::Rejected;
         }
         let length = lengths.first().copied();
-        let room = length.map_or(u64::MAX, |length| length - self.offset);
+        let room = length.map_or(u64::MAX, |length| length - request.offset);
         let discards = request.dialect.overrun == Overrun::Discard;
         if discards && request.body.told().is_some_and(|told| told > room) {
+            return Answer::Rejected;
+        }
+        if differs {
             return Answer::Rejected;
         }
         if size > room {
@@ -236,15 +284,16 @@ impl Model {
                 Overrun::Discard => {}
                 Overrun::Invalidate => self.state = ModelState::Gone,
                 Overrun::KeepToLength => {
-                    self.offset += room;
+                    self.offset = request.offset + room;
                     self.length = length;
                 }
             }
             self.expires = now + LIFETIME.as_secs();
             return Answer::Rejected;
         }
-        let total = self.offset + size;
-        self.offset = total;
+        let total = request.offset + size;
+        let falls_short = total < self.offset;
+        self.offset = self.offset.max(total);
         self.length = length;
         self.expires = now + LIFETIME.as_secs();
         let reached = request.completion == Completion::AtLength && length == Some(total);
@@ -259,7 +308,7 @@ impl Model {
         if !completes {
             return Answer::Partial;
         }
-        if length.is_some_and(|length| length != total) {
+        if falls_short || length.is_some_and(|length| length != total) {
             return Answer::Rejected;
         }
         self.state = ModelState::Complete;
@@ -305,9 +354,18 @@ impl World {
         blobs: &MemoryStore,
         metadata: &Arc<MemoryMetadataStore>,
     ) -> Uploads {
+        let packs = Packs::new(
+            Arc::new(blobs.clone()),
+            Arc::clone(metadata) as Arc<dyn domain::PackStore>,
+            Arc::clone(clock) as Arc<dyn Clock>,
+            Arc::new(SystemRandomness),
+            packs::Config::default(),
+            None,
+        );
         Uploads::new(
             Arc::new(blobs.clone()) as Arc<dyn BlobStore>,
             Arc::clone(metadata) as Arc<dyn MetadataStore>,
+            packs,
             Arc::clone(clock) as Arc<dyn Clock>,
             Arc::new(SystemRandomness),
             uploads::Config {
@@ -367,7 +425,7 @@ async fn live(steps: Vec<Step>) {
             } => create(&world, &mut models, completion, length, dialect, &body).await,
             Step::Append {
                 upload,
-                off,
+                from,
                 completion,
                 length,
                 dialect,
@@ -377,7 +435,11 @@ async fn live(steps: Vec<Step>) {
                     continue;
                 };
                 let bringing = Bringing {
-                    offset: model.offset.saturating_add_signed(off),
+                    offset: match (from, model.told) {
+                        (From::Off(off), _) => model.offset.saturating_add_signed(off),
+                        (From::Told, Some((offset, _))) => offset,
+                        (From::Told, None) => model.offset,
+                    },
                     completion,
                     length,
                     dialect,
@@ -386,8 +448,8 @@ async fn live(steps: Vec<Step>) {
                 append(&world, model, &bringing).await;
             }
             Step::Head { upload } => {
-                if let Some(model) = models.get(upload) {
-                    check(&world, model).await;
+                if let Some(model) = models.get_mut(upload) {
+                    ask(&world, model).await;
                 }
             }
             Step::Cancel { upload } => {
@@ -407,6 +469,7 @@ async fn live(steps: Vec<Step>) {
                 world.uploads.drain().await;
                 world.blobs.cut_power();
                 world.uploads = World::process(&world.clock, &world.blobs, &world.metadata);
+                models.iter_mut().for_each(|model| model.told = None);
                 world.janitor().recover().await.unwrap();
                 forget(&mut models, world.seconds);
             }
@@ -415,7 +478,8 @@ async fn live(steps: Vec<Step>) {
             check(&world, model).await;
         }
     }
-    for model in models {
+    for mut model in models {
+        ask(&world, &mut model).await;
         read_back(&world, &model).await;
     }
 }
@@ -452,7 +516,7 @@ async fn create(
         },
         resumable: true,
         parts: None,
-        path: None,
+        target: None,
         condition: WriteCondition::default(),
         description: Description::default(),
         digests: StatedDigests::default(),
@@ -463,7 +527,7 @@ async fn create(
     };
     let result = world
         .authorized()
-        .create(creation, body.stream(number, 0), Arc::new(Silent))
+        .create(creation, body.stream(number, 0, false), Arc::new(Silent))
         .await;
     let upload = match &result {
         Ok(Outcome::Partial(upload) | Outcome::Complete(upload, _)) => Some(upload),
@@ -477,6 +541,7 @@ async fn create(
         length: None,
         state: ModelState::Open,
         expires: world.seconds + LIFETIME.as_secs(),
+        told: None,
     };
     let bringing = Bringing {
         offset: 0,
@@ -516,7 +581,8 @@ async fn append(world: &World, model: &mut Model, bringing: &Bringing<'_>) {
         },
         digests: StatedDigests::default(),
     };
-    let body = bringing.body.stream(model.number, bringing.offset);
+    let repeats = bringing.offset < model.offset;
+    let body = bringing.body.stream(model.number, bringing.offset, repeats);
     let before = model.expires;
     let result = world
         .authorized()
@@ -525,11 +591,7 @@ async fn append(world: &World, model: &mut Model, bringing: &Bringing<'_>) {
     let expected = model.bring(bringing, world.seconds);
     assert_eq!(answer(&result), expected, "{model:?}");
     // Only what is recorded moves the expiry; the store knows when that is.
-    if let Ok(upload) = world
-        .authorized()
-        .retrieve(model.id, Completion::Later)
-        .await
-    {
+    if let Some(upload) = world.metadata.upload(&model.id).await.unwrap() {
         model.expires = if upload.expires_at.as_millis() == expiry(before) {
             before
         } else {
@@ -550,35 +612,62 @@ async fn cancel(world: &World, model: &mut Model) {
             assert!(result.is_ok());
             model.state = ModelState::Gone;
             model.expires = world.seconds + LIFETIME.as_secs();
+            model.told = None;
         }
-        ModelState::Complete => assert!(result.is_ok()),
+        ModelState::Complete => {
+            assert!(result.is_ok());
+            model.told = None;
+        }
         ModelState::Open | ModelState::Gone | ModelState::Forgotten => assert!(result.is_err()),
     }
 }
 
-async fn check(world: &World, model: &Model) {
+/// Asks how the upload stands, as a client does, which is told the offset.
+async fn ask(world: &World, model: &mut Model) {
     let result = world
         .authorized()
         .retrieve(model.id, Completion::Later)
         .await;
-    match (model.state, result) {
-        (ModelState::Open, Ok(upload)) if model.expires > world.seconds => match upload.state {
-            UploadState::Open(progress) => {
-                assert_eq!(progress.open.offset, model.offset, "{model:?}");
-                assert_eq!(progress.open.length, model.length, "{model:?}");
-            }
-            state => panic!("{state:?} instead of {model:?}"),
-        },
-        (ModelState::Complete, Ok(upload)) => match upload.state {
-            UploadState::Complete(completed) => {
-                assert_eq!(completed.complete.length, model.offset, "{model:?}");
-            }
-            state => panic!("{state:?} instead of {model:?}"),
-        },
-        (ModelState::Open | ModelState::Gone | ModelState::Forgotten, Err(failure)) => {
+    let is_there = match model.state {
+        ModelState::Open => model.expires > world.seconds,
+        ModelState::Complete => true,
+        ModelState::Gone | ModelState::Forgotten => false,
+    };
+    match result {
+        Ok(upload) => {
+            assert!(is_there, "{upload:?} instead of {model:?}");
+            agree(&upload.state, model);
+            model.told = match model.state {
+                ModelState::Open => Some((model.offset, world.seconds)),
+                ModelState::Complete | ModelState::Gone | ModelState::Forgotten => None,
+            };
+        }
+        Err(failure) => {
+            assert!(!is_there, "{failure:?} instead of {model:?}");
             assert_eq!(answer(&Err(failure)), Answer::Absent, "{model:?}");
         }
-        (_, result) => panic!("{result:?} instead of {model:?}"),
+    }
+}
+
+/// Compares the record with the model; nobody is told anything.
+async fn check(world: &World, model: &Model) {
+    match world.metadata.upload(&model.id).await.unwrap() {
+        Some(upload) => agree(&upload.state, model),
+        None => assert_eq!(model.state, ModelState::Forgotten, "{model:?}"),
+    }
+}
+
+fn agree(state: &UploadState, model: &Model) {
+    match (model.state, state) {
+        (ModelState::Open, UploadState::Open(progress)) => {
+            assert_eq!(progress.open.offset, model.offset, "{model:?}");
+            assert_eq!(progress.open.length, model.length, "{model:?}");
+        }
+        (ModelState::Complete, UploadState::Complete(completed)) => {
+            assert_eq!(completed.complete.length, model.offset, "{model:?}");
+        }
+        (ModelState::Gone, UploadState::Gone(_)) => {}
+        (_, state) => panic!("{state:?} instead of {model:?}"),
     }
 }
 
@@ -603,8 +692,8 @@ async fn read_back(world: &World, model: &Model) {
             Arc::clone(&world.clock) as Arc<dyn Clock>,
         ),
     );
-    let file = files.find(&upload.plan.path).await.unwrap();
-    assert_eq!(file, upload.file(completed));
+    let file = files.find(upload.path().unwrap()).await.unwrap();
+    assert_eq!(Some(&file), upload.file(completed).as_ref());
     let blob = files.open(&file).await.unwrap();
     let mut read = Vec::new();
     let mut stream = blob.read(0..blob.size());

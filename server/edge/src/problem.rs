@@ -9,6 +9,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use domain::Error;
 use domain::access::Denied;
+use domain::packs::PackError;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use protocol::problem::{MEDIA_TYPE, Problem, ProblemType, types};
@@ -61,6 +62,46 @@ pub(crate) mod own {
         "tag:longhaul,2026:storage-full",
         "There is no room left",
         507,
+    );
+    pub(crate) const UNSUPPORTED_CODING: ProblemType = ProblemType::new(
+        "tag:longhaul,2026:unsupported-coding",
+        "The content coding is not supported",
+        415,
+    );
+    pub(crate) const DOCUMENT_TOO_LARGE: ProblemType = ProblemType::new(
+        "tag:longhaul,2026:document-too-large",
+        "The document is too large",
+        413,
+    );
+    pub(crate) const INVALID_DOCUMENT: ProblemType = ProblemType::new(
+        "tag:longhaul,2026:invalid-document",
+        "The document cannot be read",
+        422,
+    );
+    pub(crate) const INVALID_ARCHIVE: ProblemType = ProblemType::new(
+        "tag:longhaul,2026:invalid-archive",
+        "The archive is refused",
+        422,
+    );
+    pub(crate) const MISSING_CONTENT: ProblemType = ProblemType::new(
+        "tag:longhaul,2026:missing-content",
+        "Content is missing",
+        409,
+    );
+    pub(crate) const OUTDATED_BASE: ProblemType = ProblemType::new(
+        "tag:longhaul,2026:outdated-base",
+        "The base is not the newest version",
+        409,
+    );
+    pub(crate) const DRAFT_PUBLISHED: ProblemType = ProblemType::new(
+        "tag:longhaul,2026:draft-published",
+        "The draft is published",
+        409,
+    );
+    pub(crate) const UNKNOWN_NEED: ProblemType = ProblemType::new(
+        "tag:longhaul,2026:unknown-need",
+        "The version has no such need",
+        404,
     );
     pub(crate) const INTERNAL: ProblemType =
         ProblemType::new("tag:longhaul,2026:internal", "The server failed", 500);
@@ -152,6 +193,7 @@ impl From<Error> for Failure {
             Error::Superseded | Error::ClientGone => Self::Cut,
             Error::Draining | Error::Busy => problem(own::BUSY, "Try again later.")
                 .with(RETRY_AFTER, HeaderValue::from_static("5")),
+            Error::Pack(error) => of_pack(&error).into(),
             Error::Full => problem(own::FULL, "What was acknowledged before is kept."),
             Error::Corrupt { .. } | Error::Store { .. } => {
                 tracing::error!(error = &error as &dyn std::error::Error, "a request failed");
@@ -161,6 +203,64 @@ impl From<Error> for Failure {
                 )
             }
         }
+    }
+}
+
+/// Most digests that a problem names; the draft tells all.
+const MOST_DIGESTS: usize = 16;
+
+fn of_pack(error: &PackError) -> Problem {
+    let (kind, advice) = match error {
+        PackError::Archive { .. } | PackError::Entry { .. } => (
+            own::INVALID_ARCHIVE,
+            "nothing of it was kept; send a zip, tar, tar.gz or tar.zst of plain files.",
+        ),
+        PackError::Document(_) | PackError::WrongSize { .. } | PackError::UnknownException { .. } => {
+            (own::INVALID_DOCUMENT, "correct the document and send it again.")
+        }
+        PackError::DocumentTooLarge { .. } => (
+            own::DOCUMENT_TOO_LARGE,
+            "list digests instead of files, or name a version and its exceptions.",
+        ),
+        PackError::Missing { .. } => (
+            own::MISSING_CONTENT,
+            "upload an archive with it, then publish again.",
+        ),
+        PackError::Outdated { .. } => (
+            own::OUTDATED_BASE,
+            "take the newest version into account, and draft again.",
+        ),
+        PackError::Published { .. } => (own::DRAFT_PUBLISHED, "draft the next version."),
+        PackError::Need => (
+            own::UNKNOWN_NEED,
+            "ask for the need again: a registered one is forgotten after a while.",
+        ),
+    };
+    let mut text = error.to_string();
+    if let Some(first) = text.get(..1) {
+        text.replace_range(..1, &first.to_ascii_uppercase());
+    }
+    let problem = Problem::new(kind).detailed(format!("{text}: {advice}"));
+    match error {
+        PackError::Archive {
+            entry: Some(entry), ..
+        }
+        | PackError::Entry { entry, .. } => problem.with("entry", entry.as_str()),
+        PackError::Missing { missing } => {
+            let named = missing.sha256s.iter().take(MOST_DIGESTS);
+            problem
+                .with("contents", missing.contents)
+                .with("size", missing.size)
+                .with("sha256", named.map(ToString::to_string).collect::<Vec<_>>())
+        }
+        PackError::Outdated { latest, .. } => problem.with("latest", *latest),
+        PackError::Published { version } => problem.with("version", *version),
+        PackError::Archive { entry: None, .. }
+        | PackError::Document(_)
+        | PackError::DocumentTooLarge { .. }
+        | PackError::WrongSize { .. }
+        | PackError::UnknownException { .. }
+        | PackError::Need => problem,
     }
 }
 
@@ -243,7 +343,7 @@ fn write(response: &mut Response, problem: &Problem, head: bool) {
 pub(crate) async fn no_such_resource() -> Failure {
     problem(
         own::NOT_FOUND,
-        "Files are under /files/, upload resources under /uploads/.",
+        "Files are under /files/, upload resources under /uploads/, packs under /packs/.",
     )
 }
 

@@ -2,4 +2,5 @@
 
 pub(crate) mod content;
 pub(crate) mod file;
+pub(crate) mod pack;
 pub(crate) mod upload;

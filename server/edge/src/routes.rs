@@ -2,6 +2,7 @@
 
 mod cors;
 mod files;
+mod packs;
 mod uploads;
 
 use std::convert::Infallible;
@@ -13,7 +14,7 @@ use axum::extract::{FromRef, MatchedPath};
 use axum::middleware;
 use axum::response::Response;
 use domain::access::Gate;
-use domain::{Clock, Files, Uploads};
+use domain::{Clock, Files, Packs, Uploads};
 use http::header::CONTENT_LENGTH;
 use http::{Request, StatusCode};
 use tower::{Service, ServiceExt};
@@ -31,6 +32,8 @@ pub struct Api {
     pub uploads: Uploads,
     /// The files.
     pub files: Files,
+    /// The packs.
+    pub packs: Packs,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// How the server is reached.
@@ -81,6 +84,7 @@ fn router(api: Api) -> Router {
     Router::new()
         .merge(files::router())
         .merge(uploads::router())
+        .merge(packs::router())
         .fallback(problem::no_such_resource)
         .method_not_allowed_fallback(problem::no_such_method)
         .with_state(api)

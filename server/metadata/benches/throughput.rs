@@ -24,7 +24,7 @@ const LATER: Timestamp = Timestamp::from_millis(1_900_000_000_000);
 
 async fn opened(config: SqliteConfig, directory: &Path) -> Arc<dyn MetadataStore> {
     let store = metadata::open(&Config::Sqlite(config), directory).await;
-    store.expect("the database opens")
+    store.expect("the database opens").metadata
 }
 
 struct Figures {

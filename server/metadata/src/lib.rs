@@ -1,9 +1,12 @@
-//! Where facts are kept: adapters of [`MetadataStore`] over SQL databases.
+//! Where facts are kept: adapters of [`MetadataStore`] and [`PackStore`] over SQL databases.
 //!
 //! [`open`] connects to the database that a [`Config`] names and brings its schema up to date. SQL text that all engines share
-//! is in `sql`, what rows mean is in `rows`; each engine has a module for the rest. The schema is in `/migrations`.
+//! is in `sql`, what rows mean is in `rows`, and the same for packs in `pack_sql` and `pack_rows`; each engine has a module for the
+//! rest. The schema is in `/migrations`.
 
 mod cache;
+mod pack_rows;
+mod pack_sql;
 mod rows;
 mod sql;
 mod sqlite;
@@ -15,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytesize::ByteSize;
-use domain::MetadataStore;
+use domain::{MetadataStore, PackStore};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -116,11 +119,26 @@ pub enum OpenError {
     },
 }
 
+/// One store, by each of its ports.
+#[derive(Debug, Clone)]
+pub struct Stores {
+    /// The facts of uploads and files. Closing it closes the store.
+    pub metadata: Arc<dyn MetadataStore>,
+    /// The facts of packs.
+    pub packs: Arc<dyn PackStore>,
+}
+
 /// Opens the configured database and brings its schema up to date. Relative names are below `data_dir`, which must exist.
 ///
 /// The store runs a task on the current runtime; end it with [`close`](MetadataStore::close).
-pub async fn open(config: &Config, data_dir: &Path) -> Result<Arc<dyn MetadataStore>, OpenError> {
+pub async fn open(config: &Config, data_dir: &Path) -> Result<Stores, OpenError> {
     match config {
-        Config::Sqlite(config) => Ok(Arc::new(sqlite::SqliteStore::open(config, data_dir).await?)),
+        Config::Sqlite(config) => {
+            let store = Arc::new(sqlite::SqliteStore::open(config, data_dir).await?);
+            Ok(Stores {
+                metadata: Arc::<sqlite::SqliteStore>::clone(&store),
+                packs: store,
+            })
+        }
     }
 }

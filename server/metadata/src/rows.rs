@@ -2,11 +2,12 @@
 
 use std::str::FromStr;
 
+use archive::PackName;
 use domain::digest::{HashState, Sha256Digest};
 use domain::files::{Content, Description, File, WriteCondition};
 use domain::metadata_store::MetadataError;
 use domain::upload::{Complete, Open};
-use domain::upload::{Completed, Gone, Plan, Progress, Upload, UploadState};
+use domain::upload::{Completed, Gone, Plan, Progress, Target, Upload, UploadState};
 use domain::{BlobKey, Timestamp};
 
 /// A row of `uploads`.
@@ -14,7 +15,9 @@ use domain::{BlobKey, Timestamp};
 pub(crate) struct UploadRow {
     id: String,
     blob: String,
-    path: String,
+    path: Option<String>,
+    pack: Option<String>,
+    draft: Option<String>,
     if_match: Option<String>,
     if_none_match: Option<String>,
     media_type: Option<String>,
@@ -35,6 +38,7 @@ pub(crate) struct UploadRow {
     sha256: Option<Vec<u8>>,
     completed_at: Option<i64>,
     replaced: Option<bool>,
+    version: Option<i64>,
     gone: Option<String>,
 }
 
@@ -114,6 +118,7 @@ impl TryFrom<UploadRow> for Upload {
                 sha256: here.sha256(sha256)?,
                 at: Timestamp::from_millis(at),
                 replaced,
+                version: row.version.map(|number| here.count("version", number)).transpose()?,
             }),
             ("gone", None, None, None, None, None, None, Some(reason)) => UploadState::Gone(
                 gone_from(reason)
@@ -125,11 +130,35 @@ impl TryFrom<UploadRow> for Upload {
                 )));
             }
         };
+        let target = match (&row.path, &row.pack, &row.draft) {
+            (Some(path), None, None) => Target::File(here.parse("path", path)?),
+            (None, Some(pack), draft) => {
+                let pack = PackName::parse(pack)
+                    .map_err(|error| here.inconsistent(format!("pack: {error}")))?;
+                match draft {
+                    None => Target::Pack(pack),
+                    Some(draft) => Target::Draft {
+                        pack,
+                        draft: here.parse("draft", draft)?,
+                    },
+                }
+            }
+            _ => {
+                let reason = "path, pack and draft do not go together";
+                return Err(here.inconsistent(reason.to_owned()));
+            }
+        };
+        if let (Target::Pack(_), UploadState::Complete(Completed { version: None, .. })) =
+            (&target, &state)
+        {
+            let reason = "a tree is complete without a version";
+            return Err(here.inconsistent(reason.to_owned()));
+        }
         Ok(Self {
             id: here.parse("id", &row.id)?,
             blob: here.parse("blob", &row.blob)?,
             plan: Plan {
-                path: here.parse("path", &row.path)?,
+                target,
                 condition: WriteCondition {
                     if_match: row.if_match,
                     if_none_match: row.if_none_match,
@@ -240,13 +269,13 @@ pub(crate) fn column(count: u64) -> Result<i64, MetadataError> {
 
 /// Where a fault was found.
 #[derive(Clone, Copy)]
-struct Row<'a> {
-    table: &'static str,
-    key: &'a str,
+pub(crate) struct Row<'a> {
+    pub(crate) table: &'static str,
+    pub(crate) key: &'a str,
 }
 
 impl Row<'_> {
-    fn inconsistent(self, reason: String) -> MetadataError {
+    pub(crate) fn inconsistent(self, reason: String) -> MetadataError {
         MetadataError::Inconsistent {
             table: self.table,
             row: self.key.to_owned(),
@@ -254,7 +283,7 @@ impl Row<'_> {
         }
     }
 
-    fn parse<T>(self, column: &str, text: &str) -> Result<T, MetadataError>
+    pub(crate) fn parse<T>(self, column: &str, text: &str) -> Result<T, MetadataError>
     where
         T: FromStr,
         T::Err: std::fmt::Display,
@@ -263,11 +292,11 @@ impl Row<'_> {
             .map_err(|error| self.inconsistent(format!("{column}: {error}")))
     }
 
-    fn count(self, column: &str, value: i64) -> Result<u64, MetadataError> {
+    pub(crate) fn count(self, column: &str, value: i64) -> Result<u64, MetadataError> {
         u64::try_from(value).map_err(|_| self.inconsistent(format!("{column} is negative")))
     }
 
-    fn sha256(self, bytes: Vec<u8>) -> Result<Sha256Digest, MetadataError> {
+    pub(crate) fn sha256(self, bytes: Vec<u8>) -> Result<Sha256Digest, MetadataError> {
         bytes
             .try_into()
             .map(Sha256Digest::from_bytes)

@@ -6,6 +6,8 @@ macro_rules! upload_columns {
   id,
   blob,
   path,
+  pack,
+  draft,
   if_match,
   if_none_match,
   media_type,
@@ -26,6 +28,7 @@ macro_rules! upload_columns {
   sha256,
   completed_at,
   replaced,
+  version,
   gone
 "
     };
@@ -64,6 +67,31 @@ where blobs.size = excluded.size
   and blobs.doomed_at is null"
     };
 }
+
+pub(crate) use need_blob;
+
+/// Of rows of `blobs`, takes those that no file, version or draft needs.
+macro_rules! unless_needed {
+    () => {
+        "
+  and not exists (
+    select 1
+    from files
+    where files.blob = blobs.key
+  )
+  and not exists (
+    select 1
+    from version_blobs
+    where version_blobs.blob = blobs.key
+  )
+  and not exists (
+    select 1
+    from draft_blobs
+    where draft_blobs.blob = blobs.key
+  )"
+    };
+}
+pub(crate) use unless_needed;
 
 /// Writes a file with blob $1 over the one that path $4 may have.
 macro_rules! put_file {
@@ -113,6 +141,23 @@ pub(crate) const PUT_FILE: &str = concat!(need_blob!(), ";", put_file!());
 pub(crate) const COMPLETE_UPLOAD: &str =
     concat!(need_blob!(), ";", put_file!(), ";", complete_upload!());
 
+/// Completes the upload $1 under epoch $2 whose archive went to a pack, as version $6 if it became one.
+pub(crate) const COMPLETE_ARCHIVE: &str = "
+update uploads
+set
+  state = 'complete',
+  upload_offset = null,
+  length = $3,
+  hash_state = null,
+  sha256 = $4,
+  completed_at = $5,
+  replaced = false,
+  version = $6,
+  expires_at = $7
+where id = $1
+  and epoch = $2
+  and state = 'open'";
+
 /// Records an open upload: the columns up to `expires_at`, then offset, length and hash state. No row is inserted if its name,
 /// its blob or its idempotency key is there already.
 pub(crate) const INSERT_UPLOAD: &str = "
@@ -120,6 +165,8 @@ insert into uploads (
   id,
   blob,
   path,
+  pack,
+  draft,
   if_match,
   if_none_match,
   media_type,
@@ -138,7 +185,9 @@ insert into uploads (
   length,
   hash_state
 )
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, 'open', $17, $18, $19)
+values (
+  $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, 'open', $19, $20, $21
+)
 on conflict do nothing";
 
 /// The upload with name $1.
@@ -207,7 +256,7 @@ left join files on files.path = $3
 left join blobs on blobs.key = files.blob"
 );
 
-/// Ends the open upload $1, under epoch $2 if that is not null.
+/// Ends the open upload $1, under epoch $2 and if its time was up at $5, each where that is not null.
 pub(crate) const END_UPLOAD: &str = "
 update uploads
 set
@@ -221,6 +270,7 @@ set
   gone = $4
 where id = $1
   and epoch = coalesce($2, epoch)
+  and expires_at <= coalesce($5, expires_at)
   and state = 'open'";
 
 /// Open uploads of client reference $1 and owner $2.
@@ -258,16 +308,14 @@ where id in (
   limit $2
 )";
 
-/// Dooms the blob $1 at $2 unless a file needs it.
-pub(crate) const DOOM_BLOB: &str = "
+/// Dooms the blob $1 at $2 unless something needs it.
+pub(crate) const DOOM_BLOB: &str = concat!(
+    "
 update blobs
 set doomed_at = $2
-where key = $1
-  and not exists (
-    select 1
-    from files
-    where files.blob = $1
-  )";
+where key = $1",
+    unless_needed!()
+);
 
 /// The file under path $1.
 pub(crate) const FILE: &str = concat!(
@@ -314,8 +362,16 @@ where doomed_at < $1
 order by doomed_at
 limit $2";
 
-/// Forgets the blob $1 if it is doomed.
+/// Forgets the blob $1 if it is doomed, and the contents that were in it: two statements.
 pub(crate) const FORGET_BLOB: &str = "
+delete from contents
+where (raw_blob = $1 or deflated_blob = $1)
+  and exists (
+    select 1
+    from blobs
+    where key = $1
+      and doomed_at is not null
+  );
 delete from blobs
 where key = $1
   and doomed_at is not null";

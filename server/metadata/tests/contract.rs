@@ -9,23 +9,31 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use domain::MetadataStore;
-use metadata::{Config, SqliteConfig};
+use domain::testing::pack_store::Ports;
+use metadata::{Config, SqliteConfig, Stores};
 use tempfile::TempDir;
 
-async fn opened(config: SqliteConfig) -> (Arc<dyn MetadataStore>, TempDir) {
+async fn opened(config: SqliteConfig) -> (Ports, TempDir) {
     let directory = tempfile::tempdir().unwrap();
-    let store = metadata::open(&Config::Sqlite(config), directory.path()).await;
-    (store.unwrap(), directory)
+    let stores = metadata::open(&Config::Sqlite(config), directory.path()).await;
+    let Stores { metadata, packs } = stores.unwrap();
+    (Ports { metadata, packs }, directory)
 }
 
 mod sqlite {
     use super::*;
 
     async fn fresh() -> (Arc<dyn MetadataStore>, TempDir) {
+        let (ports, directory) = fresh_ports().await;
+        (ports.metadata, directory)
+    }
+
+    async fn fresh_ports() -> (Ports, TempDir) {
         opened(SqliteConfig::default()).await
     }
 
     domain::metadata_store_contract!(fresh);
+    domain::pack_store_contract!(fresh_ports);
 }
 
 /// With a transaction for each change, and next to no memory.
@@ -33,6 +41,11 @@ mod sqlite_at_its_smallest {
     use super::*;
 
     async fn fresh() -> (Arc<dyn MetadataStore>, TempDir) {
+        let (ports, directory) = fresh_ports().await;
+        (ports.metadata, directory)
+    }
+
+    async fn fresh_ports() -> (Ports, TempDir) {
         opened(SqliteConfig {
             readers: 1.try_into().unwrap(),
             queue: NonZeroUsize::MIN,
@@ -45,4 +58,5 @@ mod sqlite_at_its_smallest {
     }
 
     domain::metadata_store_contract!(fresh);
+    domain::pack_store_contract!(fresh_ports);
 }

@@ -21,7 +21,8 @@ use metadata::Config;
 const LATER: Timestamp = Timestamp::from_millis(1_900_000_000_000);
 
 async fn opened(directory: &Path) -> Arc<dyn MetadataStore> {
-    metadata::open(&Config::default(), directory).await.unwrap()
+    let stores = metadata::open(&Config::default(), directory).await;
+    stores.unwrap().metadata
 }
 
 /// Names the directory to the child.
@@ -120,8 +121,8 @@ async fn what_was_acknowledged_survives_a_kill() {
         let store = opened(directory.path()).await;
         for (id, (step, path)) in &all {
             let upload = store.upload(id).await.unwrap().expect(step);
-            assert_eq!(upload.plan.path.as_str(), path);
-            let file = store.file(&upload.plan.path).await.unwrap();
+            assert_eq!(upload.path().unwrap().as_str(), path);
+            let file = store.file(upload.path().unwrap()).await.unwrap();
             match (&upload.state, step.as_str()) {
                 (UploadState::Open(progress), "inserted" | "claimed" | "recorded") => {
                     assert!(progress.open.offset == 5 || step != "recorded");
@@ -130,7 +131,7 @@ async fn what_was_acknowledged_survives_a_kill() {
                 }
                 // What was done and not yet told may be there, but never half of it.
                 (UploadState::Complete(completed), _) => {
-                    assert_eq!(file, Some(upload.file(completed)));
+                    assert_eq!(file, upload.file(completed));
                 }
                 (state, step) => panic!("{step}, but {state:?}"),
             }

@@ -26,6 +26,7 @@ enum Call {
     Progress(usize, u64, u64, i64),
     Complete(usize, u64, i64),
     End(usize, Option<u64>, i64),
+    Expire(usize, i64, i64),
     Open(Option<&'static str>, usize),
     Expired(i64, usize),
     Forget(i64, usize),
@@ -72,6 +73,8 @@ fn call() -> impl Strategy<Value = Call> {
             .prop_map(|(n, epoch, at)| Call::Complete(n, epoch, at)),
         (upload.clone(), proptest::option::of(epoch), time.clone())
             .prop_map(|(n, epoch, at)| Call::End(n, epoch, at)),
+        (upload.clone(), time.clone(), time.clone())
+            .prop_map(|(n, now, at)| Call::Expire(n, now, at)),
         (select(vec![None, Some("ann")]), limit.clone())
             .prop_map(|(owner, limit)| Call::Open(owner, limit)),
         (time.clone(), limit.clone()).prop_map(|(at, limit)| Call::Expired(at, limit)),
@@ -171,6 +174,11 @@ impl World {
                     .await;
                 told(ended)
             }
+            Call::Expire(n, now, seconds) => {
+                let id = &self.uploads[*n].id;
+                let ended = store.expire_upload(id, at(*now), moment(*seconds)).await;
+                told(ended)
+            }
             Call::Open(owner, limit) => told(store.open_uploads(*owner, "r", *limit).await),
             Call::Expired(now, limit) => told(store.expired_uploads(at(*now), *limit).await),
             Call::Forget(now, limit) => told(store.forget_uploads(at(*now), *limit).await),
@@ -237,7 +245,7 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let directory = tempfile::tempdir().unwrap();
-            let store = metadata::open(&Config::default(), directory.path()).await.unwrap();
+            let store = metadata::open(&Config::default(), directory.path()).await.unwrap().metadata;
             let model: Arc<dyn MetadataStore> = Arc::new(MemoryMetadataStore::default());
             let world = World::new();
             for (nth, call) in calls.iter().enumerate() {

@@ -25,7 +25,8 @@ const ALWAYS: WriteCondition = WriteCondition {
 };
 
 async fn open(directory: &Path) -> Result<Arc<dyn MetadataStore>, OpenError> {
-    metadata::open(&Config::default(), directory).await
+    let stores = metadata::open(&Config::default(), directory).await?;
+    Ok(stores.metadata)
 }
 
 async fn fresh() -> (Arc<dyn MetadataStore>, TempDir) {
@@ -396,7 +397,7 @@ async fn callers_may_go_away_at_any_moment() {
     let mut ids: Vec<(UploadId, FilePath)> = Vec::new();
     for n in 0..200_u64 {
         let upload = upload(&format!("f/{n}"));
-        ids.push((upload.id, upload.plan.path.clone()));
+        ids.push((upload.id, upload.path().unwrap().clone()));
         let store = Arc::clone(&store);
         let life = tokio::spawn(async move {
             store.insert_upload(&upload).await.unwrap();

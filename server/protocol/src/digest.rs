@@ -112,20 +112,22 @@ impl StatedDigests {
     /// two words; [`Rejection::DigestAlgorithm`] for one with an unknown algorithm.
     pub fn read(fields: &HeaderMap) -> Result<Self, Rejection> {
         Ok(Self {
-            content: Self::read_trailer(fields)?,
             trailing: announced(fields),
-            ..Self::read_representation(fields)?
+            ..Self::read_trailer(fields)?
         })
     }
 
-    /// Reads what the trailer section of a body states of that body.
+    /// Reads what the trailer section of a body states. No further trailer follows it.
     ///
     /// # Errors
     /// As for [`StatedDigests::read`].
-    pub fn read_trailer(fields: &HeaderMap) -> Result<Vec<Stated>, Rejection> {
+    pub fn read_trailer(fields: &HeaderMap) -> Result<Self, Rejection> {
         let mut content = read(fields, CONTENT_DIGEST, &name::CONTENT_DIGEST)?;
         content.extend(checksum::read(fields)?);
-        Ok(content)
+        Ok(Self {
+            content,
+            ..Self::read_representation(fields)?
+        })
     }
 
     /// Reads only what is stated of the whole representation.
@@ -266,6 +268,20 @@ mod tests {
         let written = write(Algorithm::Sha256, &stated.representation[0].value);
         assert_eq!(written.unwrap(), value);
         assert_eq!(write(Algorithm::Md5, &[0; 16]), None);
+    }
+
+    #[test]
+    fn a_trailer_states_digests_of_both() {
+        let value = format!("sha-256=:{EMPTY_SHA256}:");
+        let trailer = fields(&[
+            ("content-digest", &value),
+            ("repr-digest", &value),
+            ("trailer", "Content-Digest"),
+        ]);
+        let stated = StatedDigests::read_trailer(&trailer).unwrap();
+        assert_eq!(stated.content[0].field, "Content-Digest");
+        assert_eq!(stated.representation[0].field, "Repr-Digest");
+        assert_eq!(stated.trailing, []);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 use http::HeaderValue;
 
 pub mod answer;
+pub mod coding;
 pub mod conditional;
 pub mod date;
 pub mod dialect;

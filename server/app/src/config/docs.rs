@@ -24,6 +24,11 @@ pub(super) const SOURCES: &[(&str, &str, &str)] = &[
         "Config",
     ),
     (
+        "packs",
+        include_str!("../../../domain/src/packs.rs"),
+        "Config",
+    ),
+    (
         "cleanup",
         include_str!("../../../domain/src/cleanup.rs"),
         "Config",

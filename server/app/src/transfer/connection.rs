@@ -3,6 +3,7 @@
 use std::error::Error as _;
 use std::future::Future;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName};
@@ -21,37 +22,39 @@ const LARGEST_PROBLEM: usize = 64 * 1024;
 
 /// A way to one server.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(crate) struct Connection {
     client: Client,
     options: Options,
     /// Where credentials may go: the server that the user named, and no other.
     home: Url,
+    requests: AtomicU64,
 }
 
 impl Connection {
     /// Prepares requests to the server of `url`. Nothing is sent yet.
-    pub(super) fn new(options: &Options, url: &Url) -> Result<Self, Error> {
+    pub(crate) fn new(options: &Options, url: &Url) -> Result<Self, Error> {
         Ok(Self {
             client: client(options, url)?,
             options: options.clone(),
             home: url.clone(),
+            requests: AtomicU64::new(0),
         })
     }
 
     /// Drops all connections, so that the next request makes a new one: the old ones may lead nowhere, and nothing
     /// would tell.
-    pub(super) fn renew(&mut self) -> Result<(), Error> {
+    pub(crate) fn renew(&mut self) -> Result<(), Error> {
         self.client = client(&self.options, &self.home)?;
         Ok(())
     }
 
     /// A request that makes something of its own, such as a creation or a download: all fields of the user go along.
-    pub(super) fn request(&self, method: Method, url: &Url) -> RequestBuilder {
+    pub(crate) fn request(&self, method: Method, url: &Url) -> RequestBuilder {
         self.prepare(method, url, |_| true)
     }
 
     /// A request about an upload that exists. Fields that describe or guard the target are left out.
-    pub(super) fn follow_up(&self, method: Method, url: &Url) -> RequestBuilder {
+    pub(crate) fn follow_up(&self, method: Method, url: &Url) -> RequestBuilder {
         self.prepare(method, url, |name| {
             let name = name.as_str();
             !name.starts_with("if-")
@@ -83,14 +86,15 @@ impl Connection {
     }
 
     /// Sends a request without a body, or with a body that fits one packet, and waits for the head of the answer.
-    pub(super) async fn send(&self, request: RequestBuilder) -> Result<Response, Setback> {
+    pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response, Setback> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
         self.within(self.options.timeout, request.send())
             .await?
             .map_err(setback)
     }
 
     /// Gives `work` so long.
-    pub(super) async fn within<T>(
+    pub(crate) async fn within<T>(
         &self,
         time: Duration,
         work: impl Future<Output = T>,
@@ -106,8 +110,13 @@ impl Connection {
             .map_err(|_| stalled())
     }
 
+    /// How many requests [`send`](Self::send) has sent.
+    pub(crate) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
     /// How long nothing may move.
-    pub(super) fn patience(&self) -> Duration {
+    pub(crate) fn patience(&self) -> Duration {
         self.options.timeout
     }
 }
@@ -168,7 +177,7 @@ fn stay_with_the_server(attempt: redirect::Attempt<'_>) -> redirect::Action {
 }
 
 /// What a failed request means: most failures pass, those of the request itself or of a certificate do not.
-pub(super) fn setback(error: reqwest::Error) -> Setback {
+pub(crate) fn setback(error: reqwest::Error) -> Setback {
     // An upload's URL is all that one needs to write to it, so it stays out of messages.
     let error = error.without_url();
     if error.is_builder() {
@@ -201,7 +210,7 @@ fn is_certificate_trouble(error: &reqwest::Error) -> bool {
 }
 
 /// An error with its causes, each once.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -219,7 +228,7 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 /// # Cancel safety
 ///
 /// Reads the rest of the answer; dropping it loses the server's explanation and nothing else.
-pub(super) async fn refusal(response: Response) -> Setback {
+pub(crate) async fn refusal(response: Response) -> Setback {
     let status = response.status();
     let after = fields::retry_after(response.headers());
     if status.is_redirection() {

@@ -46,18 +46,7 @@ pub struct Job {
 /// the server's, whole.
 pub async fn run(job: Job, options: &Options) -> Result<(), Error> {
     let mut report = Report::new(Direction::Download, options.json);
-    let ended = match Download::prepare(job, options) {
-        Ok(mut download) => {
-            let ended = tokio::select! {
-                ended = download.run(&mut report) => ended,
-                // A dropped attempt leaves a shorter part, and a part is right at any length.
-                () = super::interruption() => Err(Error::Interrupted { how_to_go_on: download.how_to_go_on() }),
-            };
-            download.settle(ended).await
-        }
-        Err(error) => Err(error),
-    };
-    match ended {
+    match receive_file(job, options, &mut report).await {
         Ok(outcome) => {
             report.done(&outcome);
             Ok(())
@@ -67,6 +56,29 @@ pub async fn run(job: Job, options: &Options) -> Result<(), Error> {
             Err(error)
         }
     }
+}
+
+async fn receive_file(job: Job, options: &Options, report: &mut Report) -> Result<Outcome, Error> {
+    let mut download = Download::prepare(job, options)?;
+    let ended = tokio::select! {
+        ended = download.run(report) => ended,
+        // A dropped attempt leaves a shorter part, and a part is right at any length.
+        () = super::interruption() => Err(Error::Interrupted { how_to_go_on: download.how_to_go_on() }),
+    };
+    download.settle(ended).await
+}
+
+/// Downloads to a file and tells how many requests that took.
+///
+/// # Cancel safety
+///
+/// May be dropped anywhere; another call with the same job goes on.
+pub(crate) async fn fetch(job: Job, options: &Options, report: &mut Report) -> Result<u64, Error> {
+    let mut download = Download::prepare(job, options)?;
+    let ended = download.run(report).await;
+    let requests = download.connection.requests();
+    download.settle(ended).await?;
+    Ok(requests)
 }
 
 struct Download {

@@ -61,8 +61,8 @@ pub enum Error {
         /// What that means for the two copies.
         consequence: &'static str,
     },
-    /// The file changed under the upload.
-    #[error("{} changed while it was read; run the command again to upload it as it is now", path.display())]
+    /// The file changed under the transfer.
+    #[error("{} changed while it was read; run the command again to take it as it is now", path.display())]
     FileChanged {
         /// The local file.
         path: PathBuf,
@@ -109,6 +109,11 @@ impl Error {
             | Self::Local { .. }
             | Self::Setup(_) => false,
         }
+    }
+
+    /// Whether a signal was the reason.
+    pub fn is_interruption(&self) -> bool {
+        matches!(self, Self::Interrupted { .. })
     }
 
     /// The status with which the server refused, if it did.
@@ -172,7 +177,7 @@ fn printable(words: &str) -> String {
 
 /// Why one attempt failed, and so what to do next.
 #[derive(Debug)]
-pub(super) enum Setback {
+pub(crate) enum Setback {
     /// It may work in a moment: a broken connection, a busy server.
     Passing {
         /// For people.
@@ -190,20 +195,20 @@ pub(super) enum Setback {
 }
 
 impl Setback {
-    pub(super) fn passing(reason: impl Into<String>) -> Self {
+    pub(crate) fn passing(reason: impl Into<String>) -> Self {
         Self::Passing {
             reason: reason.into(),
             after: None,
         }
     }
 
-    pub(super) fn start_anew(reason: impl Into<String>) -> Self {
+    pub(crate) fn start_anew(reason: impl Into<String>) -> Self {
         Self::StartAnew {
             reason: reason.into(),
         }
     }
 
-    pub(super) fn nonsense(what: impl Into<String>) -> Self {
+    pub(crate) fn nonsense(what: impl Into<String>) -> Self {
         Self::Final(Error::Nonsense(what.into()))
     }
 }

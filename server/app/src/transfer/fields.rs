@@ -8,7 +8,7 @@ use reqwest::header::{DATE, ETAG, HeaderMap, RETRY_AFTER};
 use sfv::{BareItem, Dictionary, Item, ListEntry, Parser};
 
 /// `Upload-Offset`: bytes.
-pub(super) fn upload_offset(headers: &HeaderMap) -> Option<u64> {
+pub(crate) fn upload_offset(headers: &HeaderMap) -> Option<u64> {
     match item(headers, "upload-offset")? {
         BareItem::Integer(offset) => u64::try_from(i64::from(offset)).ok(),
         _ => None,
@@ -16,7 +16,7 @@ pub(super) fn upload_offset(headers: &HeaderMap) -> Option<u64> {
 }
 
 /// `Upload-Complete`.
-pub(super) fn upload_complete(headers: &HeaderMap) -> Option<bool> {
+pub(crate) fn upload_complete(headers: &HeaderMap) -> Option<bool> {
     match item(headers, "upload-complete")? {
         BareItem::Boolean(complete) => Some(complete),
         _ => None,
@@ -25,13 +25,13 @@ pub(super) fn upload_complete(headers: &HeaderMap) -> Option<bool> {
 
 /// What an `Upload-Limit` field says about sizes, in bytes. Unknown keys are ignored, as are values of a wrong type.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct UploadLimit {
-    pub(super) max_size: Option<u64>,
-    pub(super) max_append_size: Option<u64>,
+pub(crate) struct UploadLimit {
+    pub(crate) max_size: Option<u64>,
+    pub(crate) max_append_size: Option<u64>,
 }
 
 /// `Upload-Limit`, if the field is there at all.
-pub(super) fn upload_limit(headers: &HeaderMap) -> Option<UploadLimit> {
+pub(crate) fn upload_limit(headers: &HeaderMap) -> Option<UploadLimit> {
     let limits: Dictionary = Parser::new(text(headers, "upload-limit")?).parse().ok()?;
     let size = |key: &str| match limits.get(key)? {
         ListEntry::Item(Item {
@@ -47,7 +47,7 @@ pub(super) fn upload_limit(headers: &HeaderMap) -> Option<UploadLimit> {
 }
 
 /// The SHA-256 of the whole representation (RFC 9530), if it is told.
-pub(super) fn repr_digest(headers: &HeaderMap) -> Option<Sha256Digest> {
+pub(crate) fn repr_digest(headers: &HeaderMap) -> Option<Sha256Digest> {
     let stated = digest::parse_representation(text(headers, "repr-digest")?);
     let sha256 = stated
         .into_iter()
@@ -56,19 +56,19 @@ pub(super) fn repr_digest(headers: &HeaderMap) -> Option<Sha256Digest> {
 }
 
 /// The entity tag, quotes and all.
-pub(super) fn etag(headers: &HeaderMap) -> Option<String> {
+pub(crate) fn etag(headers: &HeaderMap) -> Option<String> {
     text(headers, ETAG.as_str()).map(str::to_owned)
 }
 
 /// An entity tag that stands for exactly these bytes: only such a one can join two parts (RFC 9110 section 13.1.5).
-pub(super) fn strong_etag(headers: &HeaderMap) -> Option<String> {
+pub(crate) fn strong_etag(headers: &HeaderMap) -> Option<String> {
     etag(headers).filter(|tag| tag.len() >= 2 && tag.starts_with('"') && tag.ends_with('"'))
 }
 
 /// How long `Retry-After` asks to wait (RFC 9110 section 10.2.3).
 ///
 /// A date is taken relative to the answer's own `Date`, so that the clocks of the two sides need not agree.
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = text(headers, RETRY_AFTER.as_str())?.trim();
     if let Ok(seconds) = value.parse() {
         return Some(Duration::from_secs(seconds));
@@ -79,7 +79,7 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// `Content-Range` of a 206: the first byte that it has and the whole length, where that is known.
-pub(super) fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
+pub(crate) fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
     let (range, length) = text(headers, "content-range")?
         .strip_prefix("bytes ")?
         .split_once('/')?;
@@ -93,7 +93,7 @@ pub(super) fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
     (first <= last && length.is_none_or(|length| last < length)).then_some((first, length))
 }
 
-pub(super) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+pub(crate) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 

@@ -9,14 +9,14 @@ const LONGEST_ASKED: Duration = Duration::from_secs(3600);
 
 /// Counts the attempts in a row that moved nothing.
 #[derive(Debug)]
-pub(super) struct Patience {
+pub(crate) struct Patience {
     retries: u32,
     first_delay: Duration,
     fruitless: u32,
 }
 
 impl Patience {
-    pub(super) fn new(retries: u32, first_delay: Duration) -> Self {
+    pub(crate) fn new(retries: u32, first_delay: Duration) -> Self {
         Self {
             retries,
             first_delay,
@@ -25,14 +25,14 @@ impl Patience {
     }
 
     /// Something moved: begin to count again.
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.fruitless = 0;
     }
 
     /// After a failed attempt: how long to wait before the next, or `None` when there were enough.
     ///
     /// `random` is anything: it spreads clients that were cut off together, between half the wait and all of it.
-    pub(super) fn next(&mut self, asked: Option<Duration>, random: u32) -> Option<Duration> {
+    pub(crate) fn next(&mut self, asked: Option<Duration>, random: u32) -> Option<Duration> {
         self.fruitless += 1;
         if self.fruitless > self.retries {
             return None;
@@ -44,12 +44,12 @@ impl Patience {
     }
 
     /// Attempts in a row that moved nothing.
-    pub(super) fn fruitless(&self) -> u32 {
+    pub(crate) fn fruitless(&self) -> u32 {
         self.fruitless
     }
 
     /// How many may.
-    pub(super) fn retries(&self) -> u32 {
+    pub(crate) fn retries(&self) -> u32 {
         self.retries
     }
 }

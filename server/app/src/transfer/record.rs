@@ -17,7 +17,7 @@ const LARGEST: u64 = 64 * 1024;
 
 /// A record file, locked.
 #[derive(Debug)]
-pub(super) struct Record {
+pub(crate) struct Record {
     file: File,
     path: PathBuf,
 }
@@ -28,7 +28,7 @@ impl Record {
     /// # Errors
     ///
     /// [`Error::Busy`] when another process holds it.
-    pub(super) fn open(path: &Path) -> Result<Self, Error> {
+    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         let fail = |doing| {
             move |source| Error::Local {
                 doing,
@@ -64,7 +64,7 @@ impl Record {
     }
 
     /// What the record says, if it says something.
-    pub(super) fn read<T: DeserializeOwned>(&mut self) -> Option<T> {
+    pub(crate) fn read<T: DeserializeOwned>(&mut self) -> Option<T> {
         let mut text = String::new();
         self.file.rewind().ok()?;
         (&self.file).take(LARGEST).read_to_string(&mut text).ok()?;
@@ -72,7 +72,7 @@ impl Record {
     }
 
     /// Replaces what the record says, durably.
-    pub(super) fn write<T: Serialize>(&mut self, value: &T) -> Result<(), Error> {
+    pub(crate) fn write<T: Serialize>(&mut self, value: &T) -> Result<(), Error> {
         let text = serde_json::to_string(value).expect("records are made of text and numbers");
         let write = |mut file: &File| {
             file.set_len(0)?;
@@ -88,7 +88,7 @@ impl Record {
     }
 
     /// Removes the record; the transfer is done, or there is nothing to go on from.
-    pub(super) fn remove(self) -> Result<(), Error> {
+    pub(crate) fn remove(self) -> Result<(), Error> {
         // Emptied first: another process may have opened it and be waiting to read.
         let removed = self
             .file

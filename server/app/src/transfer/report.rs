@@ -58,26 +58,26 @@ enum Event<'a> {
 /// Which way the bytes go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Direction {
+pub(crate) enum Direction {
     Upload,
     Download,
 }
 
 /// How a transfer ended well.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Outcome {
-    pub(super) file: String,
-    pub(super) url: String,
-    pub(super) etag: Option<String>,
-    pub(super) sha256: Sha256Digest,
+pub(crate) struct Outcome {
+    pub(crate) file: String,
+    pub(crate) url: String,
+    pub(crate) etag: Option<String>,
+    pub(crate) sha256: Sha256Digest,
     /// Whether the server told the same SHA-256.
-    pub(super) verified: bool,
-    pub(super) bytes: u64,
+    pub(crate) verified: bool,
+    pub(crate) bytes: u64,
 }
 
 /// Tells what happens, in one of three ways.
 #[derive(Debug)]
-pub(super) struct Report {
+pub(crate) struct Report {
     audience: Audience,
     direction: Direction,
     begun: Instant,
@@ -98,7 +98,7 @@ enum Audience {
 }
 
 impl Report {
-    pub(super) fn new(direction: Direction, json: bool) -> Self {
+    pub(crate) fn new(direction: Direction, json: bool) -> Self {
         let audience = if json {
             Audience::Script { last: None }
         } else if stderr().is_terminal() {
@@ -116,8 +116,28 @@ impl Report {
         }
     }
 
-    /// The transfer of `file` begins at `offset`. Only the first call counts.
-    pub(super) fn started(&mut self, file: &str, url: &str, size: Option<u64>, offset: u64) {
+    /// For a command of several steps, which tells its end itself: bars on a terminal, and nothing elsewhere.
+    pub(crate) fn of_steps(direction: Direction, json: bool) -> Self {
+        let audience = if !json && stderr().is_terminal() {
+            Audience::Terminal(ProgressBar::hidden())
+        } else {
+            Audience::Line
+        };
+        Self {
+            audience,
+            ..Self::new(direction, false)
+        }
+    }
+
+    /// A step is done; the next one begins with [`started`](Self::started).
+    pub(crate) fn step_done(&self) {
+        if let Audience::Terminal(bar) = &self.audience {
+            bar.finish_and_clear();
+        }
+    }
+
+    /// The transfer of `file` begins at `offset`.
+    pub(crate) fn started(&mut self, file: &str, url: &str, size: Option<u64>, offset: u64) {
         (self.begun, self.begun_at) = (Instant::now(), offset);
         let direction = self.direction;
         match &mut self.audience {
@@ -142,7 +162,7 @@ impl Report {
     }
 
     /// `bytes` of `size` have moved.
-    pub(super) fn progress(&mut self, bytes: u64, size: Option<u64>) {
+    pub(crate) fn progress(&mut self, bytes: u64, size: Option<u64>) {
         match &mut self.audience {
             Audience::Terminal(bar) => bar.set_position(bytes),
             Audience::Line => {}
@@ -164,7 +184,7 @@ impl Report {
     }
 
     /// An attempt failed; the next one comes after `wait`.
-    pub(super) fn retrying(&mut self, reason: &str, attempt: u32, retries: u32, wait: Duration) {
+    pub(crate) fn retrying(&mut self, reason: &str, attempt: u32, retries: u32, wait: Duration) {
         self.retries += 1;
         match &self.audience {
             Audience::Terminal(bar) => bar.println(format!(
@@ -184,7 +204,7 @@ impl Report {
     }
 
     /// What was moved so far is of no use; the transfer begins anew.
-    pub(super) fn restarted(&mut self, reason: &str) {
+    pub(crate) fn restarted(&mut self, reason: &str) {
         self.restarts += 1;
         self.begun_at = 0;
         match &mut self.audience {
@@ -201,14 +221,14 @@ impl Report {
     }
 
     /// Something that only a person wants to know.
-    pub(super) fn note(&self, text: &str) {
+    pub(crate) fn note(&self, text: &str) {
         if let Audience::Terminal(bar) = &self.audience {
             bar.println(text);
         }
     }
 
     /// The transfer is done.
-    pub(super) fn done(&self, outcome: &Outcome) {
+    pub(crate) fn done(&self, outcome: &Outcome) {
         match &self.audience {
             Audience::Terminal(bar) => {
                 bar.finish_and_clear();
@@ -227,7 +247,7 @@ impl Report {
     }
 
     /// The transfer ended without success; the message for people comes from the command itself.
-    pub(super) fn failed(&self, error: &Error) {
+    pub(crate) fn failed(&self, error: &Error) {
         match &self.audience {
             Audience::Terminal(bar) => bar.abandon(),
             Audience::Line => {}
@@ -301,7 +321,7 @@ fn write_event(event: &Event<'_>) {
 }
 
 /// One whole line at once. Whoever closed the other end does not want to know, and the transfer goes on.
-fn write_line(mut to: impl std::io::Write, line: &str) {
+pub(crate) fn write_line(mut to: impl std::io::Write, line: &str) {
     let _ = to
         .write_all(format!("{line}\n").as_bytes())
         .and_then(|()| to.flush());

@@ -12,25 +12,21 @@
 //! resumed one need not wait until the part that is there already is read again. The price is that damage shows
 //! after the upload and not before it counts.
 
-use std::fs::Metadata;
-use std::io::{self, Read as _, SeekFrom};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, UNIX_EPOCH};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use domain::digest::{Hasher, Sha256Digest};
-use futures::Stream;
+use bytes::Bytes;
+use futures::stream::{Stream, TryStreamExt as _};
 use reqwest::header::{
     CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE, HeaderMap, HeaderValue,
     LOCATION,
 };
 use reqwest::{Body, Method, RequestBuilder, Response, StatusCode, Url};
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio::sync::Mutex;
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::connection::{Connection, refusal, setback};
@@ -39,10 +35,9 @@ use super::pace::Pace;
 use super::patience::Patience;
 use super::record::Record;
 use super::report::{Direction, Outcome, Report};
+use super::source::{Hashing, Identity, LocalFile, PIECE, Source};
 use super::{Options, fields, name};
 
-/// Bytes read from the file at once.
-const PIECE: usize = 256 * 1024;
 /// A server may need longer to finish an upload than to take bytes: to hash, to copy, to publish.
 const FINISHING: u32 = 10;
 
@@ -61,6 +56,16 @@ pub struct Job {
     pub record: PathBuf,
 }
 
+/// Something to upload, and how.
+pub(crate) struct Parcel {
+    pub(crate) source: Arc<dyn Source>,
+    pub(crate) method: Method,
+    pub(crate) target: Url,
+    pub(crate) content_type: Option<HeaderValue>,
+    /// Where to note how to go on.
+    pub(crate) record: PathBuf,
+}
+
 /// Uploads a file, however often the connection breaks.
 ///
 /// # Errors
@@ -68,18 +73,7 @@ pub struct Job {
 /// Says whether the same command can go on later.
 pub async fn run(job: Job, options: &Options) -> Result<(), Error> {
     let mut report = Report::new(Direction::Upload, options.json);
-    let ended = match Upload::prepare(job, options) {
-        Ok(mut upload) => {
-            let ended = tokio::select! {
-                ended = upload.run(&mut report) => ended,
-                // Nothing is lost with the dropped attempt: the record is written, and the server keeps what arrived.
-                () = super::interruption() => Err(Error::Interrupted { how_to_go_on: upload.how_to_go_on() }),
-            };
-            upload.settle(ended)
-        }
-        Err(error) => Err(error),
-    };
-    match ended {
+    match send_file(job, options, &mut report).await {
         Ok(outcome) => {
             report.done(&outcome);
             Ok(())
@@ -89,6 +83,44 @@ pub async fn run(job: Job, options: &Options) -> Result<(), Error> {
             Err(error)
         }
     }
+}
+
+async fn send_file(job: Job, options: &Options, report: &mut Report) -> Result<Outcome, Error> {
+    let path = job.file;
+    let parcel = Parcel {
+        source: Arc::new(LocalFile::new(path.clone())?),
+        method: job.method,
+        target: job.target,
+        content_type: job.content_type,
+        record: job.record,
+    };
+    let mut upload = Upload::prepare(parcel, options)?;
+    let mut hashing = Hashing::begin(path.clone());
+    let transfer = async {
+        let answer = upload.run(report).await?;
+        upload.compare(answer, &path, &mut hashing).await
+    };
+    let ended = tokio::select! {
+        ended = transfer => ended,
+        // Nothing is lost with the dropped attempt: the record is written, and the server keeps what arrived.
+        () = super::interruption() => Err(Error::Interrupted { how_to_go_on: upload.how_to_go_on() }),
+    };
+    upload.settle(ended)
+}
+
+/// Uploads what the server checks by itself.
+///
+/// # Cancel safety
+///
+/// May be dropped anywhere; another call with the same parcel goes on.
+pub(crate) async fn send(
+    parcel: Parcel,
+    options: &Options,
+    report: &mut Report,
+) -> Result<(), Error> {
+    let mut upload = Upload::prepare(parcel, options)?;
+    let ended = upload.run(report).await;
+    upload.settle(ended.map(drop))
 }
 
 /// What another run needs in order to go on.
@@ -103,35 +135,11 @@ struct Memory {
     upload: Option<Url>,
 }
 
-/// By this a file counts as the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Identity {
-    size: u64,
-    /// Seconds and nanoseconds since 1970; the sign is left out where a file is older than that.
-    modified: (u64, u32),
-}
-
-impl Identity {
-    fn of(metadata: &Metadata) -> Self {
-        let modified = metadata.modified().unwrap_or(UNIX_EPOCH);
-        let since = modified
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_else(|before| before.duration());
-        Self {
-            size: metadata.len(),
-            modified: (since.as_secs(), since.subsec_nanos()),
-        }
-    }
-}
-
 struct Upload {
-    job: Job,
-    file_name: String,
+    parcel: Parcel,
     connection: Connection,
     patience: Patience,
     pace: Arc<Mutex<Pace>>,
-    hashing: Hashing,
     record: Option<Record>,
     memory: Memory,
     /// The offset that the server is known to expect, or `None` when it must be asked.
@@ -152,43 +160,22 @@ struct Answer {
 }
 
 impl Upload {
-    fn prepare(job: Job, options: &Options) -> Result<Self, Error> {
-        let metadata = std::fs::metadata(&job.file).map_err(|source| Error::Local {
-            doing: "read",
-            path: job.file.clone(),
-            source,
-        })?;
-        if !metadata.is_file() {
-            let source = io::Error::other("only plain files can be uploaded");
-            return Err(Error::Local {
-                doing: "read",
-                path: job.file,
-                source,
-            });
-        }
-        let connection = Connection::new(options, &job.target)?;
-        let mut record = Record::open(&job.record)?;
+    fn prepare(parcel: Parcel, options: &Options) -> Result<Self, Error> {
+        let connection = Connection::new(options, &parcel.target)?;
+        let mut record = Record::open(&parcel.record)?;
         let fresh = Memory {
-            target: job.target.clone(),
-            method: job.method.to_string(),
-            identity: Identity::of(&metadata),
+            target: parcel.target.clone(),
+            method: parcel.method.to_string(),
+            identity: parcel.source.identity().clone(),
             idempotency_key: random_key()?,
             upload: None,
         };
         let earlier = record.read::<Memory>().filter(|earlier| {
-            (&earlier.target, &earlier.method, earlier.identity)
-                == (&fresh.target, &fresh.method, fresh.identity)
+            (&earlier.target, &earlier.method, &earlier.identity)
+                == (&fresh.target, &fresh.method, &fresh.identity)
         });
-        let file_name = job
-            .file
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
         Ok(Self {
-            hashing: Hashing::begin(job.file.clone()),
-            job,
-            file_name,
+            parcel,
             connection,
             patience: Patience::new(options.retries, options.retry_delay),
             pace: Arc::new(Mutex::new(Pace::new(options.limit_rate))),
@@ -206,10 +193,13 @@ impl Upload {
     /// # Cancel safety
     ///
     /// May be dropped anywhere: what another run needs is on disk before it matters.
-    async fn run(&mut self, report: &mut Report) -> Result<Outcome, Error> {
+    async fn run(&mut self, report: &mut Report) -> Result<Answer, Error> {
         loop {
             match self.attempt(report).await {
-                Ok(answer) => return self.conclude(answer).await,
+                Ok(answer) => {
+                    self.parcel.source.check_unchanged()?;
+                    return Ok(answer);
+                }
                 Err(setback) => self.overcome(setback, report).await?,
             }
         }
@@ -217,7 +207,7 @@ impl Upload {
 
     /// Goes as far as one undisturbed connection leads.
     async fn attempt(&mut self, report: &mut Report) -> Result<Answer, Setback> {
-        self.check_unchanged()?;
+        self.parcel.source.check_unchanged()?;
         let upload = match self.memory.upload.clone() {
             Some(upload) => upload,
             None => self.create().await?,
@@ -239,8 +229,8 @@ impl Upload {
             if !self.has_started {
                 self.has_started = true;
                 report.started(
-                    &self.file_name,
-                    self.job.target.as_str(),
+                    &self.parcel.source.name(),
+                    self.parcel.target.as_str(),
                     Some(size),
                     offset,
                 );
@@ -258,7 +248,7 @@ impl Upload {
 
     /// Makes an upload resource and records its URL.
     async fn create(&mut self) -> Result<Url, Setback> {
-        let target = &self.job.target;
+        let target = &self.parcel.target;
         let discovery = self
             .connection
             .send(self.connection.request(Method::OPTIONS, target))
@@ -278,7 +268,7 @@ impl Upload {
         self.remember()?;
         let mut creation = versioned(
             self.connection
-                .request(self.job.method.clone(), &self.job.target),
+                .request(self.parcel.method.clone(), &self.parcel.target),
         )
         .header("upload-complete", "?0")
         .header("upload-length", self.memory.identity.size)
@@ -288,12 +278,12 @@ impl Upload {
         )
         .header("want-repr-digest", "sha-256=10")
         .header(CONTENT_LENGTH, 0);
-        if self.job.method == Method::POST {
+        if self.parcel.method == Method::POST {
             // Where the URL is no name, this is the only one.
-            let disposition = name::content_disposition(&self.file_name);
+            let disposition = name::content_disposition(&self.parcel.source.name());
             creation = creation.header(CONTENT_DISPOSITION, disposition);
         }
-        if let Some(content_type) = &self.job.content_type {
+        if let Some(content_type) = &self.parcel.content_type {
             creation = creation.header(CONTENT_TYPE, content_type);
         }
         let answer = self.connection.send(creation).await?;
@@ -365,14 +355,12 @@ impl Upload {
         let completes = length == left;
 
         let sent = Arc::new(AtomicU64::new(0));
-        let content = content(
-            self.job.file.clone(),
-            offset,
-            length,
+        let piece = self.pace.lock().await.piece(PIECE);
+        let content = paced(
+            self.parcel.source.read(offset..offset + length, piece),
             Arc::clone(&self.pace),
             Arc::clone(&sent),
-        )
-        .await?;
+        );
         let sending = self
             .append_request(upload, offset, completes)
             .header(CONTENT_LENGTH, length)
@@ -534,17 +522,22 @@ impl Upload {
     }
 
     /// Compares what the server has with what is here.
-    async fn conclude(&mut self, answer: Answer) -> Result<Outcome, Error> {
-        let local = self.hashing.finish(&self.job.file).await?;
-        self.check_unchanged()?;
+    async fn compare(
+        &mut self,
+        answer: Answer,
+        file: &Path,
+        hashing: &mut Hashing,
+    ) -> Result<Outcome, Error> {
+        let local = hashing.finish(file).await?;
+        self.parcel.source.check_unchanged()?;
 
         let file_url = fields::text(&answer.headers, CONTENT_LOCATION.as_str())
             .or_else(|| fields::text(&answer.headers, LOCATION.as_str()))
             .and_then(|location| answer.url.join(location).ok())
             .filter(|url| Some(url) != self.memory.upload.as_ref())
-            .unwrap_or_else(|| self.job.target.clone());
+            .unwrap_or_else(|| self.parcel.target.clone());
         let mut headers = answer.headers;
-        let is_named = file_url != self.job.target || self.job.method == Method::PUT;
+        let is_named = file_url != self.parcel.target || self.parcel.method == Method::PUT;
         if fields::repr_digest(&headers).is_none() && is_named {
             // The answer did not tell; the file itself may. It may also be out of bounds for an uploader.
             let request = self
@@ -561,14 +554,14 @@ impl Upload {
         if let Some(remote) = remote.filter(|remote| *remote != local) {
             let consequence = "the server has a file that is not this one: upload it again";
             return Err(Error::Mismatch {
-                path: self.job.file.clone(),
+                path: file.to_owned(),
                 local,
                 remote,
                 consequence,
             });
         }
         Ok(Outcome {
-            file: self.job.file.display().to_string(),
+            file: file.display().to_string(),
             url: file_url.to_string(),
             etag: fields::etag(&headers),
             sha256: local,
@@ -578,7 +571,7 @@ impl Upload {
     }
 
     /// Keeps the record if another run can use it, and removes it otherwise.
-    fn settle(mut self, ended: Result<Outcome, Error>) -> Result<Outcome, Error> {
+    fn settle<T>(mut self, ended: Result<T, Error>) -> Result<T, Error> {
         let Some(record) = self.record.take() else {
             return ended;
         };
@@ -618,15 +611,6 @@ impl Upload {
         }
     }
 
-    fn check_unchanged(&self) -> Result<(), Error> {
-        match std::fs::metadata(&self.job.file) {
-            Ok(metadata) if Identity::of(&metadata) == self.memory.identity => Ok(()),
-            _ => Err(Error::FileChanged {
-                path: self.job.file.clone(),
-            }),
-        }
-    }
-
     fn how_to_go_on(&self) -> String {
         match &self.memory.upload {
             Some(_) => format!(
@@ -663,104 +647,18 @@ fn random_key() -> Result<String, Error> {
     Ok(format!("{high:016x}{low:016x}"))
 }
 
-/// The file's bytes from `offset` on, counted in `sent` as they are handed over.
-async fn content(
-    path: PathBuf,
-    offset: u64,
-    length: u64,
+/// The bytes of `content` at our pace, counted in `sent` as they are handed over.
+fn paced(
+    content: impl Stream<Item = io::Result<Bytes>>,
     pace: Arc<Mutex<Pace>>,
     sent: Arc<AtomicU64>,
-) -> Result<impl Stream<Item = io::Result<Bytes>> + Send + 'static, Error> {
-    let open = async || {
-        let mut file = tokio::fs::File::open(&path).await?;
-        file.seek(SeekFrom::Start(offset)).await?;
-        Ok(file)
-    };
-    let file = open().await.map_err(|source| Error::Local {
-        doing: "read",
-        path: path.clone(),
-        source,
-    })?;
-    let piece = pace.lock().await.piece(PIECE);
-    Ok(futures::stream::try_unfold(
-        (file, length),
-        move |(mut file, left)| {
-            let (pace, sent) = (Arc::clone(&pace), Arc::clone(&sent));
-            async move {
-                let next = usize::try_from(left).unwrap_or(piece).min(piece);
-                if next == 0 {
-                    return Ok(None);
-                }
-                let mut bytes = BytesMut::zeroed(next);
-                let read = file.read(&mut bytes).await?;
-                if read == 0 {
-                    return Err(io::Error::new(
-                        io::ErrorKind::UnexpectedEof,
-                        "the file became shorter",
-                    ));
-                }
-                bytes.truncate(read);
-                pace.lock().await.wait(read).await;
-                sent.fetch_add(read as u64, Ordering::Relaxed);
-                Ok(Some((bytes.freeze(), (file, left - read as u64))))
-            }
-        },
-    ))
-}
-
-/// The file's hash, in the making on a thread of its own.
-struct Hashing {
-    thread: Option<JoinHandle<io::Result<Option<Sha256Digest>>>>,
-    /// Tells the thread that nobody waits any more: the program would not end before it.
-    stop: Arc<AtomicBool>,
-}
-
-impl Hashing {
-    fn begin(path: PathBuf) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = tokio::task::spawn_blocking(move || hash(&path, &stopped));
-        Self {
-            thread: Some(thread),
-            stop,
+) -> impl Stream<Item = io::Result<Bytes>> {
+    content.and_then(move |bytes| {
+        let (pace, sent) = (Arc::clone(&pace), Arc::clone(&sent));
+        async move {
+            pace.lock().await.wait(bytes.len()).await;
+            sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            Ok(bytes)
         }
-    }
-
-    async fn finish(&mut self, path: &Path) -> Result<Sha256Digest, Error> {
-        let fail = |source| Error::Local {
-            doing: "read",
-            path: path.to_owned(),
-            source,
-        };
-        let thread = self.thread.take().expect("an upload has one end");
-        match thread.await {
-            Ok(Ok(Some(sha256))) => Ok(sha256),
-            Ok(Ok(None)) => Err(fail(io::ErrorKind::Interrupted.into())),
-            Ok(Err(source)) => Err(fail(source)),
-            Err(panic) => Err(fail(io::Error::other(panic))),
-        }
-    }
-}
-
-impl Drop for Hashing {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
-}
-
-/// `None` when told to stop.
-fn hash(path: &Path, stop: &AtomicBool) -> io::Result<Option<Sha256Digest>> {
-    let mut file = std::fs::File::open(path)?;
-    let mut hasher = Hasher::new();
-    let mut buffer = vec![0; PIECE];
-    loop {
-        let read = file.read(&mut buffer)?;
-        if read == 0 {
-            return Ok(Some(hasher.finish()));
-        }
-        if stop.load(Ordering::Relaxed) {
-            return Ok(None);
-        }
-        hasher.update(&buffer[..read]);
-    }
+    })
 }

@@ -21,6 +21,7 @@ pub enum Operation {
     RecordProgress,
     CompleteUpload,
     EndUpload,
+    ExpireUpload,
     OpenUploads,
     ExpiredUploads,
     ForgetUploads,
@@ -175,6 +176,16 @@ impl MetadataStore for FaultyMetadataStore {
     ) -> Result<Guarded, MetadataError> {
         let work = self.inner.end_upload(id, epoch, gone, expires_at);
         self.run(Operation::EndUpload, work).await
+    }
+
+    async fn expire_upload(
+        &self,
+        id: &UploadId,
+        now: Timestamp,
+        expires_at: Timestamp,
+    ) -> Result<Guarded, MetadataError> {
+        let work = self.inner.expire_upload(id, now, expires_at);
+        self.run(Operation::ExpireUpload, work).await
     }
 
     async fn open_uploads(

@@ -1,12 +1,14 @@
-//! A metadata store in memory: for tests, and as the model that others are compared with.
+//! A metadata store in memory: for tests, and as the model that others are compared with. It keeps the facts of packs as well
+//! (`memory_pack_store`).
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
+use super::memory_pack_store::PackFacts;
 use crate::digest::Sha256Digest;
-use crate::files::{File, WriteCondition};
+use crate::files::{Content, File, WriteCondition};
 use crate::metadata_store::{Deleted, Guarded, Inserted, MetadataError, MetadataStore, Written};
 use crate::upload::{Completed, Gone, Progress, Upload, UploadState};
 use crate::{BlobKey, FilePath, Timestamp, UploadId};
@@ -16,22 +18,23 @@ use crate::{BlobKey, FilePath, Timestamp, UploadId};
 pub struct MemoryMetadataStore(Mutex<Facts>);
 
 #[derive(Debug, Default)]
-struct Facts {
+pub(super) struct Facts {
     uploads: BTreeMap<UploadId, Upload>,
     files: BTreeMap<FilePath, File>,
-    blobs: BTreeMap<BlobKey, Record>,
+    pub(super) blobs: BTreeMap<BlobKey, Record>,
+    pub(super) packs: PackFacts,
 }
 
-/// What is known of a blob that is or was a file's.
+/// What is known of a blob that is or was a file's or a pack's.
 #[derive(Debug)]
-struct Record {
-    size: u64,
-    sha256: Sha256Digest,
-    doomed_at: Option<Timestamp>,
+pub(super) struct Record {
+    pub(super) size: u64,
+    pub(super) sha256: Sha256Digest,
+    pub(super) doomed_at: Option<Timestamp>,
 }
 
 impl MemoryMetadataStore {
-    fn facts(&self) -> MutexGuard<'_, Facts> {
+    pub(super) fn facts(&self) -> MutexGuard<'_, Facts> {
         // A test that panics elsewhere has its own message.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -56,20 +59,27 @@ impl Facts {
             .filter(|upload| matches!(upload.state, UploadState::Open(_)))
     }
 
+    fn end(
+        &mut self,
+        id: &UploadId,
+        epoch: Option<u64>,
+        gone: Gone,
+        expires_at: Timestamp,
+    ) -> Guarded {
+        let epoch = epoch.or_else(|| Some(self.uploads.get(id)?.epoch));
+        let held = epoch.and_then(|epoch| self.held(id, epoch));
+        let Some((upload, _)) = held else {
+            return Guarded::Fenced;
+        };
+        upload.expires_at = expires_at;
+        upload.state = UploadState::Gone(gone);
+        upload.plan.idempotency_key = None;
+        Guarded::Done
+    }
+
     fn write(&mut self, file: &File, doing: &'static str) -> Result<Written, MetadataError> {
-        let content = &file.content;
-        fits(content.size)?;
-        let record = self.blobs.entry(content.blob.clone()).or_insert(Record {
-            size: content.size,
-            sha256: content.sha256,
-            doomed_at: None,
-        });
-        if record.doomed_at.is_some()
-            || record.size != content.size
-            || record.sha256 != content.sha256
-        {
-            return Err(failed(doing, "its blob is doomed, or of another content"));
-        }
+        self.check_blob(&file.content, doing)?;
+        self.need_blob(&file.content);
         match self.files.insert(file.path.clone(), file.clone()) {
             None => Ok(Written::Created),
             Some(old) => {
@@ -79,12 +89,44 @@ impl Facts {
         }
     }
 
-    fn doom(&mut self, key: &BlobKey, at: Timestamp) {
-        if self.files.values().any(|file| file.content.blob == *key) {
+    /// Whether the blob can be needed: it is not doomed, nor recorded with another content.
+    pub(super) fn check_blob(
+        &self,
+        content: &Content,
+        doing: &'static str,
+    ) -> Result<(), MetadataError> {
+        fits(content.size)?;
+        match self.blobs.get(&content.blob) {
+            Some(record)
+                if record.doomed_at.is_some()
+                    || record.size != content.size
+                    || record.sha256 != content.sha256 =>
+            {
+                Err(failed(doing, "a blob is doomed, or of another content"))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Records that a blob is needed, of which that was checked.
+    pub(super) fn need_blob(&mut self, content: &Content) {
+        self.blobs
+            .entry(content.blob.clone())
+            .or_insert_with(|| Record {
+                size: content.size,
+                sha256: content.sha256,
+                doomed_at: None,
+            });
+    }
+
+    /// Dooms a blob unless something needs it, and forgets the contents in it if so.
+    pub(super) fn doom(&mut self, key: &BlobKey, at: Timestamp) {
+        if self.files.values().any(|file| file.content.blob == *key) || self.packs.hold(key) {
             return;
         }
         if let Some(record) = self.blobs.get_mut(key) {
             record.doomed_at = Some(at);
+            self.packs.forget_contents(key);
         }
     }
 }
@@ -160,11 +202,18 @@ impl MetadataStore for MemoryMetadataStore {
         if facts.held(&upload.id, upload.epoch).is_none() {
             return Ok(Written::Fenced);
         }
-        let current = facts.files.get(&upload.plan.path).cloned();
+        let Some(file) = upload.file(completed) else {
+            if let Some((upload, _)) = facts.held(&upload.id, upload.epoch) {
+                upload.expires_at = expires_at;
+                upload.state = UploadState::Complete(completed.clone());
+            }
+            return Ok(Written::Created);
+        };
+        let current = facts.files.get(&file.path).cloned();
         if !upload.plan.condition.holds(current.as_ref()) {
             return Ok(Written::ConditionFailed(current.map(Box::new)));
         }
-        let written = facts.write(&upload.file(completed), "complete an upload")?;
+        let written = facts.write(&file, "complete an upload")?;
         if let Some((upload, _)) = facts.held(&upload.id, upload.epoch) {
             upload.expires_at = expires_at;
             upload.state = UploadState::Complete(Completed {
@@ -182,16 +231,21 @@ impl MetadataStore for MemoryMetadataStore {
         gone: Gone,
         expires_at: Timestamp,
     ) -> Result<Guarded, MetadataError> {
+        Ok(self.facts().end(id, epoch, gone, expires_at))
+    }
+
+    async fn expire_upload(
+        &self,
+        id: &UploadId,
+        now: Timestamp,
+        expires_at: Timestamp,
+    ) -> Result<Guarded, MetadataError> {
         let mut facts = self.facts();
-        let epoch = epoch.or_else(|| Some(facts.uploads.get(id)?.epoch));
-        let held = epoch.and_then(|epoch| facts.held(id, epoch));
-        let Some((upload, _)) = held else {
+        let expired = |upload: &Upload| upload.expires_at <= now;
+        if !facts.uploads.get(id).is_some_and(expired) {
             return Ok(Guarded::Fenced);
-        };
-        upload.expires_at = expires_at;
-        upload.state = UploadState::Gone(gone);
-        upload.plan.idempotency_key = None;
-        Ok(Guarded::Done)
+        }
+        Ok(facts.end(id, None, Gone::Expired, expires_at))
     }
 
     async fn open_uploads(
@@ -341,7 +395,7 @@ impl MetadataStore for MemoryMetadataStore {
 }
 
 /// The engines hold counts up to 2⁶³ − 1.
-fn fits(count: u64) -> Result<(), MetadataError> {
+pub(super) fn fits(count: u64) -> Result<(), MetadataError> {
     i64::try_from(count)
         .map(drop)
         .map_err(|_| MetadataError::Full)
@@ -352,7 +406,7 @@ fn fits_progress(progress: &Progress) -> Result<(), MetadataError> {
     progress.open.length.map_or(Ok(()), fits)
 }
 
-fn failed(doing: &'static str, reason: &'static str) -> MetadataError {
+pub(super) fn failed(doing: &'static str, reason: &'static str) -> MetadataError {
     MetadataError::Failed {
         doing,
         source: reason.into(),

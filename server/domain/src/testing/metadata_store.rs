@@ -16,7 +16,7 @@ use crate::digest::{Hasher, Sha256Digest};
 use crate::files::{Content, Description, File, WriteCondition};
 use crate::ids::SystemRandomness;
 use crate::metadata_store::{Deleted, Guarded, Inserted, MetadataError, Written};
-use crate::upload::{Completed, Gone, Plan, Progress, Upload, UploadState};
+use crate::upload::{Completed, Gone, Plan, Progress, Target, Upload, UploadState};
 use crate::{BlobKey, FilePath, MetadataStore, Timestamp, UploadId};
 
 /// Makes a test of each behaviour that a metadata store must have. `$fresh` names an async function that returns an empty store
@@ -48,6 +48,7 @@ macro_rules! metadata_store_contract {
             a_fenced_holder_learns_nothing_of_the_file
             an_ended_upload_is_gone
             an_upload_is_ended_whoever_holds_it
+            only_an_expired_upload_expires
             open_uploads_are_found_by_their_reference
             expired_uploads_are_found
             old_uploads_are_forgotten
@@ -97,7 +98,7 @@ pub fn upload(path: &str) -> Upload {
         id: UploadId::random(&SystemRandomness),
         blob: BlobKey::random(&SystemRandomness),
         plan: Plan {
-            path: path.parse().unwrap(),
+            target: Target::File(path.parse().unwrap()),
             condition: WriteCondition::default(),
             description: Description::default(),
             repr_digest: None,
@@ -133,6 +134,7 @@ pub fn completed(content: &str, now: Timestamp) -> Completed {
         sha256: Sha256Digest::of(content.as_bytes()),
         at: now,
         replaced: false,
+        version: None,
     }
 }
 
@@ -206,7 +208,7 @@ async fn listed(
 pub async fn an_upload_reads_back(store: &dyn MetadataStore) {
     let mut upload = upload("Grüße/日本 100%_'\"; drop table files.txt");
     upload.plan = Plan {
-        path: upload.plan.path,
+        target: upload.plan.target,
         condition: WriteCondition {
             if_match: Some("\"a\", W/\"b\"".to_owned()),
             if_none_match: Some("*".to_owned()),
@@ -252,7 +254,7 @@ pub async fn an_unknown_upload_is_none(store: &dyn MetadataStore) {
         .complete_upload(&upload, &completed("x", at(1)), at(9))
         .await;
     assert_eq!(written.unwrap(), Written::Fenced);
-    assert_eq!(store.file(&upload.plan.path).await.unwrap(), None);
+    assert_eq!(store.file(upload.path().unwrap()).await.unwrap(), None);
     assert!(!is_known(store, &upload.blob).await);
 }
 
@@ -426,7 +428,7 @@ pub async fn only_the_last_holder_may_change_an_upload(store: &dyn MetadataStore
         .await;
     assert_eq!(recorded.unwrap(), Guarded::Fenced);
     assert_eq!(store.upload(&new.id).await.unwrap(), Some(new.clone()));
-    assert_eq!(store.file(&new.plan.path).await.unwrap(), None);
+    assert_eq!(store.file(new.path().unwrap()).await.unwrap(), None);
 
     let recorded = store
         .record_progress(&new.id, new.epoch, &progress(9, None), at(9))
@@ -501,8 +503,8 @@ pub async fn completing_publishes_the_file(store: &dyn MetadataStore) {
     let completed = completed("hello", at(1));
     let written = store.complete_upload(&upload, &completed, at(9)).await;
     assert_eq!(written.unwrap(), Written::Created);
-    let file = store.file(&upload.plan.path).await.unwrap();
-    assert_eq!(file, Some(upload.file(&completed)));
+    let file = store.file(upload.path().unwrap()).await.unwrap();
+    assert_eq!(file, upload.file(&completed));
     assert!(is_known(store, &upload.blob).await);
     assert_eq!(doomed(store).await, []);
 }
@@ -534,7 +536,7 @@ pub async fn a_completed_upload_stays_readable(store: &dyn MetadataStore) {
         .await;
     assert_eq!(ended.unwrap(), Guarded::Fenced);
 
-    let deleted = store.delete_file(&upload.plan.path, &ALWAYS, at(2)).await;
+    let deleted = store.delete_file(upload.path().unwrap(), &ALWAYS, at(2)).await;
     deleted.unwrap();
     let read = store.upload(&upload.id).await.unwrap();
     assert_eq!(read, Some(expected));
@@ -557,7 +559,7 @@ pub async fn completing_replaces_a_file(store: &dyn MetadataStore) {
         })
     );
     let current = store.file(&old.path).await.unwrap();
-    assert_eq!(current, Some(upload.file(&completed)));
+    assert_eq!(current, upload.file(&completed));
     assert_eq!(doomed(store).await, [old.content.blob]);
 }
 
@@ -658,6 +660,34 @@ pub async fn an_upload_is_ended_whoever_holds_it(store: &dyn MetadataStore) {
     assert_eq!(recorded.unwrap(), Guarded::Fenced);
 }
 
+/// Whether an upload's time is up is decided when it is ended, not when it was found.
+pub async fn only_an_expired_upload_expires(store: &dyn MetadataStore) {
+    let mut upload = upload("a");
+    upload.expires_at = at(10);
+    let upload = claimed(store, &upload).await;
+    let early = store.expire_upload(&upload.id, at(9), at(99)).await;
+    assert_eq!(early.unwrap(), Guarded::Fenced);
+    let found = store.expired_uploads(at(10), 10).await.unwrap();
+    assert_eq!(found, std::slice::from_ref(&upload));
+    let step = progress(1, None);
+    let recorded = store
+        .record_progress(&upload.id, upload.epoch, &step, at(20))
+        .await;
+    recorded.unwrap();
+    let overtaken = store.expire_upload(&upload.id, at(10), at(99)).await;
+    assert_eq!(overtaken.unwrap(), Guarded::Fenced);
+    let read = store.upload(&upload.id).await.unwrap().unwrap();
+    assert_eq!(read.state, UploadState::Open(step));
+
+    let ended = store.expire_upload(&upload.id, at(20), at(99)).await;
+    assert_eq!(ended.unwrap(), Guarded::Done);
+    let read = store.upload(&upload.id).await.unwrap().unwrap();
+    assert_eq!(read.state, UploadState::Gone(Gone::Expired));
+    assert_eq!(read.expires_at, at(99));
+    let again = store.expire_upload(&upload.id, at(100), at(200)).await;
+    assert_eq!(again.unwrap(), Guarded::Fenced);
+}
+
 /// Open ones of exactly this owner and reference, oldest first.
 pub async fn open_uploads_are_found_by_their_reference(store: &dyn MetadataStore) {
     let make = async |owner: Option<&str>, client_ref: Option<&str>, created: u64| {
@@ -754,7 +784,7 @@ pub async fn old_uploads_are_forgotten(store: &dyn MetadataStore) {
     assert_eq!(store.forget_uploads(at(20), 10).await.unwrap(), 0);
     assert!(store.upload(&later.id).await.unwrap().is_some());
     assert!(store.upload(&open.id).await.unwrap().is_some());
-    assert!(store.file(&whole.plan.path).await.unwrap().is_some());
+    assert!(store.file(whole.path().unwrap()).await.unwrap().is_some());
     assert!(is_known(store, &whole.blob).await);
 }
 
@@ -1103,7 +1133,7 @@ pub async fn many_at_once_all_succeed(store: &dyn MetadataStore) {
         let completed = completed(&name, at(1));
         let written = store.complete_upload(&upload, &completed, at(9)).await;
         assert_eq!(written.unwrap(), Written::Created);
-        upload.file(&completed)
+        upload.file(&completed).unwrap()
     });
     let files = join_all(lives).await;
     assert_eq!(store.list_files("many/", None, 100).await.unwrap(), files);

@@ -6,59 +6,45 @@ use async_trait::async_trait;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use protocol::digest::{self, Algorithm, Stated, StatedDigests};
 use protocol::rejection::Rejection;
-use protocol::upload::{Admission, Append, Completion, Create, End, Open, Overrun, Repeat};
+use protocol::upload::{Admission, Append, Completion, Create, Limits, Open, Overrun, Repeat};
 
-use super::completion::mismatch;
+use super::completion::{stated_of_whole, takes_reading_back};
+use super::verdict::{Ended, Verdict};
 use super::{Addition, Creation, Failure, Outcome, ProgressSink, Shared};
-use crate::blob_store::StagedBlob;
+use crate::blob_store::{BlobError, StagedBlob};
 use crate::digest::{Digests, Hasher};
 use crate::holders::Turn;
 use crate::ingest::{
-    BodyFault, BodyPart, Checkpoint, Ending, Ingest, Ingested, Replay, Rhythm, Source, Stops,
-    UploadBody,
+    BodyFault, BodyPart, Checkpoint, Ingest, Replay, Rhythm, Source, Stops, UploadBody,
 };
 use crate::metadata_store::{Guarded, Inserted};
-use crate::upload::{Plan, Progress, Upload, UploadState};
+use crate::upload::{Plan, Progress, Target, Upload, UploadState};
 use crate::{BlobKey, Error, UploadId};
 
 impl Shared {
     pub(super) async fn create(
         &self,
-        mut creation: Creation,
+        creation: Creation,
         owner: Option<String>,
-        mut body: UploadBody,
+        body: UploadBody,
         sink: Arc<dyn ProgressSink>,
     ) -> Result<Outcome, Failure> {
-        if let Some(parts) = &creation.parts {
-            let length;
-            (length, body) = self.concatenated(parts).await?;
-            creation.create = Create {
-                completion: Completion::WithThisBody,
-                length: Some(length),
-                body_length: Some(length),
-                overrun: Overrun::Discard,
-            };
-        }
-        let mut limits = self.config.limits();
-        if creation.parts.is_some() {
-            // A concatenation has no body of its own.
-            limits.max_append_size = None;
-        }
-        let admission = Open::create(&creation.create, &limits)?;
-        let names_path = creation.path.is_some();
+        let admission = Open::create(&creation.create, &self.config.limits())?;
+        let is_named = creation.target.is_some();
         let now = self.clock.now();
         let id = UploadId::random(&*self.randomness);
-        let digests = Digests::new(Hasher::new(), body_algorithms(&creation.digests));
         let mut upload = Upload {
             id,
             blob: BlobKey::random(&*self.randomness),
             plan: Plan {
-                path: match creation.path {
-                    Some(path) => path,
-                    None => BlobKey::random(&*self.randomness)
-                        .as_str()
-                        .parse()
-                        .expect("a key is a path of one segment"),
+                target: match creation.target {
+                    Some(target) => target,
+                    None => Target::File(
+                        BlobKey::random(&*self.randomness)
+                            .as_str()
+                            .parse()
+                            .expect("a key is a path of one segment"),
+                    ),
                 },
                 condition: creation.condition,
                 description: creation.description,
@@ -89,7 +75,7 @@ impl Shared {
                 .map_err(Error::metadata("record an upload"))?;
             if let Inserted::Existing(existing) = inserted {
                 drop(turn);
-                if !is_repeat(&upload.plan, &existing.plan, names_path) {
+                if !is_repeat(&upload.plan, &existing.plan, is_named) {
                     let reason = "was used for another upload";
                     return Err(Rejection::malformed("Idempotency-Key", reason).into());
                 }
@@ -97,30 +83,36 @@ impl Shared {
                 return self.found_again(*existing, request, body, sink).await;
             }
         }
-        if names_path {
-            let current = self
-                .metadata
-                .file(&upload.plan.path)
-                .await
-                .map_err(Error::metadata("read a file"))?;
-            if !upload.plan.condition.holds(current.as_ref()) {
-                if creation.resumable {
-                    self.invalidate(&mut upload).await?;
-                }
-                return Err(Error::PreconditionFailed.into());
+        if is_named && let Err(error) = self.check_target(&upload.plan).await {
+            if creation.resumable {
+                self.invalidate(&mut upload).await?;
             }
+            return Err(error.into());
         }
         if creation.resumable {
             sink.created(&upload);
         }
-        let request = Request {
-            admission,
-            body_length: creation.create.body_length,
-            content_digests: creation.digests.content,
-            resumable: creation.resumable,
+        let (request, body) = match creation.parts {
+            None => {
+                let request = Request {
+                    admission,
+                    body_length: creation.create.body_length,
+                    stated: creation.digests,
+                    resumable: creation.resumable,
+                };
+                (request, body)
+            }
+            Some(parts) => match self.concatenated(&parts, creation.digests).await {
+                Ok(concatenated) => concatenated,
+                Err(error) => {
+                    self.invalidate(&mut upload).await?;
+                    return Err(error.into());
+                }
+            },
         };
+        let stops = self.stops(&turn);
         let taken = self
-            .take_in(&mut upload, request, digests, body, &turn, sink)
+            .take_in(&mut upload, request, Hasher::new(), body, &stops, sink)
             .await;
         drop(turn);
         match taken {
@@ -138,8 +130,31 @@ impl Shared {
         }
     }
 
-    /// The stored bytes of finished parts, one after the other, as a body of that length. A part may come more than once.
-    async fn concatenated(&self, parts: &[UploadId]) -> Result<(u64, UploadBody), Error> {
+    /// Whether an upload that was whole now could be completed.
+    async fn check_target(&self, plan: &Plan) -> Result<(), Error> {
+        match &plan.target {
+            Target::File(path) => {
+                let current = self
+                    .metadata
+                    .file(path)
+                    .await
+                    .map_err(Error::metadata("read a file"))?;
+                match plan.condition.holds(current.as_ref()) {
+                    true => Ok(()),
+                    false => Err(Error::PreconditionFailed),
+                }
+            }
+            Target::Draft { pack, draft } => self.packs.shared.open_draft(pack, draft).await.map(drop),
+            Target::Pack(_) => Ok(()),
+        }
+    }
+
+    /// The stored bytes of finished parts, one after the other, as the body of a request. A part may come more than once.
+    async fn concatenated(
+        &self,
+        parts: &[UploadId],
+        stated: StatedDigests,
+    ) -> Result<(Request, UploadBody), Error> {
         let refused = |reason: &str| Rejection::malformed("Upload-Concat", reason);
         let mut length: u64 = 0;
         let mut stored = Vec::new();
@@ -164,6 +179,23 @@ impl Shared {
                 .ok_or(Rejection::InconsistentLength)?;
             stored.push((upload.blob, part));
         }
+        let create = Create {
+            completion: Completion::WithThisBody,
+            length: Some(length),
+            body_length: Some(length),
+            overrun: Overrun::Discard,
+        };
+        let limits = Limits {
+            // There is no body of its own.
+            max_append_size: None,
+            ..self.config.limits()
+        };
+        let request = Request {
+            admission: Open::create(&create, &limits)?,
+            body_length: create.body_length,
+            stated,
+            resumable: true,
+        };
         let blobs = Arc::clone(&self.blobs);
         let body = stream::iter(stored)
             .then(move |(blob, length)| {
@@ -179,7 +211,7 @@ impl Shared {
                 );
                 BodyFault::Cut
             });
-        Ok((length, body.boxed()))
+        Ok((request, body.boxed()))
     }
 
     /// Answers a creation that repeats an earlier one. A body that is the whole again goes on where the earlier one ended: what it
@@ -229,13 +261,20 @@ impl Shared {
         if upload.plan.is_concatenation() {
             return Err(Failure::of(Rejection::FinalUpload, upload));
         }
+        let stops = self.stops(&turn);
+        let told = self.told.is(&id, addition.append.offset, self.clock.now());
         let progress = match &upload.state {
             UploadState::Open(progress) => progress.clone(),
             UploadState::Complete(completed) => {
                 let completed = completed.clone();
-                return match completed.complete.admit(&addition.append) {
-                    Ok(()) => Ok(Outcome::Complete(upload, completed)),
-                    Err(rejection) => Err(Failure::of(rejection, upload)),
+                let append = &addition.append;
+                let Err(rejection) = completed.complete.admit(append) else {
+                    return Ok(Outcome::Complete(upload, completed));
+                };
+                let here = (&upload, &completed);
+                return match told && self.repeats_the_end(here, append, body, &stops).await? {
+                    true => Ok(Outcome::Complete(upload, completed)),
+                    false => Err(Failure::of(rejection, upload)),
                 };
             }
             UploadState::Gone(gone) => return Err(Error::Gone(*gone).into()),
@@ -243,26 +282,29 @@ impl Shared {
         let admitted = progress.open.admit(
             &addition.append,
             &self.config.limits(),
-            replays == Replays::Allowed,
+            told || replays == Replays::Allowed,
         );
         let admission = match admitted {
             Ok(admission) => admission,
             Err(rejection) => return Err(Failure::of(rejection, upload)),
         };
         self.claim(&mut upload).await?;
-        let hasher = self.hasher(&upload, &progress).await?;
+        let hasher = self.hasher(&mut upload, &progress, &stops).await?;
         let mut stated = addition.digests;
         stated.content.retain(|stated| !is_stale(stated, &upload));
-        let digests = Digests::new(hasher, body_algorithms(&stated));
         let request = Request {
             admission,
             body_length: addition.append.body_length,
-            content_digests: stated.content,
+            stated,
             resumable: true,
         };
         let taken = self
-            .take_in(&mut upload, request, digests, body, &turn, sink)
+            .take_in(&mut upload, request, hasher, body, &stops, sink)
             .await;
+        if told && matches!(taken, Ok(Outcome::Partial(_))) {
+            // The client has another offset from this answer. One that completes the upload may be its client's older request.
+            self.told.forget(&id);
+        }
         drop(turn);
         taken.map_err(|error| Failure::of(error, upload))
     }
@@ -283,24 +325,30 @@ impl Shared {
         }
     }
 
-    /// Takes in a body: from the admission to the recorded end. `upload` is brought up to date on the way.
+    /// Takes in a body: from the admission to the recorded end. `hasher` has seen what the upload has; `upload` is brought up to
+    /// date on the way.
     async fn take_in(
         &self,
         upload: &mut Upload,
         request: Request,
-        digests: Digests,
+        hasher: Hasher,
         body: UploadBody,
-        turn: &Turn,
+        stops: &Stops,
         sink: Arc<dyn ProgressSink>,
     ) -> Result<Outcome, Error> {
-        let admission = request.admission;
+        let Request {
+            admission,
+            body_length,
+            mut stated,
+            resumable,
+        } = request;
         let UploadState::Open(before) = upload.state.clone() else {
             return Err(Error::Corrupt {
                 what: "an upload's state".to_owned(),
             });
         };
         let staged = self.stage(upload, before.open.offset).await?;
-        let mut source = Source::new(&self.buffers, request.body_length, admission.cap);
+        let mut source = Source::new(&self.buffers, body_length, admission.cap);
         if admission.overlap > 0 {
             let stored = self
                 .blobs
@@ -309,10 +357,6 @@ impl Shared {
                 .map_err(Error::blob("read a staged blob"))?;
             source.replay = Some(Replay::new(stored, admission.overlap, before.open.offset));
         }
-        let stops = Stops {
-            overtaken: turn.overtaken().clone(),
-            draining: self.draining.clone(),
-        };
         let rhythm = Rhythm {
             bytes: self.config.checkpoint_bytes.as_u64(),
             interval: self.config.checkpoint_interval,
@@ -323,18 +367,18 @@ impl Shared {
             length: admission.length,
             sink,
         };
-        // Bytes under a digest of their own count only when it has been verified.
-        let unverified = !request.content_digests.is_empty() || digests.runs_for_body();
         let mut ingest = Ingest {
             staged,
             offset: before.open.offset,
-            digests,
+            digests: Digests::new(hasher, body_algorithms(&stated)),
         };
-        let checkpoint: Option<&mut dyn Checkpoint> = match request.resumable && !unverified {
-            true => Some(&mut recorder),
-            false => None,
-        };
-        let ingested = match ingest.run(body, source, &stops, rhythm, checkpoint).await {
+        // Bytes under a digest of their own count only when it has been verified.
+        let checkpoint: Option<&mut dyn Checkpoint> =
+            match resumable && !ingest.digests.runs_for_body() {
+                true => Some(&mut recorder),
+                false => None,
+            };
+        let ingested = match ingest.run(body, source, stops, rhythm, checkpoint).await {
             Ok(ingested) => ingested,
             Err(error) => {
                 drop(ingest);
@@ -343,62 +387,50 @@ impl Shared {
             }
         };
 
-        if unverified {
-            verify_content(&request.content_digests, &ingested, &ingest.digests)?;
-        }
-        let end = match ingested.ending {
-            _ if recorder.upload.plan.is_part() => Ok(End::Partial),
-            Ending::Overrun | Ending::Unstored => Ok(End::Partial),
-            Ending::Clean => admission.end(ingested.received),
-            // Where reaching the length completes the upload, it does so however the request ends: its client is told by the
-            // offset alone.
-            Ending::Fault(_) | Ending::Overtaken | Ending::Draining
-                if admission.is_reached(ingest.offset) =>
-            {
-                admission.end(ingested.received)
-            }
-            Ending::Fault(_) | Ending::Overtaken | Ending::Draining => Ok(End::Partial),
+        let ended = Ended {
+            admission,
+            ingested: &ingested,
+            offset: ingest.offset,
+            digests: &ingest.digests,
+            stated: &stated.content,
+            is_part: recorder.upload.plan.is_part(),
         };
-        // What completes is recorded by its completion; a body that may not even run over, or whose digest was not compared, leaves
-        // no trace.
-        let discards = matches!(ingested.ending, Ending::Overrun)
-            && (unverified || admission.surplus == Overrun::Discard);
-        if request.resumable && !discards && !matches!(end, Ok(End::Complete(_))) {
+        let verdict = ended.verdict();
+        stated.representation.extend(ingested.stated.representation);
+        let whole = stated_of_whole(&recorder.upload.plan, stated.representation);
+        let keeps = match verdict {
+            // It is recorded by its completion, unless that takes a while.
+            Verdict::Complete(_) => takes_reading_back(&whole),
+            Verdict::Partial | Verdict::Kept(_) => true,
+            Verdict::Discarded(_) | Verdict::Invalid(_) => false,
+        };
+        if resumable && keeps {
             recorder.record(ingest.offset, &ingest.digests).await?;
         }
-        match ingested.ending {
-            Ending::Clean => {}
-            _ if matches!(end, Ok(End::Complete(_))) => {}
-            Ending::Fault(fault) => return Err(fault.into()),
-            Ending::Overtaken => return Err(Error::Superseded),
-            Ending::Draining => return Err(Error::Draining),
-            Ending::Overrun => {
-                if admission.overrun_invalidates() && request.resumable {
+        match verdict {
+            Verdict::Complete(complete) => {
+                drop(ingest.staged);
+                self.finish(upload, complete, ingest.digests, &whole, resumable, stops)
+                    .await
+            }
+            Verdict::Partial => Ok(Outcome::Partial(upload.clone())),
+            Verdict::Invalid(error) => {
+                if resumable {
                     self.invalidate(upload).await?;
                 }
-                return Err(admission.overrun().into());
+                Err(error)
             }
-            Ending::Unstored => {
-                return Err(Error::Corrupt {
-                    what: "the hand-over to the store".to_owned(),
-                });
-            }
+            Verdict::Kept(error) | Verdict::Discarded(error) => Err(error),
         }
-        let complete = match end? {
-            End::Partial => return Ok(Outcome::Partial(upload.clone())),
-            End::Complete(complete) => complete,
-        };
-        drop(ingest.staged);
-        self.finish(upload, complete, ingest.digests, request.resumable)
-            .await
     }
 
     /// Gives back the room of bytes that could not be recorded: on a full disk, everything else waits for it.
-    async fn drop_unrecorded(&self, upload: &Upload, error: &Error) {
+    async fn drop_unrecorded(&self, upload: &mut Upload, error: &Error) {
         let (Error::Full, UploadState::Open(recorded)) = (error, &upload.state) else {
             return;
         };
-        if let Err(error) = self.stage(upload, recorded.open.offset).await {
+        let recorded = recorded.open.offset;
+        if let Err(error) = self.stage(upload, recorded).await {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "unrecorded bytes stay on a full disk"
@@ -406,15 +438,31 @@ impl Shared {
         }
     }
 
+    /// Opens an upload's bytes to be written on from `offset`, below which all are recorded. Bytes that are lost do not come back:
+    /// without them the upload is given up, so that its client begins anew.
     pub(super) async fn stage(
         &self,
-        upload: &Upload,
+        upload: &mut Upload,
         offset: u64,
     ) -> Result<Box<dyn StagedBlob>, Error> {
-        self.blobs
-            .stage(&upload.blob, offset)
-            .await
-            .map_err(Error::blob("open a staged blob"))
+        let error = match self.blobs.stage(&upload.blob, offset).await {
+            Err(error @ BlobError::Missing { .. }) => error,
+            staged => return staged.map_err(Error::blob("open a staged blob")),
+        };
+        self.invalidate(upload).await?;
+        match upload.state {
+            UploadState::Gone(gone) => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    upload = ?upload.id,
+                    offset,
+                    "recorded bytes are lost, and with them their upload"
+                );
+                Err(Error::Gone(gone))
+            }
+            // Whoever holds it now will see.
+            UploadState::Open(_) | UploadState::Complete(_) => Err(Error::Superseded),
+        }
     }
 }
 
@@ -423,7 +471,7 @@ impl Shared {
 struct Request {
     admission: Admission,
     body_length: Option<u64>,
-    content_digests: Vec<Stated>,
+    stated: StatedDigests,
     resumable: bool,
 }
 
@@ -437,8 +485,8 @@ pub(super) enum Replays {
 }
 
 /// Whether a creation asks for the upload that an earlier one with the same key made.
-fn is_repeat(asked: &Plan, existing: &Plan, names_path: bool) -> bool {
-    (!names_path || asked.path == existing.path)
+fn is_repeat(asked: &Plan, existing: &Plan, is_named: bool) -> bool {
+    (!is_named || asked.target == existing.target)
         && asked.description == existing.description
         && asked.repr_digest == existing.repr_digest
         && asked.tus_concat == existing.tus_concat
@@ -458,6 +506,7 @@ fn is_stale(stated: &Stated, upload: &Upload) -> bool {
         .iter()
         .any(|whole| whole.algorithm == stated.algorithm && whole.value == stated.value)
 }
+
 /// Stated digests of the whole, as they are kept until it is.
 fn recorded(stated: &[Stated]) -> Option<String> {
     let members: Vec<String> = stated
@@ -467,26 +516,6 @@ fn recorded(stated: &[Stated]) -> Option<String> {
         .collect();
     (!members.is_empty()).then(|| members.join(", "))
 }
-/// Verifies a body by its own digests. A body that was cut cannot be verified, and nothing of it counts.
-fn verify_content(stated: &[Stated], ingested: &Ingested, digests: &Digests) -> Result<(), Error> {
-    match &ingested.ending {
-        Ending::Clean => {}
-        Ending::Overtaken => return Err(Error::Superseded),
-        Ending::Draining => return Err(Error::Draining),
-        Ending::Overrun => return Ok(()),
-        Ending::Fault(fault) => return Err(fault.clone().into()),
-        Ending::Unstored => return Err(Error::ClientGone),
-    }
-    match stated
-        .iter()
-        .chain(&ingested.stated)
-        .find(|stated| !digests.agree(stated))
-    {
-        Some(wrong) => Err(mismatch(wrong).into()),
-        None => Ok(()),
-    }
-}
-
 /// Records checkpoints of one request, and tells them.
 #[derive(Debug)]
 struct Recorder<'a> {

@@ -1,9 +1,10 @@
 //! A request's body in the domain's words.
 
 use axum::body::Body;
+use bytes::Bytes;
 use domain::uploads::{BodyFault, BodyPart, UploadBody};
 use futures::StreamExt as _;
-use futures::stream;
+use futures::stream::{self, BoxStream};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use protocol::digest::StatedDigests;
@@ -33,6 +34,13 @@ pub(crate) fn parts(body: Body) -> UploadBody {
         }
     })
     .boxed()
+}
+
+/// The body as a stream of its bytes; trailers are passed over.
+pub(crate) fn chunks(body: Body) -> BoxStream<'static, Result<Bytes, BodyFault>> {
+    body.into_data_stream()
+        .map(|chunk| chunk.map_err(|error| fault(&error)))
+        .boxed()
 }
 
 /// A body that brings nothing.

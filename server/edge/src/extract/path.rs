@@ -12,6 +12,8 @@ use crate::problem::{Failure, own};
 
 /// What all paths of files begin with.
 pub(crate) const FILES: &str = "/files/";
+/// What all paths of packs begin with.
+pub(crate) const PACKS: &str = "/packs/";
 /// What all paths of upload resources begin with.
 pub(crate) const UPLOADS: &str = "/uploads/";
 

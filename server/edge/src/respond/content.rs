@@ -32,23 +32,25 @@ use crate::problem::Failure;
 pub(crate) struct Representation {
     /// Its strong entity tag.
     pub(crate) tag: EntityTag,
-    /// When it came to be.
-    pub(crate) last_modified: SystemTime,
+    /// When it came to be, where that is known.
+    pub(crate) last_modified: Option<SystemTime>,
     /// Its length in bytes.
     pub(crate) size: u64,
     /// Its media type.
     pub(crate) media_type: HeaderValue,
-    /// `Content-Disposition`.
-    pub(crate) disposition: HeaderValue,
-    /// `Repr-Digest`.
-    pub(crate) repr_digest: HeaderValue,
+    /// `Content-Disposition`, where it is to be kept as a file.
+    pub(crate) disposition: Option<HeaderValue>,
+    /// `Repr-Digest`, where the digest is known.
+    pub(crate) repr_digest: Option<HeaderValue>,
+    /// `Content-Encoding`, `Content-Location` and `Vary`, where there are any.
+    pub(crate) others: HeaderMap,
     /// `Cache-Control`; has `no-transform`, since a recoded body would break resumption.
     pub(crate) cache_control: HeaderValue,
 }
 
 /// What is to be sent of a representation.
 #[derive(Debug)]
-pub(crate) enum Decision {
+enum Decision {
     /// 304.
     NotModified,
     /// 200.
@@ -59,10 +61,10 @@ pub(crate) enum Decision {
 
 impl Representation {
     /// Decides what a `GET` or `HEAD` is answered with: preconditions in the order of RFC 9110 §13.2.2, then the range.
-    pub(crate) fn decide(&self, method: &Method, request: &HeaderMap) -> Result<Decision, Failure> {
+    fn decide(&self, method: &Method, request: &HeaderMap) -> Result<Decision, Failure> {
         let validators = Validators {
             tag: &self.tag,
-            last_modified: Some(self.last_modified),
+            last_modified: self.last_modified,
         };
         match Preconditions::read(request).evaluate(method, Some(validators)) {
             Verdict::Proceed => {}
@@ -93,7 +95,7 @@ impl Representation {
     }
 
     /// 304, with the fields that a 200 would have had and that caches need (RFC 9110 §15.4.5).
-    pub(crate) fn not_modified(&self) -> Response {
+    fn not_modified(&self) -> Response {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         response.headers_mut().extend(self.validators());
@@ -101,7 +103,7 @@ impl Representation {
     }
 
     /// The answer's head alone, as to `HEAD`.
-    pub(crate) fn head(&self) -> Response {
+    fn head(&self) -> Response {
         let mut response = Response::new(Body::empty());
         response.headers_mut().extend(self.fields());
         response
@@ -110,8 +112,23 @@ impl Representation {
         response
     }
 
+    /// The answer to a `GET` or `HEAD` whose bytes `open` gives, which is asked only if some are to be sent.
+    pub(crate) async fn answer(
+        &self,
+        method: &Method,
+        request: &HeaderMap,
+        open: impl Future<Output = Result<Arc<dyn Blob>, Failure>>,
+    ) -> Result<Response, Failure> {
+        let decision = self.decide(method, request)?;
+        match decision {
+            Decision::NotModified => Ok(self.not_modified()),
+            _ if *method == Method::HEAD => Ok(self.head()),
+            Decision::Whole | Decision::Parts(_) => Ok(self.send(&decision, &open.await?)),
+        }
+    }
+
     /// 200 with everything, or 206 with parts, read from `blob`.
-    pub(crate) fn send(&self, decision: &Decision, blob: &Arc<dyn Blob>) -> Response {
+    fn send(&self, decision: &Decision, blob: &Arc<dyn Blob>) -> Response {
         match decision {
             Decision::NotModified => self.not_modified(),
             Decision::Whole => {
@@ -161,15 +178,15 @@ impl Representation {
     }
 
     fn validators(&self) -> HeaderMap {
-        let last_modified = httpdate::fmt_http_date(self.last_modified);
-        HeaderMap::from_iter([
-            (ETAG, self.tag.to_value()),
-            (
-                LAST_MODIFIED,
-                HeaderValue::from_str(&last_modified).expect("a date is a field value"),
-            ),
-            (CACHE_CONTROL, self.cache_control.clone()),
-        ])
+        let mut fields = self.others.clone();
+        fields.insert(ETAG, self.tag.to_value());
+        fields.insert(CACHE_CONTROL, self.cache_control.clone());
+        if let Some(at) = self.last_modified {
+            let date = httpdate::fmt_http_date(at);
+            let date = HeaderValue::from_str(&date).expect("a date is a field value");
+            fields.insert(LAST_MODIFIED, date);
+        }
+        fields
     }
 
     fn fields(&self) -> HeaderMap {
@@ -178,10 +195,32 @@ impl Representation {
             (ACCEPT_RANGES, HeaderValue::from_static("bytes")),
             (CONTENT_TYPE, self.media_type.clone()),
             (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-            (CONTENT_DISPOSITION, self.disposition.clone()),
-            (REPR_DIGEST, self.repr_digest.clone()),
         ]);
+        for (name, value) in [
+            (CONTENT_DISPOSITION, &self.disposition),
+            (REPR_DIGEST, &self.repr_digest),
+        ] {
+            if let Some(value) = value {
+                fields.insert(name, value.clone());
+            }
+        }
         fields
+    }
+}
+
+/// Bytes in memory, to be sent like those of a store.
+#[derive(Debug)]
+pub(crate) struct InMemory(pub(crate) Bytes);
+
+impl Blob for InMemory {
+    fn size(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read(&self, range: Range<u64>) -> BlobStream {
+        let place = |offset| usize::try_from(offset).expect("within what is in memory");
+        let bytes = self.0.slice(place(range.start)..place(range.end));
+        stream::iter([Ok(bytes)]).boxed()
     }
 }
 

@@ -12,7 +12,7 @@ use crate::extract::FILES;
 use crate::routes::Api;
 
 /// What may stand in a path unescaped: RFC 3986 unreserved characters, and the slash.
-const PATH: &AsciiSet = &NON_ALPHANUMERIC
+pub(crate) const PATH: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')

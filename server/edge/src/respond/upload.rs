@@ -2,9 +2,10 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use archive::PackName;
 use axum::body::Body;
 use axum::response::{IntoResponse as _, Response};
-use domain::upload::{Completed, Plan, Upload, UploadState};
+use domain::upload::{Completed, Plan, Product, Target, Upload, UploadState};
 use domain::uploads::{self, Outcome, ProgressSink};
 use domain::{Error, File};
 use http::header::{CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE, ETAG, LOCATION};
@@ -21,6 +22,7 @@ use crate::extract::UPLOADS;
 use crate::interim::Interim;
 use crate::problem::Failure;
 use crate::respond::file::{self, FileDocument};
+use crate::respond::pack;
 use crate::routes::Api;
 
 /// How one request for an upload is answered.
@@ -44,29 +46,55 @@ impl Answering {
                 written(answer, Vec::new())
             }),
             Outcome::Complete(upload, completed) => {
-                let file = upload.file(completed);
-                let (target, document) = self.stored(&file, completed.replaced);
+                let (target, document) = self.stored(&upload.product(completed));
                 self.with_standing(upload, |standing| {
                     written(self.dialect.finished(self.via, standing, target), document)
                 })
             }
-            Outcome::Stored { file, replaced } => {
-                let (target, document) = self.stored(file, *replaced);
+            Outcome::Stored(product) => {
+                let (target, document) = self.stored(product);
                 written(target, document)
             }
         }
     }
 
-    /// The target resource's own answer to a file that it now has. All of the result is in fields: Photos' upload extension sees
-    /// nothing else.
-    fn stored(&self, file: &File, replaced: bool) -> (Answer, Vec<u8>) {
-        let url = HeaderValue::from_str(&file::url(&self.api, file))
-            .expect("an escaped path is a field value");
+    /// The target resource's own answer to what it now has. All of the result is in fields: Photos' upload extension sees nothing
+    /// else.
+    fn stored(&self, product: &Product) -> (Answer, Vec<u8>) {
+        match product {
+            Product::File { file, replaced } => self.stored_file(file, *replaced),
+            Product::Draft { pack, draft } => {
+                let url = pack::draft_url(&self.api, pack, draft);
+                let fields = [(CONTENT_LOCATION, url_value(&url)), (CONTENT_TYPE, JSON)];
+                let answer = Answer {
+                    status: StatusCode::OK,
+                    fields: HeaderMap::from_iter(fields),
+                };
+                (answer, json(&DraftReference::new(pack, url)))
+            }
+            Product::Version { pack, number } => {
+                let url = pack::version_url(&self.api, pack, *number);
+                let fields = [
+                    (LOCATION, url_value(&url)),
+                    (CONTENT_LOCATION, url_value(&url)),
+                    (CONTENT_TYPE, JSON),
+                ];
+                let answer = Answer {
+                    status: StatusCode::CREATED,
+                    fields: HeaderMap::from_iter(fields),
+                };
+                (answer, json(&VersionReference::new(pack, *number, url)))
+            }
+        }
+    }
+
+    fn stored_file(&self, file: &File, replaced: bool) -> (Answer, Vec<u8>) {
+        let url = url_value(&file::url(&self.api, file));
         let mut fields = HeaderMap::from_iter([
             (CONTENT_LOCATION, url.clone()),
             (ETAG, file::etag(file)),
             (REPR_DIGEST, file::repr_digest(&file.content.sha256)),
-            (CONTENT_TYPE, HeaderValue::from_static("application/json")),
+            (CONTENT_TYPE, JSON),
         ]);
         let status = if replaced {
             StatusCode::OK
@@ -101,9 +129,9 @@ impl Answering {
         })
     }
 
-    /// Names the file that a completed upload became.
+    /// Names what a completed upload became.
     fn tell_result(&self, fields: &mut HeaderMap, upload: &Upload, completed: &Completed) {
-        let (target, _) = self.stored(&upload.file(completed), completed.replaced);
+        let (target, _) = self.stored(&upload.product(completed));
         for name in [CONTENT_LOCATION, REPR_DIGEST] {
             if let Some(value) = target.fields.get(&name) {
                 fields.insert(name, value.clone());
@@ -156,7 +184,7 @@ impl Answering {
 
     fn with_standing<T>(&self, upload: &Upload, say: impl FnOnce(&Standing<'_>) -> T) -> T {
         let location = self.api.absolute(&format!("{UPLOADS}{}", upload.id));
-        let location = HeaderValue::from_str(&location).expect("a URL is a field value");
+        let location = url_value(&location);
         let (offset, length, complete) = match &upload.state {
             UploadState::Open(progress) => (progress.open.offset, progress.open.length, false),
             UploadState::Complete(completed) => (
@@ -235,7 +263,12 @@ pub(crate) struct UploadDocument {
     #[serde(skip_serializing_if = "Option::is_none")]
     length: Option<u64>,
     complete: bool,
-    path: String,
+    /// The file that it is to be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
+    /// The pack that its archive is for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pack: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     client_ref: Option<String>,
     created_at: String,
@@ -246,24 +279,64 @@ pub(crate) struct UploadDocument {
 
 impl UploadDocument {
     pub(crate) fn new(api: &Api, upload: &Upload) -> Self {
-        let (offset, length, file) = match &upload.state {
+        let (offset, length, completed) = match &upload.state {
             UploadState::Open(progress) => (progress.open.offset, progress.open.length, None),
             UploadState::Complete(completed) => {
                 let length = completed.complete.length;
-                (length, Some(length), Some(upload.file(completed)))
+                (length, Some(length), Some(completed))
             }
             UploadState::Gone(_) => (0, None, None),
         };
+        let (path, pack) = match &upload.plan.target {
+            Target::File(path) => (Some(path.to_string()), None),
+            Target::Draft { pack, .. } | Target::Pack(pack) => (None, Some(pack.to_string())),
+        };
+        let file = completed.and_then(|completed| upload.file(completed));
         Self {
             url: api.absolute(&format!("{UPLOADS}{}", upload.id)),
             offset,
             length,
-            complete: file.is_some(),
-            path: upload.plan.path.to_string(),
+            complete: completed.is_some(),
+            path,
+            pack,
             client_ref: upload.plan.client_ref.clone(),
             created_at: humantime::format_rfc3339_millis(upload.created_at.into()).to_string(),
             expires_at: humantime::format_rfc3339_millis(upload.expires_at.into()).to_string(),
             file: file.map(|file| FileDocument::new(api, &file)),
+        }
+    }
+}
+
+/// Where to ask what a draft still lacks.
+#[derive(Debug, Serialize)]
+struct DraftReference {
+    pack: String,
+    url: String,
+}
+
+impl DraftReference {
+    fn new(pack: &PackName, url: String) -> Self {
+        Self {
+            pack: pack.to_string(),
+            url,
+        }
+    }
+}
+
+/// Where a new version is.
+#[derive(Debug, Serialize)]
+struct VersionReference {
+    pack: String,
+    version: u64,
+    url: String,
+}
+
+impl VersionReference {
+    fn new(pack: &PackName, version: u64, url: String) -> Self {
+        Self {
+            pack: pack.to_string(),
+            version,
+            url,
         }
     }
 }
@@ -275,6 +348,13 @@ fn echo(plan: &Plan) -> Option<tus::Echo<'_>> {
         concat: plan.tus_concat.as_deref(),
     };
     (echo != tus::Echo::default()).then_some(echo)
+}
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// A URL as a field value.
+fn url_value(url: &str) -> HeaderValue {
+    HeaderValue::from_str(url).expect("an escaped path is a field value")
 }
 
 pub(crate) fn told(refusal: Refusal) -> Failure {

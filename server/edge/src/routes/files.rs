@@ -8,7 +8,7 @@ use axum::{Json, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use domain::{File, Files};
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use protocol::conditional::EntityTag;
 use protocol::disposition::{self, Disposition};
 use protocol::problem::Problem;
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::uploads;
 use crate::extract::{Access, Target};
 use crate::problem::{Failure, own};
-use crate::respond::content::{Decision, Representation};
+use crate::respond::content::Representation;
 use crate::respond::file::{self, FileDocument};
 use crate::routes::Api;
 
@@ -53,16 +53,11 @@ async fn download(
     request: Request,
 ) -> Result<Response, Failure> {
     let found = files.find(&path).await?;
-    let representation = representation(&found);
-    let decision = representation.decide(request.method(), request.headers())?;
-    if matches!(decision, Decision::NotModified) {
-        return Ok(representation.not_modified());
-    }
-    if request.method() == Method::HEAD {
-        return Ok(representation.head());
-    }
-    let blob = files.open(&found).await?;
-    Ok(representation.send(&decision, &blob))
+    representation(&found)
+        .answer(request.method(), request.headers(), async {
+            Ok(files.open(&found).await?)
+        })
+        .await
 }
 
 fn representation(file: &File) -> Representation {
@@ -74,15 +69,16 @@ fn representation(file: &File) -> Representation {
     Representation {
         tag: EntityTag::strong(file.content.sha256.to_string())
             .expect("hexadecimal digits are a tag"),
-        last_modified: file.modified_at.into(),
+        last_modified: Some(file.modified_at.into()),
         size: file.content.size,
         media_type: description
             .media_type
             .as_deref()
             .and_then(|media_type| HeaderValue::from_str(media_type).ok())
             .unwrap_or(UNKNOWN_TYPE),
-        disposition: disposition::write(Disposition::Attachment, name),
-        repr_digest: file::repr_digest(&file.content.sha256),
+        disposition: Some(disposition::write(Disposition::Attachment, name)),
+        repr_digest: Some(file::repr_digest(&file.content.sha256)),
+        others: HeaderMap::new(),
         cache_control: CACHE_CONTROL,
     }
 }

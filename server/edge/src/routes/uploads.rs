@@ -9,7 +9,7 @@ use axum::routing::{any, get};
 use axum::{Json, Router};
 use domain::files::{Description, WriteCondition};
 use domain::uploads::{Addition, Creation, ProgressSink};
-use domain::{FilePath, UploadId, Uploads};
+use domain::{UploadId, Uploads, upload};
 use http::header::{CONTENT_RANGE, IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderName, Method};
 use protocol::answer::Via;
@@ -28,6 +28,7 @@ use crate::interim::Interim;
 use crate::problem::{Failure, no_such_method, own};
 use crate::respond::upload::{Announcer, Answering, UploadDocument, told, written};
 use crate::routes::Api;
+use crate::routes::packs::{self, Names};
 
 /// The client's own reference of an upload, by which it finds its open uploads again.
 const UPLOAD_CLIENT_REF: HeaderName = HeaderName::from_static("upload-client-ref");
@@ -72,13 +73,38 @@ pub(super) async fn create_at(
     Target(path): Target,
     request: Request,
 ) -> Result<Response, Failure> {
-    creation(api, uploads, Some(path), request).await
+    creation(api, uploads, Some(upload::Target::File(path)), request).await
+}
+
+/// Makes an upload of an archive with contents of a draft.
+pub(super) async fn create_content(
+    State(api): State<Api>,
+    uploads: Access<Uploads>,
+    Names((pack, draft)): Names<(String, String)>,
+    request: Request,
+) -> Result<Response, Failure> {
+    let target = upload::Target::Draft {
+        pack: packs::pack_name(&pack)?,
+        draft: packs::draft_id(&draft)?,
+    };
+    creation(api, uploads, Some(target), request).await
+}
+
+/// Makes an upload of an archive of a whole tree, which is to be a version.
+pub(super) async fn create_version(
+    State(api): State<Api>,
+    uploads: Access<Uploads>,
+    Names(pack): Names<String>,
+    request: Request,
+) -> Result<Response, Failure> {
+    let target = upload::Target::Pack(packs::publishable(&pack)?);
+    creation(api, uploads, Some(target), request).await
 }
 
 async fn creation(
     api: Api,
     Access(uploads): Access<Uploads>,
-    path: Option<FilePath>,
+    target: Option<upload::Target>,
     request: Request,
 ) -> Result<Response, Failure> {
     let (head, body) = request.into_parts();
@@ -127,7 +153,7 @@ async fn creation(
         .transpose()
         .map_err(|rejection| answering.refused(&rejection))?;
     // The name is the path's, if the client chose one.
-    if path.is_some() {
+    if target.is_some() {
         description.filename = None;
     }
     let tus_concat = concat.map(|concat| concat.raw().to_owned());
@@ -138,7 +164,7 @@ async fn creation(
         create,
         resumable: dialect != Dialect::Plain || fields.contains_key(IDEMPOTENCY_KEY),
         parts,
-        path,
+        target,
         condition: condition(fields)?,
         description,
         digests: read.digests,

@@ -5,7 +5,7 @@
 
 use domain::files::{File, WriteCondition};
 use domain::metadata_store::{Deleted, Guarded, Inserted, MetadataError, Written};
-use domain::upload::{Completed, Gone, Progress, Upload, UploadState};
+use domain::upload::{Completed, Gone, Progress, Target, Upload, UploadState};
 use domain::{BlobKey, FilePath, Timestamp, UploadId};
 use sqlx::Sqlite;
 use sqlx::sqlite::SqliteArguments;
@@ -30,10 +30,17 @@ impl Command for InsertUpload {
             return Err(failed(Self::DOING, "a new upload must be open"));
         };
         let plan = &upload.plan;
+        let (path, pack, draft) = match &plan.target {
+            Target::File(path) => (Some(path.as_str()), None, None),
+            Target::Draft { pack, draft } => (None, Some(pack.as_str()), Some(draft.to_string())),
+            Target::Pack(pack) => (None, Some(pack.as_str()), None),
+        };
         let insert = sqlx::query(sql::INSERT_UPLOAD)
             .bind(upload.id.to_string())
             .bind(upload.blob.as_str())
-            .bind(plan.path.as_str())
+            .bind(path)
+            .bind(pack)
+            .bind(draft)
             .bind(plan.condition.if_match.as_deref())
             .bind(plan.condition.if_none_match.as_deref())
             .bind(plan.description.media_type.as_deref())
@@ -139,10 +146,13 @@ impl Command for CompleteUpload {
         let Upload {
             id, plan, epoch, ..
         } = &self.upload;
+        let Some(file) = self.upload.file(&self.completed) else {
+            return self.complete_archive(transaction).await;
+        };
         let row: HeldRow = sqlx::query_as(sql::HELD_AND_FILE)
             .bind(id.to_string())
             .bind(column(*epoch)?)
-            .bind(plan.path.as_str())
+            .bind(file.path.as_str())
             .fetch_one(&mut *transaction.connection)
             .await
             .map_err(engine(Self::DOING))?;
@@ -153,7 +163,6 @@ impl Command for CompleteUpload {
         if !plan.condition.holds(current.as_ref()) {
             return Ok(Written::ConditionFailed(current.map(Box::new)));
         }
-        let file = self.upload.file(&self.completed);
         let complete = with_file(sql::COMPLETE_UPLOAD, &file)?
             .bind(id.to_string())
             .bind(column(*epoch)?)
@@ -164,11 +173,34 @@ impl Command for CompleteUpload {
     }
 }
 
-/// See [`end_upload`](domain::MetadataStore::end_upload).
+impl CompleteUpload {
+    async fn complete_archive(
+        &self,
+        transaction: &mut Transaction<'_>,
+    ) -> Result<Written, MetadataError> {
+        let completed = &self.completed;
+        let complete = sqlx::query(sql::COMPLETE_ARCHIVE)
+            .bind(self.upload.id.to_string())
+            .bind(column(self.upload.epoch)?)
+            .bind(column(completed.complete.length)?)
+            .bind(completed.sha256.as_bytes().as_slice())
+            .bind(completed.at.as_millis())
+            .bind(completed.version.map(column).transpose()?)
+            .bind(self.expires_at.as_millis());
+        Ok(match affected(transaction, complete, Self::DOING).await? {
+            0 => Written::Fenced,
+            _ => Written::Created,
+        })
+    }
+}
+
+/// See [`end_upload`](domain::MetadataStore::end_upload) and [`expire_upload`](domain::MetadataStore::expire_upload).
 #[derive(Debug)]
 pub(super) struct EndUpload {
     pub(super) id: UploadId,
     pub(super) epoch: Option<u64>,
+    /// The moment at which its time must be up, where that is why it ends.
+    pub(super) expired_at: Option<Timestamp>,
     pub(super) gone: Gone,
     pub(super) expires_at: Timestamp,
 }
@@ -182,7 +214,8 @@ impl Command for EndUpload {
             .bind(self.id.to_string())
             .bind(self.epoch.map(column).transpose()?)
             .bind(self.expires_at.as_millis())
-            .bind(gone_text(self.gone));
+            .bind(gone_text(self.gone))
+            .bind(self.expired_at.map(Timestamp::as_millis));
         Ok(match affected(transaction, update, Self::DOING).await? {
             0 => Guarded::Fenced,
             _ => Guarded::Done,
@@ -347,10 +380,10 @@ async fn holds(
 }
 
 /// A statement with its parameters.
-type Query<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
+pub(super) type Query<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
 
 /// Runs a statement and returns how many rows it changed.
-async fn affected(
+pub(super) async fn affected(
     transaction: &mut Transaction<'_>,
     statement: Query<'_>,
     doing: &'static str,
@@ -372,7 +405,7 @@ struct NotAsExpected {
 }
 
 /// Runs statements that must change so many rows, one each.
-async fn exactly(
+pub(super) async fn exactly(
     expected: u64,
     transaction: &mut Transaction<'_>,
     statements: Query<'_>,

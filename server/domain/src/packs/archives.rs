@@ -1,0 +1,229 @@
+//! Archives of versions: which bytes they have, and how these are read from where the contents lie.
+
+mod reading;
+#[cfg(test)]
+pub(in crate::packs) mod testing;
+#[cfg(test)]
+mod tests;
+mod windows;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use archive::{ArchiveFormat, Layout, Need, Plan, PlanError};
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+
+use self::reading::Reading;
+use super::versions::{Capped, Version, Versions, capped_cache};
+use super::{PackError, Shared};
+use crate::blob_store::BlobStream;
+use crate::digest::Sha256Digest;
+use crate::pack_store::Place;
+use crate::{Blob, BlobStore, Error};
+
+/// Which entries of a version an archive has, and for whom it is made.
+#[derive(Debug, Clone)]
+pub(super) enum Choice {
+    /// All, for a receiver that holds nothing.
+    Whole,
+    /// Those that the holder of this version lacks.
+    Since(Arc<Version>),
+    /// Those of a need, for a receiver that holds something unknown.
+    Need(Need),
+}
+
+/// The layouts in use. They are kept while their versions are, at most.
+#[derive(Debug)]
+pub(super) struct Layouts(Cache<LayoutKey, Layout, Capped<LayoutMemory>>);
+
+/// All that a layout depends on.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct LayoutKey {
+    format: ArchiveFormat,
+    catalogue: Sha256Digest,
+    forms: Sha256Digest,
+    choice: ChoiceKey,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum ChoiceKey {
+    Whole,
+    /// The digest of the base's catalogue.
+    Since(Sha256Digest),
+    /// The digest of the need's encoding.
+    Need(Sha256Digest),
+}
+
+impl Layouts {
+    /// Keeps layouts of up to about `memory` bytes, and one in any case.
+    pub(super) fn new(memory: u64) -> Self {
+        Self(capped_cache(memory, LayoutMemory))
+    }
+
+    /// Drops the layouts of versions that are not kept. They would keep the catalogues in memory, and nobody would count them.
+    pub(super) fn drop_all_but(&self, versions: &Versions) {
+        self.0.retain(|_, layout| {
+            let plan = layout.plan();
+            versions.keep(plan.target()) && plan.base().is_none_or(|base| versions.keep(base))
+        });
+    }
+}
+
+impl LayoutKey {
+    fn new(target: &Version, choice: &Choice, format: ArchiveFormat) -> Self {
+        Self {
+            format,
+            catalogue: target.catalogue.digest(),
+            forms: target.forms.digest(),
+            choice: match choice {
+                Choice::Whole => ChoiceKey::Whole,
+                Choice::Since(base) => ChoiceKey::Since(base.catalogue.digest()),
+                Choice::Need(need) => ChoiceKey::Need(Sha256Digest::of(&need.encode())),
+            },
+        }
+    }
+}
+
+/// Weighs layouts by the memory that they take beside their catalogues.
+#[derive(Debug, Clone)]
+struct LayoutMemory;
+
+impl Weighter<LayoutKey, Layout> for LayoutMemory {
+    fn weight(&self, _: &LayoutKey, layout: &Layout) -> u64 {
+        (size_of::<(LayoutKey, Layout)>() + layout.memory()) as u64
+    }
+}
+
+impl Shared {
+    /// The bytes of an archive. Only the first request after a while lays it out.
+    ///
+    /// # Errors
+    /// [`PackError::Need`] where the need is one of another version.
+    ///
+    /// # Cancel safety
+    /// May be dropped anywhere; another waiting request then lays it out.
+    pub(super) async fn layout(
+        &self,
+        target: &Arc<Version>,
+        choice: &Choice,
+        format: ArchiveFormat,
+    ) -> Result<Layout, Error> {
+        let key = LayoutKey::new(target, choice, format);
+        let make = async {
+            let (target, choice) = (Arc::clone(target), choice.clone());
+            if entries(&target, &choice) <= FEW_ENTRIES {
+                return lay_out(&target, choice, format);
+            }
+            let _turn = self.versions.turn().await;
+            let work = move || lay_out(&target, choice, format);
+            let made = tokio::task::spawn_blocking(work).await;
+            made.expect("laying out does not panic")
+        };
+        self.layouts.0.get_or_insert_async(&key, make).await
+    }
+
+    /// The archive of this layout, which is one of this version.
+    pub(super) fn virtual_archive(&self, version: Arc<Version>, layout: Layout) -> Arc<dyn Blob> {
+        Arc::new(VirtualArchive {
+            blobs: Arc::clone(&self.blobs),
+            version,
+            layout,
+        })
+    }
+
+    /// One content: `size` bytes from a place on, as a blob of its own.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] where it does not lie within its blob, or a store's.
+    pub(super) async fn open_slice(
+        &self,
+        place: &Place,
+        size: u64,
+    ) -> Result<Arc<dyn Blob>, Error> {
+        let within = place
+            .blob_size
+            .checked_sub(place.start)
+            .is_some_and(|room| size <= room);
+        if !within {
+            return Err(Error::Corrupt {
+                what: format!("the place of a content in blob {}", place.blob),
+            });
+        }
+        let blob = self
+            .blobs
+            .open(&place.blob, place.blob_size)
+            .await
+            .map_err(Error::blob("open a blob"))?;
+        if size == place.blob_size {
+            return Ok(blob);
+        }
+        let start = place.start;
+        Ok(Arc::new(Slice { blob, start, size }))
+    }
+}
+
+/// How many entries are laid out at once, in the request's own task: a tenth of a millisecond.
+const FEW_ENTRIES: u64 = 4096;
+
+/// How many entries are looked at to lay an archive out.
+fn entries(target: &Version, choice: &Choice) -> u64 {
+    let base = match choice {
+        Choice::Since(base) => base.catalogue.tree().len(),
+        Choice::Whole | Choice::Need(_) => 0,
+    };
+    u64::from(target.catalogue.tree().len()) + u64::from(base)
+}
+
+fn lay_out(target: &Version, choice: Choice, format: ArchiveFormat) -> Result<Layout, Error> {
+    let (catalogue, forms) = (Arc::clone(&target.catalogue), Arc::clone(&target.forms));
+    let plan = match choice {
+        Choice::Whole => Plan::whole(catalogue, forms),
+        Choice::Since(base) => Plan::since(Arc::clone(&base.catalogue), catalogue, forms),
+        Choice::Need(need) => Plan::new(catalogue, forms, None, need),
+    };
+    let plan = plan.map_err(|PlanError| PackError::Need)?;
+    Ok(Layout::new(format, plan))
+}
+
+/// An archive that is made as it is read.
+#[derive(Debug)]
+struct VirtualArchive {
+    blobs: Arc<dyn BlobStore>,
+    version: Arc<Version>,
+    layout: Layout,
+}
+
+impl Blob for VirtualArchive {
+    fn size(&self) -> u64 {
+        self.layout.len()
+    }
+
+    fn read(&self, range: Range<u64>) -> BlobStream {
+        Reading::new(
+            Arc::clone(&self.blobs),
+            Arc::clone(&self.version),
+            self.layout.slice(range),
+        )
+        .stream()
+    }
+}
+
+/// A stretch of another blob.
+#[derive(Debug)]
+struct Slice {
+    blob: Arc<dyn Blob>,
+    start: u64,
+    size: u64,
+}
+
+impl Blob for Slice {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read(&self, range: Range<u64>) -> BlobStream {
+        self.blob
+            .read(self.start + range.start..self.start + range.end)
+    }
+}

@@ -1,0 +1,179 @@
+//! An archive as it is read: one step after another, one chunk ahead.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use archive::Segments;
+use bytes::Bytes;
+use futures::stream::{self, Fuse};
+use futures::{Stream, StreamExt as _};
+
+use super::super::versions::Version;
+use super::windows::{Source, Step, Steps, Window};
+use crate::blob_store::{BlobError, BlobStream};
+use crate::{Blob, BlobKey, BlobStore};
+
+/// How many blobs a stream keeps open: in an archive of few changes, contents of several publishings alternate.
+const MOST_OPEN: usize = 4;
+
+/// A range of an archive while it is read.
+pub(super) struct Reading {
+    blobs: Arc<dyn BlobStore>,
+    steps: Steps,
+    /// The last used blobs, by their indices among the places; the latest is the last.
+    open: VecDeque<(u32, Arc<dyn Blob>)>,
+    passing: Option<Passing>,
+}
+
+/// A content that is passed on.
+struct Passing {
+    chunks: BlobStream,
+    key: BlobKey,
+    /// How many bytes are yet to come.
+    left: u64,
+}
+
+impl Reading {
+    /// The segments are of an archive of this version.
+    pub(super) fn new(
+        blobs: Arc<dyn BlobStore>,
+        version: Arc<Version>,
+        segments: Segments,
+    ) -> Self {
+        Self {
+            blobs,
+            steps: Steps::new(version, segments),
+            open: VecDeque::with_capacity(MOST_OPEN),
+            passing: None,
+        }
+    }
+
+    /// The bytes. Nothing is read before the stream is asked for them, and then one chunk ahead: while a chunk is sent, the store
+    /// can already fetch the next.
+    pub(super) fn stream(self) -> BlobStream {
+        let chunks = stream::try_unfold(self, |mut reading| async move {
+            let chunk = reading.next().await?;
+            Ok(chunk.map(|chunk| (chunk, reading)))
+        });
+        let ahead = Ahead {
+            chunks: chunks.boxed().fuse(),
+            next: None,
+        };
+        ahead.boxed()
+    }
+
+    /// The next chunk; none at the end.
+    async fn next(&mut self) -> Result<Option<Bytes>, BlobError> {
+        loop {
+            if let Some(passing) = &mut self.passing {
+                if let Some(chunk) = passing.next().await? {
+                    return Ok(Some(chunk));
+                }
+                self.passing = None;
+            }
+            match self.steps.next() {
+                None => return Ok(None),
+                Some(Step::Copy(window)) => return self.fill(window).await.map(Some),
+                Some(Step::Pass(Source { blob, range })) => {
+                    let left = range.end - range.start;
+                    let opened = self.open(blob).await?;
+                    self.passing = Some(Passing {
+                        chunks: opened.read(range),
+                        key: self.key(blob),
+                        left,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Copies contents to their places between the literals.
+    async fn fill(&mut self, window: Window) -> Result<Bytes, BlobError> {
+        let Window { mut bytes, spans } = window;
+        for span in spans {
+            let Source { blob, range } = span.source.clone();
+            let mut chunks = self.open(blob).await?.read(range);
+            let mut copying = span.copying();
+            while let Some(chunk) = chunks.next().await {
+                if !copying.take(&chunk?, &mut bytes) {
+                    return Err(missing(self.key(blob)));
+                }
+            }
+            if !copying.is_whole() {
+                return Err(missing(self.key(blob)));
+            }
+        }
+        Ok(bytes.into())
+    }
+
+    async fn open(&mut self, index: u32) -> Result<Arc<dyn Blob>, BlobError> {
+        let known = self.open.iter().position(|(open, _)| *open == index);
+        let blob = match known.and_then(|at| self.open.remove(at)) {
+            Some((_, blob)) => blob,
+            None => {
+                let (key, size) = self.steps.version().places.blob(index);
+                let blob = self.blobs.open(key, size).await?;
+                if self.open.len() == MOST_OPEN {
+                    self.open.pop_front();
+                }
+                blob
+            }
+        };
+        self.open.push_back((index, Arc::clone(&blob)));
+        Ok(blob)
+    }
+
+    fn key(&self, blob: u32) -> BlobKey {
+        self.steps.version().places.blob(blob).0.clone()
+    }
+}
+
+/// The error for a blob that has not the bytes that it should.
+fn missing(key: BlobKey) -> BlobError {
+    BlobError::Missing { key }
+}
+
+impl Passing {
+    async fn next(&mut self) -> Result<Option<Bytes>, BlobError> {
+        let missing = || missing(self.key.clone());
+        match self.chunks.next().await {
+            Some(chunk) => {
+                let chunk = chunk?;
+                self.left = self
+                    .left
+                    .checked_sub(chunk.len() as u64)
+                    .ok_or_else(missing)?;
+                Ok(Some(chunk))
+            }
+            None if self.left == 0 => Ok(None),
+            None => Err(missing()),
+        }
+    }
+}
+
+/// Chunks, of which one is asked for ahead.
+struct Ahead {
+    chunks: Fuse<BlobStream>,
+    /// What came ahead.
+    next: Option<Option<Result<Bytes, BlobError>>>,
+}
+
+impl Stream for Ahead {
+    type Item = Result<Bytes, BlobError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        let item = match this.next.take() {
+            Some(item) => item,
+            None => ready!(this.chunks.poll_next_unpin(context)),
+        };
+        if matches!(item, Some(Ok(_)))
+            && let Poll::Ready(next) = this.chunks.poll_next_unpin(context)
+        {
+            this.next = Some(next);
+        }
+        Poll::Ready(item)
+    }
+}

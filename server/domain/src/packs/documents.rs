@@ -1,0 +1,234 @@
+//! Documents that list files or digests: too long to be held as text, so they are stored, and read where blocking is allowed.
+
+use std::io::{self, Read};
+
+use bytes::{Buf as _, Bytes};
+use futures::stream::{BoxStream, StreamExt as _};
+use tokio::sync::mpsc;
+
+use super::{PackError, Shared};
+use crate::blob_store::BlobError;
+use crate::digest::Hasher;
+use crate::files::Content;
+use crate::ingest::BodyFault;
+use crate::{BlobKey, Error, StagedBlob};
+
+/// A document as it comes from a client, in plain bytes.
+pub type DocumentBody = BoxStream<'static, Result<Bytes, BodyFault>>;
+
+/// How many chunks may wait for the reading half.
+const QUEUE: usize = 4;
+
+impl Shared {
+    /// Stores a document that a client sends, durably.
+    pub(super) async fn keep_document(&self, mut body: DocumentBody) -> Result<Content, Error> {
+        let limit = self.config.max_document.as_u64();
+        let key = BlobKey::random(&*self.randomness);
+        let kept = async {
+            let mut writing = self.begin(&key).await?;
+            while let Some(chunk) = body.next().await {
+                let chunk = chunk?;
+                if writing.size + chunk.len() as u64 > limit {
+                    return Err(PackError::DocumentTooLarge { limit }.into());
+                }
+                writing.write(chunk).await?;
+            }
+            self.publish_blob(writing).await
+        };
+        let kept = kept.await;
+        if kept.is_err() {
+            self.discard(&key).await;
+        }
+        kept
+    }
+
+    /// Stores bytes as a blob of their own, durably.
+    pub(super) async fn keep(
+        &self,
+        chunks: impl IntoIterator<Item = Bytes, IntoIter: Send> + Send,
+    ) -> Result<Content, Error> {
+        let key = BlobKey::random(&*self.randomness);
+        let mut writing = self.begin(&key).await?;
+        for chunk in chunks {
+            writing.write(chunk).await?;
+        }
+        self.publish_blob(writing).await
+    }
+
+    async fn begin(&self, key: &BlobKey) -> Result<Writing, Error> {
+        Ok(Writing {
+            key: key.clone(),
+            staged: self.stage(key).await?,
+            size: 0,
+            hasher: Hasher::new(),
+        })
+    }
+
+    async fn publish_blob(&self, writing: Writing) -> Result<Content, Error> {
+        self.make_durable(&writing.key, writing.staged, writing.size)
+            .await?;
+        Ok(Content {
+            blob: writing.key,
+            size: writing.size,
+            sha256: writing.hasher.finish(),
+        })
+    }
+
+    /// Begins a blob.
+    pub(super) async fn stage(&self, key: &BlobKey) -> Result<Box<dyn StagedBlob>, Error> {
+        self.blobs
+            .stage(key, 0)
+            .await
+            .map_err(Error::blob("open a staged blob"))
+    }
+
+    /// Publishes a staged blob of `size` bytes.
+    pub(super) async fn make_durable(
+        &self,
+        key: &BlobKey,
+        mut staged: Box<dyn StagedBlob>,
+        size: u64,
+    ) -> Result<(), Error> {
+        staged
+            .sync()
+            .await
+            .map_err(Error::blob("sync a staged blob"))?;
+        drop(staged);
+        self.blobs
+            .publish(key, size)
+            .await
+            .map_err(Error::blob("publish a blob"))
+    }
+
+    /// Forgets a staged blob. What cannot be discarded now is found by the janitor.
+    pub(super) async fn discard(&self, key: &BlobKey) {
+        if let Err(error) = self.blobs.discard(key).await {
+            tracing::warn!(%key, error = &error as &dyn std::error::Error, "a staged blob stays for the janitor");
+        }
+    }
+
+    /// Reads a stored document on a thread that may block.
+    pub(super) async fn read_document<T: Send + 'static>(
+        &self,
+        content: &Content,
+        read: impl FnOnce(&mut dyn Read) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let blob = self
+            .blobs
+            .open(&content.blob, content.size)
+            .await
+            .map_err(Error::blob("open a blob"))?;
+        let chunks = blob.read(0..content.size);
+        read_elsewhere(
+            chunks
+                .map(|chunk| chunk.map_err(Interruption::Store))
+                .boxed(),
+            u64::MAX,
+            read,
+        )
+        .await
+    }
+}
+
+/// Reads a document as it comes from a client, of at most `limit` bytes, on a thread that may block.
+pub(super) async fn read_body<T: Send + 'static>(
+    body: DocumentBody,
+    limit: u64,
+    read: impl FnOnce(&mut dyn Read) -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let chunks = body.map(|chunk| chunk.map_err(Interruption::Body));
+    read_elsewhere(chunks.boxed(), limit, read).await
+}
+
+/// What ends a document before its end.
+enum Interruption {
+    Body(BodyFault),
+    Store(BlobError),
+}
+
+/// Feeds `chunks` to `read` on a thread that may block. What interrupts the chunks is the outcome, whatever `read` makes of it.
+async fn read_elsewhere<T: Send + 'static>(
+    mut chunks: BoxStream<'static, Result<Bytes, Interruption>>,
+    limit: u64,
+    read: impl FnOnce(&mut dyn Read) -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut reader = ChunkReader {
+            chunks: receiver,
+            current: Bytes::new(),
+        };
+        read(&mut reader)
+    });
+    let mut left = limit;
+    let interruption = loop {
+        match chunks.next().await {
+            None => break None,
+            Some(Ok(chunk)) => match left.checked_sub(chunk.len() as u64) {
+                None => break Some(PackError::DocumentTooLarge { limit }.into()),
+                Some(rest) => {
+                    left = rest;
+                    // A reader that has seen enough hangs up, and knows why.
+                    if sender.send(Ok(chunk)).await.is_err() {
+                        break None;
+                    }
+                }
+            },
+            Some(Err(Interruption::Body(fault))) => break Some(fault.into()),
+            Some(Err(Interruption::Store(error))) => break Some(Error::blob("read a blob")(error)),
+        }
+    };
+    if interruption.is_some() {
+        // It must not take the end for the document's own. Whether it still listens does not matter.
+        let _ = sender
+            .send(Err(io::Error::from(io::ErrorKind::UnexpectedEof)))
+            .await;
+    }
+    drop(sender);
+    let read = reading.await.expect("reading a document does not panic");
+    match interruption {
+        Some(error) => Err(error),
+        None => read,
+    }
+}
+
+/// A blob while it is written.
+#[derive(Debug)]
+struct Writing {
+    key: BlobKey,
+    staged: Box<dyn StagedBlob>,
+    size: u64,
+    hasher: Hasher,
+}
+
+impl Writing {
+    async fn write(&mut self, chunk: Bytes) -> Result<(), Error> {
+        self.size += chunk.len() as u64;
+        self.hasher.update(&chunk);
+        self.staged
+            .write(chunk)
+            .await
+            .map_err(Error::blob("write to a staged blob"))
+    }
+}
+
+/// Chunks as a reader, for a thread that may block.
+#[derive(Debug)]
+struct ChunkReader {
+    chunks: mpsc::Receiver<io::Result<Bytes>>,
+    current: Bytes,
+}
+
+impl Read for ChunkReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.current.is_empty() {
+            match self.chunks.blocking_recv() {
+                Some(chunk) => self.current = chunk?,
+                None => return Ok(0),
+            }
+        }
+        let count = self.current.len().min(buffer.len());
+        self.current.copy_to_slice(&mut buffer[..count]);
+        Ok(count)
+    }
+}

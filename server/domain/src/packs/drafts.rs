@@ -1,0 +1,216 @@
+//! Drafts: trees that are to be published, and what of them is still missing.
+
+use std::collections::HashSet;
+
+use archive::{Draft, PackName};
+
+use super::documents::DocumentBody;
+use super::{PackError, Packs, Shared, look_up};
+use crate::access::Action;
+use crate::digest::Sha256Digest;
+use crate::files::Content;
+use crate::pack_store::DraftRecord;
+use crate::{Authorized, DraftId, Error};
+
+/// How a draft stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DraftStatus {
+    /// The draft as it is recorded.
+    pub record: DraftRecord,
+    /// How many files its tree has; 0 while the tree is not known.
+    pub files: u64,
+    /// The sum of their sizes, in bytes.
+    pub size: u64,
+    /// What must come before it can be published.
+    pub missing: Missing,
+}
+
+/// Contents that the server lacks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Missing {
+    /// How many there are.
+    pub contents: u64,
+    /// The sum of their sizes, in bytes.
+    pub size: u64,
+    /// Their digests, each once, in the order of the first paths that have them.
+    pub sha256s: Vec<Sha256Digest>,
+}
+
+impl Authorized<Packs> {
+    /// Makes a draft of the tree that `document` lists, as [`archive::Draft`] describes it.
+    ///
+    /// # Errors
+    /// [`PackError::Document`], [`PackError::DocumentTooLarge`], a fault of the body, [`Error::Forbidden`] or a store's.
+    pub async fn create_draft(
+        &self,
+        pack: PackName,
+        document: DocumentBody,
+    ) -> Result<DraftStatus, Error> {
+        self.principal.check(Action::PublishPack(&pack))?;
+        let shared = &self.service.shared;
+        let tree = shared.keep_document(document).await?;
+        let record = shared.new_draft(pack, Some(tree.clone()));
+        let made = async {
+            let draft = shared.read_draft(&tree).await?;
+            shared
+                .facts
+                .insert_draft(&record)
+                .await
+                .map_err(Error::metadata("record a draft"))?;
+            shared.status(record, Some(&draft)).await
+        };
+        let made = made.await;
+        if matches!(made, Err(Error::Pack(_)))
+            && let Err(error) = shared.blobs.delete(&tree.blob).await
+        {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "a refused document stays for the janitor"
+            );
+        }
+        made
+    }
+
+    /// How a draft stands.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Forbidden`] or a store's.
+    pub async fn draft(&self, pack: &PackName, id: &DraftId) -> Result<DraftStatus, Error> {
+        self.principal.check(Action::PublishPack(pack))?;
+        self.service.shared.draft_status(pack, id).await
+    }
+
+    /// Gives a draft up. A published one's version stays.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Forbidden`] or a store's.
+    pub async fn cancel_draft(&self, pack: &PackName, id: &DraftId) -> Result<(), Error> {
+        self.principal.check(Action::PublishPack(pack))?;
+        let shared = &self.service.shared;
+        shared.existing_draft(pack, id).await?;
+        let now = shared.clock.now();
+        shared
+            .facts
+            .forget_draft(id, now)
+            .await
+            .map_err(Error::metadata("forget a draft"))?;
+        Ok(())
+    }
+}
+
+impl Shared {
+    pub(super) fn new_draft(&self, pack: PackName, tree: Option<Content>) -> DraftRecord {
+        let now = self.clock.now();
+        DraftRecord {
+            id: DraftId::random(&*self.randomness),
+            pack,
+            tree,
+            created_at: now,
+            expires_at: now.plus(self.config.draft_lifetime),
+            published: None,
+        }
+    }
+
+    /// A draft of this pack that has not expired.
+    pub(crate) async fn existing_draft(
+        &self,
+        pack: &PackName,
+        id: &DraftId,
+    ) -> Result<DraftRecord, Error> {
+        let draft = self
+            .facts
+            .draft(id)
+            .await
+            .map_err(Error::metadata("read a draft"))?;
+        draft
+            .filter(|draft| draft.pack == *pack && draft.expires_at > self.clock.now())
+            .ok_or(Error::NotFound { what: "draft" })
+    }
+
+    /// A draft that takes content.
+    pub(crate) async fn open_draft(
+        &self,
+        pack: &PackName,
+        id: &DraftId,
+    ) -> Result<DraftRecord, Error> {
+        let record = self.existing_draft(pack, id).await?;
+        match record.published {
+            None => Ok(record),
+            Some(version) => Err(PackError::Published { version }.into()),
+        }
+    }
+
+    pub(crate) async fn draft_status(
+        &self,
+        pack: &PackName,
+        id: &DraftId,
+    ) -> Result<DraftStatus, Error> {
+        let record = self.existing_draft(pack, id).await?;
+        let draft = match &record.tree {
+            Some(tree) => Some(self.read_draft(tree).await?),
+            None => None,
+        };
+        self.status(record, draft.as_ref()).await
+    }
+
+    async fn status(
+        &self,
+        record: DraftRecord,
+        draft: Option<&Draft>,
+    ) -> Result<DraftStatus, Error> {
+        let Some(draft) = draft else {
+            return Ok(DraftStatus {
+                record,
+                files: 0,
+                size: 0,
+                missing: Missing::default(),
+            });
+        };
+        let missing = match record.published {
+            Some(_) => Missing::default(),
+            None => self.missing(draft).await?,
+        };
+        Ok(DraftStatus {
+            record,
+            files: u64::from(draft.tree.len()),
+            size: draft.tree.total_size(),
+            missing,
+        })
+    }
+
+    /// Reads a draft's tree. It was checked when it came, apart from what the stored bytes may have suffered.
+    pub(super) async fn read_draft(&self, content: &Content) -> Result<Draft, Error> {
+        let limits = self.config.tree_limits();
+        self.read_document(content, move |reader| {
+            Draft::read_json(reader, limits)
+                .map_err(|error| PackError::Document(crate::error::chain(&error)).into())
+        })
+        .await
+    }
+
+    /// What the server lacks of a tree.
+    pub(super) async fn missing(&self, draft: &Draft) -> Result<Missing, Error> {
+        let tree = &draft.tree;
+        let mut seen = HashSet::with_capacity(tree.len() as usize);
+        let mut wanted = Vec::new();
+        for entry in tree.entries() {
+            if seen.insert(entry.sha256) {
+                wanted.push((entry.sha256, entry.size));
+            }
+        }
+        let sha256s: Vec<Sha256Digest> = wanted.iter().map(|(sha256, _)| *sha256).collect();
+        for content in look_up(&*self.facts, &sha256s).await? {
+            seen.remove(&content.sha256);
+        }
+        let lacking = wanted
+            .into_iter()
+            .filter(|(sha256, _)| seen.contains(sha256));
+        let mut missing = Missing::default();
+        for (sha256, size) in lacking {
+            missing.contents += 1;
+            missing.size += size;
+            missing.sha256s.push(sha256);
+        }
+        Ok(missing)
+    }
+}

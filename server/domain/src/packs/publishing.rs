@@ -1,0 +1,364 @@
+//! From a draft to a version, and from a version to nothing.
+
+use std::collections::{HashMap, HashSet};
+use std::io::Write as _;
+use std::sync::Arc;
+
+use archive::{Catalogue, CatalogueError, Draft, Form, Forms, PackName, Tree};
+use bytes::Bytes;
+
+use super::places::Places;
+use super::{PackError, Packs, Shared, look_up};
+use crate::access::Action;
+use crate::blob_store::BlobStream;
+use crate::digest::Sha256Digest;
+use crate::files::Content;
+use crate::pack_store::{DraftRecord, PackVersion, Published, StoredContent};
+use crate::{Authorized, BlobKey, DraftId, Error};
+
+/// How often publishing begins anew when others publish the same pack, or retire what it needs, at the same time.
+const ATTEMPTS: usize = 20;
+
+/// The level of gzip for catalogues: they are compressed once and sent often.
+const GZIP_LEVEL: u32 = 9;
+/// The level of zstd for catalogues: 19 takes ten times as long to save a twentieth.
+const ZSTD_LEVEL: i32 = 12;
+
+impl Authorized<Packs> {
+    /// Publishes a draft as the next version of its pack. One that is published already stays the version that it became. Says
+    /// whether this call published it.
+    ///
+    /// # Errors
+    /// [`PackError::Missing`], [`PackError::Outdated`], [`PackError::WrongSize`], [`Error::NotFound`], [`Error::Forbidden`] or a
+    /// store's.
+    ///
+    /// # Cancel safety
+    /// When dropped, it is published or not.
+    pub async fn publish(
+        &self,
+        pack: &PackName,
+        id: &DraftId,
+    ) -> Result<(PackVersion, bool), Error> {
+        self.principal.check(Action::PublishPack(pack))?;
+        self.service.shared.publish(pack, id).await
+    }
+
+    /// Retires a version. Downloads that began before can go on for a while.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Forbidden`] or a store's.
+    pub async fn retire(&self, pack: &PackName, number: u64) -> Result<(), Error> {
+        self.principal.check(Action::PublishPack(pack))?;
+        let shared = &self.service.shared;
+        let retired = shared
+            .facts
+            .retire_version(pack, number, shared.clock.now())
+            .await
+            .map_err(Error::metadata("retire a version"))?;
+        match retired {
+            true => Ok(()),
+            false => Err(Error::NotFound { what: "version" }),
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) async fn publish(
+        &self,
+        pack: &PackName,
+        id: &DraftId,
+    ) -> Result<(PackVersion, bool), Error> {
+        let record = self.existing_draft(pack, id).await?;
+        if let Some(number) = record.published {
+            return Ok((self.version(pack, Some(number)).await?, false));
+        }
+        let Some(document) = &record.tree else {
+            return Err(PackError::Missing {
+                missing: Box::default(),
+            }
+            .into());
+        };
+        for _ in 0..ATTEMPTS {
+            let draft = self.read_draft(document).await?;
+            if let Some(base) = draft.base {
+                self.check_base(pack, base).await?;
+            }
+            if let Some(published) = self.try_publish(&record, draft).await? {
+                return Ok(published);
+            }
+        }
+        Err(Error::Busy)
+    }
+
+    /// Unpacks an archive into a draft.
+    pub(crate) async fn fill(
+        &self,
+        pack: &PackName,
+        id: &DraftId,
+        archive: BlobStream,
+    ) -> Result<(), Error> {
+        let record = self.open_draft(pack, id).await?;
+        self.unpack(&record, archive).await.map(drop)
+    }
+
+    /// Publishes the tree that an archive has, as the draft `id`, which is made if it is not there. If it is published already, it
+    /// stays the version that it became.
+    pub(crate) async fn publish_archive(
+        &self,
+        pack: &PackName,
+        id: DraftId,
+        archive: BlobStream,
+    ) -> Result<u64, Error> {
+        let known = self.facts.draft(&id).await;
+        let record = match known.map_err(Error::metadata("read a draft"))? {
+            Some(record) => record,
+            None => {
+                let record = DraftRecord {
+                    id,
+                    ..self.new_draft(pack.clone(), None)
+                };
+                let inserted = self.facts.insert_draft(&record).await;
+                inserted.map_err(Error::metadata("record a draft"))?;
+                record
+            }
+        };
+        if let Some(number) = record.published {
+            return Ok(number);
+        }
+        let unpacked = self.unpack(&record, archive).await;
+        if matches!(unpacked, Err(Error::Pack(_))) {
+            let forgotten = self.facts.forget_draft(&id, self.clock.now()).await;
+            forgotten.map_err(Error::metadata("forget a draft"))?;
+        }
+        let tree = unpacked?.ok_or_else(|| Error::Corrupt {
+            what: "a draft".to_owned(),
+        })?;
+        let version = self.publish_tree(&record, &tree).await?;
+        Ok(version.number)
+    }
+
+    /// Publishes a tree that an archive brought.
+    async fn publish_tree(
+        &self,
+        record: &DraftRecord,
+        tree: &Tree,
+    ) -> Result<PackVersion, Error> {
+        for _ in 0..ATTEMPTS {
+            let draft = Draft {
+                tree: tree.clone(),
+                base: None,
+            };
+            if let Some((version, _)) = self.try_publish(record, draft).await? {
+                return Ok(version);
+            }
+        }
+        Err(Error::Busy)
+    }
+
+    async fn check_base(&self, pack: &PackName, base: u64) -> Result<(), Error> {
+        let latest = self
+            .facts
+            .version(pack, None)
+            .await
+            .map_err(Error::metadata("read a version"))?
+            .map(|version| version.number);
+        match latest {
+            Some(latest) if latest == base => Ok(()),
+            latest => Err(PackError::Outdated { base, latest }.into()),
+        }
+    }
+
+    /// Publishes the draft unless others came in between; then there is nothing, and nothing was changed.
+    async fn try_publish(
+        &self,
+        record: &DraftRecord,
+        draft: Draft,
+    ) -> Result<Option<(PackVersion, bool)>, Error> {
+        let contents = self.contents_of(&draft).await?;
+        let number = self
+            .facts
+            .next_version(&record.pack)
+            .await
+            .map_err(Error::metadata("read a pack"))?;
+        let pack = record.pack.clone();
+        let documents = tokio::task::spawn_blocking(move || {
+            Documents::make(pack, number, draft.tree, &contents)
+        })
+        .await
+        .expect("making a catalogue does not panic")?;
+        let (files, size) = (documents.files, documents.size);
+        let held = documents.held.clone();
+        let [catalogue, catalogue_gzip, catalogue_zstd, forms, places] =
+            self.keep_documents(documents).await?;
+        let version = PackVersion {
+            pack: record.pack.clone(),
+            number,
+            files,
+            size,
+            catalogue,
+            catalogue_gzip,
+            catalogue_zstd,
+            forms,
+            places,
+            published_at: self.clock.now(),
+        };
+        let kept_until = self.clock.now().plus(self.config.draft_lifetime);
+        let published = self
+            .facts
+            .publish_version(&record.id, &version, &held, kept_until)
+            .await
+            .map_err(Error::metadata("publish a version"))?;
+        match published {
+            Published::Version(published) if published == number => Ok(Some((version, true))),
+            Published::Version(earlier) => {
+                self.drop_documents(&version).await;
+                let version = self.version(&record.pack, Some(earlier)).await?;
+                Ok(Some((version, false)))
+            }
+            Published::NextIs(_) | Published::BlobsGone => {
+                self.drop_documents(&version).await;
+                Ok(None)
+            }
+            Published::DraftGone => {
+                self.drop_documents(&version).await;
+                Err(Error::NotFound { what: "draft" })
+            }
+        }
+    }
+
+    /// All contents of a tree.
+    async fn contents_of(
+        &self,
+        draft: &Draft,
+    ) -> Result<HashMap<Sha256Digest, StoredContent>, Error> {
+        let distinct: HashSet<Sha256Digest> =
+            draft.tree.entries().map(|entry| entry.sha256).collect();
+        let wanted = distinct.len();
+        let distinct: Vec<Sha256Digest> = distinct.into_iter().collect();
+        let contents: HashMap<_, _> = look_up(&*self.facts, &distinct)
+            .await?
+            .into_iter()
+            .map(|content| (content.sha256, content))
+            .collect();
+        if contents.len() < wanted {
+            let missing = Box::new(self.missing(draft).await?);
+            return Err(PackError::Missing { missing }.into());
+        }
+        Ok(contents)
+    }
+
+    async fn keep_documents(&self, documents: Documents) -> Result<[Content; 5], Error> {
+        Ok([
+            self.keep([documents.catalogue]).await?,
+            self.keep([documents.gzip]).await?,
+            self.keep([documents.zstd]).await?,
+            self.keep([documents.forms]).await?,
+            self.keep([documents.places]).await?,
+        ])
+    }
+
+    /// Deletes the documents of a version that came to nothing. What stays is found by the janitor.
+    async fn drop_documents(&self, version: &PackVersion) {
+        for content in [
+            &version.catalogue,
+            &version.catalogue_gzip,
+            &version.catalogue_zstd,
+            &version.forms,
+            &version.places,
+        ] {
+            if let Err(error) = self.blobs.delete(&content.blob).await {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "an unpublished document stays for the janitor"
+                );
+            }
+        }
+    }
+}
+
+/// The documents of a version.
+struct Documents {
+    files: u64,
+    size: u64,
+    catalogue: Bytes,
+    gzip: Bytes,
+    zstd: Bytes,
+    forms: Bytes,
+    places: Bytes,
+    /// The blobs that its contents lie in.
+    held: Arc<[BlobKey]>,
+}
+
+impl Documents {
+    fn make(
+        pack: PackName,
+        number: u64,
+        tree: Tree,
+        contents: &HashMap<Sha256Digest, StoredContent>,
+    ) -> Result<Self, Error> {
+        let content_of = |sha256: &Sha256Digest| {
+            let content = contents.get(sha256)?;
+            Some(archive::Content {
+                size: content.size,
+                crc32: content.crc32,
+            })
+        };
+        let catalogue =
+            Catalogue::publish(pack, number, tree, content_of).map_err(|error| match error {
+                CatalogueError::WrongSize { path, actual, .. } => {
+                    Error::from(PackError::WrongSize {
+                        path: path.as_str().to_owned(),
+                        size: actual,
+                    })
+                }
+                CatalogueError::VersionTooLarge => Error::Full,
+                CatalogueError::Json(_)
+                | CatalogueError::OtherBytes { .. }
+                | CatalogueError::UnknownContent { .. } => Error::Corrupt {
+                    what: "a draft".to_owned(),
+                },
+            })?;
+        let tree = catalogue.tree();
+        let forms = Forms::new(tree, |sha256| match contents.get(sha256) {
+            Some(StoredContent {
+                deflated: Some((deflated, _)),
+                ..
+            }) => Form::Deflated(*deflated),
+            _ => Form::Raw,
+        })
+        .map_err(|_| Error::Corrupt {
+            what: "a stored content".to_owned(),
+        })?;
+        let places = Places::new(
+            tree.entries()
+                .filter_map(|entry| contents.get(&entry.sha256)),
+        );
+        let mut canonical =
+            Vec::with_capacity(usize::try_from(catalogue.encoded_len()).unwrap_or(0));
+        catalogue
+            .encode()
+            .for_each(|chunk| canonical.extend_from_slice(&chunk));
+        Ok(Self {
+            files: u64::from(tree.len()),
+            size: tree.total_size(),
+            gzip: gzip(&canonical).into(),
+            zstd: zstd::bulk::compress(&canonical, ZSTD_LEVEL)
+                .expect("only memory can be lacking")
+                .into(),
+            catalogue: canonical.into(),
+            forms: forms.encode().into(),
+            places: places.encode().into(),
+            held: places.blobs().cloned().collect(),
+        })
+    }
+}
+
+/// Compresses without a time, so that the same catalogue gives the same bytes.
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder =
+        flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(GZIP_LEVEL));
+    encoder
+        .write_all(bytes)
+        .and_then(|()| encoder.finish())
+        .expect("writing to memory does not fail")
+}

@@ -1,0 +1,393 @@
+//! What is told of packs, and read from them.
+
+use std::sync::Arc;
+
+use archive::{
+    ArchiveFormat, Diff, EntryPath, Holdings, Layout, Need, NeedName, PackName, UnknownException,
+    lacking, lacking_digests, lacking_except,
+};
+use ed25519_dalek::Signer as _;
+use protocol::coding::Coding;
+
+use super::archives::Choice;
+use super::documents::{DocumentBody, read_body};
+use super::versions::Version;
+use super::{PackError, Packs, Shared};
+use crate::access::Action;
+use crate::digest::Sha256Digest;
+use crate::files::Content;
+use crate::pack_store::{PackSummary, PackVersion};
+use crate::{Authorized, Blob, Error, Timestamp};
+
+/// Which entries of a version an archive has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selection {
+    /// All.
+    Whole,
+    /// Those that a holder of this version lacks.
+    Since(u64),
+    /// Those of a need, as a URL names it.
+    Need(String),
+}
+
+/// A virtual archive: its bytes are known, though nowhere stored.
+#[derive(Debug, Clone)]
+pub struct Archive {
+    version: Arc<Version>,
+    layout: Layout,
+}
+
+impl Archive {
+    /// The version whose entries it has.
+    pub fn version(&self) -> &PackVersion {
+        &self.version.record
+    }
+
+    /// Its bytes, entity tag, plan and diff.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Whether whoever receives it need not do anything: the trees are the same.
+    pub fn changes_nothing(&self) -> bool {
+        let Diff {
+            duplicates,
+            copies,
+            removals,
+            unchanged: _,
+        } = self.layout.diff();
+        self.layout.plan().need().is_empty()
+            && duplicates.is_empty()
+            && copies.is_empty()
+            && removals.is_empty()
+    }
+}
+
+/// One file of a version.
+#[derive(Debug, Clone)]
+pub struct PackFile {
+    /// Its path.
+    pub path: EntryPath<'static>,
+    /// Its size in bytes.
+    pub size: u64,
+    /// The digest of its content.
+    pub sha256: Sha256Digest,
+    /// When its version was published.
+    pub published_at: Timestamp,
+    /// Its bytes.
+    pub blob: Arc<dyn Blob>,
+}
+
+/// An Ed25519 signature (RFC 8032) of a catalogue's canonical bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Signature(pub [u8; 64]);
+
+impl Authorized<Packs> {
+    /// Up to `limit` packs in the byte order of their names, those after `after` only.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`] or a store's.
+    pub async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<PackSummary>, Error> {
+        self.principal.check(Action::List)?;
+        self.service
+            .shared
+            .facts
+            .packs(after, limit)
+            .await
+            .map_err(Error::metadata("list packs"))
+    }
+
+    /// One pack, and up to `limit` of its versions, newest first, those below `before` only.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Forbidden`] or a store's.
+    pub async fn pack(
+        &self,
+        pack: &PackName,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<(PackSummary, Vec<PackVersion>), Error> {
+        self.principal.check(Action::ReadPack(pack))?;
+        let facts = &self.service.shared.facts;
+        let summary = facts
+            .pack(pack)
+            .await
+            .map_err(Error::metadata("read a pack"))?
+            .ok_or(Error::NotFound { what: "pack" })?;
+        let versions = facts
+            .versions(pack, before, limit)
+            .await
+            .map_err(Error::metadata("list versions"))?;
+        Ok((summary, versions))
+    }
+
+    /// A version; the newest, where no number is given.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Forbidden`] or a store's.
+    pub async fn version(
+        &self,
+        pack: &PackName,
+        number: Option<u64>,
+    ) -> Result<PackVersion, Error> {
+        self.principal.check(Action::ReadPack(pack))?;
+        self.service.shared.version(pack, number).await
+    }
+
+    /// Opens the catalogue of a version in a coding.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`] or a store's.
+    pub async fn open_catalogue(
+        &self,
+        version: &PackVersion,
+        coding: Coding,
+    ) -> Result<Arc<dyn Blob>, Error> {
+        self.principal.check(Action::ReadPack(&version.pack))?;
+        let content = version.coded(coding);
+        self.service
+            .shared
+            .blobs
+            .open(&content.blob, content.size)
+            .await
+            .map_err(Error::blob("open a blob"))
+    }
+
+    /// Signs the catalogue of a version; none where the server has no key. The same key gives the same signature.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`] or a store's.
+    pub async fn signature(&self, version: &PackVersion) -> Result<Option<Signature>, Error> {
+        self.principal.check(Action::ReadPack(&version.pack))?;
+        let shared = &self.service.shared;
+        let Some(key) = shared.signing_key.clone() else {
+            return Ok(None);
+        };
+        let content = &version.catalogue;
+        let signature = shared
+            .read_document(content, move |reader| {
+                let mut bytes = Vec::new();
+                reader.read_to_end(&mut bytes).map_err(|_| Error::Corrupt {
+                    what: "a catalogue".to_owned(),
+                })?;
+                Ok(Signature(key.sign(&bytes).to_bytes()))
+            })
+            .await?;
+        Ok(Some(signature))
+    }
+
+    /// The key that verifies signatures, 32 bytes; none where the server does not sign.
+    pub fn verifying_key(&self) -> Option<[u8; 32]> {
+        let key = self.service.shared.signing_key.as_ref()?;
+        Some(key.verifying_key().to_bytes())
+    }
+
+    /// One file of a version.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Forbidden`] or a store's.
+    pub async fn file(
+        &self,
+        pack: &PackName,
+        number: Option<u64>,
+        path: &str,
+    ) -> Result<PackFile, Error> {
+        self.principal.check(Action::ReadPack(pack))?;
+        let shared = &self.service.shared;
+        let version = shared.load(shared.version(pack, number).await?).await?;
+        let tree = version.catalogue.tree();
+        let position = tree
+            .position(path)
+            .ok_or(Error::NotFound { what: "file" })?;
+        let entry = tree.entry(position);
+        let blob = shared
+            .open_slice(&version.places.raw(position), entry.size)
+            .await?;
+        Ok(PackFile {
+            path: EntryPath::parse(entry.path.to_owned()).map_err(|_| Error::Corrupt {
+                what: "a catalogue".to_owned(),
+            })?,
+            size: entry.size,
+            sha256: entry.sha256,
+            published_at: version.record.published_at,
+            blob,
+        })
+    }
+
+    /// An archive of entries of a version.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where a version is not there, [`PackError::Need`], [`Error::Forbidden`] or a store's.
+    pub async fn archive(
+        &self,
+        pack: &PackName,
+        number: Option<u64>,
+        selection: &Selection,
+        format: ArchiveFormat,
+    ) -> Result<Archive, Error> {
+        self.principal.check(Action::ReadPack(pack))?;
+        let shared = &self.service.shared;
+        let version = shared.load(shared.version(pack, number).await?).await?;
+        let choice = match selection {
+            Selection::Whole => Choice::Whole,
+            Selection::Since(base) => {
+                let base = shared.version(pack, Some(*base)).await?;
+                Choice::Since(shared.load(base).await?)
+            }
+            Selection::Need(name) => Choice::Need(shared.need(&version, name).await?),
+        };
+        shared.archive(version, &choice, format).await
+    }
+
+    /// Opens an archive for reading.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`].
+    pub fn open_archive(&self, archive: &Archive) -> Result<Arc<dyn Blob>, Error> {
+        self.principal
+            .check(Action::ReadPack(&archive.version.record.pack))?;
+        let Archive { version, layout } = archive.clone();
+        Ok(self.service.shared.virtual_archive(version, layout))
+    }
+
+    /// What the sender of `holdings` (as [`archive::Holdings`] describes them) lacks of a version, as URLs name it;
+    /// none where that is nothing. A need that is too long for a URL is registered, so the same question gives the same name.
+    ///
+    /// # Errors
+    /// [`PackError::Document`], [`PackError::DocumentTooLarge`], [`PackError::UnknownException`], [`Error::NotFound`], a fault of
+    /// the body, [`Error::Forbidden`] or a store's.
+    pub async fn compare(
+        &self,
+        pack: &PackName,
+        number: Option<u64>,
+        holdings: DocumentBody,
+    ) -> Result<Option<NeedName>, Error> {
+        self.principal.check(Action::ReadPack(pack))?;
+        let shared = &self.service.shared;
+        let version = shared.load(shared.version(pack, number).await?).await?;
+        let limits = shared.config.tree_limits();
+        let limit = shared.config.max_document.as_u64();
+        let holdings = read_body(holdings, limit, move |reader| {
+            Holdings::read_json(reader, limits)
+                .map_err(|error| PackError::Document(crate::error::chain(&error)).into())
+        })
+        .await?;
+        let base = match &holdings {
+            Holdings::Version { version, .. } => {
+                let base = shared.version(pack, Some(*version)).await?;
+                Some(shared.load(base).await?)
+            }
+            Holdings::Tree(_) | Holdings::Digests(_) => None,
+        };
+        let target = Arc::clone(&version);
+        let need = tokio::task::spawn_blocking(move || lacking_of(&target, base, &holdings))
+            .await
+            .expect("comparing does not panic")?;
+        if need.is_empty() {
+            return Ok(None);
+        }
+        let name = need.name();
+        if let NeedName::Registered(sha256) = &name {
+            shared.register(&version, sha256, &need).await?;
+        }
+        Ok(Some(name))
+    }
+}
+
+fn lacking_of(
+    target: &Version,
+    base: Option<Arc<Version>>,
+    holdings: &Holdings,
+) -> Result<Need, PackError> {
+    let tree = target.catalogue.tree();
+    match (holdings, base) {
+        (Holdings::Tree(held), _) => Ok(lacking(tree, held)),
+        (Holdings::Digests(held), _) => Ok(lacking_digests(tree, held)),
+        (Holdings::Version { except, .. }, Some(base)) => {
+            lacking_except(tree, base.catalogue.tree(), except)
+                .map_err(|UnknownException { path }| PackError::UnknownException { path })
+        }
+        (Holdings::Version { .. }, None) => Ok(Need::all(tree.len())),
+    }
+}
+
+impl PackVersion {
+    /// The catalogue in a coding.
+    pub fn coded(&self, coding: Coding) -> &Content {
+        match coding {
+            Coding::Identity => &self.catalogue,
+            Coding::Gzip => &self.catalogue_gzip,
+            Coding::Zstd => &self.catalogue_zstd,
+        }
+    }
+}
+
+impl Shared {
+    pub(super) async fn version(
+        &self,
+        pack: &PackName,
+        number: Option<u64>,
+    ) -> Result<PackVersion, Error> {
+        self.facts
+            .version(pack, number)
+            .await
+            .map_err(Error::metadata("read a version"))?
+            .ok_or(Error::NotFound { what: "version" })
+    }
+
+    async fn archive(
+        &self,
+        version: Arc<Version>,
+        choice: &Choice,
+        format: ArchiveFormat,
+    ) -> Result<Archive, Error> {
+        let layout = self.layout(&version, choice, format).await?;
+        Ok(Archive { version, layout })
+    }
+
+    async fn need(&self, version: &Version, name: &str) -> Result<Need, Error> {
+        let entries = version.catalogue.tree().len();
+        let sha256 = match name.parse() {
+            Ok(NeedName::Registered(sha256)) => sha256,
+            Ok(NeedName::Inline(_)) => {
+                return Need::parse(name, entries).map_err(|_| PackError::Need.into());
+            }
+            Err(_) => return Err(PackError::Need.into()),
+        };
+        let record = &version.record;
+        let encoded = self
+            .facts
+            .need(&record.pack, record.number, &sha256)
+            .await
+            .map_err(Error::metadata("read a need"))?
+            .ok_or(PackError::Need)?;
+        Need::decode(&encoded, entries).map_err(|_| Error::Corrupt {
+            what: "a registered need".to_owned(),
+        })
+    }
+
+    async fn register(
+        &self,
+        version: &Version,
+        sha256: &Sha256Digest,
+        need: &Need,
+    ) -> Result<(), Error> {
+        let record = &version.record;
+        let expires_at = self.clock.now().plus(self.config.need_lifetime);
+        let registered = self
+            .facts
+            .register_need(
+                &record.pack,
+                record.number,
+                sha256,
+                &need.encode(),
+                expires_at,
+            )
+            .await
+            .map_err(Error::metadata("register a need"))?;
+        match registered {
+            true => Ok(()),
+            false => Err(Error::NotFound { what: "version" }),
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Contents: where they lie, and when they are known.
+
+use archive::Deflated;
+
+use super::{Ports, at, blob, digest, is_failure, place, stored};
+use crate::digest::Sha256Digest;
+use crate::files::Content;
+use crate::pack_store::{MOST_LOOKED_UP, StoredContent};
+
+/// Each form and number, to the bit, and only of those that are known.
+pub async fn contents_read_back(ports: &Ports) {
+    let draft = ports.insert("maps").await;
+    let (segment, own) = (blob("a segment"), blob("of its own"));
+    let plain = StoredContent {
+        size: i64::MAX as u64,
+        crc32: u32::MAX,
+        raw: place(&segment, i64::MAX as u64),
+        ..stored("plain", &segment)
+    };
+    let both = StoredContent {
+        crc32: 0,
+        raw: place(&own, 0),
+        deflated: Some((
+            Deflated {
+                size: 3,
+                sha256: digest("deflated"),
+            },
+            place(&segment, 5),
+        )),
+        ..stored("both", &own)
+    };
+    let empty = stored("", &segment);
+    let contents = [plain, both, empty];
+    let taken = ports
+        .packs
+        .store_contents(&draft.id, &[segment, own], &contents, at(9))
+        .await;
+    assert!(taken.unwrap());
+    assert_eq!(ports.content("plain").await.as_ref(), Some(&contents[0]));
+    let wanted = ["both", "unknown", "", "plain", "both"].map(digest);
+    let mut found = ports.packs.contents(&wanted).await.unwrap();
+    found.sort_by_key(|content| std::cmp::Reverse(content.size));
+    assert_eq!(found, contents);
+    assert_eq!(ports.packs.contents(&[]).await.unwrap(), []);
+}
+
+/// Thousands at a time go in, and [`MOST_LOOKED_UP`] out.
+pub async fn many_contents_are_stored_and_looked_up(ports: &Ports) {
+    let draft = ports.insert("maps").await;
+    let segment = blob("segment");
+    let contents: Vec<StoredContent> = (0..4500_u64)
+        .map(|n| StoredContent {
+            raw: place(&segment, n),
+            ..stored(&n.to_string(), &segment)
+        })
+        .collect();
+    let taken = ports
+        .packs
+        .store_contents(&draft.id, std::slice::from_ref(&segment), &contents, at(9))
+        .await;
+    assert!(taken.unwrap());
+    let sha256s: Vec<Sha256Digest> = contents.iter().map(|content| content.sha256).collect();
+    let mut found = Vec::new();
+    for some in sha256s.chunks(MOST_LOOKED_UP) {
+        found.extend(ports.packs.contents(some).await.unwrap());
+    }
+    found.sort_by_key(|content| content.raw.start);
+    assert_eq!(found, contents);
+    let too_many = ports.packs.contents(&sha256s[..=MOST_LOOKED_UP]).await;
+    assert!(is_failure(&too_many));
+
+    assert!(ports.packs.forget_draft(&draft.id, at(1)).await.unwrap());
+    let left = ports.packs.contents(&sha256s[..MOST_LOOKED_UP]).await;
+    assert_eq!(left.unwrap(), []);
+}
+
+/// The second place is not recorded, but its blob is held.
+pub async fn known_contents_keep_their_places(ports: &Ports) {
+    let draft = ports.insert("maps").await;
+    let (first, second) = (blob("first"), blob("second"));
+    ports.give(&draft, "a", &first).await;
+    ports.give(&draft, "a", &second).await;
+    assert_eq!(ports.content("a").await, Some(stored("a", &first)));
+    ports.drop_blobs(&draft, &[&second], at(1)).await;
+    assert_eq!(ports.doomed().await, [second.blob]);
+    assert_eq!(ports.content("a").await, Some(stored("a", &first)));
+}
+
+/// As after an answer that was lost, by the same draft or another.
+pub async fn contents_can_be_stored_again(ports: &Ports) {
+    let segment = blob("segment");
+    let drafts = [ports.insert("maps").await, ports.insert("maps").await];
+    for draft in [&drafts[0], &drafts[0], &drafts[1]] {
+        ports.give(draft, "a", &segment).await;
+    }
+    ports.drop_blobs(&drafts[0], &[&segment], at(1)).await;
+    assert_eq!(ports.doomed().await, []);
+    assert_eq!(ports.content("a").await, Some(stored("a", &segment)));
+}
+
+/// A content elsewhere is refused, with all that came with it.
+pub async fn contents_lie_in_the_blobs_given(ports: &Ports) {
+    let draft = ports.insert("maps").await;
+    let (given, other) = (blob("given"), blob("other"));
+    ports.give(&draft, "other", &other).await;
+    let elsewhere = StoredContent {
+        deflated: Some((
+            Deflated {
+                size: 1,
+                sha256: digest("deflated"),
+            },
+            place(&other, 0),
+        )),
+        ..stored("b", &given)
+    };
+    for second in [elsewhere, stored("b", &other)] {
+        let contents = [stored("a", &given), second];
+        let taken = ports
+            .packs
+            .store_contents(&draft.id, std::slice::from_ref(&given), &contents, at(9))
+            .await;
+        assert!(is_failure(&taken));
+        assert_eq!(ports.content("a").await, None);
+        assert_eq!(ports.content("b").await, None);
+        assert!(!ports.is_recorded(&given.blob).await);
+    }
+    assert_eq!(ports.packs.draft(&draft.id).await.unwrap(), Some(draft));
+}
+
+/// A blob that is doomed, or recorded with another size or digest, is refused with all that came with it.
+pub async fn a_blob_of_contents_has_one_content(ports: &Ports) {
+    let draft = ports.insert("maps").await;
+    let (known, doomed, new) = (blob("known"), blob("doomed"), blob("new"));
+    ports.give(&draft, "known", &known).await;
+    ports.doom(&doomed).await;
+    let longer = Content {
+        size: known.size + 1,
+        ..known.clone()
+    };
+    let other = Content {
+        sha256: digest("other"),
+        ..known.clone()
+    };
+    for wrong in [doomed, longer, other] {
+        let contents = [stored("a", &new), stored("b", &wrong)];
+        let taken = ports
+            .packs
+            .store_contents(&draft.id, &[new.clone(), wrong], &contents, at(9))
+            .await;
+        assert!(is_failure(&taken));
+        assert_eq!(ports.content("a").await, None);
+        assert_eq!(ports.content("b").await, None);
+        assert!(!ports.is_recorded(&new.blob).await);
+    }
+    assert_eq!(ports.packs.draft(&draft.id).await.unwrap(), Some(draft));
+    assert_eq!(ports.content("known").await, Some(stored("known", &known)));
+}
+
+/// Even where one of its forms lies in a blob that is needed still.
+pub async fn a_content_goes_with_any_of_its_blobs(ports: &Ports) {
+    let form = Deflated {
+        size: 1,
+        sha256: digest("deflated"),
+    };
+    for (raw_goes, text) in [(true, "a"), (false, "b")] {
+        let draft = ports.insert("maps").await;
+        let (raw, deflated) = (blob("raw"), blob("deflated"));
+        let content = StoredContent {
+            deflated: Some((form, place(&deflated, 0))),
+            ..stored(text, &raw)
+        };
+        let beside = stored("beside", if raw_goes { &deflated } else { &raw });
+        let blobs = [raw.clone(), deflated.clone()];
+        let taken = ports
+            .packs
+            .store_contents(&draft.id, &blobs, &[content.clone(), beside], at(9))
+            .await;
+        assert!(taken.unwrap());
+        assert_eq!(ports.content(text).await, Some(content));
+        let goes = if raw_goes { &raw } else { &deflated };
+        ports.drop_blobs(&draft, &[goes], at(1)).await;
+        assert_eq!(ports.content(text).await, None);
+        assert!(ports.content("beside").await.is_some());
+        ports.drop_blobs(&draft, &[&raw, &deflated], at(1)).await;
+        assert_eq!(ports.content("beside").await, None);
+    }
+}
+
+/// In another blob, before and after the doomed one is forgotten; the old place does not come back.
+pub async fn a_content_that_went_can_be_stored_anew(ports: &Ports) {
+    let draft = ports.insert("maps").await;
+    let [first, second, third] = ["first", "second", "third"].map(blob);
+    ports.give(&draft, "a", &first).await;
+    ports.drop_blobs(&draft, &[&first], at(1)).await;
+    ports.give(&draft, "a", &second).await;
+    assert_eq!(ports.content("a").await, Some(stored("a", &second)));
+    ports.metadata.forget_blob(&first.blob).await.unwrap();
+    assert!(!ports.is_recorded(&first.blob).await);
+    assert_eq!(ports.content("a").await, Some(stored("a", &second)));
+    ports.drop_blobs(&draft, &[&second], at(2)).await;
+    ports.metadata.forget_blob(&second.blob).await.unwrap();
+    assert_eq!(ports.content("a").await, None);
+    ports.give(&draft, "a", &third).await;
+    assert_eq!(ports.content("a").await, Some(stored("a", &third)));
+}

@@ -1,0 +1,268 @@
+//! Stores with drafts, and what must be in them.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io::Read as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use archive::{PackName, Sha256Digest, Tree};
+use blobs::memory::MemoryStore;
+use bytes::Bytes;
+use domain::blob_store::{BlobError, BlobState, BlobStream};
+use domain::files::Content;
+use domain::ids::SystemRandomness;
+use domain::pack_store::{DraftRecord, MOST_LOOKED_UP, Place, StoredContent};
+use domain::packs::{Config, EntryFault, PackError};
+use domain::testing::{FaultyStore, ManualClock};
+use domain::{BlobKey, BlobStore, Clock, DraftId, Error, PackStore, Packs};
+use flate2::read::DeflateDecoder;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::task::JoinHandle;
+
+use crate::archives::File;
+use crate::facts::Facts;
+
+pub(crate) const DAY: Duration = Duration::from_hours(24);
+
+/// Bytes of the archive that the store gives at a time.
+const CHUNK: usize = 256 * 1024;
+
+pub(crate) struct World {
+    clock: Arc<ManualClock>,
+    pub(crate) memory: MemoryStore,
+    pub(crate) blobs: Arc<FaultyStore>,
+    pub(crate) facts: Arc<Facts>,
+    packs: Packs,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self::with(Config::default())
+    }
+
+    pub(crate) fn with(config: Config) -> Self {
+        let clock = Arc::new(ManualClock::default());
+        let memory = MemoryStore::new(Arc::clone(&clock) as Arc<dyn Clock>);
+        let blobs = Arc::new(FaultyStore::new(Arc::new(memory.clone())));
+        let facts = Arc::new(Facts::default());
+        let packs = Packs::new(
+            Arc::clone(&blobs) as Arc<dyn BlobStore>,
+            Arc::clone(&facts) as Arc<dyn PackStore>,
+            Arc::clone(&clock) as Arc<dyn Clock>,
+            Arc::new(SystemRandomness),
+            config,
+            None,
+        );
+        Self {
+            clock,
+            memory,
+            blobs,
+            facts,
+            packs,
+        }
+    }
+
+    pub(crate) fn pass_a_day(&self) {
+        self.clock.advance(DAY);
+    }
+
+    /// A draft of these files, or one that learns them.
+    pub(crate) async fn draft(&self, files: Option<&[File]>) -> DraftRecord {
+        let now = self.clock.now();
+        let tree = match files {
+            Some(files) => Some(self.keep(document(files).into()).await),
+            None => None,
+        };
+        let draft = DraftRecord {
+            id: DraftId::random(&SystemRandomness),
+            pack: PackName::parse("pack").unwrap(),
+            tree,
+            created_at: now,
+            expires_at: now.plus(Config::default().draft_lifetime),
+            published: None,
+        };
+        self.facts.insert_draft(&draft).await.unwrap();
+        draft
+    }
+
+    /// Past the store that counts.
+    async fn keep(&self, bytes: Bytes) -> Content {
+        let key = BlobKey::random(&SystemRandomness);
+        let content = Content {
+            blob: key.clone(),
+            size: bytes.len() as u64,
+            sha256: Sha256Digest::of(&bytes),
+        };
+        let mut staged = self.memory.stage(&key, 0).await.unwrap();
+        staged.write(bytes).await.unwrap();
+        staged.sync().await.unwrap();
+        self.memory.publish(&key, content.size).await.unwrap();
+        content
+    }
+
+    pub(crate) async fn unpack(
+        &self,
+        draft: &DraftRecord,
+        archive: &[u8],
+    ) -> Result<Option<Tree>, Error> {
+        self.unpack_in(draft, archive, CHUNK).await
+    }
+
+    pub(crate) async fn unpack_in(
+        &self,
+        draft: &DraftRecord,
+        archive: &[u8],
+        chunk: usize,
+    ) -> Result<Option<Tree>, Error> {
+        self.packs.unpack(draft, stream_of(archive, chunk)).await
+    }
+
+    /// An archive of which the store cannot read more than this.
+    pub(crate) async fn unpack_broken(
+        &self,
+        draft: &DraftRecord,
+        beginning: &[u8],
+    ) -> Result<Option<Tree>, Error> {
+        let fault = BlobError::Missing {
+            key: BlobKey::random(&SystemRandomness),
+        };
+        let archive = stream_of(beginning, CHUNK).chain(stream::iter([Err(fault)]));
+        self.packs.unpack(draft, archive.boxed()).await
+    }
+
+    pub(crate) fn unpack_apart(
+        &self,
+        draft: &DraftRecord,
+        archive: &[u8],
+    ) -> JoinHandle<Result<Option<Tree>, Error>> {
+        let (packs, draft) = (self.packs.clone(), draft.clone());
+        let archive = stream_of(archive, CHUNK);
+        tokio::spawn(async move { packs.unpack(&draft, archive).await })
+    }
+
+    pub(crate) async fn stored(&self, content: &[u8]) -> Option<StoredContent> {
+        let sha256 = Sha256Digest::of(content);
+        self.facts.contents(&[sha256]).await.unwrap().pop()
+    }
+
+    /// Each content is there, its forms are what is recorded of them, and so are the blobs that they lie in.
+    pub(crate) async fn check_stored(&self, files: &[File]) {
+        let mut blobs = HashMap::new();
+        for recorded in self.facts.recorded().await {
+            let bytes = self.read(&recorded).await;
+            assert_eq!(Sha256Digest::of(&bytes), recorded.sha256);
+            blobs.insert(recorded.blob.clone(), bytes);
+        }
+        let read = |place: &Place, size: u64| {
+            let blob = &blobs[&place.blob];
+            assert_eq!(blob.len() as u64, place.blob_size);
+            let (start, end) = (place.start, place.start + size);
+            blob.slice(usize::try_from(start).unwrap()..usize::try_from(end).unwrap())
+        };
+        for file in files {
+            let content = &file.content;
+            let stored = self.stored(content).await;
+            let stored = stored.unwrap_or_else(|| panic!("{} is missing", file.path));
+            assert_eq!(stored.size, content.len() as u64, "{}", file.path);
+            assert_eq!(stored.crc32, crc32fast::hash(content), "{}", file.path);
+            assert!(read(&stored.raw, stored.size) == content, "{}", file.path);
+            if let Some((deflated, place)) = &stored.deflated {
+                let bytes = read(place, deflated.size);
+                assert_eq!(Sha256Digest::of(&bytes), deflated.sha256, "{}", file.path);
+                assert!(archive::deflating_pays(stored.size, deflated.size));
+                let mut inflated = Vec::new();
+                let mut decoder = DeflateDecoder::new(&*bytes);
+                decoder.read_to_end(&mut inflated).unwrap();
+                assert!(inflated == *content, "{}", file.path);
+                assert_eq!(decoder.total_in(), deflated.size, "{}", file.path);
+            }
+        }
+    }
+
+    async fn read(&self, content: &Content) -> Bytes {
+        let blob = self.memory.open(&content.blob, content.size).await.unwrap();
+        let chunks: Vec<Bytes> = blob.read(0..content.size).try_collect().await.unwrap();
+        chunks.concat().into()
+    }
+
+    pub(crate) async fn check_missing(&self, files: &[File]) {
+        let sha256s: Vec<Sha256Digest> = files
+            .iter()
+            .map(|file| Sha256Digest::of(&file.content))
+            .collect();
+        for turn in sha256s.chunks(MOST_LOOKED_UP) {
+            assert_eq!(self.facts.contents(turn).await.unwrap(), []);
+        }
+    }
+
+    pub(crate) fn check_refused(
+        &self,
+        result: Result<Option<Tree>, Error>,
+        path: &str,
+        fault: EntryFault,
+    ) {
+        match result {
+            Err(Error::Pack(PackError::Entry { entry, reason })) => {
+                assert_eq!((entry.as_str(), reason), (path, fault));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) async fn check_nothing_is_staged(&self) {
+        assert_eq!(self.list(BlobState::Staged).await, []);
+    }
+
+    /// All published blobs are held by drafts.
+    pub(crate) async fn check_no_blob_is_unrecorded(&self) {
+        let published = self.list(BlobState::Published).await;
+        let needed = self.facts.needed(&published).await;
+        assert!(published.iter().all(|blob| needed.contains(blob)));
+    }
+
+    pub(crate) async fn published(&self) -> BTreeSet<BlobKey> {
+        self.list(BlobState::Published).await.into_iter().collect()
+    }
+
+    /// Blobs that stay once the janitor has deleted those that are doomed.
+    pub(crate) async fn kept(&self) -> Vec<BlobKey> {
+        let doomed = self.facts.doomed().await;
+        let mut kept = self.list(BlobState::Published).await;
+        kept.retain(|blob| !doomed.contains(blob));
+        kept
+    }
+
+    async fn list(&self, state: BlobState) -> Vec<BlobKey> {
+        let blobs = self.memory.list(state, None, usize::MAX).await.unwrap();
+        blobs.into_iter().map(|entry| entry.key).collect()
+    }
+
+    pub(crate) async fn sizes_of_recorded_blobs(&self) -> Vec<u64> {
+        let recorded = self.facts.recorded().await;
+        recorded.iter().map(|content| content.size).collect()
+    }
+}
+
+fn document(files: &[File]) -> String {
+    let files: Vec<String> = files
+        .iter()
+        .map(|file| {
+            format!(
+                r#"{{"path":"{}","size":{},"sha256":"{}","executable":{}}}"#,
+                file.path,
+                file.content.len(),
+                Sha256Digest::of(&file.content),
+                file.executable,
+            )
+        })
+        .collect();
+    format!(r#"{{"files":[{}]}}"#, files.join(","))
+}
+
+fn stream_of(bytes: &[u8], chunk: usize) -> BlobStream {
+    let chunks: Vec<_> = bytes
+        .chunks(chunk)
+        .map(|chunk| Ok(Bytes::copy_from_slice(chunk)))
+        .collect();
+    stream::iter(chunks).boxed()
+}

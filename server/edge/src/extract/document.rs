@@ -1,0 +1,82 @@
+//! A document in a request's body, in plain bytes whatever its coding.
+
+use std::io;
+
+use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
+use async_compression::zstd::DParameter;
+use axum::body::Body;
+use bytes::Bytes;
+use domain::packs::DocumentBody;
+use domain::uploads::BodyFault;
+use futures::{Stream, StreamExt as _, TryStreamExt as _};
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING};
+use http::{HeaderMap, HeaderValue};
+use protocol::problem::Problem;
+use protocol::rejection::Rejection;
+use tokio::io::AsyncRead;
+use tokio_util::io::{ReaderStream, StreamReader};
+
+use super::body;
+use crate::problem::{Failure, own};
+
+/// Bytes of a decompressed chunk.
+const CHUNK: usize = 64 * 1024;
+
+/// The largest window that a zstd stream may ask for, as a power of two: 8 MiB, which RFC 8878 (section 3.1.1.1.2) wants every
+/// decoder to bear.
+const ZSTD_WINDOW: u32 = 23;
+
+/// Reads a document that may be compressed by gzip or zstd. How long it may be is for the reader to say, of the plain bytes.
+pub(crate) fn document(fields: &HeaderMap, body: Body) -> Result<DocumentBody, Failure> {
+    let chunks = body::chunks(body);
+    let mut codings = fields.get_all(CONTENT_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(chunks.boxed()),
+        (Some(coding), None) => match coding.as_bytes().to_ascii_lowercase().as_slice() {
+            b"identity" => Ok(chunks.boxed()),
+            b"gzip" | b"x-gzip" => {
+                let mut decoder = GzipDecoder::new(reader(chunks));
+                decoder.multiple_members(true);
+                Ok(plain(decoder))
+            }
+            b"zstd" => {
+                let window = DParameter::window_log_max(ZSTD_WINDOW);
+                let mut decoder = ZstdDecoder::with_params(reader(chunks), &[window]);
+                decoder.multiple_members(true);
+                Ok(plain(decoder))
+            }
+            _ => Err(unsupported()),
+        },
+        (Some(_), Some(_)) => Err(unsupported()),
+    }
+}
+
+fn unsupported() -> Failure {
+    let problem = Problem::new(own::UNSUPPORTED_CODING)
+        .detailed("Send the document as it is, or compressed by gzip or zstd.");
+    Failure::from(problem).with(ACCEPT_ENCODING, HeaderValue::from_static("gzip, zstd"))
+}
+
+fn reader(
+    chunks: impl Stream<Item = Result<Bytes, BodyFault>> + Send + Unpin + 'static,
+) -> StreamReader<impl Stream<Item = io::Result<Bytes>> + Send + Unpin, Bytes> {
+    StreamReader::new(chunks.map_err(|fault| io::Error::other(Fault(fault))))
+}
+
+fn plain(decoder: impl AsyncRead + Send + 'static) -> DocumentBody {
+    ReaderStream::with_capacity(decoder, CHUNK)
+        .map_err(|error| match error.downcast::<Fault>() {
+            Ok(Fault(fault)) => fault,
+            // The decoder's own: the bytes are not what the field says.
+            Err(error) => {
+                let reason = format!("does not fit the body: {error}");
+                BodyFault::Broken(Rejection::malformed("Content-Encoding", reason))
+            }
+        })
+        .boxed()
+}
+
+/// A body's fault on its way through a decoder.
+#[derive(Debug, thiserror::Error)]
+#[error("the body broke off")]
+struct Fault(BodyFault);

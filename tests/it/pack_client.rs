@@ -1,0 +1,622 @@
+//! `longhaul publish` and `longhaul pull`: the program's both ends, on a good network, a bad one, and none at all.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tests::server::program;
+use tests::{Content, Dice, Fault, Flow, PATIENCE, Proxy, Request, TestServer, within};
+use tokio::process::{Child, Command};
+
+/// A machine with a directory to work in, and one for the program's state.
+struct Machine {
+    directory: TempDir,
+}
+
+/// What is left of a run with `--json`.
+#[derive(Debug)]
+struct Run {
+    code: Option<i32>,
+    ending: Value,
+    stderr: String,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("work")).unwrap();
+        Self { directory }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join("work").join(name)
+    }
+
+    fn start(&self, arguments: &[&str]) -> Child {
+        let mut command = Command::new(program());
+        command
+            .args(arguments)
+            .args(["--json", "--retry-delay", "10ms"])
+            .current_dir(self.path(""))
+            .env("XDG_STATE_HOME", self.directory.path().join("state"))
+            .env_remove("LONGHAUL_KEY")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        command.spawn().unwrap()
+    }
+
+    async fn run(&self, arguments: &[&str]) -> Run {
+        ended(self.start(arguments)).await
+    }
+
+    async fn publish(&self, directory: &str, server: &str, more: &[&str]) -> Run {
+        let command = ["publish", directory, "--pack", "maps", "--server", server];
+        self.run(&[&command, more].concat()).await
+    }
+
+    async fn pull(&self, server: &str, directory: &str, more: &[&str]) -> Run {
+        let pack = format!("{server}/packs/maps");
+        self.run(&[&["pull", &pack, directory], more].concat())
+            .await
+    }
+
+    /// Everything in the working directory that is not visible.
+    fn hidden(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.path("")).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with('.')).collect()
+    }
+
+    /// The files that tell how to go on.
+    fn records(&self) -> usize {
+        fs::read_dir(self.directory.path().join("state/longhaul/packs")).map_or(0, Iterator::count)
+    }
+}
+
+async fn ended(child: Child) -> Run {
+    let output = within(PATIENCE, "the program ends", child.wait_with_output())
+        .await
+        .unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    Run {
+        code: output.status.code(),
+        ending: serde_json::from_str(&stdout).unwrap_or_default(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+impl Run {
+    #[track_caller]
+    fn ended_as(&self, event: &str) -> &Value {
+        assert_eq!(self.code, Some(0), "{self:#?}");
+        assert_eq!(self.ending["event"], event, "{self:#?}");
+        &self.ending
+    }
+
+    #[track_caller]
+    fn failed_with(&self, code: i32, message: &str) {
+        assert_eq!(self.code, Some(code), "{self:#?}");
+        assert_eq!(self.ending["event"], "error", "{self:#?}");
+        let told = self.ending["message"].as_str().unwrap();
+        assert!(told.contains(message), "{message:?} is not in {told}");
+        assert!(
+            self.stderr.contains(message),
+            "{message:?} is not in {}",
+            self.stderr
+        );
+    }
+
+    fn number(&self, member: &str) -> u64 {
+        self.ending[member].as_u64().unwrap()
+    }
+}
+
+/// A tree on disk: contents, and whether they are executable.
+type Files = BTreeMap<String, (Vec<u8>, bool)>;
+
+/// Files of many sizes; a later edition differs in all ways that there are.
+fn tree(edition: u8) -> Files {
+    let mut files = Files::new();
+    let mut add = |path: &str, content: Vec<u8>| files.insert(path.to_owned(), (content, false));
+    for number in 0..300 {
+        let content = Content::new(number, number * 17 % 5000).bytes();
+        add(
+            &format!("icons/{:02}/{number}.svg", number % 7),
+            content.into(),
+        );
+    }
+    add("big.bin", Content::new(1000, 3_000_000).bytes().into());
+    add("empty", Vec::new());
+    add("Grüße – 日本.txt", b"hello".to_vec());
+    add("twins/a", b"the same".to_vec());
+    add("twins/b", b"the same".to_vec());
+    add("run.sh", b"#!/bin/sh".to_vec());
+    files.get_mut("run.sh").unwrap().1 = true;
+    if edition > 1 {
+        let mut add =
+            |path: &str, content: Vec<u8>| files.insert(path.to_owned(), (content, false));
+        add("icons/00/0.svg", b"changed".to_vec());
+        add("new.bin", Content::new(1001, 1_000_000).bytes().into());
+        let moved = files.remove("Grüße – 日本.txt").unwrap();
+        files.insert("moved/greeting.txt".to_owned(), moved);
+        files.remove("icons/01/1.svg");
+        files.get_mut("twins/b").unwrap().1 = true;
+    }
+    files
+}
+
+fn write(directory: &Path, files: &Files) {
+    for (path, (content, executable)) in files {
+        let path = directory.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, content).unwrap();
+        let mode = if *executable { 0o755 } else { 0o644 };
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+}
+
+/// All files below, but for what a pull notes for itself.
+fn read(directory: &Path) -> Files {
+    fn look_into(directory: &Path, prefix: &str, files: &mut Files) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let entry = entry.unwrap();
+            let path = format!("{prefix}{}", entry.file_name().to_str().unwrap());
+            if path == ".longhaul" {
+                continue;
+            }
+            if entry.file_type().unwrap().is_dir() {
+                look_into(&entry.path(), &format!("{path}/"), files);
+            } else {
+                let executable = entry.metadata().unwrap().permissions().mode() & 0o111 != 0;
+                files.insert(path, (fs::read(entry.path()).unwrap(), executable));
+            }
+        }
+    }
+    let mut files = Files::new();
+    look_into(directory, "", &mut files);
+    files
+}
+
+#[track_caller]
+fn check(directory: &Path, expected: &Files) {
+    let found = read(directory);
+    let names = |files: &Files| files.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&found), names(expected));
+    for (path, file) in expected {
+        assert!(found[path] == *file, "{path} differs");
+    }
+}
+
+/// A machine with both editions published, as `one` and `two`, from a server.
+async fn setting() -> (Machine, TestServer) {
+    let machine = Machine::new();
+    let server = TestServer::start().await;
+    for (name, edition) in [("one", 1), ("two", 2)] {
+        write(&machine.path(name), &tree(edition));
+        machine
+            .publish(name, &server.url(""), &[])
+            .await
+            .ended_as("published");
+    }
+    (machine, server)
+}
+
+fn size(files: &Files) -> u64 {
+    files
+        .values()
+        .map(|(content, _)| content.len() as u64)
+        .sum()
+}
+
+#[tokio::test]
+async fn a_directory_is_published_and_only_what_is_new_is_sent() {
+    let machine = Machine::new();
+    let server = TestServer::start().await;
+    let url = server.url("");
+    write(&machine.path("maps"), &tree(1));
+    fs::write(machine.path("maps/.DS_Store"), "litter").unwrap();
+
+    let first = machine.publish("maps", &url, &[]).await;
+    let told = first.ended_as("published");
+    assert_eq!(
+        (&told["version"], &told["previous"]),
+        (&1.into(), &Value::Null)
+    );
+    assert_eq!(told["url"], format!("{url}/packs/maps/versions/1"));
+    assert_eq!(
+        (first.number("files"), first.number("size")),
+        (306, size(&tree(1)))
+    );
+    assert_eq!(first.number("added"), 306);
+    assert!(first.number("sent") > 3_000_000);
+
+    let again = machine.publish("maps", &url, &[]).await;
+    assert_eq!(again.ended_as("unchanged")["version"], 1);
+    assert_eq!(again.number("sent"), 0);
+    let forced = machine.publish("maps", &url, &["--force"]).await;
+    assert_eq!(forced.ended_as("published")["version"], 2);
+    assert_eq!(forced.number("sent"), 0);
+
+    fs::remove_dir_all(machine.path("maps")).unwrap();
+    write(&machine.path("maps"), &tree(2));
+    let next = machine.publish("maps", &url, &[]).await;
+    let told = next.ended_as("published");
+    assert_eq!(
+        (&told["version"], &told["previous"]),
+        (&3.into(), &2.into())
+    );
+    let counts = ["added", "changed", "moved", "removed"].map(|count| next.number(count));
+    assert_eq!(counts, [1, 2, 1, 1]);
+    assert_eq!(next.number("contents"), 2);
+    assert!(
+        (1_000_000..1_010_000).contains(&next.number("sent")),
+        "{next:?}"
+    );
+    assert_eq!(machine.records(), 0, "nothing is left to go on with");
+}
+
+#[tokio::test]
+async fn what_cannot_be_published_is_said() {
+    let machine = Machine::new();
+    let server = TestServer::start().await;
+    fs::create_dir(machine.path("maps")).unwrap();
+    let run = machine.publish("maps", &server.url(""), &[]).await;
+    run.failed_with(1, "has no files");
+    write(&machine.path("maps"), &tree(1));
+    fs::create_dir(machine.path("maps/.git")).unwrap();
+    std::os::unix::fs::symlink("run.sh", machine.path("maps/link")).unwrap();
+    let run = machine.publish("maps", &server.url(""), &[]).await;
+    run.failed_with(1, "leave it out with --ignore '.git'");
+    run.failed_with(1, "link: it is a symbolic link");
+    let run = machine
+        .publish(
+            "maps",
+            &server.url(""),
+            &["--ignore", ".git", "--ignore", "link"],
+        )
+        .await;
+    assert_eq!(run.ended_as("published")["files"], 306);
+}
+
+#[tokio::test]
+async fn a_pull_fetches_what_is_lacking_and_no_more() {
+    let (machine, server) = setting().await;
+    let (url, copy) = (server.url(""), machine.path("copy"));
+    let old = format!("{url}/packs/maps/versions/1");
+    let first = machine.run(&["pull", &old, "copy"]).await;
+    assert_eq!(first.ended_as("pulled")["version"], 1);
+    assert_eq!(first.number("requests"), 3);
+    check(&copy, &tree(1));
+
+    let latest = machine.pull(&url, "copy", &[]).await;
+    let told = latest.ended_as("pulled");
+    assert_eq!(
+        (&told["version"], &told["previous"]),
+        (&2.into(), &1.into())
+    );
+    let counts = ["added", "changed", "moved", "removed"].map(|count| latest.number(count));
+    assert_eq!(counts, [1, 2, 1, 1]);
+    assert_eq!(latest.number("requests"), 3);
+    assert!(
+        (1_000_000..1_100_000).contains(&latest.number("fetched")),
+        "{latest:?}"
+    );
+    check(&copy, &tree(2));
+
+    let again = machine.pull(&url, "copy", &[]).await;
+    again.ended_as("up_to_date");
+    assert_eq!((again.number("requests"), again.number("fetched")), (1, 0));
+
+    // Everything that version 1 has and 2 has not is two small files.
+    let back = machine.run(&["pull", &old, "copy"]).await;
+    assert_eq!(back.ended_as("pulled")["version"], 1);
+    assert!(back.number("fetched") < 100_000, "{back:?}");
+    check(&copy, &tree(1));
+    assert_eq!(
+        machine.hidden(),
+        [""; 0],
+        "nothing is left beside the directory"
+    );
+}
+
+#[tokio::test]
+async fn damage_is_healed_with_one_archive() {
+    let (machine, server) = setting().await;
+    let (url, copy) = (server.url(""), machine.path("copy"));
+    machine.pull(&url, "copy", &[]).await.ended_as("pulled");
+
+    fs::remove_file(copy.join("icons/03/3.svg")).unwrap();
+    fs::write(copy.join("big.bin"), "shorter").unwrap();
+    fs::rename(copy.join("run.sh"), copy.join("ran.sh")).unwrap();
+    let healed = machine.pull(&url, "copy", &[]).await;
+    healed.ended_as("pulled");
+    assert_eq!(healed.number("healed"), 3);
+    assert_eq!(
+        healed.number("requests"),
+        2,
+        "what was renamed is here, the rest is one archive"
+    );
+    check(&copy, &tree(2));
+
+    // A flipped bit that no time betrays.
+    let path = copy.join("new.bin");
+    let modified = fs::metadata(&path).unwrap().modified().unwrap();
+    let mut content = fs::read(&path).unwrap();
+    content[500_000] ^= 1;
+    fs::write(&path, content).unwrap();
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    file.set_modified(modified).unwrap();
+    machine.pull(&url, "copy", &[]).await.ended_as("up_to_date");
+    let verified = machine.pull(&url, "copy", &["--verify"]).await;
+    verified.ended_as("pulled");
+    assert_eq!(verified.number("healed"), 1);
+    assert!(
+        (1_000_000..1_010_000).contains(&verified.number("fetched")),
+        "{verified:?}"
+    );
+    check(&copy, &tree(2));
+    machine
+        .pull(&url, "copy", &["--verify"])
+        .await
+        .ended_as("up_to_date");
+}
+
+#[tokio::test]
+async fn a_need_that_is_too_long_for_a_url_is_registered() {
+    let machine = Machine::new();
+    let server = TestServer::start().await;
+    let file = |number: u64| {
+        (
+            format!("{number:04}"),
+            (Content::new(number, 100).bytes().into(), false),
+        )
+    };
+    let files: Files = (0..4000).map(file).collect();
+    write(&machine.path("maps"), &files);
+    machine
+        .publish("maps", &server.url(""), &[])
+        .await
+        .ended_as("published");
+    machine
+        .pull(&server.url(""), "copy", &[])
+        .await
+        .ended_as("pulled");
+    for number in (0..4000).step_by(2) {
+        fs::remove_file(machine.path(&format!("copy/{number:04}"))).unwrap();
+    }
+    let healed = machine.pull(&server.url(""), "copy", &[]).await;
+    healed.ended_as("pulled");
+    assert_eq!(
+        (healed.number("healed"), healed.number("requests")),
+        (2000, 3)
+    );
+    check(&machine.path("copy"), &files);
+}
+
+#[tokio::test]
+async fn a_retired_version_is_no_obstacle() {
+    let (machine, server) = setting().await;
+    let old = server.url("/packs/maps/versions/1");
+    machine
+        .run(&["pull", &old, "copy"])
+        .await
+        .ended_as("pulled");
+    server
+        .request(Request::new("DELETE", "/packs/maps/versions/1"))
+        .await
+        .expect(204);
+    let run = machine.pull(&server.url(""), "copy", &[]).await;
+    assert_eq!(run.ended_as("pulled")["version"], 2);
+    assert!(run.number("fetched") < 1_100_000, "{run:?}");
+    check(&machine.path("copy"), &tree(2));
+}
+
+#[tokio::test]
+async fn files_of_no_pack_are_not_removed_unasked() {
+    let (machine, server) = setting().await;
+    let url = server.url("");
+    write(&machine.path("other"), &tree(2));
+    fs::write(machine.path("other/diary.txt"), "dear diary").unwrap();
+    machine
+        .pull(&url, "other", &[])
+        .await
+        .failed_with(1, "files that are of no pack");
+    assert!(machine.path("other/diary.txt").exists());
+    // With leave to do so, what is there already need not come again.
+    let forced = machine.pull(&url, "other", &["--force"]).await;
+    forced.ended_as("pulled");
+    assert!(forced.number("fetched") < 100_000, "{forced:?}");
+    check(&machine.path("other"), &tree(2));
+
+    let command = ["publish", "one", "--pack", "charts", "--server", &url];
+    machine.run(&command).await.ended_as("published");
+    let charts = format!("{url}/packs/charts");
+    machine
+        .run(&["pull", &charts, "other"])
+        .await
+        .failed_with(1, "is of the pack maps, not charts");
+    machine
+        .run(&["pull", &charts, "other", "--force"])
+        .await
+        .ended_as("pulled");
+    check(&machine.path("other"), &tree(1));
+    let missing = machine
+        .run(&["pull", "nothing", "new", "--server", &url])
+        .await;
+    missing.failed_with(1, "404");
+}
+
+#[tokio::test]
+async fn only_what_the_right_key_signed_is_taken() {
+    let machine = Machine::new();
+    // An Ed25519 key in PKCS #8 (RFC 8410 section 7).
+    let pem = "-----BEGIN PRIVATE KEY-----\n\
+               MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n\
+               -----END PRIVATE KEY-----\n";
+    fs::write(machine.path("key.pem"), pem).unwrap();
+    let key = machine.path("key.pem").display().to_string();
+    let setup = TestServer::setup().config(&format!("[packs]\nsigning_key = {key:?}"));
+    let server = setup.start().await;
+    let url = server.url("");
+    write(&machine.path("maps"), &tree(1));
+    machine
+        .publish("maps", &url, &[])
+        .await
+        .ended_as("published");
+
+    let told = server.request(Request::get("/packs/signing-key")).await;
+    let told = told.expect(200).json();
+    let right = ["--public-key", told["public_key"].as_str().unwrap()];
+    let wrong = [
+        "--public-key",
+        "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=",
+    ];
+    let refused = "not signed by the key of --public-key";
+    machine
+        .pull(&url, "copy", &wrong)
+        .await
+        .failed_with(1, refused);
+    assert!(!machine.path("copy").exists());
+    machine.pull(&url, "copy", &right).await.ended_as("pulled");
+    check(&machine.path("copy"), &tree(1));
+
+    // The signature is kept, so that the next time costs one small request again.
+    let again = machine.pull(&url, "copy", &right).await;
+    again.ended_as("up_to_date");
+    assert_eq!(again.number("requests"), 1);
+    machine
+        .pull(&url, "copy", &wrong)
+        .await
+        .failed_with(1, refused);
+    check(&machine.path("copy"), &tree(1));
+}
+
+#[tokio::test]
+async fn both_directions_go_on_where_another_run_was_cut() {
+    let machine = Machine::new();
+    let server = TestServer::start().await;
+    let files: Files = (0..6)
+        .map(|number| {
+            let content = Content::new(number, 1_000_000).bytes();
+            (format!("{number}.bin"), (content.into(), false))
+        })
+        .collect();
+    write(&machine.path("maps"), &files);
+    // Neither run can move 6 MB by itself.
+    let cut = Flow {
+        fault: Some(Fault::CutAfter(4_000_000)),
+        ..Flow::default()
+    };
+    let proxy = Proxy::start(server.address(), cut, Flow::default()).await;
+    let url = format!("http://{}", proxy.address());
+    let run = machine.publish("maps", &url, &["--retries", "0"]).await;
+    run.failed_with(75, "run the same command again");
+    machine
+        .publish("maps", &url, &["--retries", "0"])
+        .await
+        .ended_as("published");
+
+    proxy.set(Flow::default(), cut);
+    let run = machine.pull(&url, "copy", &["--retries", "0"]).await;
+    run.failed_with(75, "run the same command again");
+    assert!(!machine.path("copy").exists());
+    machine
+        .pull(&url, "copy", &["--retries", "0"])
+        .await
+        .ended_as("pulled");
+    check(&machine.path("copy"), &files);
+    assert_eq!(machine.hidden(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_killed_server_interrupts_and_nothing_more() {
+    let machine = Machine::new();
+    let mut server = TestServer::start().await;
+    let url = server.url("");
+    let files: Files = [(
+        "big".to_owned(),
+        (Content::new(1, 8_000_000).bytes().into(), false),
+    )]
+    .into();
+    write(&machine.path("maps"), &files);
+    let slow = ["--limit-rate", "8MB", "--retries", "1000"];
+    let publish = ["publish", "maps", "--pack", "maps", "--server", &url];
+    let running = machine.start(&[&publish[..], &slow].concat());
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        server.kill().await;
+        server.restart().await;
+    }
+    ended(running).await.ended_as("published");
+
+    let pack = format!("{url}/packs/maps");
+    let running = machine.start(&[&["pull", &pack, "copy"][..], &slow].concat());
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        server.kill().await;
+        server.restart().await;
+    }
+    ended(running).await.ended_as("pulled");
+    check(&machine.path("copy"), &files);
+}
+
+#[tokio::test]
+async fn a_killed_pull_leaves_one_whole_version() {
+    let (machine, server) = setting().await;
+    let (url, copy) = (server.url(""), machine.path("copy"));
+    let trees = [tree(1), tree(2)];
+    machine.pull(&url, "copy", &[]).await.ended_as("pulled");
+    let mut dice = Dice::new(1);
+    for round in 0..30 {
+        let version = format!("{url}/packs/maps/versions/{}", round % 2 + 1);
+        let mut running = machine.start(&["pull", &version, "copy"]);
+        tokio::time::sleep(Duration::from_millis(dice.within(0..200))).await;
+        running.kill().await.unwrap();
+        let found = read(&copy);
+        assert!(trees.contains(&found), "round {round}: neither version");
+    }
+    machine.pull(&url, "copy", &[]).await;
+    check(&copy, &trees[1]);
+    machine
+        .pull(&url, "copy", &["--verify"])
+        .await
+        .ended_as("up_to_date");
+    assert_eq!(machine.hidden(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_killed_publish_goes_on_with_its_draft() {
+    let machine = Machine::new();
+    let server = TestServer::start().await;
+    write(&machine.path("maps"), &tree(2));
+    let url = server.url("");
+    let command = [
+        "publish",
+        "maps",
+        "--pack",
+        "maps",
+        "--server",
+        &url,
+        "--limit-rate",
+        "20MB",
+    ];
+    let mut dice = Dice::new(2);
+    for _ in 0..10 {
+        let mut running = machine.start(&command);
+        tokio::time::sleep(Duration::from_millis(dice.within(0..200))).await;
+        running.kill().await.unwrap();
+    }
+    let run = machine.run(&command).await;
+    assert_eq!(run.code, Some(0), "{run:#?}");
+    // Killed between the publication and its answer or not: it was published once.
+    assert_eq!(run.ending["version"], 1);
+    machine.pull(&url, "copy", &[]).await.ended_as("pulled");
+    check(&machine.path("copy"), &tree(2));
+}
