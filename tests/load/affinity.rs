@@ -13,6 +13,11 @@ pub(crate) fn on_server_core<T>(start: impl FnOnce() -> T) -> T {
     started
 }
 
+/// Moves the calling thread to the servers' core, for what it spawns.
+pub(crate) fn take_server_core() {
+    pin(SERVER_CORE);
+}
+
 /// Moves the calling thread to the client's core.
 pub(crate) fn take_client_core() {
     pin(CLIENT_CORE);

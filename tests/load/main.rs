@@ -7,6 +7,7 @@
 mod affinity;
 mod bare;
 mod client;
+mod packs;
 mod peers;
 mod report;
 mod resumable;
@@ -26,6 +27,9 @@ use rows::Row;
 struct Arguments {
     /// The rows to measure [default: all but the resumable ones, which are measured beside other peers]
     rows: Vec<Row>,
+    /// Measure what publishing a pack costs, and how soon a difference begins to come, instead of rows
+    #[arg(long)]
+    packs: bool,
     /// A tenth of the work, once
     #[arg(long)]
     quick: bool,
@@ -51,6 +55,11 @@ fn main() -> anyhow::Result<()> {
     } else {
         arguments.repeat.max(1)
     };
+    if arguments.packs {
+        peers::build_longhaul()?;
+        report::print(&packs::report(repeat)?);
+        return Ok(());
+    }
     let rows = match arguments.rows.is_empty() {
         true => all(|row: &Row| row.plan(arguments.quick).is_none()),
         false => arguments.rows,

@@ -18,6 +18,7 @@ use tests::{Process, TestServer};
 use crate::affinity::on_server_core;
 use crate::bare;
 use crate::client::{self, Exchange};
+use crate::packs;
 
 /// Which server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -96,13 +97,13 @@ impl Peer {
         self.exchange("DELETE", name, "", 0, 204)
     }
 
+    /// A download of the archive of [`packs`](crate::packs), with more fields if need be.
+    pub(crate) fn archive(&self, fields: &str, status: u16) -> Exchange {
+        exchange("GET", packs::archive(self.kind), fields, 0, status)
+    }
+
     fn exchange(&self, method: &str, name: &str, fields: &str, body: u64, status: u16) -> Exchange {
-        let head = format!("{method} /files/{name} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n");
-        Exchange {
-            head: Rc::from(head.into_bytes()),
-            body,
-            status,
-        }
+        exchange(method, &format!("/files/{name}"), fields, body, status)
     }
 
     /// Does one exchange outside of any measurement.
@@ -190,4 +191,13 @@ pub(crate) fn build_longhaul() -> anyhow::Result<()> {
         "longhaul cannot be built; `--peer nginx` measures without it"
     );
     Ok(())
+}
+
+fn exchange(method: &str, path: &str, fields: &str, body: u64, status: u16) -> Exchange {
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n");
+    Exchange {
+        head: Rc::from(head.into_bytes()),
+        body,
+        status,
+    }
 }

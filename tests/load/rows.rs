@@ -3,11 +3,12 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::ValueEnum;
 use tests::Dice;
 
 use crate::client::{self, Exchange, Outcome};
+use crate::packs;
 use crate::peers::{Kind, Peer};
 use crate::report::{Cells, Line, Work};
 use crate::resumable::{self, Plan, Requests};
@@ -39,6 +40,10 @@ pub(crate) enum Row {
     UploadSmall16,
     /// 1,000 slow transfers at once, half up and half down: memory
     Slow1000,
+    /// A zip of 10,000 files, which ours makes as it sends, one after the other
+    Archive1,
+    /// Random ranges of 1 MiB of that zip over 32 connections
+    ArchiveRange32,
     /// Resumable uploads: 1 GiB in one append
     Resumable1,
     /// Resumable uploads: 8 at once of 256 MiB, each in one append
@@ -60,6 +65,8 @@ impl Row {
             Self::Upload1 => "upload 1 GiB, one request",
             Self::UploadSmall16 => "upload 100 KiB, 16 connections",
             Self::Slow1000 => "1,000 slow transfers",
+            Self::Archive1 => "zip of 10,000 files, 1 connection",
+            Self::ArchiveRange32 => "1 MiB ranges of it, 32 connections",
             Self::Resumable1 => "resumable 1 GiB, one append",
             Self::Resumable8 => "resumable 256 MiB, 8 at once",
             Self::ResumableParts => "resumable 1 GiB, appends of 8 MiB",
@@ -105,16 +112,22 @@ impl Row {
             | Self::NotModified64
             | Self::Upload1
             | Self::UploadSmall16
-            | Self::Slow1000 => None,
+            | Self::Slow1000
+            | Self::Archive1
+            | Self::ArchiveRange32 => None,
         }
     }
 
     fn connections(self) -> usize {
         match self {
-            Self::Full1 | Self::Upload1 | Self::Resumable1 | Self::ResumableParts => 1,
+            Self::Full1
+            | Self::Upload1
+            | Self::Archive1
+            | Self::Resumable1
+            | Self::ResumableParts => 1,
             Self::Full8 | Self::Resumable8 => 8,
             Self::UploadSmall16 | Self::ResumableSmall16 => 16,
-            Self::Range32 => 32,
+            Self::Range32 | Self::ArchiveRange32 => 32,
             Self::Small64 | Self::NotModified64 => 64,
             Self::Slow1000 => 1000,
         }
@@ -125,7 +138,8 @@ impl Row {
         let requests = match self {
             Self::Full1 => 4,
             Self::Full8 => 16,
-            Self::Range32 => 5_000,
+            Self::Range32 | Self::ArchiveRange32 => 5_000,
+            Self::Archive1 => 20,
             Self::Small64 => 80_000,
             Self::NotModified64 => 200_000,
             Self::Upload1 => 2,
@@ -151,8 +165,13 @@ pub(crate) fn measure(
 ) -> anyhow::Result<Line> {
     let peers: Vec<&Peer> = peers.iter().filter(|peer| row.is_for(peer.kind)).collect();
     let mut turns: Vec<(Kind, Vec<Cells>)> = Vec::new();
+    let ours = peers.iter().find(|peer| peer.kind == Kind::Longhaul);
     for peer in &peers {
-        prepare(row, peer)?;
+        match (row, ours) {
+            (Row::Archive1 | Row::ArchiveRange32, Some(ours)) => packs::prepare(peer, ours)?,
+            (Row::Archive1 | Row::ArchiveRange32, None) => bail!("the archive is Longhaul's own"),
+            (row, _) => prepare(row, peer)?,
+        }
         turns.push((peer.kind, Vec::new()));
     }
     for turn in 0..repeat {
@@ -191,6 +210,8 @@ fn prepare(row: Row, peer: &Peer) -> anyhow::Result<()> {
         }
         Row::Upload1
         | Row::UploadSmall16
+        | Row::Archive1
+        | Row::ArchiveRange32
         | Row::Resumable1
         | Row::Resumable8
         | Row::ResumableParts
@@ -259,6 +280,18 @@ fn exchanges(
             }
             Box::new(move |_| one_of(&gets, &mut dice))
         }
+        Row::Archive1 => {
+            let get = peer.archive("", 200);
+            Box::new(move |_| get.clone())
+        }
+        Row::ArchiveRange32 => {
+            let length = packs::archive_length(peer)?;
+            Box::new(move |_| {
+                let start = dice.within(0..length - MIB);
+                let range = format!("Range: bytes={start}-{}\r\n", start + MIB - 1);
+                peer.archive(&range, 206)
+            })
+        }
         Row::Upload1 => Box::new(move |number| peer.put(&upload_name(turn, number), GIB)),
         Row::UploadSmall16 => {
             Box::new(move |number| peer.put(&upload_name(turn, number), 100 * KIB))
@@ -312,6 +345,8 @@ fn cells(row: Row, mut outcome: Outcome, cpu: Duration) -> Cells {
         | Row::Full8
         | Row::Range32
         | Row::Upload1
+        | Row::Archive1
+        | Row::ArchiveRange32
         | Row::Resumable1
         | Row::Resumable8
         | Row::ResumableParts => true,

@@ -18,6 +18,15 @@ pub struct Resident {
     pub anonymous: u64,
 }
 
+/// What a process has written so far.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Written {
+    /// Bytes that went to storage, or will.
+    pub bytes: u64,
+    /// Calls that write, to sockets as well.
+    pub calls: u64,
+}
+
 impl Process {
     /// The process that `child` is.
     pub fn of(child: &std::process::Child) -> Self {
@@ -33,20 +42,40 @@ impl Process {
         }
     }
 
+    /// What it has written; nothing once it has ended.
+    pub fn written(self) -> Written {
+        let io = std::fs::read_to_string(self.file("io")).unwrap_or_default();
+        let count = |name: &str| {
+            let line = io.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|count| count.trim().parse().ok())
+                .unwrap_or(0)
+        };
+        Written {
+            bytes: count("write_bytes:"),
+            calls: count("syscw:"),
+        }
+    }
+
     /// Resident memory of this process alone; zero once it has ended.
     pub fn resident(self) -> Resident {
-        let status = std::fs::read_to_string(self.file("status")).unwrap_or_default();
-        let bytes = |name: &str| {
-            status
-                .lines()
-                .find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB"))
-                .and_then(|number| number.trim().parse::<u64>().ok())
-                .map_or(0, |kib| kib * 1024)
-        };
         Resident {
-            total: bytes("VmRSS:"),
-            anonymous: bytes("RssAnon:"),
+            total: self.memory("VmRSS:"),
+            anonymous: self.memory("RssAnon:"),
         }
+    }
+
+    /// The most bytes that it ever had resident; zero once it has ended.
+    pub fn peak(self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(self, name: &str) -> u64 {
+        let status = std::fs::read_to_string(self.file("status")).unwrap_or_default();
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB"))
+            .and_then(|number| number.trim().parse::<u64>().ok())
+            .map_or(0, |kib| kib * 1024)
     }
 
     /// Processor time, user and system, that this process has used so far.

@@ -187,7 +187,7 @@ impl Shared {
         .await
         .expect("making a catalogue does not panic")?;
         let (files, size) = (documents.files, documents.size);
-        let held = documents.held.clone();
+        let held = Arc::clone(&documents.held);
         let [catalogue, catalogue_gzip, catalogue_zstd, forms, places] =
             self.keep_documents(documents).await?;
         let version = PackVersion {
