@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -12,6 +12,7 @@ use tests::pack::Files;
 use tests::server::program;
 use tests::{Request, TestServer, Version, within};
 use tokio::process::Command;
+use tokio::time::Instant;
 
 const TREES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/packs/node_modules");
 /// Enough for a tree of tens of thousands of files in a debug build.
@@ -33,6 +34,7 @@ async fn a_few_large_files() {
     is_updated_by_one_archive("a_few_large_files", title, "canvaskit").await;
 }
 
+#[expect(clippy::print_stdout, reason = "the figures are for people")]
 async fn is_updated_by_one_archive(test: &str, title: &str, name: &str) {
     let [old, new] =
         ["old", "new"].map(|edition| Path::new(TREES).join(format!("{name}-{edition}")));

@@ -97,7 +97,7 @@ impl Peer {
         self.exchange("DELETE", name, "", 0, 204)
     }
 
-    /// A download of the archive of [`packs`](crate::packs), with more fields if need be.
+    /// A download of the archive of [`packs`], with more fields if need be.
     pub(crate) fn archive(&self, fields: &str, status: u16) -> Exchange {
         exchange("GET", packs::archive(self.kind), fields, 0, status)
     }

@@ -92,7 +92,10 @@ impl DraftId {
     /// The draft behind an upload of a whole tree: always the same one, so that a repetition finds it.
     pub(crate) fn of_upload(upload: &UploadId) -> Self {
         let digest = Sha256Digest::of(format!("draft of upload {upload}").as_bytes());
-        let half = digest.as_bytes().first_chunk().expect("32 bytes are 16 and more");
+        let half = digest
+            .as_bytes()
+            .first_chunk()
+            .expect("32 bytes are 16 and more");
         Self(u128::from_be_bytes(*half))
     }
 }

@@ -129,6 +129,9 @@ pub trait PackStore: Debug + Send + Sync + 'static {
     /// Forgets a draft, published or not, and dooms what it alone held; says whether it was there.
     async fn forget_draft(&self, id: &DraftId, now: Timestamp) -> Result<bool, MetadataError>;
 
+    /// Forgets a draft as [`PackStore::forget_draft`] does, if its time was up at `now`: content may have come since it was found.
+    async fn expire_draft(&self, id: &DraftId, now: Timestamp) -> Result<bool, MetadataError>;
+
     /// Up to `limit` drafts, published or not, whose time was up at `now`, the longest expired first.
     async fn expired_drafts(
         &self,

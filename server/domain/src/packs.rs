@@ -242,8 +242,8 @@ impl Packs {
             .map_err(Error::metadata("list expired drafts"))?;
         let mut count = 0;
         for draft in drafts {
-            let forgotten = facts.forget_draft(&draft, now).await;
-            count += usize::from(forgotten.map_err(Error::metadata("forget a draft"))?);
+            let forgotten = facts.expire_draft(&draft, now).await;
+            count += usize::from(forgotten.map_err(Error::metadata("expire a draft"))?);
         }
         let needs = facts
             .forget_needs(now, limit)

@@ -215,9 +215,12 @@ fn of_pack(error: &PackError) -> Problem {
             own::INVALID_ARCHIVE,
             "nothing of it was kept; send a zip, tar, tar.gz or tar.zst of plain files.",
         ),
-        PackError::Document(_) | PackError::WrongSize { .. } | PackError::UnknownException { .. } => {
-            (own::INVALID_DOCUMENT, "correct the document and send it again.")
-        }
+        PackError::Document(_)
+        | PackError::WrongSize { .. }
+        | PackError::UnknownException { .. } => (
+            own::INVALID_DOCUMENT,
+            "correct the document and send it again.",
+        ),
         PackError::DocumentTooLarge { .. } => (
             own::DOCUMENT_TOO_LARGE,
             "list digests instead of files, or name a version and its exceptions.",

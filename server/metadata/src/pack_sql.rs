@@ -141,6 +141,15 @@ where expires_at <= $1
 order by expires_at, id
 limit $2";
 
+/// Whether the draft $1 is there, and its time was up at $2 where that is not null.
+pub(crate) const MAY_FORGET_DRAFT: &str = "
+select exists (
+  select 1
+  from drafts
+  where id = $1
+    and ($2 is null or expires_at <= $2)
+)";
+
 /// Moves the expiry of the open draft $1.
 pub(crate) const PROLONG_DRAFT: &str = "
 update drafts

@@ -118,7 +118,10 @@ impl TryFrom<UploadRow> for Upload {
                 sha256: here.sha256(sha256)?,
                 at: Timestamp::from_millis(at),
                 replaced,
-                version: row.version.map(|number| here.count("version", number)).transpose()?,
+                version: row
+                    .version
+                    .map(|number| here.count("version", number))
+                    .transpose()?,
             }),
             ("gone", None, None, None, None, None, None, Some(reason)) => UploadState::Gone(
                 gone_from(reason)

@@ -138,11 +138,7 @@ impl Shared {
     }
 
     /// Publishes a tree that an archive brought.
-    async fn publish_tree(
-        &self,
-        record: &DraftRecord,
-        tree: &Tree,
-    ) -> Result<PackVersion, Error> {
+    async fn publish_tree(&self, record: &DraftRecord, tree: &Tree) -> Result<PackVersion, Error> {
         for _ in 0..ATTEMPTS {
             let draft = Draft {
                 tree: tree.clone(),

@@ -157,6 +157,17 @@ impl PackStore for MemoryMetadataStore {
         Ok(true)
     }
 
+    async fn expire_draft(&self, id: &DraftId, now: Timestamp) -> Result<bool, MetadataError> {
+        let mut facts = self.facts();
+        let is_expired = |draft: &Draft| draft.record.expires_at <= now;
+        if !facts.packs.drafts.get(id).is_some_and(is_expired) {
+            return Ok(false);
+        }
+        let draft = facts.packs.drafts.remove(id).expect("it was there");
+        facts.doom_all(draft.held, now);
+        Ok(true)
+    }
+
     async fn expired_drafts(
         &self,
         now: Timestamp,

@@ -536,7 +536,9 @@ pub async fn a_completed_upload_stays_readable(store: &dyn MetadataStore) {
         .await;
     assert_eq!(ended.unwrap(), Guarded::Fenced);
 
-    let deleted = store.delete_file(upload.path().unwrap(), &ALWAYS, at(2)).await;
+    let deleted = store
+        .delete_file(upload.path().unwrap(), &ALWAYS, at(2))
+        .await;
     deleted.unwrap();
     let read = store.upload(&upload.id).await.unwrap();
     assert_eq!(read, Some(expected));

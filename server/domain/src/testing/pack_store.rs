@@ -44,6 +44,7 @@ macro_rules! pack_store_contract {
             a_draft_holds_its_tree
             a_draft_is_not_made_of_a_doomed_tree
             expired_drafts_are_found
+            only_an_expired_draft_is_expired
             a_closed_draft_takes_no_contents
             dropped_blobs_are_doomed_with_their_contents
             a_draft_drops_only_what_it_was_given

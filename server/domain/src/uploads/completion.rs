@@ -93,11 +93,7 @@ impl Shared {
     }
 
     /// Publishes the bytes of a whole upload as what they are for. The number of the version, where they are one.
-    async fn make_use_of(
-        &self,
-        upload: &Upload,
-        complete: Complete,
-    ) -> Result<Option<u64>, Error> {
+    async fn make_use_of(&self, upload: &Upload, complete: Complete) -> Result<Option<u64>, Error> {
         let archive = async || {
             self.blobs
                 .read_staged(&upload.blob, 0..complete.length)
@@ -113,12 +109,18 @@ impl Shared {
                 Ok(None)
             }
             Target::Draft { pack, draft } => {
-                self.packs.shared.fill(pack, draft, archive().await?).await?;
+                self.packs
+                    .shared
+                    .fill(pack, draft, archive().await?)
+                    .await?;
                 Ok(None)
             }
             Target::Pack(pack) => {
                 let draft = DraftId::of_upload(&upload.id);
-                let version = self.packs.shared.publish_archive(pack, draft, archive().await?);
+                let version = self
+                    .packs
+                    .shared
+                    .publish_archive(pack, draft, archive().await?);
                 version.await.map(Some)
             }
         }

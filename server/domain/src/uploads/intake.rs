@@ -144,7 +144,9 @@ impl Shared {
                     false => Err(Error::PreconditionFailed),
                 }
             }
-            Target::Draft { pack, draft } => self.packs.shared.open_draft(pack, draft).await.map(drop),
+            Target::Draft { pack, draft } => {
+                self.packs.shared.open_draft(pack, draft).await.map(drop)
+            }
             Target::Pack(_) => Ok(()),
         }
     }

@@ -218,6 +218,10 @@ impl PackStore for Facts {
         self.inner.forget_draft(id, now).await
     }
 
+    async fn expire_draft(&self, id: &DraftId, now: Timestamp) -> Result<bool, MetadataError> {
+        self.inner.expire_draft(id, now).await
+    }
+
     async fn expired_drafts(
         &self,
         now: Timestamp,

@@ -1,9 +1,9 @@
 //! Packs as JSON tells them.
 
 use archive::{ArchiveFormat, Layout, NeedName, PackName};
-use domain::{DraftId, Timestamp};
 use domain::pack_store::{PackSummary, PackVersion};
 use domain::packs::{Archive, DraftStatus, Selection};
+use domain::{DraftId, Timestamp};
 use percent_encoding::utf8_percent_encode;
 use serde::Serialize;
 

@@ -358,10 +358,7 @@ struct SigningKey {
     public_key: String,
 }
 
-async fn signing_key(
-    Access(packs): Access<Packs>,
-    asked: Asked,
-) -> Result<Response, Failure> {
+async fn signing_key(Access(packs): Access<Packs>, asked: Asked) -> Result<Response, Failure> {
     let Some(key) = packs.verifying_key() else {
         return Err(domain::Error::NotFound {
             what: "signing key",

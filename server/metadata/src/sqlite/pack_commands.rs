@@ -52,10 +52,12 @@ impl Command for InsertDraft {
     }
 }
 
-/// See [`forget_draft`](domain::PackStore::forget_draft).
+/// See [`forget_draft`](domain::PackStore::forget_draft) and [`expire_draft`](domain::PackStore::expire_draft).
 #[derive(Debug)]
 pub(super) struct ForgetDraft {
     pub(super) id: DraftId,
+    /// The moment at which its time must be up, where that is why it is forgotten.
+    pub(super) expired_at: Option<Timestamp>,
     pub(super) now: Timestamp,
 }
 
@@ -65,6 +67,15 @@ impl Command for ForgetDraft {
 
     async fn run(&self, transaction: &mut Transaction<'_>) -> Result<bool, MetadataError> {
         let id = self.id.to_string();
+        let may_go: bool = sqlx::query_scalar(pack_sql::MAY_FORGET_DRAFT)
+            .bind(id.as_str())
+            .bind(self.expired_at.map(Timestamp::as_millis))
+            .fetch_one(&mut *transaction.connection)
+            .await
+            .map_err(engine(Self::DOING))?;
+        if !may_go {
+            return Ok(false);
+        }
         let released = release_draft(transaction, &id, Self::DOING).await?;
         let delete = sqlx::query(pack_sql::DELETE_DRAFT).bind(id.as_str());
         let deleted = affected(transaction, delete, Self::DOING).await?;

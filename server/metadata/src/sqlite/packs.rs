@@ -34,7 +34,27 @@ impl PackStore for SqliteStore {
     }
 
     async fn forget_draft(&self, id: &DraftId, now: Timestamp) -> Result<bool, MetadataError> {
-        self.writer.run(ForgetDraft { id: *id, now }).await
+        let id = *id;
+        let expired_at = None;
+        self.writer
+            .run(ForgetDraft {
+                id,
+                expired_at,
+                now,
+            })
+            .await
+    }
+
+    async fn expire_draft(&self, id: &DraftId, now: Timestamp) -> Result<bool, MetadataError> {
+        let id = *id;
+        let expired_at = Some(now);
+        self.writer
+            .run(ForgetDraft {
+                id,
+                expired_at,
+                now,
+            })
+            .await
     }
 
     async fn expired_drafts(

@@ -95,6 +95,32 @@ pub async fn a_draft_is_not_made_of_a_doomed_tree(ports: &Ports) {
     assert_eq!(ports.doomed().await, [tree.blob]);
 }
 
+/// Not before its time, which content may have moved since it was found; then with all that it held.
+pub async fn only_an_expired_draft_is_expired(ports: &Ports) {
+    let record = DraftRecord {
+        expires_at: at(10),
+        ..draft("maps")
+    };
+    ports.packs.insert_draft(&record).await.unwrap();
+    let expire = async |seconds| {
+        let expired = ports.packs.expire_draft(&record.id, at(seconds)).await;
+        expired.unwrap()
+    };
+    assert!(!expire(9).await);
+    let later = DraftRecord {
+        expires_at: at(40),
+        ..record.clone()
+    };
+    let segment = blob("segment");
+    ports.give(&later, "a", &segment).await;
+    assert!(!expire(39).await);
+    assert_eq!(ports.packs.draft(&record.id).await.unwrap(), Some(later));
+    assert!(expire(40).await);
+    assert_eq!(ports.packs.draft(&record.id).await.unwrap(), None);
+    assert!(ports.doomed().await.contains(&segment.blob));
+    assert!(!expire(40).await);
+}
+
 /// At its time and later, the longest expired first, open or published; content moves the time of an open one.
 pub async fn expired_drafts_are_found(ports: &Ports) {
     let mut ids = Vec::new();
