@@ -17,6 +17,7 @@ mod newest_wins;
 mod pack_archives;
 mod pack_archives_large;
 mod pack_client;
+mod pack_downloads;
 mod packs;
 mod real_clients;
 mod real_clients_resume;

@@ -125,13 +125,13 @@ fn awkward_trees() -> [Files; 2] {
         "all work and no play ".repeat(90_000).into(),
     );
     add("noise".to_owned(), noise(9, 1_300_000));
-    for number in 0..300_u64 {
-        let line = format!("<{number}>").repeat(number as usize * 7);
+    for number in 0..300 {
+        let line = format!("<{number}>").repeat(number * 7);
         add(format!("small/{:02}/{number}", number % 11), line.into());
     }
 
     let mut new = old.clone();
-    for number in (0..300_u64).step_by(3) {
+    for number in (0..300).step_by(3) {
         let path = format!("small/{:02}/{number}", number % 11);
         new.0.insert(path, format!("[{number}]").repeat(40).into());
     }
@@ -315,7 +315,8 @@ impl Whole {
     /// A range that begins anywhere and has any order of magnitude; now and then a suffix, or everything from somewhere on.
     fn throw(&self, dice: &mut Dice) -> (String, Bytes) {
         let size = self.bytes.len() as u64;
-        let cut = |from: u64, to: u64| self.bytes.slice(from as usize..to as usize);
+        let at = |offset| usize::try_from(offset).unwrap();
+        let cut = |from, to| self.bytes.slice(at(from)..at(to));
         let magnitude = dice.within(0..17);
         let length = 1 + dice.within(0..1 << magnitude);
         match dice.within(0..100) {

@@ -5,12 +5,12 @@
 
 use std::io::Write as _;
 use std::path::Path;
-use std::time::Instant;
 
 use serde_json::json;
 use tests::pack::{sha256, text};
 use tests::{Content, Request, TestServer};
 use tokio::process::Command;
+use tokio::time::Instant;
 
 use crate::pack_archives::run;
 
@@ -76,32 +76,39 @@ fn write_many(count: usize, to: &Path) {
     tar.into_inner().unwrap().flush().unwrap();
 }
 
-/// Uploads a file as a whole tree with curl, which holds no more of it than it sends.
-async fn publish_with_curl(server: &TestServer, file: &Path) {
-    let output = Command::new("curl")
-        .args(["--silent", "--show-error", "--fail-with-body"])
-        .args(["--request", "POST", "--upload-file"])
-        .arg(file)
-        .arg(server.url("/packs/pack/versions"))
-        .kill_on_drop(true)
-        .output()
-        .await
-        .unwrap();
+/// Runs curl, which holds no more of a body than it moves. Tells how long that took and what memory the server has then.
+async fn curl(server: &TestServer, arguments: &[&str], target: &str) {
+    let begin = Instant::now();
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--show-error", "--fail-with-body"])
+        .args(arguments)
+        .arg(server.url(target))
+        .kill_on_drop(true);
+    let output = curl.output().await.unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{said}");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}{errors}");
+    report(server, &format!("{} {target}", arguments[0]), begin);
 }
 
-/// Downloads a resource to a file with curl.
-async fn download_with_curl(server: &TestServer, target: &str, file: &Path) {
-    let output = Command::new("curl")
-        .args(["--silent", "--show-error", "--fail", "--output"])
-        .arg(file)
-        .arg(server.url(target))
-        .kill_on_drop(true)
-        .output()
-        .await
-        .unwrap();
-    assert!(output.status.success(), "{output:?}");
+/// Shown where somebody asks for what is captured.
+#[expect(clippy::print_stderr, reason = "measured for people")]
+fn report(server: &TestServer, what: &str, since: Instant) {
+    let memory = server.resident().anonymous / MEBIBYTE;
+    eprintln!("{what}: {:.1?}, {memory} MiB resident", since.elapsed());
+}
+
+/// Uploads a file as a whole tree.
+async fn publish(server: &TestServer, file: &Path) {
+    let file = file.to_str().unwrap();
+    let arguments = ["--upload-file", file, "--request", "POST"];
+    curl(server, &arguments, "/packs/pack/versions").await;
+}
+
+/// Downloads an archive of the first version to a file.
+async fn download(server: &TestServer, name: &str, file: &Path) {
+    let target = format!("/packs/pack/versions/1/{name}");
+    curl(server, &["--output", file.to_str().unwrap()], &target).await;
 }
 
 /// What a shell says to a pipe of programs, with `$0` as its only argument. Each of them must succeed.
@@ -118,22 +125,13 @@ async fn pipe(script: &str, argument: &str) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-/// What was measured, past the capture of the test harness.
-#[expect(clippy::print_stderr, reason = "measured where somebody asks for it")]
-fn report(server: &TestServer, what: &str, since: Instant) {
-    let memory = server.resident().anonymous / MEBIBYTE;
-    eprintln!("{what}: {:.1?}, {memory} MiB resident", since.elapsed());
-}
-
 /// Publishes `count` files; their archives open clean, and have all of them.
 async fn many_files(count: usize) {
     let directory = tempfile::tempdir().unwrap();
     let server = TestServer::start().await;
     let upload = directory.path().join("upload");
     write_many(count, &upload);
-    let begin = Instant::now();
-    publish_with_curl(&server, &upload).await;
-    report(&server, "published", begin);
+    publish(&server, &upload).await;
     std::fs::remove_file(&upload).unwrap();
 
     // With the document.
@@ -144,9 +142,7 @@ async fn many_files(count: usize) {
     };
     let file = directory.path().join("archive");
     let archive = file.to_str().unwrap();
-    let begin = Instant::now();
-    download_with_curl(&server, "/packs/pack/versions/1/archive.zip", &file).await;
-    report(&server, "zip downloaded", begin);
+    download(&server, "archive.zip", &file).await;
     run("unzip", &["-tqq", archive]).await;
     let counted = run("python3", &["-c", PYTHON_COUNT, archive]).await;
     assert_eq!(String::from_utf8(counted.stdout).unwrap().trim(), entries);
@@ -158,9 +154,7 @@ async fn many_files(count: usize) {
         assert_eq!(content.stdout, expected.as_bytes());
     }
 
-    let begin = Instant::now();
-    download_with_curl(&server, "/packs/pack/versions/1/archive.tar", &file).await;
-    report(&server, "tar downloaded", begin);
+    download(&server, "archive.tar", &file).await;
     assert_eq!(listed(&run("tar", &["-tf", archive]).await), entries);
     assert_eq!(listed(&run("bsdtar", &["-tf", archive]).await), entries);
     let number = count / 1000 * 1000 - 993;
@@ -284,9 +278,7 @@ async fn an_archive_of_more_than_4_gib_opens_clean_everywhere() {
 
     let file = directory.path().join("archive");
     let archive = file.to_str().unwrap();
-    let begin = Instant::now();
-    download_with_curl(&server, "/packs/pack/versions/1/archive.zip", &file).await;
-    report(&server, "zip downloaded", begin);
+    download(&server, "archive.zip", &file).await;
     run("unzip", &["-tqq", archive]).await;
     let counted = run("python3", &["-c", PYTHON_COUNT, archive]).await;
     assert_eq!(counted.stdout, b"67\n");
@@ -322,15 +314,13 @@ with zipfile.ZipFile(sys.argv[1], 'w', zipfile.ZIP_DEFLATED) as archive:
 \" \"$0\""
     );
     pipe(&script, upload.to_str().unwrap()).await;
-    let begin = Instant::now();
-    publish_with_curl(&server, &upload).await;
-    report(&server, "published", begin);
+    publish(&server, &upload).await;
 
     let zeros = format!("head -c {HUGE} /dev/zero | sha256sum | cut -c-64");
     let digest = pipe(&zeros, "").await;
     let file = directory.path().join("archive");
     let archive = file.to_str().unwrap();
-    download_with_curl(&server, "/packs/pack/versions/1/archive.zip", &file).await;
+    download(&server, "archive.zip", &file).await;
     assert!(file.metadata().unwrap().len() < 64 * MEBIBYTE);
     run("unzip", &["-tqq", archive]).await;
     let counted = run("python3", &["-c", PYTHON_COUNT, archive]).await;
@@ -373,9 +363,7 @@ async fn an_entry_of_more_than_4_gib_is_stored() {
     drop(tar);
     let sum = "tail -c +513 \"$0\" | head -c -1024 | sha256sum | cut -c-64";
     let digest = pipe(sum, upload.to_str().unwrap()).await;
-    let begin = Instant::now();
-    publish_with_curl(&server, &upload).await;
-    report(&server, "published", begin);
+    publish(&server, &upload).await;
     std::fs::remove_file(&upload).unwrap();
 
     let url = server.url("/packs/pack/versions/1/archive.tar");
@@ -385,7 +373,7 @@ async fn an_entry_of_more_than_4_gib_is_stored() {
     }
     let file = directory.path().join("archive");
     let archive = file.to_str().unwrap();
-    download_with_curl(&server, "/packs/pack/versions/1/archive.zip", &file).await;
+    download(&server, "archive.zip", &file).await;
     run("unzip", &["-tqq", archive]).await;
     let counted = run("python3", &["-c", PYTHON_COUNT, archive]).await;
     assert_eq!(counted.stdout, b"2\n");

@@ -1,26 +1,34 @@
 //! Where facts are kept: adapters of [`MetadataStore`] and [`PackStore`] over SQL databases.
 //!
 //! [`open`] connects to the database that a [`Config`] names and brings its schema up to date. SQL text that all engines share
-//! is in `sql`, what rows mean is in `rows`, and the same for packs in `pack_sql` and `pack_rows`; each engine has a module for the
-//! rest. The schema is in `/migrations`.
+//! is in `sql`, what rows mean is in `rows`, and the same for packs in `pack_sql` and `pack_rows`; each engine, `sqlite` and
+//! `postgres`, has a module for the rest. The schema is in `/migrations`.
 
 mod cache;
+mod database_url;
+mod failures;
 mod pack_rows;
 mod pack_sql;
+mod postgres;
 mod rows;
 mod sql;
 mod sqlite;
+mod values;
 
 use std::error::Error;
 use std::io;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytesize::ByteSize;
 use domain::{MetadataStore, PackStore};
 use serde::{Deserialize, Serialize};
+use sqlx::migrate::{MigrateError, Migrator};
 use thiserror::Error;
+
+pub use self::database_url::{DatabaseUrl, InvalidUrl};
 
 /// Which database, and how it is used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +36,8 @@ use thiserror::Error;
 pub enum Config {
     /// SQLite, for one server.
     Sqlite(SqliteConfig),
+    /// PostgreSQL, for any number of servers on one database.
+    Postgres(PostgresConfig),
 }
 
 /// How SQLite is used. Sizes are written as in `64 MiB`.
@@ -47,6 +57,48 @@ pub struct SqliteConfig {
     pub page_cache: ByteSize,
     /// Memory for what is known of files that were asked for lately.
     pub file_cache: ByteSize,
+}
+
+/// How PostgreSQL is used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PostgresConfig {
+    /// The database in PostgreSQL: `postgres://user:password@host:port/database?sslmode=verify-full`. Its encoding must be UTF-8.
+    /// What is not said comes from the environment, as `PGPASSWORD` or `PGSSLROOTCERT`, and from the password file.
+    pub url: DatabaseUrl,
+    /// Most connections to PostgreSQL that this server has; each serves one transaction at a time.
+    #[serde(default = "default_connections")]
+    pub connections: NonZeroU32,
+    /// How long a transaction waits for a connection to PostgreSQL, a new one included.
+    #[serde(default = "default_acquire_timeout", with = "humantime_serde")]
+    pub acquire_timeout: Duration,
+    /// How long a statement may take in PostgreSQL, and how long a transaction may rest between two.
+    #[serde(default = "default_statement_timeout", with = "humantime_serde")]
+    pub statement_timeout: Duration,
+}
+
+impl PostgresConfig {
+    /// The database at `url`, used as is usual.
+    pub fn new(url: DatabaseUrl) -> Self {
+        Self {
+            url,
+            connections: default_connections(),
+            acquire_timeout: default_acquire_timeout(),
+            statement_timeout: default_statement_timeout(),
+        }
+    }
+}
+
+fn default_connections() -> NonZeroU32 {
+    const { NonZeroU32::new(16).unwrap() }
+}
+
+fn default_acquire_timeout() -> Duration {
+    Duration::from_secs(10)
+}
+
+fn default_statement_timeout() -> Duration {
+    Duration::from_secs(30)
 }
 
 impl Default for Config {
@@ -88,31 +140,38 @@ pub enum OpenError {
     },
     /// A newer release has changed the schema.
     #[error(
-        "{} was made by a newer release: it has migration {version}, this program knows up to {newest}",
-        file.display()
+        "{database} was made by a newer release: it has migration {version}, this program knows up to {newest}"
     )]
     Newer {
         /// The database.
-        file: PathBuf,
+        database: String,
         /// The first migration that is not known.
         version: i64,
         /// The last one that is.
         newest: i64,
     },
     /// The schema could not be brought up to date.
-    #[error("failed to migrate {}", file.display())]
+    #[error("failed to migrate {database}")]
     Migrate {
         /// The database.
-        file: PathBuf,
+        database: String,
         /// The cause.
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
+    /// The database keeps text in an encoding that does not have every character.
+    #[error("{database} has the encoding {encoding} and must have UTF8")]
+    Encoding {
+        /// The database.
+        database: String,
+        /// Its encoding.
+        encoding: String,
+    },
     /// Anything else.
-    #[error("failed to open {}", file.display())]
+    #[error("failed to open {database}")]
     Engine {
         /// The database.
-        file: PathBuf,
+        database: String,
         /// The cause.
         #[source]
         source: sqlx::Error,
@@ -130,7 +189,7 @@ pub struct Stores {
 
 /// Opens the configured database and brings its schema up to date. Relative names are below `data_dir`, which must exist.
 ///
-/// The store runs a task on the current runtime; end it with [`close`](MetadataStore::close).
+/// The store works on the current runtime; end it with [`close`](MetadataStore::close).
 pub async fn open(config: &Config, data_dir: &Path) -> Result<Stores, OpenError> {
     match config {
         Config::Sqlite(config) => {
@@ -140,5 +199,32 @@ pub async fn open(config: &Config, data_dir: &Path) -> Result<Stores, OpenError>
                 packs: store,
             })
         }
+        Config::Postgres(config) => {
+            let store = Arc::new(postgres::PostgresStore::open(config).await?);
+            Ok(Stores {
+                metadata: Arc::<postgres::PostgresStore>::clone(&store),
+                packs: store,
+            })
+        }
+    }
+}
+
+/// Why `migrations` did not run on a database.
+fn unmigrated(database: String, migrations: &Migrator, error: MigrateError) -> OpenError {
+    let newest = migrations
+        .iter()
+        .map(|migration| migration.version)
+        .max()
+        .unwrap_or(0);
+    match error {
+        MigrateError::VersionMissing(version) if version > newest => OpenError::Newer {
+            database,
+            version,
+            newest,
+        },
+        source => OpenError::Migrate {
+            database,
+            source: source.into(),
+        },
     }
 }

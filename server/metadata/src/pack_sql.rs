@@ -111,16 +111,23 @@ insert into drafts (
 values ($1, $2, $3, $4, $5)
 on conflict do nothing";
 
-/// Has the draft $4 hold the blob $1 of size $2 and digest $3: two statements, each of which must affect one row.
-pub(crate) const HOLD_TREE: &str = concat!(
-    need_blob!(),
-    ";
+/// Has the draft $4 hold the blob $1.
+macro_rules! hold_tree {
+    () => {
+        "
 insert into draft_blobs (
   draft,
   blob
 )
 values ($4, $1)"
-);
+    };
+}
+
+/// Has the draft $4 hold the blob $1. One row must be affected.
+pub(crate) const HOLD_BLOB: &str = hold_tree!();
+
+/// Has the draft $4 hold the blob $1 of size $2 and digest $3: two statements, each of which must affect one row.
+pub(crate) const HOLD_TREE: &str = concat!(need_blob!(), ";", hold_tree!());
 
 /// The draft with name $1.
 pub(crate) const DRAFT: &str = concat!(

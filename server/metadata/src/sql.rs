@@ -1,4 +1,7 @@
 //! The statements that all engines share, as static text: `$1` placeholders, `returning`, partial indexes by literal state.
+//!
+//! Some go together always. An engine that takes several statements with one list of parameters has them as one text; each has a
+//! constant of its own as well, with the same numbers of the parameters.
 
 macro_rules! upload_columns {
     () => {
@@ -33,6 +36,8 @@ macro_rules! upload_columns {
 "
     };
 }
+
+pub(crate) use upload_columns;
 
 macro_rules! file_columns {
     () => {
@@ -133,6 +138,15 @@ where id = $8
   and state = 'open'"
     };
 }
+
+/// Records that a file needs the blob $1 of size $2 and digest $3. One row must be affected.
+pub(crate) const NEED_BLOB: &str = need_blob!();
+
+/// Writes a file with blob $1 over the one that path $4 may have. One row must be affected.
+pub(crate) const WRITE_FILE: &str = put_file!();
+
+/// Completes the open upload $8 under epoch $9. One row must be affected.
+pub(crate) const CLOSE_UPLOAD: &str = complete_upload!();
 
 /// Writes a file: two statements, each of which must affect one row.
 pub(crate) const PUT_FILE: &str = concat!(need_blob!(), ";", put_file!());
@@ -362,8 +376,10 @@ where doomed_at < $1
 order by doomed_at
 limit $2";
 
-/// Forgets the blob $1 if it is doomed, and the contents that were in it: two statements.
-pub(crate) const FORGET_BLOB: &str = "
+/// Forgets the contents in the blob $1 if that is doomed.
+macro_rules! forget_contents {
+    () => {
+        "
 delete from contents
 where (raw_blob = $1 or deflated_blob = $1)
   and exists (
@@ -371,7 +387,25 @@ where (raw_blob = $1 or deflated_blob = $1)
     from blobs
     where key = $1
       and doomed_at is not null
-  );
+  )"
+    };
+}
+
+/// Forgets the blob $1 if it is doomed.
+macro_rules! delete_blob {
+    () => {
+        "
 delete from blobs
 where key = $1
-  and doomed_at is not null";
+  and doomed_at is not null"
+    };
+}
+
+/// Forgets the contents in the blob $1 if that is doomed.
+pub(crate) const FORGET_CONTENTS: &str = forget_contents!();
+
+/// Forgets the blob $1 if it is doomed and no content is in it any more.
+pub(crate) const DELETE_BLOB: &str = delete_blob!();
+
+/// Forgets the blob $1 if it is doomed, and the contents that were in it: two statements.
+pub(crate) const FORGET_BLOB: &str = concat!(forget_contents!(), ";", delete_blob!());

@@ -17,7 +17,7 @@ use domain::files::{File, WriteCondition};
 use domain::metadata_store::{Deleted, Guarded, Inserted, MetadataError, MetadataStore, Written};
 use domain::upload::{Completed, Gone, Progress, Upload};
 use domain::{BlobKey, FilePath, Timestamp, UploadId};
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Executor, Sqlite, SqlitePool};
 
@@ -27,8 +27,10 @@ use self::commands::{
 };
 use self::writer::{Means, Writer};
 use crate::cache::FileCache;
+use crate::failures::failed;
 use crate::rows::{FileRow, UploadRow, blob_key};
-use crate::{OpenError, SqliteConfig, sql};
+use crate::values::{PathRange, limited};
+use crate::{OpenError, SqliteConfig, sql, unmigrated};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/sqlite");
 
@@ -56,8 +58,9 @@ impl SqliteStore {
     pub(crate) async fn open(config: &SqliteConfig, data_dir: &Path) -> Result<Self, OpenError> {
         let file = data_dir.join(&config.file);
         let lock = lock(&beside(&file, ".lock"))?;
+        let name = || file.display().to_string();
         let cannot_open = |source| OpenError::Engine {
-            file: file.clone(),
+            database: name(),
             source,
         };
 
@@ -66,7 +69,7 @@ impl SqliteStore {
         MIGRATIONS
             .run(&mut connection)
             .await
-            .map_err(|error| unmigrated(&file, error))?;
+            .map_err(|error| unmigrated(name(), &MIGRATIONS, error))?;
 
         let readers = SqlitePoolOptions::new()
             .min_connections(1)
@@ -250,19 +253,15 @@ impl MetadataStore for SqliteStore {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<File>, MetadataError> {
-        let from = match after {
-            // The least path that is greater: none has a control character.
-            Some(after) if after >= prefix => format!("{after}\u{1}"),
-            Some(_) | None => prefix.to_owned(),
-        };
-        let rows: Vec<FileRow> = match prefix_end(prefix) {
+        let range = PathRange::new(prefix, after);
+        let rows: Vec<FileRow> = match range.end {
             Some(end) => sqlx::query_as(sql::FILES_BETWEEN)
-                .bind(from)
+                .bind(range.from)
                 .bind(end)
                 .bind(limited(limit))
                 .fetch_all(&self.readers),
             None => sqlx::query_as(sql::FILES_FROM)
-                .bind(from)
+                .bind(range.from)
                 .bind(limited(limit))
                 .fetch_all(&self.readers),
         }
@@ -380,32 +379,6 @@ async fn read_file(
     row.map(File::try_from).transpose()
 }
 
-/// The least text that is greater than all that begin with `prefix`; `None` if there is none.
-fn prefix_end(prefix: &str) -> Option<String> {
-    let mut end = prefix.to_owned();
-    while let Some(last) = end.pop() {
-        // UTF-8 sorts as its code points do. A range of chars steps over the surrogates.
-        if let Some(next) = (last..=char::MAX).nth(1) {
-            end.push(next);
-            return Some(end);
-        }
-    }
-    None
-}
-
-/// A limit as the engine takes it.
-fn limited(limit: usize) -> i64 {
-    i64::try_from(limit).unwrap_or(i64::MAX)
-}
-
-/// A failure that is not the engine's.
-fn failed(doing: &'static str, source: impl Into<Box<dyn Error + Send + Sync>>) -> MetadataError {
-    MetadataError::Failed {
-        doing,
-        source: source.into(),
-    }
-}
-
 /// A failure of the engine.
 fn engine(doing: &'static str) -> impl FnOnce(sqlx::Error) -> MetadataError {
     move |error| {
@@ -448,42 +421,11 @@ fn lock(file: &Path) -> Result<fs::File, OpenError> {
     }
 }
 
-fn unmigrated(file: &Path, error: MigrateError) -> OpenError {
-    let newest = MIGRATIONS
-        .iter()
-        .map(|migration| migration.version)
-        .max()
-        .unwrap_or(0);
-    match error {
-        MigrateError::VersionMissing(version) if version > newest => OpenError::Newer {
-            file: file.to_owned(),
-            version,
-            newest,
-        },
-        source => OpenError::Migrate {
-            file: file.to_owned(),
-            source: source.into(),
-        },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use sqlx::{AssertSqlSafe, SqliteConnection};
 
     use super::*;
-
-    #[test]
-    fn a_prefix_ends_before_the_next_text() {
-        let check = |prefix, end: Option<&str>| assert_eq!(prefix_end(prefix).as_deref(), end);
-        check("", None);
-        check("a", Some("b"));
-        check("a/", Some("a0"));
-        check("é", Some("ê"));
-        check("\u{d7ff}", Some("\u{e000}"));
-        check("a\u{10ffff}", Some("b"));
-        check("\u{10ffff}\u{10ffff}", None);
-    }
 
     /// Tables that grow.
     const TABLES: [&str; 10] = [

@@ -5,6 +5,8 @@
     reason = "a test, in functions of its own as well"
 )]
 
+mod cluster;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -16,21 +18,22 @@ use domain::metadata_store::{Guarded, Inserted, Written};
 use domain::testing::metadata_store::{completed, progress, upload};
 use domain::upload::UploadState;
 use domain::{MetadataStore, Timestamp, UploadId};
-use metadata::Config;
+use metadata::{Config, SqliteConfig};
 
 const LATER: Timestamp = Timestamp::from_millis(1_900_000_000_000);
 
-async fn opened(directory: &Path) -> Arc<dyn MetadataStore> {
-    let stores = metadata::open(&Config::default(), directory).await;
+/// The configuration names no file that is relative.
+async fn opened(config: &Config) -> Arc<dyn MetadataStore> {
+    let stores = metadata::open(config, Path::new("/nowhere")).await;
     stores.unwrap().metadata
 }
 
-/// Names the directory to the child.
+/// Has the configuration for the child.
 const CHILD: &str = "METADATA_CRASH_CHILD";
 
 /// The child: 32 callers make, claim, grow and complete uploads, and tell of each answer on a line, `<step> <id> <path>`.
-async fn work_until_killed(directory: &Path) {
-    let store = opened(directory).await;
+async fn work_until_killed(config: &Config) {
+    let store = opened(config).await;
     let callers: Vec<_> = (0..32)
         .map(|caller| {
             let store = Arc::clone(&store);
@@ -72,13 +75,13 @@ async fn live(store: &dyn MetadataStore, path: &str) {
     tell("completed", &upload.id);
 }
 
-/// Runs the child on `directory`, kills it once it has told `lines` lines, and returns the last step it told of each upload.
-fn kill_after(directory: &Path, lines: usize) -> BTreeMap<UploadId, (String, String)> {
+/// Runs the child as `test`, kills it once it has told `lines` lines, and returns the last step it told of each upload.
+fn kill_after(test: &str, config: &Config, lines: usize) -> BTreeMap<UploadId, (String, String)> {
     // This very program, told to run the one test as a child.
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "what_was_acknowledged_survives_a_kill"])
+        .args(["--exact", test])
         .arg("--nocapture")
-        .env(CHILD, directory)
+        .env(CHILD, toml::to_string(config).unwrap())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -106,19 +109,15 @@ fn kill_after(directory: &Path, lines: usize) -> BTreeMap<UploadId, (String, Str
     told
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_acknowledged_survives_a_kill() {
-    if let Some(directory) = std::env::var_os(CHILD) {
-        return work_until_killed(Path::new(&directory)).await;
-    }
-    let directory = tempfile::tempdir().unwrap();
+/// Kills children after more and more lines, and looks after each whether what they told is there.
+async fn kill_and_look(test: &'static str, config: Config) {
     let mut all = BTreeMap::new();
     for lines in [1, 100, 701, 2003] {
-        let path = directory.path().to_owned();
-        let told = tokio::task::spawn_blocking(move || kill_after(&path, lines));
+        let to_child = config.clone();
+        let told = tokio::task::spawn_blocking(move || kill_after(test, &to_child, lines));
         all.extend(told.await.unwrap());
 
-        let store = opened(directory.path()).await;
+        let store = opened(&config).await;
         for (id, (step, path)) in &all {
             let upload = store.upload(id).await.unwrap().expect(step);
             assert_eq!(upload.path().unwrap().as_str(), path);
@@ -142,4 +141,39 @@ async fn what_was_acknowledged_survives_a_kill() {
             .await
             .unwrap();
     }
+}
+
+/// As a child, works until it is killed.
+async fn is_child() -> bool {
+    let Ok(config) = std::env::var(CHILD) else {
+        return false;
+    };
+    work_until_killed(&toml::from_str(&config).unwrap()).await;
+    true
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_survives_a_kill() {
+    if is_child().await {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let config = Config::Sqlite(SqliteConfig {
+        file: directory.path().join("metadata.sqlite"),
+        ..SqliteConfig::default()
+    });
+    kill_and_look("what_was_acknowledged_survives_a_kill", config).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_survives_a_kill_beside_postgres() {
+    if is_child().await {
+        return;
+    }
+    let config = Config::Postgres(cluster::fresh_database().await);
+    kill_and_look(
+        "what_was_acknowledged_survives_a_kill_beside_postgres",
+        config,
+    )
+    .await;
 }

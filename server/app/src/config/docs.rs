@@ -45,6 +45,11 @@ pub(super) const SOURCES: &[(&str, &str, &str)] = &[
         include_str!("../../../metadata/src/lib.rs"),
         "SqliteConfig",
     ),
+    (
+        "metadata",
+        include_str!("../../../metadata/src/lib.rs"),
+        "PostgresConfig",
+    ),
     ("log", include_str!("../telemetry.rs"), "Config"),
 ];
 

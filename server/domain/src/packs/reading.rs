@@ -227,14 +227,19 @@ impl Authorized<Packs> {
     ) -> Result<Archive, Error> {
         self.principal.check(Action::ReadPack(pack))?;
         let shared = &self.service.shared;
-        let version = shared.load(shared.version(pack, number).await?).await?;
-        let choice = match selection {
-            Selection::Whole => Choice::Whole,
+        let target = async { shared.load(shared.version(pack, number).await?).await };
+        let (version, choice) = match selection {
+            Selection::Whole => (target.await?, Choice::Whole),
             Selection::Since(base) => {
-                let base = shared.version(pack, Some(*base)).await?;
-                Choice::Since(shared.load(base).await?)
+                let base = async { shared.load(shared.version(pack, Some(*base)).await?).await };
+                let (target, base) = tokio::try_join!(target, base)?;
+                (target, Choice::Since(base))
             }
-            Selection::Need(name) => Choice::Need(shared.need(&version, name).await?),
+            Selection::Need(name) => {
+                let target = target.await?;
+                let need = shared.need(&target, name).await?;
+                (target, Choice::Need(need))
+            }
         };
         shared.archive(version, &choice, format).await
     }

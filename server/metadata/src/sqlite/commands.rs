@@ -9,12 +9,13 @@ use domain::upload::{Completed, Gone, Progress, Target, Upload, UploadState};
 use domain::{BlobKey, FilePath, Timestamp, UploadId};
 use sqlx::Sqlite;
 use sqlx::sqlite::SqliteArguments;
-use thiserror::Error;
 
 use super::writer::{Command, Transaction};
-use super::{engine, failed, limited, read_file, read_upload};
+use super::{engine, read_file, read_upload};
+use crate::failures::{NotAsExpected, failed};
 use crate::rows::{HeldRow, UploadRow, column, gone_text};
 use crate::sql;
+use crate::values::limited;
 
 /// See [`insert_upload`](domain::MetadataStore::insert_upload).
 #[derive(Debug)]
@@ -393,15 +394,6 @@ pub(super) async fn affected(
         .await
         .map(|result| result.rows_affected())
         .map_err(engine(doing))
-}
-
-#[derive(Debug, Error)]
-#[error(
-    "{affected} rows were changed instead of {expected}; a blob may be doomed, or recorded with another content"
-)]
-struct NotAsExpected {
-    expected: u64,
-    affected: u64,
 }
 
 /// Runs statements that must change so many rows, one each.

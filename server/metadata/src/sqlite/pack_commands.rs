@@ -11,9 +11,11 @@ use serde::Serialize;
 
 use super::commands::{affected, exactly};
 use super::writer::{Command, Transaction};
-use super::{engine, failed, limited, pack_lists};
+use super::{engine, pack_lists};
+use crate::failures::failed;
 use crate::pack_sql;
 use crate::rows::{Row, column};
+use crate::values::{limited, sought};
 
 /// How many contents are written by one statement, which bounds the memory that it takes.
 const CONTENTS_AT_A_TIME: usize = 2000;
@@ -483,9 +485,4 @@ fn keys(blobs: &[BlobKey], doing: &'static str) -> Result<String, MetadataError>
 /// A list as the engine takes it.
 pub(super) fn array(list: &impl Serialize, doing: &'static str) -> Result<String, MetadataError> {
     serde_json::to_string(list).map_err(|error| failed(doing, error))
-}
-
-/// The number of a version that is looked for. One that no column can hold is none's, as is the greatest that one can.
-pub(super) fn sought(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }

@@ -12,10 +12,12 @@ use sqlx::{Executor, Sqlite};
 
 use super::pack_commands::{
     DropContents, ForgetDraft, ForgetNeeds, InsertDraft, PublishVersion, RegisterNeed,
-    RetireVersion, StoreContents, array, sought,
+    RetireVersion, StoreContents, array,
 };
-use super::{SqliteStore, engine, failed, limited, pack_lists};
+use super::{SqliteStore, engine, pack_lists};
+use crate::failures::failed;
 use crate::pack_rows::{ContentRow, DraftRow, VersionRow, draft_id};
+use crate::values::{limited, sought};
 use crate::{pack_sql, rows};
 
 #[async_trait]

@@ -26,8 +26,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::failed;
 use crate::cache::{FileCache, Known};
+use crate::failures::failed;
 
 /// How many batches come between two looks at the write-ahead log's length.
 const LOOK_AT_LOG: u32 = 64;

@@ -25,6 +25,8 @@ pub(super) struct Reading {
     /// The last used blobs, by their indices among the places; the latest is the last.
     open: VecDeque<(u32, Arc<dyn Blob>)>,
     passing: Option<Passing>,
+    /// What is left of a window.
+    chunks: VecDeque<Bytes>,
 }
 
 /// A content that is passed on.
@@ -47,6 +49,7 @@ impl Reading {
             steps: Steps::new(version, segments),
             open: VecDeque::with_capacity(MOST_OPEN),
             passing: None,
+            chunks: VecDeque::new(),
         }
     }
 
@@ -67,6 +70,9 @@ impl Reading {
     /// The next chunk; none at the end.
     async fn next(&mut self) -> Result<Option<Bytes>, BlobError> {
         loop {
+            if let Some(chunk) = self.chunks.pop_front() {
+                return Ok(Some(chunk));
+            }
             if let Some(passing) = &mut self.passing {
                 if let Some(chunk) = passing.next().await? {
                     return Ok(Some(chunk));
@@ -75,7 +81,7 @@ impl Reading {
             }
             match self.steps.next() {
                 None => return Ok(None),
-                Some(Step::Copy(window)) => return self.fill(window).await.map(Some),
+                Some(Step::Window(window)) => self.chunks = self.fill(window).await?,
                 Some(Step::Pass(Source { blob, range })) => {
                     let left = range.end - range.start;
                     let opened = self.open(blob).await?;
@@ -89,23 +95,30 @@ impl Reading {
         }
     }
 
-    /// Copies contents to their places between the literals.
-    async fn fill(&mut self, window: Window) -> Result<Bytes, BlobError> {
-        let Window { mut bytes, spans } = window;
-        for span in spans {
-            let Source { blob, range } = span.source.clone();
-            let mut chunks = self.open(blob).await?.read(range);
-            let mut copying = span.copying();
-            while let Some(chunk) = chunks.next().await {
-                if !copying.take(&chunk?, &mut bytes) {
-                    return Err(missing(self.key(blob)));
-                }
-            }
-            if !copying.is_whole() {
-                return Err(missing(self.key(blob)));
-            }
+    /// Reads the contents of a window.
+    async fn fill(&mut self, window: Window) -> Result<VecDeque<Bytes>, BlobError> {
+        let mut read = Vec::with_capacity(window.spans.len());
+        for span in &window.spans {
+            read.push(self.read(span).await?);
         }
-        Ok(bytes.into())
+        Ok(window.put_together(&read))
+    }
+
+    /// Reads a short stretch, which mostly is one chunk of the store's.
+    async fn read(&mut self, source: &Source) -> Result<Bytes, BlobError> {
+        let mut chunks = self.open(source.blob).await?.read(source.range.clone());
+        let mut whole = Bytes::new();
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk?;
+            whole = match whole.is_empty() {
+                true => chunk,
+                false => [whole, chunk].concat().into(),
+            };
+        }
+        match whole.len() as u64 == source.len() {
+            true => Ok(whole),
+            false => Err(missing(self.key(source.blob))),
+        }
     }
 
     async fn open(&mut self, index: u32) -> Result<Arc<dyn Blob>, BlobError> {

@@ -10,7 +10,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use proptest::prelude::*;
 
 use super::testing::{Shelf, Sketch, Synthetic, mixture, noise, shared, tiny};
-use super::windows::{Step, Steps, WINDOW};
+use super::windows::{MOST_READ, Source, Step, Steps, WINDOW};
 use super::*;
 use crate::BlobKey;
 use crate::blob_store::BlobError;
@@ -232,11 +232,11 @@ proptest! {
             let archive = archive_of(&pack, Choice::Whole, format);
             let segments = archive.layout.slice(0..archive.size());
             for step in Steps::new(Arc::clone(&pack.version), segments) {
-                let buffer = match step {
-                    Step::Copy(window) => window.bytes.capacity(),
-                    Step::Pass(_) => 0,
-                };
-                prop_assert!(buffer <= WINDOW);
+                if let Step::Window(window) = step {
+                    prop_assert!(window.length <= WINDOW);
+                    let read: u64 = window.spans.iter().map(Source::len).sum();
+                    prop_assert!(read <= MOST_READ);
+                }
             }
             let stream = archive.read(0..archive.size());
             let chunks: Vec<Bytes> = block_on(stream.try_collect()).unwrap();

@@ -1,33 +1,39 @@
 //! What is read together and sent together.
 //!
-//! An archive of many small files is many short headers with short contents between them. To read and to send each by itself would
-//! take longer than to copy them. So neighbours go into one [`Window`], whose contents are read in as few stretches as they lie
-//! in: small contents of one publishing lie side by side, in the order of the catalogue. Large contents are passed on as they
-//! are read.
+//! An archive of many small files is many short headers with short contents between them. To read each by itself would take longer
+//! than to copy it. So neighbours go into one [`Window`], whose contents are read in as few stretches as they lie in: small
+//! contents of one publishing lie side by side, in the order of the catalogue. What is short is then copied together; what is
+//! not is sent out of the bytes that were read. Large contents are passed on as the store yields them.
 
+use std::collections::VecDeque;
 use std::iter::Peekable;
 use std::ops::Range;
 use std::sync::Arc;
 
 use archive::{BlobSlice, Segment, Segments};
+use bytes::Bytes;
 
 use super::super::versions::Version;
 
-/// Bytes of a window at most, and of a stretch that is read for it. A stream has two windows and, before it joins one, a literal
-/// of 64 KiB: 256 KiB.
-pub(super) const WINDOW: usize = 96 * 1024;
-/// Longer slices of contents are not copied. So a window that ends for lack of room has 64 KiB or more.
-const LONGEST_COPY: u64 = 32 * 1024;
+/// Bytes of a window at most. A stream has a chunk of one that is sent, and beside it the next one, of which what was read and what is
+/// put together from that: at most 256 KiB.
+pub(super) const WINDOW: usize = 80 * 1024;
+/// Longer slices of contents are read by themselves. So a window that ends for lack of room has 48 KiB or more.
+const LONGEST_IN_WINDOW: u64 = 32 * 1024;
+/// Longer contents of a window are sent out of what was read; to copy shorter ones takes less time than to send them by themselves.
+const LONGEST_COPY: usize = 4 * 1024;
 /// How many bytes are read in vain rather than to read twice.
 const LONGEST_GAP: u64 = 16 * 1024;
+/// Bytes that are read for a window at most.
+pub(super) const MOST_READ: u64 = WINDOW as u64 + LONGEST_GAP;
 /// How many stretches a window is read in at most.
 const MOST_SPANS: usize = 16;
 
 /// What comes next.
 #[derive(Debug)]
 pub(super) enum Step {
-    /// Literals, and contents to be copied between them.
-    Copy(Window),
+    /// Literals, and short contents between them.
+    Window(Window),
     /// A content to be passed on.
     Pass(Source),
 }
@@ -44,26 +50,32 @@ pub(super) struct Source {
 /// Bytes to send, without the contents among them.
 #[derive(Debug, Default)]
 pub(super) struct Window {
-    /// Literals at their places, and zeros where contents are to come.
-    pub(super) bytes: Vec<u8>,
+    /// All literals, one after the other.
+    literals: Vec<u8>,
+    /// What is sent, in order.
+    pieces: Vec<Piece>,
+    /// Bytes of all pieces.
+    pub(super) length: usize,
     /// What is to be read.
-    pub(super) spans: Vec<Span>,
+    pub(super) spans: Vec<Source>,
+    /// Bytes of all spans.
+    to_read: u64,
 }
 
-/// A stretch of a blob with the contents that it is read for.
+/// A piece of a window.
 #[derive(Debug)]
-pub(super) struct Span {
-    pub(super) source: Source,
-    cuts: Vec<Cut>,
-}
-
-/// A content, or a part of one, that is copied out of a span.
-#[derive(Debug)]
-struct Cut {
-    /// In bytes of the blob.
-    start: u64,
-    /// Where it belongs in the window.
-    place: Range<usize>,
+enum Piece {
+    /// The next so many bytes of the literals.
+    Literal(usize),
+    /// A content, or a part of one.
+    Content {
+        /// The index of the span that it lies in.
+        span: usize,
+        /// In bytes of the blob.
+        start: u64,
+        /// In bytes.
+        length: usize,
+    },
 }
 
 /// The steps of a range of an archive, one by one.
@@ -97,9 +109,9 @@ impl Iterator for Steps {
                 Segment::Literal(literal) => window.append(literal),
                 Segment::Blob(slice) => {
                     let source = source_of(&self.version, slice);
-                    if source.len() <= LONGEST_COPY {
-                        window.leave_room(source)
-                    } else if window.bytes.is_empty() {
+                    if source.len() <= LONGEST_IN_WINDOW {
+                        window.include(source)
+                    } else if window.is_empty() {
                         self.segments.next();
                         return Some(Step::Pass(source));
                     } else {
@@ -112,7 +124,7 @@ impl Iterator for Steps {
             }
             self.segments.next();
         }
-        (!window.bytes.is_empty()).then_some(Step::Copy(window))
+        (!window.is_empty()).then_some(Step::Window(window))
     }
 }
 
@@ -128,144 +140,133 @@ fn source_of(version: &Version, slice: &BlobSlice) -> Source {
 }
 
 impl Window {
-    /// Takes a literal in, unless it does not fit.
-    fn append(&mut self, literal: &[u8]) -> bool {
-        let fits = self.bytes.is_empty() || self.bytes.len() + literal.len() <= WINDOW;
-        if fits {
-            self.reserve(literal.len());
-            self.bytes.extend_from_slice(literal);
-        }
-        fits
+    fn is_empty(&self) -> bool {
+        self.length == 0
     }
 
-    /// Leaves room for a content, unless it does not fit.
-    fn leave_room(&mut self, source: Source) -> bool {
-        let length = usize::try_from(source.len()).expect("longer ones are not copied");
-        let begin = self.bytes.len();
-        let end = begin + length;
-        if end > WINDOW {
+    /// Takes a literal in, unless it does not fit.
+    fn append(&mut self, literal: &[u8]) -> bool {
+        if !self.is_empty() && self.length + literal.len() > WINDOW {
             return false;
         }
-        let cut = Cut {
-            start: source.range.start,
-            place: begin..end,
-        };
-        match self.spans.iter().rposition(|span| span.reaches(&source)) {
-            Some(near) => self.spans[near].widen(&source, cut),
-            None if self.spans.len() < MOST_SPANS => self.spans.push(Span {
-                source,
-                cuts: vec![cut],
-            }),
-            None => return false,
+        self.literals.extend_from_slice(literal);
+        match self.pieces.last_mut() {
+            Some(Piece::Literal(length)) => *length += literal.len(),
+            _ => self.pieces.push(Piece::Literal(literal.len())),
         }
-        self.reserve(length);
-        self.bytes.resize(end, 0);
+        self.length += literal.len();
         true
     }
 
-    /// Makes room for more: a little for a header between large contents, else once for the whole window.
-    fn reserve(&mut self, additional: usize) {
-        let needed = self.bytes.len() + additional;
-        if needed > self.bytes.capacity() {
-            let capacity = if needed <= FEW_BYTES {
-                FEW_BYTES
-            } else {
-                WINDOW.max(needed)
-            };
-            self.bytes.reserve_exact(capacity - self.bytes.len());
+    /// Takes a content in, unless it does not fit.
+    fn include(&mut self, source: Source) -> bool {
+        let length = usize::try_from(source.len()).expect("longer ones are read by themselves");
+        if self.length + length > WINDOW {
+            return false;
         }
+        let start = source.range.start;
+        let near = self.spans.iter().rposition(|span| span.reaches(&source));
+        let more = near.map_or(source.len(), |near| {
+            let span = &self.spans[near];
+            span.widened(&source).len() - span.len()
+        });
+        if self.to_read + more > MOST_READ {
+            return false;
+        }
+        let span = match near {
+            Some(near) => {
+                self.spans[near] = self.spans[near].widened(&source);
+                near
+            }
+            None if self.spans.len() < MOST_SPANS => {
+                self.spans.push(source);
+                self.spans.len() - 1
+            }
+            None => return false,
+        };
+        self.to_read += more;
+        self.pieces.push(Piece::Content {
+            span,
+            start,
+            length,
+        });
+        self.length += length;
+        true
+    }
+
+    /// The bytes to send, in few chunks. `read` has what was read of each span.
+    pub(super) fn put_together(self, read: &[Bytes]) -> VecDeque<Bytes> {
+        let mut chunks = VecDeque::new();
+        let mut literals = self.literals.as_slice();
+        let mut gathered = Vec::new();
+        let mut left = self.length;
+        for piece in self.pieces {
+            let content;
+            let (bytes, length) = match piece {
+                Piece::Literal(length) => {
+                    let literal;
+                    (literal, literals) = literals.split_at(length);
+                    (literal, length)
+                }
+                Piece::Content {
+                    span,
+                    start,
+                    length,
+                } => {
+                    let begin = usize::try_from(start - self.spans[span].range.start);
+                    let begin = begin.expect("a span is short");
+                    content = read[span].slice(begin..begin + length);
+                    if length > LONGEST_COPY {
+                        if !gathered.is_empty() {
+                            chunks.push_back(std::mem::take(&mut gathered).into());
+                        }
+                        chunks.push_back(content);
+                        left -= length;
+                        continue;
+                    }
+                    (&*content, length)
+                }
+            };
+            if gathered.capacity() == 0 {
+                gathered.reserve_exact(if length == left {
+                    length
+                } else {
+                    left.min(FIRST_GATHERING)
+                });
+            }
+            gathered.extend_from_slice(bytes);
+            left -= length;
+        }
+        if !gathered.is_empty() {
+            chunks.push_back(gathered.into());
+        }
+        chunks
     }
 }
 
-/// What a header between large contents needs.
-const FEW_BYTES: usize = 2 * 1024;
+/// Room for what is gathered between longer contents, to begin with.
+const FIRST_GATHERING: usize = 1024;
 
 impl Source {
     /// In bytes.
     pub(super) fn len(&self) -> u64 {
         self.range.end - self.range.start
     }
-}
 
-impl Span {
-    /// Whether the source is near enough to be read along.
-    fn reaches(&self, source: &Source) -> bool {
-        let (own, other) = (&self.source.range, &source.range);
-        self.source.blob == source.blob
-            && other.start <= own.end.saturating_add(LONGEST_GAP)
-            && own.start <= other.end.saturating_add(LONGEST_GAP)
-            && own.end.max(other.end) - own.start.min(other.start) <= WINDOW as u64
+    /// Whether the other is near enough to be read along.
+    fn reaches(&self, other: &Self) -> bool {
+        let (own, its) = (&self.range, &other.range);
+        self.blob == other.blob
+            && its.start <= own.end.saturating_add(LONGEST_GAP)
+            && own.start <= its.end.saturating_add(LONGEST_GAP)
     }
 
-    fn widen(&mut self, source: &Source, cut: Cut) {
-        let range = &mut self.source.range;
-        *range = range.start.min(source.range.start)..range.end.max(source.range.end);
-        self.cuts.push(cut);
-    }
-
-    /// Ready to be copied from, from the span's start on.
-    pub(super) fn copying(mut self) -> Copying {
-        // They mostly are in order already.
-        self.cuts.sort_unstable_by_key(|cut| cut.start);
-        Copying {
-            reached: self.source.range.start,
-            end: self.source.range.end,
-            cuts: self.cuts,
-            done: 0,
+    /// Both, and what is between them.
+    fn widened(&self, other: &Self) -> Self {
+        let (own, its) = (&self.range, &other.range);
+        Self {
+            blob: self.blob,
+            range: own.start.min(its.start)..own.end.max(its.end),
         }
-    }
-}
-
-/// A span while it is read.
-#[derive(Debug)]
-pub(super) struct Copying {
-    reached: u64,
-    end: u64,
-    /// In the order of their starts.
-    cuts: Vec<Cut>,
-    /// How many of the first cuts are whole.
-    done: usize,
-}
-
-impl Copying {
-    /// Copies what the next chunk of the span has into the window; false where it has more than the span.
-    pub(super) fn take(&mut self, chunk: &[u8], window: &mut [u8]) -> bool {
-        let begin = self.reached;
-        let end = begin + chunk.len() as u64;
-        if end > self.end {
-            return false;
-        }
-        self.reached = end;
-        for cut in &self.cuts[self.done..] {
-            if cut.start >= end {
-                break;
-            }
-            cut.copy(chunk, begin, window);
-        }
-        let whole = |cut: &&Cut| cut.start + cut.place.len() as u64 <= end;
-        self.done += self.cuts[self.done..].iter().take_while(whole).count();
-        true
-    }
-
-    /// Whether the whole span has come.
-    pub(super) fn is_whole(&self) -> bool {
-        self.reached == self.end
-    }
-}
-
-impl Cut {
-    /// Copies that part of it which lies in the chunk; the chunk begins at `begin` in the blob.
-    fn copy(&self, chunk: &[u8], begin: u64, window: &mut [u8]) {
-        // Both are within a span, which is short.
-        let before =
-            |from: u64, to: u64| usize::try_from(to.saturating_sub(from)).unwrap_or(usize::MAX);
-        let skipped = before(self.start, begin);
-        let offset = before(begin, self.start);
-        let place = &self.place;
-        if skipped >= place.len() {
-            return;
-        }
-        let length = (place.len() - skipped).min(chunk.len() - offset);
-        window[place.start + skipped..][..length].copy_from_slice(&chunk[offset..][..length]);
     }
 }

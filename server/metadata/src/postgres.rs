@@ -1,0 +1,412 @@
+//! PostgreSQL: any number of servers on one database, and nothing of it in memory.
+//!
+//! Each method takes a connection from a bounded pool for one transaction, at READ COMMITTED, where every statement sees what was
+//! committed before it began. Changes of one statement guard themselves. Changes of more first lock what they decide by
+//! ([`locks`]), then decide by the statements of [`sql`](crate::sql), as in SQLite. What the engine ends to untangle transactions
+//! is run again, a bounded number of times.
+
+mod commands;
+mod locks;
+mod pack_commands;
+mod pack_lists;
+mod packs;
+mod transaction;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use domain::files::{File, WriteCondition};
+use domain::metadata_store::{Deleted, Guarded, Inserted, MetadataError, MetadataStore, Written};
+use domain::upload::{Completed, Gone, Progress, Upload};
+use domain::{BlobKey, FilePath, Timestamp, UploadId};
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool, Postgres};
+
+use self::commands::{
+    Check, ClaimUpload, CompleteUpload, DeleteFile, EndUpload, ForgetBlob, ForgetUploads,
+    InsertUpload, PutFile, RecordProgress,
+};
+use self::transaction::engine;
+use crate::rows::{FileRow, UploadRow, blob_key};
+use crate::sql::upload_columns;
+use crate::values::{PathRange, limited};
+use crate::{OpenError, PostgresConfig, sql, unmigrated};
+
+static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/postgres");
+
+/// How long a server waits for another that migrates, or for a table that another uses.
+const MIGRATION_LOCK_TIMEOUT: Duration = Duration::from_mins(5);
+
+/// A metadata store in a PostgreSQL database that other servers may use at the same time.
+#[derive(Debug)]
+pub(crate) struct PostgresStore {
+    pool: PgPool,
+}
+
+impl PostgresStore {
+    /// Connects to the database, which must exist, and brings its schema up to date.
+    pub(crate) async fn open(config: &PostgresConfig) -> Result<Self, OpenError> {
+        let cannot_open = |source| OpenError::Engine {
+            database: config.url.to_string(),
+            source,
+        };
+        let options = PgConnectOptions::from_url(config.url.secret())
+            .map_err(cannot_open)?
+            .disable_statement_logging();
+        migrate(config, &options).await?;
+        let statement_timeout = config.statement_timeout;
+        let pool = PgPoolOptions::new()
+            .max_connections(config.connections.get())
+            .acquire_timeout(config.acquire_timeout)
+            .after_connect(move |connection, _| Box::pin(set_up(connection, statement_timeout)))
+            .connect_with(options)
+            .await
+            .map_err(cannot_open)?;
+        Ok(Self { pool })
+    }
+}
+
+/// Brings the schema up to date, one server at a time: the migrator holds an advisory lock.
+async fn migrate(config: &PostgresConfig, options: &PgConnectOptions) -> Result<(), OpenError> {
+    let database = || config.url.to_string();
+    let cannot_open = |source| OpenError::Engine {
+        database: database(),
+        source,
+    };
+    let mut connection = tokio::time::timeout(config.acquire_timeout, options.connect())
+        .await
+        .map_err(|_| cannot_open(sqlx::Error::PoolTimedOut))?
+        .map_err(cannot_open)?;
+    let encoding: String = sqlx::query_scalar("select current_setting('server_encoding')")
+        .fetch_one(&mut connection)
+        .await
+        .map_err(cannot_open)?;
+    if encoding != "UTF8" {
+        return Err(OpenError::Encoding {
+            database: database(),
+            encoding,
+        });
+    }
+    sqlx::query("select set_config('lock_timeout', $1, false)")
+        .bind(millis(MIGRATION_LOCK_TIMEOUT))
+        .execute(&mut connection)
+        .await
+        .map_err(cannot_open)?;
+    MIGRATIONS
+        .run(&mut connection)
+        .await
+        .map_err(|error| unmigrated(database(), &MIGRATIONS, error))?;
+    connection.close().await.map_err(cannot_open)
+}
+
+/// Makes a new connection what the store relies on, whatever the database or the role say. Where nobody answers a transaction's
+/// end until it is durable already, that is kept: there are stricter ways than `on`.
+const SET_UP: &str = "
+select
+  set_config('default_transaction_isolation', 'read committed', false),
+  set_config('statement_timeout', $1, false),
+  set_config('idle_in_transaction_session_timeout', $1, false),
+  set_config(
+    'synchronous_commit',
+    case
+      when current_setting('synchronous_commit') = 'off' then 'on'
+      else current_setting('synchronous_commit')
+    end,
+    false
+  )";
+
+async fn set_up(
+    connection: &mut PgConnection,
+    statement_timeout: Duration,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(SET_UP)
+        .bind(millis(statement_timeout))
+        .execute(connection)
+        .await
+        .map(drop)
+}
+
+/// A time in milliseconds, as the engine takes it: 0 would be no bound.
+fn millis(time: Duration) -> String {
+    const MOST: u128 = i32::MAX as u128;
+    time.as_millis().clamp(1, MOST).to_string()
+}
+
+#[async_trait]
+impl MetadataStore for PostgresStore {
+    async fn insert_upload(&self, upload: &Upload) -> Result<Inserted, MetadataError> {
+        self.run(InsertUpload(upload)).await
+    }
+
+    async fn upload(&self, id: &UploadId) -> Result<Option<Upload>, MetadataError> {
+        read_upload(&self.pool, id, "read an upload").await
+    }
+
+    async fn claim_upload(&self, id: &UploadId) -> Result<Option<Upload>, MetadataError> {
+        self.run(ClaimUpload(*id)).await
+    }
+
+    async fn record_progress(
+        &self,
+        id: &UploadId,
+        epoch: u64,
+        progress: &Progress,
+        expires_at: Timestamp,
+    ) -> Result<Guarded, MetadataError> {
+        self.run(RecordProgress {
+            id: *id,
+            epoch,
+            progress,
+            expires_at,
+        })
+        .await
+    }
+
+    async fn complete_upload(
+        &self,
+        upload: &Upload,
+        completed: &Completed,
+        expires_at: Timestamp,
+    ) -> Result<Written, MetadataError> {
+        self.run(CompleteUpload {
+            upload,
+            completed,
+            expires_at,
+        })
+        .await
+    }
+
+    async fn end_upload(
+        &self,
+        id: &UploadId,
+        epoch: Option<u64>,
+        gone: Gone,
+        expires_at: Timestamp,
+    ) -> Result<Guarded, MetadataError> {
+        self.run(EndUpload {
+            id: *id,
+            epoch,
+            expired_at: None,
+            gone,
+            expires_at,
+        })
+        .await
+    }
+
+    async fn expire_upload(
+        &self,
+        id: &UploadId,
+        now: Timestamp,
+        expires_at: Timestamp,
+    ) -> Result<Guarded, MetadataError> {
+        self.run(EndUpload {
+            id: *id,
+            epoch: None,
+            expired_at: Some(now),
+            gone: Gone::Expired,
+            expires_at,
+        })
+        .await
+    }
+
+    async fn open_uploads(
+        &self,
+        owner: Option<&str>,
+        client_ref: &str,
+        limit: usize,
+    ) -> Result<Vec<Upload>, MetadataError> {
+        if has_nul(client_ref) {
+            return Ok(Vec::new());
+        }
+        let rows: Vec<UploadRow> = sqlx::query_as(OPEN_UPLOADS)
+            .bind(client_ref)
+            .bind(owner)
+            .bind(limited(limit))
+            .fetch_all(&self.pool)
+            .await
+            .map_err(engine("find a client's uploads"))?;
+        rows.into_iter().map(Upload::try_from).collect()
+    }
+
+    async fn expired_uploads(
+        &self,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Upload>, MetadataError> {
+        let rows: Vec<UploadRow> = sqlx::query_as(sql::EXPIRED_UPLOADS)
+            .bind(now.as_millis())
+            .bind(limited(limit))
+            .fetch_all(&self.pool)
+            .await
+            .map_err(engine("find expired uploads"))?;
+        rows.into_iter().map(Upload::try_from).collect()
+    }
+
+    async fn forget_uploads(&self, now: Timestamp, limit: usize) -> Result<u64, MetadataError> {
+        self.run(ForgetUploads { now, limit }).await
+    }
+
+    async fn put_file(
+        &self,
+        file: &File,
+        condition: &WriteCondition,
+    ) -> Result<Written, MetadataError> {
+        self.run(PutFile { file, condition }).await
+    }
+
+    async fn file(&self, path: &FilePath) -> Result<Option<File>, MetadataError> {
+        read_file(&self.pool, path, "read a file's record").await
+    }
+
+    async fn delete_file(
+        &self,
+        path: &FilePath,
+        condition: &WriteCondition,
+        now: Timestamp,
+    ) -> Result<Deleted, MetadataError> {
+        self.run(DeleteFile {
+            path,
+            condition,
+            now,
+        })
+        .await
+    }
+
+    async fn list_files(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<File>, MetadataError> {
+        if has_nul(prefix) {
+            return Ok(Vec::new());
+        }
+        let range = PathRange::new(prefix, after.map(before_nul));
+        let rows: Vec<FileRow> = match range.end {
+            Some(end) => sqlx::query_as(sql::FILES_BETWEEN)
+                .bind(range.from)
+                .bind(end)
+                .bind(limited(limit))
+                .fetch_all(&self.pool),
+            None => sqlx::query_as(sql::FILES_FROM)
+                .bind(range.from)
+                .bind(limited(limit))
+                .fetch_all(&self.pool),
+        }
+        .await
+        .map_err(engine("list files"))?;
+        rows.into_iter().map(File::try_from).collect()
+    }
+
+    async fn known_blobs(&self, keys: &[BlobKey]) -> Result<Vec<BlobKey>, MetadataError> {
+        let texts: Vec<&str> = keys.iter().map(BlobKey::as_str).collect();
+        let known: Vec<String> = sqlx::query_scalar(KNOWN_BLOBS)
+            .bind(texts)
+            .fetch_all(&self.pool)
+            .await
+            .map_err(engine("look blobs up"))?;
+        known.iter().map(|key| blob_key(key)).collect()
+    }
+
+    async fn doomed_blobs(
+        &self,
+        before: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<BlobKey>, MetadataError> {
+        let doomed: Vec<String> = sqlx::query_scalar(sql::DOOMED_BLOBS)
+            .bind(before.as_millis())
+            .bind(limited(limit))
+            .fetch_all(&self.pool)
+            .await
+            .map_err(engine("find doomed blobs"))?;
+        doomed.iter().map(|key| blob_key(key)).collect()
+    }
+
+    async fn forget_blob(&self, key: &BlobKey) -> Result<(), MetadataError> {
+        self.run(ForgetBlob(key)).await
+    }
+
+    async fn check(&self) -> Result<(), MetadataError> {
+        self.run(Check).await
+    }
+
+    async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// The upload with idempotency key $1 of owner $2, by the digest that the index has.
+const UPLOAD_BY_IDEMPOTENCY_KEY: &str = concat!(
+    "select",
+    upload_columns!(),
+    "from uploads
+where sha256(replace(idempotency_key, '\\', '\\\\')::bytea) = sha256(replace($1, '\\', '\\\\')::bytea)
+  and idempotency_key = $1
+  and owner is not distinct from $2"
+);
+
+/// Open uploads of client reference $1 and owner $2, by the digest that the index has.
+const OPEN_UPLOADS: &str = concat!(
+    "select",
+    upload_columns!(),
+    "from uploads
+where sha256(replace(client_ref, '\\', '\\\\')::bytea) = sha256(replace($1, '\\', '\\\\')::bytea)
+  and client_ref = $1
+  and owner is not distinct from $2
+  and state = 'open'
+order by created_at, id
+limit $3"
+);
+
+/// Those of the keys $1 that a file or an open upload needs, or that are doomed.
+const KNOWN_BLOBS: &str = "
+select list.key
+from unnest($1::text[]) as list (key)
+where exists (
+    select 1
+    from blobs
+    where blobs.key = list.key
+  )
+  or exists (
+    select 1
+    from uploads
+    where uploads.blob = list.key
+      and uploads.state = 'open'
+  )";
+
+/// Whether text has the one character that the engine's text cannot have. No row has such text.
+fn has_nul(text: &str) -> bool {
+    text.contains('\0')
+}
+
+/// Text up to its first NUL. As none is in a row, what comes after the one in order comes after the other.
+fn before_nul(text: &str) -> &str {
+    text.split('\0').next().unwrap_or_default()
+}
+
+async fn read_upload(
+    executor: impl Executor<'_, Database = Postgres>,
+    id: &UploadId,
+    doing: &'static str,
+) -> Result<Option<Upload>, MetadataError> {
+    let row: Option<UploadRow> = sqlx::query_as(sql::UPLOAD)
+        .bind(id.to_string())
+        .fetch_optional(executor)
+        .await
+        .map_err(engine(doing))?;
+    row.map(Upload::try_from).transpose()
+}
+
+async fn read_file(
+    executor: impl Executor<'_, Database = Postgres>,
+    path: &FilePath,
+    doing: &'static str,
+) -> Result<Option<File>, MetadataError> {
+    let row: Option<FileRow> = sqlx::query_as(sql::FILE)
+        .bind(path.as_str())
+        .fetch_optional(executor)
+        .await
+        .map_err(engine(doing))?;
+    row.map(File::try_from).transpose()
+}

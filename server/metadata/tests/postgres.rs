@@ -1,0 +1,374 @@
+//! What is particular to PostgreSQL: who may open it, which schema, and a server that is not as it should be.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test, in functions of its own as well"
+)]
+
+mod cluster;
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::files::WriteCondition;
+use domain::metadata_store::{Inserted, MetadataError};
+use domain::testing::metadata_store::{file, upload};
+use domain::upload::Upload;
+use domain::{MetadataStore, Timestamp};
+use futures::future::join_all;
+use metadata::{Config, OpenError, PostgresConfig};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+
+use self::cluster::fresh_database;
+
+const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+const ALWAYS: WriteCondition = WriteCondition {
+    if_match: None,
+    if_none_match: None,
+};
+
+async fn open(config: &PostgresConfig) -> Result<Arc<dyn MetadataStore>, OpenError> {
+    let config = Config::Postgres(config.clone());
+    let stores = metadata::open(&config, "/nowhere".as_ref()).await?;
+    Ok(stores.metadata)
+}
+
+async fn fresh() -> (Arc<dyn MetadataStore>, PostgresConfig) {
+    let config = fresh_database().await;
+    (open(&config).await.unwrap(), config)
+}
+
+/// The database, without the store's care.
+async fn raw(config: &PostgresConfig) -> PgConnection {
+    PgConnection::connect(&config.url.to_string())
+        .await
+        .unwrap()
+}
+
+async fn run(connection: &mut PgConnection, statement: &str) {
+    let statement = AssertSqlSafe(statement.to_owned());
+    sqlx::raw_sql(statement).execute(connection).await.unwrap();
+}
+
+/// Ends every other connection to the database.
+async fn cut_off(connection: &mut PgConnection) {
+    run(
+        connection,
+        "select pg_terminate_backend(pid)
+         from pg_stat_activity
+         where datname = current_database() and pid <> pg_backend_pid()",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn what_was_written_is_there_after_a_restart() {
+    let (store, config) = fresh().await;
+    let upload = upload("a");
+    store.insert_upload(&upload).await.unwrap();
+    let file = file("b", "x", NOW);
+    store.put_file(&file, &ALWAYS).await.unwrap();
+    store.close().await;
+
+    let store = open(&config).await.unwrap();
+    assert_eq!(store.upload(&upload.id).await.unwrap(), Some(upload));
+    assert_eq!(store.file(&file.path).await.unwrap(), Some(file));
+    store.close().await;
+}
+
+#[tokio::test]
+async fn nothing_may_be_called_after_the_end() {
+    let (store, _) = fresh().await;
+    store.close().await;
+    let written = store.insert_upload(&upload("a")).await;
+    assert!(matches!(written, Err(MetadataError::Failed { .. })));
+    let read = store.upload(&upload("a").id).await;
+    assert!(matches!(read, Err(MetadataError::Failed { .. })));
+    store.close().await;
+}
+
+#[tokio::test]
+async fn servers_that_start_at_once_migrate_once() {
+    let config = PostgresConfig {
+        connections: 2.try_into().unwrap(),
+        ..fresh_database().await
+    };
+    let stores = join_all((0..8).map(|_| open(&config))).await;
+    for store in stores {
+        let store = store.unwrap();
+        store.check().await.unwrap();
+        store.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_database_of_a_newer_release_is_refused() {
+    let (store, config) = fresh().await;
+    store.close().await;
+    run(
+        &mut raw(&config).await,
+        "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
+         values (9999, 'from the future', true, '', 0)",
+    )
+    .await;
+    let error = open(&config).await.unwrap_err();
+    assert!(
+        matches!(error, OpenError::Newer { version: 9999, .. }),
+        "{error:?}"
+    );
+    let message = error.to_string();
+    assert!(message.contains("newer release"), "{message}");
+    assert!(message.contains("9999"), "{message}");
+}
+
+#[tokio::test]
+async fn a_migration_that_was_edited_is_refused() {
+    let (store, config) = fresh().await;
+    store.close().await;
+    run(
+        &mut raw(&config).await,
+        "update _sqlx_migrations set checksum = ''",
+    )
+    .await;
+    let error = open(&config).await.unwrap_err();
+    assert!(matches!(error, OpenError::Migrate { .. }), "{error:?}");
+    let cause = error.source().unwrap().to_string();
+    assert!(cause.contains("modified"), "{cause}");
+}
+
+#[tokio::test]
+async fn a_database_that_lacks_characters_is_refused() {
+    let config = fresh_database().await;
+    let mut database = raw(&config).await;
+    run(
+        &mut database,
+        "create database latin encoding 'LATIN1' locale 'C' template template0",
+    )
+    .await;
+    let url = config.url.to_string();
+    let (_, parameters) = url.split_once('?').unwrap();
+    let latin = format!("postgres:///latin?{parameters}");
+    let config = PostgresConfig::new(latin.parse().unwrap());
+    let error = open(&config).await.unwrap_err();
+    assert!(matches!(error, OpenError::Encoding { .. }), "{error:?}");
+    assert!(error.to_string().contains("LATIN1"), "{error}");
+}
+
+/// Neither by the error nor by what caused it.
+#[tokio::test]
+async fn a_database_that_is_not_there_is_refused_without_its_password() {
+    let url = "postgres://me:swordfish@localhost/x?host=/nowhere";
+    let error = open(&PostgresConfig::new(url.parse().unwrap())).await;
+    let error = error.unwrap_err();
+    assert!(matches!(error, OpenError::Engine { .. }), "{error:?}");
+    assert!(error.to_string().contains("me@localhost"), "{error}");
+    let cause = error.source().unwrap();
+    for text in [error.to_string(), format!("{error:?}"), cause.to_string()] {
+        assert!(!text.contains("swordfish"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_was_restarted_is_used_again() {
+    let (store, config) = fresh().await;
+    let upload = upload("a");
+    store.insert_upload(&upload).await.unwrap();
+    cut_off(&mut raw(&config).await).await;
+    assert_eq!(store.upload(&upload.id).await.unwrap(), Some(upload));
+    store.check().await.unwrap();
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_written_says_so() {
+    let (store, config) = fresh().await;
+    let mut database = raw(&config).await;
+    for (setting, is_sound) in [("on", false), ("off", true)] {
+        let name: String = sqlx::query_scalar("select current_database()::text")
+            .fetch_one(&mut database)
+            .await
+            .unwrap();
+        run(
+            &mut database,
+            &format!("set default_transaction_read_only = off; alter database {name} set default_transaction_read_only = {setting}"),
+        )
+        .await;
+        cut_off(&mut database).await;
+        assert_eq!(store.check().await.is_ok(), is_sound, "{setting}");
+    }
+    store.close().await;
+}
+
+/// What another holds is waited for, but not for ever.
+#[tokio::test]
+async fn a_statement_that_waits_too_long_fails() {
+    let config = PostgresConfig {
+        statement_timeout: Duration::from_millis(50),
+        ..fresh_database().await
+    };
+    let store = open(&config).await.unwrap();
+    let upload = upload("a");
+    store.insert_upload(&upload).await.unwrap();
+    let mut database = raw(&config).await;
+    run(&mut database, "begin; select 1 from uploads for update").await;
+    let claimed = store.claim_upload(&upload.id).await;
+    assert!(
+        matches!(claimed, Err(MetadataError::Failed { .. })),
+        "{claimed:?}"
+    );
+    run(&mut database, "commit").await;
+    let claimed = store.claim_upload(&upload.id).await.unwrap().unwrap();
+    assert_eq!(claimed.epoch, 1);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_does_not_come_free_is_not_waited_for_for_ever() {
+    let config = PostgresConfig {
+        connections: 1.try_into().unwrap(),
+        acquire_timeout: Duration::from_millis(200),
+        ..fresh_database().await
+    };
+    let store = open(&config).await.unwrap();
+    let upload = upload("a");
+    store.insert_upload(&upload).await.unwrap();
+    let mut database = raw(&config).await;
+    run(&mut database, "begin; select 1 from uploads for update").await;
+    let claim = {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move { store.claim_upload(&upload.id).await })
+    };
+    // As soon as the claim waits, it has the one connection.
+    let waits = "select count(*) from pg_locks where not granted";
+    while sqlx::query_scalar::<_, i64>(waits)
+        .fetch_one(&mut database)
+        .await
+        .unwrap()
+        == 0
+    {}
+    let read = store.upload(&upload.id).await;
+    assert!(
+        matches!(read, Err(MetadataError::Failed { .. })),
+        "{read:?}"
+    );
+    run(&mut database, "commit").await;
+    assert_eq!(claim.await.unwrap().unwrap().unwrap().epoch, 1);
+    store.close().await;
+}
+
+/// What a change was about to do when its caller went is undone, and nothing stays locked.
+#[tokio::test]
+async fn a_change_that_is_dropped_leaves_nothing() {
+    let (store, config) = fresh().await;
+    let upload = upload("a");
+    store.insert_upload(&upload).await.unwrap();
+    let mut database = raw(&config).await;
+    run(&mut database, "begin; select 1 from uploads for update").await;
+    let claim = store.claim_upload(&upload.id);
+    tokio::time::timeout(Duration::from_millis(100), claim)
+        .await
+        .unwrap_err();
+    run(&mut database, "rollback").await;
+    let first = store.claim_upload(&upload.id).await.unwrap().unwrap();
+    let second = store.claim_upload(&upload.id).await.unwrap().unwrap();
+    assert_eq!(second.epoch, first.epoch + 1);
+    store.close().await;
+}
+
+/// Longer than an entry of an index can be, and of bytes that do not shrink.
+#[tokio::test]
+async fn what_clients_choose_may_be_long() {
+    let (store, _) = fresh().await;
+    let long = |seed: u64| -> String {
+        let mut state = seed;
+        let mut next = || {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            let printable = b' ' + u8::try_from((state >> 33) % 95).unwrap();
+            char::from(printable)
+        };
+        (0..32 << 10).map(|_| next()).collect()
+    };
+    let with = |key: &str, client_ref: &str| {
+        let mut upload = upload("a");
+        upload.plan.idempotency_key = Some(key.to_owned());
+        upload.plan.client_ref = Some(client_ref.to_owned());
+        upload
+    };
+    let first = with(&long(1), &long(2));
+    let other = with(&long(3), &long(2));
+    let backslash = with("\\", "\\x00");
+    for upload in [&first, &other, &backslash] {
+        assert_eq!(store.insert_upload(upload).await.unwrap(), Inserted::New);
+    }
+    for upload in [&first, &backslash] {
+        let key = upload.plan.idempotency_key.as_deref().unwrap();
+        let again = store.insert_upload(&with(key, "")).await.unwrap();
+        assert_eq!(again, Inserted::Existing(Box::new(upload.clone())));
+    }
+    let ids = async |client_ref: &str| {
+        let found = store.open_uploads(None, client_ref, 9).await.unwrap();
+        let mut ids: Vec<_> = found.iter().map(|upload: &Upload| upload.id).collect();
+        ids.sort_unstable();
+        ids
+    };
+    let mut both = [first.id, other.id];
+    both.sort_unstable();
+    assert_eq!(ids(&long(2)).await, both);
+    assert_eq!(ids("\\x00").await, [backslash.id]);
+    store.close().await;
+}
+
+/// The engine's text has no NUL; what is looked for may have one.
+#[tokio::test]
+async fn what_is_looked_for_may_have_any_character() {
+    let stores = {
+        let config = Config::Postgres(fresh_database().await);
+        metadata::open(&config, "/nowhere".as_ref()).await.unwrap()
+    };
+    let store = &stores.metadata;
+    for path in ["a", "b", "b!", "c"] {
+        let file = file(path, path, NOW);
+        store.put_file(&file, &ALWAYS).await.unwrap();
+    }
+    let listed = async |prefix, after| {
+        let files = store.list_files(prefix, after, 9).await.unwrap();
+        let paths = files.iter().map(|file| file.path.to_string());
+        paths.collect::<Vec<_>>()
+    };
+    assert_eq!(listed("", Some("b\0z")).await, ["b!", "c"]);
+    assert_eq!(listed("", Some("\0")).await, ["a", "b", "b!", "c"]);
+    assert_eq!(listed("b\0", None).await, [""; 0]);
+    assert_eq!(store.open_uploads(None, "\0", 9).await.unwrap(), []);
+    assert_eq!(stores.packs.packs(Some("\0"), 9).await.unwrap(), []);
+    store.close().await;
+}
+
+#[test]
+fn the_configuration_is_read() {
+    let read = |text| toml::from_str::<Config>(text);
+    let least = PostgresConfig::new("postgres://me:pass@db/x".parse().unwrap());
+    let text = "type = 'postgres'\nurl = 'postgres://me:pass@db/x'";
+    assert_eq!(read(text).unwrap(), Config::Postgres(least.clone()));
+    let written = toml::to_string(&Config::Postgres(least.clone())).unwrap();
+    assert_eq!(read(&written).unwrap(), Config::Postgres(least.clone()));
+    assert!(!format!("{least:?}").contains("pass"), "{least:?}");
+    let whole = PostgresConfig {
+        connections: 3.try_into().unwrap(),
+        acquire_timeout: Duration::from_secs(4),
+        statement_timeout: Duration::from_mins(5),
+        ..least
+    };
+    let text = format!("{text}\nconnections = 3\nacquire_timeout = '4s'\nstatement_timeout = '5m'");
+    assert_eq!(read(&text).unwrap(), Config::Postgres(whole));
+    for wrong in [
+        "type = 'postgres'",
+        "type = 'postgres'\nurl = 'mysql://db/x'",
+        "type = 'postgres'\nurl = 'postgres://db/x'\nfile = 'x'",
+        "type = 'postgres'\nurl = 'postgres://db/x'\nconnections = 0",
+    ] {
+        assert!(read(wrong).is_err(), "{wrong}");
+    }
+}
