@@ -25,8 +25,6 @@ pub(super) struct Reading {
     /// The last used blobs, by their indices among the places; the latest is the last.
     open: VecDeque<(u32, Arc<dyn Blob>)>,
     passing: Option<Passing>,
-    /// What is left of a window.
-    chunks: VecDeque<Bytes>,
 }
 
 /// A content that is passed on.
@@ -49,7 +47,6 @@ impl Reading {
             steps: Steps::new(version, segments),
             open: VecDeque::with_capacity(MOST_OPEN),
             passing: None,
-            chunks: VecDeque::new(),
         }
     }
 
@@ -70,9 +67,6 @@ impl Reading {
     /// The next chunk; none at the end.
     async fn next(&mut self) -> Result<Option<Bytes>, BlobError> {
         loop {
-            if let Some(chunk) = self.chunks.pop_front() {
-                return Ok(Some(chunk));
-            }
             if let Some(passing) = &mut self.passing {
                 if let Some(chunk) = passing.next().await? {
                     return Ok(Some(chunk));
@@ -81,7 +75,7 @@ impl Reading {
             }
             match self.steps.next() {
                 None => return Ok(None),
-                Some(Step::Window(window)) => self.chunks = self.fill(window).await?,
+                Some(Step::Window(window)) => return self.fill(window).await.map(Some),
                 Some(Step::Pass(Source { blob, range })) => {
                     let left = range.end - range.start;
                     let opened = self.open(blob).await?;
@@ -95,8 +89,8 @@ impl Reading {
         }
     }
 
-    /// Reads the contents of a window.
-    async fn fill(&mut self, window: Window) -> Result<VecDeque<Bytes>, BlobError> {
+    /// Reads the contents of a window, and puts them between its literals.
+    async fn fill(&mut self, window: Window) -> Result<Bytes, BlobError> {
         let mut read = Vec::with_capacity(window.spans.len());
         for span in &window.spans {
             read.push(self.read(span).await?);
