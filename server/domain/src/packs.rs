@@ -1,7 +1,7 @@
 //! Packs: trees of files that are published as numbered versions and never change.
 //!
-//! *Publishing.* A client drafts a tree ([`Authorized::create_draft`]), learns which contents the server lacks, uploads them as
-//! archives (`unpacking`), and publishes ([`Authorized::publish`]). Contents are stored by their digests: small ones together in
+//! *Publishing.* A client drafts a tree ([`create_draft`](crate::Authorized::create_draft)), learns which contents the server lacks, uploads them as
+//! archives (`unpacking`), and publishes ([`publish`](crate::Authorized::publish)). Contents are stored by their digests: small ones together in
 //! segments (`segments`), large ones by themselves, each as it is and, where that pays, deflated.
 //!
 //! *Reading.* A version is loaded whole into memory (`versions`): its catalogue, the forms of its files and their places. Archives
