@@ -84,6 +84,9 @@ impl Versions {
     }
 }
 
+/// Catalogues of up to so many bytes are decoded from memory rather than while they are read, which takes longer: the first byte of
+/// a difference of 10,000 files came after 21 ms instead of 26. 16 MiB list about 120,000 files.
+const READ_WHOLE: u64 = 16 * 1024 * 1024;
 /// How many versions are loaded, or archives laid out, at the same time.
 const TURNS: usize = 4;
 
@@ -120,10 +123,16 @@ impl Shared {
             }
         };
         let corrupted = corrupt.clone();
-        let sha256 = record.catalogue.sha256;
+        let Content { size, sha256, .. } = record.catalogue;
+        let capacity = capacity_for(&record.catalogue);
         let catalogue = self
             .read_document(&record.catalogue, move |reader| {
-                Catalogue::decode_from(reader, sha256).map_err(|_| corrupted("catalogue"))
+                let catalogue = match size <= READ_WHOLE {
+                    true => read_whole(reader, capacity)
+                        .and_then(|encoded| Catalogue::decode(&encoded, sha256).ok()),
+                    false => Catalogue::decode_from(reader, sha256).ok(),
+                };
+                catalogue.ok_or_else(|| corrupted("catalogue"))
             })
             .await?;
         let corrupted = corrupt.clone();
