@@ -15,6 +15,13 @@ mod sql;
 mod sqlite;
 mod values;
 
+// The helper of the tests beside names this crate as they do.
+#[cfg(test)]
+extern crate self as metadata;
+#[cfg(test)]
+#[path = "../tests/cluster/mod.rs"]
+mod cluster;
+
 use std::error::Error;
 use std::io;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -66,13 +73,13 @@ pub struct PostgresConfig {
     /// The database in PostgreSQL: `postgres://user:password@host:port/database?sslmode=verify-full`. Its encoding must be UTF-8.
     /// What is not said comes from the environment, as `PGPASSWORD` or `PGSSLROOTCERT`, and from the password file.
     pub url: DatabaseUrl,
-    /// Most connections to PostgreSQL that this server has; each serves one transaction at a time.
+    /// Most connections to PostgreSQL that this server has; each serves one transaction at a time. 16 if it is not said.
     #[serde(default = "default_connections")]
     pub connections: NonZeroU32,
-    /// How long a transaction waits for a connection to PostgreSQL, a new one included.
+    /// How long a transaction waits for a connection to PostgreSQL, a new one included. 10 seconds if it is not said.
     #[serde(default = "default_acquire_timeout", with = "humantime_serde")]
     pub acquire_timeout: Duration,
-    /// How long a statement may take in PostgreSQL, and how long a transaction may rest between two.
+    /// How long a statement may take in PostgreSQL, and how long a transaction may rest between two. 30 seconds if it is not said.
     #[serde(default = "default_statement_timeout", with = "humantime_serde")]
     pub statement_timeout: Duration,
 }

@@ -2,7 +2,7 @@
 //!
 //! Each method takes a connection from a bounded pool for one transaction, at READ COMMITTED, where every statement sees what was
 //! committed before it began. Changes of one statement guard themselves. Changes of more first lock what they decide by
-//! ([`locks`]), then decide by the statements of [`sql`](crate::sql), as in SQLite. What the engine ends to untangle transactions
+//! ([`locks`]), then decide by the statements of [`sql`], as in SQLite. What the engine ends to untangle transactions
 //! is run again, a bounded number of times.
 
 mod commands;
@@ -100,8 +100,8 @@ async fn migrate(config: &PostgresConfig, options: &PgConnectOptions) -> Result<
     connection.close().await.map_err(cannot_open)
 }
 
-/// Makes a new connection what the store relies on, whatever the database or the role say. Where nobody answers a transaction's
-/// end until it is durable already, that is kept: there are stricter ways than `on`.
+/// Makes a new connection what the store relies on, whatever the database or the role say. What is committed must be durable before
+/// it is answered, so `synchronous_commit` is never off; how far it waits for replicas is left as it is.
 const SET_UP: &str = "
 select
   set_config('default_transaction_isolation', 'read committed', false),
@@ -361,19 +361,14 @@ limit $3"
 
 /// Those of the keys $1 that a file or an open upload needs, or that are doomed.
 const KNOWN_BLOBS: &str = "
-select list.key
-from unnest($1::text[]) as list (key)
-where exists (
-    select 1
-    from blobs
-    where blobs.key = list.key
-  )
-  or exists (
-    select 1
-    from uploads
-    where uploads.blob = list.key
-      and uploads.state = 'open'
-  )";
+select key
+from blobs
+where key = any($1)
+union
+select blob
+from uploads
+where blob = any($1)
+  and state = 'open'";
 
 /// Whether text has the one character that the engine's text cannot have. No row has such text.
 fn has_nul(text: &str) -> bool {
@@ -409,4 +404,165 @@ async fn read_file(
         .await
         .map_err(engine(doing))?;
     row.map(File::try_from).transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::AssertSqlSafe;
+
+    use super::*;
+    use crate::cluster::fresh_schema;
+    use crate::pack_sql;
+
+    async fn run(database: &mut PgConnection, statement: String) {
+        sqlx::raw_sql(AssertSqlSafe(statement))
+            .execute(database)
+            .await
+            .unwrap();
+    }
+
+    /// How the engine goes about a statement, whatever its parameters are.
+    async fn plan(database: &mut PgConnection, statement: &str) -> String {
+        run(database, format!("prepare s as {statement}")).await;
+        let count: i32 = sqlx::query_scalar(
+            "select cardinality(parameter_types) from pg_prepared_statements where name = 's'",
+        )
+        .fetch_one(&mut *database)
+        .await
+        .unwrap();
+        let nulls = vec!["null"; usize::try_from(count).unwrap()].join(", ");
+        let explain = format!("explain execute s({nulls})");
+        let steps: Vec<String> = sqlx::query_scalar(AssertSqlSafe(explain))
+            .persistent(false)
+            .fetch_all(&mut *database)
+            .await
+            .unwrap();
+        run(database, "deallocate s".to_owned()).await;
+        steps.join("\n")
+    }
+
+    /// Rows enough that it pays to use an index.
+    const FILL: &str = "
+insert into blobs
+select 'blob' || n, n, sha256(n::text::bytea), case when n % 2 = 0 then n end
+from generate_series(1, 20000) as n;
+insert into files
+select 'path' || n, 'blob' || n, null, null, n
+from generate_series(1, 20000) as n;
+insert into uploads (
+  id, blob, path, owner, client_ref, idempotency_key, epoch, created_at, expires_at, state, upload_offset, hash_state, gone
+)
+select
+  'id' || n, 'blob' || n, 'path', 'owner', 'ref' || n / 10, 'key' || n, 0, n, n,
+  case when n % 2 = 0 then 'open' else 'gone' end,
+  case when n % 2 = 0 then 0 end,
+  case when n % 2 = 0 then ''::bytea end,
+  case when n % 2 = 1 then 'expired' end
+from generate_series(1, 20000) as n;
+insert into packs
+select 'pack' || n, 10
+from generate_series(1, 2000) as n;
+insert into pack_versions (
+  pack, number, files, size, catalogue, catalogue_gzip, catalogue_zstd, forms, places, published_at
+)
+select 'pack' || n, number, 1, 1, 'blob1', 'blob2', 'blob3', 'blob4', 'blob5', 0
+from generate_series(1, 2000) as n, generate_series(1, 10) as number;
+insert into version_blobs
+select id, 'blob' || 1 + id % 20000
+from pack_versions;
+insert into drafts
+select 'draft' || n, 'pack', null, n, n, null
+from generate_series(1, 20000) as n;
+insert into draft_blobs
+select 'draft' || n, 'blob' || n
+from generate_series(1, 20000) as n;
+insert into contents
+select sha256(n::text::bytea), n, 0, 'blob' || n, 0, 'blob' || n, 0, 0, sha256('')
+from generate_series(1, 20000) as n;
+insert into needs (version, sha256, encoded, expires_at)
+select id, sha256(id::text::bytea), '', id
+from pack_versions;
+analyze";
+
+    /// Each with an index that it must go about by.
+    const STATEMENTS: &[(&str, &str)] = &[
+        (sql::UPLOAD, "uploads_pkey"),
+        (UPLOAD_BY_IDEMPOTENCY_KEY, "uploads_idempotency"),
+        (sql::CLAIM_UPLOAD, "uploads_pkey"),
+        (sql::HOLDS_UPLOAD, "uploads_pkey"),
+        (sql::RECORD_PROGRESS, "uploads_pkey"),
+        (sql::COMPLETE_ARCHIVE, "uploads_pkey"),
+        (sql::HELD_AND_FILE, "uploads_pkey"),
+        (sql::HELD_AND_FILE, "files_pkey"),
+        (sql::HELD_AND_FILE, "blobs_pkey"),
+        (sql::END_UPLOAD, "uploads_pkey"),
+        (OPEN_UPLOADS, "uploads_open_client_ref"),
+        (sql::EXPIRED_UPLOADS, "uploads_open_expires_at"),
+        (sql::FORGET_UPLOADS, "uploads_closed_expires_at"),
+        (sql::FORGET_UPLOADS, "uploads_pkey"),
+        (sql::DOOM_BLOB, "blobs_pkey"),
+        (sql::DOOM_BLOB, "files_blob"),
+        (sql::DOOM_BLOB, "version_blobs_blob"),
+        (sql::DOOM_BLOB, "draft_blobs_blob"),
+        (sql::FILE, "files_pkey"),
+        (sql::DELETE_FILE, "files_pkey"),
+        (sql::FILES_FROM, "files_pkey"),
+        (sql::FILES_BETWEEN, "files_pkey"),
+        (KNOWN_BLOBS, "blobs_pkey"),
+        (KNOWN_BLOBS, "uploads_open_blob"),
+        (sql::DOOMED_BLOBS, "blobs_doomed_at"),
+        (sql::FORGET_CONTENTS, "contents_raw_blob"),
+        (sql::FORGET_CONTENTS, "contents_deflated_blob"),
+        (sql::DELETE_BLOB, "blobs_pkey"),
+        (pack_sql::DRAFT, "drafts_pkey"),
+        (pack_sql::EXPIRED_DRAFTS, "drafts_expires_at"),
+        (pack_sql::PROLONG_DRAFT, "drafts_pkey"),
+        (pack_sql::PUBLISHED, "drafts_pkey"),
+        (pack_sql::PUBLISH_DRAFT, "drafts_pkey"),
+        (pack_sql::RELEASE_DRAFT, "draft_blobs_pkey"),
+        (pack_sql::DELETE_DRAFT, "drafts_pkey"),
+        (pack_sql::LAST_NUMBER, "packs_pkey"),
+        (pack_sql::RELEASE_VERSION, "version_blobs_pkey"),
+        (pack_sql::DELETE_VERSION, "pack_versions_pkey"),
+        (pack_sql::VERSION, "pack_versions_number"),
+        (pack_sql::VERSIONS, "pack_versions_number"),
+        (pack_sql::PACK, "pack_versions_number"),
+        (pack_sql::PACKS, "packs_pkey"),
+        (pack_sql::PACKS, "pack_versions_number"),
+        (pack_sql::REGISTER_NEED, "pack_versions_number"),
+        (pack_sql::NEED, "needs_sha256"),
+        (pack_sql::FORGET_NEEDS, "needs_expires_at"),
+        (pack_lists::CONTENTS, "contents_sha256"),
+        (pack_lists::CONTENTS, "blobs_pkey"),
+        (pack_lists::STORE_CONTENTS, "blobs_pkey"),
+        (pack_lists::DROP_BLOBS, "draft_blobs_pkey"),
+        (pack_lists::HELD_BY_DRAFT, "draft_blobs_pkey"),
+        (pack_lists::BLOBS_GONE, "blobs_pkey"),
+        (pack_lists::DOOM_BLOBS, "blobs_pkey"),
+        (pack_lists::DOOM_BLOBS, "files_blob"),
+        (pack_lists::DOOM_BLOBS, "version_blobs_blob"),
+        (pack_lists::DOOM_BLOBS, "draft_blobs_blob"),
+        (locks::LOCK_UPLOAD, "uploads_pkey"),
+        (locks::LOCK_DRAFT, "drafts_pkey"),
+        (locks::LOCK_VERSION, "pack_versions_number"),
+        (locks::LOCK_BLOBS, "blobs_pkey"),
+    ];
+
+    #[tokio::test]
+    async fn each_statement_finds_its_index() {
+        let config = fresh_schema().await;
+        let store = PostgresStore::open(&config).await.unwrap();
+        let mut connection = store.pool.acquire().await.unwrap();
+        run(&mut connection, FILL.to_owned()).await;
+        // Where a statement has an index for all that it does, it walks through no table then.
+        let settings = "set plan_cache_mode = force_generic_plan; set enable_seqscan = off";
+        run(&mut connection, settings.to_owned()).await;
+        for (statement, index) in STATEMENTS {
+            let plan = plan(&mut connection, statement).await;
+            assert!(plan.contains(index), "{statement}\n\n{plan}");
+            assert!(!plan.contains("Seq Scan"), "{statement}\n\n{plan}");
+        }
+        drop(connection);
+        store.close().await;
+    }
 }

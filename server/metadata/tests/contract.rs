@@ -79,7 +79,7 @@ mod postgres {
     }
 
     async fn fresh_ports() -> (Ports, ()) {
-        let config = cluster::fresh_database().await;
+        let config = cluster::fresh_schema().await;
         (opened_in_postgres(config).await, ())
     }
 
@@ -99,7 +99,7 @@ mod postgres_at_its_smallest {
     async fn fresh_ports() -> (Ports, ()) {
         let config = PostgresConfig {
             connections: 1.try_into().unwrap(),
-            ..cluster::fresh_database().await
+            ..cluster::fresh_schema().await
         };
         (opened_in_postgres(config).await, ())
     }

@@ -145,9 +145,10 @@ async fn kill_and_look(test: &'static str, config: Config) {
 
 /// As a child, works until it is killed.
 async fn is_child() -> bool {
-    let Ok(config) = std::env::var(CHILD) else {
+    let Some(config) = std::env::var_os(CHILD) else {
         return false;
     };
+    let config = config.into_string().unwrap();
     work_until_killed(&toml::from_str(&config).unwrap()).await;
     true
 }
@@ -170,7 +171,7 @@ async fn what_was_acknowledged_survives_a_kill_beside_postgres() {
     if is_child().await {
         return;
     }
-    let config = Config::Postgres(cluster::fresh_database().await);
+    let config = Config::Postgres(cluster::fresh_schema().await);
     kill_and_look(
         "what_was_acknowledged_survives_a_kill_beside_postgres",
         config,

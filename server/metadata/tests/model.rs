@@ -5,6 +5,9 @@
     reason = "a test, in functions of its own as well"
 )]
 
+mod cluster;
+
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +20,7 @@ use domain::{BlobKey, MetadataStore, Timestamp};
 use metadata::Config;
 use proptest::prelude::*;
 use proptest::sample::select;
+use tempfile::TempDir;
 
 /// A call, its arguments from small sets so that calls meet each other.
 #[derive(Debug, Clone)]
@@ -237,24 +241,51 @@ fn told<T: std::fmt::Debug>(answer: Result<T, MetadataError>) -> String {
     }
 }
 
+/// Makes the calls at a store that `open` opens, and at the model.
+fn compare(
+    calls: &[Call],
+    open: impl AsyncFnOnce() -> (Config, Option<TempDir>),
+) -> Result<(), TestCaseError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let (config, directory) = open().await;
+        let directory = directory
+            .as_ref()
+            .map_or(Path::new("/nowhere"), TempDir::path);
+        let store = metadata::open(&config, directory).await.unwrap().metadata;
+        let model: Arc<dyn MetadataStore> = Arc::new(MemoryMetadataStore::default());
+        let world = World::new();
+        for (nth, call) in calls.iter().enumerate() {
+            let expected = world.make(&*model, call, nth as u64).await;
+            let answer = world.make(&*store, call, nth as u64).await;
+            prop_assert_eq!(answer, expected, "{:?}", call);
+        }
+        store.close().await;
+        Ok(())
+    })
+}
+
+async fn sqlite() -> (Config, Option<TempDir>) {
+    (Config::default(), Some(tempfile::tempdir().unwrap()))
+}
+
+async fn postgres() -> (Config, Option<TempDir>) {
+    (Config::Postgres(cluster::fresh_schema().await), None)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_store_is_like_its_model(calls in proptest::collection::vec(call(), 1..60)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let directory = tempfile::tempdir().unwrap();
-            let store = metadata::open(&Config::default(), directory.path()).await.unwrap().metadata;
-            let model: Arc<dyn MetadataStore> = Arc::new(MemoryMetadataStore::default());
-            let world = World::new();
-            for (nth, call) in calls.iter().enumerate() {
-                let expected = world.make(&*model, call, nth as u64).await;
-                let answer = world.make(&*store, call, nth as u64).await;
-                prop_assert_eq!(answer, expected, "{:?}", call);
-            }
-            store.close().await;
-            Ok(())
-        })?;
+        compare(&calls, sqlite)?;
+    }
+
+    #[test]
+    fn a_store_in_postgres_is_like_its_model(calls in proptest::collection::vec(call(), 1..60)) {
+        compare(&calls, postgres)?;
     }
 }

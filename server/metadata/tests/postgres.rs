@@ -9,18 +9,21 @@ mod cluster;
 
 use std::error::Error;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use domain::files::WriteCondition;
-use domain::metadata_store::{Inserted, MetadataError};
-use domain::testing::metadata_store::{file, upload};
+use domain::metadata_store::{Inserted, MetadataError, Written};
+use domain::pack_store::DraftRecord;
+use domain::testing::metadata_store::{completed, file, upload};
+use domain::testing::pack_store::{blob, draft};
 use domain::upload::Upload;
 use domain::{MetadataStore, Timestamp};
 use futures::future::join_all;
 use metadata::{Config, OpenError, PostgresConfig};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use self::cluster::fresh_database;
+use self::cluster::fresh_schema;
 
 const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 const ALWAYS: WriteCondition = WriteCondition {
@@ -37,6 +40,26 @@ async fn open(config: &PostgresConfig) -> Result<Arc<dyn MetadataStore>, OpenErr
 async fn fresh() -> (Arc<dyn MetadataStore>, PostgresConfig) {
     let config = fresh_database().await;
     (open(&config).await.unwrap(), config)
+}
+
+/// A database of its own, for what concerns a whole one: `encoding` and all its connections.
+async fn database(name: &str, encoding: &str) -> PostgresConfig {
+    let config = fresh_schema().await;
+    let create =
+        format!("create database {name} encoding '{encoding}' locale 'C' template template0");
+    run(&mut raw(&config).await, &create).await;
+    let url = config
+        .url
+        .to_string()
+        .replace("/postgres?", &format!("/{name}?"));
+    let (url, _) = url.split_once("&options").unwrap();
+    PostgresConfig::new(url.parse().unwrap())
+}
+
+async fn fresh_database() -> PostgresConfig {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    database(&format!("own_{count}"), "UTF8").await
 }
 
 /// The database, without the store's care.
@@ -60,6 +83,80 @@ async fn cut_off(connection: &mut PgConnection) {
          where datname = current_database() and pid <> pg_backend_pid()",
     )
     .await;
+}
+
+/// Waits until a statement of the store waits for a lock in this database.
+async fn await_waiting(connection: &mut PgConnection) {
+    let waiting = "
+select exists (
+  select 1
+  from pg_stat_activity
+  where datname = current_database()
+    and wait_event_type = 'Lock'
+)";
+    let wait = async {
+        while !sqlx::query_scalar::<_, bool>(waiting)
+            .fetch_one(&mut *connection)
+            .await
+            .unwrap()
+        {}
+    };
+    tokio::time::timeout(Duration::from_secs(20), wait)
+        .await
+        .unwrap();
+}
+
+/// Has the engine end every claim as if another transaction were in its way, `times` in all.
+async fn entangle(connection: &mut PgConnection, times: u32) {
+    run(
+        connection,
+        &format!(
+            "create sequence ended;
+             create function end_it() returns trigger language plpgsql as $$
+             begin
+               if nextval('ended') <= {times} then
+                 raise exception using errcode = 'deadlock_detected';
+               end if;
+               return new;
+             end
+             $$;
+             create trigger end_it before update on uploads for each row execute function end_it()"
+        ),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_change_that_is_in_the_way_is_made_again() {
+    let (store, config) = fresh().await;
+    let upload = upload("a");
+    store.insert_upload(&upload).await.unwrap();
+    entangle(&mut raw(&config).await, 3).await;
+    let claimed = store.claim_upload(&upload.id).await.unwrap().unwrap();
+    assert_eq!(claimed.epoch, 1);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_change_is_not_made_again_for_ever() {
+    let (store, config) = fresh().await;
+    let upload = upload("a");
+    store.insert_upload(&upload).await.unwrap();
+    let mut database = raw(&config).await;
+    entangle(&mut database, u32::MAX).await;
+    let claimed = store.claim_upload(&upload.id).await;
+    assert!(
+        matches!(claimed, Err(MetadataError::Failed { .. })),
+        "{claimed:?}"
+    );
+    let ended: i64 = sqlx::query_scalar("select last_value from ended")
+        .fetch_one(&mut database)
+        .await
+        .unwrap();
+    assert_eq!(ended, 10);
+    let read = store.upload(&upload.id).await.unwrap();
+    assert_eq!(read, Some(upload));
+    store.close().await;
 }
 
 #[tokio::test]
@@ -139,17 +236,7 @@ async fn a_migration_that_was_edited_is_refused() {
 
 #[tokio::test]
 async fn a_database_that_lacks_characters_is_refused() {
-    let config = fresh_database().await;
-    let mut database = raw(&config).await;
-    run(
-        &mut database,
-        "create database latin encoding 'LATIN1' locale 'C' template template0",
-    )
-    .await;
-    let url = config.url.to_string();
-    let (_, parameters) = url.split_once('?').unwrap();
-    let latin = format!("postgres:///latin?{parameters}");
-    let config = PostgresConfig::new(latin.parse().unwrap());
+    let config = database("latin", "LATIN1").await;
     let error = open(&config).await.unwrap_err();
     assert!(matches!(error, OpenError::Encoding { .. }), "{error:?}");
     assert!(error.to_string().contains("LATIN1"), "{error}");
@@ -200,6 +287,46 @@ async fn a_store_that_cannot_be_written_says_so() {
     store.close().await;
 }
 
+/// What a commit means is not for the database's settings to say.
+#[tokio::test]
+async fn a_change_is_durable_whatever_the_database_is_set_to() {
+    let config = fresh_database().await;
+    let mut database = raw(&config).await;
+    let name: String = sqlx::query_scalar("select current_database()::text")
+        .fetch_one(&mut database)
+        .await
+        .unwrap();
+    run(
+        &mut database,
+        &format!(
+            "alter database {name} set synchronous_commit = off;
+             alter database {name} set default_transaction_isolation = 'serializable'"
+        ),
+    )
+    .await;
+    let store = open(&config).await.unwrap();
+    run(
+        &mut database,
+        "create table seen (durably text, isolation text);
+         create function look() returns trigger language plpgsql as $$
+         begin
+           insert into seen
+           values (current_setting('synchronous_commit'), current_setting('transaction_isolation'));
+           return new;
+         end
+         $$;
+         create trigger look before insert on uploads for each row execute function look()",
+    )
+    .await;
+    store.insert_upload(&upload("a")).await.unwrap();
+    let seen: (String, String) = sqlx::query_as("select * from seen")
+        .fetch_one(&mut database)
+        .await
+        .unwrap();
+    assert_eq!(seen, ("on".to_owned(), "read committed".to_owned()));
+    store.close().await;
+}
+
 /// What another holds is waited for, but not for ever.
 #[tokio::test]
 async fn a_statement_that_waits_too_long_fails() {
@@ -239,14 +366,7 @@ async fn a_connection_that_does_not_come_free_is_not_waited_for_for_ever() {
         let store = Arc::clone(&store);
         tokio::spawn(async move { store.claim_upload(&upload.id).await })
     };
-    // As soon as the claim waits, it has the one connection.
-    let waits = "select count(*) from pg_locks where not granted";
-    while sqlx::query_scalar::<_, i64>(waits)
-        .fetch_one(&mut database)
-        .await
-        .unwrap()
-        == 0
-    {}
+    await_waiting(&mut database).await;
     let read = store.upload(&upload.id).await;
     assert!(
         matches!(read, Err(MetadataError::Failed { .. })),
@@ -265,15 +385,43 @@ async fn a_change_that_is_dropped_leaves_nothing() {
     store.insert_upload(&upload).await.unwrap();
     let mut database = raw(&config).await;
     run(&mut database, "begin; select 1 from uploads for update").await;
-    let claim = store.claim_upload(&upload.id);
-    tokio::time::timeout(Duration::from_millis(100), claim)
-        .await
-        .unwrap_err();
+    tokio::select! {
+        claimed = store.claim_upload(&upload.id) => panic!("{claimed:?}"),
+        () = await_waiting(&mut database) => {}
+    }
     run(&mut database, "rollback").await;
-    let first = store.claim_upload(&upload.id).await.unwrap().unwrap();
-    let second = store.claim_upload(&upload.id).await.unwrap().unwrap();
-    assert_eq!(second.epoch, first.epoch + 1);
+    let claimed = store.claim_upload(&upload.id).await.unwrap().unwrap();
+    assert_eq!(claimed.epoch, 1);
     store.close().await;
+}
+
+/// A connection keeps the statements that it has prepared, whichever change they were for.
+#[tokio::test]
+async fn files_and_drafts_take_turns_on_one_connection() {
+    let config = PostgresConfig {
+        connections: 1.try_into().unwrap(),
+        ..fresh_schema().await
+    };
+    let config = Config::Postgres(config);
+    let stores = metadata::open(&config, "/nowhere".as_ref()).await.unwrap();
+    for round in 0..2 {
+        let file = file("a", &round.to_string(), NOW);
+        stores.metadata.put_file(&file, &ALWAYS).await.unwrap();
+        let draft = DraftRecord {
+            tree: Some(blob("tree")),
+            ..draft("maps")
+        };
+        stores.packs.insert_draft(&draft).await.unwrap();
+        let upload = upload("a");
+        stores.metadata.insert_upload(&upload).await.unwrap();
+        let completed = completed("x", NOW);
+        let written = stores
+            .metadata
+            .complete_upload(&upload, &completed, NOW)
+            .await;
+        assert_eq!(written.unwrap(), Written::Replaced);
+    }
+    stores.metadata.close().await;
 }
 
 /// Longer than an entry of an index can be, and of bytes that do not shrink.

@@ -33,7 +33,7 @@ struct Nodes([Stores; 2]);
 
 impl Nodes {
     async fn new() -> Self {
-        let config = Config::Postgres(cluster::fresh_database().await);
+        let config = Config::Postgres(cluster::fresh_schema().await);
         let open = async || metadata::open(&config, "/nowhere".as_ref()).await.unwrap();
         Self([open().await, open().await])
     }

@@ -1,6 +1,6 @@
 //! The changes that the store can make: each reads what it decides by, under a lock, then writes.
 
-use domain::files::{File, WriteCondition};
+use domain::files::{Content, File, WriteCondition};
 use domain::metadata_store::{Deleted, Guarded, Inserted, MetadataError, Written};
 use domain::upload::{Completed, Gone, Progress, Target, Upload, UploadState};
 use domain::{BlobKey, FilePath, Timestamp, UploadId};
@@ -348,10 +348,22 @@ async fn write(
         let blobs = [&file.content.blob, &current.content.blob];
         locks::blobs(connection, &blobs.map(BlobKey::as_str), doing).await?;
     }
-    for statement in [sql::NEED_BLOB, sql::WRITE_FILE] {
-        exactly(1, connection, with_file(statement, file)?, doing).await?;
-    }
-    Ok(())
+    need(connection, &file.content, doing).await?;
+    let write = with_file(sql::WRITE_FILE, file)?;
+    exactly(1, connection, write, doing).await
+}
+
+/// Records that a file or a draft needs a blob, which is locked from here on.
+pub(super) async fn need(
+    connection: &mut PgConnection,
+    content: &Content,
+    doing: &'static str,
+) -> Result<(), MetadataError> {
+    let need = sqlx::query(sql::NEED_BLOB)
+        .bind(content.blob.as_str())
+        .bind(column(content.size)?)
+        .bind(content.sha256.as_bytes().as_slice());
+    exactly(1, connection, need, doing).await
 }
 
 /// What follows when `file` was written in the place of `current`: the older blob is doomed unless it is needed still.

@@ -21,7 +21,7 @@ use super::transaction::{affected, engine};
 const PATHS: i32 = 1;
 const PACKS: i32 = 2;
 
-const LOCK_UPLOAD: &str = "
+pub(super) const LOCK_UPLOAD: &str = "
 select 1
 from uploads
 where id = $1
@@ -30,13 +30,13 @@ for update";
 const LOCK_NAME: &str = "
 select pg_advisory_xact_lock($1, hashtext($2))";
 
-const LOCK_DRAFT: &str = "
+pub(super) const LOCK_DRAFT: &str = "
 select 1
 from drafts
 where id = $1
 for update";
 
-const LOCK_VERSION: &str = "
+pub(super) const LOCK_VERSION: &str = "
 select id
 from pack_versions
 where pack = $1
@@ -44,7 +44,7 @@ where pack = $1
 for update";
 
 /// A strength that lets rows be inserted which refer to the blob: those who insert them have this lock themselves.
-const LOCK_BLOBS: &str = "
+pub(super) const LOCK_BLOBS: &str = "
 select 1
 from blobs
 where key = any($1)

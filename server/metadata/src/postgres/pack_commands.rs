@@ -9,12 +9,13 @@ use domain::pack_store::{DraftRecord, PackVersion, Place, Published, StoredConte
 use domain::{BlobKey, DraftId, Timestamp};
 use sqlx::PgConnection;
 
+use super::commands::need;
 use super::transaction::{Command, affected, engine, exactly};
 use super::{locks, pack_lists};
 use crate::failures::failed;
+use crate::pack_sql;
 use crate::rows::{Row, column};
 use crate::values::{limited, sought};
-use crate::{pack_sql, sql};
 
 /// How many contents are written by one statement, which bounds the memory that it takes.
 const CONTENTS_AT_A_TIME: usize = 2000;
@@ -43,15 +44,13 @@ impl Command for InsertDraft<'_> {
         let Some(tree) = tree else {
             return Ok(());
         };
-        for statement in [sql::NEED_BLOB, pack_sql::HOLD_BLOB] {
-            let hold = sqlx::query(statement)
-                .bind(tree.blob.as_str())
-                .bind(column(tree.size)?)
-                .bind(tree.sha256.as_bytes().as_slice())
-                .bind(id.as_str());
-            exactly(1, connection, hold, Self::DOING).await?;
-        }
-        Ok(())
+        need(connection, tree, Self::DOING).await?;
+        let hold = sqlx::query(pack_sql::HOLD_BLOB)
+            .bind(tree.blob.as_str())
+            .bind(column(tree.size)?)
+            .bind(tree.sha256.as_bytes().as_slice())
+            .bind(id.as_str());
+        exactly(1, connection, hold, Self::DOING).await
     }
 }
 

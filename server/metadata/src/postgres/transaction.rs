@@ -72,7 +72,7 @@ pub(super) struct Overtaken(pub(super) &'static str);
 
 /// Whether a transaction failed for no other reason than those beside it.
 fn was_overtaken(error: &MetadataError) -> bool {
-    /// serialization_failure, deadlock_detected
+    /// `serialization_failure`, `deadlock_detected`
     const CODES: [&str; 2] = ["40001", "40P01"];
     let MetadataError::Failed { source, .. } = error else {
         return false;
@@ -98,13 +98,14 @@ pub(super) fn engine(doing: &'static str) -> impl FnOnce(sqlx::Error) -> Metadat
     }
 }
 
-/// Whether there is no room left (disk_full), or a bound of the engine is reached (class 54, program limit exceeded).
+/// Whether there is no room left (`disk_full`), or a bound of the engine is reached (class 54, program limit exceeded).
 fn is_full(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|error| error.code());
     code.is_some_and(|code| code == "53100" || code.starts_with("54"))
 }
 
-/// A statement with its parameters.
+/// A statement with its parameters. A connection prepares a text once: it must have the same list of parameters wherever it is run,
+/// those that it does not use included.
 pub(super) type Query<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
 
 /// Runs a statement and returns how many rows it changed.

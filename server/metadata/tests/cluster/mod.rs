@@ -1,39 +1,35 @@
-//! A PostgreSQL server for the tests of one program, with a database for each.
+//! A PostgreSQL server for the tests of one program, with a schema for each.
 //!
 //! The first test that asks starts it, in a temporary directory, on a socket there. A shell watches over it that waits for the end
 //! of its standard input, which is when the program of the tests ends, in whatever way; then it stops the server and removes the
 //! directory.
 
 use std::ffi::OsStr;
-use std::io;
+use std::io::{self, BufRead, BufReader};
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
 
 use metadata::{DatabaseUrl, PostgresConfig};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-/// An empty database, and how to reach it.
-pub(crate) async fn fresh_database() -> PostgresConfig {
+/// How to reach an empty schema of the server's one database.
+pub(crate) async fn fresh_schema() -> PostgresConfig {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let cluster = tokio::task::spawn_blocking(cluster).await.unwrap();
     let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
-    let mut connection = PgConnection::connect(&cluster.url("postgres"))
+    let mut connection = PgConnection::connect(&cluster.url()).await.unwrap();
+    let create = AssertSqlSafe(format!("create schema {name}"));
+    sqlx::raw_sql(create)
+        .execute(&mut connection)
         .await
         .unwrap();
-    sqlx::raw_sql(AssertSqlSafe(format!(
-        "create database {name} encoding 'UTF8' template template0"
-    )))
-    .execute(&mut connection)
-    .await
-    .unwrap();
     connection.close().await.unwrap();
-    let url: DatabaseUrl = cluster.url(&name).parse().unwrap();
-    PostgresConfig::new(url)
+    let url = format!("{}&options[search_path]={name}", cluster.url());
+    PostgresConfig::new(url.parse::<DatabaseUrl>().unwrap())
 }
 
 fn cluster() -> &'static Cluster {
@@ -47,13 +43,11 @@ struct Cluster {
     _watch: Child,
 }
 
-/// Runs the server, $1, until standard input ends; $2 is the directory.
+/// Starts the server by `pg_ctl`, $1, in the directory $2, says so, and stops it when standard input ends.
 const WATCH: &str = r#"
-"$1" -D "$2/data" -k "$2" -c listen_addresses= -c max_connections=200 <&- &
-server=$!
+"$1" start -D "$2/data" -o "-k '$2' -c listen_addresses= -c max_connections=200" -l "$2/log" >"$2/start" && echo started
 cat >/dev/null
-kill -QUIT "$server"
-wait "$server"
+"$1" stop -D "$2/data" -m immediate >"$2/stop"
 rm -rf "$2"
 "#;
 
@@ -78,52 +72,31 @@ impl Cluster {
             "initdb: {}",
             String::from_utf8_lossy(&made.stderr)
         );
-        let log = std::fs::File::create(directory.join("log")).unwrap();
-        let watch = user
+        let mut watch = user
             .command("sh".as_ref(), &directory)
             .args(["-c", WATCH, "watch"])
-            .arg(programs.join("postgres"))
+            .arg(programs.join("pg_ctl"))
             .arg(&directory)
             .stdin(Stdio::piped())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
+            .stdout(Stdio::piped())
             // So that what is typed to end the tests does not end it first.
             .process_group(0)
             .spawn()
             .unwrap();
-        let cluster = Self {
+        let mut told = String::new();
+        let stdout = watch.stdout.take().unwrap();
+        BufReader::new(stdout).read_line(&mut told).unwrap();
+        let log = || std::fs::read_to_string(directory.join("log"));
+        assert_eq!(told, "started\n", "PostgreSQL does not start: {:?}", log());
+        Self {
             directory,
             _watch: watch,
-        };
-        cluster.await_start();
-        cluster
-    }
-
-    /// Waits for the server to write that it is ready.
-    fn await_start(&self) {
-        let begin = Instant::now();
-        let state = self.directory.join("data/postmaster.pid");
-        let is_ready = || {
-            let state = std::fs::read_to_string(&state).unwrap_or_default();
-            state
-                .lines()
-                .nth(7)
-                .is_some_and(|line| line.trim() == "ready")
-        };
-        while !is_ready() {
-            let log = || std::fs::read_to_string(self.directory.join("log")).unwrap_or_default();
-            assert!(
-                begin.elapsed() < Duration::from_secs(60),
-                "PostgreSQL does not start: {}",
-                log()
-            );
-            std::thread::sleep(Duration::from_millis(20));
         }
     }
 
-    fn url(&self, database: &str) -> String {
+    fn url(&self) -> String {
         let directory = self.directory.to_str().unwrap();
-        format!("postgres:///{database}?host={directory}&user=postgres")
+        format!("postgres:///postgres?host={directory}&user=postgres")
     }
 }
 
