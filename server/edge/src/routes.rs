@@ -3,6 +3,7 @@
 mod cors;
 mod files;
 mod packs;
+mod page;
 mod uploads;
 
 use std::convert::Infallible;

@@ -107,6 +107,13 @@ impl Shared {
         }
     }
 
+    /// Deletes a published blob that nothing records. What cannot be deleted now is found by the janitor.
+    pub(super) async fn delete(&self, key: &BlobKey) {
+        if let Err(error) = self.blobs.delete(key).await {
+            tracing::warn!(%key, error = &error as &dyn std::error::Error, "a published blob stays for the janitor");
+        }
+    }
+
     /// Reads a stored document on a thread that may block.
     pub(super) async fn read_document<T: Send + 'static>(
         &self,

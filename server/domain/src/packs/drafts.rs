@@ -60,13 +60,8 @@ impl Authorized<Packs> {
             shared.status(record, Some(&draft)).await
         };
         let made = made.await;
-        if matches!(made, Err(Error::Pack(_)))
-            && let Err(error) = shared.blobs.delete(&tree.blob).await
-        {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "a refused document stays for the janitor"
-            );
+        if matches!(made, Err(Error::Pack(_))) {
+            shared.delete(&tree.blob).await;
         }
         made
     }

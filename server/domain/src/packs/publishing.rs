@@ -78,16 +78,8 @@ impl Shared {
             }
             .into());
         };
-        for _ in 0..ATTEMPTS {
-            let draft = self.read_draft(document).await?;
-            if let Some(base) = draft.base {
-                self.check_base(pack, base).await?;
-            }
-            if let Some(published) = self.try_publish(&record, draft).await? {
-                return Ok(published);
-            }
-        }
-        Err(Error::Busy)
+        let draft = self.read_draft(document).await?;
+        self.publish_draft(&record, &draft).await
     }
 
     /// Unpacks an archive into a draft.
@@ -133,19 +125,23 @@ impl Shared {
         let tree = unpacked?.ok_or_else(|| Error::Corrupt {
             what: "a draft".to_owned(),
         })?;
-        let version = self.publish_tree(&record, &tree).await?;
+        let draft = Draft { tree, base: None };
+        let (version, _) = self.publish_draft(&record, &draft).await?;
         Ok(version.number)
     }
 
-    /// Publishes a tree that an archive brought.
-    async fn publish_tree(&self, record: &DraftRecord, tree: &Tree) -> Result<PackVersion, Error> {
+    /// Publishes the tree of a draft, however often others come in between.
+    async fn publish_draft(
+        &self,
+        record: &DraftRecord,
+        draft: &Draft,
+    ) -> Result<(PackVersion, bool), Error> {
         for _ in 0..ATTEMPTS {
-            let draft = Draft {
-                tree: tree.clone(),
-                base: None,
-            };
-            if let Some((version, _)) = self.try_publish(record, draft).await? {
-                return Ok(version);
+            if let Some(base) = draft.base {
+                self.check_base(&record.pack, base).await?;
+            }
+            if let Some(published) = self.try_publish(record, draft).await? {
+                return Ok(published);
             }
         }
         Err(Error::Busy)
@@ -168,20 +164,19 @@ impl Shared {
     async fn try_publish(
         &self,
         record: &DraftRecord,
-        draft: Draft,
+        draft: &Draft,
     ) -> Result<Option<(PackVersion, bool)>, Error> {
-        let contents = self.contents_of(&draft).await?;
+        let contents = self.contents_of(draft).await?;
         let number = self
             .facts
             .next_version(&record.pack)
             .await
             .map_err(Error::metadata("read a pack"))?;
-        let pack = record.pack.clone();
-        let documents = tokio::task::spawn_blocking(move || {
-            Documents::make(pack, number, draft.tree, &contents)
-        })
-        .await
-        .expect("making a catalogue does not panic")?;
+        let (pack, tree) = (record.pack.clone(), draft.tree.clone());
+        let documents =
+            tokio::task::spawn_blocking(move || Documents::make(pack, number, tree, &contents))
+                .await
+                .expect("making a catalogue does not panic")?;
         let (files, size) = (documents.files, documents.size);
         let held = Arc::clone(&documents.held);
         let [catalogue, catalogue_gzip, catalogue_zstd, forms, places] =
@@ -262,12 +257,7 @@ impl Shared {
             &version.forms,
             &version.places,
         ] {
-            if let Err(error) = self.blobs.delete(&content.blob).await {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "an unpublished document stays for the janitor"
-                );
-            }
+            self.delete(&content.blob).await;
         }
     }
 }

@@ -27,6 +27,12 @@ use uuid::Uuid;
 
 use crate::problem::Failure;
 
+/// The media type of bytes of which nothing more is known.
+pub(crate) const BYTES: HeaderValue = HeaderValue::from_static("application/octet-stream");
+
+/// What can change under its URL, caches ask for anew; they must not recode it (RFC 9111 §5.2.2.6).
+pub(crate) const CHANGING: HeaderValue = HeaderValue::from_static("no-cache, no-transform");
+
 /// What answers say of a representation.
 #[derive(Debug, Clone)]
 pub(crate) struct Representation {

@@ -6,9 +6,11 @@ use domain::File;
 use domain::digest::Sha256Digest;
 use http::HeaderValue;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use protocol::conditional::EntityTag;
 use serde::Serialize;
 
 use crate::extract::FILES;
+use crate::respond::time;
 use crate::routes::Api;
 
 /// What may stand in a path unescaped: RFC 3986 unreserved characters, and the slash.
@@ -44,7 +46,7 @@ impl FileDocument {
             etag: file.etag(),
             media_type: file.description.media_type.clone(),
             filename: file.description.filename.clone(),
-            modified_at: humantime::format_rfc3339_millis(file.modified_at.into()).to_string(),
+            modified_at: time(file.modified_at),
         }
     }
 }
@@ -58,6 +60,11 @@ pub(crate) fn url(api: &Api, file: &File) -> String {
 /// A file's entity tag as a field value.
 pub(crate) fn etag(file: &File) -> HeaderValue {
     HeaderValue::from_str(&file.etag()).expect("a quoted hexadecimal text is a field value")
+}
+
+/// The strong entity tag of a content under its own path.
+pub(crate) fn tag(sha256: &Sha256Digest) -> EntityTag {
+    EntityTag::strong(sha256.to_string()).expect("hexadecimal digits are a tag")
 }
 
 /// `Repr-Digest` of a representation (RFC 9530 §3).

@@ -1,14 +1,15 @@
 //! Packs as JSON tells them.
 
 use archive::{ArchiveFormat, Layout, NeedName, PackName};
+use domain::DraftId;
 use domain::pack_store::{PackSummary, PackVersion};
 use domain::packs::{Archive, DraftStatus, Selection};
-use domain::{DraftId, Timestamp};
 use percent_encoding::utf8_percent_encode;
 use serde::Serialize;
 
 use crate::extract::PACKS;
 use crate::respond::file::PATH;
+use crate::respond::time;
 use crate::routes::Api;
 
 /// A pack in a list.
@@ -315,8 +316,4 @@ pub(crate) fn archive_url(
         Selection::Since(base) => format!("{url}/since/{base}.{extension}"),
         Selection::Need(need) => format!("{url}/need/{need}.{extension}"),
     }
-}
-
-fn time(at: Timestamp) -> String {
-    humantime::format_rfc3339_millis(at.into()).to_string()
 }

@@ -22,7 +22,7 @@ use crate::extract::UPLOADS;
 use crate::interim::Interim;
 use crate::problem::Failure;
 use crate::respond::file::{self, FileDocument};
-use crate::respond::pack;
+use crate::respond::{JSON, pack, time, url_value};
 use crate::routes::Api;
 
 /// How one request for an upload is answered.
@@ -121,9 +121,7 @@ impl Answering {
             }
             if *method == Method::GET {
                 answer.status = StatusCode::OK;
-                answer
-                    .fields
-                    .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                answer.fields.insert(CONTENT_TYPE, JSON);
             }
             written(answer, document)
         })
@@ -300,8 +298,8 @@ impl UploadDocument {
             path,
             pack,
             client_ref: upload.plan.client_ref.clone(),
-            created_at: humantime::format_rfc3339_millis(upload.created_at.into()).to_string(),
-            expires_at: humantime::format_rfc3339_millis(upload.expires_at.into()).to_string(),
+            created_at: time(upload.created_at),
+            expires_at: time(upload.expires_at),
             file: file.map(|file| FileDocument::new(api, &file)),
         }
     }
@@ -348,13 +346,6 @@ fn echo(plan: &Plan) -> Option<tus::Echo<'_>> {
         concat: plan.tus_concat.as_deref(),
     };
     (echo != tus::Echo::default()).then_some(echo)
-}
-
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
-
-/// A URL as a field value.
-fn url_value(url: &str) -> HeaderValue {
-    HeaderValue::from_str(url).expect("an escaped path is a field value")
 }
 
 pub(crate) fn told(refusal: Refusal) -> Failure {

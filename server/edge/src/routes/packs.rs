@@ -11,7 +11,7 @@ use axum::extract::{FromRequestParts, Path, Query, Request, State};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::STANDARD;
 use domain::pack_store::PackVersion;
 use domain::packs::{Archive, Selection};
 use domain::{Authorized, Blob, DraftId, Packs};
@@ -27,32 +27,22 @@ use protocol::problem::Problem;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::uploads;
+use super::page::malformed;
+use super::{page, uploads};
 use crate::extract::Access;
 use crate::extract::document::document;
 use crate::problem::{Failure, own};
-use crate::respond::content::{InMemory, Representation};
-use crate::respond::file;
+use crate::respond::content::{BYTES, CHANGING, InMemory, Representation};
 use crate::respond::pack::{
     ComparisonDocument, DiffDocument, DraftDocument, PackDocument, PackPage, VersionDocument,
     VersionLine, version_url,
 };
+use crate::respond::{JSON, file, url_value};
 use crate::routes::Api;
 
 /// What never changes under its URL may be kept for good; a cache must not recode it (RFC 9111 §5.2.2.6).
 const IMMUTABLE: HeaderValue =
     HeaderValue::from_static("max-age=31536000, immutable, no-transform");
-/// What can change is asked for anew.
-const CHANGING: HeaderValue = HeaderValue::from_static("no-cache, no-transform");
-
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const BYTES: HeaderValue = HeaderValue::from_static("application/octet-stream");
-
-/// How many packs or versions a list has, unless the request says otherwise.
-const LISTED: usize = 100;
-/// Most packs or versions that a list has.
-const MOST_LISTED: usize = 1000;
-
 pub(super) fn router() -> Router<Api> {
     Router::new()
         .route("/packs", get(list))
@@ -66,8 +56,14 @@ pub(super) fn router() -> Router<Api> {
         .route("/packs/{pack}/versions/{v}/catalogue", get(catalogue))
         .route("/packs/{pack}/versions/{v}/catalogue.sig", get(signature))
         .route("/packs/{pack}/versions/{v}/files/{*path}", get(one_file))
-        .route("/packs/{pack}/versions/{v}/archive.zip", get(whole_zip))
-        .route("/packs/{pack}/versions/{v}/archive.tar", get(whole_tar))
+        .route(
+            "/packs/{pack}/versions/{v}/archive.zip",
+            get(|packs, names, asked| whole(packs, names, asked, ArchiveFormat::Zip)),
+        )
+        .route(
+            "/packs/{pack}/versions/{v}/archive.tar",
+            get(|packs, names, asked| whole(packs, names, asked, ArchiveFormat::Tar)),
+        )
         .route("/packs/{pack}/versions/{v}/since/{base}", get(since))
         .route("/packs/{pack}/versions/{v}/need/{need}", get(need))
         .route("/packs/{pack}/versions/{v}/diff", post(compare))
@@ -158,17 +154,9 @@ impl ListQuery {
     fn read(
         query: Result<Query<Self>, QueryRejection>,
     ) -> Result<(usize, Option<String>), Failure> {
-        let Query(query) = query.map_err(|error| malformed(&error.body_text()))?;
-        let limit = query.limit.unwrap_or(LISTED);
-        if !(1..=MOST_LISTED).contains(&limit) {
-            return Err(malformed(&format!("A limit is 1 to {MOST_LISTED}.")));
-        }
-        Ok((limit, query.cursor))
+        let Query(query) = query.map_err(|error| malformed(error.body_text()))?;
+        Ok((page::limit(query.limit)?, query.cursor))
     }
-}
-
-fn malformed(detail: &str) -> Failure {
-    Problem::new(own::MALFORMED_REQUEST).detailed(detail).into()
 }
 
 #[derive(Debug, Serialize)]
@@ -186,23 +174,9 @@ async fn list(
     asked: Asked,
 ) -> Result<Response, Failure> {
     let (limit, cursor) = ListQuery::read(query)?;
-    let after = cursor
-        .map(|cursor| {
-            let name = URL_SAFE_NO_PAD
-                .decode(cursor)
-                .ok()
-                .and_then(|name| String::from_utf8(name).ok());
-            name.ok_or_else(|| malformed("That is no cursor."))
-        })
-        .transpose()?;
-    // One more than is shown tells whether there is a next page.
+    let after = cursor.as_deref().map(page::name).transpose()?;
     let mut found = packs.list(after.as_deref(), limit + 1).await?;
-    let more = found.len() > limit;
-    found.truncate(limit);
-    let cursor = match found.last() {
-        Some(last) if more => Some(URL_SAFE_NO_PAD.encode(last.name.as_str())),
-        _ => None,
-    };
+    let cursor = page::cut(&mut found, limit, |last| page::cursor(last.name.as_str()));
     let packs = found
         .iter()
         .map(|pack| PackDocument::new(&api, pack))
@@ -219,21 +193,17 @@ async fn pack(
 ) -> Result<Response, Failure> {
     let (limit, cursor) = ListQuery::read(query)?;
     let before = cursor
-        .map(|cursor| cursor.parse().map_err(|_| malformed("That is no cursor.")))
+        .map(|cursor| cursor.parse().map_err(|_| page::no_cursor()))
         .transpose()?;
     let (summary, mut versions) = packs.pack(&pack_name(&name)?, before, limit + 1).await?;
-    let more = versions.len() > limit;
-    versions.truncate(limit);
+    let cursor = page::cut(&mut versions, limit, |last| last.number.to_string());
     let page = PackPage {
         pack: PackDocument::new(&api, &summary),
         versions: versions
             .iter()
             .map(|version| VersionLine::new(&api, version))
             .collect(),
-        cursor: match versions.last() {
-            Some(last) if more => Some(last.number.to_string()),
-            _ => None,
-        },
+        cursor,
     };
     tell(&asked, &page).await
 }
@@ -383,7 +353,7 @@ async fn one_file(
     let file_name = path.rsplit('/').next().unwrap_or(path);
     let media_type = mime_guess::from_path(path).first_raw();
     let representation = Representation {
-        tag: EntityTag::strong(found.sha256.to_string()).expect("hexadecimal digits are a tag"),
+        tag: file::tag(&found.sha256),
         last_modified: Some(found.published_at.into()),
         size: found.size,
         media_type: media_type.map_or(BYTES, HeaderValue::from_static),
@@ -398,36 +368,13 @@ async fn one_file(
         .await
 }
 
-async fn whole_zip(
+async fn whole(
     packs: Access<Packs>,
     Names((name, v)): Names<(String, String)>,
     asked: Asked,
+    format: ArchiveFormat,
 ) -> Result<Response, Failure> {
-    send(
-        packs,
-        &name,
-        &v,
-        &Selection::Whole,
-        ArchiveFormat::Zip,
-        asked,
-    )
-    .await
-}
-
-async fn whole_tar(
-    packs: Access<Packs>,
-    Names((name, v)): Names<(String, String)>,
-    asked: Asked,
-) -> Result<Response, Failure> {
-    send(
-        packs,
-        &name,
-        &v,
-        &Selection::Whole,
-        ArchiveFormat::Tar,
-        asked,
-    )
-    .await
+    send(packs, &name, &v, &Selection::Whole, format, asked).await
 }
 
 /// What a holder of a version lacks of another: as an archive where the last segment has an extension, else as JSON.
@@ -437,25 +384,19 @@ async fn since(
     Names((name, v, base)): Names<(String, String, String)>,
     asked: Asked,
 ) -> Result<Response, Failure> {
-    if let Some((base, format)) = with_format(&base) {
-        let Some(base) = number(base)? else {
-            return Err(domain::Error::NotFound { what: "version" }.into());
-        };
-        return send(
-            Access(packs),
-            &name,
-            &v,
-            &Selection::Since(base),
-            format,
-            asked,
-        )
-        .await;
-    }
-    let Some(base) = number(&base)? else {
+    let (base, format) = match with_format(&base) {
+        Some((base, format)) => (base, Some(format)),
+        None => (base.as_str(), None),
+    };
+    let Some(base) = number(base)? else {
         return Err(domain::Error::NotFound { what: "version" }.into());
     };
+    let selection = Selection::Since(base);
+    if let Some(format) = format {
+        return send(Access(packs), &name, &v, &selection, format, asked).await;
+    }
     let version = packs.version(&pack_name(&name)?, number(&v)?).await?;
-    let archives = archives(&packs, &version, &Selection::Since(base)).await?;
+    let archives = archives(&packs, &version, &selection).await?;
     if archives[0].changes_nothing() {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
@@ -534,7 +475,7 @@ async fn compare(
     query: Result<Query<FormatQuery>, QueryRejection>,
     request: Request,
 ) -> Result<Response, Failure> {
-    let Query(query) = query.map_err(|error| malformed(&error.body_text()))?;
+    let Query(query) = query.map_err(|error| malformed(error.body_text()))?;
     let format = match query.format.as_deref() {
         None => ArchiveFormat::Zip,
         Some(format) => ArchiveFormat::from_extension(format)
@@ -646,7 +587,7 @@ async fn tell(asked: &Asked, document: &impl Serialize) -> Result<Response, Fail
 fn in_memory(bytes: &Bytes, media_type: HeaderValue) -> Representation {
     let digest = Sha256Digest::of(bytes);
     Representation {
-        tag: EntityTag::strong(digest.to_string()).expect("hexadecimal digits are a tag"),
+        tag: file::tag(&digest),
         last_modified: None,
         size: bytes.len() as u64,
         media_type,
@@ -655,11 +596,6 @@ fn in_memory(bytes: &Bytes, media_type: HeaderValue) -> Representation {
         others: HeaderMap::new(),
         cache_control: CHANGING,
     }
-}
-
-/// A URL as a field value.
-fn url_value(url: &str) -> HeaderValue {
-    HeaderValue::from_str(url).expect("an escaped path is a field value")
 }
 
 /// How long an answer may be kept: under a number for good, under `latest` not at all.

@@ -167,10 +167,7 @@ impl<'a> Ledger<'a> {
             self.shared.discard(key).await;
         }
         for content in &self.published {
-            if let Err(error) = self.shared.blobs.delete(&content.blob).await {
-                let error = &error as &dyn StdError;
-                tracing::warn!(key = %content.blob, error, "a blob stays for the janitor");
-            }
+            self.shared.delete(&content.blob).await;
         }
         if !matches!(error, Error::Pack(_) | Error::NotFound { .. }) || self.recorded.is_empty() {
             return;
