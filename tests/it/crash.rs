@@ -9,6 +9,9 @@ use tests::{Client, Content, Cut, Dice, Head, Request, Response, TestServer, Ver
 use crate::dialect::Dialect;
 use crate::uploads::assert_file;
 
+/// How long a client waits after it has lost a connection.
+const BACK_OFF: Duration = Duration::from_millis(100);
+
 /// How often the program is killed. `LONGHAUL_CRASHES` sets another number for a longer run.
 const CRASHES: u64 = 10;
 /// How many upload at the same time.
@@ -109,8 +112,9 @@ impl Attempt {
                     .send(&self.content.slice(offset..end))
                     .await
                     .map_err(gone)?;
-                // What it still carries may arrive after the next offset is told.
                 client.lose();
+                // As every client does: a request that still travels while its successor sends would end that one.
+                tokio::time::sleep(BACK_OFF).await;
             }
         }
         Ok(())
