@@ -77,8 +77,9 @@ impl MemoryStore {
 
 #[async_trait]
 impl BlobStore for MemoryStore {
-    async fn stage(&self, key: &BlobKey, offset: u64) -> Result<Box<dyn StagedBlob>, BlobError> {
+    async fn stage(&self, key: &BlobKey, growth: Growth) -> Result<Box<dyn StagedBlob>, BlobError> {
         let missing = || BlobError::Missing { key: key.clone() };
+        let offset = growth.offset;
         let length = usize::try_from(offset).map_err(|_| missing())?;
         let modified_at = self.clock.now();
         let mut blobs = self.lock();
@@ -233,6 +234,16 @@ impl StagedBlob for MemoryWriter {
             staged.bytes.len() as u64
         })
     }
+
+    async fn close(mut self: Box<Self>) -> Result<u64, BlobError> {
+        self.sync().await
+    }
+
+    async fn publish(mut self: Box<Self>) -> Result<u64, BlobError> {
+        let size = self.sync().await?;
+        self.store.publish(&self.key, size).await?;
+        Ok(size)
+    }
 }
 
 #[derive(Debug)]
@@ -290,17 +301,17 @@ mod tests {
     async fn a_power_cut_takes_what_was_not_synced() {
         let store = MemoryStore::new(Arc::new(SystemClock));
         let (kept, lost) = ("kept".parse().unwrap(), "lost".parse().unwrap());
-        let mut writer = store.stage(&kept, 0).await.unwrap();
+        let mut writer = store.stage(&kept, at(0)).await.unwrap();
         writer.write(Bytes::from_static(b"abc")).await.unwrap();
         writer.sync().await.unwrap();
         writer.write(Bytes::from_static(b"def")).await.unwrap();
-        let mut other = store.stage(&lost, 0).await.unwrap();
+        let mut other = store.stage(&lost, at(0)).await.unwrap();
         other.write(Bytes::from_static(b"abc")).await.unwrap();
 
         store.cut_power();
         writer.write(Bytes::from_static(b"ghi")).await.unwrap_err();
-        assert!(store.stage(&kept, 4).await.is_err());
-        assert!(store.stage(&kept, 3).await.is_ok());
-        assert!(store.stage(&lost, 1).await.is_err());
+        assert!(store.stage(&kept, at(4)).await.is_err());
+        assert!(store.stage(&kept, at(3)).await.is_ok());
+        assert!(store.stage(&lost, at(1)).await.is_err());
     }
 }

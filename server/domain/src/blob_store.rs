@@ -58,23 +58,43 @@ pub struct BlobEntry {
     pub modified_at: Timestamp,
 }
 
+/// How a writer means to write on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Growth {
+    /// Bytes that are there and stay; what lies beyond is dropped.
+    pub offset: u64,
+    /// Orders the writers of a blob, on whatever node they are: see [`Upload::epoch`](crate::upload::Upload::epoch).
+    pub epoch: u64,
+    /// The size that the blob will have, in bytes, where it is known. No promise: a store may plan by it.
+    pub length: Option<u64>,
+}
+
+impl Growth {
+    /// Begins a blob that no other writer can know.
+    pub const NEW: Self = Self {
+        offset: 0,
+        epoch: 1,
+        length: None,
+    };
+}
+
 /// Keeps bytes.
 ///
 /// # Cancel safety
 /// Reads may be dropped anywhere. A dropped future of any other method may or may not have had its effect, but never half of it.
 #[async_trait]
 pub trait BlobStore: Debug + Send + Sync + 'static {
-    /// Opens the staged blob `key` to be written on from `offset`, and makes it if `offset` is 0 and there is none.
+    /// Opens the staged blob `key` to be written on from `growth.offset`, and makes it if that is 0 and there is none.
     ///
-    /// Bytes that lie beyond `offset` are dropped. If the blob was published but nothing records it (a crash came between),
-    /// it is taken back and is staged again. The caller sees to it that one writer at a time holds a key; whatever an older one
-    /// still does, fails or has no effect.
+    /// Bytes that lie beyond the offset are dropped. If the blob was published but nothing records it (a crash came between),
+    /// it is taken back and is staged again. The caller sees to it that one writer at a time holds a key. A newer one has the same
+    /// epoch in the same process, or a greater one in any; whatever an older one still does, fails or has no effect.
     ///
     /// # Errors
-    /// [`BlobError::Missing`] when fewer than `offset` bytes are there.
-    async fn stage(&self, key: &BlobKey, offset: u64) -> Result<Box<dyn StagedBlob>, BlobError>;
+    /// [`BlobError::Missing`] when fewer bytes than the offset are there.
+    async fn stage(&self, key: &BlobKey, growth: Growth) -> Result<Box<dyn StagedBlob>, BlobError>;
 
-    /// Reads `range` of a staged blob; only bytes that were synced are asked for.
+    /// Reads `range` of a staged blob that nobody writes at the moment; only bytes that were synced are asked for.
     async fn read_staged(&self, key: &BlobKey, range: Range<u64>) -> Result<BlobStream, BlobError>;
 
     /// Makes the staged blob, whose `size` bytes are all synced, a published one. When this returns, the blob is durable under
@@ -117,6 +137,13 @@ pub trait StagedBlob: Debug + Send {
 
     /// Makes all that was written durable: it survives a power cut from here on. Returns the blob's length in bytes.
     async fn sync(&mut self) -> Result<u64, BlobError>;
+
+    /// Syncs, and leaves the blob to its next writer, who finds it easier to go on than after a writer that was only dropped.
+    /// Returns the blob's length in bytes.
+    async fn close(self: Box<Self>) -> Result<u64, BlobError>;
+
+    /// Publishes what was written, synced or not, as [`BlobStore::publish`] does. Returns the blob's size in bytes.
+    async fn publish(self: Box<Self>) -> Result<u64, BlobError>;
 }
 
 /// A published blob that is open for reading, by any number of readers at once.

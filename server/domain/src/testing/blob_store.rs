@@ -80,7 +80,7 @@ macro_rules! blob_store_contract {
 /// Synced bytes of a staged blob read back, whole and in part.
 pub async fn what_was_synced_reads_back(store: &dyn BlobStore) {
     let key = key();
-    let mut staged = store.stage(&key, 0).await.unwrap();
+    let mut staged = store.stage(&key, at(0)).await.unwrap();
     staged.write(Bytes::from_static(b"hello ")).await.unwrap();
     staged.write(Bytes::from_static(b"world")).await.unwrap();
     assert_eq!(staged.sync().await.unwrap(), 11);
@@ -97,7 +97,7 @@ pub async fn chunks_of_any_size_are_appended_in_order(store: &dyn BlobStore) {
         1, 0, 7, 4096, 65_536, 1, 1, 300_000, 20_000, 1_500_000, 16_384, 13,
     ];
     let mut rest = Bytes::from(whole.clone());
-    let mut staged = store.stage(&key, 0).await.unwrap();
+    let mut staged = store.stage(&key, at(0)).await.unwrap();
     for (index, size) in sizes.iter().cycle().enumerate() {
         if rest.is_empty() {
             break;
@@ -117,13 +117,13 @@ pub async fn chunks_of_any_size_are_appended_in_order(store: &dyn BlobStore) {
 /// A sync tells the length, whether or not anything is new.
 pub async fn a_sync_without_new_bytes_tells_the_length(store: &dyn BlobStore) {
     let key = key();
-    let mut staged = store.stage(&key, 0).await.unwrap();
+    let mut staged = store.stage(&key, at(0)).await.unwrap();
     assert_eq!(staged.sync().await.unwrap(), 0);
     staged.write(Bytes::from_static(b"abc")).await.unwrap();
     assert_eq!(staged.sync().await.unwrap(), 3);
     assert_eq!(staged.sync().await.unwrap(), 3);
     drop(staged);
-    let mut staged = store.stage(&key, 3).await.unwrap();
+    let mut staged = store.stage(&key, at(3)).await.unwrap();
     assert_eq!(staged.sync().await.unwrap(), 3);
 }
 
@@ -158,14 +158,14 @@ pub async fn staging_at_zero_begins_anew(store: &dyn BlobStore) {
 pub async fn staging_beyond_the_end_fails(store: &dyn BlobStore) {
     let key = key();
     write(store, &key, 0, b"hello").await;
-    assert_missing(store.stage(&key, 6).await);
+    assert_missing(store.stage(&key, at(6)).await);
     assert_eq!(read_staged(store, &key, 0..5).await, b"hello");
 }
 
 /// An offset above zero in a blob that is not there is an error, and makes no blob.
 pub async fn staging_nothing_at_an_offset_fails(store: &dyn BlobStore) {
     let key = key();
-    assert_missing(store.stage(&key, 1).await);
+    assert_missing(store.stage(&key, at(1)).await);
     assert!(!is_listed(store, BlobState::Staged, &key).await);
 }
 
@@ -173,7 +173,7 @@ pub async fn staging_nothing_at_an_offset_fails(store: &dyn BlobStore) {
 pub async fn a_writer_that_goes_away_leaves_what_it_synced(store: &dyn BlobStore) {
     let key = key();
     let whole = pattern(0..400_000);
-    let mut staged = store.stage(&key, 0).await.unwrap();
+    let mut staged = store.stage(&key, at(0)).await.unwrap();
     staged
         .write(whole[..200_000].to_vec().into())
         .await
@@ -191,15 +191,15 @@ pub async fn a_dropped_write_does_no_harm(store: &dyn BlobStore) {
     let key = key();
     write(store, &key, 0, b"begun").await;
     for _ in 0..20 {
-        let mut staged = store.stage(&key, 5).await.unwrap();
+        let mut staged = store.stage(&key, at(5)).await.unwrap();
         for _ in 0..4 {
             drop(poll_immediate(staged.write(vec![0xff; 700_000].into())).await);
         }
         drop(poll_immediate(staged.sync()).await);
         drop(staged);
-        drop(poll_immediate(store.stage(&key, 5)).await);
+        drop(poll_immediate(store.stage(&key, at(5))).await);
 
-        let mut staged = store.stage(&key, 5).await.unwrap();
+        let mut staged = store.stage(&key, at(5)).await.unwrap();
         staged
             .write(Bytes::from_static(b" and done"))
             .await
@@ -214,11 +214,11 @@ pub async fn a_dropped_write_does_no_harm(store: &dyn BlobStore) {
 /// What an older writer still writes does not reach the blob.
 pub async fn a_newer_writer_cuts_off_the_older_one(store: &dyn BlobStore) {
     let key = key();
-    let mut older = store.stage(&key, 0).await.unwrap();
+    let mut older = store.stage(&key, at(0)).await.unwrap();
     older.write(Bytes::from_static(b"hello")).await.unwrap();
     older.sync().await.unwrap();
     older.write(Bytes::from_static(b" moon")).await.unwrap();
-    let mut newer = store.stage(&key, 5).await.unwrap();
+    let mut newer = store.stage(&key, at(5)).await.unwrap();
     drop(older.write(vec![0xff; 100_000].into()).await);
     drop(older.sync().await);
     newer.write(Bytes::from_static(b" world")).await.unwrap();
@@ -244,7 +244,7 @@ pub async fn discarding_forgets_a_staged_blob(store: &dyn BlobStore) {
     write(store, &key, 0, b"hello").await;
     store.discard(&key).await.unwrap();
     assert!(!is_listed(store, BlobState::Staged, &key).await);
-    assert_missing(store.stage(&key, 5).await);
+    assert_missing(store.stage(&key, at(5)).await);
     assert_missing(store.publish(&key, 5).await);
     store.discard(&key).await.unwrap();
     publish(store, &key, b"anew").await;
@@ -344,7 +344,7 @@ pub async fn a_published_blob_can_be_taken_back(store: &dyn BlobStore) {
 /// A writer that is still about when its blob is published has no hand in it any more.
 pub async fn a_writer_cannot_change_what_is_published(store: &dyn BlobStore) {
     let key = key();
-    let mut staged = store.stage(&key, 0).await.unwrap();
+    let mut staged = store.stage(&key, at(0)).await.unwrap();
     staged.write(Bytes::from_static(b"hello")).await.unwrap();
     staged.sync().await.unwrap();
     store.publish(&key, 5).await.unwrap();
@@ -475,7 +475,7 @@ pub async fn a_deleted_key_can_be_staged_anew(store: &dyn BlobStore) {
     publish(store, &key, b"hello").await;
     assert_eq!(read(store, &key, 5).await, b"hello");
     store.delete(&key).await.unwrap();
-    assert_missing(store.stage(&key, 5).await);
+    assert_missing(store.stage(&key, at(5)).await);
     publish(store, &key, b"again").await;
     assert_eq!(read(store, &key, 5).await, b"again");
 }
@@ -579,6 +579,14 @@ pub async fn a_working_store_passes_its_check(store: &dyn BlobStore) {
     assert!(store.check().await.is_ok());
 }
 
+/// Writers of one process: their order is that of the calls.
+fn at(offset: u64) -> Growth {
+    Growth {
+        offset,
+        ..Growth::NEW
+    }
+}
+
 fn key() -> BlobKey {
     BlobKey::random(&SystemRandomness)
 }
@@ -596,7 +604,7 @@ fn slice(whole: &[u8], range: Range<u64>) -> &[u8] {
 
 /// Writes on from `offset`, and syncs.
 async fn write(store: &dyn BlobStore, key: &BlobKey, offset: u64, bytes: &[u8]) {
-    let mut staged = store.stage(key, offset).await.unwrap();
+    let mut staged = store.stage(key, at(offset)).await.unwrap();
     staged.write(Bytes::copy_from_slice(bytes)).await.unwrap();
     assert_eq!(staged.sync().await.unwrap(), offset + bytes.len() as u64);
 }

@@ -11,7 +11,9 @@ use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use tokio::sync::Semaphore;
 
 use crate::BlobKey;
-use crate::blob_store::{Blob, BlobEntry, BlobError, BlobState, BlobStore, BlobStream, StagedBlob};
+use crate::blob_store::{
+    Blob, BlobEntry, BlobError, BlobState, BlobStore, BlobStream, Growth, StagedBlob,
+};
 
 /// What a store is asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -241,10 +243,10 @@ fn failing(error: BlobError) -> BlobStream {
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl BlobStore for FaultyStore {
-    async fn stage(&self, key: &BlobKey, offset: u64) -> Result<Box<dyn StagedBlob>, BlobError> {
+    async fn stage(&self, key: &BlobKey, growth: Growth) -> Result<Box<dyn StagedBlob>, BlobError> {
         let staged = self
             .plan
-            .run(Operation::Stage, self.inner.stage(key, offset))
+            .run(Operation::Stage, self.inner.stage(key, growth))
             .await?;
         Ok(Box::new(FaultyStaged {
             inner: staged,
@@ -319,6 +321,18 @@ impl StagedBlob for FaultyStaged {
 
     async fn sync(&mut self) -> Result<u64, BlobError> {
         self.plan.run(Operation::Sync, self.inner.sync()).await
+    }
+
+    async fn close(self: Box<Self>) -> Result<u64, BlobError> {
+        self.plan.run(Operation::Sync, self.inner.close()).await
+    }
+
+    /// Counts as a sync and then as publishing, which is what it does.
+    async fn publish(mut self: Box<Self>) -> Result<u64, BlobError> {
+        self.plan.run(Operation::Sync, self.inner.sync()).await?;
+        self.plan
+            .run(Operation::Publish, self.inner.publish())
+            .await
     }
 }
 

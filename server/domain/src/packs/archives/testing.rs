@@ -88,7 +88,7 @@ impl BlobStore for Shelf {
         }))
     }
 
-    async fn stage(&self, key: &BlobKey, _: u64) -> Result<Box<dyn StagedBlob>, BlobError> {
+    async fn stage(&self, key: &BlobKey, _: Growth) -> Result<Box<dyn StagedBlob>, BlobError> {
         Err(BlobError::Missing { key: key.clone() })
     }
 
