@@ -37,7 +37,7 @@ use std::{collections::HashMap, fs};
 
 use async_trait::async_trait;
 use bytesize::ByteSize;
-use domain::blob_store::{BlobEntry, BlobError, BlobState, BlobStream};
+use domain::blob_store::{BlobEntry, BlobError, BlobState, BlobStream, Growth};
 use domain::{Blob, BlobKey, BlobStore, StagedBlob};
 use serde::{Deserialize, Serialize};
 
@@ -113,10 +113,11 @@ impl FsStore {
 
 #[async_trait]
 impl BlobStore for FsStore {
-    async fn stage(&self, key: &BlobKey, offset: u64) -> Result<Box<dyn StagedBlob>, BlobError> {
+    async fn stage(&self, key: &BlobKey, growth: Growth) -> Result<Box<dyn StagedBlob>, BlobError> {
         let (root, descriptors) = (Arc::clone(&self.root), Arc::clone(&self.descriptors));
         let turn = Turn::take(&root, key);
-        let staged = blocking(move || StagedFile::open(&root, &descriptors, turn, offset)).await?;
+        let staged =
+            blocking(move || StagedFile::open(&root, &descriptors, turn, growth.offset)).await?;
         Ok(Box::new(staged))
     }
 

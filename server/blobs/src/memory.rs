@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use domain::blob_store::{BlobEntry, BlobError, BlobState, BlobStream};
+use domain::blob_store::{BlobEntry, BlobError, BlobState, BlobStream, Growth};
 use domain::{Blob, BlobKey, BlobStore, Clock, StagedBlob, Timestamp};
 use futures::{StreamExt, stream};
 
@@ -296,6 +296,13 @@ mod tests {
     use domain::clock::SystemClock;
 
     use super::*;
+
+    fn at(offset: u64) -> Growth {
+        Growth {
+            offset,
+            ..Growth::NEW
+        }
+    }
 
     #[tokio::test]
     async fn a_power_cut_takes_what_was_not_synced() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use blobs::memory::MemoryStore;
 use bytes::Bytes;
-use domain::blob_store::BlobError;
+use domain::blob_store::{BlobError, Growth};
 use domain::clock::SystemClock;
 use domain::testing::FaultyStore;
 use domain::testing::faulty_store::{Fault, Gate, Operation};
@@ -23,7 +23,7 @@ domain::blob_store_contract!(open);
 async fn the_nth_operation_fails_and_others_do_not() {
     let store = faulty();
     store.nth(Operation::Write, 2, Fault::Fails);
-    let mut staged = store.stage(&key(), 0).await.unwrap();
+    let mut staged = store.stage(&key(), Growth::NEW).await.unwrap();
     staged.write(Bytes::from_static(b"abc")).await.unwrap();
     staged.write(Bytes::from_static(b"def")).await.unwrap_err();
     assert_eq!(
@@ -112,7 +112,7 @@ fn key() -> BlobKey {
 }
 
 async fn stage(store: &dyn BlobStore, bytes: &[u8]) {
-    let mut staged = store.stage(&key(), 0).await.expect("to stage");
+    let mut staged = store.stage(&key(), Growth::NEW).await.expect("to stage");
     staged
         .write(Bytes::copy_from_slice(bytes))
         .await

@@ -11,7 +11,7 @@ use blobs::fs::Config;
 use blobs::{Config as AnyConfig, OpenError};
 use bytes::Bytes;
 use bytesize::ByteSize;
-use domain::blob_store::{BlobError, BlobState};
+use domain::blob_store::{BlobError, BlobState, Growth};
 use domain::ids::SystemRandomness;
 use domain::{BlobKey, BlobStore};
 use futures::future::join_all;
@@ -77,7 +77,7 @@ async fn a_directory_is_used_by_one_store_at_a_time() {
     );
 
     // Writers hold it too, until the last of their writes is done.
-    let writer = store.stage(&key(), 0).await.unwrap();
+    let writer = store.stage(&key(), at(0)).await.unwrap();
     drop(store);
     blobs::open(&AnyConfig::default(), data.0.path())
         .await
@@ -117,7 +117,7 @@ async fn a_reopened_store_goes_on_where_bytes_were_synced() {
     {
         let store = data.open().await;
         publish(&*store, &whole, b"hello").await;
-        let mut staged = store.stage(&growing, 0).await.unwrap();
+        let mut staged = store.stage(&growing, at(0)).await.unwrap();
         staged.write(Bytes::from_static(b"durable")).await.unwrap();
         staged.sync().await.unwrap();
         staged.write(Bytes::from_static(b" and not")).await.unwrap();
@@ -132,7 +132,7 @@ async fn a_reopened_store_goes_on_where_bytes_were_synced() {
 
     let store = data.open().await;
     assert_eq!(read(&*store, &whole, 5).await.unwrap(), b"hello");
-    let mut staged = store.stage(&growing, 7).await.unwrap();
+    let mut staged = store.stage(&growing, at(7)).await.unwrap();
     staged.write(Bytes::from_static(b" again")).await.unwrap();
     assert_eq!(staged.sync().await.unwrap(), 13);
     drop(staged);
@@ -148,7 +148,7 @@ async fn what_a_crash_left_published_is_taken_back_or_published_again() {
 
     let store = data.open().await;
     store.publish(&key, 5).await.unwrap();
-    let staged = store.stage(&key, 5).await.unwrap();
+    let staged = store.stage(&key, at(5)).await.unwrap();
     drop(staged);
     assert!(data.staged(&key).exists() && !data.published(&key).exists());
 
@@ -163,7 +163,7 @@ async fn what_a_crash_left_published_is_taken_back_or_published_again() {
 async fn leftovers_are_listed() {
     let data = Data::new();
     let key = key();
-    drop(data.open().await.stage(&key, 0).await.unwrap());
+    drop(data.open().await.stage(&key, at(0)).await.unwrap());
     let listed = data
         .open()
         .await
@@ -203,7 +203,7 @@ async fn a_staged_file_that_shrank_is_missing_bytes() {
     let key = key();
     write(&*store, &key, b"hello").await;
     shrink(&data.staged(&key), 3);
-    let staged = store.stage(&key, 5).await;
+    let staged = store.stage(&key, at(5)).await;
     assert!(matches!(staged, Err(BlobError::Missing { .. })));
     let published = store.publish(&key, 5).await;
     assert!(matches!(published, Err(BlobError::Missing { .. })));
@@ -253,7 +253,7 @@ async fn foreign_files_are_left_alone() {
 
     // Where something foreign is in the way, it is an error.
     let taken: BlobKey = "abcdef".parse().unwrap();
-    store.stage(&taken, 0).await.unwrap_err();
+    store.stage(&taken, at(0)).await.unwrap_err();
     store.discard(&taken).await.unwrap_err();
     let size = fs::metadata(data.path("staged/abcdef")).unwrap().len();
     store.publish(&taken, size).await.unwrap_err();
@@ -261,7 +261,7 @@ async fn foreign_files_are_left_alone() {
     fs::create_dir(data.path("published/ab/abcdef")).unwrap();
     store.open(&taken, size).await.unwrap_err();
     let blocked: BlobKey = "bb00".parse().unwrap();
-    store.stage(&blocked, 0).await.unwrap_err();
+    store.stage(&blocked, at(0)).await.unwrap_err();
     store.open(&blocked, 5).await.unwrap_err();
     assert!(data.path("staged/abcdef").is_dir());
     assert!(data.path("published/aa/UPPER.txt").is_file());
@@ -355,7 +355,7 @@ async fn everything_at_once() {
             let whole = vec![fill; SIZE];
             for _ in 0..4 {
                 for offset in (0..SIZE).step_by(30_000) {
-                    let mut staged = store.stage(&key, offset as u64).await.unwrap();
+                    let mut staged = store.stage(&key, at(offset as u64)).await.unwrap();
                     staged.write(whole[offset..].to_vec().into()).await.unwrap();
                     staged.sync().await.unwrap();
                 }
@@ -386,7 +386,7 @@ async fn a_full_disk_keeps_what_was_durable() {
     publish(&*store, &filler, &vec![1; 1 << 20]).await;
     write(&*store, &growing, b"durable").await;
 
-    let mut staged = store.stage(&growing, 7).await.unwrap();
+    let mut staged = store.stage(&growing, at(7)).await.unwrap();
     let mut outcome = Ok(7);
     for _ in 0..4 {
         outcome = match staged.write(vec![2; 512 << 10].into()).await {
@@ -408,7 +408,7 @@ async fn a_full_disk_keeps_what_was_durable() {
     assert!(matches!(check, Err(BlobError::Full)), "{check:?}");
 
     store.delete(&filler).await.unwrap();
-    let mut staged = store.stage(&growing, 7).await.unwrap();
+    let mut staged = store.stage(&growing, at(7)).await.unwrap();
     staged.write(Bytes::from_static(b" again")).await.unwrap();
     assert_eq!(staged.sync().await.unwrap(), 13);
     drop(staged);
@@ -426,7 +426,7 @@ async fn a_disk_without_room_for_names_is_full() {
     let store = data.open().await;
     let mut outcome = Ok(());
     for _ in 0..8 {
-        outcome = store.stage(&key(), 0).await.map(drop);
+        outcome = store.stage(&key(), at(0)).await.map(drop);
     }
     assert!(matches!(outcome, Err(BlobError::Full)), "{outcome:?}");
 }
@@ -455,12 +455,19 @@ impl Drop for SmallDisk {
     }
 }
 
+fn at(offset: u64) -> Growth {
+    Growth {
+        offset,
+        ..Growth::NEW
+    }
+}
+
 fn key() -> BlobKey {
     BlobKey::random(&SystemRandomness)
 }
 
 async fn write(store: &dyn BlobStore, key: &BlobKey, bytes: &[u8]) {
-    let mut staged = store.stage(key, 0).await.expect("to stage");
+    let mut staged = store.stage(key, at(0)).await.expect("to stage");
     staged
         .write(Bytes::copy_from_slice(bytes))
         .await

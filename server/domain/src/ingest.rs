@@ -6,7 +6,7 @@
 //!    body has nothing more at the moment: fast uploads are written in large pieces, slow ones as they come.
 //! 2. *Writing* hashes and stores each buffer, and now and then makes a *checkpoint*: sync, then record, then tell.
 //!
-//! Whatever ends the body (its own end, a cut, a newer request, the server's shutdown), what was read is stored and synced.
+//! Whatever ends the body (its own end, a cut, a newer request, the server's shutdown), what was read is stored.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -128,7 +128,7 @@ pub(crate) struct Ingest {
 }
 
 impl Ingest {
-    /// Takes in at most `cap` bytes of `body`, then syncs.
+    /// Takes in at most `cap` bytes of `body`. What came after the last checkpoint is written, and yet to be synced.
     ///
     /// # Errors
     /// Those of the store and of the checkpoint, and [`Error::Corrupt`] or a rejection where replayed bytes differ. What earlier
@@ -149,10 +149,6 @@ impl Ingest {
         let writing = self.write(filled, source.replay, rhythm, checkpoint);
         let (ingested, written) = tokio::join!(reading, writing);
         written?;
-        self.staged
-            .sync()
-            .await
-            .map_err(Error::blob("sync a staged blob"))?;
         Ok(ingested)
     }
 

@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use super::descriptors::Descriptors;
 use super::directory::Directory;
 use super::writers::{OpenFile, Turn};
-use super::{Root, broken_off, failed, kernel};
+use super::{Root, blocking, broken_off, failed, kernel};
 
 /// Bytes that are worth a trip to the blocking pool. A slow upload holds no more than these.
 const BATCH: usize = 32 * 1024;
@@ -175,6 +175,19 @@ impl StagedBlob for StagedFile {
         }
         self.is_synced = true;
         Ok(self.length)
+    }
+
+    async fn close(mut self: Box<Self>) -> Result<u64, BlobError> {
+        self.sync().await
+    }
+
+    async fn publish(mut self: Box<Self>) -> Result<u64, BlobError> {
+        let size = self.sync().await?;
+        let turn = Arc::clone(&self.turn);
+        let directory =
+            blocking(move || turn.end(|| turn.root().publish(turn.key(), size))).await?;
+        directory.sync().await?;
+        Ok(size)
     }
 }
 

@@ -102,8 +102,24 @@ impl Turn {
         result
     }
 
+    /// Does the last `work` of this turn, after which nothing more can be written under it. For the blocking pool.
+    pub(super) fn end<T>(
+        &self,
+        work: impl FnOnce() -> Result<T, BlobError>,
+    ) -> Result<T, BlobError> {
+        let mut state = self.hold();
+        match mem::replace(&mut *state, State::Over) {
+            State::Open(_) => work(),
+            State::Waiting(_) | State::Over => Err(self.is_over()),
+        }
+    }
+
     pub(super) fn key(&self) -> &BlobKey {
         &self.key
+    }
+
+    pub(super) fn root(&self) -> &Arc<Root> {
+        &self.root
     }
 
     fn is_over(&self) -> BlobError {

@@ -7,7 +7,7 @@ use futures::stream::{BoxStream, StreamExt as _};
 use tokio::sync::mpsc;
 
 use super::{PackError, Shared};
-use crate::blob_store::BlobError;
+use crate::blob_store::{BlobError, Growth};
 use crate::digest::Hasher;
 use crate::files::Content;
 use crate::ingest::BodyFault;
@@ -65,8 +65,8 @@ impl Shared {
     }
 
     async fn publish_blob(&self, writing: Writing) -> Result<Content, Error> {
-        self.make_durable(&writing.key, writing.staged, writing.size)
-            .await?;
+        let published = writing.staged.publish().await;
+        published.map_err(Error::blob("publish a blob"))?;
         Ok(Content {
             blob: writing.key,
             size: writing.size,
@@ -77,27 +77,9 @@ impl Shared {
     /// Begins a blob.
     pub(super) async fn stage(&self, key: &BlobKey) -> Result<Box<dyn StagedBlob>, Error> {
         self.blobs
-            .stage(key, 0)
+            .stage(key, Growth::NEW)
             .await
             .map_err(Error::blob("open a staged blob"))
-    }
-
-    /// Publishes a staged blob of `size` bytes.
-    pub(super) async fn make_durable(
-        &self,
-        key: &BlobKey,
-        mut staged: Box<dyn StagedBlob>,
-        size: u64,
-    ) -> Result<(), Error> {
-        staged
-            .sync()
-            .await
-            .map_err(Error::blob("sync a staged blob"))?;
-        drop(staged);
-        self.blobs
-            .publish(key, size)
-            .await
-            .map_err(Error::blob("publish a blob"))
     }
 
     /// Forgets a staged blob. What cannot be discarded now is found by the janitor.

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures::future::{join_all, poll_immediate};
 use futures::{StreamExt, TryStreamExt};
 
-use crate::blob_store::{BlobEntry, BlobError, BlobState, BlobStream};
+use crate::blob_store::{BlobEntry, BlobError, BlobState, BlobStream, Growth};
 use crate::ids::SystemRandomness;
 use crate::{Blob, BlobKey, BlobStore};
 

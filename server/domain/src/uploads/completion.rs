@@ -3,14 +3,27 @@
 use futures::StreamExt as _;
 use protocol::digest::{self, Algorithm, Stated};
 use protocol::rejection::Rejection;
-use protocol::upload::Complete;
+use protocol::upload::{Complete, Open};
 
 use super::{Outcome, Shared};
 use crate::digest::{Digests, Hasher, Sha256Digest};
 use crate::ingest::Stops;
 use crate::metadata_store::{Guarded, Written};
 use crate::upload::{Completed, Gone, Plan, Progress, Target, Upload, UploadState};
-use crate::{BlobKey, DraftId, Error};
+use crate::{BlobKey, DraftId, Error, StagedBlob};
+
+/// All bytes of an upload.
+#[derive(Debug)]
+pub(super) struct Whole {
+    /// How many there are.
+    pub(super) complete: Complete,
+    /// What has seen them.
+    pub(super) digests: Digests,
+    /// Digests that are stated of them.
+    pub(super) stated: Vec<Stated>,
+    /// Who wrote the last of them, unless that is closed.
+    pub(super) staged: Option<Box<dyn StagedBlob>>,
+}
 
 impl Shared {
     /// Completes an upload that has come to its length but was stopped before it could be completed.
@@ -29,34 +42,54 @@ impl Shared {
         }
         self.claim(upload).await?;
         let hasher = self.hasher(upload, &progress, stops).await?;
-        let stated = stated_of_whole(&upload.plan, Vec::new());
         let complete = Complete {
             length: progress.open.offset,
         };
         // A length of nothing may have been recorded before its blob was made.
-        drop(self.stage(upload, complete.length).await?);
-        let digests = Digests::new(hasher, []);
-        self.finish(upload, complete, digests, &stated, true, stops)
-            .await
-            .map(drop)
+        let staged = self
+            .stage(upload, complete.length, Some(complete.length))
+            .await?;
+        let whole = Whole {
+            complete,
+            digests: Digests::new(hasher, []),
+            stated: stated_of_whole(&upload.plan, Vec::new()),
+            staged: Some(staged),
+        };
+        self.finish(upload, whole, true, stops).await.map(drop)
     }
 
-    /// Verifies, publishes and records a whole upload, of which the digests in `stated` are stated.
+    /// Verifies, publishes and records a whole upload.
     pub(super) async fn finish(
         &self,
         upload: &mut Upload,
-        complete: Complete,
-        digests: Digests,
-        stated: &[Stated],
+        whole: Whole,
         resumable: bool,
         stops: &Stops,
     ) -> Result<Outcome, Error> {
+        let Whole {
+            complete,
+            digests,
+            stated,
+            mut staged,
+        } = whole;
         let sha256 = digests.into_whole().finish();
-        let verified = self.verify_whole(&upload.blob, complete, &sha256, stated, stops);
+        if takes_reading_back(&stated)
+            && let Some(staged) = staged.take()
+        {
+            let closed = staged.close().await;
+            closed.map_err(Error::blob("sync a staged blob"))?;
+        }
+        let verified = self.verify_whole(&upload.blob, complete, &sha256, &stated, stops);
         if let Err(rejection) = verified.await? {
+            drop(staged);
             self.abandon(upload, resumable).await?;
             return Err(rejection.into());
         }
+        let published = match staged {
+            Some(staged) => staged.publish().await.map(drop),
+            None => self.blobs.publish(&upload.blob, complete.length).await,
+        };
+        published.map_err(Error::blob("publish a blob"))?;
         let version = match self.make_use_of(upload, complete).await {
             Ok(version) => version,
             Err(error @ (Error::Pack(_) | Error::NotFound { .. })) => {
@@ -83,7 +116,7 @@ impl Shared {
         }
         if !matches!(upload.plan.target, Target::File(_)) {
             // What was in the archive is kept elsewhere.
-            self.discard(&upload.blob).await;
+            self.delete(&upload.blob).await;
         }
         if !resumable {
             return Ok(Outcome::Stored(upload.product(&completed)));
@@ -92,22 +125,15 @@ impl Shared {
         Ok(Outcome::Complete(upload.clone(), completed))
     }
 
-    /// Publishes the bytes of a whole upload as what they are for. The number of the version, where they are one.
+    /// Takes out of the published blob of an upload what it is for. The number of the version, where it is one.
     async fn make_use_of(&self, upload: &Upload, complete: Complete) -> Result<Option<u64>, Error> {
         let archive = async || {
-            self.blobs
-                .read_staged(&upload.blob, 0..complete.length)
-                .await
-                .map_err(Error::blob("read a staged blob"))
+            let blob = self.blobs.open(&upload.blob, complete.length).await;
+            let blob = blob.map_err(Error::blob("open a blob"))?;
+            Ok::<_, Error>(blob.read(0..complete.length))
         };
         match &upload.plan.target {
-            Target::File(_) => {
-                self.blobs
-                    .publish(&upload.blob, complete.length)
-                    .await
-                    .map_err(Error::blob("publish a blob"))?;
-                Ok(None)
-            }
+            Target::File(_) => Ok(None),
             Target::Draft { pack, draft } => {
                 self.packs
                     .shared
@@ -181,7 +207,7 @@ impl Shared {
     }
 
     /// Ends an upload that can never be completed.
-    pub(super) async fn invalidate(&self, upload: &mut Upload) -> Result<(), Error> {
+    pub(super) async fn invalidate(&self, upload: &mut Upload) -> Result<Guarded, Error> {
         let kept_until = self.clock.now().plus(self.config.lifetime);
         let ended = self
             .metadata
@@ -192,20 +218,25 @@ impl Shared {
             upload.state = UploadState::Gone(Gone::Invalid);
             self.discard(&upload.blob).await;
         }
-        Ok(())
+        Ok(ended)
     }
 
     /// Ends an upload whose whole was refused, published or not.
     async fn abandon(&self, upload: &mut Upload, resumable: bool) -> Result<(), Error> {
-        if resumable {
-            self.invalidate(upload).await?;
-        } else {
-            self.discard(&upload.blob).await;
+        if resumable && self.invalidate(upload).await? == Guarded::Fenced {
+            // Its newer holder may need the bytes.
+            return Ok(());
         }
-        if let Err(error) = self.blobs.delete(&upload.blob).await {
-            tracing::warn!(blob = %upload.blob, %error, "an unwanted blob is left to the janitor");
-        }
+        self.discard(&upload.blob).await;
+        self.delete(&upload.blob).await;
         Ok(())
+    }
+
+    /// Deletes a published blob that nobody will ask for. What cannot be deleted now, the janitor finds.
+    async fn delete(&self, blob: &BlobKey) {
+        if let Err(error) = self.blobs.delete(blob).await {
+            tracing::warn!(%blob, %error, "an unwanted blob is left to the janitor");
+        }
     }
 
     /// Forgets staged bytes that nobody will ask for. What cannot be forgotten now, the janitor finds.
@@ -226,7 +257,8 @@ impl Shared {
             return Ok(hasher);
         }
         // If a crash came after it was published, it is staged again.
-        drop(self.stage(upload, progress.open.offset).await?);
+        let Open { offset, length } = progress.open;
+        drop(self.stage(upload, offset, length).await?);
         let mut digests = Digests::new(Hasher::new(), []);
         self.read_back(&upload.blob, progress.open.offset, &mut digests, stops)
             .await?;

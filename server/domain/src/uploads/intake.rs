@@ -8,10 +8,10 @@ use protocol::digest::{self, Algorithm, Stated, StatedDigests};
 use protocol::rejection::Rejection;
 use protocol::upload::{Admission, Append, Completion, Create, Limits, Open, Overrun, Repeat};
 
-use super::completion::{stated_of_whole, takes_reading_back};
+use super::completion::{Whole, stated_of_whole, takes_reading_back};
 use super::verdict::{Ended, Verdict};
 use super::{Addition, Creation, Failure, Outcome, ProgressSink, Shared};
-use crate::blob_store::{BlobError, StagedBlob};
+use crate::blob_store::{BlobError, Growth, StagedBlob};
 use crate::digest::{Digests, Hasher};
 use crate::holders::Turn;
 use crate::ingest::{
@@ -349,9 +349,13 @@ impl Shared {
                 what: "an upload's state".to_owned(),
             });
         };
-        let staged = self.stage(upload, before.open.offset).await?;
         let mut source = Source::new(&self.buffers, body_length, admission.cap);
         if admission.overlap > 0 {
+            // Had a crash left it published, it is staged again.
+            drop(
+                self.stage(upload, before.open.offset, admission.length)
+                    .await?,
+            );
             let stored = self
                 .blobs
                 .read_staged(&upload.blob, admission.start..before.open.offset)
@@ -359,6 +363,9 @@ impl Shared {
                 .map_err(Error::blob("read a staged blob"))?;
             source.replay = Some(Replay::new(stored, admission.overlap, before.open.offset));
         }
+        let staged = self
+            .stage(upload, before.open.offset, admission.length)
+            .await?;
         let rhythm = Rhythm {
             bytes: self.config.checkpoint_bytes.as_u64(),
             interval: self.config.checkpoint_interval,
@@ -406,14 +413,25 @@ impl Shared {
             Verdict::Partial | Verdict::Kept(_) => true,
             Verdict::Discarded(_) | Verdict::Invalid(_) => false,
         };
-        if resumable && keeps {
-            recorder.record(ingest.offset, &ingest.digests).await?;
-        }
+        let staged = if keeps {
+            let closed = ingest.staged.close().await;
+            closed.map_err(Error::blob("sync a staged blob"))?;
+            if resumable {
+                recorder.record(ingest.offset, &ingest.digests).await?;
+            }
+            None
+        } else {
+            Some(ingest.staged)
+        };
         match verdict {
             Verdict::Complete(complete) => {
-                drop(ingest.staged);
-                self.finish(upload, complete, ingest.digests, &whole, resumable, stops)
-                    .await
+                let whole = Whole {
+                    complete,
+                    digests: ingest.digests,
+                    stated: whole,
+                    staged,
+                };
+                self.finish(upload, whole, resumable, stops).await
             }
             Verdict::Partial => Ok(Outcome::Partial(upload.clone())),
             Verdict::Invalid(error) => {
@@ -431,8 +449,9 @@ impl Shared {
         let (Error::Full, UploadState::Open(recorded)) = (error, &upload.state) else {
             return;
         };
+        let length = recorded.open.length;
         let recorded = recorded.open.offset;
-        if let Err(error) = self.stage(upload, recorded).await {
+        if let Err(error) = self.stage(upload, recorded, length).await {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "unrecorded bytes stay on a full disk"
@@ -440,14 +459,20 @@ impl Shared {
         }
     }
 
-    /// Opens an upload's bytes to be written on from `offset`, below which all are recorded. Bytes that are lost do not come back:
+    /// Opens an upload's bytes to be written on from `offset`, below which all are recorded, to `length` where that is known. Bytes that are lost do not come back:
     /// without them the upload is given up, so that its client begins anew.
     pub(super) async fn stage(
         &self,
         upload: &mut Upload,
         offset: u64,
+        length: Option<u64>,
     ) -> Result<Box<dyn StagedBlob>, Error> {
-        let error = match self.blobs.stage(&upload.blob, offset).await {
+        let growth = Growth {
+            offset,
+            epoch: upload.epoch,
+            length,
+        };
+        let error = match self.blobs.stage(&upload.blob, growth).await {
             Err(error @ BlobError::Missing { .. }) => error,
             staged => return staged.map_err(Error::blob("open a staged blob")),
         };

@@ -8,7 +8,7 @@ use std::time::Duration;
 use archive::{PackName, Sha256Digest, Tree};
 use blobs::memory::MemoryStore;
 use bytes::Bytes;
-use domain::blob_store::{BlobError, BlobState, BlobStream};
+use domain::blob_store::{BlobError, BlobState, BlobStream, Growth};
 use domain::files::Content;
 use domain::ids::SystemRandomness;
 use domain::pack_store::{DraftRecord, MOST_LOOKED_UP, Place, StoredContent};
@@ -93,7 +93,7 @@ impl World {
             size: bytes.len() as u64,
             sha256: Sha256Digest::of(&bytes),
         };
-        let mut staged = self.memory.stage(&key, 0).await.unwrap();
+        let mut staged = self.memory.stage(&key, Growth::NEW).await.unwrap();
         staged.write(bytes).await.unwrap();
         staged.sync().await.unwrap();
         self.memory.publish(&key, content.size).await.unwrap();

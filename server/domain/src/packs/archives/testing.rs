@@ -14,7 +14,7 @@ use bytes::Bytes;
 use bytesize::ByteSize;
 use futures::{StreamExt as _, stream};
 
-use crate::blob_store::{BlobEntry, BlobError, BlobState, BlobStream};
+use crate::blob_store::{BlobEntry, BlobError, BlobState, BlobStream, Growth};
 use crate::digest::Sha256Digest;
 use crate::files::Content;
 use crate::ids::SystemRandomness;

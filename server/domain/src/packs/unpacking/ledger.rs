@@ -85,7 +85,8 @@ impl<'a> Ledger<'a> {
         sha256: Sha256Digest,
     ) -> Result<Place, Error> {
         let Staging { key, staged, size } = staging;
-        self.shared.make_durable(&key, staged, size).await?;
+        let published = staged.publish().await;
+        published.map_err(Error::blob("publish a blob"))?;
         self.staged.retain(|staged| *staged != key);
         self.published.push(Content {
             blob: key.clone(),
