@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{config, download, hash_key, publish, pull, serve, upload};
+use crate::commands::{config, copy, download, hash_key, publish, pull, serve, upload};
+use crate::copying::StillServing;
 use crate::{packs, transfer};
 
 /// A server for resumable transfers, and a client for it
@@ -40,6 +41,7 @@ enum Command {
     Download(download::Args),
     Publish(publish::Args),
     Pull(pull::Args),
+    Copy(copy::Args),
     HashKey(hash_key::Args),
 }
 
@@ -66,6 +68,7 @@ impl Command {
             Self::Download(args) => args.run(),
             Self::Publish(args) => args.run(),
             Self::Pull(args) => args.run(),
+            Self::Copy(args) => args.run(),
             Self::HashKey(args) => args.run(),
         }
     }
@@ -77,6 +80,9 @@ const FAILED_FOR_NOW: u8 = 75;
 const INTERRUPTED: u8 = 130;
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {
+    if error.is::<StillServing>() {
+        return ExitCode::from(FAILED_FOR_NOW);
+    }
     let (interrupted, may_pass) = match (
         error.downcast_ref::<transfer::Error>(),
         error.downcast_ref::<packs::Error>(),

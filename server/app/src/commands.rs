@@ -1,6 +1,7 @@
 //! What `longhaul` can be told to do: one file a command, each with its arguments and what it does.
 
 pub mod config;
+pub mod copy;
 pub mod download;
 pub mod hash_key;
 pub mod publish;

@@ -145,6 +145,19 @@ impl Config {
         Self::from_layers(flags, std::env::vars_os()).map(|(config, _)| config)
     }
 
+    /// What a file says, without the environment.
+    ///
+    /// # Errors
+    ///
+    /// As [`Config::load`].
+    pub fn of_file(path: &Path) -> Result<Self, Error> {
+        let flags = Flags {
+            config: Some(path.to_owned()),
+            ..Flags::default()
+        };
+        Self::from_layers(&flags, []).map(|(config, _)| config)
+    }
+
     /// What all layers add up to, as commented TOML. Secrets are blanked out.
     ///
     /// # Errors

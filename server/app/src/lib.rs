@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod commands;
 pub mod config;
+mod copying;
 pub mod packs;
 pub mod telemetry;
 pub mod transfer;

@@ -48,6 +48,9 @@ use self::staging::StagedFile;
 use self::writers::{Turn, Writers};
 use crate::OpenError;
 
+/// The directory of published blobs, below that of the store.
+const PUBLISHED: &str = "published";
+
 /// A store in a directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -75,6 +78,14 @@ impl Default for Config {
 #[derive(Debug)]
 pub struct FsStore {
     root: Arc<Root>,
+    descriptors: Arc<Descriptors>,
+    reads: Arc<Reads>,
+}
+
+/// The published blobs of a directory in which another process may have its store.
+#[derive(Debug)]
+pub struct PublishedFiles {
+    published: PathBuf,
     descriptors: Arc<Descriptors>,
     reads: Arc<Reads>,
 }
@@ -108,6 +119,59 @@ impl FsStore {
             descriptors: Arc::new(Descriptors::new(config.open_files)),
             reads: Arc::new(reads),
         })
+    }
+}
+
+impl PublishedFiles {
+    /// The blobs of the store in this directory. Nothing is locked, and nothing is made.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn of(config: &Config, data_dir: &Path) -> Result<Self, OpenError> {
+        Ok(Self {
+            published: data_dir.join(&config.path).join(PUBLISHED),
+            descriptors: Arc::new(Descriptors::new(config.open_files)),
+            reads: Arc::new(Reads::new(config)?),
+        })
+    }
+
+    /// As [`BlobStore::open`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn open(&self, key: &BlobKey, size: u64) -> Result<Arc<dyn Blob>, BlobError> {
+        let path = published_path(&self.published, key);
+        open_published(&self.descriptors, &self.reads, key, size, path).await
+    }
+}
+
+/// Where a published blob is.
+fn published_path(published: &Path, key: &BlobKey) -> PathBuf {
+    let mut path = published.join(listing::shard_of(key));
+    path.push(key.as_str());
+    path
+}
+
+/// Opens a published blob of `size` bytes, or finds it open.
+async fn open_published(
+    descriptors: &Arc<Descriptors>,
+    reads: &Arc<Reads>,
+    key: &BlobKey,
+    size: u64,
+    path: PathBuf,
+) -> Result<Arc<dyn Blob>, BlobError> {
+    let blob = match descriptors.find(key) {
+        Some(blob) => blob,
+        None => {
+            let (descriptors, reads) = (Arc::clone(descriptors), Arc::clone(reads));
+            let key = key.clone();
+            blocking(move || descriptors.open(&path, key, reads)).await?
+        }
+    };
+    if blob.size() == size {
+        Ok(blob)
+    } else {
+        Err(BlobError::Missing { key: key.clone() })
     }
 }
 
@@ -147,20 +211,8 @@ impl BlobStore for FsStore {
     }
 
     async fn open(&self, key: &BlobKey, size: u64) -> Result<Arc<dyn Blob>, BlobError> {
-        let blob = match self.descriptors.find(key) {
-            Some(blob) => blob,
-            None => {
-                let (root, descriptors) = (Arc::clone(&self.root), Arc::clone(&self.descriptors));
-                let reads = Arc::clone(&self.reads);
-                let key = key.clone();
-                blocking(move || descriptors.open(&root.published_path(&key), key, reads)).await?
-            }
-        };
-        if blob.size() == size {
-            Ok(blob)
-        } else {
-            Err(BlobError::Missing { key: key.clone() })
-        }
+        let path = self.root.published_path(key);
+        open_published(&self.descriptors, &self.reads, key, size, path).await
     }
 
     async fn delete(&self, key: &BlobKey) -> Result<(), BlobError> {
@@ -214,7 +266,7 @@ impl Root {
             |source| OpenError::Failed { doing, source }
         };
         let path = path::absolute(path).map_err(step("find the blob directory"))?;
-        let (staged, published) = (path.join("staged"), path.join("published"));
+        let (staged, published) = (path.join("staged"), path.join(PUBLISHED));
         let is_missing = |directory: &&Path| !directory.is_dir();
         let missing = path.ancestors().take_while(is_missing).count();
         make_directories(&path).map_err(step("make the blob directory"))?;
@@ -253,9 +305,7 @@ impl Root {
     }
 
     fn published_path(&self, key: &BlobKey) -> PathBuf {
-        let mut path = self.published.path().join(listing::shard_of(key));
-        path.push(key.as_str());
-        path
+        published_path(self.published.path(), key)
     }
 
     /// Moves the staged file to where published ones are. Returns the directory, which is yet to be synced.

@@ -7,7 +7,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use domain::BlobStore;
+use domain::blob_store::BlobError;
+use domain::{Blob, BlobKey, BlobStore};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -63,6 +64,35 @@ pub enum OpenError {
 pub async fn open(config: &Config, data_dir: &Path) -> Result<Arc<dyn BlobStore>, OpenError> {
     match config {
         Config::Fs(config) => Ok(Arc::new(fs::FsStore::open(config, data_dir).await?)),
+    }
+}
+
+/// The published blobs of a store that another process may have open.
+#[derive(Debug)]
+pub enum Published {
+    /// The files of a store that is one process's at a time.
+    Files(fs::PublishedFiles),
+}
+
+impl Published {
+    /// The blobs of the configured store. Relative paths in `config` are below `data_dir`.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn of(config: &Config, data_dir: &Path) -> Result<Self, OpenError> {
+        match config {
+            Config::Fs(config) => fs::PublishedFiles::of(config, data_dir).map(Self::Files),
+        }
+    }
+
+    /// As [`BlobStore::open`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn open(&self, key: &BlobKey, size: u64) -> Result<Arc<dyn Blob>, BlobError> {
+        match self {
+            Self::Files(files) => files.open(key, size).await,
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! `postgres`, has a module for the rest. The schema is in `/migrations`.
 
 mod cache;
+pub mod copying;
 mod database_url;
 mod failures;
 mod pack_rows;

@@ -1,0 +1,137 @@
+//! `longhaul copy`: an installation from one configuration to another.
+//!
+//! Bytes first, facts last: the target has facts only when it has all bytes that they speak of. A run that is interrupted has copied
+//! blobs, which the next run finds, and no facts. Published blobs never change, so they can be copied while the source still
+//! serves; for the rest it must be stopped.
+
+mod bytes;
+mod progress;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use domain::BlobStore;
+use metadata::Stores;
+use metadata::copying::Database;
+use thiserror::Error;
+
+use self::bytes::{BytesCopier, PublishedSource};
+use self::progress::Progress;
+use crate::config::Config;
+
+/// What to copy.
+#[derive(Debug)]
+pub(crate) struct Job {
+    /// The configuration of the installation that there is.
+    pub(crate) from: PathBuf,
+    /// The configuration of the one that it is to become.
+    pub(crate) to: PathBuf,
+    /// How many blobs are copied at the same time.
+    pub(crate) jobs: usize,
+    /// Whether blobs that an earlier run copied are read again and compared with their digests.
+    pub(crate) verify: bool,
+}
+
+/// The source still serves, so not all could be copied.
+#[derive(Debug, Error)]
+#[error(
+    "the blobs are copied, but the source still serves ({reason}): stop it, then run the same command again, which copies \
+     what is new since and the facts"
+)]
+pub(crate) struct StillServing {
+    reason: String,
+}
+
+/// What the source lets be read.
+enum Source {
+    /// This process alone has it.
+    Stopped {
+        blobs: Arc<dyn BlobStore>,
+        stores: Stores,
+    },
+    /// A server has it.
+    Serving { reason: String },
+}
+
+/// Copies all of it, or all that can be while the source serves.
+///
+/// # Errors
+/// [`StillServing`], and whatever keeps a store from being opened, read or written.
+pub(crate) async fn copy(job: Job) -> anyhow::Result<()> {
+    let from = Config::of_file(&job.from).context("the source's configuration")?;
+    let to = Config::of_file(&job.to).context("the target's configuration")?;
+    let target = open(&to).await.context("failed to open the target")?;
+    let mut there = Database::connect(&to.metadata, &to.data).await?;
+    there.check_empty().await?;
+    let source = open_source(&from)
+        .await
+        .context("failed to open the source")?;
+    let mut here = Database::connect(&from.metadata, &from.data).await?;
+
+    let totals = here.totals().await?;
+    let progress = Progress::begin(totals);
+    let copier = BytesCopier {
+        target: Arc::clone(&target.0),
+        progress: progress.clone(),
+        verify: job.verify,
+        jobs: job.jobs,
+    };
+    let published = match &source {
+        Source::Stopped { blobs, .. } => PublishedSource::Store(Arc::clone(blobs)),
+        Source::Serving { .. } => {
+            PublishedSource::Serving(blobs::Published::of(&from.blobs, &from.data)?)
+        }
+    };
+    let copied = copier.copy_published(&mut here, published).await?;
+    match source {
+        Source::Serving { reason } => {
+            progress.end(&copied);
+            Err(StillServing { reason }.into())
+        }
+        Source::Stopped { blobs, stores } => {
+            copier.copy_staged(&mut here, &*blobs).await?;
+            progress.facts();
+            let told = progress.clone();
+            there
+                .fill(&mut here, &mut |rows| told.rows(rows))
+                .await
+                .context("failed to copy the facts")?;
+            drop((here, there));
+            stores.metadata.close().await;
+            target.1.metadata.close().await;
+            progress.end(&copied);
+            progress.say(&format!(
+                "all of it is copied and verified: start the servers with {}, and keep the source until you have seen them work",
+                job.to.display()
+            ));
+            Ok(())
+        }
+    }
+}
+
+async fn open(config: &Config) -> anyhow::Result<(Arc<dyn BlobStore>, Stores)> {
+    make_data_directory(&config.data)?;
+    let blobs = blobs::open(&config.blobs, &config.data).await?;
+    let stores = metadata::open(&config.metadata, &config.data).await?;
+    Ok((blobs, stores))
+}
+
+/// The stores make their own directories, but a database's has to be there.
+fn make_data_directory(data: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(data)
+        .with_context(|| format!("failed to make the directory {}", data.display()))
+}
+
+async fn open_source(config: &Config) -> anyhow::Result<Source> {
+    let serving = |reason: String| Ok(Source::Serving { reason });
+    let blobs = match blobs::open(&config.blobs, &config.data).await {
+        Err(error @ blobs::OpenError::InUse { .. }) => return serving(error.to_string()),
+        blobs => blobs?,
+    };
+    let stores = match metadata::open(&config.metadata, &config.data).await {
+        Err(error @ metadata::OpenError::InUse { .. }) => return serving(error.to_string()),
+        stores => stores?,
+    };
+    Ok(Source::Stopped { blobs, stores })
+}

@@ -1,0 +1,215 @@
+//! The bytes of an installation: published blobs, and what open uploads have.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, ensure};
+use domain::blob_store::{BlobError, BlobStream, Growth};
+use domain::digest::Hasher;
+use domain::{Blob, BlobKey, BlobStore, StagedBlob};
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use metadata::copying::{Database, RecordedBlob, RecordedUpload};
+
+use super::progress::Progress;
+
+/// Records that are read from the database at a time.
+const PAGE: usize = 1000;
+
+/// What became of blobs.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Copied {
+    pub(super) blobs: u64,
+    pub(super) bytes: u64,
+    /// Those that an earlier run had copied.
+    pub(super) were_there: u64,
+}
+
+/// Where published blobs come from.
+#[derive(Debug)]
+pub(super) enum PublishedSource {
+    /// A store that nobody else has: every recorded blob must be there.
+    Store(Arc<dyn BlobStore>),
+    /// The store of a server that may delete blobs meanwhile.
+    Serving(blobs::Published),
+}
+
+/// Copies bytes into the target.
+#[derive(Debug)]
+pub(super) struct BytesCopier {
+    pub(super) target: Arc<dyn BlobStore>,
+    pub(super) progress: Progress,
+    pub(super) verify: bool,
+    pub(super) jobs: usize,
+}
+
+enum Fate {
+    Copied(u64),
+    WasThere,
+    Gone,
+}
+
+impl BytesCopier {
+    /// Copies all published blobs that the target lacks.
+    pub(super) async fn copy_published(
+        &self,
+        records: &mut Database,
+        source: PublishedSource,
+    ) -> anyhow::Result<Copied> {
+        let mut copied = Copied::default();
+        let mut last: Option<BlobKey> = None;
+        loop {
+            let page = records.blobs(last.as_ref(), PAGE).await?;
+            let Some(end) = page.last() else {
+                return Ok(copied);
+            };
+            last = Some(end.key.clone());
+            let mut fates = stream::iter(page)
+                .map(|record| self.copy_blob(&source, record))
+                .buffer_unordered(self.jobs);
+            while let Some(fate) = fates.try_next().await? {
+                match fate {
+                    Fate::Copied(bytes) => {
+                        copied.blobs += 1;
+                        copied.bytes += bytes;
+                    }
+                    Fate::WasThere => copied.were_there += 1,
+                    Fate::Gone => {}
+                }
+            }
+        }
+    }
+
+    async fn copy_blob(
+        &self,
+        source: &PublishedSource,
+        record: RecordedBlob,
+    ) -> anyhow::Result<Fate> {
+        let RecordedBlob { key, size, .. } = &record;
+        if let Ok(there) = self.target.open(key, *size).await {
+            if self.verify {
+                let mut hasher = Hasher::new();
+                self.read(there.read(0..*size), &mut hasher, None).await?;
+                ensure!(
+                    hasher.finish() == record.sha256,
+                    "blob {key} of the target does not have the bytes that were recorded; delete it there and run the command again"
+                );
+            } else {
+                self.progress.skipped(*size);
+            }
+            return Ok(Fate::WasThere);
+        }
+        let blob = match source.open(key, *size).await {
+            // What is doomed may be deleted at any moment, and need not be there even in a store that stands still.
+            Err(BlobError::Missing { .. }) if record.is_doomed || source.may_change() => {
+                self.progress.skipped(*size);
+                return Ok(Fate::Gone);
+            }
+            blob => blob.with_context(|| format!("failed to open blob {key} of the source"))?,
+        };
+        let growth = Growth {
+            length: Some(*size),
+            ..Growth::NEW
+        };
+        let mut staged = self.stage(key, growth).await?;
+        let mut hasher = Hasher::new();
+        self.read(blob.read(0..*size), &mut hasher, Some(&mut *staged))
+            .await?;
+        if hasher.finish() != record.sha256 {
+            drop(staged);
+            self.target.discard(key).await?;
+            anyhow::bail!("blob {key} of the source does not have the bytes that were recorded");
+        }
+        let published = staged.publish().await;
+        published.with_context(|| format!("failed to publish blob {key} in the target"))?;
+        Ok(Fate::Copied(*size))
+    }
+
+    /// Copies what open uploads have, below their recorded offsets.
+    pub(super) async fn copy_staged(
+        &self,
+        records: &mut Database,
+        source: &dyn BlobStore,
+    ) -> anyhow::Result<()> {
+        let mut last = None;
+        loop {
+            let page = records.open_uploads(last.as_ref(), PAGE).await?;
+            let Some(end) = page.last() else {
+                return Ok(());
+            };
+            last = Some(end.id);
+            for upload in page.iter().filter(|upload| upload.offset > 0) {
+                self.copy_upload(source, upload).await?;
+            }
+        }
+    }
+
+    async fn copy_upload(
+        &self,
+        source: &dyn BlobStore,
+        upload: &RecordedUpload,
+    ) -> anyhow::Result<()> {
+        let key = &upload.blob;
+        let reading = || format!("failed to read the bytes of upload blob {key} of the source");
+        let recorded = Growth {
+            offset: upload.offset,
+            epoch: upload.epoch,
+            length: upload.length,
+        };
+        // What a crash left beyond the offset, or published, is put in order first.
+        drop(source.stage(key, recorded).await.with_context(reading)?);
+        let stored = source.read_staged(key, 0..upload.offset).await;
+        let anew = Growth {
+            offset: 0,
+            ..recorded
+        };
+        let mut staged = self.stage(key, anew).await?;
+        let mut hasher = Hasher::new();
+        self.read(
+            stored.with_context(reading)?,
+            &mut hasher,
+            Some(&mut *staged),
+        )
+        .await?;
+        ensure!(
+            hasher.state() == upload.hash || Hasher::resume(&upload.hash).is_none(),
+            "upload blob {key} of the source does not have the bytes that were recorded"
+        );
+        let closed = staged.close().await;
+        closed.with_context(|| format!("failed to write upload blob {key} to the target"))?;
+        Ok(())
+    }
+
+    async fn stage(&self, key: &BlobKey, growth: Growth) -> anyhow::Result<Box<dyn StagedBlob>> {
+        let staged = self.target.stage(key, growth).await;
+        staged.with_context(|| format!("failed to begin blob {key} in the target"))
+    }
+
+    /// Hashes a stream and, where there is somebody to write it, passes it on.
+    async fn read(
+        &self,
+        mut bytes: BlobStream,
+        hasher: &mut Hasher,
+        mut to: Option<&mut dyn StagedBlob>,
+    ) -> anyhow::Result<()> {
+        while let Some(chunk) = bytes.try_next().await.context("failed to read a blob")? {
+            hasher.update(&chunk);
+            self.progress.moved(chunk.len() as u64);
+            if let Some(to) = &mut to {
+                to.write(chunk).await.context("failed to write a blob")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl PublishedSource {
+    async fn open(&self, key: &BlobKey, size: u64) -> Result<Arc<dyn Blob>, BlobError> {
+        match self {
+            Self::Store(store) => store.open(key, size).await,
+            Self::Serving(published) => published.open(key, size).await,
+        }
+    }
+
+    fn may_change(&self) -> bool {
+        matches!(self, Self::Serving(_))
+    }
+}

@@ -1,0 +1,400 @@
+//! All facts from one database to another, of whatever engine.
+//!
+//! The migrations of the engines have the same tables and columns with the same meaning, so rows are copied as they are, table by
+//! table, in one transaction of the target: it has all of them or none. Before that is committed, both databases are read once
+//! more, side by side, and must be the same.
+
+mod postgres;
+mod sqlite;
+mod table;
+
+use std::path::Path;
+
+use domain::digest::{HashState, Sha256Digest};
+use domain::{BlobKey, UploadId};
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use thiserror::Error;
+
+use self::postgres::PostgresDatabase;
+use self::sqlite::SqliteDatabase;
+use self::table::{Column, Kind, Row, TABLES, Table, Value};
+use crate::Config;
+
+/// Rows that are inserted with one statement. The widest table has less than 64 columns, and SQLite takes 32,766 parameters.
+const BATCH: usize = 500;
+
+/// Why facts could not be copied.
+#[derive(Debug, Error)]
+pub enum CopyError {
+    /// The target is in use already.
+    #[error("the target has facts already, in table {table}; copy into a database that is new")]
+    NotEmpty {
+        /// The first table that has rows.
+        table: &'static str,
+    },
+    /// The databases are of different releases.
+    #[error("table {table} has other columns in the target: start both with this release once")]
+    OtherColumns {
+        /// The table.
+        table: &'static str,
+    },
+    /// What was written does not read back.
+    #[error("table {table} did not arrive as it was sent; nothing was committed")]
+    Differs {
+        /// The table.
+        table: &'static str,
+    },
+    /// A row that no release can have written.
+    #[error("table {table} has a row that makes no sense: {reason}")]
+    Inconsistent {
+        /// The table.
+        table: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Anything else; `doing` completes the sentence "failed to …".
+    #[error("failed to {doing}")]
+    Engine {
+        /// What was being done.
+        doing: &'static str,
+        /// The cause.
+        #[source]
+        source: sqlx::Error,
+    },
+}
+
+/// A published blob that is recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordedBlob {
+    /// Its key.
+    pub key: BlobKey,
+    /// How many bytes it has.
+    pub size: u64,
+    /// The digest of those.
+    pub sha256: Sha256Digest,
+    /// Whether nothing needs it any more; then it may be deleted at any moment.
+    pub is_doomed: bool,
+}
+
+/// The bytes that an open upload has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordedUpload {
+    /// The upload.
+    pub id: UploadId,
+    /// Where its bytes are.
+    pub blob: BlobKey,
+    /// As in [`Upload::epoch`](domain::upload::Upload::epoch).
+    pub epoch: u64,
+    /// How many bytes are recorded.
+    pub offset: u64,
+    /// How many it will have, where that is known.
+    pub length: Option<u64>,
+    /// What the digest of the recorded bytes was at the offset.
+    pub hash: HashState,
+}
+
+/// How much there is to copy.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Published blobs.
+    pub blobs: u64,
+    /// Their bytes, and those of open uploads.
+    pub bytes: u64,
+    /// Rows of all tables.
+    pub rows: u64,
+}
+
+/// A database that is copied from or to, beside whatever store has it open.
+#[derive(Debug)]
+pub struct Database(Engine);
+
+#[derive(Debug)]
+enum Engine {
+    Sqlite(SqliteDatabase),
+    Postgres(PostgresDatabase),
+}
+
+impl Database {
+    /// Connects to a database whose schema is up to date.
+    ///
+    /// # Errors
+    /// [`CopyError::Engine`].
+    pub async fn connect(config: &Config, data_dir: &Path) -> Result<Self, CopyError> {
+        let connected = match config {
+            Config::Sqlite(config) => SqliteDatabase::connect(config, data_dir)
+                .await
+                .map(Engine::Sqlite),
+            Config::Postgres(config) => PostgresDatabase::connect(config)
+                .await
+                .map(Engine::Postgres),
+        };
+        connected
+            .map(Self)
+            .map_err(failed("connect to the database"))
+    }
+
+    /// How much there is to copy from here.
+    ///
+    /// # Errors
+    /// [`CopyError::Engine`].
+    pub async fn totals(&mut self) -> Result<Totals, CopyError> {
+        const BLOBS: &str = "select count(*), cast(coalesce(sum(size), 0) as bigint) from blobs";
+        const STAGED: &str = "
+            select count(*), cast(coalesce(sum(upload_offset), 0) as bigint) from uploads where state = 'open'";
+        let counting = "count what there is to copy";
+        let (blobs, published) = self.pair(BLOBS).await.map_err(failed(counting))?;
+        let (_, staged) = self.pair(STAGED).await.map_err(failed(counting))?;
+        let mut rows = 0;
+        for table in &TABLES {
+            rows += self.count(table).await?;
+        }
+        Ok(Totals {
+            blobs: unsigned("blobs", blobs)?,
+            bytes: unsigned("blobs", published)? + unsigned("uploads", staged)?,
+            rows,
+        })
+    }
+
+    /// Up to `limit` recorded blobs in the order of their keys, those after `after` only.
+    ///
+    /// # Errors
+    /// [`CopyError::Engine`] or [`CopyError::Inconsistent`].
+    pub async fn blobs(
+        &mut self,
+        after: Option<&BlobKey>,
+        limit: usize,
+    ) -> Result<Vec<RecordedBlob>, CopyError> {
+        const BLOBS: &str = "
+            select key, size, sha256, doomed_at from blobs where key > $1 order by key limit $2";
+        const KINDS: [Kind; 4] = [Kind::Text, Kind::Integer, Kind::Bytes, Kind::Integer];
+        let after = after.map_or("", BlobKey::as_str);
+        let rows = self.page(BLOBS, &KINDS, after, limit).await;
+        rows.map_err(failed("list blobs"))?
+            .into_iter()
+            .map(|row| recorded_blob(row).ok_or_else(|| inconsistent("blobs")))
+            .collect()
+    }
+
+    /// Up to `limit` open uploads in the order of their names, those after `after` only.
+    ///
+    /// # Errors
+    /// As [`Database::blobs`].
+    pub async fn open_uploads(
+        &mut self,
+        after: Option<&UploadId>,
+        limit: usize,
+    ) -> Result<Vec<RecordedUpload>, CopyError> {
+        const UPLOADS: &str = "
+            select id, blob, epoch, upload_offset, length, hash_state
+            from uploads
+            where state = 'open' and id > $1
+            order by id
+            limit $2";
+        const KINDS: [Kind; 6] = [
+            Kind::Text,
+            Kind::Text,
+            Kind::Integer,
+            Kind::Integer,
+            Kind::Integer,
+            Kind::Bytes,
+        ];
+        let after = after.map(ToString::to_string).unwrap_or_default();
+        let rows = self.page(UPLOADS, &KINDS, &after, limit).await;
+        rows.map_err(failed("list open uploads"))?
+            .into_iter()
+            .map(|row| recorded_upload(row).ok_or_else(|| inconsistent("uploads")))
+            .collect()
+    }
+
+    /// Whether no table has a row.
+    ///
+    /// # Errors
+    /// [`CopyError::NotEmpty`] where one has, or [`CopyError::Engine`].
+    pub async fn check_empty(&mut self) -> Result<(), CopyError> {
+        for table in &TABLES {
+            if self.count(table).await? > 0 {
+                return Err(CopyError::NotEmpty { table: table.name });
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies all facts of `source` into this database, which has none, and tells `copied` after each batch how many rows that was.
+    ///
+    /// # Errors
+    /// See [`CopyError`]; nothing was changed then.
+    ///
+    /// # Cancel safety
+    /// Where it is dropped, nothing was changed.
+    pub async fn fill(
+        &mut self,
+        source: &mut Self,
+        copied: &mut (dyn FnMut(u64) + Send),
+    ) -> Result<(), CopyError> {
+        self.check_empty().await?;
+        source.begin().await?;
+        self.begin().await?;
+        for table in &TABLES {
+            let columns = source.columns(table).await?;
+            let there = self.columns(table).await?;
+            if !table::are_the_same(&columns, &there) {
+                return Err(CopyError::OtherColumns { table: table.name });
+            }
+            let batches = source.rows(table, &columns).chunks(BATCH);
+            futures::pin_mut!(batches);
+            while let Some(batch) = batches.next().await {
+                let rows = batch.into_iter().collect::<Result<Vec<Row>, _>>();
+                let rows = rows.map_err(failed("read rows"))?;
+                let count = rows.len() as u64;
+                self.insert(table, &there, rows).await?;
+                copied(count);
+            }
+        }
+        for table in &TABLES {
+            self.compare(source, table).await?;
+        }
+        self.commit().await?;
+        source.commit().await
+    }
+
+    /// Reads a table in both databases, in the same order.
+    async fn compare(&mut self, source: &mut Self, table: &Table) -> Result<(), CopyError> {
+        let (columns, there) = (source.columns(table).await?, self.columns(table).await?);
+        let mut sent = source.rows(table, &columns);
+        let mut arrived = self.rows(table, &there);
+        loop {
+            let (sent, arrived) = futures::join!(sent.next(), arrived.next());
+            let reading = "read rows again";
+            let sent = sent.transpose().map_err(failed(reading))?;
+            let arrived = arrived.transpose().map_err(failed(reading))?;
+            if sent != arrived {
+                return Err(CopyError::Differs { table: table.name });
+            }
+            if sent.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn begin(&mut self) -> Result<(), CopyError> {
+        match &mut self.0 {
+            Engine::Sqlite(database) => database.execute("begin").await,
+            Engine::Postgres(database) => {
+                database
+                    .execute("begin isolation level repeatable read")
+                    .await
+            }
+        }
+        .map_err(failed("begin a transaction"))
+    }
+
+    async fn commit(&mut self) -> Result<(), CopyError> {
+        match &mut self.0 {
+            Engine::Sqlite(database) => database.execute("commit").await,
+            Engine::Postgres(database) => database.execute("commit").await,
+        }
+        .map_err(failed("commit a transaction"))
+    }
+
+    async fn columns(&mut self, table: &Table) -> Result<Vec<Column>, CopyError> {
+        match &mut self.0 {
+            Engine::Sqlite(database) => database.columns(table).await,
+            Engine::Postgres(database) => database.columns(table).await,
+        }
+        .map_err(failed("look up the columns of a table"))
+    }
+
+    /// All rows of a table, in the order of its key.
+    fn rows(&mut self, table: &Table, columns: &[Column]) -> BoxStream<'_, sqlx::Result<Row>> {
+        let query = table.select(columns);
+        let kinds = columns.iter().map(|column| column.kind).collect();
+        match &mut self.0 {
+            Engine::Sqlite(database) => database.rows(query, kinds),
+            Engine::Postgres(database) => database.rows(query, kinds),
+        }
+    }
+
+    async fn insert(
+        &mut self,
+        table: &Table,
+        columns: &[Column],
+        rows: Vec<Row>,
+    ) -> Result<(), CopyError> {
+        match &mut self.0 {
+            Engine::Sqlite(database) => database.insert(table, columns, rows).await,
+            Engine::Postgres(database) => database.insert(table, columns, rows).await,
+        }
+        .map_err(failed("insert rows"))
+    }
+
+    async fn count(&mut self, table: &Table) -> Result<u64, CopyError> {
+        let query = table.count();
+        let counted = match &mut self.0 {
+            Engine::Sqlite(database) => database.number(query).await,
+            Engine::Postgres(database) => database.number(query).await,
+        };
+        unsigned(table.name, counted.map_err(failed("count rows"))?)
+    }
+
+    async fn pair(&mut self, query: &'static str) -> sqlx::Result<(i64, i64)> {
+        match &mut self.0 {
+            Engine::Sqlite(database) => database.pair(query).await,
+            Engine::Postgres(database) => database.pair(query).await,
+        }
+    }
+
+    async fn page(
+        &mut self,
+        query: &'static str,
+        kinds: &[Kind],
+        after: &str,
+        limit: usize,
+    ) -> sqlx::Result<Vec<Row>> {
+        let limit = crate::values::limited(limit);
+        match &mut self.0 {
+            Engine::Sqlite(database) => database.page(query, kinds, after, limit).await,
+            Engine::Postgres(database) => database.page(query, kinds, after, limit).await,
+        }
+    }
+}
+
+fn failed(doing: &'static str) -> impl FnOnce(sqlx::Error) -> CopyError {
+    move |source| CopyError::Engine { doing, source }
+}
+
+fn inconsistent(table: &'static str) -> CopyError {
+    CopyError::Inconsistent {
+        table,
+        reason: "a value is out of its range".to_owned(),
+    }
+}
+
+fn unsigned(table: &'static str, number: i64) -> Result<u64, CopyError> {
+    u64::try_from(number).map_err(|_| inconsistent(table))
+}
+
+fn recorded_blob(row: Row) -> Option<RecordedBlob> {
+    let [key, size, sha256, doomed_at] = row.try_into().ok()?;
+    Some(RecordedBlob {
+        key: key.text()?.parse().ok()?,
+        size: size.number()?,
+        sha256: Sha256Digest::from_bytes(sha256.bytes()?.try_into().ok()?),
+        is_doomed: doomed_at != Value::Null,
+    })
+}
+
+fn recorded_upload(row: Row) -> Option<RecordedUpload> {
+    let [id, blob, epoch, offset, length, hash] = row.try_into().ok()?;
+    Some(RecordedUpload {
+        id: id.text()?.parse().ok()?,
+        blob: blob.text()?.parse().ok()?,
+        epoch: epoch.number()?,
+        offset: offset.number()?,
+        length: match length {
+            Value::Null => None,
+            length => Some(length.number()?),
+        },
+        hash: HashState::from_bytes(hash.bytes()?),
+    })
+}
