@@ -88,6 +88,12 @@ random_name! {
     DraftId
 }
 
+random_name! {
+    /// The name of a process that works on the stores: 128 random bits, written as 32 lower-case hexadecimal digits. No process
+    /// has the name of an earlier one.
+    NodeId
+}
+
 impl DraftId {
     /// The draft behind an upload of a whole tree: always the same one, so that a repetition finds it.
     pub(crate) fn of_upload(upload: &UploadId) -> Self {

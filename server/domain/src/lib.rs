@@ -28,7 +28,7 @@ pub use blob_store::{Blob, BlobStore, StagedBlob};
 pub use clock::{Clock, Timestamp};
 pub use error::Error;
 pub use files::{File, FilePath, Files};
-pub use ids::{BlobKey, DraftId, UploadId};
+pub use ids::{BlobKey, DraftId, NodeId, UploadId};
 pub use metadata_store::MetadataStore;
 pub use pack_store::PackStore;
 pub use packs::Packs;

@@ -1,13 +1,14 @@
 //! The port to where facts are kept: uploads, files, and which blobs they need.
 
 use std::fmt::Debug;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use thiserror::Error;
 
 use crate::files::{File, WriteCondition};
 use crate::upload::{Completed, Gone, Progress, Upload};
-use crate::{BlobKey, FilePath, Timestamp, UploadId};
+use crate::{BlobKey, FilePath, NodeId, Timestamp, UploadId};
 
 /// Why a store could not do it.
 #[derive(Debug, Error)]
@@ -76,6 +77,15 @@ pub enum Deleted {
     Missing,
     /// As [`Written::ConditionFailed`].
     ConditionFailed(Box<File>),
+}
+
+/// The right to do what a name stands for, while it lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// The moment at which it was given, by the store's clock.
+    pub given_at: Timestamp,
+    /// When anyone may have it, by the store's clock.
+    pub expires_at: Timestamp,
 }
 
 /// Keeps facts. Each method is one transaction: when it returns, its effect is durable and whole, or there is none.
@@ -200,6 +210,21 @@ pub trait MetadataStore: Debug + Send + Sync + 'static {
 
     /// Forgets a doomed blob, once the blob store has deleted it.
     async fn forget_blob(&self, key: &BlobKey) -> Result<(), MetadataError>;
+
+    /// Gives `node` the lease `name` for `duration` from now on, if nobody has it, it has expired, or it is this node's already;
+    /// `None` where another has it. Times are the store's own, whatever the nodes' clocks say.
+    async fn lease(
+        &self,
+        name: &str,
+        node: NodeId,
+        duration: Duration,
+    ) -> Result<Option<Lease>, MetadataError>;
+
+    /// Gives the lease `name` back; one that `node` does not have stays where it is.
+    async fn release_lease(&self, name: &str, node: NodeId) -> Result<(), MetadataError>;
+
+    /// Forgets up to `limit` leases that have expired; returns how many.
+    async fn forget_leases(&self, limit: usize) -> Result<u64, MetadataError>;
 
     /// Whether the store can be written at this moment; for readiness checks.
     async fn check(&self) -> Result<(), MetadataError>;

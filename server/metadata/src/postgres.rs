@@ -16,22 +16,24 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use domain::files::{File, WriteCondition};
-use domain::metadata_store::{Deleted, Guarded, Inserted, MetadataError, MetadataStore, Written};
+use domain::metadata_store::{
+    Deleted, Guarded, Inserted, Lease, MetadataError, MetadataStore, Written,
+};
 use domain::upload::{Completed, Gone, Progress, Upload};
-use domain::{BlobKey, FilePath, Timestamp, UploadId};
+use domain::{BlobKey, FilePath, NodeId, Timestamp, UploadId};
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool, Postgres};
 
 use self::commands::{
-    Check, ClaimUpload, CompleteUpload, DeleteFile, EndUpload, ForgetBlob, ForgetUploads,
-    InsertUpload, PutFile, RecordProgress,
+    Check, ClaimUpload, CompleteUpload, DeleteFile, EndUpload, ForgetBlob, ForgetLeases,
+    ForgetUploads, InsertUpload, PutFile, RecordProgress, ReleaseLease, TakeLease,
 };
 use self::transaction::engine;
 use crate::rows::{FileRow, UploadRow, blob_key};
 use crate::sql::upload_columns;
 use crate::values::{PathRange, limited};
-use crate::{OpenError, PostgresConfig, sql, unmigrated};
+use crate::{OpenError, PostgresConfig, sql, unmigrated, values};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/postgres");
 
@@ -325,6 +327,24 @@ impl MetadataStore for PostgresStore {
 
     async fn forget_blob(&self, key: &BlobKey) -> Result<(), MetadataError> {
         self.run(ForgetBlob(key)).await
+    }
+
+    async fn lease(
+        &self,
+        name: &str,
+        node: NodeId,
+        duration: Duration,
+    ) -> Result<Option<Lease>, MetadataError> {
+        let millis = values::millis(duration);
+        self.run(TakeLease { name, node, millis }).await
+    }
+
+    async fn release_lease(&self, name: &str, node: NodeId) -> Result<(), MetadataError> {
+        self.run(ReleaseLease { name, node }).await
+    }
+
+    async fn forget_leases(&self, limit: usize) -> Result<u64, MetadataError> {
+        self.run(ForgetLeases { limit }).await
     }
 
     async fn check(&self) -> Result<(), MetadataError> {

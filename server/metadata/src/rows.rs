@@ -5,7 +5,7 @@ use std::str::FromStr;
 use archive::PackName;
 use domain::digest::{HashState, Sha256Digest};
 use domain::files::{Content, Description, File, WriteCondition};
-use domain::metadata_store::MetadataError;
+use domain::metadata_store::{Lease, MetadataError};
 use domain::upload::{Complete, Open};
 use domain::upload::{Completed, Gone, Plan, Progress, Target, Upload, UploadState};
 use domain::{BlobKey, Timestamp};
@@ -245,6 +245,14 @@ pub(crate) fn blob_key(text: &str) -> Result<BlobKey, MetadataError> {
         key: text,
     }
     .parse("key", text)
+}
+
+/// A lease that was given for so many milliseconds.
+pub(crate) fn lease(expires_at: i64, millis: i64) -> Lease {
+    Lease {
+        given_at: Timestamp::from_millis(expires_at.saturating_sub(millis)),
+        expires_at: Timestamp::from_millis(expires_at),
+    }
 }
 
 /// How a reason is written in column `gone`.

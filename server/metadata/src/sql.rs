@@ -409,3 +409,57 @@ pub(crate) const DELETE_BLOB: &str = delete_blob!();
 
 /// Forgets the blob $1 if it is doomed, and the contents that were in it: two statements.
 pub(crate) const FORGET_BLOB: &str = concat!(forget_contents!(), ";", delete_blob!());
+
+/// Gives the lease $1 to the node $2 for $3 milliseconds, unless another has it. `$now` is the engine's present moment.
+macro_rules! lease {
+    ($now:literal) => {
+        concat!(
+            "
+insert into leases (
+  name,
+  holder,
+  expires_at
+)
+values ($1, $2, ",
+            $now,
+            " + $3)
+on conflict (name) do update
+set
+  holder = excluded.holder,
+  expires_at = excluded.expires_at
+where leases.holder = excluded.holder
+  or leases.expires_at <= ",
+            $now,
+            "
+returning expires_at"
+        )
+    };
+}
+
+pub(crate) use lease;
+
+/// Gives the lease $1 of the node $2 back.
+pub(crate) const RELEASE_LEASE: &str = "
+delete from leases
+where name = $1
+  and holder = $2";
+
+/// Forgets $1 leases that have expired. `$now` is the engine's present moment.
+macro_rules! forget_leases {
+    ($now:literal) => {
+        concat!(
+            "
+delete from leases
+where name in (
+  select name
+  from leases
+  where expires_at <= ",
+            $now,
+            "
+  limit $1
+)"
+        )
+    };
+}
+
+pub(crate) use forget_leases;

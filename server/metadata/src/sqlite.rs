@@ -14,23 +14,25 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use domain::files::{File, WriteCondition};
-use domain::metadata_store::{Deleted, Guarded, Inserted, MetadataError, MetadataStore, Written};
+use domain::metadata_store::{
+    Deleted, Guarded, Inserted, Lease, MetadataError, MetadataStore, Written,
+};
 use domain::upload::{Completed, Gone, Progress, Upload};
-use domain::{BlobKey, FilePath, Timestamp, UploadId};
+use domain::{BlobKey, FilePath, NodeId, Timestamp, UploadId};
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Executor, Sqlite, SqlitePool};
 
 use self::commands::{
-    Check, ClaimUpload, CompleteUpload, DeleteFile, EndUpload, ForgetBlob, ForgetUploads,
-    InsertUpload, PutFile, RecordProgress,
+    Check, ClaimUpload, CompleteUpload, DeleteFile, EndUpload, ForgetBlob, ForgetLeases,
+    ForgetUploads, InsertUpload, PutFile, RecordProgress, ReleaseLease, TakeLease,
 };
 use self::writer::{Means, Writer};
 use crate::cache::FileCache;
 use crate::failures::failed;
 use crate::rows::{FileRow, UploadRow, blob_key};
 use crate::values::{PathRange, limited};
-use crate::{OpenError, SqliteConfig, sql, unmigrated};
+use crate::{OpenError, SqliteConfig, sql, unmigrated, values};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/sqlite");
 
@@ -297,6 +299,29 @@ impl MetadataStore for SqliteStore {
 
     async fn forget_blob(&self, key: &BlobKey) -> Result<(), MetadataError> {
         self.writer.run(ForgetBlob(key.clone())).await
+    }
+
+    async fn lease(
+        &self,
+        name: &str,
+        node: NodeId,
+        duration: Duration,
+    ) -> Result<Option<Lease>, MetadataError> {
+        let command = TakeLease {
+            name: name.to_owned(),
+            node,
+            millis: values::millis(duration),
+        };
+        self.writer.run(command).await
+    }
+
+    async fn release_lease(&self, name: &str, node: NodeId) -> Result<(), MetadataError> {
+        let name = name.to_owned();
+        self.writer.run(ReleaseLease { name, node }).await
+    }
+
+    async fn forget_leases(&self, limit: usize) -> Result<u64, MetadataError> {
+        self.writer.run(ForgetLeases { limit }).await
     }
 
     async fn check(&self) -> Result<(), MetadataError> {

@@ -1,8 +1,16 @@
 //! Values on their way into statements, the same for every engine.
 
+use std::time::Duration;
+
 /// A limit as a statement takes it.
 pub(crate) fn limited(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+/// A time in whole milliseconds; a longer one than any that is meant is cut, so that moments can be added to it.
+pub(crate) fn millis(time: Duration) -> i64 {
+    const MOST: u128 = i32::MAX as u128;
+    i64::try_from(time.as_millis().min(MOST)).unwrap_or(i64::MAX)
 }
 
 /// The number of a version that is looked for. One that no column can hold is none's, as is the greatest that one can.

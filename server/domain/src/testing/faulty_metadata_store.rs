@@ -2,14 +2,17 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 
 use super::faulty_store::Fault;
 use crate::files::{File, WriteCondition};
-use crate::metadata_store::{Deleted, Guarded, Inserted, MetadataError, MetadataStore, Written};
+use crate::metadata_store::{
+    Deleted, Guarded, Inserted, Lease, MetadataError, MetadataStore, Written,
+};
 use crate::upload::{Completed, Gone, Progress, Upload};
-use crate::{BlobKey, FilePath, Timestamp, UploadId};
+use crate::{BlobKey, FilePath, NodeId, Timestamp, UploadId};
 
 /// What a store is asked to do: the methods of [`MetadataStore`].
 #[expect(missing_docs, reason = "each is the method of the same name")]
@@ -32,6 +35,9 @@ pub enum Operation {
     KnownBlobs,
     DoomedBlobs,
     ForgetBlob,
+    Lease,
+    ReleaseLease,
+    ForgetLeases,
     Check,
 }
 
@@ -263,6 +269,26 @@ impl MetadataStore for FaultyMetadataStore {
     async fn forget_blob(&self, key: &BlobKey) -> Result<(), MetadataError> {
         let work = self.inner.forget_blob(key);
         self.run(Operation::ForgetBlob, work).await
+    }
+
+    async fn lease(
+        &self,
+        name: &str,
+        node: NodeId,
+        duration: Duration,
+    ) -> Result<Option<Lease>, MetadataError> {
+        let work = self.inner.lease(name, node, duration);
+        self.run(Operation::Lease, work).await
+    }
+
+    async fn release_lease(&self, name: &str, node: NodeId) -> Result<(), MetadataError> {
+        let work = self.inner.release_lease(name, node);
+        self.run(Operation::ReleaseLease, work).await
+    }
+
+    async fn forget_leases(&self, limit: usize) -> Result<u64, MetadataError> {
+        let work = self.inner.forget_leases(limit);
+        self.run(Operation::ForgetLeases, work).await
     }
 
     async fn check(&self) -> Result<(), MetadataError> {

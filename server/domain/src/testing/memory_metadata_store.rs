@@ -2,20 +2,33 @@
 //! (`memory_pack_store`).
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 
 use super::memory_pack_store::PackFacts;
+use crate::clock::SystemClock;
 use crate::digest::Sha256Digest;
 use crate::files::{Content, File, WriteCondition};
-use crate::metadata_store::{Deleted, Guarded, Inserted, MetadataError, MetadataStore, Written};
+use crate::metadata_store::{
+    Deleted, Guarded, Inserted, Lease, MetadataError, MetadataStore, Written,
+};
 use crate::upload::{Completed, Gone, Progress, Upload, UploadState};
-use crate::{BlobKey, FilePath, Timestamp, UploadId};
+use crate::{BlobKey, Clock, FilePath, NodeId, Timestamp, UploadId};
 
 /// Keeps facts for as long as it lives.
-#[derive(Debug, Default)]
-pub struct MemoryMetadataStore(Mutex<Facts>);
+#[derive(Debug)]
+pub struct MemoryMetadataStore {
+    facts: Mutex<Facts>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Default for MemoryMetadataStore {
+    fn default() -> Self {
+        Self::new(Arc::new(SystemClock))
+    }
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Facts {
@@ -23,6 +36,8 @@ pub(super) struct Facts {
     files: BTreeMap<FilePath, File>,
     pub(super) blobs: BTreeMap<BlobKey, Record>,
     pub(super) packs: PackFacts,
+    /// Who has a lease, and until when.
+    leases: BTreeMap<String, (NodeId, Timestamp)>,
 }
 
 /// What is known of a blob that is or was a file's or a pack's.
@@ -34,9 +49,17 @@ pub(super) struct Record {
 }
 
 impl MemoryMetadataStore {
+    /// An empty store whose own clock is this one.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            facts: Mutex::default(),
+            clock,
+        }
+    }
+
     pub(super) fn facts(&self) -> MutexGuard<'_, Facts> {
         // A test that panics elsewhere has its own message.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -385,6 +408,50 @@ impl MetadataStore for MemoryMetadataStore {
             facts.blobs.remove(key);
         }
         Ok(())
+    }
+
+    async fn lease(
+        &self,
+        name: &str,
+        node: NodeId,
+        duration: Duration,
+    ) -> Result<Option<Lease>, MetadataError> {
+        let mut facts = self.facts();
+        let given_at = self.clock.now();
+        let taken = facts
+            .leases
+            .get(name)
+            .is_some_and(|(holder, expires_at)| *holder != node && given_at < *expires_at);
+        if taken {
+            return Ok(None);
+        }
+        let expires_at = given_at.plus(duration);
+        facts.leases.insert(name.to_owned(), (node, expires_at));
+        Ok(Some(Lease {
+            given_at,
+            expires_at,
+        }))
+    }
+
+    async fn release_lease(&self, name: &str, node: NodeId) -> Result<(), MetadataError> {
+        let mut facts = self.facts();
+        if facts
+            .leases
+            .get(name)
+            .is_some_and(|(holder, _)| *holder == node)
+        {
+            facts.leases.remove(name);
+        }
+        Ok(())
+    }
+
+    async fn forget_leases(&self, limit: usize) -> Result<u64, MetadataError> {
+        let mut facts = self.facts();
+        let now = self.clock.now();
+        let expired = facts
+            .leases
+            .extract_if(.., |_, (_, expires_at)| *expires_at <= now);
+        Ok(expired.take(limit).count() as u64)
     }
 
     async fn check(&self) -> Result<(), MetadataError> {

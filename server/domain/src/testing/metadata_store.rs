@@ -15,9 +15,9 @@ use protocol::upload::{Complete, Open};
 use crate::digest::{Hasher, Sha256Digest};
 use crate::files::{Content, Description, File, WriteCondition};
 use crate::ids::SystemRandomness;
-use crate::metadata_store::{Deleted, Guarded, Inserted, MetadataError, Written};
+use crate::metadata_store::{Deleted, Guarded, Inserted, Lease, MetadataError, Written};
 use crate::upload::{Completed, Gone, Plan, Progress, Target, Upload, UploadState};
-use crate::{BlobKey, FilePath, MetadataStore, Timestamp, UploadId};
+use crate::{BlobKey, FilePath, MetadataStore, NodeId, Timestamp, UploadId};
 
 /// Makes a test of each behaviour that a metadata store must have. `$fresh` names an async function that returns an empty store
 /// behind a pointer, and whatever must live as long.
@@ -68,6 +68,11 @@ macro_rules! metadata_store_contract {
             a_blob_has_one_content
             doomed_blobs_are_found_by_time
             a_needed_blob_is_not_forgotten
+            a_lease_is_one_nodes
+            a_lease_is_renewed_and_given_back
+            an_expired_lease_is_anyones
+            of_many_takers_one_has_the_lease
+            expired_leases_are_forgotten
             many_at_once_all_succeed
             a_sound_store_can_be_written
         }
@@ -1119,6 +1124,75 @@ pub async fn a_needed_blob_is_not_forgotten(store: &dyn MetadataStore) {
         store.forget_blob(&file.content.blob).await.unwrap();
         assert!(!is_known(store, &file.content.blob).await);
     }
+}
+
+/// Longer than any test takes.
+const LONG: Duration = Duration::from_hours(1);
+
+fn node() -> NodeId {
+    NodeId::random(&SystemRandomness)
+}
+
+async fn lease(store: &dyn MetadataStore, name: &str, node: NodeId) -> Option<Lease> {
+    store.lease(name, node, LONG).await.unwrap()
+}
+
+/// What one node has, no other gets, nor can it give it away.
+pub async fn a_lease_is_one_nodes(store: &dyn MetadataStore) {
+    let (one, other) = (node(), node());
+    let given = lease(store, "janitor", one).await.unwrap();
+    assert_eq!(given.given_at.until(given.expires_at), LONG);
+    assert_eq!(lease(store, "janitor", other).await, None);
+    store.release_lease("janitor", other).await.unwrap();
+    assert_eq!(lease(store, "janitor", other).await, None);
+    assert!(lease(store, "webhooks", other).await.is_some());
+}
+
+/// Its holder may have it longer, until it gives it back.
+pub async fn a_lease_is_renewed_and_given_back(store: &dyn MetadataStore) {
+    let (one, other) = (node(), node());
+    let given = lease(store, "janitor", one).await.unwrap();
+    let renewed = lease(store, "janitor", one).await.unwrap();
+    assert!(renewed.given_at >= given.given_at);
+    assert!(renewed.expires_at >= given.expires_at);
+    store.release_lease("janitor", one).await.unwrap();
+    store.release_lease("janitor", one).await.unwrap();
+    assert!(lease(store, "janitor", other).await.is_some());
+    assert_eq!(lease(store, "janitor", one).await, None);
+}
+
+/// Of a lease for no time at all, nobody is the holder.
+pub async fn an_expired_lease_is_anyones(store: &dyn MetadataStore) {
+    let (one, other) = (node(), node());
+    let given = store.lease("janitor", one, Duration::ZERO).await.unwrap();
+    let given = given.unwrap();
+    assert_eq!(given.given_at, given.expires_at);
+    let taken = lease(store, "janitor", other).await.unwrap();
+    assert!(taken.given_at >= given.expires_at);
+    assert_eq!(lease(store, "janitor", one).await, None);
+}
+
+/// However close they come.
+pub async fn of_many_takers_one_has_the_lease(store: &dyn MetadataStore) {
+    for name in ["a", "b", "c"] {
+        let takers = (0..16).map(|_| lease(store, name, node()));
+        let taken = join_all(takers).await;
+        assert_eq!(taken.iter().flatten().count(), 1);
+    }
+}
+
+/// But none that is still somebody's.
+pub async fn expired_leases_are_forgotten(store: &dyn MetadataStore) {
+    let one = node();
+    for name in ["a", "b", "c"] {
+        let given = store.lease(name, one, Duration::ZERO).await;
+        assert!(given.unwrap().is_some());
+    }
+    assert!(lease(store, "d", one).await.is_some());
+    assert_eq!(store.forget_leases(2).await.unwrap(), 2);
+    assert_eq!(store.forget_leases(2).await.unwrap(), 1);
+    assert_eq!(store.forget_leases(2).await.unwrap(), 0);
+    assert_eq!(lease(store, "d", node()).await, None);
 }
 
 /// 64 callers at once, each through the whole life of an upload, do not disturb each other.

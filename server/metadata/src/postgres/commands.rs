@@ -1,15 +1,15 @@
 //! The changes that the store can make: each reads what it decides by, under a lock, then writes.
 
 use domain::files::{Content, File, WriteCondition};
-use domain::metadata_store::{Deleted, Guarded, Inserted, MetadataError, Written};
+use domain::metadata_store::{Deleted, Guarded, Inserted, Lease, MetadataError, Written};
 use domain::upload::{Completed, Gone, Progress, Target, Upload, UploadState};
-use domain::{BlobKey, FilePath, Timestamp, UploadId};
+use domain::{BlobKey, FilePath, NodeId, Timestamp, UploadId};
 use sqlx::PgConnection;
 
 use super::transaction::{Command, Overtaken, Query, affected, engine, exactly};
 use super::{UPLOAD_BY_IDEMPOTENCY_KEY, locks, read_file, read_upload};
 use crate::failures::failed;
-use crate::rows::{HeldRow, UploadRow, column, gone_text};
+use crate::rows::{HeldRow, UploadRow, column, gone_text, lease};
 use crate::sql;
 use crate::values::limited;
 
@@ -307,6 +307,62 @@ impl Command for ForgetBlob<'_> {
     }
 }
 
+/// See [`lease`](domain::MetadataStore::lease).
+pub(super) struct TakeLease<'a> {
+    pub(super) name: &'a str,
+    pub(super) node: NodeId,
+    pub(super) millis: i64,
+}
+
+impl Command for TakeLease<'_> {
+    type Answer = Option<Lease>;
+    const DOING: &'static str = "take a lease";
+
+    async fn run(&self, connection: &mut PgConnection) -> Result<Option<Lease>, MetadataError> {
+        let expires_at: Option<i64> = sqlx::query_scalar(LEASE)
+            .bind(self.name)
+            .bind(self.node.to_string())
+            .bind(self.millis)
+            .fetch_optional(&mut *connection)
+            .await
+            .map_err(engine(Self::DOING))?;
+        Ok(expires_at.map(|expires_at| lease(expires_at, self.millis)))
+    }
+}
+
+/// See [`release_lease`](domain::MetadataStore::release_lease).
+pub(super) struct ReleaseLease<'a> {
+    pub(super) name: &'a str,
+    pub(super) node: NodeId,
+}
+
+impl Command for ReleaseLease<'_> {
+    type Answer = ();
+    const DOING: &'static str = "give a lease back";
+
+    async fn run(&self, connection: &mut PgConnection) -> Result<(), MetadataError> {
+        let delete = sqlx::query(sql::RELEASE_LEASE)
+            .bind(self.name)
+            .bind(self.node.to_string());
+        affected(connection, delete, Self::DOING).await.map(drop)
+    }
+}
+
+/// See [`forget_leases`](domain::MetadataStore::forget_leases).
+pub(super) struct ForgetLeases {
+    pub(super) limit: usize,
+}
+
+impl Command for ForgetLeases {
+    type Answer = u64;
+    const DOING: &'static str = "forget old leases";
+
+    async fn run(&self, connection: &mut PgConnection) -> Result<u64, MetadataError> {
+        let delete = sqlx::query(FORGET_LEASES).bind(limited(self.limit));
+        affected(connection, delete, Self::DOING).await
+    }
+}
+
 /// See [`check`](domain::MetadataStore::check).
 pub(super) struct Check;
 
@@ -324,6 +380,11 @@ const TOUCH: &str = "
 update _sqlx_migrations
 set execution_time = execution_time
 where version = 1";
+
+const LEASE: &str = sql::lease!("floor(extract(epoch from clock_timestamp()) * 1000)::bigint");
+
+const FORGET_LEASES: &str =
+    sql::forget_leases!("floor(extract(epoch from clock_timestamp()) * 1000)::bigint");
 
 /// One of the statements that write a file, with the file's parameters.
 fn with_file(statement: &'static str, file: &File) -> Result<Query<'static>, MetadataError> {

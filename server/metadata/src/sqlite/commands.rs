@@ -4,16 +4,16 @@
 //! then does, so what is written together is one text of several statements.
 
 use domain::files::{File, WriteCondition};
-use domain::metadata_store::{Deleted, Guarded, Inserted, MetadataError, Written};
+use domain::metadata_store::{Deleted, Guarded, Inserted, Lease, MetadataError, Written};
 use domain::upload::{Completed, Gone, Progress, Target, Upload, UploadState};
-use domain::{BlobKey, FilePath, Timestamp, UploadId};
+use domain::{BlobKey, FilePath, NodeId, Timestamp, UploadId};
 use sqlx::Sqlite;
 use sqlx::sqlite::SqliteArguments;
 
 use super::writer::{Command, Transaction};
 use super::{engine, read_file, read_upload};
 use crate::failures::{NotAsExpected, failed};
-use crate::rows::{HeldRow, UploadRow, column, gone_text};
+use crate::rows::{HeldRow, UploadRow, column, gone_text, lease};
 use crate::sql;
 use crate::values::limited;
 
@@ -310,6 +310,65 @@ impl Command for ForgetBlob {
     }
 }
 
+/// See [`lease`](domain::MetadataStore::lease).
+#[derive(Debug)]
+pub(super) struct TakeLease {
+    pub(super) name: String,
+    pub(super) node: NodeId,
+    pub(super) millis: i64,
+}
+
+impl Command for TakeLease {
+    type Answer = Option<Lease>;
+    const DOING: &'static str = "take a lease";
+
+    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Option<Lease>, MetadataError> {
+        let expires_at: Option<i64> = sqlx::query_scalar(LEASE)
+            .bind(self.name.as_str())
+            .bind(self.node.to_string())
+            .bind(self.millis)
+            .fetch_optional(&mut *transaction.connection)
+            .await
+            .map_err(engine(Self::DOING))?;
+        Ok(expires_at.map(|expires_at| lease(expires_at, self.millis)))
+    }
+}
+
+/// See [`release_lease`](domain::MetadataStore::release_lease).
+#[derive(Debug)]
+pub(super) struct ReleaseLease {
+    pub(super) name: String,
+    pub(super) node: NodeId,
+}
+
+impl Command for ReleaseLease {
+    type Answer = ();
+    const DOING: &'static str = "give a lease back";
+
+    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<(), MetadataError> {
+        let delete = sqlx::query(sql::RELEASE_LEASE)
+            .bind(self.name.as_str())
+            .bind(self.node.to_string());
+        affected(transaction, delete, Self::DOING).await.map(drop)
+    }
+}
+
+/// See [`forget_leases`](domain::MetadataStore::forget_leases).
+#[derive(Debug)]
+pub(super) struct ForgetLeases {
+    pub(super) limit: usize,
+}
+
+impl Command for ForgetLeases {
+    type Answer = u64;
+    const DOING: &'static str = "forget old leases";
+
+    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<u64, MetadataError> {
+        let delete = sqlx::query(FORGET_LEASES).bind(limited(self.limit));
+        affected(transaction, delete, Self::DOING).await
+    }
+}
+
 /// See [`check`](domain::MetadataStore::check).
 #[derive(Debug)]
 pub(super) struct Check;
@@ -324,6 +383,10 @@ impl Command for Check {
         affected(transaction, write, Self::DOING).await.map(drop)
     }
 }
+
+const LEASE: &str = sql::lease!("cast(unixepoch('subsec') * 1000 as integer)");
+
+const FORGET_LEASES: &str = sql::forget_leases!("cast(unixepoch('subsec') * 1000 as integer)");
 
 /// One of the statements that write a file, with the file's parameters.
 fn with_file(statement: &'static str, file: &File) -> Result<Query<'static>, MetadataError> {
