@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{config, download, hash_key, publish, pull, serve, upload};
+use crate::commands::{config, download, hash_key, healthcheck, publish, pull, serve, upload};
 use crate::{packs, transfer};
 
 /// A server for resumable transfers, and a client for it
@@ -41,6 +41,7 @@ enum Command {
     Publish(publish::Args),
     Pull(pull::Args),
     HashKey(hash_key::Args),
+    Healthcheck(healthcheck::Args),
 }
 
 impl Cli {
@@ -67,6 +68,7 @@ impl Command {
             Self::Publish(args) => args.run(),
             Self::Pull(args) => args.run(),
             Self::HashKey(args) => args.run(),
+            Self::Healthcheck(args) => args.run(),
         }
     }
 }

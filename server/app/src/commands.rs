@@ -3,6 +3,7 @@
 pub mod config;
 pub mod download;
 pub mod hash_key;
+pub mod healthcheck;
 pub mod publish;
 pub mod pull;
 pub mod serve;

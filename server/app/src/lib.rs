@@ -4,6 +4,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod packs;
+pub mod supervisor;
 pub mod telemetry;
 pub mod transfer;
 pub mod wiring;
