@@ -5,6 +5,7 @@
 )]
 
 mod access;
+mod admin;
 mod architecture;
 mod bad_input;
 mod conformance;

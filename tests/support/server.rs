@@ -2,7 +2,8 @@
 
 use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -24,6 +25,8 @@ pub struct Setup {
     environment: Vec<(String, String)>,
     data: Option<PathBuf>,
     listen: Option<String>,
+    admin: Option<String>,
+    socket: Option<TcpListener>,
     tls: bool,
     outlives_file_limit: bool,
 }
@@ -72,6 +75,18 @@ impl Setup {
     /// Listens somewhere else than on loopback.
     pub fn listen(mut self, address: &str) -> Self {
         self.listen = Some(address.to_owned());
+        self
+    }
+
+    /// Has its admin listener somewhere else than on a free port of loopback, or `off`.
+    pub fn admin(mut self, address: &str) -> Self {
+        self.admin = Some(address.to_owned());
+        self
+    }
+
+    /// Passes a listening socket to the program, as systemd does (`sd_listen_fds(3)`); it takes the place of `listen`.
+    pub fn socket(mut self, socket: TcpListener) -> Self {
+        self.socket = Some(socket);
         self
     }
 
@@ -143,6 +158,16 @@ impl TestServer {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where its admin listener is.
+    pub fn admin(&self) -> SocketAddr {
+        let log = self.log.text();
+        let said = |line| said_address(line, "listening for admin");
+        log.lines()
+            .rev()
+            .find_map(said)
+            .expect("it says so before it says where it listens")
     }
 
     /// A URL of it, for real clients.
@@ -306,14 +331,25 @@ fn spawn(
     listen: &str,
     mut hear: impl FnMut(&str) + Send + 'static,
 ) -> Child {
-    let mut command = Command::new("sh");
+    let mut before = String::new();
     if setup.outlives_file_limit {
         // An ignored signal stays ignored in the program that the shell becomes.
-        command
-            .args(["-c", r#"trap "" XFSZ; exec "$0" "$@""#])
-            .arg(program());
-    } else {
+        before.push_str(r#"trap "" XFSZ; "#);
+    }
+    let mut stdin = Stdio::null();
+    if let Some(socket) = &setup.socket {
+        // Passed sockets begin at descriptor 3; this one comes in as the standard input.
+        before.push_str("exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; ");
+        let socket = socket.try_clone().expect("a descriptor can be doubled");
+        stdin = OwnedFd::from(socket).into();
+    }
+    let mut command = Command::new("sh");
+    if before.is_empty() {
         command = Command::new(program());
+    } else {
+        command
+            .args(["-c", &format!(r#"{before}exec "$0" "$@""#)])
+            .arg(program());
     }
     command
         // Settings of whoever runs the tests are not settings of the test.
@@ -324,12 +360,13 @@ fn spawn(
         )
         .arg("serve")
         .args(["--listen", setup.listen.as_deref().unwrap_or(listen)])
+        .args(["--admin", setup.admin.as_deref().unwrap_or("127.0.0.1:0")])
         .arg("--data")
         .arg(data_directory(setup, directory))
         .args(&setup.arguments)
         .envs(setup.environment.iter().map(|(name, value)| (name, value)))
         .current_dir(directory)
-        .stdin(Stdio::null())
+        .stdin(stdin)
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
     if !setup.config.is_empty() {
@@ -358,8 +395,7 @@ async fn launch(setup: &Setup, directory: &Path, listen: &str, log: &Log) -> (Ch
     let heard = log.clone();
     let mut child = spawn(setup, directory, listen, move |line| {
         heard.add(line);
-        if let Some(address) = listening(line) {
-            // The first listener named is the public one.
+        if let Some(address) = said_address(line, "listening") {
             tell.send_if_modified(|known| {
                 let is_first = known.is_none();
                 known.get_or_insert(address);
@@ -381,11 +417,11 @@ async fn launch(setup: &Setup, directory: &Path, listen: &str, log: &Log) -> (Ch
     (child, address)
 }
 
-/// The address in a log line that says `listening`.
-fn listening(line: &str) -> Option<SocketAddr> {
+/// The address in the URL of a log line that says `message`.
+fn said_address(line: &str, message: &str) -> Option<SocketAddr> {
     let event: Value = serde_json::from_str(line).ok()?;
     let fields = event.get("fields").unwrap_or(&event);
-    if fields.get("message")? != "listening" {
+    if fields.get("message")? != message {
         return None;
     }
     let url = fields.get("url")?.as_str()?;
@@ -419,8 +455,11 @@ mod tests {
     fn a_log_line_tells_where_the_program_listens() {
         let line =
             r#"{"level":"INFO","fields":{"message":"listening","url":"http://127.0.0.1:41233"}}"#;
-        assert_eq!(listening(line), Some(([127, 0, 0, 1], 41233).into()));
-        assert_eq!(listening(r#"{"fields":{"message":"stopping"}}"#), None);
-        assert_eq!(listening("thread main panicked"), None);
+        assert_eq!(
+            said_address(line, "listening"),
+            Some(([127, 0, 0, 1], 41233).into())
+        );
+        assert_eq!(said_address(line, "listening for admin"), None);
+        assert_eq!(said_address("thread main panicked", "listening"), None);
     }
 }

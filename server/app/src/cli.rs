@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{config, copy, download, hash_key, publish, pull, serve, upload};
+use crate::commands::{
+    config, copy, download, hash_key, healthcheck, publish, pull, serve, upload,
+};
 use crate::copying::StillServing;
 use crate::{packs, transfer};
 
@@ -43,6 +45,7 @@ enum Command {
     Pull(pull::Args),
     Copy(copy::Args),
     HashKey(hash_key::Args),
+    Healthcheck(healthcheck::Args),
 }
 
 impl Cli {
@@ -70,6 +73,7 @@ impl Command {
             Self::Pull(args) => args.run(),
             Self::Copy(args) => args.run(),
             Self::HashKey(args) => args.run(),
+            Self::Healthcheck(args) => args.run(),
         }
     }
 }

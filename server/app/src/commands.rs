@@ -4,6 +4,7 @@ pub mod config;
 pub mod copy;
 pub mod download;
 pub mod hash_key;
+pub mod healthcheck;
 pub mod publish;
 pub mod pull;
 pub mod serve;

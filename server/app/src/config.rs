@@ -15,6 +15,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use edge::routes::admin::AdminAddress;
 use edge::serve::TlsConfig;
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -27,7 +28,7 @@ use layers::{Layers, Origin};
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The address and port that clients connect to. Anything but a loopback address needs an API key under
-    /// `[access]`, or `--open`.
+    /// `[access]`, or `--open`. Sockets that a supervisor passes (`LISTEN_FDS`, as systemd does) take its place.
     pub listen: SocketAddr,
     /// The directory for everything that the server keeps. It is created when it is missing.
     pub data: PathBuf,
@@ -39,6 +40,8 @@ pub struct Config {
     pub access: domain::access::Config,
     /// TLS, spoken by this server itself. Leave both out when a proxy in front does it.
     pub tls: Tls,
+    /// What operators and their machines ask: whether the server works.
+    pub admin: edge::routes::admin::Config,
     /// The transport: limits and timeouts of connections.
     pub http: edge::serve::Config,
     /// How uploads are taken in.
@@ -63,6 +66,7 @@ impl Default for Config {
             public_url: None,
             access: domain::access::Config::default(),
             tls: Tls::default(),
+            admin: edge::routes::admin::Config::default(),
             http: edge::serve::Config::default(),
             uploads: domain::uploads::Config::default(),
             packs: domain::packs::Config::default(),
@@ -101,6 +105,9 @@ pub struct Flags {
     /// Listen on this address and port [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<SocketAddr>,
+    /// Answer /livez and /readyz on this address and port, or `off` [default: 127.0.0.1:9090]
+    #[arg(long, value_name = "ADDR")]
+    pub admin: Option<AdminAddress>,
     /// Keep everything in this directory [default: ./data]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
@@ -114,6 +121,10 @@ impl Flags {
         let mut table = toml::Table::new();
         if let Some(listen) = self.listen {
             table.insert("listen".to_owned(), listen.to_string().into());
+        }
+        if let Some(admin) = self.admin {
+            let listen = ("listen".to_owned(), String::from(admin).into());
+            table.insert("admin".to_owned(), toml::Table::from_iter([listen]).into());
         }
         if let Some(data) = &self.data {
             table.insert(
@@ -182,14 +193,13 @@ impl Config {
         if let Some(path) = &flags.config {
             layers.add(&Origin::File(path.clone()), read(path)?);
         }
-        for (variable, value) in environment {
-            let (Some(variable), Some(value)) = (variable.to_str(), value.to_str()) else {
-                continue;
-            };
-            if ![CONFIG_VARIABLE, KEY_VARIABLE].contains(&variable) {
-                layers.add_variable(variable, value);
-            }
-        }
+        let variables: Vec<_> = environment.into_iter().collect();
+        let settings = variables
+            .iter()
+            .filter_map(|(variable, value)| variable.to_str().zip(value.to_str()));
+        layers.add_environment(
+            settings.filter(|(variable, _)| ![CONFIG_VARIABLE, KEY_VARIABLE].contains(variable)),
+        );
         layers.add(&Origin::Flags, flags.layer());
         let config: Self = layers.resolve()?;
         config.check()?;
@@ -341,11 +351,13 @@ mod tests {
         ];
         let flags = Flags {
             listen: Some("127.0.0.1:3".parse().unwrap()),
+            admin: Some(AdminAddress::Off),
             open: true,
             ..Flags::default()
         };
 
         let config = load(file, &environment, flags).unwrap();
+        assert_eq!(config.admin.listen, AdminAddress::Off);
         assert_eq!(config.data, Path::new("/environment"));
         assert_eq!(config.listen.port(), 3);
         assert!(config.access.open);
@@ -389,6 +401,10 @@ mod tests {
         assert_eq!(
             message("[access]\nkeys = [{ name = 'a', sha256 = 'abc' }]", &[]),
             "the setting `access.keys[0].sha256` (in longhaul.toml) does not fit: a SHA-256 value has 64 hexadecimal digits"
+        );
+        assert_eq!(
+            message("[admin]\nlisten = '9090'", &[]),
+            "the setting `admin.listen` (in longhaul.toml) does not fit: expected an address and port, such as 127.0.0.1:9090, or `off`"
         );
         assert!(message("listen = ", &[]).ends_with("is not valid TOML"));
     }

@@ -5,6 +5,7 @@ pub mod commands;
 pub mod config;
 mod copying;
 pub mod packs;
+pub mod supervisor;
 pub mod telemetry;
 pub mod transfer;
 pub mod wiring;

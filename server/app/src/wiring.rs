@@ -8,9 +8,10 @@ use domain::access::Gate;
 use domain::cleanup::Janitor;
 use domain::clock::SystemClock;
 use domain::ids::SystemRandomness;
-use domain::{BlobStore, Clock, Files, MetadataStore, Packs, Uploads};
+use domain::{BlobStore, Clock, Files, Health, MetadataStore, Packs, Uploads};
 use ed25519_dalek::SigningKey;
 use ed25519_dalek::pkcs8::DecodePrivateKey as _;
+use edge::routes::admin::Admin;
 use edge::routes::{Api, Place};
 
 use crate::config::Config;
@@ -20,6 +21,8 @@ use crate::config::Config;
 pub struct Server {
     /// What requests are answered with.
     pub api: Api,
+    /// What operators are answered with.
+    pub admin: Admin,
     /// Ended before the process, so that what is coming in becomes durable.
     pub uploads: Uploads,
     /// Works beside the router.
@@ -73,6 +76,9 @@ impl Server {
         );
         let recovered = janitor.recover().await.context("failed to recover")?;
         tracing::debug!(?recovered, "recovered");
+        let admin = Admin {
+            health: Health::new(Arc::clone(&blobs), Arc::clone(&metadata)),
+        };
         let gate = Gate::new(&config.access);
         let local_pages_only = gate.is_open() && !config.access.open;
         let api = Api {
@@ -91,6 +97,7 @@ impl Server {
         };
         Ok(Self {
             api,
+            admin,
             uploads,
             janitor,
             metadata,

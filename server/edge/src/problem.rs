@@ -58,6 +58,11 @@ pub(crate) mod own {
         "The server cannot take this on now",
         503,
     );
+    pub(crate) const NOT_READY: ProblemType = ProblemType::new(
+        "tag:longhaul,2026:not-ready",
+        "The server should be sent no requests now",
+        503,
+    );
     pub(crate) const FULL: ProblemType = ProblemType::new(
         "tag:longhaul,2026:storage-full",
         "There is no room left",

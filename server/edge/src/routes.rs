@@ -1,5 +1,6 @@
 //! The whole API on one screen.
 
+pub mod admin;
 mod cors;
 mod files;
 mod packs;
@@ -82,14 +83,20 @@ pub fn service(
 
 fn router(api: Api) -> Router {
     let place = Arc::clone(&api.place);
-    Router::new()
+    let router = Router::new()
         .merge(files::router())
         .merge(uploads::router())
         .merge(packs::router())
         .fallback(problem::no_such_resource)
         .method_not_allowed_fallback(problem::no_such_method)
         .with_state(api)
-        .layer(middleware::from_fn_with_state(place, cors::allow))
+        .layer(middleware::from_fn_with_state(place, cors::allow));
+    told(router)
+}
+
+/// A router whose requests are named in the log, and whose failures are told as documents.
+fn told(router: Router) -> Router {
+    router
         .layer(
             TraceLayer::new_for_http()
                 .make_span_with(span)

@@ -14,6 +14,11 @@ pub(super) const SOURCES: &[(&str, &str, &str)] = &[
         "Config",
     ),
     (
+        "admin",
+        include_str!("../../../edge/src/routes/admin.rs"),
+        "Config",
+    ),
+    (
         "http",
         include_str!("../../../edge/src/serve/config.rs"),
         "Config",

@@ -61,16 +61,30 @@ impl Layers {
         merge(&mut self.merged, table);
     }
 
-    /// Lays one environment variable over what is there, if it is one of ours.
+    /// Lays the environment over what is there. Its variables are one layer, whatever their order.
+    pub(super) fn add_environment<'v>(
+        &mut self,
+        variables: impl IntoIterator<Item = (&'v str, &'v str)>,
+    ) {
+        let mut environment = Table::new();
+        for (variable, value) in variables {
+            if let Some(table) = self.read_variable(variable, value) {
+                let origin = Origin::Variable(variable.to_owned());
+                note(&mut self.origins, "", &table, &origin);
+                merge(&mut environment, table);
+            }
+        }
+        merge(&mut self.merged, environment);
+    }
+
+    /// What one environment variable says, if it is one of ours.
     ///
     /// The value is taken as text where the default is text, and otherwise as TOML if it can be read as that.
-    pub(super) fn add_variable(&mut self, variable: &str, value: &str) {
-        let Some(name) = variable.strip_prefix(PREFIX) else {
-            return;
-        };
+    fn read_variable(&self, variable: &str, value: &str) -> Option<Table> {
+        let name = variable.strip_prefix(PREFIX)?;
         // Kubernetes describes a service called `longhaul` to every container in variables of this form.
         if name.starts_with("SERVICE_") || name == "PORT" || name.starts_with("PORT_") {
-            return;
+            return None;
         }
         let name = name.to_ascii_lowercase();
         let path: Vec<&str> = name.split("__").collect();
@@ -84,8 +98,9 @@ impl Layers {
         let nested = path.iter().rev().fold(value, |value, key| {
             Table::from_iter([((*key).to_owned(), value)]).into()
         });
-        if let Value::Table(table) = nested {
-            self.add(&Origin::Variable(variable.to_owned()), table);
+        match nested {
+            Value::Table(table) => Some(table),
+            _ => None,
         }
     }
 
@@ -239,9 +254,24 @@ mod tests {
     }
 
     #[test]
+    fn the_order_of_variables_says_nothing() {
+        let variables = [
+            ("LONGHAUL_METADATA__TYPE", "postgres"),
+            ("LONGHAUL_METADATA__URL", "y"),
+        ];
+        let sqlite = "[metadata]\ntype = 'sqlite'\npath = 'x'";
+        let postgres = "[metadata]\ntype = 'postgres'\nurl = 'y'";
+        for variables in [[variables[0], variables[1]], [variables[1], variables[0]]] {
+            let mut layers = Layers::new(toml::from_str(sqlite).unwrap());
+            layers.add_environment(variables);
+            assert_eq!(layers.merged, toml::from_str(postgres).unwrap());
+        }
+    }
+
+    #[test]
     fn a_variable_cannot_break_out_of_its_setting() {
         let mut layers = Layers::new(Table::new());
-        layers.add_variable("LONGHAUL_A", "1\nb = 2");
+        layers.add_environment([("LONGHAUL_A", "1\nb = 2")]);
         assert_eq!(
             layers.merged,
             Table::from_iter([("a".to_owned(), "1\nb = 2".into())])

@@ -40,7 +40,11 @@ pub struct Config {
     pub linger_timeout: Duration,
     /// Most bytes discarded that way.
     pub linger_size: ByteSize,
-    /// After the shutdown signal: how long exchanges may take to end before they are cut.
+    /// After the shutdown signal: how long to serve on before connections are refused, while `/readyz` says 503 already. As
+    /// long as the load balancer in front takes to notice; without one, zero.
+    #[serde(with = "humantime_serde")]
+    pub drain_delay: Duration,
+    /// After the shutdown signal and `drain_delay`: how long exchanges may take to end before they are cut.
     #[serde(with = "humantime_serde")]
     pub drain_grace: Duration,
     /// Who gets interim responses.
@@ -135,6 +139,7 @@ impl Default for Config {
             write_stall_timeout: Duration::from_secs(60),
             linger_timeout: Duration::from_secs(2),
             linger_size: ByteSize::mib(1),
+            drain_delay: Duration::ZERO,
             drain_grace: Duration::from_secs(30),
             interim: InterimPolicy::default(),
             interim_untrusted_proxies: Vec::new(),

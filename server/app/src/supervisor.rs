@@ -1,0 +1,43 @@
+//! What a supervisor such as systemd hands to the program, and what it is told: `sd_listen_fds(3)`, `sd_notify(3)`.
+
+use std::net::TcpListener;
+
+use anyhow::Context as _;
+use listenfd::ListenFd;
+use sd_notify::NotifyState;
+
+/// The listening sockets that were passed (`LISTEN_FDS`, where `LISTEN_PID` is this process or not said); usually none.
+///
+/// Takes the variables out of the environment, so call it before there are other threads.
+///
+/// # Errors
+///
+/// Something else than a TCP socket was passed.
+pub fn sockets() -> anyhow::Result<Vec<TcpListener>> {
+    let mut passed = ListenFd::from_env();
+    let mut sockets = Vec::new();
+    for index in 0..passed.len() {
+        let socket = passed.take_tcp_listener(index).context(
+            "a socket that was passed (LISTEN_FDS) cannot be served; pass TCP sockets only",
+        )?;
+        sockets.extend(socket);
+    }
+    Ok(sockets)
+}
+
+/// Tells the supervisor that requests are served.
+pub fn ready() {
+    tell(&[NotifyState::Ready]);
+}
+
+/// Tells the supervisor that the process is about to end.
+pub fn stopping() {
+    tell(&[NotifyState::Stopping]);
+}
+
+/// Does nothing without `NOTIFY_SOCKET`.
+fn tell(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "failed to tell the supervisor");
+    }
+}
