@@ -169,14 +169,12 @@ impl Config {
         if let Some(path) = &flags.config {
             layers.add(&Origin::File(path.clone()), read(path)?);
         }
-        for (variable, value) in environment {
-            let (Some(variable), Some(value)) = (variable.to_str(), value.to_str()) else {
-                continue;
-            };
-            if ![CONFIG_VARIABLE, KEY_VARIABLE].contains(&variable) {
-                layers.add_variable(variable, value);
-            }
-        }
+        let variables: Vec<(OsString, OsString)> = environment.into_iter().collect();
+        let readable = variables
+            .iter()
+            .filter_map(|(variable, value)| Some((variable.to_str()?, value.to_str()?)))
+            .filter(|(variable, _)| ![CONFIG_VARIABLE, KEY_VARIABLE].contains(variable));
+        layers.add_variables(readable);
         layers.add(&Origin::Flags, flags.layer());
         let config: Self = layers.resolve()?;
         config.check()?;

@@ -61,16 +61,30 @@ impl Layers {
         merge(&mut self.merged, table);
     }
 
-    /// Lays one environment variable over what is there, if it is one of ours.
+    /// Lays environment variables over what is there, those that are ours, as one layer: their order means nothing.
     ///
-    /// The value is taken as text where the default is text, and otherwise as TOML if it can be read as that.
-    pub(super) fn add_variable(&mut self, variable: &str, value: &str) {
-        let Some(name) = variable.strip_prefix(PREFIX) else {
-            return;
-        };
+    /// A value is taken as text where the default is text, and otherwise as TOML if it can be read as that.
+    pub(super) fn add_variables<'a>(
+        &mut self,
+        variables: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) {
+        let mut layer = Table::new();
+        for (variable, value) in variables {
+            if let Some(table) = self.said_by(variable, value) {
+                let origin = Origin::Variable(variable.to_owned());
+                note(&mut self.origins, "", &table, &origin);
+                merge(&mut layer, table);
+            }
+        }
+        merge(&mut self.merged, layer);
+    }
+
+    /// The setting of one environment variable, with the tables around it; nothing if it is not ours.
+    fn said_by(&self, variable: &str, value: &str) -> Option<Table> {
+        let name = variable.strip_prefix(PREFIX)?;
         // Kubernetes describes a service called `longhaul` to every container in variables of this form.
         if name.starts_with("SERVICE_") || name == "PORT" || name.starts_with("PORT_") {
-            return;
+            return None;
         }
         let name = name.to_ascii_lowercase();
         let path: Vec<&str> = name.split("__").collect();
@@ -84,8 +98,9 @@ impl Layers {
         let nested = path.iter().rev().fold(value, |value, key| {
             Table::from_iter([((*key).to_owned(), value)]).into()
         });
-        if let Value::Table(table) = nested {
-            self.add(&Origin::Variable(variable.to_owned()), table);
+        match nested {
+            Value::Table(table) => Some(table),
+            _ => None,
         }
     }
 
@@ -239,9 +254,27 @@ mod tests {
     }
 
     #[test]
+    fn variables_that_choose_a_type_and_set_it_up_come_in_any_order() {
+        let expected: Table =
+            toml::from_str("[metadata]\ntype = 'postgres'\nurl = 'y'\nconnections = 4").unwrap();
+        let variables = [
+            ("LONGHAUL_METADATA__URL", "y"),
+            ("LONGHAUL_METADATA__TYPE", "postgres"),
+            ("LONGHAUL_METADATA__CONNECTIONS", "4"),
+        ];
+        for first in 0..variables.len() {
+            let mut layers =
+                Layers::new(toml::from_str("[metadata]\ntype = 'sqlite'\nfile = 'x'").unwrap());
+            let order = variables.iter().cycle().skip(first).take(variables.len());
+            layers.add_variables(order.copied());
+            assert_eq!(layers.merged, expected);
+        }
+    }
+
+    #[test]
     fn a_variable_cannot_break_out_of_its_setting() {
         let mut layers = Layers::new(Table::new());
-        layers.add_variable("LONGHAUL_A", "1\nb = 2");
+        layers.add_variables([("LONGHAUL_A", "1\nb = 2")]);
         assert_eq!(
             layers.merged,
             Table::from_iter([("a".to_owned(), "1\nb = 2".into())])

@@ -34,7 +34,7 @@ pub(crate) fn s3_server() -> &'static S3Server {
 pub(crate) struct S3Server {
     endpoint: String,
     /// Holds a directory for each bucket.
-    buckets: PathBuf,
+    pub(crate) buckets: PathBuf,
     /// Holds the other end of its standard input.
     _watch: Child,
 }
