@@ -314,6 +314,7 @@ async fn errors_say_nothing_about_the_inside() {
             data.to_str().unwrap(),
             "sqlx",
             "rusqlite",
+            "postgres",
             "panicked",
             "src/",
             ".rs:",

@@ -1,7 +1,5 @@
 //! Packs as a client has them: publish trees, fetch what changed as one archive.
 
-use std::path::PathBuf;
-
 use bytes::Bytes;
 use ed25519_dalek::{Signature, VerifyingKey};
 use serde_json::{Value, json};
@@ -490,7 +488,7 @@ async fn an_archive_is_uploaded_resumably_in_every_dialect() {
 #[tokio::test]
 async fn a_hostile_archive_leaves_nothing_behind() {
     let server = TestServer::start().await;
-    let before = blobs(&server);
+    let before = server.blobs();
     let entry = |path: &str, kind: tar::EntryType, target: Option<&str>| {
         let mut header = tar::Header::new_ustar();
         let name = header.as_old_mut();
@@ -544,7 +542,7 @@ async fn a_hostile_archive_leaves_nothing_behind() {
         .request(Request::get("/packs/evil"))
         .await
         .expect(404);
-    assert_eq!(blobs(&server), before, "nothing is left");
+    assert_eq!(server.blobs(), before, "nothing is left");
 
     // What is sound but not what was drafted.
     let drafted = Files::new([("a", &b"right"[..])]);
@@ -564,23 +562,6 @@ async fn a_hostile_archive_leaves_nothing_behind() {
         .request(Request::post(text(&draft["publish_url"])))
         .await
         .expect(201);
-}
-
-/// The files that hold bytes, staged or published.
-fn blobs(server: &TestServer) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut directories = vec![server.data()];
-    while let Some(directory) = directories.pop() {
-        for entry in std::fs::read_dir(directory).unwrap() {
-            let entry = entry.unwrap();
-            match entry.file_type().unwrap().is_dir() {
-                true => directories.push(entry.path()),
-                false => found.push(entry.path()),
-            }
-        }
-    }
-    found.sort();
-    found
 }
 
 #[tokio::test]

@@ -56,7 +56,7 @@ async fn ios_begins_again_when_its_upload_is_gone() {
             if connections == 2 {
                 proxy.set(Flow::default(), Flow::default());
                 server.kill().await;
-                std::fs::remove_dir_all(server.data())?;
+                server.wipe().await;
                 server.restart().await;
             }
             Ok(Line {

@@ -14,6 +14,7 @@ pub mod response;
 pub mod server;
 pub mod skip;
 mod sockets;
+pub mod stores;
 pub mod tls;
 pub mod url_session;
 
@@ -26,4 +27,5 @@ pub use request::Request;
 pub use response::{Cut, Head, Response};
 pub use server::TestServer;
 pub use skip::skip;
+pub use stores::{Blobs, Metadata, Stores};
 pub use tls::Authority;

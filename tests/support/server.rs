@@ -15,7 +15,10 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 
 use crate::process::Resident;
-use crate::{Authority, Client, Cut, PATIENCE, Process, Request, Response, Version, within};
+use crate::stores::is_meant_for_others;
+use crate::{
+    Authority, Client, Cut, PATIENCE, Process, Request, Response, Stores, Version, within,
+};
 
 /// How a server is started.
 #[derive(Debug, Default)]
@@ -24,6 +27,7 @@ pub struct Setup {
     arguments: Vec<OsString>,
     environment: Vec<(String, String)>,
     data: Option<PathBuf>,
+    stores: Option<Stores>,
     listen: Option<String>,
     admin: Option<String>,
     socket: Option<TcpListener>,
@@ -72,6 +76,12 @@ impl Setup {
         self
     }
 
+    /// Keeps things in `stores`, as a node beside others; else in new ones of the kinds that this run is about.
+    pub fn stores(mut self, stores: &Stores) -> Self {
+        self.stores = Some(stores.clone());
+        self
+    }
+
     /// Listens somewhere else than on loopback.
     pub fn listen(mut self, address: &str) -> Self {
         self.listen = Some(address.to_owned());
@@ -114,6 +124,7 @@ impl Setup {
             );
             self.config.push_str(&section);
         }
+        self.choose_stores().await;
         let log = Log::default();
         let (child, address) = launch(&self, directory.path(), "127.0.0.1:0", &log).await;
         TestServer {
@@ -127,8 +138,9 @@ impl Setup {
     }
 
     /// Runs the program when it is expected to give up by itself; the status and what it said.
-    pub async fn refuse(self) -> (ExitStatus, String) {
+    pub async fn refuse(mut self) -> (ExitStatus, String) {
         let directory = tempfile::tempdir().expect("there is a temporary directory");
+        self.choose_stores().await;
         let log = Log::default();
         let heard = log.clone();
         // Dropped with the thread that hears, at the end of what the program says.
@@ -141,6 +153,16 @@ impl Setup {
         // Nothing is ever sent: the error is the end.
         let _ = within(PATIENCE, "the end of the log", heard_all).await;
         (status, log.text())
+    }
+
+    async fn choose_stores(&mut self) {
+        if self.stores.is_none() {
+            self.stores = Some(Stores::fresh().await);
+        }
+    }
+
+    fn chosen_stores(&self) -> &Stores {
+        self.stores.as_ref().expect("chosen before it is started")
     }
 }
 
@@ -186,6 +208,20 @@ impl TestServer {
     /// Where its data lies.
     pub fn data(&self) -> PathBuf {
         data_directory(&self.setup, self.directory.path())
+    }
+
+    /// Everything in its stores that holds bytes, published or not.
+    pub fn blobs(&self) -> Vec<PathBuf> {
+        self.setup.chosen_stores().blobs(&self.data())
+    }
+
+    /// Loses everything it ever kept; it must have ended.
+    pub async fn wipe(&mut self) {
+        let over = self.child.try_wait().expect("our own child can be asked");
+        assert!(over.is_some(), "wipe() comes after kill() or ended()");
+        let (stores, data) = (self.setup.chosen_stores().clone(), self.data());
+        let wipe = tokio::task::spawn_blocking(move || stores.wipe(&data));
+        wipe.await.expect("everything can be lost");
     }
 
     /// Opens a connection.
@@ -354,10 +390,8 @@ fn spawn(
     command
         // Settings of whoever runs the tests are not settings of the test.
         .env_clear()
-        .envs(
-            std::env::vars_os()
-                .filter(|(name, _)| !name.to_string_lossy().starts_with("LONGHAUL_")),
-        )
+        .envs(std::env::vars_os().filter(|(name, _)| !is_meant_for_others(name)))
+        .envs(setup.chosen_stores().environment())
         .arg("serve")
         .args(["--listen", setup.listen.as_deref().unwrap_or(listen)])
         .args(["--admin", setup.admin.as_deref().unwrap_or("127.0.0.1:0")])

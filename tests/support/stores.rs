@@ -1,0 +1,245 @@
+//! What servers keep things in: the combination of stores that a run of the tests is about.
+//!
+//! `LONGHAUL_TEST_METADATA` is `sqlite` (as it is if nothing is said) or `postgres`, and `LONGHAUL_TEST_BLOBS` is `fs` or `s3`.
+//! PostgreSQL and the S3 server are real: the first test that needs one starts it for its program. Every server under test has a
+//! database and a bucket of its own there, unless it is a node beside others.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use self::postgres_server::postgres_server;
+use self::s3_server::s3_server;
+
+#[path = "../../server/metadata/tests/cluster/server.rs"]
+mod postgres_server;
+#[path = "../../server/blobs/tests/s3_server/mod.rs"]
+mod s3_server;
+
+/// Where facts are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Metadata {
+    /// In a file of the data directory.
+    Sqlite,
+    /// In a PostgreSQL server.
+    Postgres,
+}
+
+/// Where bytes are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blobs {
+    /// In the data directory.
+    Fs,
+    /// In an S3 server.
+    S3,
+}
+
+impl Metadata {
+    /// What this run is about.
+    pub fn of_this_run() -> Self {
+        choice(
+            "LONGHAUL_TEST_METADATA",
+            [("sqlite", Self::Sqlite), ("postgres", Self::Postgres)],
+        )
+    }
+}
+
+impl Blobs {
+    /// What this run is about.
+    pub fn of_this_run() -> Self {
+        choice("LONGHAUL_TEST_BLOBS", [("fs", Self::Fs), ("s3", Self::S3)])
+    }
+}
+
+/// What `variable` names; the first where it says nothing.
+fn choice<T: Copy>(variable: &str, choices: [(&str, T); 2]) -> T {
+    let Some(said) = std::env::var_os(variable) else {
+        return choices[0].1;
+    };
+    let chosen = choices.iter().find(|(name, _)| said == *name);
+    let Some((_, chosen)) = chosen else {
+        let [(one, _), (other, _)] = choices;
+        panic!("{variable} is {one} or {other}, not {said:?}");
+    };
+    *chosen
+}
+
+/// The stores of one server, or of several that are one service; what is in them goes with the last of them.
+#[derive(Debug, Clone)]
+pub struct Stores {
+    database: Option<Arc<Database>>,
+    bucket: Option<Arc<Bucket>>,
+}
+
+impl Stores {
+    /// New and empty ones, of the kinds that this run is about.
+    pub async fn fresh() -> Self {
+        Self::new(Metadata::of_this_run(), Blobs::of_this_run()).await
+    }
+
+    /// New and empty ones that any number of servers may have together.
+    pub async fn for_nodes() -> Self {
+        Self::new(Metadata::Postgres, Blobs::S3).await
+    }
+
+    /// New and empty ones of these kinds.
+    pub async fn new(metadata: Metadata, blobs: Blobs) -> Self {
+        // The first one waits for a server to start.
+        let made = tokio::task::spawn_blocking(move || Self {
+            database: (metadata == Metadata::Postgres).then(|| Arc::new(Database::fresh())),
+            bucket: (blobs == Blobs::S3).then(|| Arc::new(Bucket::fresh())),
+        });
+        made.await.expect("nothing stops it")
+    }
+
+    /// Environment variables that tell the program where they are.
+    pub(crate) fn environment(&self) -> Vec<(&'static str, String)> {
+        let database = self.database.iter().flat_map(|database| {
+            [
+                ("LONGHAUL_METADATA__TYPE", "postgres".to_owned()),
+                ("LONGHAUL_METADATA__URL", database.url()),
+            ]
+        });
+        let bucket = self.bucket.iter().flat_map(|bucket| {
+            [
+                ("LONGHAUL_BLOBS__TYPE", "s3".to_owned()),
+                ("LONGHAUL_BLOBS__BUCKET", bucket.name.clone()),
+                ("LONGHAUL_BLOBS__PREFIX", bucket.prefix.to_owned()),
+                (
+                    "LONGHAUL_BLOBS__ENDPOINT",
+                    s3_server().endpoint().to_owned(),
+                ),
+                ("LONGHAUL_BLOBS__REGION", s3_server::REGION.to_owned()),
+                ("LONGHAUL_BLOBS__PATH_STYLE", "true".to_owned()),
+                ("AWS_ACCESS_KEY_ID", s3_server::ACCESS_KEY.to_owned()),
+                ("AWS_SECRET_ACCESS_KEY", s3_server::SECRET_KEY.to_owned()),
+            ]
+        });
+        database.chain(bucket).collect()
+    }
+
+    /// Everything that holds bytes, published or not, and what the S3 server notes beside; `data` is the server's directory.
+    pub(crate) fn blobs(&self, data: &Path) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut directories = vec![match &self.bucket {
+            Some(bucket) => bucket.directory(),
+            None => data.join("blobs"),
+        }];
+        while let Some(directory) = directories.pop() {
+            // A directory may go while it is looked at.
+            let entries = directory.read_dir().into_iter().flatten().flatten();
+            for entry in entries {
+                match entry.file_type() {
+                    Ok(kind) if kind.is_dir() => directories.push(entry.path()),
+                    _ => found.push(entry.path()),
+                }
+            }
+        }
+        found.sort();
+        found
+    }
+
+    /// Loses everything, as a disk does that is replaced. No server may be running on them; `data` is its directory.
+    pub(crate) fn wipe(&self, data: &Path) {
+        if let Some(database) = &self.database {
+            database.remove().expect("the database is there");
+            database.create();
+        }
+        if let Some(bucket) = &self.bucket {
+            std::fs::remove_dir_all(bucket.directory()).expect("it is there");
+            std::fs::create_dir(bucket.directory()).expect("it is not there");
+        }
+        if data.exists() {
+            std::fs::remove_dir_all(data).expect("nobody works there");
+        }
+    }
+}
+
+/// A database in the PostgreSQL server of this program.
+#[derive(Debug)]
+struct Database {
+    name: String,
+}
+
+impl Database {
+    fn fresh() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let database = Self {
+            name: format!("server_{count}"),
+        };
+        database.create();
+        database
+    }
+
+    fn url(&self) -> String {
+        postgres_server().url(&self.name)
+    }
+
+    fn create(&self) {
+        psql(&format!("create database {}", self.name)).expect("there is room for a database");
+    }
+
+    fn remove(&self) -> Result<(), String> {
+        psql(&format!("drop database {} with (force)", self.name))
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        // Only to spare the disk until the server goes, with all of them.
+        let _ = self.remove();
+    }
+}
+
+/// Has the server do one statement; what it complains about.
+fn psql(statement: &str) -> Result<(), String> {
+    let output = Command::new(postgres_server::programs().join("psql"))
+        .args(["--no-psqlrc", "--quiet", "--dbname"])
+        .arg(postgres_server().url("postgres"))
+        .args(["--command", statement])
+        .output()
+        .map_err(|error| error.to_string())?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+    }
+}
+
+/// A bucket in the S3 server of this program.
+#[derive(Debug)]
+struct Bucket {
+    name: String,
+    prefix: &'static str,
+}
+
+impl Bucket {
+    fn fresh() -> Self {
+        Self {
+            name: s3_server().fresh_bucket(),
+            // Not at the top, as in a bucket that others use too.
+            prefix: "some/prefix/",
+        }
+    }
+
+    fn directory(&self) -> PathBuf {
+        s3_server().buckets.join(&self.name)
+    }
+}
+
+impl Drop for Bucket {
+    fn drop(&mut self) {
+        // Only to spare the disk until the server goes, with all of them.
+        let _ = std::fs::remove_dir_all(self.directory());
+    }
+}
+
+/// The variables of whoever runs the tests that are not for a server under test.
+pub(crate) fn is_meant_for_others(variable: &OsString) -> bool {
+    let variable = variable.to_string_lossy();
+    ["LONGHAUL_", "AWS_", "PG"]
+        .iter()
+        .any(|prefix| variable.starts_with(prefix))
+}
