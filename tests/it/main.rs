@@ -9,6 +9,7 @@ mod admin;
 mod architecture;
 mod bad_input;
 mod conformance;
+mod copying;
 mod crash;
 mod dialect;
 mod downloads;

@@ -120,6 +120,28 @@ impl Stores {
         database.chain(bucket).collect()
     }
 
+    /// The same as configuration, but for the credentials, which are [`Stores::credentials`].
+    pub fn config(&self) -> String {
+        let settings = self.environment().into_iter().filter_map(|(name, value)| {
+            let setting = name.strip_prefix("LONGHAUL_")?;
+            let setting = setting.to_ascii_lowercase().replace("__", ".");
+            // The one setting that is no text.
+            let value = match value.as_str() {
+                "true" => value,
+                _ => format!("{value:?}"),
+            };
+            Some(format!("{setting} = {value}\n"))
+        });
+        settings.collect()
+    }
+
+    /// Environment variables that open them.
+    pub fn credentials(&self) -> Vec<(&'static str, String)> {
+        let mut variables = self.environment();
+        variables.retain(|(name, _)| name.starts_with("AWS_"));
+        variables
+    }
+
     /// Everything that holds bytes, published or not, and what the S3 server notes beside; `data` is the server's directory.
     pub(crate) fn blobs(&self, data: &Path) -> Vec<PathBuf> {
         let mut found = Vec::new();
