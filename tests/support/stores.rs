@@ -4,6 +4,7 @@
 //! PostgreSQL and the S3 server are real: the first test that needs one starts it for its program. Every server under test has a
 //! database and a bucket of its own there, unless it is a node beside others.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -140,6 +141,40 @@ impl Stores {
         let mut variables = self.environment();
         variables.retain(|(name, _)| name.starts_with("AWS_"));
         variables
+    }
+
+    /// The bucket.
+    ///
+    /// # Panics
+    /// Bytes are in a directory.
+    pub fn bucket(&self) -> &str {
+        let bucket = self.bucket.as_ref().expect("bytes are in S3");
+        &bucket.name
+    }
+
+    /// The S3 server's URL.
+    pub fn endpoint(&self) -> &'static str {
+        s3_server().endpoint()
+    }
+
+    /// The S3 server's region.
+    pub fn region(&self) -> &'static str {
+        s3_server::REGION
+    }
+
+    /// How often the S3 server was asked for what so far, by the name of the operation.
+    pub fn requests(&self) -> BTreeMap<String, u64> {
+        let log = s3_server().buckets.with_file_name("requests");
+        let log = std::fs::read_to_string(log).expect("the S3 server writes it");
+        let mut requests = BTreeMap::new();
+        // A line is one of S3's server access logs: the operation is the word after the request's own name.
+        for line in log.lines() {
+            let operation = line.split(' ').find_map(|word| word.strip_prefix("s3_"));
+            if let Some(operation) = operation {
+                *requests.entry(operation.to_owned()).or_default() += 1;
+            }
+        }
+        requests
     }
 
     /// Everything that holds bytes, published or not, and what the S3 server notes beside; `data` is the server's directory.
