@@ -406,7 +406,20 @@ mod tests {
             message("[admin]\nlisten = '9090'", &[]),
             "the setting `admin.listen` (in longhaul.toml) does not fit: expected an address and port, such as 127.0.0.1:9090, or `off`"
         );
+        assert_eq!(
+            message("[http]\ninterim_untrusted_proxies = ['nginx']", &[]),
+            "the setting `http.interim_untrusted_proxies` (in longhaul.toml) does not fit: `nginx` is neither an address nor a network such as 10.0.0.0/8"
+        );
         assert!(message("listen = ", &[]).ends_with("is not valid TOML"));
+    }
+
+    #[test]
+    fn proxies_are_addresses_or_networks() {
+        let file = "[http]\ninterim_untrusted_proxies = ['10.0.0.5', '10.1.0.0/16', '::1']";
+        let config = load(file, &[], Flags::default()).unwrap();
+        let read: Vec<_> = config.http.interim_untrusted_proxies;
+        let read: Vec<_> = read.iter().map(ToString::to_string).collect();
+        assert_eq!(read, ["10.0.0.5/32", "10.1.0.0/16", "::1/128"]);
     }
 
     #[test]
