@@ -162,21 +162,6 @@ impl Stores {
         found.sort();
         found
     }
-
-    /// Loses everything, as a disk does that is replaced. No server may be running on them; `data` is its directory.
-    pub(crate) fn wipe(&self, data: &Path) {
-        if let Some(database) = &self.database {
-            database.remove().expect("the database is there");
-            database.create();
-        }
-        if let Some(bucket) = &self.bucket {
-            std::fs::remove_dir_all(bucket.directory()).expect("it is there");
-            std::fs::create_dir(bucket.directory()).expect("it is not there");
-        }
-        if data.exists() {
-            std::fs::remove_dir_all(data).expect("nobody works there");
-        }
-    }
 }
 
 /// A database in the PostgreSQL server of this program.
@@ -189,30 +174,20 @@ impl Database {
     fn fresh() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let database = Self {
-            name: format!("server_{count}"),
-        };
-        database.create();
-        database
+        let name = format!("server_{count}");
+        psql(&format!("create database {name}")).expect("there is room for a database");
+        Self { name }
     }
 
     fn url(&self) -> String {
         postgres_server().url(&self.name)
-    }
-
-    fn create(&self) {
-        psql(&format!("create database {}", self.name)).expect("there is room for a database");
-    }
-
-    fn remove(&self) -> Result<(), String> {
-        psql(&format!("drop database {} with (force)", self.name))
     }
 }
 
 impl Drop for Database {
     fn drop(&mut self) {
         // Only to spare the disk until the server goes, with all of them.
-        let _ = self.remove();
+        let _ = psql(&format!("drop database {} with (force)", self.name));
     }
 }
 
