@@ -6,7 +6,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -203,6 +203,38 @@ fn psql(statement: &str) -> Result<(), String> {
         true => Ok(()),
         false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
     }
+}
+
+/// How a PostgreSQL server is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopMode {
+    /// It ends transactions and connections, and then itself.
+    Fast,
+    /// It is gone at once, as in a crash, and recovers when it starts.
+    Immediate,
+}
+
+/// Restarts the PostgreSQL server of this program, for all that use it; returns once it accepts connections again.
+pub async fn restart_postgres(mode: StopMode) {
+    let mode = match mode {
+        StopMode::Fast => "fast",
+        StopMode::Immediate => "immediate",
+    };
+    let restart = move || {
+        let directory = &postgres_server().directory;
+        let pg_ctl = postgres_server::programs().join("pg_ctl");
+        let mut command = postgres_server::User::of_server().command(&pg_ctl, directory);
+        command
+            .args(["restart", "--wait", "--mode", mode, "--pgdata"])
+            .arg(directory.join("data"))
+            .arg("--log")
+            .arg(directory.join("log"))
+            .stdout(Stdio::null())
+            .status()
+    };
+    let restarted = tokio::task::spawn_blocking(restart).await;
+    let status = restarted.expect("nothing stops it");
+    assert!(status.expect("it can be started").success(), "{mode}");
 }
 
 /// A bucket in the S3 server of this program.
