@@ -198,13 +198,13 @@ async fn many_that_compete_on_all_nodes_leave_the_content_exact() {
     }
 }
 
-/// How long a stopped node stays stopped, beyond what the story needs. `LONGHAUL_STOPPED_SECONDS` sets it for a longer run.
+/// How long a stopped node stays stopped, beyond what the story needs. `TESTS_STOPPED_SECONDS` sets it for a longer run.
 fn stopped_for() -> Duration {
-    let seconds = std::env::var_os("LONGHAUL_STOPPED_SECONDS").map_or(0, |seconds| {
+    let seconds = std::env::var_os("TESTS_STOPPED_SECONDS").map_or(0, |seconds| {
         seconds
             .to_str()
             .and_then(|seconds| seconds.parse().ok())
-            .expect("LONGHAUL_STOPPED_SECONDS is a number")
+            .expect("TESTS_STOPPED_SECONDS is a number")
     });
     Duration::from_secs(seconds)
 }

@@ -1,6 +1,6 @@
 //! What servers keep things in: the combination of stores that a run of the tests is about.
 //!
-//! `LONGHAUL_TEST_METADATA` is `sqlite` (as it is if nothing is said) or `postgres`, and `LONGHAUL_TEST_BLOBS` is `fs` or `s3`.
+//! `TESTS_METADATA` is `sqlite` (as it is if nothing is said) or `postgres`, and `TESTS_BLOBS` is `fs` or `s3`.
 //! PostgreSQL and the S3 server are real: the first test that needs one starts it for its program. Every server under test has a
 //! database and a bucket of its own there, unless it is a node beside others.
 
@@ -40,7 +40,7 @@ impl Metadata {
     /// What this run is about.
     pub fn of_this_run() -> Self {
         choice(
-            "LONGHAUL_TEST_METADATA",
+            "TESTS_METADATA",
             [("sqlite", Self::Sqlite), ("postgres", Self::Postgres)],
         )
     }
@@ -49,7 +49,7 @@ impl Metadata {
 impl Blobs {
     /// What this run is about.
     pub fn of_this_run() -> Self {
-        choice("LONGHAUL_TEST_BLOBS", [("fs", Self::Fs), ("s3", Self::S3)])
+        choice("TESTS_BLOBS", [("fs", Self::Fs), ("s3", Self::S3)])
     }
 }
 
