@@ -17,6 +17,7 @@ mod downloads;
 mod full_disk;
 mod limits;
 mod newest_wins;
+mod nodes;
 mod pack_archives;
 mod pack_archives_large;
 mod pack_client;

@@ -215,15 +215,6 @@ impl TestServer {
         self.setup.chosen_stores().blobs(&self.data())
     }
 
-    /// Loses everything it ever kept; it must have ended.
-    pub async fn wipe(&mut self) {
-        let over = self.child.try_wait().expect("our own child can be asked");
-        assert!(over.is_some(), "wipe() comes after kill() or ended()");
-        let (stores, data) = (self.setup.chosen_stores().clone(), self.data());
-        let wipe = tokio::task::spawn_blocking(move || stores.wipe(&data));
-        wipe.await.expect("everything can be lost");
-    }
-
     /// Opens a connection.
     pub async fn client(&self, version: Version) -> Client {
         match &self.authority {
