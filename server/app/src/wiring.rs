@@ -8,7 +8,7 @@ use domain::access::Gate;
 use domain::cleanup::Janitor;
 use domain::clock::SystemClock;
 use domain::ids::SystemRandomness;
-use domain::{BlobStore, Clock, Files, Health, MetadataStore, Packs, Uploads};
+use domain::{BlobStore, Clock, Files, Health, MetadataStore, Outbox, Packs, Uploads};
 use ed25519_dalek::SigningKey;
 use ed25519_dalek::pkcs8::DecodePrivateKey as _;
 use edge::routes::admin::Admin;
@@ -58,11 +58,13 @@ impl Server {
                 .as_deref()
                 .map(read_signing_key)
                 .transpose()?,
+            Outbox::silent(),
         );
         let uploads = Uploads::new(
             Arc::clone(&blobs),
             Arc::clone(&metadata),
             packs.clone(),
+            Outbox::silent(),
             Arc::clone(&clock),
             Arc::new(SystemRandomness),
             config.uploads.clone(),

@@ -31,7 +31,7 @@ use crate::ingest::Stops;
 use crate::metadata_store::{Guarded, MetadataError};
 use crate::told::Told;
 use crate::upload::{Completed, Gone, Product, Target, Upload, UploadState};
-use crate::{Authorized, BlobStore, Clock, Error, MetadataStore, Packs, UploadId};
+use crate::{Authorized, BlobStore, Clock, Error, MetadataStore, Outbox, Packs, UploadId};
 
 pub use crate::ingest::{BodyFault, BodyPart, UploadBody};
 
@@ -183,6 +183,7 @@ struct Shared {
     blobs: Arc<dyn BlobStore>,
     metadata: Arc<dyn MetadataStore>,
     packs: Packs,
+    outbox: Outbox,
     clock: Arc<dyn Clock>,
     randomness: Arc<dyn Randomness>,
     config: Config,
@@ -194,11 +195,12 @@ struct Shared {
 }
 
 impl Uploads {
-    /// Uploads that are kept in these stores; archives go to `packs`.
+    /// Uploads that are kept in these stores; archives go to `packs`, and `outbox` makes the events that tell of files.
     pub fn new(
         blobs: Arc<dyn BlobStore>,
         metadata: Arc<dyn MetadataStore>,
         packs: Packs,
+        outbox: Outbox,
         clock: Arc<dyn Clock>,
         randomness: Arc<dyn Randomness>,
         config: Config,
@@ -208,6 +210,7 @@ impl Uploads {
                 blobs,
                 metadata,
                 packs,
+                outbox,
                 clock,
                 randomness,
                 holders: Arc::default(),

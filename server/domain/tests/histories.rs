@@ -20,7 +20,8 @@ use domain::uploads::{
     self, Addition, BodyFault, BodyPart, Creation, Outcome, ProgressSink, UploadBody,
 };
 use domain::{
-    Authorized, BlobStore, Clock, Error, Files, MetadataStore, Packs, UploadId, Uploads, packs,
+    Authorized, BlobStore, Clock, Error, Files, MetadataStore, Outbox, Packs, UploadId, Uploads,
+    packs,
 };
 use futures::{StreamExt as _, stream};
 use proptest::prelude::*;
@@ -361,11 +362,13 @@ impl World {
             Arc::new(SystemRandomness),
             packs::Config::default(),
             None,
+            Outbox::silent(),
         );
         Uploads::new(
             Arc::new(blobs.clone()) as Arc<dyn BlobStore>,
             Arc::clone(metadata) as Arc<dyn MetadataStore>,
             packs,
+            Outbox::silent(),
             Arc::clone(clock) as Arc<dyn Clock>,
             Arc::new(SystemRandomness),
             uploads::Config {

@@ -20,7 +20,8 @@ use domain::uploads::{
     self, Addition, BodyFault, BodyPart, Creation, Failure, Outcome, ProgressSink, UploadBody,
 };
 use domain::{
-    Authorized, BlobStore, Clock, Error, Files, MetadataStore, Packs, UploadId, Uploads, packs,
+    Authorized, BlobStore, Clock, Error, Files, MetadataStore, Outbox, Packs, UploadId, Uploads,
+    packs,
 };
 use futures::channel::mpsc;
 use futures::{StreamExt as _, stream};
@@ -58,11 +59,13 @@ impl World {
             Arc::new(SystemRandomness),
             packs::Config::default(),
             None,
+            Outbox::silent(),
         );
         let uploads = Uploads::new(
             Arc::clone(&blobs) as Arc<dyn BlobStore>,
             Arc::clone(&metadata) as Arc<dyn MetadataStore>,
             packs,
+            Outbox::silent(),
             Arc::clone(&clock) as Arc<dyn Clock>,
             Arc::new(SystemRandomness),
             uploads::Config {

@@ -1,6 +1,7 @@
 //! SQLite: one file, one writer with group commit, a few readers, and the file rows in memory.
 
 mod commands;
+mod events;
 mod pack_commands;
 mod pack_lists;
 mod packs;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use domain::events::Event;
 use domain::files::{File, WriteCondition};
 use domain::metadata_store::{
     Deleted, Guarded, Inserted, Lease, MetadataError, MetadataStore, Written,
@@ -141,11 +143,13 @@ impl MetadataStore for SqliteStore {
         upload: &Upload,
         completed: &Completed,
         expires_at: Timestamp,
+        event: Option<&Event>,
     ) -> Result<Written, MetadataError> {
         let command = CompleteUpload {
             upload: upload.clone(),
             completed: completed.clone(),
             expires_at,
+            event: event.cloned(),
         };
         self.writer.run(command).await
     }
@@ -221,10 +225,12 @@ impl MetadataStore for SqliteStore {
         &self,
         file: &File,
         condition: &WriteCondition,
+        event: Option<&Event>,
     ) -> Result<Written, MetadataError> {
         let command = PutFile {
             file: file.clone(),
             condition: condition.clone(),
+            event: event.cloned(),
         };
         self.writer.run(command).await
     }
@@ -453,7 +459,7 @@ mod tests {
     use super::*;
 
     /// Tables that grow.
-    const TABLES: [&str; 10] = [
+    const TABLES: [&str; 11] = [
         "uploads",
         "files",
         "blobs",
@@ -464,6 +470,7 @@ mod tests {
         "draft_blobs",
         "contents",
         "needs",
+        "events",
     ];
 
     /// How the engine goes about statements.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::faulty_store::Fault;
+use crate::events::Event;
 use crate::files::{File, WriteCondition};
 use crate::metadata_store::{
     Deleted, Guarded, Inserted, Lease, MetadataError, MetadataStore, Written,
@@ -168,8 +169,11 @@ impl MetadataStore for FaultyMetadataStore {
         upload: &Upload,
         completed: &Completed,
         expires_at: Timestamp,
+        event: Option<&Event>,
     ) -> Result<Written, MetadataError> {
-        let work = self.inner.complete_upload(upload, completed, expires_at);
+        let work = self
+            .inner
+            .complete_upload(upload, completed, expires_at, event);
         self.run(Operation::CompleteUpload, work).await
     }
 
@@ -222,8 +226,9 @@ impl MetadataStore for FaultyMetadataStore {
         &self,
         file: &File,
         condition: &WriteCondition,
+        event: Option<&Event>,
     ) -> Result<Written, MetadataError> {
-        let work = self.inner.put_file(file, condition);
+        let work = self.inner.put_file(file, condition, event);
         self.run(Operation::PutFile, work).await
     }
 

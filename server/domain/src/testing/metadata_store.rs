@@ -187,7 +187,7 @@ async fn claimed(store: &dyn MetadataStore, upload: &Upload) -> Upload {
 }
 
 async fn put(store: &dyn MetadataStore, file: &File) -> Written {
-    store.put_file(file, &ALWAYS).await.unwrap()
+    store.put_file(file, &ALWAYS, None).await.unwrap()
 }
 
 async fn is_known(store: &dyn MetadataStore, key: &BlobKey) -> bool {
@@ -256,7 +256,7 @@ pub async fn an_unknown_upload_is_none(store: &dyn MetadataStore) {
         .await;
     assert_eq!(ended.unwrap(), Guarded::Fenced);
     let written = store
-        .complete_upload(&upload, &completed("x", at(1)), at(9))
+        .complete_upload(&upload, &completed("x", at(1)), at(9), None)
         .await;
     assert_eq!(written.unwrap(), Written::Fenced);
     assert_eq!(store.file(upload.path().unwrap()).await.unwrap(), None);
@@ -350,7 +350,7 @@ pub async fn an_idempotency_key_finds_a_completed_upload(store: &dyn MetadataSto
     assert_eq!(again, Inserted::New);
     let whole = claimed(store, &with_key(None, "whole")).await;
     let written = store
-        .complete_upload(&whole, &completed("x", at(1)), at(9))
+        .complete_upload(&whole, &completed("x", at(1)), at(9), None)
         .await;
     written.unwrap();
     let again = store.insert_upload(&with_key(None, "whole")).await.unwrap();
@@ -420,7 +420,7 @@ pub async fn only_the_last_holder_may_change_an_upload(store: &dyn MetadataStore
         .await;
     assert_eq!(recorded.unwrap(), Guarded::Fenced);
     let written = store
-        .complete_upload(&old, &completed("old", at(1)), at(9))
+        .complete_upload(&old, &completed("old", at(1)), at(9), None)
         .await;
     assert_eq!(written.unwrap(), Written::Fenced);
     let ended = store
@@ -506,7 +506,9 @@ pub async fn completing_publishes_the_file(store: &dyn MetadataStore) {
     upload.plan.description.filename = Some("b.txt".to_owned());
     let upload = claimed(store, &upload).await;
     let completed = completed("hello", at(1));
-    let written = store.complete_upload(&upload, &completed, at(9)).await;
+    let written = store
+        .complete_upload(&upload, &completed, at(9), None)
+        .await;
     assert_eq!(written.unwrap(), Written::Created);
     let file = store.file(upload.path().unwrap()).await.unwrap();
     assert_eq!(file, upload.file(&completed));
@@ -518,7 +520,9 @@ pub async fn completing_publishes_the_file(store: &dyn MetadataStore) {
 pub async fn a_completed_upload_stays_readable(store: &dyn MetadataStore) {
     let upload = claimed(store, &upload("a")).await;
     let completed = completed("hello", at(1));
-    let written = store.complete_upload(&upload, &completed, at(9)).await;
+    let written = store
+        .complete_upload(&upload, &completed, at(9), None)
+        .await;
     written.unwrap();
     let expected = Upload {
         expires_at: at(9),
@@ -534,7 +538,9 @@ pub async fn a_completed_upload_stays_readable(store: &dyn MetadataStore) {
         .record_progress(&upload.id, upload.epoch, &progress(9, None), at(99))
         .await;
     assert_eq!(recorded.unwrap(), Guarded::Fenced);
-    let written = store.complete_upload(&upload, &completed, at(99)).await;
+    let written = store
+        .complete_upload(&upload, &completed, at(99), None)
+        .await;
     assert_eq!(written.unwrap(), Written::Fenced);
     let ended = store
         .end_upload(&upload.id, None, Gone::Cancelled, at(99))
@@ -555,7 +561,9 @@ pub async fn completing_replaces_a_file(store: &dyn MetadataStore) {
     put(store, &old).await;
     let upload = claimed(store, &upload("a")).await;
     let completed = completed("new", at(1));
-    let written = store.complete_upload(&upload, &completed, at(9)).await;
+    let written = store
+        .complete_upload(&upload, &completed, at(9), None)
+        .await;
     assert_eq!(written.unwrap(), Written::Replaced);
     let read = store.upload(&upload.id).await.unwrap().unwrap();
     assert_eq!(
@@ -582,12 +590,16 @@ pub async fn completing_keeps_the_condition(store: &dyn MetadataStore) {
     let updating = claimed(store, &updating).await;
 
     let completed = completed("new", at(1));
-    let written = store.complete_upload(&creating, &completed, at(9)).await;
+    let written = store
+        .complete_upload(&creating, &completed, at(9), None)
+        .await;
     assert_eq!(
         written.unwrap(),
         Written::ConditionFailed(Some(Box::new(current.clone())))
     );
-    let written = store.complete_upload(&updating, &completed, at(9)).await;
+    let written = store
+        .complete_upload(&updating, &completed, at(9), None)
+        .await;
     assert_eq!(written.unwrap(), Written::ConditionFailed(None));
     for upload in [&creating, &updating] {
         let read = store.upload(&upload.id).await.unwrap();
@@ -599,7 +611,9 @@ pub async fn completing_keeps_the_condition(store: &dyn MetadataStore) {
 
     let deleted = store.delete_file(&current.path, &ALWAYS, at(2)).await;
     deleted.unwrap();
-    let written = store.complete_upload(&creating, &completed, at(9)).await;
+    let written = store
+        .complete_upload(&creating, &completed, at(9), None)
+        .await;
     assert_eq!(written.unwrap(), Written::Created);
 }
 
@@ -611,7 +625,7 @@ pub async fn a_fenced_holder_learns_nothing_of_the_file(store: &dyn MetadataStor
     let old = claimed(store, &upload).await;
     store.claim_upload(&old.id).await.unwrap();
     let written = store
-        .complete_upload(&old, &completed("new", at(1)), at(9))
+        .complete_upload(&old, &completed("new", at(1)), at(9), None)
         .await;
     assert_eq!(written.unwrap(), Written::Fenced);
 }
@@ -646,7 +660,7 @@ pub async fn an_ended_upload_is_gone(store: &dyn MetadataStore) {
             .await;
         assert_eq!(ended.unwrap(), Guarded::Fenced);
         let written = store
-            .complete_upload(&upload, &completed("x", at(1)), at(99))
+            .complete_upload(&upload, &completed("x", at(1)), at(99), None)
             .await;
         assert_eq!(written.unwrap(), Written::Fenced);
     }
@@ -774,7 +788,7 @@ pub async fn old_uploads_are_forgotten(store: &dyn MetadataStore) {
     ended.unwrap();
     let whole = claimed(store, &upload("c")).await;
     let written = store
-        .complete_upload(&whole, &completed("c", at(1)), at(20))
+        .complete_upload(&whole, &completed("c", at(1)), at(20), None)
         .await;
     written.unwrap();
     let later = claimed(store, &upload("d")).await;
@@ -815,7 +829,7 @@ pub async fn a_condition_decides_on_writing(store: &dyn MetadataStore) {
     let one = file("a", "one", at(1));
     let two = file("a", "two", at(2));
     let three = file("a", "three", at(3));
-    let write = async |file, condition| store.put_file(file, &condition).await.unwrap();
+    let write = async |file, condition| store.put_file(file, &condition, None).await.unwrap();
     assert_eq!(
         write(&one, if_match("*".to_owned())).await,
         Written::ConditionFailed(None)
@@ -859,7 +873,12 @@ pub async fn a_condition_decides_on_deleting(store: &dyn MetadataStore) {
 pub async fn one_of_many_creators_wins(store: &dyn MetadataStore) {
     let files: Vec<File> = (0..32).map(|n| file("a", &n.to_string(), START)).collect();
     let condition = if_absent();
-    let written = join_all(files.iter().map(|file| store.put_file(file, &condition))).await;
+    let written = join_all(
+        files
+            .iter()
+            .map(|file| store.put_file(file, &condition, None)),
+    )
+    .await;
     let mut winners = Vec::new();
     for (written, file) in written.into_iter().zip(&files) {
         match written.unwrap() {
@@ -879,7 +898,7 @@ pub async fn a_file_is_as_last_written(store: &dyn MetadataStore) {
     let path = path("a");
     for round in 0..50 {
         let file = file("a", &round.to_string(), at(round));
-        let (written, ()) = futures::join!(store.put_file(&file, &ALWAYS), async {
+        let (written, ()) = futures::join!(store.put_file(&file, &ALWAYS, None), async {
             for read in join_all((0..8).map(|_| store.file(&path))).await {
                 let seen = read.unwrap();
                 assert!(seen.is_none_or(|seen| seen.modified_at >= at(round.saturating_sub(1))));
@@ -1058,7 +1077,7 @@ pub async fn a_doomed_blob_is_not_needed_again(store: &dyn MetadataStore) {
     put(store, &file).await;
     let deleted = store.delete_file(&file.path, &ALWAYS, at(1)).await;
     deleted.unwrap();
-    let written = store.put_file(&file, &ALWAYS).await;
+    let written = store.put_file(&file, &ALWAYS, None).await;
     assert!(
         matches!(written, Err(MetadataError::Failed { .. })),
         "{written:?}"
@@ -1082,7 +1101,7 @@ pub async fn a_blob_has_one_content(store: &dyn MetadataStore) {
         ..one.content.clone()
     };
     for file in [longer, other] {
-        assert!(store.put_file(&file, &ALWAYS).await.is_err());
+        assert!(store.put_file(&file, &ALWAYS, None).await.is_err());
         assert_eq!(store.file(&file.path).await.unwrap(), None);
     }
     assert_eq!(store.file(&one.path).await.unwrap(), Some(one));
@@ -1207,7 +1226,9 @@ pub async fn many_at_once_all_succeed(store: &dyn MetadataStore) {
             .await;
         assert_eq!(recorded.unwrap(), Guarded::Done);
         let completed = completed(&name, at(1));
-        let written = store.complete_upload(&upload, &completed, at(9)).await;
+        let written = store
+            .complete_upload(&upload, &completed, at(9), None)
+            .await;
         assert_eq!(written.unwrap(), Written::Created);
         upload.file(&completed).unwrap()
     });
