@@ -215,6 +215,24 @@ impl TestServer {
         self.setup.chosen_stores().blobs(&self.data())
     }
 
+    /// Takes away the place that its bytes are kept in, so that the blob store does not work.
+    pub fn take_blobs_away(&self) {
+        let (place, away) = self.place_of_blobs();
+        std::fs::rename(place, away).expect("it was there");
+    }
+
+    /// Gives back what was taken away.
+    pub fn give_blobs_back(&self) {
+        let (place, away) = self.place_of_blobs();
+        std::fs::rename(away, place).expect("it was taken away");
+    }
+
+    fn place_of_blobs(&self) -> (PathBuf, PathBuf) {
+        let place = self.setup.chosen_stores().blobs_directory(&self.data());
+        let away = place.with_extension("away");
+        (place, away)
+    }
+
     /// Opens a connection.
     pub async fn client(&self, version: Version) -> Client {
         match &self.authority {

@@ -177,13 +177,18 @@ impl Stores {
         requests
     }
 
+    /// Where bytes lie, whoever keeps them there.
+    pub(crate) fn blobs_directory(&self, data: &Path) -> PathBuf {
+        match &self.bucket {
+            Some(bucket) => bucket.directory(),
+            None => data.join("blobs"),
+        }
+    }
+
     /// Everything that holds bytes, published or not, and what the S3 server notes beside; `data` is the server's directory.
     pub(crate) fn blobs(&self, data: &Path) -> Vec<PathBuf> {
         let mut found = Vec::new();
-        let mut directories = vec![match &self.bucket {
-            Some(bucket) => bucket.directory(),
-            None => data.join("blobs"),
-        }];
+        let mut directories = vec![self.blobs_directory(data)];
         while let Some(directory) = directories.pop() {
             // A directory may go while it is looked at.
             let entries = directory.read_dir().into_iter().flatten().flatten();
