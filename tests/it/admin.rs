@@ -6,7 +6,10 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use tests::server::program;
-use tests::{Client, Content, PATIENCE, Request, Response, TestServer, Version, eventually};
+use tests::{
+    Blobs, Client, Content, Metadata, PATIENCE, Request, Response, Stores, TestServer, Version,
+    eventually,
+};
 
 use crate::dialect::Dialect;
 use crate::resume::begin;
@@ -53,7 +56,8 @@ async fn a_server_that_works_is_live_and_ready() {
 
 #[tokio::test]
 async fn a_store_that_does_not_work_makes_the_server_unready() {
-    let server = TestServer::start().await;
+    let stores = Stores::new(Metadata::Sqlite, Blobs::Fs).await;
+    let server = TestServer::setup().stores(&stores).start().await;
     let blobs = server.data().join("blobs");
     let away = server.data().join("away");
     std::fs::rename(&blobs, &away).unwrap();
