@@ -216,7 +216,7 @@ fn nginx(address: SocketAddr, nodes: [&TestServer; 2], directory: &Path) -> Comm
 }
 
 /// nginx's configuration with its addresses, and with temporary files that need no privilege.
-pub(super) fn nginx_file(address: SocketAddr, nodes: [SocketAddr; 2], directory: &Path) -> PathBuf {
+pub(crate) fn nginx_file(address: SocketAddr, nodes: [SocketAddr; 2], directory: &Path) -> PathBuf {
     let mut text = std::fs::read_to_string(Kind::Nginx.file()).unwrap();
     put(&mut text, "listen 80;", &format!("listen {address};"));
     for (name, node) in ["longhaul-1", "longhaul-2"].iter().zip(nodes) {
