@@ -3,10 +3,11 @@
 
 pub(crate) mod front;
 
-use std::path::Path;
-
 use tests::http1::head_of;
-use tests::{Client, Content, PATIENCE, Request, TestServer, Version, eventually, within};
+use tests::{
+    Blobs, Client, Content, Metadata, PATIENCE, Request, Stores, TestServer, Version, eventually,
+    within,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -19,26 +20,31 @@ const CONTENT: Content = Content::new(300, 9_000_000);
 /// What a client has sent when its connection is lost.
 const SENT: u64 = 6_000_000;
 
-/// The bytes of all files below a directory.
-fn stored(directory: &Path) -> u64 {
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    entries
-        .map(|entry| match entry.metadata() {
-            Ok(metadata) if metadata.is_dir() => stored(&entry.path()),
-            Ok(metadata) => metadata.len(),
-            // Renamed or removed meanwhile.
-            Err(_) => 0,
-        })
-        .sum()
+/// A server as it comes: what stands in front of it does not care where it keeps things.
+async fn node(config: &str) -> TestServer {
+    let stores = Stores::new(Metadata::Sqlite, Blobs::Fs).await;
+    TestServer::setup()
+        .stores(&stores)
+        .config(config)
+        .start()
+        .await
+}
+
+/// The bytes that a server has stored, of uploads that have not ended, too.
+fn stored(server: &TestServer) -> u64 {
+    let sizes = server.blobs().into_iter().map(|file| {
+        // A file may be renamed or removed while it is looked at.
+        file.metadata().map_or(0, |metadata| metadata.len())
+    });
+    sizes.sum()
 }
 
 /// Sends the first part of a body, of which nothing more comes, and sees most of it arrive at the server.
 async fn send_first_part(client: &mut Client, server: &TestServer) {
-    let blobs = server.data().join("blobs");
-    let before = stored(&blobs);
+    let before = stored(server);
     client.send(&CONTENT.slice(0..SENT)).await.unwrap();
     eventually("the server gets a body that has not ended", async || {
-        (stored(&blobs) - before >= SENT / 2).then_some(())
+        (stored(server) - before >= SENT / 2).then_some(())
     })
     .await;
 }
@@ -60,7 +66,7 @@ async fn resume(front: &Front, version: Version, upload: &str) {
 }
 
 async fn uploads_are_announced_and_resumed(test: &str, kind: Kind) {
-    let server = TestServer::start().await;
+    let server = node("").await;
     let Some(front) = Front::start(test, kind, [&server, &server]).await else {
         return;
     };
@@ -96,10 +102,7 @@ async fn envoy_relays_104_and_uploads_resume() {
 #[tokio::test]
 async fn through_nginx_uploads_resume_that_were_created_first() {
     let test = "through_nginx_uploads_resume_that_were_created_first";
-    let server = TestServer::setup()
-        .config("[http]\ninterim_untrusted_proxies = [\"127.0.0.1\"]")
-        .start()
-        .await;
+    let server = node("[http]\ninterim_untrusted_proxies = [\"127.0.0.1\"]").await;
     let nodes = [&server, &server];
     let front = Front::start(test, Kind::Nginx, nodes).await.unwrap();
     let (version, dialect) = (Version::Http1, Dialect::Interop6);
@@ -122,7 +125,7 @@ async fn through_nginx_uploads_resume_that_were_created_first() {
 #[tokio::test]
 async fn nginx_takes_104_for_the_final_answer() {
     let test = "nginx_takes_104_for_the_final_answer";
-    let server = TestServer::start().await;
+    let server = node("").await;
     let nodes = [&server, &server];
     let front = Front::start(test, Kind::Nginx, nodes).await.unwrap();
     let content = Content::new(302, 100_000);
@@ -149,10 +152,7 @@ async fn nginx_takes_104_for_the_final_answer() {
 }
 
 async fn downloads_resume(test: &str, kind: Kind) {
-    let server = TestServer::setup()
-        .config("[http]\ninterim = \"off\"")
-        .start()
-        .await;
+    let server = node("[http]\ninterim = \"off\"").await;
     let Some(front) = Front::start(test, kind, [&server, &server]).await else {
         return;
     };
@@ -215,13 +215,8 @@ async fn nginx_leaves_ranges_and_tags_alone() {
 
 /// A node is told to end: what runs on it runs on, and soon everything new goes to the other.
 async fn a_node_that_ends_is_left_out(test: &str, kind: Kind) {
-    let node = || async {
-        TestServer::setup()
-            .config("[http]\ndrain_delay = \"1h\"")
-            .start()
-            .await
-    };
-    let (ending, staying) = (node().await, node().await);
+    let config = "[http]\ndrain_delay = \"1h\"";
+    let (ending, staying) = (node(config).await, node(config).await);
     for (server, name) in [(&ending, "ending"), (&staying, "staying")] {
         let put = Request::put("/files/who").body(name);
         server.request(put).await.expect(201);
@@ -266,10 +261,7 @@ async fn a_node_that_ends_is_left_out(test: &str, kind: Kind) {
 #[tokio::test]
 async fn caddy_leaves_out_a_node_that_ends() {
     let test = "caddy_leaves_out_a_node_that_ends";
-    let server = TestServer::setup()
-        .config("[http]\ndrain_delay = \"1h\"")
-        .start()
-        .await;
+    let server = node("[http]\ndrain_delay = \"1h\"").await;
     let nodes = [&server, &server];
     let front = Front::start(test, Kind::Caddy, nodes).await.unwrap();
     server.terminate();

@@ -216,7 +216,7 @@ fn nginx(address: SocketAddr, nodes: [&TestServer; 2], directory: &Path) -> Comm
 }
 
 /// nginx's configuration with its addresses, and with temporary files that need no privilege.
-pub(super) fn nginx_file(address: SocketAddr, nodes: [SocketAddr; 2], directory: &Path) -> PathBuf {
+pub(crate) fn nginx_file(address: SocketAddr, nodes: [SocketAddr; 2], directory: &Path) -> PathBuf {
     let mut text = std::fs::read_to_string(Kind::Nginx.file()).unwrap();
     put(&mut text, "listen 80;", &format!("listen {address};"));
     for (name, node) in ["longhaul-1", "longhaul-2"].iter().zip(nodes) {
@@ -245,11 +245,11 @@ fn put(text: &mut String, old: &str, new: &str) {
 
 /// A program of Debian, which keeps some of them out of the path of ordinary users.
 pub(crate) fn program(name: &str) -> Command {
-    let path = std::env::var("PATH").unwrap_or_default();
-    let mut command = Command::new("env");
+    let mut path = std::env::var_os("PATH").unwrap_or_default();
+    path.push(":/usr/sbin");
+    let mut command = Command::new(name);
     command
-        .arg(format!("PATH={path}:/usr/sbin"))
-        .arg(name)
+        .env("PATH", path)
         // Settings of whoever runs the tests are not settings of the test.
         .env_remove("LONGHAUL_KEYS")
         .env_remove("LONGHAUL_PUBLISH");

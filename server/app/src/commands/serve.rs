@@ -89,9 +89,10 @@ pub async fn run(config: Config, passed: Vec<TcpListener>) -> anyhow::Result<()>
         () = stop.received() => anyhow::bail!("told to stop twice: stopped at once"),
     };
     janitor.await?;
-    server.metadata.close().await;
+    // Whatever is asked there may need the stores.
     over.cancel();
     admin.await??;
+    server.metadata.close().await;
     tracing::info!(connections_cut = drained.cut, "stopped");
     Ok(())
 }
