@@ -41,6 +41,11 @@ pub(super) const SOURCES: &[(&str, &str, &str)] = &[
     ("blobs", include_str!("../../../blobs/src/lib.rs"), "Config"),
     ("blobs", include_str!("../../../blobs/src/fs.rs"), "Config"),
     (
+        "blobs",
+        include_str!("../../../blobs/src/s3/config.rs"),
+        "Config",
+    ),
+    (
         "metadata",
         include_str!("../../../metadata/src/lib.rs"),
         "Config",
