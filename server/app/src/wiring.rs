@@ -8,7 +8,7 @@ use domain::access::Gate;
 use domain::cleanup::Janitor;
 use domain::clock::SystemClock;
 use domain::ids::SystemRandomness;
-use domain::{BlobStore, Clock, Files, Health, MetadataStore, Packs, Uploads};
+use domain::{BlobStore, Clock, Files, Health, Leases, MetadataStore, NodeId, Packs, Uploads};
 use ed25519_dalek::SigningKey;
 use ed25519_dalek::pkcs8::DecodePrivateKey as _;
 use edge::routes::admin::Admin;
@@ -27,6 +27,8 @@ pub struct Server {
     pub uploads: Uploads,
     /// Works beside the router.
     pub janitor: Janitor,
+    /// Says to other nodes that this one is alive, until the uploads are ended.
+    pub leases: Leases,
     /// Closed last.
     pub metadata: Arc<dyn MetadataStore>,
 }
@@ -46,6 +48,9 @@ impl Server {
             .context("failed to open the metadata store")?;
         let metadata: Arc<dyn MetadataStore> = stores.metadata;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let leases = Leases::new(Arc::clone(&metadata), NodeId::random(&SystemRandomness));
+        let present = leases.appear().await;
+        present.context("failed to make this node known to others")?;
         let packs = Packs::new(
             Arc::clone(&blobs),
             stores.packs,
@@ -65,6 +70,7 @@ impl Server {
             packs.clone(),
             Arc::clone(&clock),
             Arc::new(SystemRandomness),
+            leases.node(),
             config.uploads.clone(),
         );
         let janitor = Janitor::new(
@@ -100,6 +106,7 @@ impl Server {
             admin,
             uploads,
             janitor,
+            leases,
             metadata,
         })
     }

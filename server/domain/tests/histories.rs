@@ -20,7 +20,8 @@ use domain::uploads::{
     self, Addition, BodyFault, BodyPart, Creation, Outcome, ProgressSink, UploadBody,
 };
 use domain::{
-    Authorized, BlobStore, Clock, Error, Files, MetadataStore, Packs, UploadId, Uploads, packs,
+    Authorized, BlobStore, Clock, Error, Files, MetadataStore, NodeId, Packs, UploadId, Uploads,
+    packs,
 };
 use futures::{StreamExt as _, stream};
 use proptest::prelude::*;
@@ -368,6 +369,7 @@ impl World {
             packs,
             Arc::clone(clock) as Arc<dyn Clock>,
             Arc::new(SystemRandomness),
+            NodeId::random(&SystemRandomness),
             uploads::Config {
                 lifetime: LIFETIME,
                 ..uploads::Config::default()

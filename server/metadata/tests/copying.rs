@@ -9,6 +9,7 @@ mod cluster;
 
 use archive::{Deflated, PackName};
 use domain::files::{Description, WriteCondition};
+use domain::metadata_store::Hold;
 use domain::pack_store::{Place, Published, StoredContent};
 use domain::testing::metadata_store::{completed, file, progress, upload};
 use domain::testing::pack_store::{blob, draft, stored, version};
@@ -97,11 +98,17 @@ async fn record(stores: &Stores) -> Recorded {
     let mut uploads = Vec::new();
     for upload in [&full, &whole, &gone, &for_a_pack] {
         metadata.insert_upload(upload).await.unwrap();
-        uploads.push(metadata.claim_upload(&upload.id).await.unwrap().unwrap());
+        uploads.push(
+            metadata
+                .claim_upload(&upload.id, None)
+                .await
+                .unwrap()
+                .unwrap(),
+        );
     }
     let recorded = progress(70_000, Some(1 << 40));
     metadata
-        .record_progress(&full.id, uploads[0].epoch, &recorded, LATER)
+        .record_progress(&full.id, uploads[0].epoch, &recorded, LATER, Hold::Keep)
         .await
         .unwrap();
     whole.epoch = uploads[1].epoch;
