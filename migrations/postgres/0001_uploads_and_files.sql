@@ -49,6 +49,8 @@ create table uploads (
 
   -- How many requests have held the upload; only the last of them may change it.
   epoch bigint not null check (epoch >= 0),
+  -- The node that works on the upload under this epoch: 128 random bits in hexadecimal; null while none does.
+  holder text collate "C",
   created_at bigint not null,
   -- When an open upload is given up, or a closed one forgotten.
   expires_at bigint not null,
@@ -74,6 +76,8 @@ create table uploads (
   constraint a_new_version_has_a_number check (
     (version is not null) = (state = 'complete' and pack is not null and draft is null)
   ),
+
+  constraint only_an_open_upload_is_held check (holder is null or state = 'open'),
 
   constraint state_has_its_columns check (
     case state

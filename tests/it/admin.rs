@@ -6,10 +6,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use tests::server::program;
-use tests::{
-    Blobs, Client, Content, Metadata, PATIENCE, Request, Response, Stores, TestServer, Version,
-    eventually,
-};
+use tests::{Client, Content, PATIENCE, Request, Response, TestServer, Version, eventually};
 
 use crate::dialect::Dialect;
 use crate::resume::begin;

@@ -32,7 +32,7 @@ impl Place {
     }
 
     async fn scaled_out() -> Self {
-        Self::on(Stores::new(Metadata::Postgres, Blobs::Fs).await)
+        Self::on(Stores::for_nodes().await)
     }
 
     fn on(stores: Stores) -> Self {

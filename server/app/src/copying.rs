@@ -92,7 +92,7 @@ pub(crate) async fn copy(job: Job) -> anyhow::Result<()> {
     let published = match &source {
         Source::Stopped { blobs, .. } => PublishedSource::Store(Arc::clone(blobs)),
         Source::Serving { .. } => {
-            PublishedSource::Serving(blobs::Published::of(&from.blobs, &from.data)?)
+            PublishedSource::Serving(blobs::Published::of(&from.blobs, &from.data).await?)
         }
     };
     let copied = copier.copy_published(&mut here, published).await?;

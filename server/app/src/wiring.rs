@@ -8,7 +8,9 @@ use domain::access::Gate;
 use domain::cleanup::Janitor;
 use domain::clock::SystemClock;
 use domain::ids::SystemRandomness;
-use domain::{BlobStore, Clock, Files, Health, MetadataStore, Outbox, Packs, Uploads};
+use domain::{
+    BlobStore, Clock, Files, Health, Leases, MetadataStore, NodeId, Outbox, Packs, Uploads,
+};
 use ed25519_dalek::SigningKey;
 use ed25519_dalek::pkcs8::DecodePrivateKey as _;
 use edge::routes::admin::Admin;
@@ -27,6 +29,8 @@ pub struct Server {
     pub uploads: Uploads,
     /// Works beside the router.
     pub janitor: Janitor,
+    /// Says to other nodes that this one is alive, until the uploads are ended.
+    pub leases: Leases,
     /// Closed last.
     pub metadata: Arc<dyn MetadataStore>,
 }
@@ -46,6 +50,9 @@ impl Server {
             .context("failed to open the metadata store")?;
         let metadata: Arc<dyn MetadataStore> = stores.metadata;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let leases = Leases::new(Arc::clone(&metadata), NodeId::random(&SystemRandomness));
+        let present = leases.appear().await;
+        present.context("failed to make this node known to others")?;
         let packs = Packs::new(
             Arc::clone(&blobs),
             stores.packs,
@@ -67,6 +74,7 @@ impl Server {
             Outbox::silent(),
             Arc::clone(&clock),
             Arc::new(SystemRandomness),
+            leases.node(),
             config.uploads.clone(),
         );
         let janitor = Janitor::new(
@@ -102,6 +110,7 @@ impl Server {
             admin,
             uploads,
             janitor,
+            leases,
             metadata,
         })
     }

@@ -88,6 +88,8 @@ pub async fn open(config: &Config, data_dir: &Path) -> Result<Arc<dyn BlobStore>
 pub enum Published {
     /// The files of a store that is one process's at a time.
     Files(fs::PublishedFiles),
+    /// A store that any number of processes may have open.
+    Shared(Arc<dyn BlobStore>),
 }
 
 impl Published {
@@ -95,9 +97,10 @@ impl Published {
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn of(config: &Config, data_dir: &Path) -> Result<Self, OpenError> {
+    pub async fn of(config: &Config, data_dir: &Path) -> Result<Self, OpenError> {
         match config {
             Config::Fs(config) => fs::PublishedFiles::of(config, data_dir).map(Self::Files),
+            Config::S3(_) => open(config, data_dir).await.map(Self::Shared),
         }
     }
 
@@ -108,6 +111,7 @@ impl Published {
     pub async fn open(&self, key: &BlobKey, size: u64) -> Result<Arc<dyn Blob>, BlobError> {
         match self {
             Self::Files(files) => files.open(key, size).await,
+            Self::Shared(store) => store.open(key, size).await,
         }
     }
 }

@@ -4,11 +4,16 @@
 //! go; only then does the newcomer go on, and finds the older one's bytes counted. A request that is overtaken while it still
 //! waits never starts.
 //!
+//! That is the order within a process. Between processes, the upload's record says which node holds it, and under which epoch.
+//! Whoever has the turn on one node asks the other node to let go; there, the ask ends the turn as a newer request would
+//! ([`Holders::ask`]), unless it was meant for an earlier one. Who does not let go in time is fenced by the epoch
+//! (`uploads::takeover`).
+//!
 //! Requests are ordered as they arrive here. One that arrives later than a newer request of the same client is beyond this order;
 //! [`Told`](crate::told::Told) makes up for it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::CancellationToken;
@@ -23,9 +28,26 @@ pub(crate) struct Holders {
 
 #[derive(Debug, Default)]
 struct Queue {
-    /// The newest request's sign to stop.
-    newest: Mutex<CancellationToken>,
+    newest: Mutex<Newest>,
     turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// The newest request for an upload.
+#[derive(Debug, Default)]
+struct Newest {
+    /// Its sign to stop.
+    overtaken: CancellationToken,
+    /// The epoch under which it holds the upload on all nodes, or a lesser one that is free; `None` before that.
+    epoch: Option<u64>,
+}
+
+/// What an ask from another node met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Met {
+    /// A request that is under way.
+    Request,
+    /// Nothing: what was asked for is over.
+    Nobody,
 }
 
 /// The right to work on an upload until [`Turn::overtaken`] or drop.
@@ -57,11 +79,12 @@ impl Holders {
         let queue = {
             let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
             let queue = Arc::clone(uploads.entry(id).or_default());
-            let older = std::mem::replace(
-                &mut *queue.newest.lock().unwrap_or_else(PoisonError::into_inner),
-                overtaken.clone(),
-            );
-            older.cancel();
+            let newest = Newest {
+                overtaken: overtaken.clone(),
+                epoch: None,
+            };
+            let older = std::mem::replace(&mut *queue.newest(), newest);
+            older.overtaken.cancel();
             queue
         };
         let waiting = Arc::clone(&queue.turn).lock_owned();
@@ -81,6 +104,20 @@ impl Holders {
         }
     }
 
+    /// Tells the request that holds the upload under `epoch`, or under an earlier one, to stop. One that has yet to claim the
+    /// upload goes on: it will do so under a later epoch, and has ended the older ones here.
+    pub(crate) fn ask(&self, id: &UploadId, epoch: u64) -> Met {
+        let uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(queue) = uploads.get(id) else {
+            return Met::Nobody;
+        };
+        let newest = queue.newest();
+        if newest.epoch.is_some_and(|held| held <= epoch) {
+            newest.overtaken.cancel();
+        }
+        Met::Request
+    }
+
     /// Whether a request holds the upload or waits for it.
     pub(crate) fn is_held(&self, id: &UploadId) -> bool {
         let uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
@@ -88,7 +125,25 @@ impl Holders {
     }
 }
 
+impl Queue {
+    fn newest(&self) -> MutexGuard<'_, Newest> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Turn {
+    /// Notes that this request is about to hold the upload under `epoch` or a later one: who asks for it by a lesser one means an
+    /// earlier holder.
+    pub(crate) fn holds(&self, epoch: u64) {
+        let Some(queue) = &self.queue else {
+            return;
+        };
+        let mut newest = queue.newest();
+        if !self.overtaken.is_cancelled() {
+            newest.epoch = Some(epoch);
+        }
+    }
+
     /// The sign to stop: a newer request waits.
     pub(crate) fn overtaken(&self) -> &CancellationToken {
         &self.overtaken
@@ -134,6 +189,38 @@ mod tests {
         assert_eq!(second.await.unwrap(), Err(Overtaken));
         assert_eq!(third.await.unwrap(), Ok(()));
         assert!(holders.uploads.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_ask_ends_the_holder_that_it_means() {
+        let holders = Arc::new(Holders::default());
+        let id = UploadId::random(&SystemRandomness);
+        assert_eq!(holders.ask(&id, 9), Met::Nobody);
+        let turn = holders.take(id).await.unwrap();
+        // It has not claimed the upload.
+        assert_eq!(holders.ask(&id, 9), Met::Request);
+        turn.holds(5);
+        assert_eq!(holders.ask(&id, 4), Met::Request);
+        assert!(!turn.overtaken().is_cancelled());
+        assert_eq!(holders.ask(&id, 5), Met::Request);
+        assert!(turn.overtaken().is_cancelled());
+        drop(turn);
+        assert_eq!(holders.ask(&id, 5), Met::Nobody);
+    }
+
+    #[tokio::test]
+    async fn an_older_holder_does_not_speak_for_a_newer_request() {
+        let holders = Arc::new(Holders::default());
+        let id = UploadId::random(&SystemRandomness);
+        let older = holders.take(id).await.unwrap();
+        let newer = holders.take(id);
+        older.holds(5);
+        assert_eq!(holders.ask(&id, 5), Met::Request);
+        drop(older);
+        let newer = newer.await.unwrap();
+        newer.holds(6);
+        assert_eq!(holders.ask(&id, 5), Met::Request);
+        assert!(!newer.overtaken().is_cancelled());
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::stream::BoxStream;
 use thiserror::Error;
 
 use crate::events::Event;
@@ -56,6 +57,35 @@ pub enum Guarded {
     Fenced,
 }
 
+/// What becomes of an upload's holder when its progress is recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// It works on.
+    Keep,
+    /// Its work has ended: nobody holds the upload any more, and the epoch stays.
+    Release,
+}
+
+/// The wish that a node may let go of an upload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ask {
+    /// The upload.
+    pub upload: UploadId,
+    /// The node that held it when it was asked for.
+    pub node: NodeId,
+    /// Under this epoch.
+    pub epoch: u64,
+}
+
+/// What became of an [`Ask`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// The node holds the upload, is alive, and is told.
+    Holder,
+    /// It does not, or is not: there is nobody to wait for.
+    Nobody,
+}
+
 /// What became of writing a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Written {
@@ -78,6 +108,11 @@ pub enum Deleted {
     Missing,
     /// As [`Written::ConditionFailed`].
     ConditionFailed(Box<File>),
+}
+
+/// The name of the lease by which other nodes know that this one is alive.
+pub fn node_lease(node: NodeId) -> String {
+    format!("node/{node}")
 }
 
 /// The right to do what a name stands for, while it lasts.
@@ -110,19 +145,34 @@ pub trait MetadataStore: Debug + Send + Sync + 'static {
     /// An upload as it stands; `None` if it never was or is forgotten.
     async fn upload(&self, id: &UploadId) -> Result<Option<Upload>, MetadataError>;
 
-    /// Makes the caller the upload's holder: raises the epoch of an open upload and returns it as it then stands. An upload that
-    /// is not open is returned as it is.
-    async fn claim_upload(&self, id: &UploadId) -> Result<Option<Upload>, MetadataError>;
+    /// Raises the epoch of an open upload, which fences whoever holds it, and returns it as it then stands; an upload that is not
+    /// open is returned as it is. A request on `holder` is its holder from now on; without a node, nobody is.
+    async fn claim_upload(
+        &self,
+        id: &UploadId,
+        holder: Option<NodeId>,
+    ) -> Result<Option<Upload>, MetadataError>;
 
-    /// Records progress and the new expiry of an open upload, under the holder's epoch. Progress that is behind what is recorded
-    /// changes nothing, and is [`Guarded::Done`].
+    /// Records progress and the new expiry of an open upload, under the holder's epoch, and whether the work goes on. Progress that
+    /// is behind what is recorded changes none of it, and is [`Guarded::Done`].
     async fn record_progress(
         &self,
         id: &UploadId,
         epoch: u64,
         progress: &Progress,
         expires_at: Timestamp,
+        hold: Hold,
     ) -> Result<Guarded, MetadataError>;
+
+    /// Records that the holder of an open upload under this epoch has ended its work; changes nothing where another holds it.
+    async fn release_upload(&self, id: &UploadId, epoch: u64) -> Result<(), MetadataError>;
+
+    /// Tells the node that holds an open upload to let go of it, if that node is alive: if it has the lease [`node_lease`].
+    async fn ask_to_yield(&self, ask: &Ask) -> Result<Asked, MetadataError>;
+
+    /// What nodes are asked from now on, on whatever node of this store. It goes on for as long as it is polled; of what comes while
+    /// the store is out of reach, or faster than it is polled, some is lost.
+    fn asks(&self) -> BoxStream<'static, Ask>;
 
     /// Completes an open upload under the holder's epoch and publishes its file, if the plan's condition holds of the path's
     /// current file. `completed.replaced` is recorded as it turns out. The upload is kept until `expires_at`. If so, the event
@@ -162,7 +212,7 @@ pub trait MetadataStore: Debug + Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<Upload>, MetadataError>;
 
-    /// Up to `limit` open uploads whose time was up at `now`.
+    /// Up to `limit` open uploads whose time was up at `now`, but for those that a node holds which is alive.
     async fn expired_uploads(
         &self,
         now: Timestamp,

@@ -6,7 +6,7 @@ use archive::PackName;
 
 use crate::digest::{HashState, Sha256Digest};
 use crate::files::{Content, Description, File, WriteCondition};
-use crate::{BlobKey, DraftId, FilePath, Timestamp, UploadId};
+use crate::{BlobKey, DraftId, FilePath, NodeId, Timestamp, UploadId};
 
 /// An upload resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub struct Upload {
     pub plan: Plan,
     /// Counts the requests that have held the upload. A holder may record only under the epoch that it was given.
     pub epoch: u64,
+    /// The node that works on the upload under this epoch, where one does. One that is gone may have left its name here.
+    pub holder: Option<NodeId>,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it is given up, unless there is progress before.

@@ -7,6 +7,7 @@
 mod completion;
 mod intake;
 mod repeat;
+mod takeover;
 mod verdict;
 
 use std::fmt::Debug;
@@ -31,7 +32,7 @@ use crate::ingest::Stops;
 use crate::metadata_store::{Guarded, MetadataError};
 use crate::told::Told;
 use crate::upload::{Completed, Gone, Product, Target, Upload, UploadState};
-use crate::{Authorized, BlobStore, Clock, Error, MetadataStore, Outbox, Packs, UploadId};
+use crate::{Authorized, BlobStore, Clock, Error, MetadataStore, NodeId, Outbox, Packs, UploadId};
 
 pub use crate::ingest::{BodyFault, BodyPart, UploadBody};
 
@@ -59,6 +60,9 @@ pub struct Config {
     pub buffer_memory: ByteSize,
     /// Let an append begin below the durable offset if the repeated bytes are the same, instead of answering 409.
     pub replay_tolerant: bool,
+    /// How long a request waits for another server that works on the same upload to let go of it, before that is shut out.
+    #[serde(with = "humantime_serde")]
+    pub takeover_wait: Duration,
 }
 
 impl Default for Config {
@@ -73,6 +77,7 @@ impl Default for Config {
             checkpoint_interval: Duration::from_secs(2),
             buffer_memory: ByteSize::mib(32),
             replay_tolerant: false,
+            takeover_wait: Duration::from_secs(1),
         }
     }
 }
@@ -186,6 +191,7 @@ struct Shared {
     outbox: Outbox,
     clock: Arc<dyn Clock>,
     randomness: Arc<dyn Randomness>,
+    node: NodeId,
     config: Config,
     holders: Arc<Holders>,
     told: Told,
@@ -195,7 +201,9 @@ struct Shared {
 }
 
 impl Uploads {
-    /// Uploads that are kept in these stores; archives go to `packs`, and `outbox` makes the events that tell of files.
+    /// Uploads that are kept in these stores, which other nodes may use as well; archives go to `packs`, and `outbox` makes the
+    /// events that tell of files. Others wait for this node for as long as [`Leases::stay`](crate::Leases::stay) and
+    /// [`Uploads::heed`] run.
     pub fn new(
         blobs: Arc<dyn BlobStore>,
         metadata: Arc<dyn MetadataStore>,
@@ -203,6 +211,7 @@ impl Uploads {
         outbox: Outbox,
         clock: Arc<dyn Clock>,
         randomness: Arc<dyn Randomness>,
+        node: NodeId,
         config: Config,
     ) -> Self {
         Self {
@@ -213,6 +222,7 @@ impl Uploads {
                 outbox,
                 clock,
                 randomness,
+                node,
                 holders: Arc::default(),
                 told: Told::default(),
                 buffers: Buffers::new(config.buffer_memory.as_u64()),
@@ -345,10 +355,11 @@ impl Authorized<Uploads> {
             .shared
             .run(async move {
                 let turn = turn.await?;
-                let mut upload = shared.existing(&id).await?;
+                let mut upload = shared.at_rest(&id, &turn).await?;
                 if completion == Completion::AtLength {
-                    let stops = shared.stops(&turn);
-                    shared.complete_if_reached(&mut upload, &stops).await?;
+                    let completed = shared.complete_if_reached(&mut upload, &turn).await;
+                    shared.let_go(&mut upload).await;
+                    completed?;
                 }
                 match &upload.state {
                     UploadState::Open(progress) => {
@@ -375,7 +386,7 @@ impl Authorized<Uploads> {
             .shared
             .run(async move {
                 let turn = turn.await?;
-                let upload = shared.existing(&id).await?;
+                let upload = shared.at_rest(&id, &turn).await?;
                 let kept_until = shared.clock.now().plus(shared.config.lifetime);
                 let end = || {
                     shared

@@ -20,8 +20,8 @@ use domain::uploads::{
     self, Addition, BodyFault, BodyPart, Creation, Outcome, ProgressSink, UploadBody,
 };
 use domain::{
-    Authorized, BlobStore, Clock, Error, Files, MetadataStore, Outbox, Packs, UploadId, Uploads,
-    packs,
+    Authorized, BlobStore, Clock, Error, Files, MetadataStore, NodeId, Outbox, Packs, UploadId,
+    Uploads, packs,
 };
 use futures::{StreamExt as _, stream};
 use proptest::prelude::*;
@@ -371,6 +371,7 @@ impl World {
             Outbox::silent(),
             Arc::clone(clock) as Arc<dyn Clock>,
             Arc::new(SystemRandomness),
+            NodeId::random(&SystemRandomness),
             uploads::Config {
                 lifetime: LIFETIME,
                 ..uploads::Config::default()

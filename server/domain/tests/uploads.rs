@@ -12,6 +12,7 @@ use domain::cleanup::{self, Janitor};
 use domain::digest::{HashState, Sha256Digest};
 use domain::files::{Description, WriteCondition};
 use domain::ids::SystemRandomness;
+use domain::metadata_store::Hold;
 use domain::testing::faulty_metadata_store::Operation as Fact;
 use domain::testing::faulty_store::{Fault, Gate as Barrier, Operation};
 use domain::testing::{FaultyMetadataStore, FaultyStore, ManualClock, MemoryMetadataStore};
@@ -20,8 +21,8 @@ use domain::uploads::{
     self, Addition, BodyFault, BodyPart, Creation, Failure, Outcome, ProgressSink, UploadBody,
 };
 use domain::{
-    Authorized, BlobStore, Clock, Error, Files, MetadataStore, Outbox, Packs, UploadId, Uploads,
-    packs,
+    Authorized, BlobStore, Clock, Error, Files, MetadataStore, NodeId, Outbox, Packs, UploadId,
+    Uploads, packs,
 };
 use futures::channel::mpsc;
 use futures::{StreamExt as _, stream};
@@ -68,6 +69,7 @@ impl World {
             Outbox::silent(),
             Arc::clone(&clock) as Arc<dyn Clock>,
             Arc::new(SystemRandomness),
+            NodeId::random(&SystemRandomness),
             uploads::Config {
                 // Every byte is recorded and told.
                 checkpoint_bytes: bytesize::ByteSize::b(1),
@@ -557,9 +559,10 @@ async fn lose_hash(world: &World, upload: &Upload) {
         hash: HashState::from_bytes(vec![0]),
     };
     let id = &upload.id;
-    let recorded = world
-        .metadata
-        .record_progress(id, upload.epoch, &progress, upload.expires_at);
+    let recorded =
+        world
+            .metadata
+            .record_progress(id, upload.epoch, &progress, upload.expires_at, Hold::Keep);
     recorded.await.unwrap();
 }
 
@@ -602,9 +605,10 @@ async fn progress_between_finding_and_ending_saves_an_upload() {
         hash: HashState::from_bytes(vec![0]),
     };
     let expires_at = world.clock.now().plus(Duration::from_secs(1));
-    let recorded = world
-        .metadata
-        .record_progress(&upload.id, upload.epoch, &progress, expires_at);
+    let recorded =
+        world
+            .metadata
+            .record_progress(&upload.id, upload.epoch, &progress, expires_at, Hold::Keep);
     recorded.await.unwrap();
     barrier.open();
     assert_eq!(round.await.unwrap().unwrap().expired_uploads, 0);

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use domain::files::WriteCondition;
-use domain::metadata_store::{Guarded, Inserted, Written};
+use domain::metadata_store::{Guarded, Hold, Inserted, Written};
 use domain::testing::metadata_store::{completed, file, progress, upload};
 use domain::upload::Upload;
 use domain::{MetadataStore, Timestamp};
@@ -120,7 +120,7 @@ async fn writing(what: &str, batch: usize, callers: usize, count: usize) {
         async move {
             let id = &uploads[caller][n].id;
             let step = progress(5, Some(5));
-            let recorded = store.record_progress(id, 0, &step, LATER);
+            let recorded = store.record_progress(id, 0, &step, LATER, Hold::Keep);
             assert!(matches!(recorded.await, Ok(Guarded::Done)));
         }
     });

@@ -5,6 +5,14 @@
 //! ([`locks`]), then decide by the statements of [`sql`], as in SQLite. What the engine ends to untangle transactions
 //! is run again, a bounded number of times.
 
+/// The present moment by the engine's clock, in milliseconds since 1970.
+macro_rules! now {
+    () => {
+        "floor(extract(epoch from clock_timestamp()) * 1000)::bigint"
+    };
+}
+
+mod asks;
 mod commands;
 mod events;
 mod locks;
@@ -19,17 +27,19 @@ use async_trait::async_trait;
 use domain::events::Event;
 use domain::files::{File, WriteCondition};
 use domain::metadata_store::{
-    Deleted, Guarded, Inserted, Lease, MetadataError, MetadataStore, Written,
+    Ask, Asked, Deleted, Guarded, Hold, Inserted, Lease, MetadataError, MetadataStore, Written,
 };
 use domain::upload::{Completed, Gone, Progress, Upload};
 use domain::{BlobKey, FilePath, NodeId, Timestamp, UploadId};
+use futures::stream::BoxStream;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool, Postgres};
 
+use self::asks::AskToYield;
 use self::commands::{
     Check, ClaimUpload, CompleteUpload, DeleteFile, EndUpload, ForgetBlob, ForgetLeases,
-    ForgetUploads, InsertUpload, PutFile, RecordProgress, ReleaseLease, TakeLease,
+    ForgetUploads, InsertUpload, PutFile, RecordProgress, ReleaseLease, ReleaseUpload, TakeLease,
 };
 use self::transaction::engine;
 use crate::rows::{FileRow, UploadRow, blob_key};
@@ -46,6 +56,8 @@ const MIGRATION_LOCK_TIMEOUT: Duration = Duration::from_mins(5);
 #[derive(Debug)]
 pub(crate) struct PostgresStore {
     pool: PgPool,
+    /// How to connect outside of the pool.
+    options: PgConnectOptions,
 }
 
 impl PostgresStore {
@@ -64,10 +76,10 @@ impl PostgresStore {
             .max_connections(config.connections.get())
             .acquire_timeout(config.acquire_timeout)
             .after_connect(move |connection, _| Box::pin(set_up(connection, statement_timeout)))
-            .connect_with(options)
+            .connect_with(options.clone())
             .await
             .map_err(cannot_open)?;
-        Ok(Self { pool })
+        Ok(Self { pool, options })
     }
 }
 
@@ -147,8 +159,12 @@ impl MetadataStore for PostgresStore {
         read_upload(&self.pool, id, "read an upload").await
     }
 
-    async fn claim_upload(&self, id: &UploadId) -> Result<Option<Upload>, MetadataError> {
-        self.run(ClaimUpload(*id)).await
+    async fn claim_upload(
+        &self,
+        id: &UploadId,
+        holder: Option<NodeId>,
+    ) -> Result<Option<Upload>, MetadataError> {
+        self.run(ClaimUpload { id: *id, holder }).await
     }
 
     async fn record_progress(
@@ -157,14 +173,28 @@ impl MetadataStore for PostgresStore {
         epoch: u64,
         progress: &Progress,
         expires_at: Timestamp,
+        hold: Hold,
     ) -> Result<Guarded, MetadataError> {
         self.run(RecordProgress {
             id: *id,
             epoch,
             progress,
             expires_at,
+            hold,
         })
         .await
+    }
+
+    async fn release_upload(&self, id: &UploadId, epoch: u64) -> Result<(), MetadataError> {
+        self.run(ReleaseUpload { id: *id, epoch }).await
+    }
+
+    async fn ask_to_yield(&self, ask: &Ask) -> Result<Asked, MetadataError> {
+        self.run(AskToYield(*ask)).await
+    }
+
+    fn asks(&self) -> BoxStream<'static, Ask> {
+        asks::listen(self.options.clone())
     }
 
     async fn complete_upload(
@@ -240,7 +270,7 @@ impl MetadataStore for PostgresStore {
         now: Timestamp,
         limit: usize,
     ) -> Result<Vec<Upload>, MetadataError> {
-        let rows: Vec<UploadRow> = sqlx::query_as(sql::EXPIRED_UPLOADS)
+        let rows: Vec<UploadRow> = sqlx::query_as(EXPIRED_UPLOADS)
             .bind(now.as_millis())
             .bind(limited(limit))
             .fetch_all(&self.pool)
@@ -389,6 +419,9 @@ order by created_at, id
 limit $3"
 );
 
+/// Open uploads whose time is up at $1, but for those of a node that is alive.
+const EXPIRED_UPLOADS: &str = sql::expired_uploads!(now!());
+
 /// Those of the keys $1 that a file or an open upload needs, or that are doomed.
 const KNOWN_BLOBS: &str = "
 select key
@@ -527,13 +560,17 @@ analyze";
         (sql::CLAIM_UPLOAD, "uploads_pkey"),
         (sql::HOLDS_UPLOAD, "uploads_pkey"),
         (sql::RECORD_PROGRESS, "uploads_pkey"),
+        (sql::RELEASE_UPLOAD, "uploads_pkey"),
+        (asks::ASK, "uploads_pkey"),
+        (asks::ASK, "leases_pkey"),
         (sql::COMPLETE_ARCHIVE, "uploads_pkey"),
         (sql::HELD_AND_FILE, "uploads_pkey"),
         (sql::HELD_AND_FILE, "files_pkey"),
         (sql::HELD_AND_FILE, "blobs_pkey"),
         (sql::END_UPLOAD, "uploads_pkey"),
         (OPEN_UPLOADS, "uploads_open_client_ref"),
-        (sql::EXPIRED_UPLOADS, "uploads_open_expires_at"),
+        (EXPIRED_UPLOADS, "uploads_open_expires_at"),
+        (EXPIRED_UPLOADS, "leases_pkey"),
         (sql::FORGET_UPLOADS, "uploads_closed_expires_at"),
         (sql::FORGET_UPLOADS, "uploads_pkey"),
         (sql::DOOM_BLOB, "blobs_pkey"),

@@ -29,6 +29,7 @@ pub(crate) struct UploadRow {
     tus_metadata: Option<String>,
     tus_concat: Option<String>,
     epoch: i64,
+    holder: Option<String>,
     created_at: i64,
     expires_at: i64,
     state: String,
@@ -178,6 +179,10 @@ impl TryFrom<UploadRow> for Upload {
                 tus_concat: row.tus_concat,
             },
             epoch: here.count("epoch", row.epoch)?,
+            holder: row
+                .holder
+                .map(|holder| here.parse("holder", &holder))
+                .transpose()?,
             created_at: Timestamp::from_millis(row.created_at),
             expires_at: Timestamp::from_millis(row.expires_at),
             state,

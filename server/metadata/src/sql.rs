@@ -22,6 +22,7 @@ macro_rules! upload_columns {
   tus_metadata,
   tus_concat,
   epoch,
+  holder,
   created_at,
   expires_at,
   state,
@@ -127,6 +128,7 @@ update uploads
 set
   expires_at = $10,
   state = 'complete',
+  holder = null,
   upload_offset = null,
   length = $2,
   hash_state = null,
@@ -160,6 +162,7 @@ pub(crate) const COMPLETE_ARCHIVE: &str = "
 update uploads
 set
   state = 'complete',
+  holder = null,
   upload_offset = null,
   length = $3,
   hash_state = null,
@@ -192,6 +195,7 @@ insert into uploads (
   tus_metadata,
   tus_concat,
   epoch,
+  holder,
   created_at,
   expires_at,
   state,
@@ -200,7 +204,7 @@ insert into uploads (
   hash_state
 )
 values (
-  $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, 'open', $19, $20, $21
+  $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, 'open', $20, $21, $22
 )
 on conflict do nothing";
 
@@ -221,10 +225,12 @@ where idempotency_key = $1
   and owner is not distinct from $2"
 );
 
-/// Raises the epoch of the open upload $1.
+/// Raises the epoch of the open upload $1, whose holder is $2 from then on.
 pub(crate) const CLAIM_UPLOAD: &str = concat!(
     "update uploads
-set epoch = epoch + 1
+set
+  epoch = epoch + 1,
+  holder = $2
 where id = $1
   and state = 'open'
 returning",
@@ -241,18 +247,27 @@ select exists (
     and state = 'open'
 )";
 
-/// Progress of the open upload $1 under epoch $2, unless it is further already.
+/// Progress of the open upload $1 under epoch $2, unless it is further already. Its holder lets go if $7.
 pub(crate) const RECORD_PROGRESS: &str = "
 update uploads
 set
   upload_offset = $3,
   length = $4,
   hash_state = $5,
-  expires_at = $6
+  expires_at = $6,
+  holder = case when $7 then null else holder end
 where id = $1
   and epoch = $2
   and state = 'open'
   and upload_offset <= $3";
+
+/// The holder of the open upload $1 under epoch $2 lets go.
+pub(crate) const RELEASE_UPLOAD: &str = "
+update uploads
+set holder = null
+where id = $1
+  and epoch = $2
+  and state = 'open'";
 
 /// Whether the upload $1 is open under epoch $2, and the file under path $3: one row, whatever there is.
 pub(crate) const HELD_AND_FILE: &str = concat!(
@@ -276,6 +291,7 @@ update uploads
 set
   expires_at = $3,
   state = 'gone',
+  holder = null,
   upload_offset = null,
   length = null,
   hash_state = null,
@@ -299,16 +315,30 @@ order by created_at, id
 limit $3"
 );
 
-/// Open uploads whose time is up at $1.
-pub(crate) const EXPIRED_UPLOADS: &str = concat!(
-    "select",
-    upload_columns!(),
-    "from uploads
+/// Open uploads whose time is up at $1, but for those of a node that is alive. `$now` is the engine's present moment.
+macro_rules! expired_uploads {
+    ($now:expr) => {
+        concat!(
+            "select",
+            $crate::sql::upload_columns!(),
+            "from uploads
 where state = 'open'
   and expires_at <= $1
+  and not exists (
+    select 1
+    from leases
+    where leases.name = 'node/' || uploads.holder
+      and leases.expires_at > ",
+            $now,
+            "
+  )
 order by expires_at
 limit $2"
-);
+        )
+    };
+}
+
+pub(crate) use expired_uploads;
 
 /// Forgets closed uploads whose time is up at $1.
 pub(crate) const FORGET_UPLOADS: &str = "
@@ -412,7 +442,7 @@ pub(crate) const FORGET_BLOB: &str = concat!(forget_contents!(), ";", delete_blo
 
 /// Gives the lease $1 to the node $2 for $3 milliseconds, unless another has it. `$now` is the engine's present moment.
 macro_rules! lease {
-    ($now:literal) => {
+    ($now:expr) => {
         concat!(
             "
 insert into leases (
@@ -446,7 +476,7 @@ where name = $1
 
 /// Forgets $1 leases that have expired. `$now` is the engine's present moment.
 macro_rules! forget_leases {
-    ($now:literal) => {
+    ($now:expr) => {
         concat!(
             "
 delete from leases

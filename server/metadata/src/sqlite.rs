@@ -1,5 +1,12 @@
 //! SQLite: one file, one writer with group commit, a few readers, and the file rows in memory.
 
+/// The present moment by the engine's clock, in milliseconds since 1970.
+macro_rules! now {
+    () => {
+        "cast(unixepoch('subsec') * 1000 as integer)"
+    };
+}
+
 mod commands;
 mod events;
 mod pack_commands;
@@ -17,17 +24,19 @@ use async_trait::async_trait;
 use domain::events::Event;
 use domain::files::{File, WriteCondition};
 use domain::metadata_store::{
-    Deleted, Guarded, Inserted, Lease, MetadataError, MetadataStore, Written,
+    Ask, Asked, Deleted, Guarded, Hold, Inserted, Lease, MetadataError, MetadataStore, Written,
 };
 use domain::upload::{Completed, Gone, Progress, Upload};
 use domain::{BlobKey, FilePath, NodeId, Timestamp, UploadId};
+use futures::StreamExt as _;
+use futures::stream::{self, BoxStream};
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Executor, Sqlite, SqlitePool};
 
 use self::commands::{
     Check, ClaimUpload, CompleteUpload, DeleteFile, EndUpload, ForgetBlob, ForgetLeases,
-    ForgetUploads, InsertUpload, PutFile, RecordProgress, ReleaseLease, TakeLease,
+    ForgetUploads, InsertUpload, PutFile, RecordProgress, ReleaseLease, ReleaseUpload, TakeLease,
 };
 use self::writer::{Means, Writer};
 use crate::cache::FileCache;
@@ -118,8 +127,12 @@ impl MetadataStore for SqliteStore {
         read_upload(&self.readers, id, "read an upload").await
     }
 
-    async fn claim_upload(&self, id: &UploadId) -> Result<Option<Upload>, MetadataError> {
-        self.writer.run(ClaimUpload(*id)).await
+    async fn claim_upload(
+        &self,
+        id: &UploadId,
+        holder: Option<NodeId>,
+    ) -> Result<Option<Upload>, MetadataError> {
+        self.writer.run(ClaimUpload { id: *id, holder }).await
     }
 
     async fn record_progress(
@@ -128,14 +141,29 @@ impl MetadataStore for SqliteStore {
         epoch: u64,
         progress: &Progress,
         expires_at: Timestamp,
+        hold: Hold,
     ) -> Result<Guarded, MetadataError> {
         let command = RecordProgress {
             id: *id,
             epoch,
             progress: progress.clone(),
             expires_at,
+            hold,
         };
         self.writer.run(command).await
+    }
+
+    async fn release_upload(&self, id: &UploadId, epoch: u64) -> Result<(), MetadataError> {
+        self.writer.run(ReleaseUpload { id: *id, epoch }).await
+    }
+
+    /// One process uses the database, so there is no other node to ask.
+    async fn ask_to_yield(&self, _: &Ask) -> Result<Asked, MetadataError> {
+        Ok(Asked::Nobody)
+    }
+
+    fn asks(&self) -> BoxStream<'static, Ask> {
+        stream::pending().boxed()
     }
 
     async fn complete_upload(
@@ -208,7 +236,7 @@ impl MetadataStore for SqliteStore {
         now: Timestamp,
         limit: usize,
     ) -> Result<Vec<Upload>, MetadataError> {
-        let rows: Vec<UploadRow> = sqlx::query_as(sql::EXPIRED_UPLOADS)
+        let rows: Vec<UploadRow> = sqlx::query_as(EXPIRED_UPLOADS)
             .bind(now.as_millis())
             .bind(limited(limit))
             .fetch_all(&self.readers)
@@ -346,6 +374,9 @@ impl MetadataStore for SqliteStore {
         }
     }
 }
+
+/// Open uploads whose time is up at $1, but for those of a node that is alive.
+const EXPIRED_UPLOADS: &str = sql::expired_uploads!(now!());
 
 /// Those of the keys in the JSON array $1 that a file or an open upload needs, or that are doomed.
 const KNOWN_BLOBS: &str = "
@@ -521,13 +552,12 @@ mod tests {
             (sql::CLAIM_UPLOAD, "sqlite_autoindex_uploads_1 (id=?)"),
             (sql::HOLDS_UPLOAD, "sqlite_autoindex_uploads_1 (id=?)"),
             (sql::RECORD_PROGRESS, "sqlite_autoindex_uploads_1 (id=?)"),
+            (sql::RELEASE_UPLOAD, "sqlite_autoindex_uploads_1 (id=?)"),
+            (EXPIRED_UPLOADS, "leases USING PRIMARY KEY (name=?)"),
             (sql::COMPLETE_UPLOAD, "sqlite_autoindex_uploads_1 (id=?)"),
             (sql::END_UPLOAD, "sqlite_autoindex_uploads_1 (id=?)"),
             (sql::OPEN_UPLOADS, "uploads_open_client_ref (client_ref=?)"),
-            (
-                sql::EXPIRED_UPLOADS,
-                "uploads_open_expires_at (expires_at<?)",
-            ),
+            (EXPIRED_UPLOADS, "uploads_open_expires_at (expires_at<?)"),
             (
                 sql::FORGET_UPLOADS,
                 "uploads_closed_expires_at (expires_at<?)",

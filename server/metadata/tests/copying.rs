@@ -10,6 +10,7 @@ mod cluster;
 use archive::{Deflated, PackName};
 use domain::event_store::Attempt;
 use domain::files::{Description, WriteCondition};
+use domain::metadata_store::Hold;
 use domain::pack_store::{Place, Published, StoredContent};
 use domain::testing::event_store::event;
 use domain::testing::metadata_store::{completed, file, progress, upload};
@@ -99,11 +100,17 @@ async fn record(stores: &Stores) -> Recorded {
     let mut uploads = Vec::new();
     for upload in [&full, &whole, &gone, &for_a_pack] {
         metadata.insert_upload(upload).await.unwrap();
-        uploads.push(metadata.claim_upload(&upload.id).await.unwrap().unwrap());
+        uploads.push(
+            metadata
+                .claim_upload(&upload.id, None)
+                .await
+                .unwrap()
+                .unwrap(),
+        );
     }
     let recorded = progress(70_000, Some(1 << 40));
     metadata
-        .record_progress(&full.id, uploads[0].epoch, &recorded, LATER)
+        .record_progress(&full.id, uploads[0].epoch, &recorded, LATER, Hold::Keep)
         .await
         .unwrap();
     whole.epoch = uploads[1].epoch;

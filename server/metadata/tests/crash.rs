@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::metadata_store::{Guarded, Inserted, Written};
+use domain::metadata_store::{Guarded, Hold, Inserted, Written};
 use domain::testing::metadata_store::{completed, progress, upload};
 use domain::upload::UploadState;
 use domain::{MetadataStore, Timestamp, UploadId};
@@ -61,10 +61,10 @@ async fn live(store: &dyn MetadataStore, path: &str) {
     let upload = upload(path);
     assert_eq!(store.insert_upload(&upload).await.unwrap(), Inserted::New);
     tell("inserted", &upload.id);
-    let upload = store.claim_upload(&upload.id).await.unwrap().unwrap();
+    let upload = store.claim_upload(&upload.id, None).await.unwrap().unwrap();
     tell("claimed", &upload.id);
     let recorded = store
-        .record_progress(&upload.id, 1, &progress(5, Some(5)), LATER)
+        .record_progress(&upload.id, 1, &progress(5, Some(5)), LATER, Hold::Keep)
         .await;
     assert_eq!(recorded.unwrap(), Guarded::Done);
     tell("recorded", &upload.id);

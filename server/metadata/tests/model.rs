@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::files::{File, WriteCondition};
-use domain::metadata_store::MetadataError;
+use domain::metadata_store::{Hold, MetadataError};
 use domain::testing::memory_metadata_store::MemoryMetadataStore;
 use domain::testing::metadata_store::{completed, file, progress, upload};
 use domain::upload::{Gone, Upload};
@@ -151,12 +151,12 @@ impl World {
         let moment = |seconds: i64| at(seconds).plus(Duration::from_millis(nth));
         let answer = match call {
             Call::Insert(n) => told(store.insert_upload(&self.uploads[*n]).await),
-            Call::Claim(n) => told(store.claim_upload(&self.uploads[*n].id).await),
+            Call::Claim(n) => told(store.claim_upload(&self.uploads[*n].id, None).await),
             Call::Progress(n, epoch, offset, seconds) => {
                 let step = progress(*offset, Some(2));
                 let id = &self.uploads[*n].id;
                 let recorded = store
-                    .record_progress(id, *epoch, &step, moment(*seconds))
+                    .record_progress(id, *epoch, &step, moment(*seconds), Hold::Keep)
                     .await;
                 told(recorded)
             }

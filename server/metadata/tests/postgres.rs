@@ -132,7 +132,7 @@ async fn a_change_that_is_in_the_way_is_made_again() {
     let upload = upload("a");
     store.insert_upload(&upload).await.unwrap();
     entangle(&mut raw(&config).await, 3).await;
-    let claimed = store.claim_upload(&upload.id).await.unwrap().unwrap();
+    let claimed = store.claim_upload(&upload.id, None).await.unwrap().unwrap();
     assert_eq!(claimed.epoch, 1);
     store.close().await;
 }
@@ -144,7 +144,7 @@ async fn a_change_is_not_made_again_for_ever() {
     store.insert_upload(&upload).await.unwrap();
     let mut database = raw(&config).await;
     entangle(&mut database, u32::MAX).await;
-    let claimed = store.claim_upload(&upload.id).await;
+    let claimed = store.claim_upload(&upload.id, None).await;
     assert!(
         matches!(claimed, Err(MetadataError::Failed { .. })),
         "{claimed:?}"
@@ -339,13 +339,13 @@ async fn a_statement_that_waits_too_long_fails() {
     store.insert_upload(&upload).await.unwrap();
     let mut database = raw(&config).await;
     run(&mut database, "begin; select 1 from uploads for update").await;
-    let claimed = store.claim_upload(&upload.id).await;
+    let claimed = store.claim_upload(&upload.id, None).await;
     assert!(
         matches!(claimed, Err(MetadataError::Failed { .. })),
         "{claimed:?}"
     );
     run(&mut database, "commit").await;
-    let claimed = store.claim_upload(&upload.id).await.unwrap().unwrap();
+    let claimed = store.claim_upload(&upload.id, None).await.unwrap().unwrap();
     assert_eq!(claimed.epoch, 1);
     store.close().await;
 }
@@ -364,7 +364,7 @@ async fn a_connection_that_does_not_come_free_is_not_waited_for_for_ever() {
     run(&mut database, "begin; select 1 from uploads for update").await;
     let claim = {
         let store = Arc::clone(&store);
-        tokio::spawn(async move { store.claim_upload(&upload.id).await })
+        tokio::spawn(async move { store.claim_upload(&upload.id, None).await })
     };
     await_waiting(&mut database).await;
     let read = store.upload(&upload.id).await;
@@ -386,11 +386,11 @@ async fn a_change_that_is_dropped_leaves_nothing() {
     let mut database = raw(&config).await;
     run(&mut database, "begin; select 1 from uploads for update").await;
     tokio::select! {
-        claimed = store.claim_upload(&upload.id) => panic!("{claimed:?}"),
+        claimed = store.claim_upload(&upload.id, None) => panic!("{claimed:?}"),
         () = await_waiting(&mut database) => {}
     }
     run(&mut database, "rollback").await;
-    let claimed = store.claim_upload(&upload.id).await.unwrap().unwrap();
+    let claimed = store.claim_upload(&upload.id, None).await.unwrap().unwrap();
     assert_eq!(claimed.epoch, 1);
     store.close().await;
 }

@@ -9,16 +9,23 @@
 
 mod cluster;
 
+use std::time::Duration;
+
 use archive::PackName;
 use domain::files::{Content, File, WriteCondition};
-use domain::metadata_store::{Deleted, Guarded, Inserted, MetadataError, Written};
+use domain::ids::SystemRandomness;
+use domain::metadata_store::{
+    Ask, Asked, Deleted, Guarded, Hold, Inserted, MetadataError, Written, node_lease,
+};
 use domain::pack_store::{DraftRecord, Published, StoredContent};
 use domain::testing::metadata_store::{completed, file, progress, upload};
 use domain::testing::pack_store::{blob, draft, stored, version};
 use domain::upload::{Gone, Upload};
-use domain::{BlobKey, Timestamp};
+use domain::{BlobKey, NodeId, Timestamp};
+use futures::StreamExt as _;
 use futures::future::{join, join_all};
 use metadata::{Config, Stores};
+use sqlx::{Connection as _, PgConnection};
 
 const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 const LATER: Timestamp = Timestamp::from_millis(1_900_000_000_000);
@@ -27,6 +34,16 @@ const ALWAYS: WriteCondition = WriteCondition {
     if_none_match: None,
 };
 const ROUNDS: usize = 40;
+/// Longer than any test takes.
+const LONG: Duration = Duration::from_hours(1);
+/// How long an ask is waited for before it is made again.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// Bounds what would never end if it failed.
+async fn ends<T>(work: impl Future<Output = T>) -> T {
+    let patience = Duration::from_secs(30);
+    tokio::time::timeout(patience, work).await.expect("it ends")
+}
 
 /// Two stores on one new database.
 struct Nodes([Stores; 2]);
@@ -46,7 +63,7 @@ impl Nodes {
     async fn claimed(&self, upload: &Upload) -> Upload {
         let store = &self.of(0).metadata;
         assert_eq!(store.insert_upload(upload).await.unwrap(), Inserted::New);
-        store.claim_upload(&upload.id).await.unwrap().unwrap()
+        store.claim_upload(&upload.id, None).await.unwrap().unwrap()
     }
 
     async fn put(&self, file: &File) {
@@ -121,7 +138,7 @@ async fn creations_with_one_key_make_one_upload() {
 async fn claims_yield_distinct_epochs() {
     let nodes = Nodes::new().await;
     let upload = nodes.claimed(&upload("a")).await;
-    let claims = (0..64).map(|n| nodes.of(n).metadata.claim_upload(&upload.id));
+    let claims = (0..64).map(|n| nodes.of(n).metadata.claim_upload(&upload.id, None));
     let mut epochs: Vec<u64> = join_all(claims)
         .await
         .into_iter()
@@ -137,10 +154,10 @@ async fn a_claim_fences_the_other_node() {
     let nodes = Nodes::new().await;
     let [old_node, new_node] = [&nodes.of(0).metadata, &nodes.of(1).metadata];
     let old = nodes.claimed(&upload("a")).await;
-    let new = new_node.claim_upload(&old.id).await.unwrap().unwrap();
+    let new = new_node.claim_upload(&old.id, None).await.unwrap().unwrap();
     assert_eq!(new.epoch, old.epoch + 1);
     let recorded = old_node
-        .record_progress(&old.id, old.epoch, &progress(9, None), LATER)
+        .record_progress(&old.id, old.epoch, &progress(9, None), LATER, Hold::Keep)
         .await;
     assert_eq!(recorded.unwrap(), Guarded::Fenced);
     let written = old_node
@@ -173,7 +190,7 @@ async fn a_completion_and_a_claim_exclude_each_other() {
                 .of(round)
                 .metadata
                 .complete_upload(&old, &done, LATER, None),
-            nodes.of(round + 1).metadata.claim_upload(&old.id),
+            nodes.of(round + 1).metadata.claim_upload(&old.id, None),
         )
         .await;
         let claimed = claimed.unwrap().unwrap();
@@ -455,5 +472,134 @@ async fn overlapping_contents_get_in_nobodys_way() {
     for blob in &blobs {
         assert!(nodes.is_doomed(&blob.blob).await);
     }
+    nodes.close().await;
+}
+
+/// And a node that was never asked hears it as well: it looks for its own name.
+#[tokio::test]
+async fn an_ask_reaches_the_other_node() {
+    let nodes = Nodes::new().await;
+    let node = NodeId::random(&SystemRandomness);
+    let [asker, asked] = [&nodes.of(0).metadata, &nodes.of(1).metadata];
+    let alive = asked.lease(&node_lease(node), node, LONG).await;
+    assert!(alive.unwrap().is_some());
+    let upload = nodes.claimed(&upload("a")).await;
+    let upload = asked.claim_upload(&upload.id, Some(node)).await;
+    let upload = upload.unwrap().unwrap();
+    let ask = Ask {
+        upload: upload.id,
+        node,
+        epoch: upload.epoch,
+    };
+    let mut listeners = [asker.asks(), asked.asks()];
+    for asks in &mut listeners {
+        let heard = ends(async {
+            // Whether it listens already is not for the asker to know.
+            loop {
+                assert_eq!(asker.ask_to_yield(&ask).await.unwrap(), Asked::Holder);
+                let soon = tokio::time::timeout(AGAIN, asks.next());
+                if let Ok(heard) = soon.await {
+                    break heard;
+                }
+            }
+        });
+        assert_eq!(heard.await, Some(ask));
+    }
+    nodes.close().await;
+}
+
+/// What was asked meanwhile is lost; what is asked afterwards is heard.
+#[tokio::test]
+async fn a_listener_that_was_cut_off_listens_again() {
+    let nodes = Nodes::new().await;
+    let node = NodeId::random(&SystemRandomness);
+    let [asker, asked] = [&nodes.of(0).metadata, &nodes.of(1).metadata];
+    let alive = asked.lease(&node_lease(node), node, LONG).await;
+    assert!(alive.unwrap().is_some());
+    let upload = nodes.claimed(&upload("a")).await;
+    let upload = asked.claim_upload(&upload.id, Some(node)).await;
+    let ask = Ask {
+        upload: upload.unwrap().unwrap().id,
+        node,
+        epoch: 2,
+    };
+    let mut asks = asked.asks();
+    for cut in [false, true, true] {
+        if cut {
+            let ended = cut_listeners_off().await;
+            assert!(ended > 0);
+        }
+        let heard = ends(async {
+            loop {
+                assert_eq!(asker.ask_to_yield(&ask).await.unwrap(), Asked::Holder);
+                let soon = tokio::time::timeout(AGAIN, asks.next());
+                if let Ok(heard) = soon.await {
+                    break heard;
+                }
+            }
+        });
+        assert_eq!(heard.await, Some(ask));
+    }
+    nodes.close().await;
+}
+
+/// Ends every connection of the server that listens; those of other tests connect again as well. Returns how many there were.
+async fn cut_listeners_off() -> usize {
+    let config = cluster::fresh_schema().await;
+    let mut database = PgConnection::connect(&config.url.to_string())
+        .await
+        .unwrap();
+    let ended: Vec<bool> = sqlx::query_scalar(
+        "select pg_terminate_backend(pid) from pg_stat_activity where query ilike 'listen %'",
+    )
+    .fetch_all(&mut database)
+    .await
+    .unwrap();
+    ended.len()
+}
+
+/// Of two nodes that want it at the same moment, and again once the one is gone.
+#[tokio::test]
+async fn a_lease_is_one_of_two_nodes() {
+    let nodes = Nodes::new().await;
+    let names = [0, 1].map(|_| NodeId::random(&SystemRandomness));
+    for round in 0..ROUNDS {
+        let name = round.to_string();
+        let take = |n: usize, time| nodes.of(n).metadata.lease(&name, names[n], time);
+        let (one, other) = join(take(0, LONG), take(1, LONG)).await;
+        let (one, other) = (one.unwrap(), other.unwrap());
+        assert_ne!(one.is_some(), other.is_some());
+        let holder = usize::from(other.is_some());
+        // The holder's time is up at once.
+        assert!(take(holder, Duration::ZERO).await.unwrap().is_some());
+        assert!(take(1 - holder, LONG).await.unwrap().is_some());
+        assert!(take(holder, LONG).await.unwrap().is_none());
+    }
+    nodes.close().await;
+}
+
+/// Which no node's clock has a say in.
+#[tokio::test]
+async fn a_lease_has_the_time_of_the_database() {
+    let nodes = Nodes::new().await;
+    let now = async || -> i64 {
+        let config = cluster::fresh_schema().await;
+        let mut database = PgConnection::connect(&config.url.to_string())
+            .await
+            .unwrap();
+        sqlx::query_scalar("select floor(extract(epoch from clock_timestamp()) * 1000)::bigint")
+            .fetch_one(&mut database)
+            .await
+            .unwrap()
+    };
+    let before = now().await;
+    let node = NodeId::random(&SystemRandomness);
+    let lease = nodes.of(0).metadata.lease("a", node, LONG).await;
+    let given_at = lease.unwrap().unwrap().given_at.as_millis();
+    let after = now().await;
+    assert!(
+        (before..=after).contains(&given_at),
+        "{before} {given_at} {after}"
+    );
     nodes.close().await;
 }

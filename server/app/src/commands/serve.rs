@@ -56,6 +56,15 @@ pub async fn run(config: Config, passed: Vec<TcpListener>) -> anyhow::Result<()>
     let shutdown = CancellationToken::new();
     let over = CancellationToken::new();
     let janitor = tokio::spawn(server.janitor.run(shutdown.clone()));
+    let departed = CancellationToken::new();
+    let staying = tokio::spawn({
+        let (leases, departed) = (server.leases.clone(), departed.clone());
+        async move { leases.stay(departed).await }
+    });
+    let heeding = tokio::spawn({
+        let uploads = server.uploads.clone();
+        async move { uploads.heed().await }
+    });
     let health = server.admin.health.clone();
     let admin = tokio::spawn(edge::serve::serve(
         admin_listener.into_iter().collect(),
@@ -89,6 +98,9 @@ pub async fn run(config: Config, passed: Vec<TcpListener>) -> anyhow::Result<()>
         () = stop.received() => anyhow::bail!("told to stop twice: stopped at once"),
     };
     janitor.await?;
+    heeding.abort();
+    departed.cancel();
+    staying.await?;
     // Whatever is asked there may need the stores.
     over.cancel();
     admin.await??;

@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::stream::BoxStream;
 
 use super::faulty_store::Fault;
 use crate::events::Event;
 use crate::files::{File, WriteCondition};
 use crate::metadata_store::{
-    Deleted, Guarded, Inserted, Lease, MetadataError, MetadataStore, Written,
+    Ask, Asked, Deleted, Guarded, Hold, Inserted, Lease, MetadataError, MetadataStore, Written,
 };
 use crate::upload::{Completed, Gone, Progress, Upload};
 use crate::{BlobKey, FilePath, NodeId, Timestamp, UploadId};
@@ -23,6 +24,8 @@ pub enum Operation {
     Upload,
     ClaimUpload,
     RecordProgress,
+    ReleaseUpload,
+    AskToYield,
     CompleteUpload,
     EndUpload,
     ExpireUpload,
@@ -148,8 +151,12 @@ impl MetadataStore for FaultyMetadataStore {
         self.run(Operation::Upload, work).await
     }
 
-    async fn claim_upload(&self, id: &UploadId) -> Result<Option<Upload>, MetadataError> {
-        let work = self.inner.claim_upload(id);
+    async fn claim_upload(
+        &self,
+        id: &UploadId,
+        holder: Option<NodeId>,
+    ) -> Result<Option<Upload>, MetadataError> {
+        let work = self.inner.claim_upload(id, holder);
         self.run(Operation::ClaimUpload, work).await
     }
 
@@ -159,9 +166,26 @@ impl MetadataStore for FaultyMetadataStore {
         epoch: u64,
         progress: &Progress,
         expires_at: Timestamp,
+        hold: Hold,
     ) -> Result<Guarded, MetadataError> {
-        let work = self.inner.record_progress(id, epoch, progress, expires_at);
+        let work = self
+            .inner
+            .record_progress(id, epoch, progress, expires_at, hold);
         self.run(Operation::RecordProgress, work).await
+    }
+
+    async fn release_upload(&self, id: &UploadId, epoch: u64) -> Result<(), MetadataError> {
+        let work = self.inner.release_upload(id, epoch);
+        self.run(Operation::ReleaseUpload, work).await
+    }
+
+    async fn ask_to_yield(&self, ask: &Ask) -> Result<Asked, MetadataError> {
+        let work = self.inner.ask_to_yield(ask);
+        self.run(Operation::AskToYield, work).await
+    }
+
+    fn asks(&self) -> BoxStream<'static, Ask> {
+        self.inner.asks()
     }
 
     async fn complete_upload(

@@ -6,6 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::StreamExt as _;
+use futures::stream::{self, BoxStream};
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
 
 use super::memory_event_store::EventFacts;
 use super::memory_pack_store::PackFacts;
@@ -14,7 +18,8 @@ use crate::digest::Sha256Digest;
 use crate::events::Event;
 use crate::files::{Content, File, WriteCondition};
 use crate::metadata_store::{
-    Deleted, Guarded, Inserted, Lease, MetadataError, MetadataStore, Written,
+    Ask, Asked, Deleted, Guarded, Hold, Inserted, Lease, MetadataError, MetadataStore, Written,
+    node_lease,
 };
 use crate::upload::{Completed, Gone, Progress, Upload, UploadState};
 use crate::{BlobKey, Clock, FilePath, NodeId, Timestamp, UploadId};
@@ -24,7 +29,11 @@ use crate::{BlobKey, Clock, FilePath, NodeId, Timestamp, UploadId};
 pub struct MemoryMetadataStore {
     facts: Mutex<Facts>,
     clock: Arc<dyn Clock>,
+    asks: broadcast::Sender<Ask>,
 }
+
+/// Asks that a node may be behind.
+const ASKS: usize = 64;
 
 impl Default for MemoryMetadataStore {
     fn default() -> Self {
@@ -57,6 +66,7 @@ impl MemoryMetadataStore {
         Self {
             facts: Mutex::default(),
             clock,
+            asks: broadcast::Sender::new(ASKS),
         }
     }
 
@@ -79,6 +89,11 @@ impl Facts {
         }
     }
 
+    fn is_alive(&self, node: NodeId, now: Timestamp) -> bool {
+        let lease = self.leases.get(&node_lease(node));
+        lease.is_some_and(|(_, expires_at)| now < *expires_at)
+    }
+
     fn open(&self) -> impl Iterator<Item = &Upload> {
         self.uploads
             .values()
@@ -98,6 +113,7 @@ impl Facts {
             return Guarded::Fenced;
         };
         upload.expires_at = expires_at;
+        upload.holder = None;
         upload.state = UploadState::Gone(gone);
         upload.plan.idempotency_key = None;
         Guarded::Done
@@ -188,13 +204,18 @@ impl MetadataStore for MemoryMetadataStore {
         Ok(self.facts().uploads.get(id).cloned())
     }
 
-    async fn claim_upload(&self, id: &UploadId) -> Result<Option<Upload>, MetadataError> {
+    async fn claim_upload(
+        &self,
+        id: &UploadId,
+        holder: Option<NodeId>,
+    ) -> Result<Option<Upload>, MetadataError> {
         let mut facts = self.facts();
         let Some(upload) = facts.uploads.get_mut(id) else {
             return Ok(None);
         };
         if matches!(upload.state, UploadState::Open(_)) {
             upload.epoch += 1;
+            upload.holder = holder;
         }
         Ok(Some(upload.clone()))
     }
@@ -205,6 +226,7 @@ impl MetadataStore for MemoryMetadataStore {
         epoch: u64,
         progress: &Progress,
         expires_at: Timestamp,
+        hold: Hold,
     ) -> Result<Guarded, MetadataError> {
         fits_progress(progress)?;
         let mut facts = self.facts();
@@ -215,7 +237,43 @@ impl MetadataStore for MemoryMetadataStore {
             upload.state = UploadState::Open(progress.clone());
             upload.expires_at = expires_at;
         }
+        if hold == Hold::Release {
+            upload.holder = None;
+        }
         Ok(Guarded::Done)
+    }
+
+    async fn release_upload(&self, id: &UploadId, epoch: u64) -> Result<(), MetadataError> {
+        if let Some((upload, _)) = self.facts().held(id, epoch) {
+            upload.holder = None;
+        }
+        Ok(())
+    }
+
+    async fn ask_to_yield(&self, ask: &Ask) -> Result<Asked, MetadataError> {
+        let mut facts = self.facts();
+        let is_held = facts
+            .held(&ask.upload, ask.epoch)
+            .is_some_and(|(upload, _)| upload.holder == Some(ask.node));
+        if !is_held || !facts.is_alive(ask.node, self.clock.now()) {
+            return Ok(Asked::Nobody);
+        }
+        // Nobody may listen.
+        let _ = self.asks.send(*ask);
+        Ok(Asked::Holder)
+    }
+
+    fn asks(&self) -> BoxStream<'static, Ask> {
+        stream::unfold(self.asks.subscribe(), |mut asks| async move {
+            loop {
+                match asks.recv().await {
+                    Ok(ask) => return Some((ask, asks)),
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return None,
+                }
+            }
+        })
+        .boxed()
     }
 
     async fn complete_upload(
@@ -231,6 +289,7 @@ impl MetadataStore for MemoryMetadataStore {
         }
         let Some(file) = upload.file(completed) else {
             if let Some((upload, _)) = facts.held(&upload.id, upload.epoch) {
+                upload.holder = None;
                 upload.expires_at = expires_at;
                 upload.state = UploadState::Complete(completed.clone());
             }
@@ -244,6 +303,7 @@ impl MetadataStore for MemoryMetadataStore {
         let written = facts.write(&file, "complete an upload")?;
         facts.events.record(event);
         if let Some((upload, _)) = facts.held(&upload.id, upload.epoch) {
+            upload.holder = None;
             upload.expires_at = expires_at;
             upload.state = UploadState::Complete(Completed {
                 replaced: current.is_some(),
@@ -304,6 +364,10 @@ impl MetadataStore for MemoryMetadataStore {
         let mut found: Vec<&Upload> = facts
             .open()
             .filter(|upload| upload.expires_at <= now)
+            .filter(|upload| {
+                let holder = upload.holder;
+                !holder.is_some_and(|node| facts.is_alive(node, self.clock.now()))
+            })
             .collect();
         found.sort_by_key(|upload| upload.expires_at);
         Ok(found.into_iter().take(limit).cloned().collect())
@@ -491,11 +555,35 @@ pub(super) fn failed(doing: &'static str, reason: &'static str) -> MetadataError
 
 #[cfg(test)]
 mod tests {
-    use super::{MemoryMetadataStore, MetadataStore as _};
+    use super::*;
+    use crate::ids::SystemRandomness;
+    use crate::testing::metadata_store::upload;
 
     async fn fresh() -> (Box<MemoryMetadataStore>, ()) {
         (Box::default(), ())
     }
 
     crate::metadata_store_contract!(fresh);
+
+    #[tokio::test]
+    async fn an_ask_reaches_all_who_listen() {
+        let store = MemoryMetadataStore::default();
+        let node = NodeId::random(&SystemRandomness);
+        let name = node_lease(node);
+        let alive = store.lease(&name, node, Duration::from_hours(1)).await;
+        assert!(alive.unwrap().is_some());
+        let mut upload = upload("a");
+        upload.holder = Some(node);
+        store.insert_upload(&upload).await.unwrap();
+        let ask = Ask {
+            upload: upload.id,
+            node,
+            epoch: upload.epoch,
+        };
+        let listeners = [store.asks(), store.asks()];
+        assert_eq!(store.ask_to_yield(&ask).await.unwrap(), Asked::Holder);
+        for mut asks in listeners {
+            assert_eq!(asks.next().await, Some(ask));
+        }
+    }
 }

@@ -15,7 +15,9 @@ use protocol::upload::{Complete, Open};
 use crate::digest::{Hasher, Sha256Digest};
 use crate::files::{Content, Description, File, WriteCondition};
 use crate::ids::SystemRandomness;
-use crate::metadata_store::{Deleted, Guarded, Inserted, Lease, MetadataError, Written};
+use crate::metadata_store::{
+    Ask, Asked, Deleted, Guarded, Hold, Inserted, Lease, MetadataError, Written, node_lease,
+};
 use crate::upload::{Completed, Gone, Plan, Progress, Target, Upload, UploadState};
 use crate::{BlobKey, FilePath, MetadataStore, NodeId, Timestamp, UploadId};
 
@@ -37,6 +39,11 @@ macro_rules! metadata_store_contract {
             concurrent_creations_make_one_upload
             a_claim_raises_the_epoch
             concurrent_claims_yield_distinct_epochs
+            a_claim_names_the_holder
+            a_holder_lets_go
+            what_has_ended_has_no_holder
+            a_node_that_is_gone_is_not_asked
+            what_a_living_node_holds_is_not_expired
             only_the_last_holder_may_change_an_upload
             progress_is_recorded
             progress_never_goes_back
@@ -114,6 +121,7 @@ pub fn upload(path: &str) -> Upload {
             tus_concat: None,
         },
         epoch: 0,
+        holder: None,
         created_at: START,
         expires_at: at(3600),
         state: UploadState::Open(progress(0, None)),
@@ -183,7 +191,11 @@ fn if_match(etag: String) -> WriteCondition {
 /// Inserts an upload and claims it.
 async fn claimed(store: &dyn MetadataStore, upload: &Upload) -> Upload {
     assert_eq!(store.insert_upload(upload).await.unwrap(), Inserted::New);
-    store.claim_upload(&upload.id).await.unwrap().unwrap()
+    store
+        .claim_upload(&upload.id, Some(node()))
+        .await
+        .unwrap()
+        .unwrap()
 }
 
 async fn put(store: &dyn MetadataStore, file: &File) -> Written {
@@ -230,6 +242,7 @@ pub async fn an_upload_reads_back(store: &dyn MetadataStore) {
         tus_concat: Some("partial".to_owned()),
     };
     upload.epoch = 7;
+    upload.holder = Some(node());
     upload.state = UploadState::Open(progress(5, Some(i64::MAX as u64)));
     assert_eq!(store.insert_upload(&upload).await.unwrap(), Inserted::New);
     assert_eq!(store.upload(&upload.id).await.unwrap(), Some(upload));
@@ -246,9 +259,12 @@ pub async fn an_upload_without_extras_reads_back(store: &dyn MetadataStore) {
 pub async fn an_unknown_upload_is_none(store: &dyn MetadataStore) {
     let upload = upload("a");
     assert_eq!(store.upload(&upload.id).await.unwrap(), None);
-    assert_eq!(store.claim_upload(&upload.id).await.unwrap(), None);
+    assert_eq!(
+        store.claim_upload(&upload.id, Some(node())).await.unwrap(),
+        None
+    );
     let recorded = store
-        .record_progress(&upload.id, 0, &progress(0, None), at(9))
+        .record_progress(&upload.id, 0, &progress(0, None), at(9), Hold::Keep)
         .await;
     assert_eq!(recorded.unwrap(), Guarded::Fenced);
     let ended = store
@@ -388,9 +404,11 @@ pub async fn a_claim_raises_the_epoch(store: &dyn MetadataStore) {
     let upload = upload("a");
     store.insert_upload(&upload).await.unwrap();
     for epoch in 1..4 {
-        let claimed = store.claim_upload(&upload.id).await.unwrap();
+        let holder = Some(node());
+        let claimed = store.claim_upload(&upload.id, holder).await.unwrap();
         let expected = Upload {
             epoch,
+            holder,
             ..upload.clone()
         };
         assert_eq!(claimed, Some(expected.clone()));
@@ -402,7 +420,7 @@ pub async fn a_claim_raises_the_epoch(store: &dyn MetadataStore) {
 pub async fn concurrent_claims_yield_distinct_epochs(store: &dyn MetadataStore) {
     let upload = upload("a");
     store.insert_upload(&upload).await.unwrap();
-    let claims = join_all((0..32).map(|_| store.claim_upload(&upload.id))).await;
+    let claims = join_all((0..32).map(|_| store.claim_upload(&upload.id, Some(node())))).await;
     let mut epochs: Vec<u64> = claims
         .into_iter()
         .map(|claim| claim.unwrap().unwrap().epoch)
@@ -411,12 +429,159 @@ pub async fn concurrent_claims_yield_distinct_epochs(store: &dyn MetadataStore) 
     assert_eq!(epochs, (1..=32).collect::<Vec<u64>>());
 }
 
+async fn holder(store: &dyn MetadataStore, id: &UploadId) -> Option<NodeId> {
+    store.upload(id).await.unwrap().unwrap().holder
+}
+
+/// Whoever claims it last, or nobody.
+pub async fn a_claim_names_the_holder(store: &dyn MetadataStore) {
+    let nodes = [node(), node()];
+    let mut upload = upload("a");
+    upload.holder = Some(nodes[0]);
+    store.insert_upload(&upload).await.unwrap();
+    for (n, claimer) in [Some(nodes[1]), None, Some(nodes[0])]
+        .into_iter()
+        .enumerate()
+    {
+        let claimed = store.claim_upload(&upload.id, claimer).await;
+        let claimed = claimed.unwrap().unwrap();
+        assert_eq!((claimed.holder, claimed.epoch), (claimer, n as u64 + 1));
+        assert_eq!(store.upload(&upload.id).await.unwrap(), Some(claimed));
+    }
+}
+
+/// With its last record or without one, and not by an epoch that is over.
+pub async fn a_holder_lets_go(store: &dyn MetadataStore) {
+    let upload = claimed(store, &upload("a")).await;
+    let node = upload.holder;
+    let record = async |offset, hold| {
+        let step = progress(offset, None);
+        let recorded = store
+            .record_progress(&upload.id, upload.epoch, &step, at(9), hold)
+            .await;
+        assert_eq!(recorded.unwrap(), Guarded::Done);
+        holder(store, &upload.id).await
+    };
+    assert!(node.is_some());
+    assert_eq!(record(5, Hold::Keep).await, node);
+    assert_eq!(record(6, Hold::Release).await, None);
+    assert_eq!(record(7, Hold::Keep).await, None);
+
+    let upload = store.claim_upload(&upload.id, node).await.unwrap().unwrap();
+    let release = async |epoch| {
+        store.release_upload(&upload.id, epoch).await.unwrap();
+        holder(store, &upload.id).await
+    };
+    assert_eq!(release(upload.epoch - 1).await, node);
+    assert_eq!(release(upload.epoch + 1).await, node);
+    assert_eq!(release(upload.epoch).await, None);
+
+    // What is behind the record changes no more than that.
+    let upload = store.claim_upload(&upload.id, node).await.unwrap().unwrap();
+    let behind = progress(1, None);
+    let recorded = store
+        .record_progress(&upload.id, upload.epoch, &behind, at(99), Hold::Release)
+        .await;
+    assert_eq!(recorded.unwrap(), Guarded::Done);
+    let released = Upload {
+        holder: None,
+        ..upload.clone()
+    };
+    assert_eq!(store.upload(&upload.id).await.unwrap(), Some(released));
+}
+
+/// Complete or gone.
+pub async fn what_has_ended_has_no_holder(store: &dyn MetadataStore) {
+    let complete = claimed(store, &upload("a")).await;
+    let written = store
+        .complete_upload(&complete, &completed("x", at(1)), at(9), None)
+        .await;
+    assert_eq!(written.unwrap(), Written::Created);
+    let gone = claimed(store, &upload("b")).await;
+    let ended = store
+        .end_upload(&gone.id, Some(gone.epoch), Gone::Invalid, at(9))
+        .await;
+    assert_eq!(ended.unwrap(), Guarded::Done);
+    let expired = claimed(store, &upload("c")).await;
+    let ended = store
+        .expire_upload(&expired.id, expired.expires_at, at(1 << 20))
+        .await;
+    assert_eq!(ended.unwrap(), Guarded::Done);
+    for upload in [complete, gone, expired] {
+        assert_eq!(holder(store, &upload.id).await, None);
+        // It cannot be claimed any more.
+        let claimed = store.claim_upload(&upload.id, Some(node())).await.unwrap();
+        assert_eq!(claimed.unwrap().holder, None);
+    }
+}
+
+/// Nor one that does not hold the upload, or not under this epoch.
+pub async fn a_node_that_is_gone_is_not_asked(store: &dyn MetadataStore) {
+    let upload = claimed(store, &upload("a")).await;
+    let ask = Ask {
+        upload: upload.id,
+        node: upload.holder.unwrap(),
+        epoch: upload.epoch,
+    };
+    assert_eq!(store.ask_to_yield(&ask).await.unwrap(), Asked::Nobody);
+    let alive = node_lease(ask.node);
+    let lapsed = store.lease(&alive, ask.node, Duration::ZERO).await;
+    assert!(lapsed.unwrap().is_some());
+    assert_eq!(store.ask_to_yield(&ask).await.unwrap(), Asked::Nobody);
+    assert!(lease(store, &alive, ask.node).await.is_some());
+    let other = node();
+    assert!(lease(store, &node_lease(other), other).await.is_some());
+    let others = [
+        Ask { node: other, ..ask },
+        Ask {
+            epoch: ask.epoch + 1,
+            ..ask
+        },
+        Ask {
+            epoch: ask.epoch - 1,
+            ..ask
+        },
+        Ask {
+            upload: self::upload("b").id,
+            ..ask
+        },
+    ];
+    for ask in others {
+        assert_eq!(store.ask_to_yield(&ask).await.unwrap(), Asked::Nobody);
+    }
+}
+
+/// But for that, its time would be up.
+pub async fn what_a_living_node_holds_is_not_expired(store: &dyn MetadataStore) {
+    let held = claimed(store, &upload("a")).await;
+    let node = held.holder.unwrap();
+    let free = upload("b");
+    store.insert_upload(&free).await.unwrap();
+    let expired = async || {
+        let found = store.expired_uploads(at(1 << 20), 9).await.unwrap();
+        let mut ids: Vec<UploadId> = found.iter().map(|upload| upload.id).collect();
+        ids.sort_unstable();
+        ids
+    };
+    let mut both = vec![held.id, free.id];
+    both.sort_unstable();
+    assert_eq!(expired().await, both);
+    assert!(lease(store, &node_lease(node), node).await.is_some());
+    assert_eq!(expired().await, [free.id]);
+    store.release_lease(&node_lease(node), node).await.unwrap();
+    assert_eq!(expired().await, both);
+}
+
 /// Whoever was claimed away from is fenced, in everything.
 pub async fn only_the_last_holder_may_change_an_upload(store: &dyn MetadataStore) {
     let old = claimed(store, &upload("a")).await;
-    let new = store.claim_upload(&old.id).await.unwrap().unwrap();
+    let new = store
+        .claim_upload(&old.id, Some(node()))
+        .await
+        .unwrap()
+        .unwrap();
     let recorded = store
-        .record_progress(&old.id, old.epoch, &progress(9, None), at(9))
+        .record_progress(&old.id, old.epoch, &progress(9, None), at(9), Hold::Keep)
         .await;
     assert_eq!(recorded.unwrap(), Guarded::Fenced);
     let written = store
@@ -429,14 +594,20 @@ pub async fn only_the_last_holder_may_change_an_upload(store: &dyn MetadataStore
     assert_eq!(ended.unwrap(), Guarded::Fenced);
     // An epoch that was never given is no better.
     let recorded = store
-        .record_progress(&old.id, new.epoch + 1, &progress(9, None), at(9))
+        .record_progress(
+            &old.id,
+            new.epoch + 1,
+            &progress(9, None),
+            at(9),
+            Hold::Keep,
+        )
         .await;
     assert_eq!(recorded.unwrap(), Guarded::Fenced);
     assert_eq!(store.upload(&new.id).await.unwrap(), Some(new.clone()));
     assert_eq!(store.file(new.path().unwrap()).await.unwrap(), None);
 
     let recorded = store
-        .record_progress(&new.id, new.epoch, &progress(9, None), at(9))
+        .record_progress(&new.id, new.epoch, &progress(9, None), at(9), Hold::Keep)
         .await;
     assert_eq!(recorded.unwrap(), Guarded::Done);
 }
@@ -454,7 +625,13 @@ pub async fn progress_is_recorded(store: &dyn MetadataStore) {
         upload.expires_at = at(seconds);
         upload.state = UploadState::Open(step.clone());
         let recorded = store
-            .record_progress(&upload.id, upload.epoch, &step, upload.expires_at)
+            .record_progress(
+                &upload.id,
+                upload.epoch,
+                &step,
+                upload.expires_at,
+                Hold::Keep,
+            )
             .await;
         assert_eq!(recorded.unwrap(), Guarded::Done);
         assert_eq!(
@@ -470,7 +647,7 @@ pub async fn progress_never_goes_back(store: &dyn MetadataStore) {
     let record = async |offset, seconds| {
         let step = progress(offset, Some(99));
         let recorded = store
-            .record_progress(&upload.id, upload.epoch, &step, at(seconds))
+            .record_progress(&upload.id, upload.epoch, &step, at(seconds), Hold::Keep)
             .await;
         recorded.unwrap()
     };
@@ -493,7 +670,7 @@ pub async fn numbers_beyond_the_engine_are_refused(store: &dyn MetadataStore) {
     let holder = claimed(store, &upload("b")).await;
     let step = progress(1 << 63, None);
     let recorded = store
-        .record_progress(&holder.id, holder.epoch, &step, at(9))
+        .record_progress(&holder.id, holder.epoch, &step, at(9), Hold::Keep)
         .await;
     assert!(matches!(recorded, Err(MetadataError::Full)));
     assert_eq!(store.upload(&holder.id).await.unwrap(), Some(holder));
@@ -526,16 +703,23 @@ pub async fn a_completed_upload_stays_readable(store: &dyn MetadataStore) {
     written.unwrap();
     let expected = Upload {
         expires_at: at(9),
+        holder: None,
         state: UploadState::Complete(completed.clone()),
         ..upload.clone()
     };
     let read = store.upload(&upload.id).await.unwrap();
     assert_eq!(read.as_ref(), Some(&expected));
-    let claim = store.claim_upload(&upload.id).await.unwrap();
+    let claim = store.claim_upload(&upload.id, Some(node())).await.unwrap();
     assert_eq!(claim.as_ref(), Some(&expected));
 
     let recorded = store
-        .record_progress(&upload.id, upload.epoch, &progress(9, None), at(99))
+        .record_progress(
+            &upload.id,
+            upload.epoch,
+            &progress(9, None),
+            at(99),
+            Hold::Keep,
+        )
         .await;
     assert_eq!(recorded.unwrap(), Guarded::Fenced);
     let written = store
@@ -623,7 +807,7 @@ pub async fn a_fenced_holder_learns_nothing_of_the_file(store: &dyn MetadataStor
     let mut upload = upload("a");
     upload.plan.condition = if_absent();
     let old = claimed(store, &upload).await;
-    store.claim_upload(&old.id).await.unwrap();
+    store.claim_upload(&old.id, Some(node())).await.unwrap();
     let written = store
         .complete_upload(&old, &completed("new", at(1)), at(9), None)
         .await;
@@ -636,7 +820,7 @@ pub async fn an_ended_upload_is_gone(store: &dyn MetadataStore) {
         let upload = claimed(store, &upload("a")).await;
         let step = progress(3, Some(5));
         let recorded = store
-            .record_progress(&upload.id, upload.epoch, &step, at(5))
+            .record_progress(&upload.id, upload.epoch, &step, at(5), Hold::Keep)
             .await;
         recorded.unwrap();
         assert!(is_known(store, &upload.blob).await);
@@ -646,12 +830,13 @@ pub async fn an_ended_upload_is_gone(store: &dyn MetadataStore) {
         assert_eq!(ended.unwrap(), Guarded::Done);
         let expected = Upload {
             expires_at: at(9),
+            holder: None,
             state: UploadState::Gone(gone),
             ..upload.clone()
         };
         let read = store.upload(&upload.id).await.unwrap();
         assert_eq!(read.as_ref(), Some(&expected));
-        let claim = store.claim_upload(&upload.id).await.unwrap();
+        let claim = store.claim_upload(&upload.id, Some(node())).await.unwrap();
         assert_eq!(claim, Some(expected));
         assert!(!is_known(store, &upload.blob).await);
 
@@ -676,7 +861,13 @@ pub async fn an_upload_is_ended_whoever_holds_it(store: &dyn MetadataStore) {
         .await;
     assert_eq!(ended.unwrap(), Guarded::Done);
     let recorded = store
-        .record_progress(&upload.id, upload.epoch, &progress(9, None), at(99))
+        .record_progress(
+            &upload.id,
+            upload.epoch,
+            &progress(9, None),
+            at(99),
+            Hold::Keep,
+        )
         .await;
     assert_eq!(recorded.unwrap(), Guarded::Fenced);
 }
@@ -692,7 +883,7 @@ pub async fn only_an_expired_upload_expires(store: &dyn MetadataStore) {
     assert_eq!(found, std::slice::from_ref(&upload));
     let step = progress(1, None);
     let recorded = store
-        .record_progress(&upload.id, upload.epoch, &step, at(20))
+        .record_progress(&upload.id, upload.epoch, &step, at(20), Hold::Keep)
         .await;
     recorded.unwrap();
     let overtaken = store.expire_upload(&upload.id, at(10), at(99)).await;
@@ -756,7 +947,7 @@ pub async fn expired_uploads_are_found(store: &dyn MetadataStore) {
     let moved = make(5).await;
     let step = progress(1, None);
     let recorded = store
-        .record_progress(&moved.id, moved.epoch, &step, at(100))
+        .record_progress(&moved.id, moved.epoch, &step, at(100), Hold::Keep)
         .await;
     recorded.unwrap();
     let closed = make(5).await;
@@ -1222,7 +1413,7 @@ pub async fn many_at_once_all_succeed(store: &dyn MetadataStore) {
         let length = name.len() as u64;
         let step = progress(length, Some(length));
         let recorded = store
-            .record_progress(&upload.id, upload.epoch, &step, at(9))
+            .record_progress(&upload.id, upload.epoch, &step, at(9), Hold::Keep)
             .await;
         assert_eq!(recorded.unwrap(), Guarded::Done);
         let completed = completed(&name, at(1));

@@ -8,6 +8,7 @@ use protocol::upload::{Complete, Open};
 use super::{Outcome, Shared};
 use crate::digest::{Digests, Hasher, Sha256Digest};
 use crate::events::Event;
+use crate::holders::Turn;
 use crate::ingest::Stops;
 use crate::metadata_store::{Guarded, Written};
 use crate::upload::{Completed, Gone, Plan, Progress, Target, Upload, UploadState};
@@ -31,7 +32,7 @@ impl Shared {
     pub(super) async fn complete_if_reached(
         &self,
         upload: &mut Upload,
-        stops: &Stops,
+        turn: &Turn,
     ) -> Result<(), Error> {
         let progress = match &upload.state {
             UploadState::Open(progress) => progress.clone(),
@@ -41,7 +42,8 @@ impl Shared {
         if !whole || upload.plan.is_part() || upload.plan.is_concatenation() {
             return Ok(());
         }
-        self.claim(upload).await?;
+        let stops = &self.stops(turn);
+        self.claim(upload, turn).await?;
         let hasher = self.hasher(upload, &progress, stops).await?;
         let complete = Complete {
             length: progress.open.offset,
@@ -122,6 +124,7 @@ impl Shared {
         if !resumable {
             return Ok(Outcome::Stored(upload.product(&completed)));
         }
+        upload.holder = None;
         upload.state = UploadState::Complete(completed.clone());
         Ok(Outcome::Complete(upload.clone(), completed))
     }
@@ -234,6 +237,7 @@ impl Shared {
             .await
             .map_err(Error::metadata("invalidate an upload"))?;
         if ended == Guarded::Done {
+            upload.holder = None;
             upload.state = UploadState::Gone(Gone::Invalid);
             self.discard(&upload.blob).await;
         }

@@ -17,7 +17,7 @@ use crate::holders::Turn;
 use crate::ingest::{
     BodyFault, BodyPart, Checkpoint, Ingest, Replay, Rhythm, Source, Stops, UploadBody,
 };
-use crate::metadata_store::{Guarded, Inserted};
+use crate::metadata_store::{Guarded, Hold, Inserted};
 use crate::upload::{Plan, Progress, Target, Upload, UploadState};
 use crate::{BlobKey, Error, UploadId};
 
@@ -33,6 +33,8 @@ impl Shared {
         let is_named = creation.target.is_some();
         let now = self.clock.now();
         let id = UploadId::random(&*self.randomness);
+        let works_on_it = creation.resumable && !brings_nothing(&creation);
+        let holder = works_on_it.then_some(self.node);
         let mut upload = Upload {
             id,
             blob: BlobKey::random(&*self.randomness),
@@ -56,6 +58,7 @@ impl Shared {
                 tus_concat: creation.tus_concat,
             },
             epoch: 1,
+            holder,
             created_at: now,
             expires_at: now.plus(self.config.lifetime),
             state: UploadState::Open(Progress {
@@ -67,6 +70,7 @@ impl Shared {
             }),
         };
         let turn = self.turn(id).await?;
+        turn.holds(upload.epoch);
         if creation.resumable {
             let inserted = self
                 .metadata
@@ -114,6 +118,7 @@ impl Shared {
         let taken = self
             .take_in(&mut upload, request, Hasher::new(), body, &stops, sink)
             .await;
+        self.let_go(&mut upload).await;
         drop(turn);
         match taken {
             Ok(outcome) => Ok(outcome),
@@ -259,7 +264,7 @@ impl Shared {
         sink: Arc<dyn ProgressSink>,
         replays: Replays,
     ) -> Result<Outcome, Failure> {
-        let mut upload = self.existing(&id).await?;
+        let mut upload = self.at_rest(&id, &turn).await?;
         if upload.plan.is_concatenation() {
             return Err(Failure::of(Rejection::FinalUpload, upload));
         }
@@ -290,8 +295,14 @@ impl Shared {
             Ok(admission) => admission,
             Err(rejection) => return Err(Failure::of(rejection, upload)),
         };
-        self.claim(&mut upload).await?;
-        let hasher = self.hasher(&mut upload, &progress, &stops).await?;
+        self.claim(&mut upload, &turn).await?;
+        let hasher = match self.hasher(&mut upload, &progress, &stops).await {
+            Ok(hasher) => hasher,
+            Err(error) => {
+                self.let_go(&mut upload).await;
+                return Err(error.into());
+            }
+        };
         let mut stated = addition.digests;
         stated.content.retain(|stated| !is_stale(stated, &upload));
         let request = Request {
@@ -307,15 +318,17 @@ impl Shared {
             // The client has another offset from this answer. One that completes the upload may be its client's older request.
             self.told.forget(&id);
         }
+        self.let_go(&mut upload).await;
         drop(turn);
         taken.map_err(|error| Failure::of(error, upload))
     }
 
-    /// Makes this request the upload's holder.
-    pub(super) async fn claim(&self, upload: &mut Upload) -> Result<(), Error> {
+    /// Makes this request, whose turn it is, the upload's holder.
+    pub(super) async fn claim(&self, upload: &mut Upload, turn: &Turn) -> Result<(), Error> {
+        turn.holds(upload.epoch + 1);
         let claimed = self
             .metadata
-            .claim_upload(&upload.id)
+            .claim_upload(&upload.id, Some(self.node))
             .await
             .map_err(Error::metadata("claim an upload"))?;
         match claimed {
@@ -323,7 +336,11 @@ impl Shared {
                 *upload = claimed;
                 Ok(())
             }
-            Some(_) | None => Err(Error::Superseded),
+            Some(mut claimed) => {
+                self.let_go(&mut claimed).await;
+                Err(Error::Superseded)
+            }
+            None => Err(Error::Superseded),
         }
     }
 
@@ -407,21 +424,28 @@ impl Shared {
         let verdict = ended.verdict();
         stated.representation.extend(ingested.stated.representation);
         let whole = stated_of_whole(&recorder.upload.plan, stated.representation);
-        let keeps = match verdict {
-            // It is recorded by its completion, unless that takes a while.
-            Verdict::Complete(_) => takes_reading_back(&whole),
-            Verdict::Partial | Verdict::Kept(_) => true,
-            Verdict::Discarded(_) | Verdict::Invalid(_) => false,
-        };
-        let staged = if keeps {
-            let closed = ingest.staged.close().await;
-            closed.map_err(Error::blob("sync a staged blob"))?;
-            if resumable {
-                recorder.record(ingest.offset, &ingest.digests).await?;
+        // It is recorded by its completion, unless that takes a while.
+        let recorded_before = match &verdict {
+            Verdict::Complete(complete) if recorder.upload.path().is_none() => {
+                // By this, other nodes know how long they have to wait.
+                recorder.length = Some(complete.length);
+                Some(Hold::Keep)
             }
-            None
-        } else {
-            Some(ingest.staged)
+            Verdict::Complete(_) => takes_reading_back(&whole).then_some(Hold::Keep),
+            Verdict::Partial | Verdict::Kept(_) => Some(Hold::Release),
+            Verdict::Discarded(_) | Verdict::Invalid(_) => None,
+        };
+        let staged = match recorded_before {
+            Some(hold) => {
+                let closed = ingest.staged.close().await;
+                closed.map_err(Error::blob("sync a staged blob"))?;
+                if resumable {
+                    let (offset, digests) = (ingest.offset, &ingest.digests);
+                    recorder.record(offset, digests, hold).await?;
+                }
+                None
+            }
+            None => Some(ingest.staged),
         };
         match verdict {
             Verdict::Complete(complete) => {
@@ -511,6 +535,17 @@ pub(super) enum Replays {
     Refused,
 }
 
+/// Whether a creation is over once its upload is recorded: nothing comes with it, nor does that complete it.
+fn brings_nothing(creation: &Creation) -> bool {
+    let create = &creation.create;
+    let completes = match create.completion {
+        Completion::WithThisBody => true,
+        Completion::Later => false,
+        Completion::AtLength => create.length == Some(0),
+    };
+    create.body_length == Some(0) && creation.parts.is_none() && !completes
+}
+
 /// Whether a creation asks for the upload that an earlier one with the same key made.
 fn is_repeat(asked: &Plan, existing: &Plan, is_named: bool) -> bool {
     (!is_named || asked.target == existing.target)
@@ -555,14 +590,15 @@ struct Recorder<'a> {
 #[async_trait]
 impl Checkpoint for Recorder<'_> {
     async fn reached(&mut self, offset: u64, digests: &Digests) -> Result<(), Error> {
-        self.record(offset, digests).await?;
+        self.record(offset, digests, Hold::Keep).await?;
         self.sink.progressed(offset);
         Ok(())
     }
 }
 
 impl Recorder<'_> {
-    async fn record(&mut self, offset: u64, digests: &Digests) -> Result<(), Error> {
+    /// Records what is durable, unless it is recorded already.
+    async fn record(&mut self, offset: u64, digests: &Digests, hold: Hold) -> Result<(), Error> {
         let progress = Progress {
             open: Open {
                 offset,
@@ -577,11 +613,21 @@ impl Recorder<'_> {
         let expires_at = shared.clock.now().plus(shared.config.lifetime);
         let guarded = shared
             .metadata
-            .record_progress(&self.upload.id, self.upload.epoch, &progress, expires_at)
+            .record_progress(
+                &self.upload.id,
+                self.upload.epoch,
+                &progress,
+                expires_at,
+                hold,
+            )
             .await
             .map_err(Error::metadata("record an upload's progress"))?;
         if guarded == Guarded::Fenced {
+            self.upload.holder = None;
             return Err(Error::Superseded);
+        }
+        if hold == Hold::Release {
+            self.upload.holder = None;
         }
         self.upload.state = UploadState::Open(progress);
         self.upload.expires_at = expires_at;

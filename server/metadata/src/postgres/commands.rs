@@ -2,7 +2,7 @@
 
 use domain::events::Event;
 use domain::files::{Content, File, WriteCondition};
-use domain::metadata_store::{Deleted, Guarded, Inserted, Lease, MetadataError, Written};
+use domain::metadata_store::{Deleted, Guarded, Hold, Inserted, Lease, MetadataError, Written};
 use domain::upload::{Completed, Gone, Progress, Target, Upload, UploadState};
 use domain::{BlobKey, FilePath, NodeId, Timestamp, UploadId};
 use sqlx::PgConnection;
@@ -50,6 +50,7 @@ impl Command for InsertUpload<'_> {
             .bind(plan.tus_metadata.as_deref())
             .bind(plan.tus_concat.as_deref())
             .bind(column(upload.epoch)?)
+            .bind(upload.holder.map(|node| node.to_string()))
             .bind(upload.created_at.as_millis())
             .bind(upload.expires_at.as_millis())
             .bind(column(progress.open.offset)?)
@@ -76,16 +77,20 @@ impl Command for InsertUpload<'_> {
 }
 
 /// See [`claim_upload`](domain::MetadataStore::claim_upload).
-pub(super) struct ClaimUpload(pub(super) UploadId);
+pub(super) struct ClaimUpload {
+    pub(super) id: UploadId,
+    pub(super) holder: Option<NodeId>,
+}
 
 impl Command for ClaimUpload {
     type Answer = Option<Upload>;
     const DOING: &'static str = "claim an upload";
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Option<Upload>, MetadataError> {
-        let Self(id) = self;
+        let Self { id, holder } = self;
         let claimed: Option<UploadRow> = sqlx::query_as(sql::CLAIM_UPLOAD)
             .bind(id.to_string())
+            .bind(holder.map(|node| node.to_string()))
             .fetch_optional(&mut *connection)
             .await
             .map_err(engine(Self::DOING))?;
@@ -102,6 +107,7 @@ pub(super) struct RecordProgress<'a> {
     pub(super) epoch: u64,
     pub(super) progress: &'a Progress,
     pub(super) expires_at: Timestamp,
+    pub(super) hold: Hold,
 }
 
 impl Command for RecordProgress<'_> {
@@ -115,15 +121,34 @@ impl Command for RecordProgress<'_> {
             .bind(column(self.progress.open.offset)?)
             .bind(self.progress.open.length.map(column).transpose()?)
             .bind(self.progress.hash.as_bytes())
-            .bind(self.expires_at.as_millis());
-        if affected(connection, update, Self::DOING).await? == 1
-            // Progress that is behind what is recorded is true as well, and no news.
-            || holds(connection, &self.id, self.epoch, Self::DOING).await?
-        {
-            Ok(Guarded::Done)
-        } else {
-            Ok(Guarded::Fenced)
+            .bind(self.expires_at.as_millis())
+            .bind(self.hold == Hold::Release);
+        if affected(connection, update, Self::DOING).await? == 1 {
+            return Ok(Guarded::Done);
         }
+        // Progress that is behind what is recorded is true as well, and no news.
+        if !holds(connection, &self.id, self.epoch, Self::DOING).await? {
+            return Ok(Guarded::Fenced);
+        }
+        if self.hold == Hold::Release {
+            release(connection, &self.id, self.epoch, Self::DOING).await?;
+        }
+        Ok(Guarded::Done)
+    }
+}
+
+/// See [`release_upload`](domain::MetadataStore::release_upload).
+pub(super) struct ReleaseUpload {
+    pub(super) id: UploadId,
+    pub(super) epoch: u64,
+}
+
+impl Command for ReleaseUpload {
+    type Answer = ();
+    const DOING: &'static str = "let go of an upload";
+
+    async fn run(&self, connection: &mut PgConnection) -> Result<(), MetadataError> {
+        release(connection, &self.id, self.epoch, Self::DOING).await
     }
 }
 
@@ -388,10 +413,9 @@ update _sqlx_migrations
 set execution_time = execution_time
 where version = 1";
 
-const LEASE: &str = sql::lease!("floor(extract(epoch from clock_timestamp()) * 1000)::bigint");
+const LEASE: &str = sql::lease!(now!());
 
-const FORGET_LEASES: &str =
-    sql::forget_leases!("floor(extract(epoch from clock_timestamp()) * 1000)::bigint");
+const FORGET_LEASES: &str = sql::forget_leases!(now!());
 
 /// One of the statements that write a file, with the file's parameters.
 fn with_file(statement: &'static str, file: &File) -> Result<Query<'static>, MetadataError> {
@@ -459,6 +483,20 @@ async fn doom(
         .bind(blob.as_str())
         .bind(at.as_millis());
     affected(connection, doom, doing).await.map(drop)
+}
+
+/// Its holder under this epoch lets go of an open upload.
+async fn release(
+    connection: &mut PgConnection,
+    id: &UploadId,
+    epoch: u64,
+    doing: &'static str,
+) -> Result<(), MetadataError> {
+    let release = sqlx::query(sql::RELEASE_UPLOAD)
+        .bind(id.to_string())
+        .bind(column(epoch)?);
+    // No row: another holds it, or it has ended.
+    affected(connection, release, doing).await.map(drop)
 }
 
 /// Whether the upload is open under this epoch.

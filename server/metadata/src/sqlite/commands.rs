@@ -5,7 +5,7 @@
 
 use domain::events::Event;
 use domain::files::{File, WriteCondition};
-use domain::metadata_store::{Deleted, Guarded, Inserted, Lease, MetadataError, Written};
+use domain::metadata_store::{Deleted, Guarded, Hold, Inserted, Lease, MetadataError, Written};
 use domain::upload::{Completed, Gone, Progress, Target, Upload, UploadState};
 use domain::{BlobKey, FilePath, NodeId, Timestamp, UploadId};
 use sqlx::Sqlite;
@@ -55,6 +55,7 @@ impl Command for InsertUpload {
             .bind(plan.tus_metadata.as_deref())
             .bind(plan.tus_concat.as_deref())
             .bind(column(upload.epoch)?)
+            .bind(upload.holder.map(|node| node.to_string()))
             .bind(upload.created_at.as_millis())
             .bind(upload.expires_at.as_millis())
             .bind(column(progress.open.offset)?)
@@ -78,7 +79,10 @@ impl Command for InsertUpload {
 
 /// See [`claim_upload`](domain::MetadataStore::claim_upload).
 #[derive(Debug)]
-pub(super) struct ClaimUpload(pub(super) UploadId);
+pub(super) struct ClaimUpload {
+    pub(super) id: UploadId,
+    pub(super) holder: Option<NodeId>,
+}
 
 impl Command for ClaimUpload {
     type Answer = Option<Upload>;
@@ -88,9 +92,10 @@ impl Command for ClaimUpload {
         &self,
         transaction: &mut Transaction<'_>,
     ) -> Result<Option<Upload>, MetadataError> {
-        let Self(id) = self;
+        let Self { id, holder } = self;
         let claimed: Option<UploadRow> = sqlx::query_as(sql::CLAIM_UPLOAD)
             .bind(id.to_string())
+            .bind(holder.map(|node| node.to_string()))
             .fetch_optional(&mut *transaction.connection)
             .await
             .map_err(engine(Self::DOING))?;
@@ -108,6 +113,7 @@ pub(super) struct RecordProgress {
     pub(super) epoch: u64,
     pub(super) progress: Progress,
     pub(super) expires_at: Timestamp,
+    pub(super) hold: Hold,
 }
 
 impl Command for RecordProgress {
@@ -121,15 +127,35 @@ impl Command for RecordProgress {
             .bind(column(self.progress.open.offset)?)
             .bind(self.progress.open.length.map(column).transpose()?)
             .bind(self.progress.hash.as_bytes())
-            .bind(self.expires_at.as_millis());
-        if affected(transaction, update, Self::DOING).await? == 1
-            // Progress that is behind what is recorded is true as well, and no news.
-            || holds(transaction, &self.id, self.epoch, Self::DOING).await?
-        {
-            Ok(Guarded::Done)
-        } else {
-            Ok(Guarded::Fenced)
+            .bind(self.expires_at.as_millis())
+            .bind(self.hold == Hold::Release);
+        if affected(transaction, update, Self::DOING).await? == 1 {
+            return Ok(Guarded::Done);
         }
+        // Progress that is behind what is recorded is true as well, and no news.
+        if !holds(transaction, &self.id, self.epoch, Self::DOING).await? {
+            return Ok(Guarded::Fenced);
+        }
+        if self.hold == Hold::Release {
+            release(transaction, &self.id, self.epoch, Self::DOING).await?;
+        }
+        Ok(Guarded::Done)
+    }
+}
+
+/// See [`release_upload`](domain::MetadataStore::release_upload).
+#[derive(Debug)]
+pub(super) struct ReleaseUpload {
+    pub(super) id: UploadId,
+    pub(super) epoch: u64,
+}
+
+impl Command for ReleaseUpload {
+    type Answer = ();
+    const DOING: &'static str = "let go of an upload";
+
+    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<(), MetadataError> {
+        release(transaction, &self.id, self.epoch, Self::DOING).await
     }
 }
 
@@ -391,9 +417,9 @@ impl Command for Check {
     }
 }
 
-const LEASE: &str = sql::lease!("cast(unixepoch('subsec') * 1000 as integer)");
+const LEASE: &str = sql::lease!(now!());
 
-const FORGET_LEASES: &str = sql::forget_leases!("cast(unixepoch('subsec') * 1000 as integer)");
+const FORGET_LEASES: &str = sql::forget_leases!(now!());
 
 /// One of the statements that write a file, with the file's parameters.
 fn with_file(statement: &'static str, file: &File) -> Result<Query<'static>, MetadataError> {
@@ -433,6 +459,20 @@ async fn doom(
         .bind(blob.as_str())
         .bind(at.as_millis());
     affected(transaction, doom, doing).await.map(drop)
+}
+
+/// Its holder under this epoch lets go of an open upload.
+async fn release(
+    transaction: &mut Transaction<'_>,
+    id: &UploadId,
+    epoch: u64,
+    doing: &'static str,
+) -> Result<(), MetadataError> {
+    let release = sqlx::query(sql::RELEASE_UPLOAD)
+        .bind(id.to_string())
+        .bind(column(epoch)?);
+    // No row: another holds it, or it has ended.
+    affected(transaction, release, doing).await.map(drop)
 }
 
 /// Whether the upload is open under this epoch.

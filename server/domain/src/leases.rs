@@ -1,0 +1,138 @@
+//! What is for one node at a time, and which nodes are alive.
+//!
+//! A lease is a name in the metadata store that one node has until a moment by the store's clock, and longer if it asks in time.
+//! Whoever cannot ask counts its lease as lost earlier than others can have it, by its own steady clock, whatever the time is there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::metadata_store::node_lease;
+use crate::{Error, MetadataStore, NodeId};
+
+/// How long a lease lasts if it is not renewed.
+pub const LIFETIME: Duration = Duration::from_secs(5);
+
+/// How long its holder waits before it renews it, and before it tries again.
+pub const RENEWAL: Duration = Duration::from_secs(1);
+
+/// The name of what the janitor does.
+pub const JANITOR: &str = "janitor";
+
+/// The leases of a node.
+#[derive(Debug, Clone)]
+pub struct Leases {
+    metadata: Arc<dyn MetadataStore>,
+    node: NodeId,
+}
+
+impl Leases {
+    /// The leases that `node` takes in this store.
+    pub fn new(metadata: Arc<dyn MetadataStore>, node: NodeId) -> Self {
+        Self { metadata, node }
+    }
+
+    /// Whose they are.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// Does `work` while this node has the lease `name`, then gives it back; `None` where another node has it, or where it was lost
+    /// before the work's end, which is dropped then.
+    ///
+    /// # Errors
+    /// The metadata store's, before the work has begun.
+    ///
+    /// # Cancel safety
+    /// May be dropped anywhere, as may the work: the lease expires by itself.
+    pub async fn exclusively<T>(
+        &self,
+        name: &str,
+        work: impl Future<Output = T>,
+    ) -> Result<Option<T>, Error> {
+        let Some(lasts) = self.take(name).await? else {
+            return Ok(None);
+        };
+        let done = tokio::select! {
+            biased;
+            done = work => Some(done),
+            () = self.renew(name, lasts) => None,
+        };
+        self.give_back(name).await;
+        Ok(done)
+    }
+
+    /// Makes this node known to others as one that is alive, for as long as a lease lasts.
+    ///
+    /// # Errors
+    /// The metadata store's.
+    pub async fn appear(&self) -> Result<(), Error> {
+        self.take(&node_lease(self.node)).await.map(drop)
+    }
+
+    /// Lets other nodes know that this one is alive, until `stop`. Where the store is out of reach for longer than a lease lasts,
+    /// others take over what this node holds, until it appears again.
+    ///
+    /// # Cancel safety
+    /// May be dropped anywhere: others find out when the lease expires.
+    pub async fn stay(&self, stop: CancellationToken) {
+        let staying = async {
+            loop {
+                tokio::time::sleep(RENEWAL).await;
+                if let Err(error) = self.appear().await {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "other nodes may think that this one is gone"
+                    );
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => self.give_back(&node_lease(self.node)).await,
+            () = staying => {}
+        }
+    }
+
+    /// Renews a lease that lasts for a while, again and again; ends once it is another's, or has lasted for its time.
+    async fn renew(&self, name: &str, mut lasts: Instant) {
+        loop {
+            let again = async {
+                tokio::time::sleep(RENEWAL).await;
+                self.take(name).await
+            };
+            match tokio::time::timeout_at(lasts, again).await {
+                Ok(Ok(Some(longer))) => lasts = longer,
+                Ok(Ok(None)) | Err(_) => return,
+                Ok(Err(error)) => tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    name,
+                    "a lease could not be renewed"
+                ),
+            }
+        }
+    }
+
+    /// Until when the lease lasts at least, by this process's clock, if it is this node's.
+    async fn take(&self, name: &str) -> Result<Option<Instant>, Error> {
+        let asked = Instant::now();
+        let lease = self
+            .metadata
+            .lease(name, self.node, LIFETIME)
+            .await
+            .map_err(Error::metadata("take a lease"))?;
+        Ok(lease.map(|_| asked + LIFETIME))
+    }
+
+    async fn give_back(&self, name: &str) {
+        if let Err(error) = self.metadata.release_lease(name, self.node).await {
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                name,
+                "a lease is left to expire"
+            );
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! An upload goes from one node to another.
+//!
+//! A request has its turn on its own node first. If then the record names another node as the holder, that node is asked to let go,
+//! and waited for, but not for longer than [`Config::takeover_wait`](super::Config::takeover_wait) nor if it is not alive. Whoever
+//! has not let go by then is fenced: the epoch rises, so that nothing that it records or publishes counts any more, however late it
+//! wakes up. Either way the offset is final when the request goes on. Of two nodes that take over at once, the last to claim the
+//! upload holds it, and the other's request ends as superseded.
+//!
+//! What makes use of a whole archive cannot stop half-way. It is waited for while its node is alive, as it is on one node.
+
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use tokio::time::Instant;
+
+use super::{Shared, Uploads};
+use crate::holders::{Met, Turn};
+use crate::metadata_store::{Ask, Asked};
+use crate::upload::{Target, Upload, UploadState};
+use crate::{Error, UploadId};
+
+/// Between two looks at a record that another node is about to change.
+const LOOK_AGAIN: Duration = Duration::from_millis(15);
+
+impl Uploads {
+    /// Lets go of uploads that other nodes ask for, for as long as it is polled.
+    ///
+    /// # Cancel safety
+    /// May be dropped anywhere. Who asks afterwards waits in vain, for its own time.
+    pub async fn heed(&self) {
+        let mut asks = self.shared.metadata.asks();
+        while let Some(ask) = asks.next().await {
+            if ask.node == self.shared.node {
+                self.shared.yield_to(&ask).await;
+            }
+        }
+    }
+}
+
+impl Shared {
+    async fn yield_to(&self, ask: &Ask) {
+        if self.holders.ask(&ask.upload, ask.epoch) == Met::Request {
+            return;
+        }
+        // Its request is over, but that could not be recorded.
+        self.release(&ask.upload, ask.epoch).await;
+    }
+
+    /// An upload that is open or complete, and that no other node works on.
+    pub(super) async fn at_rest(&self, id: &UploadId, turn: &Turn) -> Result<Upload, Error> {
+        let upload = self.existing(id).await?;
+        match self.ask_for(&upload) {
+            None => Ok(upload),
+            Some(ask) => self.take_over(upload, ask, turn).await,
+        }
+    }
+
+    /// What to ask another node, if that holds the upload.
+    fn ask_for(&self, upload: &Upload) -> Option<Ask> {
+        let node = upload.holder.filter(|node| *node != self.node)?;
+        Some(Ask {
+            upload: upload.id,
+            node,
+            epoch: upload.epoch,
+        })
+    }
+
+    async fn take_over(
+        &self,
+        mut upload: Upload,
+        mut ask: Ask,
+        turn: &Turn,
+    ) -> Result<Upload, Error> {
+        let stops = self.stops(turn);
+        let mut until = Instant::now() + self.config.takeover_wait;
+        let mut asked = self.ask(&ask).await?;
+        while asked == Asked::Holder {
+            if Instant::now() >= until {
+                if !is_being_used(&upload) {
+                    break;
+                }
+                until = Instant::now() + self.config.takeover_wait;
+                asked = self.ask(&ask).await?;
+                continue;
+            }
+            tokio::select! {
+                biased;
+                error = stops.given() => return Err(error),
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
+            }
+            upload = self.existing(&upload.id).await?;
+            match self.ask_for(&upload) {
+                None => return Ok(upload),
+                Some(same) if same == ask => {}
+                Some(other) => {
+                    ask = other;
+                    asked = self.ask(&ask).await?;
+                }
+            }
+        }
+        tracing::debug!(upload = ?upload.id, holder = ?ask.node, ?asked, "fenced");
+        let fenced = self
+            .metadata
+            .claim_upload(&upload.id, None)
+            .await
+            .map_err(Error::metadata("fence an upload"))?;
+        self.alive(fenced)
+    }
+
+    async fn ask(&self, ask: &Ask) -> Result<Asked, Error> {
+        self.metadata
+            .ask_to_yield(ask)
+            .await
+            .map_err(Error::metadata("ask for an upload"))
+    }
+
+    /// Lets go of an upload that this request still holds: most requests do so by what they record last.
+    pub(super) async fn let_go(&self, upload: &mut Upload) {
+        if upload.holder == Some(self.node) {
+            self.release(&upload.id, upload.epoch).await;
+            upload.holder = None;
+        }
+    }
+
+    async fn release(&self, id: &UploadId, epoch: u64) {
+        if let Err(error) = self.metadata.release_upload(id, epoch).await {
+            // Another node will ask for it.
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                upload = ?id,
+                "an upload stays this node's"
+            );
+        }
+    }
+}
+
+/// Whether all bytes of an archive are there, so that its holder takes them apart now.
+fn is_being_used(upload: &Upload) -> bool {
+    let UploadState::Open(progress) = &upload.state else {
+        return false;
+    };
+    match upload.plan.target {
+        Target::File(_) => false,
+        Target::Draft { .. } | Target::Pack(_) => {
+            progress.open.length == Some(progress.open.offset)
+        }
+    }
+}

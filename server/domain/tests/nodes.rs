@@ -1,0 +1,632 @@
+//! What uploads do when their requests come to different nodes: two processes on the same stores, and every meeting is arranged.
+//!
+//! Time is tokio's, which stands still while anything can go on. So "within the wait" is exact, and a node that keeps others waiting
+//! costs the tests nothing.
+
+#![expect(clippy::unwrap_used, reason = "a test that fails may panic")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use archive::PackName;
+use blobs::memory::MemoryStore;
+use bytes::Bytes;
+use domain::access::{Config as AccessConfig, Credential, Gate};
+use domain::cleanup::{self, Janitor};
+use domain::files::{Description, WriteCondition};
+use domain::ids::SystemRandomness;
+use domain::metadata_store::node_lease;
+use domain::testing::faulty_metadata_store::Operation as Fact;
+use domain::testing::faulty_store::{Fault, Gate as Barrier, Operation};
+use domain::testing::{FaultyMetadataStore, FaultyStore, ManualClock, MemoryMetadataStore};
+use domain::upload::{Gone, Target, Upload, UploadState};
+use domain::uploads::{
+    self, Addition, BodyFault, BodyPart, Creation, Failure, Outcome, ProgressSink, UploadBody,
+};
+use domain::{
+    Authorized, BlobStore, Clock, Error, Files, Leases, MetadataStore, NodeId, Outbox, Packs,
+    UploadId, Uploads, leases, packs,
+};
+use futures::channel::mpsc;
+use futures::{StreamExt as _, stream};
+use protocol::digest::StatedDigests;
+use protocol::rejection::Rejection;
+use protocol::upload::{Append, Completion, Create, Overrun, Repeat};
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::Instant;
+
+const WHOLE: &[u8] = b"the quick brown fox jumps over the lazy dog";
+const HALF: u64 = 20;
+const WAIT: Duration = Duration::from_secs(1);
+
+type Answer = Result<Outcome, Failure>;
+
+/// Two nodes on the same stores.
+struct World {
+    clock: Arc<ManualClock>,
+    nodes: [Node; 2],
+}
+
+struct Node {
+    blobs: Arc<FaultyStore>,
+    metadata: Arc<FaultyMetadataStore>,
+    clock: Arc<ManualClock>,
+    uploads: Uploads,
+    leases: Leases,
+    heeding: AbortHandle,
+}
+
+impl World {
+    async fn new() -> Self {
+        Self::with(bytesize::ByteSize::b(1)).await
+    }
+
+    /// With a checkpoint after so many bytes: if it is one, every byte is recorded and told.
+    async fn with(checkpoint_bytes: bytesize::ByteSize) -> Self {
+        let config = uploads::Config {
+            checkpoint_bytes,
+            takeover_wait: WAIT,
+            ..uploads::Config::default()
+        };
+        let clock = Arc::new(ManualClock::default());
+        let bytes = MemoryStore::new(Arc::clone(&clock) as Arc<dyn Clock>);
+        let facts = MemoryMetadataStore::new(Arc::clone(&clock) as Arc<dyn Clock>);
+        let facts = Arc::new(facts);
+        let node = async || Node::start(&clock, &bytes, &facts, config.clone()).await;
+        let nodes = [node().await, node().await];
+        Self { clock, nodes }
+    }
+
+    /// An upload with the first half, on the first node.
+    async fn half(&self) -> UploadId {
+        let creation = creation(Completion::Later);
+        match self.nodes[0].create(creation, bytes(&WHOLE[..20])).await {
+            Ok(Outcome::Partial(upload)) => upload.id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// One that a request on the first node goes on with, until it has 30 bytes.
+    async fn held(&self) -> (UploadId, Lying) {
+        let id = self.half().await;
+        let older = Lying::begin(&self.nodes[0], id, some(HALF));
+        older.send(&WHOLE[20..30], 30).await;
+        (id, older)
+    }
+}
+
+impl Node {
+    async fn start(
+        clock: &Arc<ManualClock>,
+        bytes: &MemoryStore,
+        facts: &Arc<MemoryMetadataStore>,
+        config: uploads::Config,
+    ) -> Self {
+        let clock = Arc::clone(clock);
+        let blobs = Arc::new(FaultyStore::new(Arc::new(bytes.clone())));
+        let metadata = FaultyMetadataStore::new(Arc::clone(facts) as Arc<dyn MetadataStore>);
+        let metadata = Arc::new(metadata);
+        let packs = Packs::new(
+            Arc::clone(&blobs) as Arc<dyn BlobStore>,
+            Arc::clone(facts) as Arc<dyn domain::PackStore>,
+            Arc::clone(&clock) as Arc<dyn Clock>,
+            Arc::new(SystemRandomness),
+            packs::Config::default(),
+            None,
+            Outbox::silent(),
+        );
+        let leases = Leases::new(
+            Arc::clone(&metadata) as Arc<dyn MetadataStore>,
+            NodeId::random(&SystemRandomness),
+        );
+        leases.appear().await.unwrap();
+        let uploads = Uploads::new(
+            Arc::clone(&blobs) as Arc<dyn BlobStore>,
+            Arc::clone(&metadata) as Arc<dyn MetadataStore>,
+            packs,
+            Outbox::silent(),
+            Arc::clone(&clock) as Arc<dyn Clock>,
+            Arc::new(SystemRandomness),
+            leases.node(),
+            config,
+        );
+        let heeding = tokio::spawn({
+            let uploads = uploads.clone();
+            async move { uploads.heed().await }
+        });
+        // It listens from when it is first polled on.
+        tokio::task::yield_now().await;
+        Self {
+            blobs,
+            metadata,
+            clock,
+            uploads,
+            leases,
+            heeding: heeding.abort_handle(),
+        }
+    }
+
+    /// From now on it hears nothing.
+    fn turn_deaf(&self) {
+        self.heeding.abort();
+    }
+
+    /// As other nodes see it, it is gone.
+    async fn seem_gone(&self) {
+        let node = self.leases.node();
+        let released = self.metadata.release_lease(&node_lease(node), node).await;
+        released.unwrap();
+    }
+
+    fn authorized(&self) -> Authorized<Uploads> {
+        Authorized::new(everyone(), self.uploads.clone())
+    }
+
+    async fn create(&self, creation: Creation, body: UploadBody) -> Answer {
+        let sink = Arc::new(Watched::default());
+        self.authorized().create(creation, body, sink).await
+    }
+
+    async fn append(&self, append: Append, id: UploadId, body: UploadBody) -> Answer {
+        let sink = Arc::new(Watched::default());
+        let digests = StatedDigests::default();
+        let addition = Addition { append, digests };
+        self.authorized().append(id, addition, body, sink).await
+    }
+
+    /// Asks how far the upload is, as `HEAD` does.
+    async fn told(&self, id: UploadId) -> u64 {
+        let upload = self.authorized().retrieve(id, Completion::Later).await;
+        offset(&upload.unwrap())
+    }
+
+    async fn record(&self, id: UploadId) -> Upload {
+        self.metadata.upload(&id).await.unwrap().unwrap()
+    }
+
+    /// The published bytes of a completed upload.
+    async fn published(&self, upload: &Upload) -> Vec<u8> {
+        let files = Files::new(
+            Arc::clone(&self.blobs) as Arc<dyn BlobStore>,
+            Arc::clone(&self.metadata) as Arc<dyn MetadataStore>,
+            Arc::clone(&self.clock) as Arc<dyn Clock>,
+        );
+        let files = Authorized::new(everyone(), files);
+        let file = files.find(upload.path().unwrap()).await.unwrap();
+        let blob = files.open(&file).await.unwrap();
+        let mut read = Vec::new();
+        let mut stream = blob.read(0..blob.size());
+        while let Some(bytes) = stream.next().await {
+            read.extend_from_slice(&bytes.unwrap());
+        }
+        read
+    }
+
+    fn janitor(&self) -> Janitor {
+        Janitor::new(
+            self.uploads.clone(),
+            Arc::clone(&self.blobs) as Arc<dyn BlobStore>,
+            Arc::clone(&self.metadata) as Arc<dyn MetadataStore>,
+            Arc::clone(&self.clock) as Arc<dyn Clock>,
+            cleanup::Config::default(),
+        )
+    }
+}
+
+fn everyone() -> domain::access::Principal {
+    Gate::new(&AccessConfig::default())
+        .admit(Credential::None)
+        .expect("a gate without keys is open")
+}
+
+fn offset(upload: &Upload) -> u64 {
+    match &upload.state {
+        UploadState::Open(progress) => progress.open.offset,
+        UploadState::Complete(completed) => completed.complete.length,
+        UploadState::Gone(gone) => panic!("{gone:?}"),
+    }
+}
+
+fn completed(answer: Answer) -> Upload {
+    match answer.unwrap() {
+        Outcome::Complete(upload, _) => upload,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn is_superseded(answer: &Answer) -> bool {
+    matches!(answer, Err(failure) if matches!(failure.error, Error::Superseded))
+}
+
+fn creation(completion: Completion) -> Creation {
+    Creation {
+        create: Create {
+            completion,
+            length: None,
+            body_length: None,
+            overrun: Overrun::KeepToLength,
+        },
+        resumable: true,
+        parts: None,
+        target: None,
+        condition: WriteCondition::default(),
+        description: Description::default(),
+        digests: StatedDigests::default(),
+        client_ref: None,
+        idempotency_key: None,
+        tus_metadata: None,
+        tus_concat: None,
+    }
+}
+
+/// A request that brings everything from `offset` on.
+fn rest(offset: u64) -> Append {
+    Append {
+        offset,
+        completion: Completion::WithThisBody,
+        length: None,
+        body_length: None,
+        overrun: Overrun::KeepToLength,
+        repeat: Repeat::Refused,
+    }
+}
+
+/// A request after which more will come.
+fn some(offset: u64) -> Append {
+    Append {
+        completion: Completion::Later,
+        ..rest(offset)
+    }
+}
+
+fn bytes(bytes: &[u8]) -> UploadBody {
+    stream::iter([Ok(BodyPart::Data(Bytes::copy_from_slice(bytes)))]).boxed()
+}
+
+/// Lets a test wait for what a client would be told.
+#[derive(Debug, Default)]
+struct Watched(watch::Sender<u64>);
+
+impl ProgressSink for Watched {
+    fn created(&self, _: &Upload) {}
+    fn progressed(&self, offset: u64) {
+        self.0.send_replace(offset);
+    }
+}
+
+/// A request whose body comes as the test sends it.
+struct Lying {
+    body: mpsc::UnboundedSender<Result<BodyPart, BodyFault>>,
+    sink: Arc<Watched>,
+    answer: JoinHandle<Answer>,
+}
+
+impl Lying {
+    fn begin(node: &Node, id: UploadId, append: Append) -> Self {
+        let (body, parts) = mpsc::unbounded();
+        let sink = Arc::new(Watched::default());
+        let (uploads, told) = (node.authorized(), Arc::clone(&sink));
+        let digests = StatedDigests::default();
+        let addition = Addition { append, digests };
+        let answer =
+            tokio::spawn(async move { uploads.append(id, addition, parts.boxed(), told).await });
+        Self { body, sink, answer }
+    }
+
+    /// Sends bytes; whether anybody reads them is not said.
+    fn push(&self, bytes: &[u8]) {
+        let data = BodyPart::Data(Bytes::copy_from_slice(bytes));
+        // Once the request has ended, nobody does.
+        let _ = self.body.unbounded_send(Ok(data));
+    }
+
+    /// Sends bytes and waits until they are durable.
+    async fn send(&self, bytes: &[u8], until: u64) {
+        self.push(bytes);
+        let mut told = self.sink.0.subscribe();
+        told.wait_for(|offset| *offset == until).await.unwrap();
+    }
+
+    async fn ends(self) -> Answer {
+        drop(self.body);
+        self.answer.await.unwrap()
+    }
+}
+
+/// Says how long it took.
+async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
+    let begin = Instant::now();
+    (work.await, begin.elapsed())
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_append_takes_over_what_another_node_has() {
+    let world = World::new().await;
+    let (id, older) = world.held().await;
+    let append = world.nodes[1].append(rest(30), id, bytes(&WHOLE[30..]));
+    let (answer, time) = timed(append).await;
+    let upload = completed(answer);
+    assert!(time < WAIT / 10, "{time:?}");
+    assert_eq!(world.nodes[0].published(&upload).await, WHOLE);
+    assert!(is_superseded(&older.ends().await));
+}
+
+/// What the older request had read and not yet recorded is flushed before anyone goes on.
+#[tokio::test(start_paused = true)]
+async fn what_had_come_counts() {
+    let world = World::new().await;
+    let (id, older) = world.held().await;
+    let (syncing, fault) = {
+        let gate = Barrier::new();
+        (gate.clone(), Fault::Waits(gate))
+    };
+    world.nodes[0].blobs.next(Operation::Sync, fault);
+    older.push(&WHOLE[30..35]);
+    syncing.reached().await;
+    let asking = {
+        let uploads = world.nodes[1].authorized();
+        tokio::spawn(async move { uploads.retrieve(id, Completion::Later).await })
+    };
+    tokio::time::sleep(WAIT / 2).await;
+    assert!(!asking.is_finished());
+    syncing.open();
+    let upload = asking.await.unwrap().unwrap();
+    assert_eq!(offset(&upload), 35);
+    assert!(is_superseded(&older.ends().await));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_offset_that_is_told_is_final_on_every_node() {
+    let world = World::new().await;
+    let (id, older) = world.held().await;
+    let (told, time) = timed(world.nodes[1].told(id)).await;
+    assert_eq!(told, 30);
+    assert!(time < WAIT / 10, "{time:?}");
+    older.push(&WHOLE[30..40]);
+    assert!(is_superseded(&older.ends().await));
+    assert_eq!(world.nodes[0].told(id).await, 30);
+    let answer = world.nodes[0].append(rest(30), id, bytes(&WHOLE[30..]));
+    let upload = completed(answer.await);
+    assert_eq!(world.nodes[1].published(&upload).await, WHOLE);
+}
+
+/// It is waited for once, and then shut out: what it writes counts for nothing.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_does_not_hear_is_fenced() {
+    let world = World::new().await;
+    let (id, older) = world.held().await;
+    world.nodes[0].turn_deaf();
+    let (told, time) = timed(world.nodes[1].told(id)).await;
+    assert_eq!(told, 30);
+    assert!((WAIT..WAIT * 2).contains(&time), "{time:?}");
+    let fenced = world.nodes[1].record(id).await;
+    assert_eq!(fenced.holder, None);
+
+    older.push(b"SOMETHING ELSE");
+    assert!(is_superseded(&older.ends().await));
+    assert_eq!(world.nodes[1].record(id).await, fenced);
+    let answer = world.nodes[1].append(rest(30), id, bytes(&WHOLE[30..]));
+    let upload = completed(answer.await);
+    assert_eq!(world.nodes[0].published(&upload).await, WHOLE);
+}
+
+/// As after `SIGSTOP`: it comes back when others have gone on, and completed the upload.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_slept_publishes_nothing() {
+    let world = World::new().await;
+    let id = world.half().await;
+    let publishing = Barrier::new();
+    let fault = Fault::Waits(publishing.clone());
+    world.nodes[0].metadata.next(Fact::CompleteUpload, fault);
+    let older = Lying::begin(&world.nodes[0], id, rest(HALF));
+    older.push(&WHOLE[20..30]);
+    let older = tokio::spawn(older.ends());
+    publishing.reached().await;
+    world.nodes[0].seem_gone().await;
+
+    assert_eq!(world.nodes[1].told(id).await, 30);
+    let answer = world.nodes[1].append(rest(30), id, bytes(&WHOLE[30..]));
+    let upload = completed(answer.await);
+    publishing.open();
+    assert!(is_superseded(&older.await.unwrap()));
+    assert_eq!(world.nodes[1].record(id).await, upload);
+    assert_eq!(world.nodes[1].published(&upload).await, WHOLE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_gone_is_not_waited_for() {
+    let world = World::new().await;
+    let (id, older) = world.held().await;
+    world.nodes[0].turn_deaf();
+    world.clock.advance(leases::LIFETIME);
+    world.nodes[1].leases.appear().await.unwrap();
+    let append = world.nodes[1].append(rest(30), id, bytes(&WHOLE[30..]));
+    let (answer, time) = timed(append).await;
+    let upload = completed(answer);
+    assert_eq!(time, Duration::ZERO);
+    older.push(b"SOMETHING ELSE");
+    assert!(older.ends().await.is_err());
+    assert_eq!(world.nodes[1].record(id).await, upload);
+    assert_eq!(world.nodes[1].published(&upload).await, WHOLE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_is_cancelled_on_whichever_node() {
+    let world = World::new().await;
+    let (id, older) = world.held().await;
+    let cancelling = world.nodes[1].authorized();
+    let (cancelled, time) = timed(cancelling.cancel(id)).await;
+    cancelled.unwrap();
+    assert!(time < WAIT / 10, "{time:?}");
+    assert!(is_superseded(&older.ends().await));
+    let record = world.nodes[0].record(id).await;
+    assert_eq!(record.state, UploadState::Gone(Gone::Cancelled));
+}
+
+/// One of them goes on; the other one's client comes again.
+#[tokio::test(start_paused = true)]
+async fn of_two_that_take_over_at_once_one_goes_on() {
+    let world = World::new().await;
+    for round in 0..8 {
+        let (id, older) = world.held().await;
+        let takers = [0, 1].map(|n| {
+            let node = &world.nodes[(round + n) % 2];
+            node.append(rest(30), id, bytes(&WHOLE[30..]))
+        });
+        let (answers, time) = timed(futures::future::join_all(takers)).await;
+        assert!(time < WAIT * 2, "{time:?}");
+        assert!(is_superseded(&older.ends().await));
+        let complete = answers.iter().filter(|answer| answer.is_ok());
+        assert!(complete.count() <= 1);
+        for answer in &answers {
+            // The one that is late finds it complete.
+            let late = |error: &Error| matches!(error, Error::Rejected(Rejection::Completed));
+            let is_fine = match answer {
+                Ok(outcome) => matches!(outcome, Outcome::Complete(..)),
+                Err(failure) => is_superseded(answer) || late(&failure.error),
+            };
+            assert!(is_fine, "{answer:?}");
+        }
+        let told = world.nodes[0].told(id).await;
+        if told < WHOLE.len() as u64 {
+            let rest = world.nodes[1].append(rest(told), id, bytes(&WHOLE[told as usize..]));
+            completed(rest.await);
+        }
+        let upload = world.nodes[1].record(id).await;
+        assert_eq!(world.nodes[1].published(&upload).await, WHOLE);
+    }
+}
+
+/// A node that could not record that its work had ended says so when it is asked.
+#[tokio::test(start_paused = true)]
+async fn what_nobody_works_on_is_let_go_of() {
+    let world = World::new().await;
+    let id = world.half().await;
+    let [one, other] = &world.nodes;
+    // The last record fails, and so does giving up.
+    one.metadata.next(Fact::RecordProgress, Fault::Fails);
+    one.metadata.next(Fact::ReleaseUpload, Fault::Fails);
+    let answer = one.append(some(HALF), id, bytes(&WHOLE[20..30])).await;
+    assert!(matches!(answer.unwrap_err().error, Error::Store { .. }));
+    assert_eq!(one.record(id).await.holder, Some(one.leases.node()));
+
+    let append = other.append(rest(HALF), id, bytes(&WHOLE[20..]));
+    let (answer, time) = timed(append).await;
+    let upload = completed(answer);
+    assert!(time < WAIT / 10, "{time:?}");
+    assert_eq!(one.published(&upload).await, WHOLE);
+}
+
+/// Its own leftover does not keep a node waiting at all.
+#[tokio::test(start_paused = true)]
+async fn a_node_goes_on_with_what_it_left() {
+    let world = World::new().await;
+    let id = world.half().await;
+    let node = &world.nodes[0];
+    node.metadata.next(Fact::RecordProgress, Fault::Fails);
+    node.metadata.next(Fact::ReleaseUpload, Fault::Fails);
+    let answer = node.append(some(HALF), id, bytes(&WHOLE[20..30])).await;
+    assert!(answer.is_err());
+    let (told, time) = timed(node.told(id)).await;
+    assert_eq!((told, time), (HALF, Duration::ZERO));
+    assert_eq!(node.metadata.count(Fact::AskToYield), 0);
+}
+
+/// Taking an archive apart cannot stop half-way; to begin anew elsewhere would only take longer.
+#[tokio::test(start_paused = true)]
+async fn an_archive_that_is_being_used_is_waited_for() {
+    let world = World::new().await;
+    let [one, other] = &world.nodes;
+    let using = Barrier::new();
+    let fault = Fault::Waits(using.clone());
+    one.blobs.next(Operation::Open, fault);
+    let creation = Creation {
+        target: Some(Target::Pack(PackName::parse("maps").unwrap())),
+        ..creation(Completion::Later)
+    };
+    let id = match one.create(creation, bytes(b"not an")).await.unwrap() {
+        Outcome::Partial(upload) => upload.id,
+        other => panic!("{other:?}"),
+    };
+    let older = Lying::begin(one, id, rest(6));
+    older.push(b" archive");
+    let older = tokio::spawn(older.ends());
+    using.reached().await;
+    let asking = {
+        let uploads = other.authorized();
+        tokio::spawn(async move { uploads.retrieve(id, Completion::Later).await })
+    };
+    tokio::time::sleep(WAIT * 10).await;
+    assert!(!asking.is_finished());
+    using.open();
+    let refused = older.await.unwrap().unwrap_err().error;
+    assert!(matches!(refused, Error::Pack(_)), "{refused:?}");
+    let asked = asking.await.unwrap().unwrap_err().error;
+    assert!(matches!(asked, Error::Gone(Gone::Invalid)), "{asked:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_another_node_works_on_does_not_expire() {
+    let world = World::new().await;
+    let (id, older) = world.held().await;
+    world.clock.advance(Duration::from_hours(24 * 365));
+    for node in &world.nodes {
+        node.leases.appear().await.unwrap();
+    }
+    let round = world.nodes[1].janitor().recover().await.unwrap();
+    assert_eq!(round.expired_uploads, 0);
+    older.send(&WHOLE[30..], WHOLE.len() as u64).await;
+    assert!(matches!(older.ends().await, Ok(Outcome::Partial(_))));
+    assert_eq!(world.nodes[1].told(id).await, WHOLE.len() as u64);
+}
+
+/// What a request may ask of the metadata store because of its upload.
+const ALL: [Fact; 8] = [
+    Fact::InsertUpload,
+    Fact::Upload,
+    Fact::ClaimUpload,
+    Fact::RecordProgress,
+    Fact::ReleaseUpload,
+    Fact::AskToYield,
+    Fact::CompleteUpload,
+    Fact::EndUpload,
+];
+
+/// That nodes have to know of each other costs nothing where they do not meet.
+#[tokio::test(start_paused = true)]
+async fn usual_requests_ask_for_no_more_than_on_one_node() {
+    let world = World::with(bytesize::ByteSize::mib(1)).await;
+    let node = &world.nodes[0];
+    let mut before = [0; 8];
+    let mut asked_for = || {
+        let counts = ALL.map(|fact| node.metadata.count(fact));
+        let asked_for = std::array::from_fn::<u64, 8, _>(|n| counts[n] - before[n]);
+        before = counts;
+        asked_for
+    };
+    let whole = creation(Completion::WithThisBody);
+    completed(node.create(whole, bytes(WHOLE)).await);
+    assert_eq!(asked_for(), [1, 0, 0, 0, 0, 0, 1, 0]);
+
+    let mut empty = creation(Completion::Later);
+    empty.create.body_length = Some(0);
+    let empty = node.create(empty, stream::empty().boxed()).await;
+    assert!(matches!(empty, Ok(Outcome::Partial(_))));
+    assert_eq!(asked_for(), [1, 0, 0, 0, 0, 0, 0, 0]);
+
+    let id = world.half().await;
+    assert_eq!(asked_for(), [1, 0, 0, 1, 0, 0, 0, 0]);
+    let more = node.append(some(HALF), id, bytes(&WHOLE[20..30])).await;
+    assert!(matches!(more, Ok(Outcome::Partial(_))));
+    assert_eq!(asked_for(), [0, 1, 1, 1, 0, 0, 0, 0]);
+    assert_eq!(node.told(id).await, 30);
+    assert_eq!(asked_for(), [0, 1, 0, 0, 0, 0, 0, 0]);
+    completed(node.append(rest(30), id, bytes(&WHOLE[30..])).await);
+    assert_eq!(asked_for(), [0, 1, 1, 0, 0, 0, 1, 0]);
+
+    let id = world.half().await;
+    asked_for();
+    node.authorized().cancel(id).await.unwrap();
+    assert_eq!(asked_for(), [0, 1, 0, 0, 0, 0, 0, 1]);
+}

@@ -1,0 +1,144 @@
+//! How a node asks another one to let go of an upload: by a notification, which costs no row and which nobody need answer.
+//!
+//! Each node listens on a connection of its own, outside of the pool. A channel belongs to the whole database, so that whoever else
+//! uses it hears the asks as well; they say nothing that a table does not.
+
+use std::time::Duration;
+
+use domain::metadata_store::{Ask, Asked, MetadataError};
+use futures::StreamExt as _;
+use futures::stream::{self, BoxStream};
+use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+
+use super::transaction::{Command, affected};
+use crate::failures::failed;
+use crate::rows::column;
+
+const CHANNEL: &str = "longhaul_yield";
+
+/// How long a listener waits after a failure.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// How long a listener waits for a connection.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Sends $1 if the node $4 that holds the open upload $2 under epoch $3 is alive; a row if so.
+pub(super) const ASK: &str = concat!(
+    "
+select pg_notify('longhaul_yield', $1)
+from uploads
+where id = $2
+  and epoch = $3
+  and holder = $4
+  and state = 'open'
+  and exists (
+    select 1
+    from leases
+    where leases.name = 'node/' || uploads.holder
+      and leases.expires_at > ",
+    now!(),
+    "
+  )"
+);
+
+/// See [`ask_to_yield`](domain::MetadataStore::ask_to_yield).
+pub(super) struct AskToYield(pub(super) Ask);
+
+impl Command for AskToYield {
+    type Answer = Asked;
+    const DOING: &'static str = "ask for an upload";
+
+    async fn run(&self, connection: &mut PgConnection) -> Result<Asked, MetadataError> {
+        let Ask {
+            upload,
+            node,
+            epoch,
+        } = self.0;
+        let text = serde_json::to_string(&Text::of(&self.0))
+            .map_err(|error| failed(Self::DOING, error))?;
+        let ask = sqlx::query(ASK)
+            .bind(text)
+            .bind(upload.to_string())
+            .bind(column(epoch)?)
+            .bind(node.to_string());
+        Ok(match affected(connection, ask, Self::DOING).await? {
+            0 => Asked::Nobody,
+            _ => Asked::Holder,
+        })
+    }
+}
+
+/// An ask as it is sent.
+#[derive(Debug, Serialize, Deserialize)]
+struct Text {
+    upload: String,
+    node: String,
+    epoch: u64,
+}
+
+impl Text {
+    fn of(ask: &Ask) -> Self {
+        Self {
+            upload: ask.upload.to_string(),
+            node: ask.node.to_string(),
+            epoch: ask.epoch,
+        }
+    }
+
+    /// `None` for what no node of this release has sent.
+    fn read(text: &str) -> Option<Ask> {
+        let text: Self = serde_json::from_str(text).ok()?;
+        Some(Ask {
+            upload: text.upload.parse().ok()?,
+            node: text.node.parse().ok()?,
+            epoch: text.epoch,
+        })
+    }
+}
+
+/// All asks from when it is first polled on; it connects again whenever its connection is lost.
+pub(super) fn listen(options: PgConnectOptions) -> BoxStream<'static, Ask> {
+    let state = (options, None);
+    stream::unfold(state, async |(options, mut listener)| {
+        loop {
+            let heard = match &mut listener {
+                None => connect(&options).await.map(|connected| {
+                    listener = Some(connected);
+                    None
+                }),
+                Some(listener) => listener.recv().await.map(Some),
+            };
+            match heard {
+                Ok(Some(heard)) => {
+                    if let Some(ask) = Text::read(heard.payload()) {
+                        return Some((ask, (options, listener)));
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "this node does not hear when others ask for its uploads"
+                    );
+                    listener = None;
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    })
+    .boxed()
+}
+
+async fn connect(options: &PgConnectOptions) -> Result<PgListener, sqlx::Error> {
+    let own = PgPoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(PATIENCE)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .connect_lazy_with(options.clone());
+    let mut listener = PgListener::connect_with(&own).await?;
+    listener.listen(CHANNEL).await?;
+    Ok(listener)
+}
