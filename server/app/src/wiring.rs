@@ -8,7 +8,9 @@ use domain::access::Gate;
 use domain::cleanup::Janitor;
 use domain::clock::SystemClock;
 use domain::ids::SystemRandomness;
-use domain::{BlobStore, Clock, Files, Health, MetadataStore, Outbox, Packs, Uploads};
+use domain::uploads::Hooks;
+use domain::webhooks::{self, DeadLetters, Webhooks};
+use domain::{BlobStore, Clock, Files, Health, MetadataStore, NodeId, Outbox, Packs, Uploads};
 use ed25519_dalek::SigningKey;
 use ed25519_dalek::pkcs8::DecodePrivateKey as _;
 use edge::routes::admin::Admin;
@@ -27,6 +29,8 @@ pub struct Server {
     pub uploads: Uploads,
     /// Works beside the router.
     pub janitor: Janitor,
+    /// Delivers events beside the router, where somebody wants any.
+    pub webhooks: Option<Webhooks>,
     /// Closed last.
     pub metadata: Arc<dyn MetadataStore>,
 }
@@ -46,6 +50,11 @@ impl Server {
             .context("failed to open the metadata store")?;
         let metadata: Arc<dyn MetadataStore> = stores.metadata;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let courier = config.webhooks.courier(&clock)?;
+        let outbox = match &courier {
+            Some(_) => Outbox::new(config.webhooks.events.clone(), Arc::new(SystemRandomness)),
+            None => Outbox::silent(),
+        };
         let packs = Packs::new(
             Arc::clone(&blobs),
             stores.packs,
@@ -58,13 +67,16 @@ impl Server {
                 .as_deref()
                 .map(read_signing_key)
                 .transpose()?,
-            Outbox::silent(),
+            outbox.clone(),
         );
         let uploads = Uploads::new(
             Arc::clone(&blobs),
             Arc::clone(&metadata),
             packs.clone(),
-            Outbox::silent(),
+            Hooks {
+                gatekeeper: config.webhooks.gatekeeper(&clock)?,
+                outbox: outbox.clone(),
+            },
             Arc::clone(&clock),
             Arc::new(SystemRandomness),
             config.uploads.clone(),
@@ -78,8 +90,20 @@ impl Server {
         );
         let recovered = janitor.recover().await.context("failed to recover")?;
         tracing::debug!(?recovered, "recovered");
+        let webhooks = courier.map(|courier| {
+            let means = webhooks::Means {
+                events: Arc::clone(&stores.events),
+                leases: Arc::clone(&metadata),
+                courier,
+                clock: Arc::clone(&clock),
+                randomness: Arc::new(SystemRandomness),
+                node: NodeId::random(&SystemRandomness),
+            };
+            Webhooks::new(outbox.clone(), means, config.webhooks.schedule())
+        });
         let admin = Admin {
             health: Health::new(Arc::clone(&blobs), Arc::clone(&metadata)),
+            dead_letters: DeadLetters::new(outbox, stores.events, Arc::clone(&clock)),
         };
         let gate = Gate::new(&config.access);
         let local_pages_only = gate.is_open() && !config.access.open;
@@ -102,6 +126,7 @@ impl Server {
             admin,
             uploads,
             janitor,
+            webhooks,
             metadata,
         })
     }

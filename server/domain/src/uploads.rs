@@ -25,6 +25,7 @@ use self::intake::Replays;
 use crate::access::Action;
 use crate::buffers::Buffers;
 use crate::files::{Description, WriteCondition};
+use crate::gatekeeper::Gatekeeper;
 use crate::holders::{Holders, Overtaken, Turn};
 use crate::ids::Randomness;
 use crate::ingest::Stops;
@@ -88,6 +89,15 @@ impl Config {
             max_age: Some(self.lifetime),
         }
     }
+}
+
+/// Who else has a part in uploads; nobody, by default.
+#[derive(Debug, Clone, Default)]
+pub struct Hooks {
+    /// Says whether an upload may begin, where there is one.
+    pub gatekeeper: Option<Arc<dyn Gatekeeper>>,
+    /// Makes the events that tell of files.
+    pub outbox: Outbox,
 }
 
 /// A request that makes an upload.
@@ -183,7 +193,7 @@ struct Shared {
     blobs: Arc<dyn BlobStore>,
     metadata: Arc<dyn MetadataStore>,
     packs: Packs,
-    outbox: Outbox,
+    hooks: Hooks,
     clock: Arc<dyn Clock>,
     randomness: Arc<dyn Randomness>,
     config: Config,
@@ -195,12 +205,12 @@ struct Shared {
 }
 
 impl Uploads {
-    /// Uploads that are kept in these stores; archives go to `packs`, and `outbox` makes the events that tell of files.
+    /// Uploads that are kept in these stores; archives go to `packs`, and others have a part by `hooks`.
     pub fn new(
         blobs: Arc<dyn BlobStore>,
         metadata: Arc<dyn MetadataStore>,
         packs: Packs,
-        outbox: Outbox,
+        hooks: Hooks,
         clock: Arc<dyn Clock>,
         randomness: Arc<dyn Randomness>,
         config: Config,
@@ -210,7 +220,7 @@ impl Uploads {
                 blobs,
                 metadata,
                 packs,
-                outbox,
+                hooks,
                 clock,
                 randomness,
                 holders: Arc::default(),

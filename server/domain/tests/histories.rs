@@ -368,7 +368,7 @@ impl World {
             Arc::new(blobs.clone()) as Arc<dyn BlobStore>,
             Arc::clone(metadata) as Arc<dyn MetadataStore>,
             packs,
-            Outbox::silent(),
+            uploads::Hooks::default(),
             Arc::clone(clock) as Arc<dyn Clock>,
             Arc::new(SystemRandomness),
             uploads::Config {

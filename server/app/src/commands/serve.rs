@@ -56,6 +56,10 @@ pub async fn run(config: Config, passed: Vec<TcpListener>) -> anyhow::Result<()>
     let shutdown = CancellationToken::new();
     let over = CancellationToken::new();
     let janitor = tokio::spawn(server.janitor.run(shutdown.clone()));
+    let webhooks = server.webhooks;
+    // They go on until the last upload is complete.
+    let delivered = CancellationToken::new();
+    let webhooks = webhooks.map(|webhooks| tokio::spawn(webhooks.run(delivered.clone())));
     let health = server.admin.health.clone();
     let admin = tokio::spawn(edge::serve::serve(
         admin_listener.into_iter().collect(),
@@ -89,6 +93,10 @@ pub async fn run(config: Config, passed: Vec<TcpListener>) -> anyhow::Result<()>
         () = stop.received() => anyhow::bail!("told to stop twice: stopped at once"),
     };
     janitor.await?;
+    delivered.cancel();
+    if let Some(webhooks) = webhooks {
+        webhooks.await?;
+    }
     server.metadata.close().await;
     over.cancel();
     admin.await??;
