@@ -13,6 +13,7 @@ pub mod error;
 pub mod event_store;
 pub mod events;
 pub mod files;
+pub mod gatekeeper;
 pub mod health;
 mod holders;
 pub mod ids;
@@ -26,6 +27,7 @@ pub mod testing;
 mod told;
 pub mod upload;
 pub mod uploads;
+pub mod webhooks;
 
 pub use access::Authorized;
 pub use blob_store::{Blob, BlobStore, StagedBlob};

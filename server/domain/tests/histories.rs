@@ -365,13 +365,15 @@ impl World {
             Outbox::silent(),
         );
         Uploads::new(
-            Arc::new(blobs.clone()) as Arc<dyn BlobStore>,
-            Arc::clone(metadata) as Arc<dyn MetadataStore>,
-            packs,
-            Outbox::silent(),
-            Arc::clone(clock) as Arc<dyn Clock>,
-            Arc::new(SystemRandomness),
-            NodeId::random(&SystemRandomness),
+            uploads::Means {
+                blobs: Arc::new(blobs.clone()) as Arc<dyn BlobStore>,
+                metadata: Arc::clone(metadata) as Arc<dyn MetadataStore>,
+                packs,
+                hooks: uploads::Hooks::default(),
+                clock: Arc::clone(clock) as Arc<dyn Clock>,
+                randomness: Arc::new(SystemRandomness),
+                node: NodeId::random(&SystemRandomness),
+            },
             uploads::Config {
                 lifetime: LIFETIME,
                 ..uploads::Config::default()

@@ -122,13 +122,15 @@ impl Node {
         );
         leases.appear().await.unwrap();
         let uploads = Uploads::new(
-            Arc::clone(&blobs) as Arc<dyn BlobStore>,
-            Arc::clone(&metadata) as Arc<dyn MetadataStore>,
-            packs,
-            Outbox::silent(),
-            Arc::clone(&clock) as Arc<dyn Clock>,
-            Arc::new(SystemRandomness),
-            leases.node(),
+            uploads::Means {
+                blobs: Arc::clone(&blobs) as Arc<dyn BlobStore>,
+                metadata: Arc::clone(&metadata) as Arc<dyn MetadataStore>,
+                packs,
+                hooks: uploads::Hooks::default(),
+                clock: Arc::clone(&clock) as Arc<dyn Clock>,
+                randomness: Arc::new(SystemRandomness),
+                node: leases.node(),
+            },
             config,
         );
         let heeding = tokio::spawn({

@@ -63,13 +63,15 @@ impl World {
             Outbox::silent(),
         );
         let uploads = Uploads::new(
-            Arc::clone(&blobs) as Arc<dyn BlobStore>,
-            Arc::clone(&metadata) as Arc<dyn MetadataStore>,
-            packs,
-            Outbox::silent(),
-            Arc::clone(&clock) as Arc<dyn Clock>,
-            Arc::new(SystemRandomness),
-            NodeId::random(&SystemRandomness),
+            uploads::Means {
+                blobs: Arc::clone(&blobs) as Arc<dyn BlobStore>,
+                metadata: Arc::clone(&metadata) as Arc<dyn MetadataStore>,
+                packs,
+                hooks: uploads::Hooks::default(),
+                clock: Arc::clone(&clock) as Arc<dyn Clock>,
+                randomness: Arc::new(SystemRandomness),
+                node: NodeId::random(&SystemRandomness),
+            },
             uploads::Config {
                 // Every byte is recorded and told.
                 checkpoint_bytes: bytesize::ByteSize::b(1),

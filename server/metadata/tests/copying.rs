@@ -184,7 +184,8 @@ async fn record(stores: &Stores) -> Recorded {
 
 /// Of one subject, an event that is dead, one that has failed, and one that waits.
 async fn record_events(stores: &Stores) {
-    let file = file("many/8", "8", NOW);
+    let file = stores.metadata.file(&"many/8".parse().unwrap()).await;
+    let file = file.unwrap().unwrap();
     let told = [0, 1, 2].map(|seconds| event("file:many/8", seconds));
     for event in &told {
         let put = stores.metadata.put_file(&file, &ALWAYS, Some(event)).await;

@@ -60,6 +60,7 @@ pub(super) const SOURCES: &[(&str, &str, &str)] = &[
         include_str!("../../../metadata/src/lib.rs"),
         "PostgresConfig",
     ),
+    ("webhooks", include_str!("../webhooks.rs"), "Config"),
     ("log", include_str!("../telemetry.rs"), "Config"),
 ];
 

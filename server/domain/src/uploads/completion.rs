@@ -163,12 +163,12 @@ impl Shared {
         completed: &Completed,
         resumable: bool,
     ) -> Result<Written, Error> {
-        let event = self.outbox.upload_completed(upload, completed);
+        let event = self.hooks.outbox.upload_completed(upload, completed);
         let written = self
             .record_with(upload, completed, resumable, event.as_ref())
             .await?;
         if let Written::Created | Written::Replaced = written {
-            self.outbox.recorded();
+            self.hooks.outbox.recorded();
         }
         Ok(written)
     }
