@@ -32,3 +32,4 @@ mod shutdown;
 mod tls;
 mod uploads;
 mod url_session;
+mod webhooks;

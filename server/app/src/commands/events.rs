@@ -74,17 +74,17 @@ impl Args {
 #[derive(Debug, Deserialize)]
 struct Page {
     events: Vec<Value>,
-    next: Option<String>,
+    cursor: Option<String>,
 }
 
 async fn list(url: &str, json: bool) -> anyhow::Result<()> {
     let client = admin::client(LIMIT)?;
-    let mut after: Option<String> = None;
+    let mut cursor: Option<String> = None;
     loop {
         let mut asked = url::Url::parse(&format!("{url}/events/dead"))?;
         asked.query_pairs_mut().append_pair("limit", PAGE);
-        if let Some(after) = &after {
-            asked.query_pairs_mut().append_pair("after", after);
+        if let Some(cursor) = &cursor {
+            asked.query_pairs_mut().append_pair("cursor", cursor);
         }
         let page = client.get(asked).send().await;
         let page: Page = answered(page).await?.json().await?;
@@ -92,8 +92,8 @@ async fn list(url: &str, json: bool) -> anyhow::Result<()> {
             let line = if json { event.to_string() } else { line(event) };
             super::print(&format!("{line}\n"))?;
         }
-        after = page.next;
-        if after.is_none() {
+        cursor = page.cursor;
+        if cursor.is_none() {
             return Ok(());
         }
     }

@@ -38,7 +38,7 @@ async fn from_no_page(request: Request, next: Next) -> Result<Response, Failure>
 
 #[derive(Debug, Deserialize)]
 struct ListQuery {
-    after: Option<String>,
+    cursor: Option<String>,
     limit: Option<usize>,
 }
 
@@ -47,7 +47,7 @@ struct DeadEventList {
     events: Vec<DeadEventDocument>,
     /// The cursor of the next page.
     #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<String>,
+    cursor: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -75,16 +75,16 @@ async fn list(
 ) -> Result<Json<DeadEventList>, Failure> {
     let Query(query) = query.map_err(|error| page::malformed(error.body_text()))?;
     let limit = page::limit(query.limit)?;
-    let after = match &query.after {
+    let after = match &query.cursor {
         Some(cursor) => page::name(cursor)?.parse().map_err(|_| page::no_cursor())?,
         None => 0,
     };
     let mut found = dead_letters.list(after, limit + 1).await?;
-    let next = page::cut(&mut found, limit, |last: &DeadEvent| {
+    let cursor = page::cut(&mut found, limit, |last: &DeadEvent| {
         page::cursor(&last.position.to_string())
     });
     let events = found.into_iter().map(document).collect();
-    Ok(Json(DeadEventList { events, next }))
+    Ok(Json(DeadEventList { events, cursor }))
 }
 
 async fn replay(
