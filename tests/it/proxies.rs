@@ -282,3 +282,52 @@ async fn haproxy_leaves_out_a_node_that_ends() {
 async fn envoy_leaves_out_a_node_that_ends() {
     a_node_that_ends_is_left_out("envoy_leaves_out_a_node_that_ends", Kind::Envoy).await;
 }
+
+/// The stack of `docker-compose.yml`, without containers: PostgreSQL, an S3 server, two nodes and a proxy.
+#[tokio::test]
+async fn behind_haproxy_a_lost_node_loses_nothing() {
+    let test = "behind_haproxy_a_lost_node_loses_nothing";
+    let stores = Stores::for_nodes().await;
+    let setup = || TestServer::setup().stores(&stores);
+    let (mut lost, kept) = (setup().start().await, setup().start().await);
+    let front = Front::start(test, Kind::Haproxy, [&lost, &kept])
+        .await
+        .unwrap();
+    let version = Version::Http1;
+    // One after another they go to the node with the fewest: some to each.
+    let mut running = Vec::new();
+    for number in 0..4 {
+        let mut client = front.client(version).await;
+        let path = format!("/files/{number}");
+        let upload = begin(&mut client, Dialect::Interop6, &path, CONTENT.length()).await;
+        client.send(&CONTENT.slice(0..SENT)).await.unwrap();
+        running.push((client, path, upload));
+    }
+
+    lost.kill().await;
+    let mut cut = 0;
+    for (mut client, path, upload) in running {
+        // HAProxy says 502 where a node has gone; a client of resumable uploads then asks how far it came.
+        let sent = client.send(&CONTENT.from(SENT)).await;
+        let answer = match sent {
+            Ok(()) => client.response().await.ok(),
+            Err(_) => None,
+        };
+        if answer.is_none_or(|answer| answer.status() != 201) {
+            cut += 1;
+            let dialect = Dialect::Interop6;
+            let head = front.request(version, dialect.head(&upload)).await;
+            let offset = head.expect(204).offset();
+            let append = dialect
+                .append(&upload, offset, true)
+                .body(CONTENT.from(offset));
+            front.request(version, append).await.expect(201);
+        }
+        let got = front.request(version, Request::get(&path)).await;
+        CONTENT.assert_is(&got.expect(200).body);
+    }
+    assert!(
+        (1..4).contains(&cut),
+        "{cut} of 4 uploads ran on the lost node"
+    );
+}
