@@ -16,12 +16,15 @@ mod reading;
 mod requests;
 mod resuming;
 mod tail;
+#[cfg(test)]
+mod tests;
 mod writing;
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -38,7 +41,7 @@ use self::memory::Memory;
 use self::names::{Names, Note, Rank};
 use self::reading::{PublishedObject, Source};
 use self::tail::Kept;
-use self::writing::{MOST_PARTS, Session};
+use self::writing::Session;
 use crate::OpenError;
 
 /// A store in a bucket. See the module for its layout and promises.
@@ -56,9 +59,28 @@ struct Shared {
     heads: Heads,
     memory: Memory,
     part_size: u64,
+    most_parts: u64,
     parts_in_flight: usize,
     read_size: u64,
     conditional_writes: bool,
+}
+
+/// What cannot be configured.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    /// Most parts of a multipart upload.
+    most_parts: u64,
+    /// Between the first two attempts of a request.
+    first_pause: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            most_parts: 10_000,
+            first_pause: Duration::from_millis(100),
+        }
+    }
 }
 
 impl S3Store {
@@ -68,7 +90,12 @@ impl S3Store {
     /// See [`OpenError`].
     pub async fn open(config: &Config) -> Result<Self, OpenError> {
         config.check()?;
-        let client = client::client(config).await;
+        Self::connect(config, Limits::default()).await
+    }
+
+    /// Opens the store with limits that may be others than S3's.
+    async fn connect(config: &Config, limits: Limits) -> Result<Self, OpenError> {
+        let client = client::client(config, limits.first_pause).await;
         let shared = Shared {
             bucket: Arc::new(Bucket::new(client, config.bucket.clone(), config.checksums)),
             names: Names::new(&config.prefix),
@@ -76,6 +103,7 @@ impl S3Store {
             heads: Heads::new(),
             memory: Memory::new(config.memory.as_u64()),
             part_size: config.part_size.as_u64(),
+            most_parts: limits.most_parts,
             parts_in_flight: config.parts_in_flight.get(),
             read_size: config.read_size.as_u64(),
             conditional_writes: config.conditional_writes,
@@ -98,38 +126,40 @@ impl S3Store {
         self.shared.bucket.requests().counts()
     }
 
-    /// Does `work` under the newest turn of `key`. It runs to its end even if the caller is dropped.
+    /// Does `work` under a turn, when those before are done. It runs to its end even if the caller is dropped.
     async fn work<T, F>(
         &self,
-        key: &BlobKey,
+        turn: Arc<Turn>,
         work: impl FnOnce(Arc<Shared>, Arc<Turn>) -> F + Send + 'static,
     ) -> Result<T, BlobError>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, BlobError>> + Send,
     {
-        let (shared, turn) = (Arc::clone(&self.shared), self.shared.keys.take(key));
+        let (shared, key) = (Arc::clone(&self.shared), turn.key().clone());
         let doing = tokio::spawn(async move {
             let _begun = turn.begin().await?;
             work(shared, Arc::clone(&turn)).await
         });
         doing
             .await
-            .unwrap_or_else(|error| Err(failed(key, "change", bucket::other(error))))
+            .unwrap_or_else(|error| Err(failed(&key, "change", bucket::other(error))))
     }
 }
 
 #[async_trait]
 impl BlobStore for S3Store {
     async fn stage(&self, key: &BlobKey, growth: Growth) -> Result<Box<dyn StagedBlob>, BlobError> {
-        let staged = self.work(key, move |shared, turn| async move {
+        let turn = self.shared.keys.take_for(key, growth.epoch)?;
+        let staged = self.work(turn, move |shared, turn| async move {
             let rank = Rank {
                 epoch: growth.epoch,
                 session: turn.number(),
             };
             shared.heads.forget(turn.key());
             // Nobody else can know a key that is given to its first writer.
-            if growth.epoch == 1 && growth.offset == 0 && turn.is_first() {
+            let is_new = growth.epoch == 1 && growth.offset == 0 && turn.is_first();
+            if is_new && shared.conditional_writes {
                 turn.claims(rank);
                 return Ok(Session::fresh(shared, turn, rank, growth));
             }
@@ -177,7 +207,7 @@ impl BlobStore for S3Store {
     }
 
     async fn publish(&self, key: &BlobKey, size: u64) -> Result<(), BlobError> {
-        self.work(key, move |shared, turn| async move {
+        self.work(self.shared.keys.take(key), move |shared, turn| async move {
             let key = turn.key();
             let missing = || BlobError::Missing { key: key.clone() };
             let look = shared.look(key).await?;
@@ -198,10 +228,10 @@ impl BlobStore for S3Store {
     }
 
     async fn discard(&self, key: &BlobKey) -> Result<(), BlobError> {
-        self.work(key, |shared, turn| async move {
+        self.work(self.shared.keys.take(key), |shared, turn| async move {
             let key = turn.key();
             let discarding = |trouble| failed(key, "discard", trouble);
-            shared.abort_uploads(key).await?;
+            shared.abort_uploads(key, None).await?;
             let staged = shared.names.staged(key);
             let listed = shared.bucket.list_all(&staged).await.map_err(discarding)?;
             if !listed.is_empty() {
@@ -221,10 +251,17 @@ impl BlobStore for S3Store {
     async fn open(&self, key: &BlobKey, size: u64) -> Result<Arc<dyn Blob>, BlobError> {
         let missing = || BlobError::Missing { key: key.clone() };
         if self.shared.keys.grows(key) {
-            return Err(missing());
+            // It did so here. Whoever wrote it last may have done that elsewhere.
+            let standing = self.shared.standing(key, None).await?;
+            if !standing.is_published {
+                return Err(missing());
+            }
+            self.shared.keys.is_published(key);
         }
         let name = self.shared.names.published(key);
-        let object = match self.shared.heads.find(key) {
+        // One of another size was there before it was published for good.
+        let known = self.shared.heads.find(key);
+        let object = match known.filter(|object| object.size == size) {
             Some(object) => object,
             None => {
                 let found = self.shared.bucket.head(&name).await;
@@ -259,8 +296,14 @@ impl BlobStore for S3Store {
             self.shared.names.published(key),
             self.shared.names.sealed(key),
         ];
-        if standing.notes.is_empty() {
-            return self.shared.bucket.delete(&blob).await.map_err(deleting);
+        if standing.notes.is_empty() || standing.is_published {
+            self.shared.bucket.delete(&blob).await.map_err(deleting)?;
+            let notes: Vec<String> = standing
+                .notes
+                .iter()
+                .map(|note| self.shared.names.note(key, note))
+                .collect();
+            return self.shared.bucket.delete(&notes).await.map_err(deleting);
         }
         Ok(())
     }
@@ -290,7 +333,7 @@ impl BlobStore for S3Store {
 impl S3Store {
     /// Has the parts of a staged blob become an object that can be read.
     async fn settle(&self, key: &BlobKey) -> Result<(), BlobError> {
-        self.work(key, |shared, turn| async move {
+        self.work(self.shared.keys.take(key), |shared, turn| async move {
             let key = turn.key();
             let standing = shared.standing(key, None).await?;
             let Some(newest) = standing.notes.newest() else {
@@ -308,7 +351,7 @@ impl S3Store {
 impl Shared {
     /// The size of the parts of an upload of `length` bytes, where that is known.
     fn part_size(&self, length: Option<u64>) -> u64 {
-        let most = self.part_size * MOST_PARTS;
+        let most = self.part_size * self.most_parts;
         self.part_size * length.unwrap_or(0).div_ceil(most).max(1)
     }
 

@@ -1,6 +1,7 @@
 //! From the settings to a client of the SDK, and what to do when it gets nowhere.
 
 use std::error::Error;
+use std::time::Duration;
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
@@ -17,8 +18,11 @@ use crate::OpenError;
 /// Signed for where nothing says another: servers that are not Amazon's mostly do not care.
 const REGION: &str = "us-east-1";
 
-/// A client for the configured server.
-pub(super) async fn client(config: &Config) -> Client {
+/// The longest pause between two attempts.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// A client for the configured server. Between attempts it pauses, first for about `first_pause`, then longer and longer.
+pub(super) async fn client(config: &Config, first_pause: Duration) -> Client {
     let mut environment = aws_config::defaults(BehaviorVersion::v2026_01_12());
     if let Some(region) = &config.region {
         environment = environment.region(Region::new(region.clone()));
@@ -50,7 +54,12 @@ pub(super) async fn client(config: &Config) -> Client {
         .force_path_style(config.path_style)
         .request_checksum_calculation(calculation)
         .response_checksum_validation(validation)
-        .retry_config(RetryConfig::standard().with_max_attempts(config.attempts.get()))
+        .retry_config(
+            RetryConfig::standard()
+                .with_max_attempts(config.attempts.get())
+                .with_initial_backoff(first_pause)
+                .with_max_backoff(LONGEST_PAUSE),
+        )
         .timeout_config(timeouts);
     if let Some(endpoint) = &config.endpoint {
         builder = builder.endpoint_url(endpoint);

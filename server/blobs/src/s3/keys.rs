@@ -33,6 +33,8 @@ pub(super) struct Keys {
 struct Entry {
     /// The newest turn.
     newest: AtomicU64,
+    /// The greatest epoch that a turn was taken for.
+    epoch: AtomicU64,
     /// Held while the bucket is looked at and changed.
     work: tokio::sync::Mutex<()>,
     /// Whether the blob grows; so an object where it will be published is not the blob yet.
@@ -54,9 +56,30 @@ pub(super) struct Turn {
 }
 
 impl Keys {
+    /// Takes the newest turn of `key`, for a writer of an epoch.
+    ///
+    /// # Errors
+    /// There was a turn for a writer of a greater epoch.
+    pub(super) fn take_for(&self, key: &BlobKey, epoch: u64) -> Result<Arc<Turn>, BlobError> {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = entries.get(key) {
+            if entry.epoch.fetch_max(epoch, Ordering::SeqCst) > epoch {
+                return Err(overtaken(key));
+            }
+            return Ok(self.turn(&mut entries, key));
+        }
+        let turn = self.turn(&mut entries, key);
+        turn.entry.epoch.store(epoch, Ordering::SeqCst);
+        Ok(turn)
+    }
+
     /// Takes the newest turn of `key`.
     pub(super) fn take(&self, key: &BlobKey) -> Arc<Turn> {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        self.turn(&mut entries, key)
+    }
+
+    fn turn(&self, entries: &mut HashMap<BlobKey, Arc<Entry>>, key: &BlobKey) -> Arc<Turn> {
         let is_first = !entries.contains_key(key);
         if is_first && entries.len() >= REMEMBERED {
             entries.retain(|_, entry| Arc::strong_count(entry) > 1);
@@ -85,6 +108,14 @@ impl Keys {
         entries
             .get(key)
             .is_some_and(|entry| entry.grows.load(Ordering::SeqCst))
+    }
+
+    /// Takes note of a blob that has been published elsewhere.
+    pub(super) fn is_published(&self, key: &BlobKey) {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = entries.get(key) {
+            entry.grows.store(false, Ordering::SeqCst);
+        }
     }
 }
 
@@ -157,10 +188,7 @@ impl Turn {
 
     /// The error of who comes too late.
     pub(super) fn overtaken(&self) -> BlobError {
-        BlobError::Failed {
-            doing: format!("change blob {}", self.key),
-            source: Box::new(io::Error::other("somebody else has changed it since")),
-        }
+        overtaken(&self.key)
     }
 
     fn hold_claims(&self) -> std::sync::MutexGuard<'_, Vec<(Rank, Arc<AtomicBool>)>> {
@@ -168,5 +196,12 @@ impl Turn {
             .claims
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn overtaken(key: &BlobKey) -> BlobError {
+    BlobError::Failed {
+        doing: format!("change blob {key}"),
+        source: Box::new(io::Error::other("somebody else has changed it since")),
     }
 }

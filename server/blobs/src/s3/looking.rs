@@ -25,6 +25,8 @@ pub(super) struct Standing {
     pub(super) part_size: Option<u64>,
     /// The multipart upload that goes on behind the base.
     pub(super) upload: Option<LiveUpload>,
+    /// Whether the object is the whole blob, which was published, as far as can be told: notes may be left of it.
+    pub(super) is_published: bool,
     /// From where on nothing counts any more.
     cut: u64,
 }
@@ -122,6 +124,7 @@ impl Shared {
             return Ok(Standing {
                 cut: cut(&notes, maker),
                 notes,
+                is_published: object.is_some(),
                 object,
                 base: size,
                 part_size: None,
@@ -130,6 +133,8 @@ impl Shared {
         };
         // What a session of that rank or a higher one put there is the whole blob.
         let is_whole = maker.is_some_and(|maker| maker >= stated_by);
+        // A session may make a base itself, when its parts become larger.
+        let is_own_base = maker == Some(stated_by) && state.base == size && size > 0;
         let (upload, base) = match state.upload {
             None if is_whole => (None, size),
             None => (None, state.base.min(size)),
@@ -157,6 +162,7 @@ impl Shared {
         Ok(Standing {
             cut: cut(&notes, counted_by),
             notes,
+            is_published: is_whole && !is_own_base,
             object,
             base,
             part_size: Some(state.part_size),

@@ -1,7 +1,7 @@
 //! From a staged blob to a published one.
 //!
 //! The object is put in its place on condition that nobody else put one there since it was looked at. What a session of a lower rank put
-//! there is replaced; where a session of a higher rank did, this one comes too late. An answer that got lost is made up for by looking:
+//! there is replaced, by a session that is bound (see `resuming`); where a session of a higher rank did, this one comes too late. An answer that got lost is made up for by looking:
 //! an object says who made it.
 
 use std::ops::Range;
@@ -28,7 +28,7 @@ const COPIES_AT_ONCE: usize = 4;
 pub(super) enum Placed {
     /// It is in its place.
     There,
-    /// Somebody else ended it.
+    /// It is not: somebody else ended it, or put something else there.
     Gone,
 }
 
@@ -44,13 +44,9 @@ impl Session {
         let maker = if is_there && self.nothing_is_sent() {
             self.drop_upload().await?;
             self.shared.maker(self.key(), self.object.as_ref()).await?
-        } else if self.nothing_is_sent() && self.tail.start == 0 && size <= self.part_size {
-            self.put_whole().await?;
+        } else if self.fits_one_request(size) && self.put_whole().await? == Placed::There {
             Some(self.rank)
         } else {
-            if self.tail.len() > 0 {
-                self.send_part().await?;
-            }
             while self.tail.len() > 0 {
                 self.send_part().await?;
             }
@@ -66,47 +62,69 @@ impl Session {
         }
         self.forget_notes().await?;
         self.turn.set_grows(false);
-        if let Some(object) = &self.object {
-            self.shared.heads.remember(self.key(), object);
-        }
         Ok(size)
     }
 
-    /// Puts the whole blob, which is in the tail, with one request.
-    async fn put_whole(&mut self) -> Result<(), BlobError> {
+    /// Whether all of the blob is in the tail, and nothing keeps it from being put with one request.
+    fn fits_one_request(&self, size: u64) -> bool {
+        let fits = self.nothing_is_sent() && self.tail.start == 0 && size <= self.part_size;
+        // A multipart upload has at least one byte.
+        fits && (!self.is_bound || size == 0)
+    }
+
+    /// Puts the whole blob, which is in the tail, with one request. If there is something else in its place already, the session is
+    /// bound, and nothing was put.
+    async fn put_whole(&mut self) -> Result<Placed, BlobError> {
         self.gather().await?;
-        let (bytes, _room, _) = self.tail.take();
+        let (bytes, _) = self.tail.lend();
         let size = bytes.len() as u64;
         let tag = Tag {
             rank: self.rank,
             nth: self.next(),
         };
+        let published = self.published();
         for _ in 0..MOST_TRIES {
             self.turn.check()?;
-            let (published, condition) = (self.published(), self.condition());
-            let put =
-                self.shared
-                    .bucket
-                    .put(&published, bytes.clone(), metadata_of(tag), &condition);
-            let trouble = match put.await {
+            let condition = self.condition();
+            let put = self
+                .shared
+                .bucket
+                .put(&published, bytes.clone(), metadata_of(tag), &condition)
+                .await;
+            match put {
                 Ok(etag) => {
                     self.object = Some(Object {
                         size,
                         etag,
                         tag: Some(tag),
                     });
-                    return self.drop_upload().await;
                 }
-                Err(trouble) => trouble,
-            };
-            if self.finds_its_own(tag, size).await? {
-                return self.drop_upload().await;
+                Err(_) if self.finds_its_own(tag, size).await? => {}
+                Err(Trouble::Changed) if size > 0 => {
+                    self.tail.give_back(bytes);
+                    self.bind().await?;
+                    return Ok(Placed::Gone);
+                }
+                Err(Trouble::Changed) => continue,
+                Err(trouble) => return Err(self.failed(trouble)),
             }
-            if !matches!(trouble, Trouble::Changed) {
-                return Err(self.failed(trouble));
-            }
+            self.drop_upload().await?;
+            return Ok(Placed::There);
         }
         Err(self.turn.overtaken())
+    }
+
+    /// Sees to it that whoever takes the blob over from here on finds a multipart upload to abort, by which alone this session
+    /// publishes.
+    ///
+    /// # Errors
+    /// Somebody has taken it over before.
+    async fn bind(&mut self) -> Result<(), BlobError> {
+        self.begin_upload().await?;
+        let standing = self.shared.standing(self.key(), Some(self.rank)).await?;
+        self.object = standing.object;
+        self.is_bound = true;
+        Ok(())
     }
 
     /// Aborts a multipart upload that came to nothing.
@@ -141,7 +159,8 @@ impl Session {
                 return Ok(Placed::There);
             }
             match completed {
-                Err(Trouble::Changed) => {}
+                Err(Trouble::Changed) if self.is_bound => {}
+                Err(Trouble::Changed) => self.bind().await?,
                 Err(Trouble::NoUpload) => return Ok(Placed::Gone),
                 Err(trouble) => return Err(self.failed(trouble)),
                 Ok(()) => return Err(self.turn.overtaken()),

@@ -5,7 +5,10 @@
 //! 2. If the last session said that nothing more comes of it, its multipart upload goes on. Otherwise it is *fenced*: the upload is
 //!    completed with what it has, so that nothing can be added to it any more, and becomes the base of a new one; or it is aborted where
 //!    it has nothing of use.
-//! 3. The bytes behind the last whole part stay where they are until the part is full.
+//! 3. Where an object lies in the place of the blob already, or the server knows no conditions, the session is *bound*: it has a
+//!    multipart upload before it looks (again), and publishes by this one only. Whoever comes later aborts it. An entity tag alone
+//!    would not do: the same bytes have the same one, whoever put them there.
+//! 4. The bytes behind the last whole part stay where they are until the part is full.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,7 +24,6 @@ use super::keys::Turn;
 use super::looking::{LiveUpload, Standing};
 use super::names::{Kind, Note, Rank};
 use super::notes::Upload;
-use super::publishing::Placed;
 use super::tail::{Kept, Tail};
 use super::writing::Session;
 
@@ -51,79 +53,120 @@ impl Session {
             .leave_note(key, &claim, Bytes::new(), HashMap::new())
             .await
             .map_err(|trouble| failed(key, "claim", trouble))?;
+        let mut own = None;
+        let resumed = Self::resume_claimed(shared, turn, &claim, growth, &mut own).await;
+        if let (Err(_), Some(own)) = (&resumed, &own) {
+            let published = shared.names.published(key);
+            if let Err(trouble) = shared.bucket.abort(&published, &own.id).await {
+                tracing::debug!(%key, ?trouble, "a multipart upload is left to the janitor");
+            }
+        }
+        resumed
+    }
+
+    /// `own` becomes a multipart upload of its own, where it needs one.
+    async fn resume_claimed(
+        shared: &Arc<Shared>,
+        turn: &Arc<Turn>,
+        claim: &Note,
+        growth: Growth,
+        own: &mut Option<Upload>,
+    ) -> Result<Self, BlobError> {
+        let (key, rank, offset) = (turn.key(), claim.rank, claim.begin);
         for _ in 0..MOST_TRIES {
             let standing = shared.standing(key, Some(rank)).await?;
             if standing.length() < offset {
-                let name = shared.names.note(key, &claim);
+                let name = shared.names.note(key, claim);
                 let deleted = shared.bucket.delete(&[name]).await;
                 deleted.map_err(|trouble| failed(key, "give up the claim of", trouble))?;
                 return Err(BlobError::Missing { key: key.clone() });
             }
             turn.check()?;
-            if let Some(session) = Self::take_over(shared, turn, rank, growth, standing).await? {
-                turn.set_grows(true);
-                return Ok(session);
+            let is_handed_on = standing.is_handed_on(|rank| turn.is_idle(rank));
+            let must_be_bound = standing.object.is_some() || !shared.conditional_writes;
+            let mut session = Self::of(shared, turn, rank, growth, &standing);
+            // What it leaves on the server is told apart from what an earlier try left.
+            session.nth = own.as_ref().map_or(0, |own| own.tag.nth);
+            let goes_on = match &standing.upload {
+                Some(live) => is_handed_on && session.can_go_on(live, offset),
+                None => true,
+            };
+            if !goes_on || (must_be_bound && standing.upload.is_none() && own.is_none()) {
+                if let Some(live) = standing.upload {
+                    session.fence(live, offset).await?;
+                }
+                if own.is_none() {
+                    session.begin_upload().await?;
+                    *own = session.upload;
+                }
+                continue;
             }
+            let keep = standing.upload.as_ref().map(|live| &live.upload);
+            let keep = keep.or(own.as_ref()).map(|upload| upload.id.as_str());
+            if must_be_bound || !is_handed_on {
+                shared.abort_uploads(key, keep).await?;
+            }
+            session.is_bound = must_be_bound;
+            session.take_over(standing, own.clone(), offset)?;
+            turn.set_grows(true);
+            return Ok(session);
         }
         Err(turn.overtaken())
     }
 
-    /// Nothing if somebody else ended the multipart upload in the meantime.
-    async fn take_over(
+    /// A session that has yet to take over what there is.
+    fn of(
         shared: &Arc<Shared>,
         turn: &Arc<Turn>,
         rank: Rank,
         growth: Growth,
-        mut standing: Standing,
-    ) -> Result<Option<Self>, BlobError> {
-        let offset = growth.offset;
-        let part_size = standing
-            .part_size
-            .unwrap_or_else(|| shared.part_size(growth.length));
-        let is_handed_on = standing.is_handed_on(|rank| turn.is_idle(rank));
-        let live = standing.upload.take();
-        let mut session = Self {
-            begin: offset,
-            part_size,
+        standing: &Standing,
+    ) -> Self {
+        let fresh = Self::fresh(Arc::clone(shared), Arc::clone(turn), rank, growth);
+        Self {
+            begin: growth.offset,
+            part_size: standing.part_size.unwrap_or(fresh.part_size),
             base: standing.base,
-            object: standing.object.take(),
+            object: standing.object.clone(),
             has_notes: true,
             inherited: standing.notes.iter().copied().collect(),
-            ..Self::fresh(Arc::clone(shared), Arc::clone(turn), rank, growth)
-        };
-        let mut start = None;
-        match live {
-            Some(live) if is_handed_on && session.can_go_on(&live, offset) => {
-                start = Some(live.end(session.base, part_size));
-                session.go_on_with(live);
-            }
-            Some(live) => {
-                if session.fence(live, offset).await? == Placed::Gone {
-                    return Ok(None);
-                }
-                shared.abort_uploads(turn.key()).await?;
-            }
-            None if is_handed_on => {}
-            None => shared.abort_uploads(turn.key()).await?,
+            ..fresh
         }
-        session.base = session.base.min(offset);
-        let start = start.unwrap_or(session.base / part_size * part_size);
-        let solid = session.base.max(start);
+    }
+
+    /// Takes over what there is below `offset`. `own` is a multipart upload of its own.
+    fn take_over(
+        &mut self,
+        mut standing: Standing,
+        own: Option<Upload>,
+        offset: u64,
+    ) -> Result<(), BlobError> {
+        let mut start = None;
+        match standing.upload.take() {
+            Some(live) => {
+                start = Some(live.end(self.base, self.part_size));
+                self.go_on_with(live);
+            }
+            None => self.upload = own,
+        }
+        self.base = self.base.min(offset);
+        let start = start.unwrap_or(self.base / self.part_size * self.part_size);
+        let solid = self.base.max(start);
         let Some(pieces) = standing.pieces(solid, offset) else {
             return Err(BlobError::Missing {
-                key: turn.key().clone(),
+                key: self.key().clone(),
             });
         };
         let mut kept = Vec::new();
-        if start < session.base {
+        if start < self.base {
             kept.push(Kept::Base {
                 from: start,
-                to: session.base,
+                to: self.base,
             });
         }
         kept.extend(pieces.into_iter().map(Kept::Piece));
-        session.tail = Tail::new(start, kept, offset);
-        Ok(Some(session))
+        self.tail = Tail::new(start, kept, offset);
+        Ok(())
     }
 
     fn can_go_on(&self, live: &LiveUpload, offset: u64) -> bool {
@@ -136,19 +179,20 @@ impl Session {
         self.parts = live.parts.into_iter().map(by_number).collect();
     }
 
-    /// Sees to it that nothing is added to the multipart upload any more, and keeps what it has below `offset`.
-    async fn fence(&mut self, live: LiveUpload, offset: u64) -> Result<Placed, BlobError> {
+    /// Sees to it that nothing is added to the multipart upload any more. What it has below `offset` becomes the base; or it was
+    /// somebody else who ended it.
+    async fn fence(&mut self, live: LiveUpload, offset: u64) -> Result<(), BlobError> {
         let end = live.end(self.base, self.part_size);
         if end <= self.base || offset <= self.base {
             let Upload { id, .. } = live.upload;
             let aborted = self.shared.bucket.abort(&self.published(), &id).await;
             aborted.map_err(|trouble| self.failed(trouble))?;
-            return Ok(Placed::There);
+            return Ok(());
         }
         self.go_on_with(live);
-        let placed = self.complete(end).await?;
-        self.base = end;
-        Ok(placed)
+        self.complete(end).await?;
+        self.upload = None;
+        Ok(())
     }
 
     /// Whether no part was sent, neither by this session nor by those before.
@@ -158,14 +202,18 @@ impl Session {
 }
 
 impl Shared {
-    /// Aborts all multipart uploads to where a blob is published.
-    pub(super) async fn abort_uploads(self: &Arc<Self>, key: &BlobKey) -> Result<(), BlobError> {
+    /// Aborts the multipart uploads to where a blob is published, but for one.
+    pub(super) async fn abort_uploads(
+        self: &Arc<Self>,
+        key: &BlobKey,
+        keep: Option<&str>,
+    ) -> Result<(), BlobError> {
         let published = self.names.published(key);
         let listed = self.bucket.uploads(&published, None).await;
         let listed = listed.map_err(|trouble| failed(key, "look at", trouble))?;
         let mut aborting = JoinSet::new();
         for upload in listed.entries {
-            if upload.name == published {
+            if upload.name == published && Some(upload.id.as_str()) != keep {
                 let shared = Arc::clone(self);
                 let name = published.clone();
                 aborting.spawn(async move { shared.bucket.abort(&name, &upload.id).await });

@@ -24,9 +24,7 @@ use super::names::{Kind, Note, Rank, Tag};
 use super::notes::{Extent, State, Upload};
 use super::tail::{Kept, Tail};
 
-/// Most parts of a multipart upload.
-pub(super) const MOST_PARTS: u64 = 10_000;
-/// How much larger parts become when there would be more. It divides [`MOST_PARTS`], so that what is there stays whole parts.
+/// How much larger parts become when there would be too many. It divides their greatest number, so that what is there stays whole parts.
 const GROWTH: u64 = 8;
 /// How many pieces a tail may have before they are written anew as one.
 const MOST_PIECES: usize = 16;
@@ -48,6 +46,8 @@ pub(super) struct Session {
     pub(super) base: u64,
     pub(super) object: Option<Object>,
     pub(super) upload: Option<Upload>,
+    /// Whether it publishes by the multipart upload only: see `resuming`.
+    pub(super) is_bound: bool,
     /// What has arrived, by number.
     pub(super) parts: BTreeMap<u32, Part>,
     pub(super) sending: JoinSet<Result<Part, Trouble>>,
@@ -80,6 +80,7 @@ impl Session {
             base: 0,
             object: None,
             upload: None,
+            is_bound: false,
             parts: BTreeMap::new(),
             sending: JoinSet::new(),
             tail: Tail::new(0, Vec::new(), 0),
@@ -188,7 +189,7 @@ impl Session {
 
     /// Sends the tail as a part: it is as long as a part, or the last.
     pub(super) async fn send_part(&mut self) -> Result<(), BlobError> {
-        if self.tail.start / self.part_size >= MOST_PARTS {
+        if self.tail.start / self.part_size >= self.shared.most_parts {
             self.grow_parts().await?;
             return Ok(());
         }
@@ -215,7 +216,7 @@ impl Session {
     }
 
     /// The multipart upload, which is begun if there is none.
-    async fn begin_upload(&mut self) -> Result<String, BlobError> {
+    pub(super) async fn begin_upload(&mut self) -> Result<String, BlobError> {
         if let Some(upload) = &self.upload {
             return Ok(upload.id.clone());
         }
