@@ -16,6 +16,7 @@ mod writer;
 
 use std::error::Error;
 use std::fs::{self, TryLockError};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -473,6 +474,9 @@ fn lock(file: &Path) -> Result<fs::File, OpenError> {
         file: file.to_owned(),
         source,
     };
+    if let Some(directory) = file.parent().filter(|above| !above.as_os_str().is_empty()) {
+        make(directory).map_err(cannot_lock)?;
+    }
     let lock = fs::File::create(file).map_err(cannot_lock)?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
@@ -480,6 +484,22 @@ fn lock(file: &Path) -> Result<fs::File, OpenError> {
             file: file.to_owned(),
         }),
         Err(TryLockError::Error(source)) => Err(cannot_lock(source)),
+    }
+}
+
+/// Makes a directory that is not there, with those above it, so that a power cut does not lose it again with the database.
+fn make(directory: &Path) -> io::Result<()> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    let above = match directory.parent() {
+        Some(above) if !above.as_os_str().is_empty() => above,
+        _ => ".".as_ref(),
+    };
+    make(above)?;
+    match fs::create_dir(directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => fs::File::open(above)?.sync_all(),
     }
 }
 

@@ -82,6 +82,14 @@ async fn nothing_may_be_called_after_the_end() {
 }
 
 #[tokio::test]
+async fn a_data_directory_that_is_not_there_is_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("new/data");
+    open(&data).await.unwrap().close().await;
+    assert!(data.join("metadata.sqlite").is_file());
+}
+
+#[tokio::test]
 async fn one_process_at_a_time_uses_a_database() {
     let (store, directory) = fresh().await;
     let error = open(directory.path()).await.unwrap_err();
@@ -141,7 +149,7 @@ async fn what_is_no_database_is_refused() {
         open(directory.path()).await,
         Err(OpenError::Engine { .. })
     ));
-    let nowhere = directory.path().join("nowhere");
+    let nowhere = directory.path().join("metadata.sqlite/data");
     assert!(matches!(open(&nowhere).await, Err(OpenError::Lock { .. })));
 }
 
