@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use domain::access::Gate;
 use domain::cleanup::Janitor;
-use domain::clock::SystemClock;
+use domain::clock::{FollowingClock, SystemClock};
 use domain::ids::SystemRandomness;
 use domain::{BlobStore, Clock, Files, Health, Leases, MetadataStore, NodeId, Packs, Uploads};
 use ed25519_dalek::SigningKey;
@@ -34,7 +34,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Opens the stores, migrates them, and cleans up after a crash.
+    /// Opens the stores, migrates them, and cleans up after a crash, unless other nodes may be at work: they clean up in time.
     ///
     /// # Errors
     ///
@@ -47,8 +47,10 @@ impl Server {
             .await
             .context("failed to open the metadata store")?;
         let metadata: Arc<dyn MetadataStore> = stores.metadata;
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let leases = Leases::new(Arc::clone(&metadata), NodeId::random(&SystemRandomness));
+        let clock = Arc::new(FollowingClock::new(Arc::new(SystemClock)));
+        let node = NodeId::random(&SystemRandomness);
+        let leases = Leases::new(Arc::clone(&metadata), node, Arc::clone(&clock));
+        let clock: Arc<dyn Clock> = clock;
         let present = leases.appear().await;
         present.context("failed to make this node known to others")?;
         let packs = Packs::new(
@@ -70,18 +72,20 @@ impl Server {
             packs.clone(),
             Arc::clone(&clock),
             Arc::new(SystemRandomness),
-            leases.node(),
+            node,
             config.uploads.clone(),
         );
         let janitor = Janitor::new(
             uploads.clone(),
             Arc::clone(&blobs),
             Arc::clone(&metadata),
-            Arc::clone(&clock),
+            leases.clone(),
             config.cleanup.clone(),
         );
-        let recovered = janitor.recover().await.context("failed to recover")?;
-        tracing::debug!(?recovered, "recovered");
+        if !metadata.is_shared() {
+            let recovered = janitor.recover().await.context("failed to recover")?;
+            tracing::debug!(?recovered, "recovered");
+        }
         let admin = Admin {
             health: Health::new(Arc::clone(&blobs), Arc::clone(&metadata)),
         };
