@@ -152,7 +152,8 @@ async fn many_that_compete_leave_the_content_exact() {
                 .body(content.slice(offset..end));
             if let Ok(response) = server.client(version).await.exchange(&append).await {
                 match response.status() {
-                    201 => assert_eq!(response.offset(), end),
+                    // More, where another was told the same offset, went further and came first: this one repeated it.
+                    201 => assert!(response.offset() >= end, "{end}: {response:?}"),
                     // Somebody was faster, or the upload is complete.
                     409 | 400 => {}
                     other => panic!("{other}: {response:?}"),

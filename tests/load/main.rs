@@ -12,6 +12,7 @@ mod peers;
 mod report;
 mod resumable;
 mod rows;
+mod s3;
 mod slow;
 
 use std::path::PathBuf;
@@ -30,6 +31,9 @@ struct Arguments {
     /// Measure what publishing a pack costs, and how soon a difference begins to come, instead of rows
     #[arg(long)]
     packs: bool,
+    /// Measure transfers through PostgreSQL and S3 beside the AWS command line, instead of rows
+    #[arg(long)]
+    s3: bool,
     /// A tenth of the work, once
     #[arg(long)]
     quick: bool,
@@ -58,6 +62,13 @@ fn main() -> anyhow::Result<()> {
     if arguments.packs {
         peers::build_longhaul()?;
         report::print(&packs::report(repeat)?);
+        return Ok(());
+    }
+    if arguments.s3 {
+        peers::build_longhaul()?;
+        let parent = arguments.dir.unwrap_or(target()?.join("load"));
+        std::fs::create_dir_all(&parent)?;
+        report::print(&s3::report(repeat, &parent)?);
         return Ok(());
     }
     let rows = match arguments.rows.is_empty() {

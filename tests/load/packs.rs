@@ -61,14 +61,14 @@ async fn ask(peer: &Peer, request: Request) -> anyhow::Result<Response> {
     answer.map_err(|cut| anyhow::anyhow!("{} was cut: {}", request.target, cut.how))
 }
 
-fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+pub(crate) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
 }
 
 /// So many files of noise, of up to twice the mean size.
-fn files(count: u64, mean_size: u64) -> Files {
+pub(crate) fn files(count: u64, mean_size: u64) -> Files {
     let mut dice = Dice::new(count);
     (0..count)
         .map(|number| {

@@ -9,6 +9,7 @@ pub mod pack;
 pub mod patience;
 pub mod process;
 pub mod proxy;
+pub mod receiver;
 pub mod request;
 pub mod response;
 pub mod server;

@@ -64,6 +64,12 @@ impl Process {
         }
     }
 
+    /// Has [`Process::peak`] begin anew.
+    pub fn forget_peak(self) {
+        // proc_pid_clear_refs(5): 5 resets the peak to what is resident now.
+        std::fs::write(self.file("clear_refs"), "5").expect("a parent may do so to its child");
+    }
+
     /// The most bytes that it ever had resident; zero once it has ended.
     pub fn peak(self) -> u64 {
         self.memory("VmHWM:")

@@ -215,13 +215,22 @@ impl TestServer {
         self.setup.chosen_stores().blobs(&self.data())
     }
 
-    /// Loses everything it ever kept; it must have ended.
-    pub async fn wipe(&mut self) {
-        let over = self.child.try_wait().expect("our own child can be asked");
-        assert!(over.is_some(), "wipe() comes after kill() or ended()");
-        let (stores, data) = (self.setup.chosen_stores().clone(), self.data());
-        let wipe = tokio::task::spawn_blocking(move || stores.wipe(&data));
-        wipe.await.expect("everything can be lost");
+    /// Takes away the place that its bytes are kept in, so that the blob store does not work.
+    pub fn take_blobs_away(&self) {
+        let (place, away) = self.place_of_blobs();
+        std::fs::rename(place, away).expect("it was there");
+    }
+
+    /// Gives back what was taken away.
+    pub fn give_blobs_back(&self) {
+        let (place, away) = self.place_of_blobs();
+        std::fs::rename(away, place).expect("it was taken away");
+    }
+
+    fn place_of_blobs(&self) -> (PathBuf, PathBuf) {
+        let place = self.setup.chosen_stores().blobs_directory(&self.data());
+        let away = place.with_extension("away");
+        (place, away)
     }
 
     /// Opens a connection.

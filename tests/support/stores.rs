@@ -1,12 +1,13 @@
 //! What servers keep things in: the combination of stores that a run of the tests is about.
 //!
-//! `LONGHAUL_TEST_METADATA` is `sqlite` (as it is if nothing is said) or `postgres`, and `LONGHAUL_TEST_BLOBS` is `fs` or `s3`.
+//! `TESTS_METADATA` is `sqlite` (as it is if nothing is said) or `postgres`, and `TESTS_BLOBS` is `fs` or `s3`.
 //! PostgreSQL and the S3 server are real: the first test that needs one starts it for its program. Every server under test has a
 //! database and a bucket of its own there, unless it is a node beside others.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -40,7 +41,7 @@ impl Metadata {
     /// What this run is about.
     pub fn of_this_run() -> Self {
         choice(
-            "LONGHAUL_TEST_METADATA",
+            "TESTS_METADATA",
             [("sqlite", Self::Sqlite), ("postgres", Self::Postgres)],
         )
     }
@@ -49,7 +50,7 @@ impl Metadata {
 impl Blobs {
     /// What this run is about.
     pub fn of_this_run() -> Self {
-        choice("LONGHAUL_TEST_BLOBS", [("fs", Self::Fs), ("s3", Self::S3)])
+        choice("TESTS_BLOBS", [("fs", Self::Fs), ("s3", Self::S3)])
     }
 }
 
@@ -120,13 +121,74 @@ impl Stores {
         database.chain(bucket).collect()
     }
 
+    /// The same as configuration, but for the credentials, which are [`Stores::credentials`].
+    pub fn config(&self) -> String {
+        let settings = self.environment().into_iter().filter_map(|(name, value)| {
+            let setting = name.strip_prefix("LONGHAUL_")?;
+            let setting = setting.to_ascii_lowercase().replace("__", ".");
+            // The one setting that is no text.
+            let value = match value.as_str() {
+                "true" => value,
+                _ => format!("{value:?}"),
+            };
+            Some(format!("{setting} = {value}\n"))
+        });
+        settings.collect()
+    }
+
+    /// Environment variables that open them.
+    pub fn credentials(&self) -> Vec<(&'static str, String)> {
+        let mut variables = self.environment();
+        variables.retain(|(name, _)| name.starts_with("AWS_"));
+        variables
+    }
+
+    /// The bucket.
+    ///
+    /// # Panics
+    /// Bytes are in a directory.
+    pub fn bucket(&self) -> &str {
+        let bucket = self.bucket.as_ref().expect("bytes are in S3");
+        &bucket.name
+    }
+
+    /// The S3 server's URL.
+    pub fn endpoint(&self) -> &'static str {
+        s3_server().endpoint()
+    }
+
+    /// The S3 server's region.
+    pub fn region(&self) -> &'static str {
+        s3_server::REGION
+    }
+
+    /// How often the S3 server was asked for what so far, by the name of the operation.
+    pub fn requests(&self) -> BTreeMap<String, u64> {
+        let log = s3_server().buckets.with_file_name("requests");
+        let log = std::fs::read_to_string(log).expect("the S3 server writes it");
+        let mut requests = BTreeMap::new();
+        // A line is one of S3's server access logs: the operation is the word after the request's own name.
+        for line in log.lines() {
+            let operation = line.split(' ').find_map(|word| word.strip_prefix("s3_"));
+            if let Some(operation) = operation {
+                *requests.entry(operation.to_owned()).or_default() += 1;
+            }
+        }
+        requests
+    }
+
+    /// Where bytes lie, whoever keeps them there.
+    pub(crate) fn blobs_directory(&self, data: &Path) -> PathBuf {
+        match &self.bucket {
+            Some(bucket) => bucket.directory(),
+            None => data.join("blobs"),
+        }
+    }
+
     /// Everything that holds bytes, published or not, and what the S3 server notes beside; `data` is the server's directory.
     pub(crate) fn blobs(&self, data: &Path) -> Vec<PathBuf> {
         let mut found = Vec::new();
-        let mut directories = vec![match &self.bucket {
-            Some(bucket) => bucket.directory(),
-            None => data.join("blobs"),
-        }];
+        let mut directories = vec![self.blobs_directory(data)];
         while let Some(directory) = directories.pop() {
             // A directory may go while it is looked at.
             let entries = directory.read_dir().into_iter().flatten().flatten();
@@ -140,21 +202,6 @@ impl Stores {
         found.sort();
         found
     }
-
-    /// Loses everything, as a disk does that is replaced. No server may be running on them; `data` is its directory.
-    pub(crate) fn wipe(&self, data: &Path) {
-        if let Some(database) = &self.database {
-            database.remove().expect("the database is there");
-            database.create();
-        }
-        if let Some(bucket) = &self.bucket {
-            std::fs::remove_dir_all(bucket.directory()).expect("it is there");
-            std::fs::create_dir(bucket.directory()).expect("it is not there");
-        }
-        if data.exists() {
-            std::fs::remove_dir_all(data).expect("nobody works there");
-        }
-    }
 }
 
 /// A database in the PostgreSQL server of this program.
@@ -167,30 +214,20 @@ impl Database {
     fn fresh() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let database = Self {
-            name: format!("server_{count}"),
-        };
-        database.create();
-        database
+        let name = format!("server_{count}");
+        psql(&format!("create database {name}")).expect("there is room for a database");
+        Self { name }
     }
 
     fn url(&self) -> String {
         postgres_server().url(&self.name)
-    }
-
-    fn create(&self) {
-        psql(&format!("create database {}", self.name)).expect("there is room for a database");
-    }
-
-    fn remove(&self) -> Result<(), String> {
-        psql(&format!("drop database {} with (force)", self.name))
     }
 }
 
 impl Drop for Database {
     fn drop(&mut self) {
         // Only to spare the disk until the server goes, with all of them.
-        let _ = self.remove();
+        let _ = psql(&format!("drop database {} with (force)", self.name));
     }
 }
 
@@ -206,6 +243,38 @@ fn psql(statement: &str) -> Result<(), String> {
         true => Ok(()),
         false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
     }
+}
+
+/// How a PostgreSQL server is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopMode {
+    /// It ends transactions and connections, and then itself.
+    Fast,
+    /// It is gone at once, as in a crash, and recovers when it starts.
+    Immediate,
+}
+
+/// Restarts the PostgreSQL server of this program, for all that use it; returns once it accepts connections again.
+pub async fn restart_postgres(mode: StopMode) {
+    let mode = match mode {
+        StopMode::Fast => "fast",
+        StopMode::Immediate => "immediate",
+    };
+    let restart = move || {
+        let directory = &postgres_server().directory;
+        let pg_ctl = postgres_server::programs().join("pg_ctl");
+        let mut command = postgres_server::User::of_server().command(&pg_ctl, directory);
+        command
+            .args(["restart", "--wait", "--mode", mode, "--pgdata"])
+            .arg(directory.join("data"))
+            .arg("--log")
+            .arg(directory.join("log"))
+            .stdout(Stdio::null())
+            .status()
+    };
+    let restarted = tokio::task::spawn_blocking(restart).await;
+    let status = restarted.expect("nothing stops it");
+    assert!(status.expect("it can be started").success(), "{mode}");
 }
 
 /// A bucket in the S3 server of this program.

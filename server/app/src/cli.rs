@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    config, copy, download, hash_key, healthcheck, publish, pull, serve, upload,
+    config, copy, download, events, hash_key, healthcheck, publish, pull, serve, upload,
 };
 use crate::copying::StillServing;
 use crate::{packs, transfer};
@@ -46,6 +46,7 @@ enum Command {
     Copy(copy::Args),
     HashKey(hash_key::Args),
     Healthcheck(healthcheck::Args),
+    Events(events::Args),
 }
 
 impl Cli {
@@ -74,6 +75,7 @@ impl Command {
             Self::Copy(args) => args.run(),
             Self::HashKey(args) => args.run(),
             Self::Healthcheck(args) => args.run(),
+            Self::Events(args) => args.run(),
         }
     }
 }

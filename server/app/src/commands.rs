@@ -1,8 +1,10 @@
 //! What `longhaul` can be told to do: one file a command, each with its arguments and what it does.
 
+mod admin;
 pub mod config;
 pub mod copy;
 pub mod download;
+pub mod events;
 pub mod hash_key;
 pub mod healthcheck;
 pub mod publish;

@@ -20,7 +20,7 @@ use edge::serve::TlsConfig;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::telemetry;
+use crate::{telemetry, webhooks};
 use layers::{Layers, Origin};
 
 /// The whole configuration of a server.
@@ -54,6 +54,8 @@ pub struct Config {
     pub blobs: blobs::Config,
     /// Where facts are kept.
     pub metadata: metadata::Config,
+    /// Where events are sent, signed by Standard Webhooks, and who is asked before an upload begins.
+    pub webhooks: webhooks::Config,
     /// What is written to the log, and how.
     pub log: telemetry::Config,
 }
@@ -73,6 +75,7 @@ impl Default for Config {
             cleanup: domain::cleanup::Config::default(),
             blobs: blobs::Config::default(),
             metadata: metadata::Config::default(),
+            webhooks: webhooks::Config::default(),
             log: telemetry::Config::default(),
         }
     }
@@ -217,6 +220,9 @@ impl Config {
         };
         if let Err(error) = self.http.check() {
             return conflict("http", &error.to_string());
+        }
+        if let Err(error) = self.webhooks.check() {
+            return conflict("webhooks", &error.to_string());
         }
         if self.tls.cert.is_some() != self.tls.key.is_some() {
             return conflict(
@@ -406,7 +412,20 @@ mod tests {
             message("[admin]\nlisten = '9090'", &[]),
             "the setting `admin.listen` (in longhaul.toml) does not fit: expected an address and port, such as 127.0.0.1:9090, or `off`"
         );
+        assert_eq!(
+            message("[http]\ninterim_untrusted_proxies = ['nginx']", &[]),
+            "the setting `http.interim_untrusted_proxies` (in longhaul.toml) does not fit: `nginx` is neither an address nor a network such as 10.0.0.0/8"
+        );
         assert!(message("listen = ", &[]).ends_with("is not valid TOML"));
+    }
+
+    #[test]
+    fn proxies_are_addresses_or_networks() {
+        let file = "[http]\ninterim_untrusted_proxies = ['10.0.0.5', '10.1.0.0/16', '::1']";
+        let config = load(file, &[], Flags::default()).unwrap();
+        let read: Vec<_> = config.http.interim_untrusted_proxies;
+        let read: Vec<_> = read.iter().map(ToString::to_string).collect();
+        assert_eq!(read, ["10.0.0.5/32", "10.1.0.0/16", "::1/128"]);
     }
 
     #[test]
@@ -421,6 +440,7 @@ mod tests {
             ("public_url = 'https://example.org/?a'", "public_url"),
             (twice.as_str(), "access.keys"),
             ("[http]\nmax_connections = 0", "http"),
+            ("[webhooks]\nurl = 'https://example.org'", "webhooks"),
         ] {
             assert!(
                 message(file, &[])
@@ -506,7 +526,10 @@ mod tests {
     #[test]
     fn secrets_are_not_shown() {
         let hash = "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8";
-        let file = format!("[access]\nkeys = [{{ name = 'laptop', sha256 = '{hash}' }}]");
+        let file = format!(
+            "[access]\nkeys = [{{ name = 'laptop', sha256 = '{hash}' }}]\n\
+             [webhooks]\nsecrets = ['whsec_5e88MnkAYo9XLLBuIGwUI0s0lkk3FhPr']"
+        );
         let debug = format!("{:?}", load(&file, &[], Flags::default()).unwrap());
         let shown = effective(&file, &[]);
         assert!(

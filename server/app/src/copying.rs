@@ -10,7 +10,7 @@ mod progress;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use domain::BlobStore;
 use metadata::Stores;
 use metadata::copying::Database;
@@ -64,10 +64,22 @@ pub(crate) async fn copy(job: Job) -> anyhow::Result<()> {
     let target = open(&to).await.context("failed to open the target")?;
     let mut there = Database::connect(&to.metadata, &to.data).await?;
     there.check_empty().await?;
+    let serving = there.serving().await?;
+    ensure!(
+        serving == 0,
+        "{} at the target: stop it before something is written there",
+        servers(serving)
+    );
     let source = open_source(&from)
         .await
         .context("failed to open the source")?;
     let mut here = Database::connect(&from.metadata, &from.data).await?;
+    let source = match here.serving().await? {
+        0 => source,
+        serving => Source::Serving {
+            reason: servers(serving),
+        },
+    };
 
     let totals = here.totals().await?;
     let progress = Progress::begin(totals);
@@ -80,7 +92,7 @@ pub(crate) async fn copy(job: Job) -> anyhow::Result<()> {
     let published = match &source {
         Source::Stopped { blobs, .. } => PublishedSource::Store(Arc::clone(blobs)),
         Source::Serving { .. } => {
-            PublishedSource::Serving(blobs::Published::of(&from.blobs, &from.data)?)
+            PublishedSource::Serving(blobs::Published::of(&from.blobs, &from.data).await?)
         }
     };
     let copied = copier.copy_published(&mut here, published).await?;
@@ -107,6 +119,13 @@ pub(crate) async fn copy(job: Job) -> anyhow::Result<()> {
             ));
             Ok(())
         }
+    }
+}
+
+fn servers(count: u64) -> String {
+    match count {
+        1 => "a server is running".to_owned(),
+        _ => format!("{count} servers are running"),
     }
 }
 

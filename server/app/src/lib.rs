@@ -8,4 +8,5 @@ pub mod packs;
 pub mod supervisor;
 pub mod telemetry;
 pub mod transfer;
+pub mod webhooks;
 pub mod wiring;

@@ -26,6 +26,7 @@ use crate::config::KEY_VARIABLE;
 pub(crate) use connection::{Connection, chain, refusal, setback};
 pub(crate) use error::Setback;
 pub use error::{Error, Refusal};
+pub(crate) use fields::retry_after;
 pub(crate) use patience::Patience;
 pub(crate) use record::Record;
 pub(crate) use report::{Direction, Report, write_line};

@@ -8,7 +8,11 @@ use domain::access::Gate;
 use domain::cleanup::Janitor;
 use domain::clock::{FollowingClock, SystemClock};
 use domain::ids::SystemRandomness;
-use domain::{BlobStore, Clock, Files, Health, Leases, MetadataStore, NodeId, Packs, Uploads};
+use domain::uploads::{self, Hooks};
+use domain::webhooks::{self, DeadLetters, Webhooks};
+use domain::{
+    BlobStore, Clock, Files, Health, Leases, MetadataStore, NodeId, Outbox, Packs, Uploads,
+};
 use ed25519_dalek::SigningKey;
 use ed25519_dalek::pkcs8::DecodePrivateKey as _;
 use edge::routes::admin::Admin;
@@ -29,6 +33,8 @@ pub struct Server {
     pub janitor: Janitor,
     /// Says to other nodes that this one is alive, until the uploads are ended.
     pub leases: Leases,
+    /// Delivers events beside the router, where somebody wants any.
+    pub webhooks: Option<Webhooks>,
     /// Closed last.
     pub metadata: Arc<dyn MetadataStore>,
 }
@@ -53,6 +59,11 @@ impl Server {
         let clock: Arc<dyn Clock> = clock;
         let present = leases.appear().await;
         present.context("failed to make this node known to others")?;
+        let courier = config.webhooks.courier(&clock)?;
+        let outbox = match &courier {
+            Some(_) => Outbox::new(config.webhooks.events.clone(), Arc::new(SystemRandomness)),
+            None => Outbox::silent(),
+        };
         let packs = Packs::new(
             Arc::clone(&blobs),
             stores.packs,
@@ -65,14 +76,21 @@ impl Server {
                 .as_deref()
                 .map(read_signing_key)
                 .transpose()?,
+            outbox.clone(),
         );
         let uploads = Uploads::new(
-            Arc::clone(&blobs),
-            Arc::clone(&metadata),
-            packs.clone(),
-            Arc::clone(&clock),
-            Arc::new(SystemRandomness),
-            node,
+            uploads::Means {
+                blobs: Arc::clone(&blobs),
+                metadata: Arc::clone(&metadata),
+                packs: packs.clone(),
+                hooks: Hooks {
+                    gatekeeper: config.webhooks.gatekeeper(&clock)?,
+                    outbox: outbox.clone(),
+                },
+                clock: Arc::clone(&clock),
+                randomness: Arc::new(SystemRandomness),
+                node: node,
+            },
             config.uploads.clone(),
         );
         let janitor = Janitor::new(
@@ -86,8 +104,20 @@ impl Server {
             let recovered = janitor.recover().await.context("failed to recover")?;
             tracing::debug!(?recovered, "recovered");
         }
+        let webhooks = courier.map(|courier| {
+            let means = webhooks::Means {
+                events: Arc::clone(&stores.events),
+                leases: Arc::clone(&metadata),
+                courier,
+                clock: Arc::clone(&clock),
+                randomness: Arc::new(SystemRandomness),
+                node: leases.node(),
+            };
+            Webhooks::new(outbox.clone(), means, config.webhooks.schedule())
+        });
         let admin = Admin {
             health: Health::new(Arc::clone(&blobs), Arc::clone(&metadata)),
+            dead_letters: DeadLetters::new(outbox, stores.events, Arc::clone(&clock)),
         };
         let gate = Gate::new(&config.access);
         let local_pages_only = gate.is_open() && !config.access.open;
@@ -111,6 +141,7 @@ impl Server {
             uploads,
             janitor,
             leases,
+            webhooks,
             metadata,
         })
     }

@@ -3,6 +3,7 @@
 //! [`open`] is the only way to a store that is configured; what every one of them promises is written on the port. A new kind of
 //! store is a module, a variant of [`Config`] and an arm in [`open`].
 
+use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use thiserror::Error;
 
 pub mod fs;
 pub mod memory;
+pub mod s3;
 
 /// Which store keeps the bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +23,8 @@ pub mod memory;
 pub enum Config {
     /// A directory of a local file system.
     Fs(fs::Config),
+    /// A bucket of an S3-compatible server, for any number of servers.
+    S3(Box<s3::Config>),
 }
 
 impl Default for Config {
@@ -46,6 +50,17 @@ pub enum OpenError {
         /// What it must be.
         requirement: &'static str,
     },
+    /// The server of the bucket cannot be reached, or does not let this one do what it must.
+    #[error("the bucket {bucket} cannot be used: {advice}")]
+    Bucket {
+        /// Its name.
+        bucket: String,
+        /// What to do about it.
+        advice: &'static str,
+        /// The cause.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
     /// Anything else; `doing` completes the sentence "failed to …".
     #[error("failed to {doing}")]
     Failed {
@@ -64,6 +79,7 @@ pub enum OpenError {
 pub async fn open(config: &Config, data_dir: &Path) -> Result<Arc<dyn BlobStore>, OpenError> {
     match config {
         Config::Fs(config) => Ok(Arc::new(fs::FsStore::open(config, data_dir).await?)),
+        Config::S3(config) => Ok(Arc::new(s3::S3Store::open(config).await?)),
     }
 }
 
@@ -72,6 +88,8 @@ pub async fn open(config: &Config, data_dir: &Path) -> Result<Arc<dyn BlobStore>
 pub enum Published {
     /// The files of a store that is one process's at a time.
     Files(fs::PublishedFiles),
+    /// A store that any number of processes may have open.
+    Shared(Arc<dyn BlobStore>),
 }
 
 impl Published {
@@ -79,9 +97,10 @@ impl Published {
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn of(config: &Config, data_dir: &Path) -> Result<Self, OpenError> {
+    pub async fn of(config: &Config, data_dir: &Path) -> Result<Self, OpenError> {
         match config {
             Config::Fs(config) => fs::PublishedFiles::of(config, data_dir).map(Self::Files),
+            Config::S3(_) => open(config, data_dir).await.map(Self::Shared),
         }
     }
 
@@ -92,12 +111,15 @@ impl Published {
     pub async fn open(&self, key: &BlobKey, size: u64) -> Result<Arc<dyn Blob>, BlobError> {
         match self {
             Self::Files(files) => files.open(key, size).await,
+            Self::Shared(store) => store.open(key, size).await,
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use bytesize::ByteSize;
 
     use super::*;
@@ -107,15 +129,32 @@ mod tests {
         let config: Config = toml::from_str("type = 'fs'").unwrap();
         assert_eq!(config, Config::default());
 
-        let Config::Fs(config) =
-            toml::from_str("type = 'fs'\npath = '/srv/blobs'\nread_chunk = '256 KiB'").unwrap();
-        assert_eq!(config.path, Path::new("/srv/blobs"));
-        assert_eq!(config.read_chunk, ByteSize::kib(256));
+        let text = "type = 'fs'\npath = '/srv/blobs'\nread_chunk = '256 KiB'";
+        let config = Config::Fs(fs::Config {
+            path: "/srv/blobs".into(),
+            read_chunk: ByteSize::kib(256),
+            ..fs::Config::default()
+        });
+        assert_eq!(toml::from_str::<Config>(text).unwrap(), config);
+
+        let text = "type = 's3'\nbucket = 'files'\nchecksums = 'md5'\nattempt_timeout = '3s'";
+        let config = Config::S3(Box::new(s3::Config {
+            bucket: "files".to_owned(),
+            checksums: s3::Checksums::Md5,
+            attempt_timeout: Duration::from_secs(3),
+            ..s3::Config::default()
+        }));
+        assert_eq!(toml::from_str::<Config>(text).unwrap(), config);
     }
 
     #[test]
     fn unknown_types_and_keys_are_refused() {
-        for text in ["", "type = 'tape'", "type = 'fs'\nreed_chunk = '8 KiB'"] {
+        for text in [
+            "",
+            "type = 'tape'",
+            "type = 'fs'\nreed_chunk = '8 KiB'",
+            "type = 's3'\nbuckt = 'a'",
+        ] {
             assert!(toml::from_str::<Config>(text).is_err(), "{text}");
         }
     }

@@ -31,3 +31,32 @@ mod memory {
 
     domain::blob_store_contract!(open);
 }
+
+mod s3_server;
+
+mod s3 {
+    use blobs::Config;
+    use blobs::s3;
+
+    use super::s3_server::{ACCESS_KEY, REGION, SECRET_KEY, s3_server};
+    use super::*;
+
+    async fn open() -> (Arc<dyn BlobStore>, ()) {
+        let server = s3_server();
+        let config = Config::S3(Box::new(s3::Config {
+            bucket: server.fresh_bucket(),
+            endpoint: Some(server.endpoint().to_owned()),
+            region: Some(REGION.to_owned()),
+            path_style: true,
+            access_key_id: Some(ACCESS_KEY.to_owned()),
+            secret_access_key: Some(SECRET_KEY.to_owned().into()),
+            ..s3::Config::default()
+        }));
+        let store = blobs::open(&config, "data".as_ref())
+            .await
+            .expect("a store in an empty bucket");
+        (store, ())
+    }
+
+    domain::blob_store_contract!(open);
+}

@@ -27,6 +27,12 @@ pub enum Error {
     /// The principal may not do this.
     #[error("not allowed")]
     Forbidden,
+    /// A gatekeeper refuses the upload.
+    #[error("the upload is refused")]
+    Refused {
+        /// Why, for the client, where that is told: a bounded text of one line.
+        detail: Option<String>,
+    },
     /// A precondition on the target does not hold.
     #[error("the precondition does not hold")]
     PreconditionFailed,

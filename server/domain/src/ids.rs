@@ -94,6 +94,11 @@ random_name! {
     NodeId
 }
 
+random_name! {
+    /// The name of an event: 128 random bits, written as 32 lower-case hexadecimal digits. Every delivery of the event has it.
+    EventId
+}
+
 impl DraftId {
     /// The draft behind an upload of a whole tree: always the same one, so that a repetition finds it.
     pub(crate) fn of_upload(upload: &UploadId) -> Self {

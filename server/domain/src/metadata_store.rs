@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use thiserror::Error;
 
+use crate::events::Event;
 use crate::files::{File, WriteCondition};
 use crate::upload::{Completed, Gone, Progress, Told, Upload};
 use crate::{BlobKey, FilePath, NodeId, Timestamp, UploadId};
@@ -180,12 +181,14 @@ pub trait MetadataStore: Debug + Send + Sync + 'static {
     fn asks(&self) -> BoxStream<'static, Ask>;
 
     /// Completes an open upload under the holder's epoch and publishes its file, if the plan's condition holds of the path's
-    /// current file. `completed.replaced` is recorded as it turns out. The upload is kept until `expires_at`.
+    /// current file. `completed.replaced` is recorded as it turns out. The upload is kept until `expires_at`. If so, the event
+    /// that tells of it is recorded as well ([`EventStore`](crate::EventStore)).
     async fn complete_upload(
         &self,
         upload: &Upload,
         completed: &Completed,
         expires_at: Timestamp,
+        event: Option<&Event>,
     ) -> Result<Written, MetadataError>;
 
     /// Ends an open upload as `gone` and keeps that knowledge until `expires_at`, but not its idempotency key. With an epoch only its holder may; without one
@@ -225,7 +228,8 @@ pub trait MetadataStore: Debug + Send + Sync + 'static {
     /// Forgets up to `limit` completed or gone uploads whose time was up at `now`; returns how many.
     async fn forget_uploads(&self, now: Timestamp, limit: usize) -> Result<u64, MetadataError>;
 
-    /// Writes a file whose blob is published, if the condition holds of the path's current file. Files may share a blob.
+    /// Writes a file whose blob is published, if the condition holds of the path's current file, and records the event that tells
+    /// of it. Files may share a blob.
     ///
     /// # Errors
     /// [`MetadataError::Failed`] where the blob is doomed, or recorded with another size or digest.
@@ -233,6 +237,7 @@ pub trait MetadataStore: Debug + Send + Sync + 'static {
         &self,
         file: &File,
         condition: &WriteCondition,
+        event: Option<&Event>,
     ) -> Result<Written, MetadataError>;
 
     /// The file under a path.

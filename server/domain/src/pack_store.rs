@@ -9,6 +9,7 @@ use archive::{Deflated, PackName};
 use async_trait::async_trait;
 
 use crate::digest::Sha256Digest;
+use crate::events::Event;
 use crate::files::Content;
 use crate::ids::DraftId;
 use crate::metadata_store::MetadataError;
@@ -174,7 +175,7 @@ pub trait PackStore: Debug + Send + Sync + 'static {
 
     /// Publishes a draft as `version`, if that has the next number. The version holds its own documents, which are recorded here,
     /// and `blobs`, which are recorded already; the draft holds nothing any more, which dooms what it alone held, and is kept until
-    /// `kept_until`.
+    /// `kept_until`. The event that tells of it is recorded as well.
     ///
     /// # Errors
     /// [`MetadataError::Failed`] where a document's blob is recorded with another size or digest.
@@ -184,6 +185,7 @@ pub trait PackStore: Debug + Send + Sync + 'static {
         version: &PackVersion,
         blobs: &[BlobKey],
         kept_until: Timestamp,
+        event: Option<&Event>,
     ) -> Result<Published, MetadataError>;
 
     /// A version; the newest that is not retired, where no number is given.

@@ -29,7 +29,7 @@ use self::archives::Layouts;
 use self::versions::Versions;
 use crate::digest::Sha256Digest;
 use crate::ids::Randomness;
-use crate::{BlobStore, Clock, Error, PackStore};
+use crate::{BlobStore, Clock, Error, Outbox, PackStore};
 
 pub use self::documents::DocumentBody;
 pub use self::drafts::{DraftStatus, Missing};
@@ -205,11 +205,12 @@ pub(crate) struct Shared {
     signing_key: Option<ed25519_dalek::SigningKey>,
     versions: Versions,
     layouts: Layouts,
+    outbox: Outbox,
 }
 
 impl Packs {
     /// Packs that are kept in these stores. Catalogues are signed where there is a key, which is what the file named by
-    /// [`Config::signing_key`] holds.
+    /// [`Config::signing_key`] holds. `outbox` makes the events that tell of new versions.
     pub fn new(
         blobs: Arc<dyn BlobStore>,
         facts: Arc<dyn PackStore>,
@@ -217,6 +218,7 @@ impl Packs {
         randomness: Arc<dyn Randomness>,
         config: Config,
         signing_key: Option<ed25519_dalek::SigningKey>,
+        outbox: Outbox,
     ) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -228,6 +230,7 @@ impl Packs {
                 randomness,
                 config,
                 signing_key,
+                outbox,
             }),
         }
     }

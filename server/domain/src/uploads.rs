@@ -26,12 +26,13 @@ use self::intake::Replays;
 use crate::access::Action;
 use crate::buffers::Buffers;
 use crate::files::{Description, WriteCondition};
+use crate::gatekeeper::Gatekeeper;
 use crate::holders::{Holders, Overtaken, Turn};
 use crate::ids::Randomness;
 use crate::ingest::Stops;
 use crate::metadata_store::{Guarded, MetadataError};
 use crate::upload::{Completed, Gone, Product, Target, Told, Upload, UploadState};
-use crate::{Authorized, BlobStore, Clock, Error, MetadataStore, NodeId, Packs, UploadId};
+use crate::{Authorized, BlobStore, Clock, Error, MetadataStore, NodeId, Outbox, Packs, UploadId};
 
 pub use crate::ingest::{BodyFault, BodyPart, UploadBody};
 
@@ -92,6 +93,15 @@ impl Config {
             max_age: Some(self.lifetime),
         }
     }
+}
+
+/// Who else has a part in uploads; nobody, by default.
+#[derive(Debug, Clone, Default)]
+pub struct Hooks {
+    /// Says whether an upload may begin, where there is one.
+    pub gatekeeper: Option<Arc<dyn Gatekeeper>>,
+    /// Makes the events that tell of files.
+    pub outbox: Outbox,
 }
 
 /// A request that makes an upload.
@@ -182,11 +192,31 @@ pub struct Uploads {
     shared: Arc<Shared>,
 }
 
+/// What uploads work with.
+#[derive(Debug)]
+pub struct Means {
+    /// Where their bytes are.
+    pub blobs: Arc<dyn BlobStore>,
+    /// Where the facts are.
+    pub metadata: Arc<dyn MetadataStore>,
+    /// Where archives go.
+    pub packs: Packs,
+    /// Who else has a part.
+    pub hooks: Hooks,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Makes names.
+    pub randomness: Arc<dyn Randomness>,
+    /// Which of the nodes on these stores this is.
+    pub node: NodeId,
+}
+
 #[derive(Debug)]
 struct Shared {
     blobs: Arc<dyn BlobStore>,
     metadata: Arc<dyn MetadataStore>,
     packs: Packs,
+    hooks: Hooks,
     clock: Arc<dyn Clock>,
     randomness: Arc<dyn Randomness>,
     node: NodeId,
@@ -198,22 +228,24 @@ struct Shared {
 }
 
 impl Uploads {
-    /// Uploads that are kept in these stores, which other nodes may use as well; archives go to `packs`. Others wait for this node
-    /// for as long as [`Leases::stay`](crate::Leases::stay) and [`Uploads::heed`] run.
-    pub fn new(
-        blobs: Arc<dyn BlobStore>,
-        metadata: Arc<dyn MetadataStore>,
-        packs: Packs,
-        clock: Arc<dyn Clock>,
-        randomness: Arc<dyn Randomness>,
-        node: NodeId,
-        config: Config,
-    ) -> Self {
+    /// Uploads that are kept in these stores, which other nodes may use as well. Those wait for this one for as long as
+    /// [`Leases::stay`](crate::Leases::stay) and [`Uploads::heed`] run.
+    pub fn new(means: Means, config: Config) -> Self {
+        let Means {
+            blobs,
+            metadata,
+            packs,
+            hooks,
+            clock,
+            randomness,
+            node,
+        } = means;
         Self {
             shared: Arc::new(Shared {
                 blobs,
                 metadata,
                 packs,
+                hooks,
                 clock,
                 randomness,
                 node,

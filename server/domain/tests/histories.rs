@@ -21,8 +21,8 @@ use domain::uploads::{
     self, Addition, BodyFault, BodyPart, Creation, Outcome, ProgressSink, UploadBody,
 };
 use domain::{
-    Authorized, BlobStore, Clock, Error, Files, Leases, MetadataStore, NodeId, Packs, UploadId,
-    Uploads, packs,
+    Authorized, BlobStore, Clock, Error, Files, Leases, MetadataStore, NodeId, Outbox, Packs,
+    UploadId, Uploads, packs,
 };
 use futures::{StreamExt as _, stream};
 use proptest::prelude::*;
@@ -363,14 +363,18 @@ impl World {
             Arc::new(SystemRandomness),
             packs::Config::default(),
             None,
+            Outbox::silent(),
         );
         Uploads::new(
-            Arc::new(blobs.clone()) as Arc<dyn BlobStore>,
-            Arc::clone(metadata) as Arc<dyn MetadataStore>,
-            packs,
-            Arc::clone(clock) as Arc<dyn Clock>,
-            Arc::new(SystemRandomness),
-            NodeId::random(&SystemRandomness),
+            uploads::Means {
+                blobs: Arc::new(blobs.clone()) as Arc<dyn BlobStore>,
+                metadata: Arc::clone(metadata) as Arc<dyn MetadataStore>,
+                packs,
+                hooks: uploads::Hooks::default(),
+                clock: Arc::clone(clock) as Arc<dyn Clock>,
+                randomness: Arc::new(SystemRandomness),
+                node: NodeId::random(&SystemRandomness),
+            },
             uploads::Config {
                 lifetime: LIFETIME,
                 ..uploads::Config::default()

@@ -25,8 +25,8 @@ use domain::uploads::{
     self, Addition, BodyFault, BodyPart, Creation, Failure, Outcome, ProgressSink, UploadBody,
 };
 use domain::{
-    Authorized, BlobStore, Clock, Error, Files, Leases, MetadataStore, NodeId, Packs, UploadId,
-    Uploads, leases, packs,
+    Authorized, BlobStore, Clock, Error, Files, Leases, MetadataStore, NodeId, Outbox, Packs,
+    UploadId, Uploads, leases, packs,
 };
 use futures::channel::mpsc;
 use futures::{StreamExt as _, stream};
@@ -116,6 +116,7 @@ impl Node {
             Arc::new(SystemRandomness),
             packs::Config::default(),
             None,
+            Outbox::silent(),
         );
         let leases = Leases::new(
             Arc::clone(&metadata) as Arc<dyn MetadataStore>,
@@ -124,12 +125,15 @@ impl Node {
         );
         leases.appear().await.unwrap();
         let uploads = Uploads::new(
-            Arc::clone(&blobs) as Arc<dyn BlobStore>,
-            Arc::clone(&metadata) as Arc<dyn MetadataStore>,
-            packs,
-            Arc::clone(&clock) as Arc<dyn Clock>,
-            Arc::new(SystemRandomness),
-            leases.node(),
+            uploads::Means {
+                blobs: Arc::clone(&blobs) as Arc<dyn BlobStore>,
+                metadata: Arc::clone(&metadata) as Arc<dyn MetadataStore>,
+                packs,
+                hooks: uploads::Hooks::default(),
+                clock: Arc::clone(&clock) as Arc<dyn Clock>,
+                randomness: Arc::new(SystemRandomness),
+                node: leases.node(),
+            },
             config,
         );
         let heeding = tokio::spawn({

@@ -22,8 +22,8 @@ use domain::uploads::{
     self, Addition, BodyFault, BodyPart, Creation, Failure, Outcome, ProgressSink, UploadBody,
 };
 use domain::{
-    Authorized, BlobStore, Clock, Error, Files, Leases, MetadataStore, NodeId, Packs, UploadId,
-    Uploads, packs,
+    Authorized, BlobStore, Clock, Error, Files, Leases, MetadataStore, NodeId, Outbox, Packs,
+    UploadId, Uploads, packs,
 };
 use futures::channel::mpsc;
 use futures::{StreamExt as _, stream};
@@ -61,14 +61,18 @@ impl World {
             Arc::new(SystemRandomness),
             packs::Config::default(),
             None,
+            Outbox::silent(),
         );
         let uploads = Uploads::new(
-            Arc::clone(&blobs) as Arc<dyn BlobStore>,
-            Arc::clone(&metadata) as Arc<dyn MetadataStore>,
-            packs,
-            Arc::clone(&clock) as Arc<dyn Clock>,
-            Arc::new(SystemRandomness),
-            NodeId::random(&SystemRandomness),
+            uploads::Means {
+                blobs: Arc::clone(&blobs) as Arc<dyn BlobStore>,
+                metadata: Arc::clone(&metadata) as Arc<dyn MetadataStore>,
+                packs,
+                hooks: uploads::Hooks::default(),
+                clock: Arc::clone(&clock) as Arc<dyn Clock>,
+                randomness: Arc::new(SystemRandomness),
+                node: NodeId::random(&SystemRandomness),
+            },
             uploads::Config {
                 // Every byte is recorded and told.
                 checkpoint_bytes: bytesize::ByteSize::b(1),

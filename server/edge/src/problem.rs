@@ -43,6 +43,8 @@ pub(crate) mod own {
     );
     pub(crate) const FORBIDDEN: ProblemType =
         ProblemType::new("tag:longhaul,2026:forbidden", "Not allowed", 403);
+    pub(crate) const REFUSED: ProblemType =
+        ProblemType::new("tag:longhaul,2026:refused", "The upload is refused", 403);
     pub(crate) const MALFORMED_REQUEST: ProblemType = ProblemType::new(
         "tag:longhaul,2026:malformed-request",
         "The request is malformed",
@@ -190,6 +192,10 @@ impl From<Error> for Failure {
                 .into(),
             Error::Gone(_) => problem(types::UPLOAD_GONE, "Begin a new upload."),
             Error::Forbidden => problem(own::FORBIDDEN, "Your credential does not cover this."),
+            Error::Refused { detail } => {
+                let own = "The operator's rules do not let this upload begin.";
+                problem(own::REFUSED, detail.as_deref().unwrap_or(own))
+            }
             Error::PreconditionFailed => problem(
                 types::PRECONDITION_FAILED,
                 "The file is not what the request's conditions ask for.",
@@ -389,6 +395,7 @@ mod tests {
             (Error::NotFound { what: "file" }, Some(404)),
             (Error::Gone(Gone::Expired), Some(410)),
             (Error::Forbidden, Some(403)),
+            (Error::Refused { detail: None }, Some(403)),
             (Error::PreconditionFailed, Some(412)),
             (Error::Superseded, None),
             (Error::ClientGone, None),

@@ -2,6 +2,7 @@
 
 pub mod admin;
 mod cors;
+mod events;
 mod files;
 mod packs;
 mod page;

@@ -131,7 +131,7 @@ async fn writing(what: &str, batch: usize, callers: usize, count: usize) {
         let (store, uploads) = given.clone();
         async move {
             let outcome = completed("hello", LATER);
-            let written = store.complete_upload(&uploads[caller][n], &outcome, LATER);
+            let written = store.complete_upload(&uploads[caller][n], &outcome, LATER, None);
             assert!(matches!(written.await, Ok(Written::Created)));
         }
     });
@@ -152,7 +152,9 @@ async fn reading(what: &str, file_cache: ByteSize, callers: usize, count: usize)
     for n in 0..FILES {
         let file = file(&format!("directory/IMG_{n:06}.HEIC"), "hello", LATER);
         paths.push(file.path.clone());
-        let written = store.put_file(&file, &WriteCondition::default()).await;
+        let written = store
+            .put_file(&file, &WriteCondition::default(), None)
+            .await;
         assert!(matches!(written, Ok(Written::Created)));
     }
     let given = (Arc::clone(&store), Arc::new(paths));

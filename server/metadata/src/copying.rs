@@ -134,6 +134,25 @@ impl Database {
             .map_err(failed("connect to the database"))
     }
 
+    /// How many servers are alive on this database, of an engine that several may use; who has SQLite open holds its lock.
+    ///
+    /// # Errors
+    /// [`CopyError::Engine`].
+    pub async fn serving(&mut self) -> Result<u64, CopyError> {
+        const ALIVE: &str = "
+            select count(*)
+            from leases
+            where name like 'node/%'
+              and expires_at > (extract(epoch from clock_timestamp()) * 1000)::bigint";
+        match &mut self.0 {
+            Engine::Sqlite(_) => Ok(0),
+            Engine::Postgres(database) => {
+                let alive = database.number(ALIVE.to_owned()).await;
+                unsigned("leases", alive.map_err(failed("look for servers"))?)
+            }
+        }
+    }
+
     /// How much there is to copy from here.
     ///
     /// # Errors

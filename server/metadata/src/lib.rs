@@ -1,12 +1,14 @@
-//! Where facts are kept: adapters of [`MetadataStore`] and [`PackStore`] over SQL databases.
+//! Where facts are kept: adapters of [`MetadataStore`], [`PackStore`] and [`EventStore`] over SQL databases.
 //!
 //! [`open`] connects to the database that a [`Config`] names and brings its schema up to date. SQL text that all engines share
-//! is in `sql`, what rows mean is in `rows`, and the same for packs in `pack_sql` and `pack_rows`; each engine, `sqlite` and
-//! `postgres`, has a module for the rest. The schema is in `/migrations`.
+//! is in `sql`, what rows mean is in `rows`, and the same for packs in `pack_sql` and `pack_rows` and for events in `event_sql` and
+//! `event_rows`; each engine, `sqlite` and `postgres`, has a module for the rest. The schema is in `/migrations`.
 
 mod cache;
 pub mod copying;
 mod database_url;
+mod event_rows;
+mod event_sql;
 mod failures;
 mod pack_rows;
 mod pack_sql;
@@ -31,7 +33,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use domain::{MetadataStore, PackStore};
+use domain::{EventStore, MetadataStore, PackStore};
 use serde::{Deserialize, Serialize};
 use sqlx::migrate::{MigrateError, Migrator};
 use thiserror::Error;
@@ -193,6 +195,8 @@ pub struct Stores {
     pub metadata: Arc<dyn MetadataStore>,
     /// The facts of packs.
     pub packs: Arc<dyn PackStore>,
+    /// The events that are to be delivered.
+    pub events: Arc<dyn EventStore>,
 }
 
 /// Opens the configured database and brings its schema up to date. Relative names are below `data_dir`, which must exist.
@@ -204,14 +208,16 @@ pub async fn open(config: &Config, data_dir: &Path) -> Result<Stores, OpenError>
             let store = Arc::new(sqlite::SqliteStore::open(config, data_dir).await?);
             Ok(Stores {
                 metadata: Arc::<sqlite::SqliteStore>::clone(&store),
-                packs: store,
+                packs: Arc::<sqlite::SqliteStore>::clone(&store),
+                events: store,
             })
         }
         Config::Postgres(config) => {
             let store = Arc::new(postgres::PostgresStore::open(config).await?);
             Ok(Stores {
                 metadata: Arc::<postgres::PostgresStore>::clone(&store),
-                packs: store,
+                packs: Arc::<postgres::PostgresStore>::clone(&store),
+                events: store,
             })
         }
     }

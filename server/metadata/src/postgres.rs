@@ -14,6 +14,7 @@ macro_rules! now {
 
 mod asks;
 mod commands;
+mod events;
 mod locks;
 mod pack_commands;
 mod pack_lists;
@@ -23,6 +24,7 @@ mod transaction;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use domain::events::Event;
 use domain::files::{File, WriteCondition};
 use domain::metadata_store::{
     Ask, Asked, Deleted, Guarded, Hold, Inserted, Lease, MetadataError, MetadataStore, Written,
@@ -205,11 +207,13 @@ impl MetadataStore for PostgresStore {
         upload: &Upload,
         completed: &Completed,
         expires_at: Timestamp,
+        event: Option<&Event>,
     ) -> Result<Written, MetadataError> {
         self.run(CompleteUpload {
             upload,
             completed,
             expires_at,
+            event,
         })
         .await
     }
@@ -288,8 +292,14 @@ impl MetadataStore for PostgresStore {
         &self,
         file: &File,
         condition: &WriteCondition,
+        event: Option<&Event>,
     ) -> Result<Written, MetadataError> {
-        self.run(PutFile { file, condition }).await
+        self.run(PutFile {
+            file,
+            condition,
+            event,
+        })
+        .await
     }
 
     async fn file(&self, path: &FilePath) -> Result<Option<File>, MetadataError> {
@@ -474,7 +484,7 @@ mod tests {
 
     use super::*;
     use crate::cluster::fresh_schema;
-    use crate::pack_sql;
+    use crate::{event_sql, pack_sql};
 
     async fn run(database: &mut PgConnection, statement: String) {
         sqlx::raw_sql(AssertSqlSafe(statement))
@@ -544,6 +554,12 @@ from generate_series(1, 20000) as n;
 insert into needs (version, sha256, encoded, expires_at)
 select id, sha256(id::text::bytea), '', id
 from pack_versions;
+insert into events (id, kind, subject, payload, created_at, last_error, due_at, dead_at)
+select
+  'id' || n, 'kind', 'subject' || n / 10, '{}', n, 'error',
+  case when n % 4 = 0 then n end,
+  case when n % 4 = 1 then n end
+from generate_series(1, 20000) as n;
 analyze";
 
     /// Each with an index that it must go about by.
@@ -609,6 +625,18 @@ analyze";
         (pack_lists::DOOM_BLOBS, "files_blob"),
         (pack_lists::DOOM_BLOBS, "version_blobs_blob"),
         (pack_lists::DOOM_BLOBS, "draft_blobs_blob"),
+        (event_sql::RECORD_EVENT, "events_pending"),
+        (event_sql::DUE_EVENTS, "events_due_at"),
+        (event_sql::SUBJECT_OF_PENDING, "events_id"),
+        (event_sql::SUBJECT_OF_DEAD, "events_id"),
+        (event_sql::DELETE_EVENT, "events_id"),
+        (event_sql::POSTPONE_EVENT, "events_id"),
+        (event_sql::GIVE_EVENT_UP, "events_id"),
+        (event_sql::REVIVE_EVENT, "events_id"),
+        (event_sql::CALL_FIRST_EVENT, "events_pending"),
+        (event_sql::REST_FIRST_EVENT, "events_pending"),
+        (event_sql::DEAD_EVENTS, "events_dead"),
+        (event_sql::FORGET_DEAD_EVENTS, "events_dead_at"),
         (locks::LOCK_UPLOAD, "uploads_pkey"),
         (locks::LOCK_DRAFT, "drafts_pkey"),
         (locks::LOCK_VERSION, "pack_versions_number"),

@@ -8,6 +8,7 @@ macro_rules! now {
 }
 
 mod commands;
+mod events;
 mod pack_commands;
 mod pack_lists;
 mod packs;
@@ -15,11 +16,13 @@ mod writer;
 
 use std::error::Error;
 use std::fs::{self, TryLockError};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use domain::events::Event;
 use domain::files::{File, WriteCondition};
 use domain::metadata_store::{
     Ask, Asked, Deleted, Guarded, Hold, Inserted, Lease, MetadataError, MetadataStore, Written,
@@ -174,11 +177,13 @@ impl MetadataStore for SqliteStore {
         upload: &Upload,
         completed: &Completed,
         expires_at: Timestamp,
+        event: Option<&Event>,
     ) -> Result<Written, MetadataError> {
         let command = CompleteUpload {
             upload: upload.clone(),
             completed: completed.clone(),
             expires_at,
+            event: event.cloned(),
         };
         self.writer.run(command).await
     }
@@ -254,10 +259,12 @@ impl MetadataStore for SqliteStore {
         &self,
         file: &File,
         condition: &WriteCondition,
+        event: Option<&Event>,
     ) -> Result<Written, MetadataError> {
         let command = PutFile {
             file: file.clone(),
             condition: condition.clone(),
+            event: event.cloned(),
         };
         self.writer.run(command).await
     }
@@ -477,6 +484,9 @@ fn lock(file: &Path) -> Result<fs::File, OpenError> {
         file: file.to_owned(),
         source,
     };
+    if let Some(directory) = file.parent().filter(|above| !above.as_os_str().is_empty()) {
+        make(directory).map_err(cannot_lock)?;
+    }
     let lock = fs::File::create(file).map_err(cannot_lock)?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
@@ -487,6 +497,22 @@ fn lock(file: &Path) -> Result<fs::File, OpenError> {
     }
 }
 
+/// Makes a directory that is not there, with those above it, so that a power cut does not lose it again with the database.
+fn make(directory: &Path) -> io::Result<()> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    let above = match directory.parent() {
+        Some(above) if !above.as_os_str().is_empty() => above,
+        _ => ".".as_ref(),
+    };
+    make(above)?;
+    match fs::create_dir(directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => fs::File::open(above)?.sync_all(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use sqlx::{AssertSqlSafe, SqliteConnection};
@@ -494,7 +520,7 @@ mod tests {
     use super::*;
 
     /// Tables that grow.
-    const TABLES: [&str; 10] = [
+    const TABLES: [&str; 11] = [
         "uploads",
         "files",
         "blobs",
@@ -505,6 +531,7 @@ mod tests {
         "draft_blobs",
         "contents",
         "needs",
+        "events",
     ];
 
     /// How the engine goes about statements.

@@ -11,31 +11,58 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use domain::MetadataStore;
+use domain::testing::event_store::EventPorts;
 use domain::testing::pack_store::Ports;
 use metadata::{Config, PostgresConfig, SqliteConfig, Stores};
 use tempfile::TempDir;
 
-async fn opened(config: SqliteConfig) -> (Ports, TempDir) {
+async fn opened(config: SqliteConfig) -> (Stores, TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let stores = metadata::open(&Config::Sqlite(config), directory.path()).await;
-    let Stores { metadata, packs } = stores.unwrap();
-    (Ports { metadata, packs }, directory)
+    (stores.unwrap(), directory)
+}
+
+/// The ports that each suite needs.
+fn pack_ports(stores: Stores) -> Ports {
+    Ports {
+        metadata: stores.metadata,
+        packs: stores.packs,
+    }
+}
+
+fn event_ports(stores: Stores) -> EventPorts {
+    EventPorts {
+        metadata: stores.metadata,
+        packs: stores.packs,
+        events: stores.events,
+    }
 }
 
 mod sqlite {
     use super::*;
 
     async fn fresh() -> (Arc<dyn MetadataStore>, TempDir) {
-        let (ports, directory) = fresh_ports().await;
-        (ports.metadata, directory)
+        let (stores, directory) = fresh_stores().await;
+        (stores.metadata, directory)
     }
 
     async fn fresh_ports() -> (Ports, TempDir) {
+        let (stores, directory) = fresh_stores().await;
+        (pack_ports(stores), directory)
+    }
+
+    async fn fresh_event_ports() -> (EventPorts, TempDir) {
+        let (stores, directory) = fresh_stores().await;
+        (event_ports(stores), directory)
+    }
+
+    async fn fresh_stores() -> (Stores, TempDir) {
         opened(SqliteConfig::default()).await
     }
 
     domain::metadata_store_contract!(fresh);
     domain::pack_store_contract!(fresh_ports);
+    domain::event_store_contract!(fresh_event_ports);
 }
 
 /// With a transaction for each change, and next to no memory.
@@ -43,11 +70,21 @@ mod sqlite_at_its_smallest {
     use super::*;
 
     async fn fresh() -> (Arc<dyn MetadataStore>, TempDir) {
-        let (ports, directory) = fresh_ports().await;
-        (ports.metadata, directory)
+        let (stores, directory) = fresh_stores().await;
+        (stores.metadata, directory)
     }
 
     async fn fresh_ports() -> (Ports, TempDir) {
+        let (stores, directory) = fresh_stores().await;
+        (pack_ports(stores), directory)
+    }
+
+    async fn fresh_event_ports() -> (EventPorts, TempDir) {
+        let (stores, directory) = fresh_stores().await;
+        (event_ports(stores), directory)
+    }
+
+    async fn fresh_stores() -> (Stores, TempDir) {
         opened(SqliteConfig {
             readers: 1.try_into().unwrap(),
             queue: NonZeroUsize::MIN,
@@ -61,30 +98,38 @@ mod sqlite_at_its_smallest {
 
     domain::metadata_store_contract!(fresh);
     domain::pack_store_contract!(fresh_ports);
+    domain::event_store_contract!(fresh_event_ports);
 }
 
 /// What PostgreSQL has nothing to do with is kept in no directory.
-async fn opened_in_postgres(config: PostgresConfig) -> Ports {
+async fn opened_in_postgres(config: PostgresConfig) -> Stores {
     let stores = metadata::open(&Config::Postgres(config), "/nowhere".as_ref()).await;
-    let Stores { metadata, packs } = stores.unwrap();
-    Ports { metadata, packs }
+    stores.unwrap()
 }
 
 mod postgres {
     use super::*;
 
     async fn fresh() -> (Arc<dyn MetadataStore>, ()) {
-        let (ports, ()) = fresh_ports().await;
-        (ports.metadata, ())
+        (fresh_stores().await.metadata, ())
     }
 
     async fn fresh_ports() -> (Ports, ()) {
+        (pack_ports(fresh_stores().await), ())
+    }
+
+    async fn fresh_event_ports() -> (EventPorts, ()) {
+        (event_ports(fresh_stores().await), ())
+    }
+
+    async fn fresh_stores() -> Stores {
         let config = cluster::fresh_schema().await;
-        (opened_in_postgres(config).await, ())
+        opened_in_postgres(config).await
     }
 
     domain::metadata_store_contract!(fresh);
     domain::pack_store_contract!(fresh_ports);
+    domain::event_store_contract!(fresh_event_ports);
 }
 
 /// With one transaction at a time.
@@ -92,18 +137,26 @@ mod postgres_at_its_smallest {
     use super::*;
 
     async fn fresh() -> (Arc<dyn MetadataStore>, ()) {
-        let (ports, ()) = fresh_ports().await;
-        (ports.metadata, ())
+        (fresh_stores().await.metadata, ())
     }
 
     async fn fresh_ports() -> (Ports, ()) {
+        (pack_ports(fresh_stores().await), ())
+    }
+
+    async fn fresh_event_ports() -> (EventPorts, ()) {
+        (event_ports(fresh_stores().await), ())
+    }
+
+    async fn fresh_stores() -> Stores {
         let config = PostgresConfig {
             connections: 1.try_into().unwrap(),
             ..cluster::fresh_schema().await
         };
-        (opened_in_postgres(config).await, ())
+        opened_in_postgres(config).await
     }
 
     domain::metadata_store_contract!(fresh);
     domain::pack_store_contract!(fresh_ports);
+    domain::event_store_contract!(fresh_event_ports);
 }

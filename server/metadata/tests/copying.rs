@@ -8,9 +8,11 @@
 mod cluster;
 
 use archive::{Deflated, PackName};
+use domain::event_store::Attempt;
 use domain::files::{Description, WriteCondition};
 use domain::metadata_store::Hold;
 use domain::pack_store::{Place, Published, StoredContent};
+use domain::testing::event_store::event;
 use domain::testing::metadata_store::{completed, file, progress, upload};
 use domain::testing::pack_store::{blob, draft, stored, version};
 use domain::upload::{Gone, Target, Upload};
@@ -113,7 +115,7 @@ async fn record(stores: &Stores) -> Recorded {
         .unwrap();
     whole.epoch = uploads[1].epoch;
     metadata
-        .complete_upload(&whole, &completed("whole", NOW), LATER)
+        .complete_upload(&whole, &completed("whole", NOW), LATER, None)
         .await
         .unwrap();
     metadata
@@ -123,12 +125,13 @@ async fn record(stores: &Stores) -> Recorded {
 
     for n in 0..MANY {
         let file = file(&format!("many/{n}"), &n.to_string(), NOW);
-        metadata.put_file(&file, &ALWAYS).await.unwrap();
+        metadata.put_file(&file, &ALWAYS, None).await.unwrap();
     }
     metadata
         .delete_file(&"many/7".parse().unwrap(), &ALWAYS, NOW)
         .await
         .unwrap();
+    record_events(stores).await;
 
     let (first, open) = (draft("maps"), draft("maps"));
     let segment = blob("a segment");
@@ -161,7 +164,7 @@ async fn record(stores: &Stores) -> Recorded {
         .unwrap();
     let maps = first.pack.clone();
     let published = packs
-        .publish_version(&first.id, &version("maps", 1), &[segment.blob], LATER)
+        .publish_version(&first.id, &version("maps", 1), &[segment.blob], LATER, None)
         .await;
     assert_eq!(published.unwrap(), Published::Version(1));
     let need = content.sha256;
@@ -176,6 +179,29 @@ async fn record(stores: &Stores) -> Recorded {
         maps,
         content,
         open_draft: open.id,
+    }
+}
+
+/// Of one subject, an event that is dead, one that has failed, and one that waits.
+async fn record_events(stores: &Stores) {
+    let file = stores.metadata.file(&"many/8".parse().unwrap()).await;
+    let file = file.unwrap().unwrap();
+    let told = [0, 1, 2].map(|seconds| event("file:many/8", seconds));
+    for event in &told {
+        let put = stores.metadata.put_file(&file, &ALWAYS, Some(event)).await;
+        put.unwrap();
+    }
+    let error = "answered 500".to_owned();
+    let given_up = Attempt::GivenUp {
+        error: error.clone(),
+    };
+    let failed = Attempt::Failed {
+        error,
+        retry_at: LATER,
+    };
+    for (event, attempt) in told.iter().zip([given_up, failed]) {
+        let recorded = stores.events.record_attempt(&event.id, &attempt, NOW).await;
+        recorded.unwrap();
     }
 }
 
@@ -194,6 +220,12 @@ async fn assert_same(recorded: &Recorded, here: &Stores, there: &Stores) {
     assert_eq!(doomed.len(), 1);
     let found = there.metadata.doomed_blobs(LATER, 10).await.unwrap();
     assert_eq!(found, doomed);
+    let due = here.events.due_events(LATER, 10).await.unwrap();
+    assert_eq!((due.len(), due[0].failures), (1, 1));
+    assert_eq!(there.events.due_events(LATER, 10).await.unwrap(), due);
+    let dead = here.events.dead_events(0, 10).await.unwrap();
+    assert_eq!(dead.len(), 1);
+    assert_eq!(there.events.dead_events(0, 10).await.unwrap(), dead);
     let Recorded {
         maps,
         content,
@@ -230,7 +262,7 @@ async fn facts_go_to_postgresql_and_back() {
     for stores in [&there.stores, &back.stores] {
         let published = stores
             .packs
-            .publish_version(&recorded.open_draft, &version("maps", 2), &[], LATER)
+            .publish_version(&recorded.open_draft, &version("maps", 2), &[], LATER, None)
             .await;
         assert_eq!(published.unwrap(), Published::Version(2));
         let need = recorded.content.sha256;
@@ -239,6 +271,9 @@ async fn facts_go_to_postgresql_and_back() {
             .register_need(&recorded.maps, 2, &need, b"another", LATER)
             .await;
         assert!(registered.unwrap());
+        let (file, event) = (file("one more", "x", NOW), event("file:one more", 3));
+        let put = stores.metadata.put_file(&file, &ALWAYS, Some(&event)).await;
+        put.unwrap();
     }
 }
 
@@ -249,7 +284,7 @@ async fn a_database_with_facts_is_no_target() {
         record(&source.stores).await;
         let kept = file("kept", "kept", NOW);
         let stores = &target.stores;
-        let put = stores.metadata.put_file(&kept, &ALWAYS).await;
+        let put = stores.metadata.put_file(&kept, &ALWAYS, None).await;
         put.unwrap();
         let error = target.fill_from(&source).await.unwrap_err();
         assert!(

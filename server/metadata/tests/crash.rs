@@ -69,7 +69,7 @@ async fn live(store: &dyn MetadataStore, path: &str) {
     assert_eq!(recorded.unwrap(), Guarded::Done);
     tell("recorded", &upload.id);
     let written = store
-        .complete_upload(&upload, &completed("hello", LATER), LATER)
+        .complete_upload(&upload, &completed("hello", LATER), LATER, None)
         .await;
     assert_eq!(written.unwrap(), Written::Created);
     tell("completed", &upload.id);

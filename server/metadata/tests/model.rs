@@ -167,7 +167,7 @@ impl World {
                 };
                 let outcome = completed(&n.to_string(), moment(*seconds));
                 let written = store
-                    .complete_upload(&upload, &outcome, moment(*seconds))
+                    .complete_upload(&upload, &outcome, moment(*seconds), None)
                     .await;
                 told(written)
             }
@@ -186,7 +186,11 @@ impl World {
             Call::Open(owner, limit) => told(store.open_uploads(*owner, "r", *limit).await),
             Call::Expired(now, limit) => told(store.expired_uploads(at(*now), *limit).await),
             Call::Forget(now, limit) => told(store.forget_uploads(at(*now), *limit).await),
-            Call::Put(n, wanted) => told(store.put_file(&self.files[*n], &condition(wanted)).await),
+            Call::Put(n, wanted) => told(
+                store
+                    .put_file(&self.files[*n], &condition(wanted), None)
+                    .await,
+            ),
             Call::Delete(n, wanted, seconds) => {
                 let path = &self.files[*n].path;
                 let deleted = store

@@ -200,7 +200,7 @@ impl World {
                 };
                 let keys = self.keys(segments);
                 let published = packs
-                    .publish_version(&draft.id, &version, &keys, moment(7))
+                    .publish_version(&draft.id, &version, &keys, moment(7), None)
                     .await;
                 told(published)
             }
@@ -233,7 +233,7 @@ impl World {
                     modified_at: moment(9),
                     ..self.file.clone()
                 };
-                told(stores.metadata.put_file(&file, &ALWAYS).await)
+                told(stores.metadata.put_file(&file, &ALWAYS, None).await)
             }
             Call::Delete => {
                 let path = &self.file.path;
@@ -303,7 +303,8 @@ fn compare(
         let memory = Arc::new(MemoryMetadataStore::default());
         let model = Stores {
             metadata: Arc::<MemoryMetadataStore>::clone(&memory),
-            packs: memory,
+            packs: Arc::<MemoryMetadataStore>::clone(&memory),
+            events: memory,
         };
         let world = World::new();
         for (nth, call) in calls.iter().enumerate() {

@@ -165,7 +165,7 @@ async fn what_was_written_is_there_after_a_restart() {
     let upload = upload("a");
     store.insert_upload(&upload).await.unwrap();
     let file = file("b", "x", NOW);
-    store.put_file(&file, &ALWAYS).await.unwrap();
+    store.put_file(&file, &ALWAYS, None).await.unwrap();
     store.close().await;
 
     let store = open(&config).await.unwrap();
@@ -440,7 +440,11 @@ async fn files_and_drafts_take_turns_on_one_connection() {
     let stores = metadata::open(&config, "/nowhere".as_ref()).await.unwrap();
     for round in 0..2 {
         let file = file("a", &round.to_string(), NOW);
-        stores.metadata.put_file(&file, &ALWAYS).await.unwrap();
+        stores
+            .metadata
+            .put_file(&file, &ALWAYS, None)
+            .await
+            .unwrap();
         let draft = DraftRecord {
             tree: Some(blob("tree")),
             ..draft("maps")
@@ -451,7 +455,7 @@ async fn files_and_drafts_take_turns_on_one_connection() {
         let completed = completed("x", NOW);
         let written = stores
             .metadata
-            .complete_upload(&upload, &completed, NOW)
+            .complete_upload(&upload, &completed, NOW, None)
             .await;
         assert_eq!(written.unwrap(), Written::Replaced);
     }
@@ -513,7 +517,7 @@ async fn what_is_looked_for_may_have_any_character() {
     let store = &stores.metadata;
     for path in ["a", "b", "b!", "c"] {
         let file = file(path, path, NOW);
-        store.put_file(&file, &ALWAYS).await.unwrap();
+        store.put_file(&file, &ALWAYS, None).await.unwrap();
     }
     let listed = async |prefix, after| {
         let files = store.list_files(prefix, after, 9).await.unwrap();

@@ -67,7 +67,7 @@ impl Nodes {
     }
 
     async fn put(&self, file: &File) {
-        let put = self.of(0).metadata.put_file(file, &ALWAYS).await;
+        let put = self.of(0).metadata.put_file(file, &ALWAYS, None).await;
         put.unwrap();
     }
 
@@ -161,7 +161,7 @@ async fn a_claim_fences_the_other_node() {
         .await;
     assert_eq!(recorded.unwrap(), Guarded::Fenced);
     let written = old_node
-        .complete_upload(&old, &completed("old", NOW), LATER)
+        .complete_upload(&old, &completed("old", NOW), LATER, None)
         .await;
     assert_eq!(written.unwrap(), Written::Fenced);
     let ended = old_node
@@ -169,7 +169,7 @@ async fn a_claim_fences_the_other_node() {
         .await;
     assert_eq!(ended.unwrap(), Guarded::Fenced);
     let written = new_node
-        .complete_upload(&new, &completed("new", NOW), LATER)
+        .complete_upload(&new, &completed("new", NOW), LATER, None)
         .await;
     assert_eq!(written.unwrap(), Written::Created);
     let read = old_node.file(new.path().unwrap()).await.unwrap();
@@ -186,7 +186,10 @@ async fn a_completion_and_a_claim_exclude_each_other() {
         let old = nodes.claimed(&upload(&path)).await;
         let done = completed("old", NOW);
         let (written, claimed) = join(
-            nodes.of(round).metadata.complete_upload(&old, &done, LATER),
+            nodes
+                .of(round)
+                .metadata
+                .complete_upload(&old, &done, LATER, None),
             nodes.of(round + 1).metadata.claim_upload(&old.id, None),
         )
         .await;
@@ -219,8 +222,14 @@ async fn an_upload_is_completed_once() {
         let upload = nodes.claimed(&upload(&round.to_string())).await;
         let done = completed("x", NOW);
         let (one, other) = join(
-            nodes.of(0).metadata.complete_upload(&upload, &done, LATER),
-            nodes.of(1).metadata.complete_upload(&upload, &done, LATER),
+            nodes
+                .of(0)
+                .metadata
+                .complete_upload(&upload, &done, LATER, None),
+            nodes
+                .of(1)
+                .metadata
+                .complete_upload(&upload, &done, LATER, None),
         )
         .await;
         let mut written = [one.unwrap(), other.unwrap()];
@@ -243,7 +252,7 @@ async fn one_of_many_completions_creates_the_file() {
     let completions = uploads.iter().enumerate();
     let completions = completions.map(|(n, upload)| {
         let store = &nodes.of(n).metadata;
-        store.complete_upload(upload, &done, LATER)
+        store.complete_upload(upload, &done, LATER, None)
     });
     let written: Vec<Written> = join_all(completions)
         .await
@@ -268,7 +277,7 @@ async fn replaced_blobs_are_doomed_whoever_replaces_them() {
     let nodes = Nodes::new().await;
     let files: Vec<File> = (0..64).map(|n| file("a", &n.to_string(), NOW)).collect();
     let puts = files.iter().enumerate();
-    let puts = puts.map(|(n, file)| nodes.of(n).metadata.put_file(file, &ALWAYS));
+    let puts = puts.map(|(n, file)| nodes.of(n).metadata.put_file(file, &ALWAYS, None));
     for written in join_all(puts).await {
         written.unwrap();
     }
@@ -286,7 +295,7 @@ async fn what_one_node_writes_the_other_reads() {
     for round in 0..ROUNDS {
         let [writer, reader] = [&nodes.of(round).metadata, &nodes.of(round + 1).metadata];
         let file = file("a", &round.to_string(), NOW);
-        writer.put_file(&file, &ALWAYS).await.unwrap();
+        writer.put_file(&file, &ALWAYS, None).await.unwrap();
         let read = reader.file(&file.path).await.unwrap();
         assert_eq!(read.as_ref(), Some(&file));
         if round % 2 == 1 {
@@ -336,7 +345,7 @@ async fn no_file_is_made_of_a_blob_that_is_doomed_meanwhile() {
         let [deleter, writer] = [&nodes.of(round).metadata, &nodes.of(round + 1).metadata];
         let (deleted, written) = join(
             deleter.delete_file(&one.path, &ALWAYS, NOW),
-            writer.put_file(&other, &ALWAYS),
+            writer.put_file(&other, &ALWAYS, None),
         )
         .await;
         assert_eq!(deleted.unwrap(), Deleted::Done);
@@ -362,7 +371,7 @@ async fn publishing_from_both_nodes_yields_distinct_numbers() {
             let version = version("maps", number);
             let blobs = [segment.blob.clone()];
             let published = packs
-                .publish_version(&draft.id, &version, &blobs, LATER)
+                .publish_version(&draft.id, &version, &blobs, LATER, None)
                 .await;
             match published.unwrap() {
                 Published::Version(given) => return given,
@@ -389,7 +398,7 @@ async fn a_draft_is_published_once() {
         let versions = [version("maps", round), version("maps", round)];
         let publishes = versions.iter().enumerate().map(|(n, version)| {
             let packs = &nodes.of(n).packs;
-            packs.publish_version(&draft.id, version, &[], LATER)
+            packs.publish_version(&draft.id, version, &[], LATER, None)
         });
         for published in join_all(publishes).await {
             assert_eq!(published.unwrap(), Published::Version(round));
@@ -412,7 +421,7 @@ async fn no_version_is_made_of_a_blob_that_is_doomed_meanwhile() {
         let version = version("maps", number);
         let blobs = [own.blob.clone(), others.blob.clone()];
         let (published, forgotten) = join(
-            packs.publish_version(&draft.id, &version, &blobs, LATER),
+            packs.publish_version(&draft.id, &version, &blobs, LATER, None),
             other_packs.forget_draft(&other.id, NOW),
         )
         .await;

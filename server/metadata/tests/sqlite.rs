@@ -51,7 +51,7 @@ async fn what_was_written_is_there_after_a_restart() {
     let upload = upload("a");
     store.insert_upload(&upload).await.unwrap();
     let file = file("b", "x", NOW);
-    store.put_file(&file, &ALWAYS).await.unwrap();
+    store.put_file(&file, &ALWAYS, None).await.unwrap();
     store.close().await;
 
     let store = open(directory.path()).await.unwrap();
@@ -79,6 +79,14 @@ async fn nothing_may_be_called_after_the_end() {
     let read = store.upload(&upload("a").id).await;
     assert!(matches!(read, Err(MetadataError::Failed { .. })));
     store.close().await;
+}
+
+#[tokio::test]
+async fn a_data_directory_that_is_not_there_is_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("new/data");
+    open(&data).await.unwrap().close().await;
+    assert!(data.join("metadata.sqlite").is_file());
 }
 
 #[tokio::test]
@@ -141,7 +149,7 @@ async fn what_is_no_database_is_refused() {
         open(directory.path()).await,
         Err(OpenError::Engine { .. })
     ));
-    let nowhere = directory.path().join("nowhere");
+    let nowhere = directory.path().join("metadata.sqlite/data");
     assert!(matches!(open(&nowhere).await, Err(OpenError::Lock { .. })));
 }
 
@@ -176,7 +184,7 @@ async fn damaged_upload(state: &str, damage: &'static str) -> String {
     match state {
         "complete" => {
             let written = store
-                .complete_upload(&upload, &completed("x", NOW), NOW)
+                .complete_upload(&upload, &completed("x", NOW), NOW, None)
                 .await;
             written.unwrap();
         }
@@ -289,7 +297,7 @@ async fn a_file_that_cannot_be_is_an_error() {
     ] {
         let (store, directory) = fresh().await;
         let file = file("a", "x", NOW);
-        store.put_file(&file, &ALWAYS).await.unwrap();
+        store.put_file(&file, &ALWAYS, None).await.unwrap();
         store.close().await;
         let mut database = raw(directory.path()).await;
         run(
@@ -324,7 +332,10 @@ async fn a_file_that_cannot_be_is_an_error() {
 async fn the_schema_keeps_columns_together() {
     let (store, directory) = fresh().await;
     store.insert_upload(&upload("a")).await.unwrap();
-    store.put_file(&file("b", "x", NOW), &ALWAYS).await.unwrap();
+    store
+        .put_file(&file("b", "x", NOW), &ALWAYS, None)
+        .await
+        .unwrap();
     store.close().await;
     let mut database = raw(directory.path()).await;
     for statement in [
@@ -375,7 +386,7 @@ async fn readers_never_see_a_file_go_back() {
         .collect();
     for version in 1..=300 {
         let file = file("a", &version.to_string(), Timestamp::from_millis(version));
-        store.put_file(&file, &ALWAYS).await.unwrap();
+        store.put_file(&file, &ALWAYS, None).await.unwrap();
         acknowledged.store(version, Ordering::SeqCst);
         // Others push the path out of the cache now and then.
         if version % 3 == 0 {
@@ -402,7 +413,7 @@ async fn callers_may_go_away_at_any_moment() {
         let life = tokio::spawn(async move {
             store.insert_upload(&upload).await.unwrap();
             let written = store
-                .complete_upload(&upload, &completed("x", NOW), NOW)
+                .complete_upload(&upload, &completed("x", NOW), NOW, None)
                 .await;
             written.unwrap();
         });

@@ -58,7 +58,7 @@ impl Filled {
         assert!(taken.unwrap());
         let version = version("maps", 1);
         let published = packs
-            .publish_version(&first.id, &version, &[segment.blob], NOW)
+            .publish_version(&first.id, &version, &[segment.blob], NOW, None)
             .await;
         assert_eq!(published.unwrap(), Published::Version(1));
         let need = Sha256Digest::of(b"need");

@@ -65,6 +65,10 @@ pub async fn run(config: Config, passed: Vec<TcpListener>) -> anyhow::Result<()>
         let uploads = server.uploads.clone();
         async move { uploads.heed().await }
     });
+    let webhooks = server.webhooks;
+    // They go on until the last upload is complete.
+    let delivered = CancellationToken::new();
+    let webhooks = webhooks.map(|webhooks| tokio::spawn(webhooks.run(delivered.clone())));
     let health = server.admin.health.clone();
     let admin = tokio::spawn(edge::serve::serve(
         admin_listener.into_iter().collect(),
@@ -99,11 +103,16 @@ pub async fn run(config: Config, passed: Vec<TcpListener>) -> anyhow::Result<()>
     };
     janitor.await?;
     heeding.abort();
+    delivered.cancel();
+    if let Some(webhooks) = webhooks {
+        webhooks.await?;
+    }
     departed.cancel();
     staying.await?;
-    server.metadata.close().await;
+    // Whatever is asked there may need the stores.
     over.cancel();
     admin.await??;
+    server.metadata.close().await;
     tracing::info!(connections_cut = drained.cut, "stopped");
     Ok(())
 }

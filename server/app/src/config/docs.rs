@@ -41,6 +41,11 @@ pub(super) const SOURCES: &[(&str, &str, &str)] = &[
     ("blobs", include_str!("../../../blobs/src/lib.rs"), "Config"),
     ("blobs", include_str!("../../../blobs/src/fs.rs"), "Config"),
     (
+        "blobs",
+        include_str!("../../../blobs/src/s3/config.rs"),
+        "Config",
+    ),
+    (
         "metadata",
         include_str!("../../../metadata/src/lib.rs"),
         "Config",
@@ -55,6 +60,7 @@ pub(super) const SOURCES: &[(&str, &str, &str)] = &[
         include_str!("../../../metadata/src/lib.rs"),
         "PostgresConfig",
     ),
+    ("webhooks", include_str!("../webhooks.rs"), "Config"),
     ("log", include_str!("../telemetry.rs"), "Config"),
 ];
 

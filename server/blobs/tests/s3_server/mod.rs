@@ -33,7 +33,7 @@ pub(crate) fn s3_server() -> &'static S3Server {
 #[derive(Debug)]
 pub(crate) struct S3Server {
     endpoint: String,
-    /// Holds a directory for each bucket.
+    /// Holds a directory for each bucket; the access log is the file `requests` beside it.
     pub(crate) buckets: PathBuf,
     /// Holds the other end of its standard input.
     _watch: Child,
@@ -41,7 +41,7 @@ pub(crate) struct S3Server {
 
 /// Starts the program $1 on the directory $2, says which process it is, and ends it when standard input ends.
 const WATCH: &str = r#"
-"$1" --port 127.0.0.1:0 --quiet posix "$2/buckets" >"$2/log" 2>&1 &
+"$1" --port 127.0.0.1:0 --quiet --access-log "$2/requests" posix "$2/buckets" >"$2/log" 2>&1 &
 echo $!
 cat >/dev/null
 kill -KILL $!

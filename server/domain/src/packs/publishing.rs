@@ -40,7 +40,8 @@ impl Authorized<Packs> {
         id: &DraftId,
     ) -> Result<(PackVersion, bool), Error> {
         self.principal.check(Action::PublishPack(pack))?;
-        self.service.shared.publish(pack, id).await
+        let owner = self.principal.name();
+        self.service.shared.publish(pack, id, owner).await
     }
 
     /// Retires a version. Downloads that began before can go on for a while.
@@ -67,6 +68,7 @@ impl Shared {
         &self,
         pack: &PackName,
         id: &DraftId,
+        owner: Option<&str>,
     ) -> Result<(PackVersion, bool), Error> {
         let record = self.existing_draft(pack, id).await?;
         if let Some(number) = record.published {
@@ -79,7 +81,7 @@ impl Shared {
             .into());
         };
         let draft = self.read_draft(document).await?;
-        self.publish_draft(&record, &draft).await
+        self.publish_draft(&record, &draft, owner).await
     }
 
     /// Unpacks an archive into a draft.
@@ -99,6 +101,7 @@ impl Shared {
         &self,
         pack: &PackName,
         id: DraftId,
+        owner: Option<&str>,
         archive: BlobStream,
     ) -> Result<u64, Error> {
         let known = self.facts.draft(&id).await;
@@ -126,7 +129,7 @@ impl Shared {
             what: "a draft".to_owned(),
         })?;
         let draft = Draft { tree, base: None };
-        let (version, _) = self.publish_draft(&record, &draft).await?;
+        let (version, _) = self.publish_draft(&record, &draft, owner).await?;
         Ok(version.number)
     }
 
@@ -135,12 +138,13 @@ impl Shared {
         &self,
         record: &DraftRecord,
         draft: &Draft,
+        owner: Option<&str>,
     ) -> Result<(PackVersion, bool), Error> {
         for _ in 0..ATTEMPTS {
             if let Some(base) = draft.base {
                 self.check_base(&record.pack, base).await?;
             }
-            if let Some(published) = self.try_publish(record, draft).await? {
+            if let Some(published) = self.try_publish(record, draft, owner).await? {
                 return Ok(published);
             }
         }
@@ -165,6 +169,7 @@ impl Shared {
         &self,
         record: &DraftRecord,
         draft: &Draft,
+        owner: Option<&str>,
     ) -> Result<Option<(PackVersion, bool)>, Error> {
         let contents = self.contents_of(draft).await?;
         let number = self
@@ -194,13 +199,17 @@ impl Shared {
             published_at: self.clock.now(),
         };
         let kept_until = self.clock.now().plus(self.config.draft_lifetime);
+        let event = self.outbox.version_published(&version, owner);
         let published = self
             .facts
-            .publish_version(&record.id, &version, &held, kept_until)
+            .publish_version(&record.id, &version, &held, kept_until, event.as_ref())
             .await
             .map_err(Error::metadata("publish a version"))?;
         match published {
-            Published::Version(published) if published == number => Ok(Some((version, true))),
+            Published::Version(published) if published == number => {
+                self.outbox.recorded();
+                Ok(Some((version, true)))
+            }
             Published::Version(earlier) => {
                 self.drop_documents(&version).await;
                 let version = self.version(&record.pack, Some(earlier)).await?;

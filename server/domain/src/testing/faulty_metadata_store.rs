@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 
 use super::faulty_store::Fault;
+use crate::events::Event;
 use crate::files::{File, WriteCondition};
 use crate::metadata_store::{
     Ask, Asked, Deleted, Guarded, Hold, Inserted, Lease, MetadataError, MetadataStore, Written,
@@ -198,8 +199,11 @@ impl MetadataStore for FaultyMetadataStore {
         upload: &Upload,
         completed: &Completed,
         expires_at: Timestamp,
+        event: Option<&Event>,
     ) -> Result<Written, MetadataError> {
-        let work = self.inner.complete_upload(upload, completed, expires_at);
+        let work = self
+            .inner
+            .complete_upload(upload, completed, expires_at, event);
         self.run(Operation::CompleteUpload, work).await
     }
 
@@ -252,8 +256,9 @@ impl MetadataStore for FaultyMetadataStore {
         &self,
         file: &File,
         condition: &WriteCondition,
+        event: Option<&Event>,
     ) -> Result<Written, MetadataError> {
-        let work = self.inner.put_file(file, condition);
+        let work = self.inner.put_file(file, condition, event);
         self.run(Operation::PutFile, work).await
     }
 

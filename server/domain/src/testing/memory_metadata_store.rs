@@ -1,5 +1,5 @@
-//! A metadata store in memory: for tests, and as the model that others are compared with. It keeps the facts of packs as well
-//! (`memory_pack_store`).
+//! A metadata store in memory: for tests, and as the model that others are compared with. It keeps the facts of packs and events as well
+//! (`memory_pack_store`, `memory_event_store`).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,9 +11,11 @@ use futures::stream::{self, BoxStream};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
+use super::memory_event_store::EventFacts;
 use super::memory_pack_store::PackFacts;
 use crate::clock::SystemClock;
 use crate::digest::Sha256Digest;
+use crate::events::Event;
 use crate::files::{Content, File, WriteCondition};
 use crate::metadata_store::{
     Ask, Asked, Deleted, Guarded, Hold, Inserted, Lease, MetadataError, MetadataStore, Written,
@@ -47,6 +49,7 @@ pub(super) struct Facts {
     pub(super) packs: PackFacts,
     /// Who has a lease, and until when.
     leases: BTreeMap<String, (NodeId, Timestamp)>,
+    pub(super) events: EventFacts,
 }
 
 /// What is known of a blob that is or was a file's or a pack's.
@@ -292,6 +295,7 @@ impl MetadataStore for MemoryMetadataStore {
         upload: &Upload,
         completed: &Completed,
         expires_at: Timestamp,
+        event: Option<&Event>,
     ) -> Result<Written, MetadataError> {
         let mut facts = self.facts();
         if facts.held(&upload.id, upload.epoch).is_none() {
@@ -303,6 +307,7 @@ impl MetadataStore for MemoryMetadataStore {
                 upload.expires_at = expires_at;
                 upload.state = UploadState::Complete(completed.clone());
             }
+            facts.events.record(event);
             return Ok(Written::Created);
         };
         let current = facts.files.get(&file.path).cloned();
@@ -310,6 +315,7 @@ impl MetadataStore for MemoryMetadataStore {
             return Ok(Written::ConditionFailed(current.map(Box::new)));
         }
         let written = facts.write(&file, "complete an upload")?;
+        facts.events.record(event);
         if let Some((upload, _)) = facts.held(&upload.id, upload.epoch) {
             upload.holder = None;
             upload.expires_at = expires_at;
@@ -402,13 +408,16 @@ impl MetadataStore for MemoryMetadataStore {
         &self,
         file: &File,
         condition: &WriteCondition,
+        event: Option<&Event>,
     ) -> Result<Written, MetadataError> {
         let mut facts = self.facts();
         let current = facts.files.get(&file.path);
         if !condition.holds(current) {
             return Ok(Written::ConditionFailed(current.cloned().map(Box::new)));
         }
-        facts.write(file, "record a file")
+        let written = facts.write(file, "record a file")?;
+        facts.events.record(event);
+        Ok(written)
     }
 
     async fn file(&self, path: &FilePath) -> Result<Option<File>, MetadataError> {

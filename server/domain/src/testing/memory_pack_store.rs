@@ -7,6 +7,7 @@ use async_trait::async_trait;
 
 use super::memory_metadata_store::{Facts, MemoryMetadataStore, failed, fits};
 use crate::digest::Sha256Digest;
+use crate::events::Event;
 use crate::files::Content;
 use crate::metadata_store::MetadataError;
 use crate::pack_store::{
@@ -266,6 +267,7 @@ impl PackStore for MemoryMetadataStore {
         version: &PackVersion,
         blobs: &[BlobKey],
         kept_until: Timestamp,
+        event: Option<&Event>,
     ) -> Result<Published, MetadataError> {
         let mut facts = self.facts();
         for document in documents(version) {
@@ -303,6 +305,7 @@ impl PackStore for MemoryMetadataStore {
             let released = std::mem::take(&mut draft.held);
             facts.doom_all(released, version.published_at);
         }
+        facts.events.record(event);
         Ok(Published::Version(version.number))
     }
 

@@ -202,7 +202,7 @@ async fn claimed(store: &dyn MetadataStore, upload: &Upload) -> Upload {
 }
 
 async fn put(store: &dyn MetadataStore, file: &File) -> Written {
-    store.put_file(file, &ALWAYS).await.unwrap()
+    store.put_file(file, &ALWAYS, None).await.unwrap()
 }
 
 async fn is_known(store: &dyn MetadataStore, key: &BlobKey) -> bool {
@@ -275,7 +275,7 @@ pub async fn an_unknown_upload_is_none(store: &dyn MetadataStore) {
         .await;
     assert_eq!(ended.unwrap(), Guarded::Fenced);
     let written = store
-        .complete_upload(&upload, &completed("x", at(1)), at(9))
+        .complete_upload(&upload, &completed("x", at(1)), at(9), None)
         .await;
     assert_eq!(written.unwrap(), Written::Fenced);
     assert_eq!(store.file(upload.path().unwrap()).await.unwrap(), None);
@@ -369,7 +369,7 @@ pub async fn an_idempotency_key_finds_a_completed_upload(store: &dyn MetadataSto
     assert_eq!(again, Inserted::New);
     let whole = claimed(store, &with_key(None, "whole")).await;
     let written = store
-        .complete_upload(&whole, &completed("x", at(1)), at(9))
+        .complete_upload(&whole, &completed("x", at(1)), at(9), None)
         .await;
     written.unwrap();
     let again = store.insert_upload(&with_key(None, "whole")).await.unwrap();
@@ -543,7 +543,7 @@ pub async fn what_was_told_is_forgotten_with_its_upload(store: &dyn MetadataStor
     let complete = claimed(store, &upload("a")).await;
     store.tell_upload(&complete.id, tell).await.unwrap();
     let written = store
-        .complete_upload(&complete, &completed("x", at(1)), at(9))
+        .complete_upload(&complete, &completed("x", at(1)), at(9), None)
         .await;
     assert_eq!(written.unwrap(), Written::Created);
     assert_eq!(told(store, &complete.id).await, tell);
@@ -569,7 +569,7 @@ pub async fn what_was_told_is_forgotten_with_its_upload(store: &dyn MetadataStor
 pub async fn what_has_ended_has_no_holder(store: &dyn MetadataStore) {
     let complete = claimed(store, &upload("a")).await;
     let written = store
-        .complete_upload(&complete, &completed("x", at(1)), at(9))
+        .complete_upload(&complete, &completed("x", at(1)), at(9), None)
         .await;
     assert_eq!(written.unwrap(), Written::Created);
     let gone = claimed(store, &upload("b")).await;
@@ -660,7 +660,7 @@ pub async fn only_the_last_holder_may_change_an_upload(store: &dyn MetadataStore
         .await;
     assert_eq!(recorded.unwrap(), Guarded::Fenced);
     let written = store
-        .complete_upload(&old, &completed("old", at(1)), at(9))
+        .complete_upload(&old, &completed("old", at(1)), at(9), None)
         .await;
     assert_eq!(written.unwrap(), Written::Fenced);
     let ended = store
@@ -758,7 +758,9 @@ pub async fn completing_publishes_the_file(store: &dyn MetadataStore) {
     upload.plan.description.filename = Some("b.txt".to_owned());
     let upload = claimed(store, &upload).await;
     let completed = completed("hello", at(1));
-    let written = store.complete_upload(&upload, &completed, at(9)).await;
+    let written = store
+        .complete_upload(&upload, &completed, at(9), None)
+        .await;
     assert_eq!(written.unwrap(), Written::Created);
     let file = store.file(upload.path().unwrap()).await.unwrap();
     assert_eq!(file, upload.file(&completed));
@@ -770,7 +772,9 @@ pub async fn completing_publishes_the_file(store: &dyn MetadataStore) {
 pub async fn a_completed_upload_stays_readable(store: &dyn MetadataStore) {
     let upload = claimed(store, &upload("a")).await;
     let completed = completed("hello", at(1));
-    let written = store.complete_upload(&upload, &completed, at(9)).await;
+    let written = store
+        .complete_upload(&upload, &completed, at(9), None)
+        .await;
     written.unwrap();
     let expected = Upload {
         expires_at: at(9),
@@ -793,7 +797,9 @@ pub async fn a_completed_upload_stays_readable(store: &dyn MetadataStore) {
         )
         .await;
     assert_eq!(recorded.unwrap(), Guarded::Fenced);
-    let written = store.complete_upload(&upload, &completed, at(99)).await;
+    let written = store
+        .complete_upload(&upload, &completed, at(99), None)
+        .await;
     assert_eq!(written.unwrap(), Written::Fenced);
     let ended = store
         .end_upload(&upload.id, None, Gone::Cancelled, at(99))
@@ -814,7 +820,9 @@ pub async fn completing_replaces_a_file(store: &dyn MetadataStore) {
     put(store, &old).await;
     let upload = claimed(store, &upload("a")).await;
     let completed = completed("new", at(1));
-    let written = store.complete_upload(&upload, &completed, at(9)).await;
+    let written = store
+        .complete_upload(&upload, &completed, at(9), None)
+        .await;
     assert_eq!(written.unwrap(), Written::Replaced);
     let read = store.upload(&upload.id).await.unwrap().unwrap();
     assert_eq!(
@@ -841,12 +849,16 @@ pub async fn completing_keeps_the_condition(store: &dyn MetadataStore) {
     let updating = claimed(store, &updating).await;
 
     let completed = completed("new", at(1));
-    let written = store.complete_upload(&creating, &completed, at(9)).await;
+    let written = store
+        .complete_upload(&creating, &completed, at(9), None)
+        .await;
     assert_eq!(
         written.unwrap(),
         Written::ConditionFailed(Some(Box::new(current.clone())))
     );
-    let written = store.complete_upload(&updating, &completed, at(9)).await;
+    let written = store
+        .complete_upload(&updating, &completed, at(9), None)
+        .await;
     assert_eq!(written.unwrap(), Written::ConditionFailed(None));
     for upload in [&creating, &updating] {
         let read = store.upload(&upload.id).await.unwrap();
@@ -858,7 +870,9 @@ pub async fn completing_keeps_the_condition(store: &dyn MetadataStore) {
 
     let deleted = store.delete_file(&current.path, &ALWAYS, at(2)).await;
     deleted.unwrap();
-    let written = store.complete_upload(&creating, &completed, at(9)).await;
+    let written = store
+        .complete_upload(&creating, &completed, at(9), None)
+        .await;
     assert_eq!(written.unwrap(), Written::Created);
 }
 
@@ -870,7 +884,7 @@ pub async fn a_fenced_holder_learns_nothing_of_the_file(store: &dyn MetadataStor
     let old = claimed(store, &upload).await;
     store.claim_upload(&old.id, Some(node())).await.unwrap();
     let written = store
-        .complete_upload(&old, &completed("new", at(1)), at(9))
+        .complete_upload(&old, &completed("new", at(1)), at(9), None)
         .await;
     assert_eq!(written.unwrap(), Written::Fenced);
 }
@@ -906,7 +920,7 @@ pub async fn an_ended_upload_is_gone(store: &dyn MetadataStore) {
             .await;
         assert_eq!(ended.unwrap(), Guarded::Fenced);
         let written = store
-            .complete_upload(&upload, &completed("x", at(1)), at(99))
+            .complete_upload(&upload, &completed("x", at(1)), at(99), None)
             .await;
         assert_eq!(written.unwrap(), Written::Fenced);
     }
@@ -1040,7 +1054,7 @@ pub async fn old_uploads_are_forgotten(store: &dyn MetadataStore) {
     ended.unwrap();
     let whole = claimed(store, &upload("c")).await;
     let written = store
-        .complete_upload(&whole, &completed("c", at(1)), at(20))
+        .complete_upload(&whole, &completed("c", at(1)), at(20), None)
         .await;
     written.unwrap();
     let later = claimed(store, &upload("d")).await;
@@ -1081,7 +1095,7 @@ pub async fn a_condition_decides_on_writing(store: &dyn MetadataStore) {
     let one = file("a", "one", at(1));
     let two = file("a", "two", at(2));
     let three = file("a", "three", at(3));
-    let write = async |file, condition| store.put_file(file, &condition).await.unwrap();
+    let write = async |file, condition| store.put_file(file, &condition, None).await.unwrap();
     assert_eq!(
         write(&one, if_match("*".to_owned())).await,
         Written::ConditionFailed(None)
@@ -1125,7 +1139,12 @@ pub async fn a_condition_decides_on_deleting(store: &dyn MetadataStore) {
 pub async fn one_of_many_creators_wins(store: &dyn MetadataStore) {
     let files: Vec<File> = (0..32).map(|n| file("a", &n.to_string(), START)).collect();
     let condition = if_absent();
-    let written = join_all(files.iter().map(|file| store.put_file(file, &condition))).await;
+    let written = join_all(
+        files
+            .iter()
+            .map(|file| store.put_file(file, &condition, None)),
+    )
+    .await;
     let mut winners = Vec::new();
     for (written, file) in written.into_iter().zip(&files) {
         match written.unwrap() {
@@ -1145,7 +1164,7 @@ pub async fn a_file_is_as_last_written(store: &dyn MetadataStore) {
     let path = path("a");
     for round in 0..50 {
         let file = file("a", &round.to_string(), at(round));
-        let (written, ()) = futures::join!(store.put_file(&file, &ALWAYS), async {
+        let (written, ()) = futures::join!(store.put_file(&file, &ALWAYS, None), async {
             for read in join_all((0..8).map(|_| store.file(&path))).await {
                 let seen = read.unwrap();
                 assert!(seen.is_none_or(|seen| seen.modified_at >= at(round.saturating_sub(1))));
@@ -1324,7 +1343,7 @@ pub async fn a_doomed_blob_is_not_needed_again(store: &dyn MetadataStore) {
     put(store, &file).await;
     let deleted = store.delete_file(&file.path, &ALWAYS, at(1)).await;
     deleted.unwrap();
-    let written = store.put_file(&file, &ALWAYS).await;
+    let written = store.put_file(&file, &ALWAYS, None).await;
     assert!(
         matches!(written, Err(MetadataError::Failed { .. })),
         "{written:?}"
@@ -1348,7 +1367,7 @@ pub async fn a_blob_has_one_content(store: &dyn MetadataStore) {
         ..one.content.clone()
     };
     for file in [longer, other] {
-        assert!(store.put_file(&file, &ALWAYS).await.is_err());
+        assert!(store.put_file(&file, &ALWAYS, None).await.is_err());
         assert_eq!(store.file(&file.path).await.unwrap(), None);
     }
     assert_eq!(store.file(&one.path).await.unwrap(), Some(one));
@@ -1473,7 +1492,9 @@ pub async fn many_at_once_all_succeed(store: &dyn MetadataStore) {
             .await;
         assert_eq!(recorded.unwrap(), Guarded::Done);
         let completed = completed(&name, at(1));
-        let written = store.complete_upload(&upload, &completed, at(9)).await;
+        let written = store
+            .complete_upload(&upload, &completed, at(9), None)
+            .await;
         assert_eq!(written.unwrap(), Written::Created);
         upload.file(&completed).unwrap()
     });

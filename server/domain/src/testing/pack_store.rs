@@ -216,7 +216,7 @@ impl Ports {
         let keys: Vec<BlobKey> = blobs.iter().map(|blob| blob.blob.clone()).collect();
         let published = self
             .packs
-            .publish_version(&draft.id, &version, &keys, at(9))
+            .publish_version(&draft.id, &version, &keys, at(9), None)
             .await;
         assert_eq!(published.unwrap(), Published::Version(number));
         version

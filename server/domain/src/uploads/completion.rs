@@ -7,6 +7,7 @@ use protocol::upload::{Complete, Open};
 
 use super::{Outcome, Shared};
 use crate::digest::{Digests, Hasher, Sha256Digest};
+use crate::events::Event;
 use crate::holders::Turn;
 use crate::ingest::Stops;
 use crate::metadata_store::{Guarded, Written};
@@ -146,10 +147,11 @@ impl Shared {
             }
             Target::Pack(pack) => {
                 let draft = DraftId::of_upload(&upload.id);
-                let version = self
-                    .packs
-                    .shared
-                    .publish_archive(pack, draft, archive().await?);
+                let owner = upload.plan.owner.as_deref();
+                let version =
+                    self.packs
+                        .shared
+                        .publish_archive(pack, draft, owner, archive().await?);
                 version.await.map(Some)
             }
         }
@@ -161,19 +163,36 @@ impl Shared {
         completed: &Completed,
         resumable: bool,
     ) -> Result<Written, Error> {
+        let event = self.hooks.outbox.upload_completed(upload, completed);
+        let written = self
+            .record_with(upload, completed, resumable, event.as_ref())
+            .await?;
+        if let Written::Created | Written::Replaced = written {
+            self.hooks.outbox.recorded();
+        }
+        Ok(written)
+    }
+
+    async fn record_with(
+        &self,
+        upload: &mut Upload,
+        completed: &Completed,
+        resumable: bool,
+        event: Option<&Event>,
+    ) -> Result<Written, Error> {
         if resumable {
             let kept_until = completed.at.plus(self.config.lifetime);
             upload.expires_at = kept_until;
             return self
                 .metadata
-                .complete_upload(upload, completed, kept_until)
+                .complete_upload(upload, completed, kept_until, event)
                 .await
                 .map_err(Error::metadata("complete an upload"));
         }
         match upload.file(completed) {
             Some(file) => self
                 .metadata
-                .put_file(&file, &upload.plan.condition)
+                .put_file(&file, &upload.plan.condition, event)
                 .await
                 .map_err(Error::metadata("record a file")),
             None => Ok(Written::Created),

@@ -13,6 +13,7 @@ use super::verdict::{Ended, Verdict};
 use super::{Addition, Creation, Failure, Outcome, ProgressSink, Shared};
 use crate::blob_store::{BlobError, Growth, StagedBlob};
 use crate::digest::{Digests, Hasher};
+use crate::gatekeeper::Proposal;
 use crate::holders::Turn;
 use crate::ingest::{
     BodyFault, BodyPart, Checkpoint, Ingest, Replay, Rhythm, Source, Stops, UploadBody,
@@ -30,7 +31,7 @@ impl Shared {
         sink: Arc<dyn ProgressSink>,
     ) -> Result<Outcome, Failure> {
         let admission = Open::create(&creation.create, &self.config.limits())?;
-        let is_named = creation.target.is_some();
+        let mut is_named = creation.target.is_some();
         let now = self.clock.now();
         let id = UploadId::random(&*self.randomness);
         let works_on_it = creation.resumable && !brings_nothing(&creation);
@@ -70,6 +71,13 @@ impl Shared {
                 hash: Hasher::new().state(),
             }),
         };
+        if let Some(gatekeeper) = &self.hooks.gatekeeper {
+            let Admission { length, .. } = admission;
+            let proposal = Proposal::new(&upload.plan, is_named, length, creation.resumable);
+            let amendment = gatekeeper.ask(&proposal).await.map_err(Error::from)?;
+            amendment.apply(&mut upload.plan);
+            is_named |= amendment.path.is_some();
+        }
         let turn = self.turn(id).await?;
         turn.holds(upload.epoch);
         if creation.resumable {
@@ -80,7 +88,12 @@ impl Shared {
                 .map_err(Error::metadata("record an upload"))?;
             if let Inserted::Existing(existing) = inserted {
                 drop(turn);
-                if !is_repeat(&upload.plan, &existing.plan, is_named) {
+                let compared = Compared {
+                    // A gatekeeper may name and describe a repetition in another way.
+                    target: is_named && self.hooks.gatekeeper.is_none(),
+                    description: self.hooks.gatekeeper.is_none(),
+                };
+                if !is_repeat(&upload.plan, &existing.plan, compared) {
                     let reason = "was used for another upload";
                     return Err(Rejection::malformed("Idempotency-Key", reason).into());
                 }
@@ -552,10 +565,17 @@ fn brings_nothing(creation: &Creation) -> bool {
     create.body_length == Some(0) && creation.parts.is_none() && !completes
 }
 
+/// What of two creations must be the same.
+#[derive(Debug, Clone, Copy)]
+struct Compared {
+    target: bool,
+    description: bool,
+}
+
 /// Whether a creation asks for the upload that an earlier one with the same key made.
-fn is_repeat(asked: &Plan, existing: &Plan, is_named: bool) -> bool {
-    (!is_named || asked.target == existing.target)
-        && asked.description == existing.description
+fn is_repeat(asked: &Plan, existing: &Plan, compared: Compared) -> bool {
+    (!compared.target || asked.target == existing.target)
+        && (!compared.description || asked.description == existing.description)
         && asked.repr_digest == existing.repr_digest
         && asked.tus_concat == existing.tus_concat
 }

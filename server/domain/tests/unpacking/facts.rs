@@ -5,6 +5,7 @@ use std::sync::Mutex;
 
 use archive::{PackName, Sha256Digest};
 use async_trait::async_trait;
+use domain::events::Event;
 use domain::files::Content;
 use domain::ids::SystemRandomness;
 use domain::metadata_store::MetadataError;
@@ -122,7 +123,10 @@ impl Facts {
             Some((at, Closing::Published)) if at == records => {
                 let record = self.inner.draft(draft).await.unwrap().unwrap();
                 let version = empty_version(record.pack);
-                let published = self.inner.publish_version(draft, &version, &[], now).await;
+                let published = self
+                    .inner
+                    .publish_version(draft, &version, &[], now, None)
+                    .await;
                 assert_eq!(published.unwrap(), Published::Version(1));
             }
             _ => {}
@@ -240,9 +244,10 @@ impl PackStore for Facts {
         version: &PackVersion,
         blobs: &[BlobKey],
         kept_until: Timestamp,
+        event: Option<&Event>,
     ) -> Result<Published, MetadataError> {
         self.inner
-            .publish_version(draft, version, blobs, kept_until)
+            .publish_version(draft, version, blobs, kept_until, event)
             .await
     }
 

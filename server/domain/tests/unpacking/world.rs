@@ -14,7 +14,7 @@ use domain::ids::SystemRandomness;
 use domain::pack_store::{DraftRecord, MOST_LOOKED_UP, Place, StoredContent};
 use domain::packs::{Config, EntryFault, PackError};
 use domain::testing::{FaultyStore, ManualClock};
-use domain::{BlobKey, BlobStore, Clock, DraftId, Error, PackStore, Packs};
+use domain::{BlobKey, BlobStore, Clock, DraftId, Error, Outbox, PackStore, Packs};
 use flate2::read::DeflateDecoder;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::task::JoinHandle;
@@ -52,6 +52,7 @@ impl World {
             Arc::new(SystemRandomness),
             config,
             None,
+            Outbox::silent(),
         );
         Self {
             clock,

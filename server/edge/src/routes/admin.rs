@@ -8,6 +8,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use domain::Health;
 use domain::health::NotReady;
+use domain::webhooks::DeadLetters;
 use protocol::problem::Problem;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -19,7 +20,7 @@ use crate::serve;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The address and port of `/livez` and `/readyz`, in cleartext, or `off`. Each server on a machine needs its own.
+    /// The address and port of `/livez`, `/readyz` and `/events/dead`, in cleartext, or `off`. Each server on a machine needs its own.
     pub listen: AdminAddress,
 }
 
@@ -87,6 +88,8 @@ impl From<AdminAddress> for String {
 pub struct Admin {
     /// Whether the server should be sent requests.
     pub health: Health,
+    /// The events that were given up.
+    pub dead_letters: DeadLetters,
 }
 
 /// How the listener is served: few connections, and nothing on it is worth waiting for at the end.
@@ -103,6 +106,7 @@ pub fn service(admin: Admin) -> Router {
     let router = Router::new()
         .route("/livez", get(live))
         .route("/readyz", get(ready))
+        .merge(super::events::router())
         .fallback(no_such_resource)
         .method_not_allowed_fallback(problem::no_such_method)
         .with_state(admin);
@@ -133,7 +137,7 @@ impl From<NotReady> for Failure {
 
 async fn no_such_resource() -> Failure {
     Problem::new(own::NOT_FOUND)
-        .detailed("This is the admin listener: /livez, /readyz.")
+        .detailed("This is the admin listener: /livez, /readyz, /events/dead.")
         .into()
 }
 

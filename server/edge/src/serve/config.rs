@@ -4,7 +4,7 @@ use std::{net::IpAddr, net::SocketAddr, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 /// Limits and timeouts of the transport. Times are written as in `75s` or `2m`, sizes as in `32 KiB`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +51,7 @@ pub struct Config {
     pub interim: InterimPolicy,
     /// Peers that cannot relay interim responses (nginx takes one for the final answer), as addresses or networks.
     /// Consulted when `interim = "trusted"`.
+    #[serde(deserialize_with = "addresses_or_networks")]
     pub interim_untrusted_proxies: Vec<IpNet>,
     /// HTTP/2 only.
     pub http2: Http2Config,
@@ -124,6 +125,20 @@ impl TlsConfig {
 
 fn default_reload_interval() -> Duration {
     Duration::from_secs(30)
+}
+
+/// `10.0.0.5` as the network `10.0.0.5/32`, and networks as they are.
+fn addresses_or_networks<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpNet>, D::Error> {
+    let read = |text: String| {
+        let address = text.parse::<IpAddr>().map(IpNet::from);
+        address.or_else(|_| text.parse::<IpNet>()).map_err(|_| {
+            D::Error::custom(format!(
+                "`{text}` is neither an address nor a network such as 10.0.0.0/8"
+            ))
+        })
+    };
+    let texts = Vec::<String>::deserialize(from)?;
+    texts.into_iter().map(read).collect()
 }
 
 impl Default for Config {

@@ -11,7 +11,7 @@ pub(super) struct Table {
 /// All tables that are copied, each after those that it refers to.
 ///
 /// Leases are not: they belong to running servers.
-pub(super) const TABLES: [Table; 10] = [
+pub(super) const TABLES: [Table; 11] = [
     table("blobs", "key"),
     table("files", "path"),
     table("uploads", "id"),
@@ -22,6 +22,7 @@ pub(super) const TABLES: [Table; 10] = [
     table("draft_blobs", "draft, blob"),
     table("contents", "sha256"),
     table("needs", "id"),
+    table("events", "position"),
 ];
 
 const fn table(name: &'static str, key: &'static str) -> Table {

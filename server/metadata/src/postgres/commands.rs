@@ -1,11 +1,13 @@
 //! The changes that the store can make: each reads what it decides by, under a lock, then writes.
 
+use domain::events::Event;
 use domain::files::{Content, File, WriteCondition};
 use domain::metadata_store::{Deleted, Guarded, Hold, Inserted, Lease, MetadataError, Written};
 use domain::upload::{Completed, Gone, Progress, Target, Told, Upload, UploadState};
 use domain::{BlobKey, FilePath, NodeId, Timestamp, UploadId};
 use sqlx::PgConnection;
 
+use super::events::record_event;
 use super::transaction::{Command, Overtaken, Query, affected, engine, exactly};
 use super::{UPLOAD_BY_IDEMPOTENCY_KEY, locks, read_file, read_upload};
 use crate::failures::failed;
@@ -185,6 +187,7 @@ pub(super) struct CompleteUpload<'a> {
     pub(super) upload: &'a Upload,
     pub(super) completed: &'a Completed,
     pub(super) expires_at: Timestamp,
+    pub(super) event: Option<&'a Event>,
 }
 
 impl Command for CompleteUpload<'_> {
@@ -221,6 +224,7 @@ impl Command for CompleteUpload<'_> {
             .bind(self.expires_at.as_millis())
             .bind(current.is_some());
         exactly(1, connection, close, Self::DOING).await?;
+        record_event(connection, self.event, Self::DOING).await?;
         replaced(connection, &file, current.as_ref(), Self::DOING).await
     }
 }
@@ -239,10 +243,11 @@ impl CompleteUpload<'_> {
             .bind(completed.at.as_millis())
             .bind(completed.version.map(column).transpose()?)
             .bind(self.expires_at.as_millis());
-        Ok(match affected(connection, complete, Self::DOING).await? {
-            0 => Written::Fenced,
-            _ => Written::Created,
-        })
+        if affected(connection, complete, Self::DOING).await? == 0 {
+            return Ok(Written::Fenced);
+        }
+        record_event(connection, self.event, Self::DOING).await?;
+        Ok(Written::Created)
     }
 }
 
@@ -296,6 +301,7 @@ impl Command for ForgetUploads {
 pub(super) struct PutFile<'a> {
     pub(super) file: &'a File,
     pub(super) condition: &'a WriteCondition,
+    pub(super) event: Option<&'a Event>,
 }
 
 impl Command for PutFile<'_> {
@@ -310,6 +316,7 @@ impl Command for PutFile<'_> {
             return Ok(Written::ConditionFailed(current.map(Box::new)));
         }
         write(connection, self.file, current.as_ref(), Self::DOING).await?;
+        record_event(connection, self.event, Self::DOING).await?;
         replaced(connection, self.file, current.as_ref(), Self::DOING).await
     }
 }

@@ -9,6 +9,8 @@
 //!   which only makes one wait.
 //! - A **blob** is locked by whoever comes to hold it, lets go of it, or forgets it. So of two that let go of a blob the second
 //!   sees that it is the last, and none holds a blob that another dooms.
+//! - The **subject** of events is locked by name by whoever changes which of its events is the first. So the order of events is that
+//!   of the changes that they tell of.
 
 use archive::PackName;
 use domain::metadata_store::MetadataError;
@@ -20,6 +22,7 @@ use super::transaction::{affected, engine};
 /// What names are locked as: the first half of an advisory lock's key, the same in every release.
 const PATHS: i32 = 1;
 const PACKS: i32 = 2;
+const SUBJECTS: i32 = 3;
 
 pub(super) const LOCK_UPLOAD: &str = "
 select 1
@@ -113,5 +116,15 @@ pub(super) async fn blobs(
     doing: &'static str,
 ) -> Result<(), MetadataError> {
     let lock = sqlx::query(LOCK_BLOBS).bind(keys);
+    affected(connection, lock, doing).await.map(drop)
+}
+
+/// Locks which events of a subject there are.
+pub(super) async fn subject(
+    connection: &mut PgConnection,
+    subject: &str,
+    doing: &'static str,
+) -> Result<(), MetadataError> {
+    let lock = sqlx::query(LOCK_NAME).bind(SUBJECTS).bind(subject);
     affected(connection, lock, doing).await.map(drop)
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use archive::{PackName, Sha256Digest};
+use domain::events::Event;
 use domain::files::Content;
 use domain::metadata_store::MetadataError;
 use domain::pack_store::{DraftRecord, PackVersion, Place, Published, StoredContent};
@@ -10,6 +11,7 @@ use domain::{BlobKey, DraftId, Timestamp};
 use sqlx::PgConnection;
 
 use super::commands::need;
+use super::events::record_event;
 use super::transaction::{Command, affected, engine, exactly};
 use super::{locks, pack_lists};
 use crate::failures::failed;
@@ -186,6 +188,7 @@ pub(super) struct PublishVersion<'a> {
     documents: Blobs<'a>,
     blobs: Vec<&'a str>,
     kept_until: Timestamp,
+    event: Option<&'a Event>,
 }
 
 impl<'a> PublishVersion<'a> {
@@ -194,6 +197,7 @@ impl<'a> PublishVersion<'a> {
         version: &'a PackVersion,
         blobs: &'a [BlobKey],
         kept_until: Timestamp,
+        event: Option<&'a Event>,
     ) -> Result<Self, MetadataError> {
         let documents = [
             &version.catalogue,
@@ -208,6 +212,7 @@ impl<'a> PublishVersion<'a> {
             documents: Blobs::new(documents, Self::DOING)?,
             blobs: keys(blobs),
             kept_until,
+            event,
         })
     }
 
@@ -314,6 +319,7 @@ impl Command for PublishVersion<'_> {
         exactly(1, connection, publish, Self::DOING).await?;
         let released = release_draft(connection, &draft, Self::DOING).await?;
         doom(connection, &released, version.published_at, Self::DOING).await?;
+        record_event(connection, self.event, Self::DOING).await?;
         Ok(Published::Version(version.number))
     }
 }

@@ -2,6 +2,7 @@
 
 use archive::{PackName, Sha256Digest};
 use async_trait::async_trait;
+use domain::events::Event;
 use domain::files::Content;
 use domain::metadata_store::MetadataError;
 use domain::pack_store::{
@@ -122,8 +123,9 @@ impl PackStore for PostgresStore {
         version: &PackVersion,
         blobs: &[BlobKey],
         kept_until: Timestamp,
+        event: Option<&Event>,
     ) -> Result<Published, MetadataError> {
-        let command = PublishVersion::new(draft, version, blobs, kept_until)?;
+        let command = PublishVersion::new(draft, version, blobs, kept_until, event)?;
         self.run(command).await
     }
 

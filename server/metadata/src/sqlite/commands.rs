@@ -3,6 +3,7 @@
 //! A change first reads what it decides by, then writes. Each round trip to the engine's thread costs four times what the engine
 //! then does, so what is written together is one text of several statements.
 
+use domain::events::Event;
 use domain::files::{File, WriteCondition};
 use domain::metadata_store::{Deleted, Guarded, Hold, Inserted, Lease, MetadataError, Written};
 use domain::upload::{Completed, Gone, Progress, Target, Told, Upload, UploadState};
@@ -10,6 +11,7 @@ use domain::{BlobKey, FilePath, NodeId, Timestamp, UploadId};
 use sqlx::Sqlite;
 use sqlx::sqlite::SqliteArguments;
 
+use super::events::record_event;
 use super::writer::{Command, Transaction};
 use super::{engine, read_file, read_upload};
 use crate::failures::{NotAsExpected, failed};
@@ -194,6 +196,7 @@ pub(super) struct CompleteUpload {
     pub(super) upload: Upload,
     pub(super) completed: Completed,
     pub(super) expires_at: Timestamp,
+    pub(super) event: Option<Event>,
 }
 
 impl Command for CompleteUpload {
@@ -227,6 +230,7 @@ impl Command for CompleteUpload {
             .bind(self.expires_at.as_millis())
             .bind(current.is_some());
         exactly(3, transaction, complete, Self::DOING).await?;
+        record_event(transaction, self.event.as_ref(), Self::DOING).await?;
         replaced(transaction, &file, current.as_ref(), Self::DOING).await
     }
 }
@@ -245,10 +249,11 @@ impl CompleteUpload {
             .bind(completed.at.as_millis())
             .bind(completed.version.map(column).transpose()?)
             .bind(self.expires_at.as_millis());
-        Ok(match affected(transaction, complete, Self::DOING).await? {
-            0 => Written::Fenced,
-            _ => Written::Created,
-        })
+        if affected(transaction, complete, Self::DOING).await? == 0 {
+            return Ok(Written::Fenced);
+        }
+        record_event(transaction, self.event.as_ref(), Self::DOING).await?;
+        Ok(Written::Created)
     }
 }
 
@@ -305,6 +310,7 @@ impl Command for ForgetUploads {
 pub(super) struct PutFile {
     pub(super) file: File,
     pub(super) condition: WriteCondition,
+    pub(super) event: Option<Event>,
 }
 
 impl Command for PutFile {
@@ -319,6 +325,7 @@ impl Command for PutFile {
         }
         let put = with_file(sql::PUT_FILE, &self.file)?;
         exactly(2, transaction, put, Self::DOING).await?;
+        record_event(transaction, self.event.as_ref(), Self::DOING).await?;
         replaced(transaction, &self.file, current.as_ref(), Self::DOING).await
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 
+use domain::events::Event;
 use domain::files::Content;
 use domain::metadata_store::MetadataError;
 use domain::pack_store::{DraftRecord, PackVersion, Place, Published, StoredContent};
@@ -10,6 +11,7 @@ use domain::{BlobKey, DraftId, Timestamp};
 use serde::Serialize;
 
 use super::commands::{affected, exactly};
+use super::events::record_event;
 use super::writer::{Command, Transaction};
 use super::{engine, pack_lists};
 use crate::failures::failed;
@@ -202,6 +204,7 @@ pub(super) struct PublishVersion {
     /// A JSON array of keys.
     blobs: String,
     kept_until: Timestamp,
+    event: Option<Event>,
 }
 
 impl PublishVersion {
@@ -210,6 +213,7 @@ impl PublishVersion {
         version: &PackVersion,
         blobs: &[BlobKey],
         kept_until: Timestamp,
+        event: Option<&Event>,
     ) -> Result<Self, MetadataError> {
         let documents = [
             version.catalogue.clone(),
@@ -224,6 +228,7 @@ impl PublishVersion {
             documents: Blobs::new(&documents, Self::DOING)?,
             blobs: keys(blobs, Self::DOING)?,
             kept_until,
+            event: event.cloned(),
         })
     }
 
@@ -316,6 +321,7 @@ impl Command for PublishVersion {
         exactly(1, transaction, publish, Self::DOING).await?;
         let released = release_draft(transaction, &draft, Self::DOING).await?;
         doom(transaction, &released, version.published_at, Self::DOING).await?;
+        record_event(transaction, self.event.as_ref(), Self::DOING).await?;
         Ok(Published::Version(version.number))
     }
 }

@@ -23,7 +23,7 @@ use crate::packs::places::Places;
 use crate::packs::versions::Version;
 use crate::packs::{Config, Packs, Shared};
 use crate::testing::{ManualClock, MemoryMetadataStore};
-use crate::{Blob, BlobKey, BlobStore, StagedBlob, Timestamp};
+use crate::{Blob, BlobKey, BlobStore, Outbox, StagedBlob, Timestamp};
 
 /// Published blobs in memory, with a record of what was read.
 #[derive(Debug, Default)]
@@ -327,6 +327,7 @@ pub(in crate::packs) fn shared(
             ..Config::default()
         },
         None,
+        Outbox::silent(),
     );
     (packs.shared, log)
 }

@@ -31,7 +31,7 @@ pub async fn of_an_unknown_draft_there_is_nothing(ports: &Ports) {
     assert!(!taken.unwrap());
     ports.drop_blobs(&draft, &[&segment], at(1)).await;
     let published = packs
-        .publish_version(&draft.id, &version("maps", 1), &[], at(9))
+        .publish_version(&draft.id, &version("maps", 1), &[], at(9), None)
         .await;
     assert_eq!(published.unwrap(), Published::DraftGone);
     assert_eq!(ports.content("a").await, None);

@@ -58,7 +58,7 @@ pub async fn publishing_again_is_the_same_version(ports: &Ports) {
         for again in [first.clone(), version("maps", 1), version("maps", 2)] {
             let published = ports
                 .packs
-                .publish_version(&draft.id, &again, std::slice::from_ref(&gone), at(99))
+                .publish_version(&draft.id, &again, std::slice::from_ref(&gone), at(99), None)
                 .await;
             assert_eq!(published.unwrap(), Published::Version(1));
         }
@@ -79,7 +79,7 @@ pub async fn only_the_next_number_is_published(ports: &Ports) {
         let version = version("maps", number);
         let published = ports
             .packs
-            .publish_version(&draft.id, &version, &[], at(9))
+            .publish_version(&draft.id, &version, &[], at(9), None)
             .await;
         assert_eq!(published.unwrap(), Published::NextIs(next));
         for key in documents(&version) {
@@ -124,7 +124,7 @@ pub async fn a_version_of_gone_blobs_is_not_published(ports: &Ports) {
         let keys = [segment.blob.clone(), key.clone()];
         let published = ports
             .packs
-            .publish_version(&draft.id, version, &keys, at(9))
+            .publish_version(&draft.id, version, &keys, at(9), None)
             .await;
         assert_eq!(published.unwrap(), Published::BlobsGone);
         assert!(!ports.is_recorded(&sound.catalogue.blob).await);
@@ -156,7 +156,7 @@ pub async fn a_document_has_one_content(ports: &Ports) {
         };
         let published = ports
             .packs
-            .publish_version(&draft.id, &version, &[], at(9))
+            .publish_version(&draft.id, &version, &[], at(9), None)
             .await;
         assert!(is_failure(&published));
         assert!(!ports.is_recorded(&version.catalogue.blob).await);
@@ -174,7 +174,7 @@ pub async fn only_a_draft_of_the_pack_is_published(ports: &Ports) {
     for draft in [&other, &forgotten] {
         let published = ports
             .packs
-            .publish_version(&draft.id, &version, &[], at(9))
+            .publish_version(&draft.id, &version, &[], at(9), None)
             .await;
         assert_eq!(published.unwrap(), Published::DraftGone);
     }
@@ -228,7 +228,7 @@ pub async fn concurrent_publishes_get_distinct_numbers(ports: &Ports) {
             let keys = [segment.blob.clone()];
             let published = ports
                 .packs
-                .publish_version(&draft.id, &version, &keys, at(9))
+                .publish_version(&draft.id, &version, &keys, at(9), None)
                 .await;
             match published.unwrap() {
                 Published::Version(given) => {

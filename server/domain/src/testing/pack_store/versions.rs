@@ -22,7 +22,9 @@ pub async fn a_version_reads_back(ports: &Ports) {
         size: i64::MAX as u64,
         ..version("maps", 1)
     };
-    let published = packs.publish_version(&draft.id, &version, &[], at(9)).await;
+    let published = packs
+        .publish_version(&draft.id, &version, &[], at(9), None)
+        .await;
     assert_eq!(published.unwrap(), Published::Version(1));
     for number in [Some(1), None] {
         let read = packs.version(&maps, number).await.unwrap();
@@ -159,7 +161,7 @@ pub async fn a_file_keeps_what_a_pack_lets_go(ports: &Ports) {
             .await;
     }
     let put = async |content| {
-        let written = ports.metadata.put_file(&file(content), &ALWAYS).await;
+        let written = ports.metadata.put_file(&file(content), &ALWAYS, None).await;
         written.unwrap()
     };
     assert_eq!(put(&first).await, Written::Created);
@@ -275,7 +277,7 @@ pub async fn pack_numbers_beyond_the_engine_are_refused(ports: &Ports) {
     for version in &versions {
         let published = ports
             .packs
-            .publish_version(&draft.id, version, &[], at(9))
+            .publish_version(&draft.id, version, &[], at(9), None)
             .await;
         assert!(is_full(published.map(drop)));
     }

@@ -1,0 +1,257 @@
+//! Webhooks: what is sent to the operator's own services, how, and when they are asked.
+
+mod courier;
+mod gate;
+mod post;
+mod signature;
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use domain::Clock;
+use domain::events::EventKind;
+use domain::gatekeeper::Gatekeeper;
+use domain::webhooks::{Courier, Schedule};
+use serde::{Deserialize, Serialize};
+use url::{Host, Url};
+
+use self::post::Post;
+pub use self::signature::{InvalidSecret, Secret};
+
+/// Where events are sent, signed by Standard Webhooks, and who is asked before an upload begins.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The URL to which each event is sent by `POST`. Without one, none are recorded. `https`, or `http` on this
+    /// machine.
+    pub url: Option<Url>,
+    /// The secrets that sign: `whsec_` and 24 to 64 random bytes in Base64, as
+    /// `echo whsec_$(openssl rand -base64 32)` makes them. Each signs, so that one can follow another: add the new one, change
+    /// the receivers, remove the old one.
+    pub secrets: Vec<Secret>,
+    /// The events that are sent: `upload.completed`, `version.published`.
+    pub events: Vec<EventKind>,
+    /// How long an attempt to send an event may take.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// How often an event is tried before it is given up. `longhaul events` shows and replays those that were.
+    pub attempts: NonZeroU32,
+    /// How long after its first failure an event is tried again; after each further one it is four times as long.
+    #[serde(with = "humantime_serde")]
+    pub first_retry: Duration,
+    /// The longest wait between two attempts, even if the receiver asks for a longer one.
+    #[serde(with = "humantime_serde")]
+    pub longest_retry: Duration,
+    /// How long an event is kept that was given up.
+    #[serde(with = "humantime_serde")]
+    pub keep_dead: Duration,
+    /// Send in cleartext to other machines as well: anyone on the way can read what is sent, though not change it.
+    pub allow_cleartext: bool,
+    /// Who is asked before an upload begins.
+    pub pre_create: PreCreate,
+}
+
+/// Who is asked before an upload begins.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PreCreate {
+    /// The URL that is asked by `POST`, signed like events. A status of 2xx lets the upload begin, and may say in a JSON object
+    /// that its `path`, `media_type` or `filename` are others; 4xx refuses it.
+    pub url: Option<Url>,
+    /// How long an answer may take.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// What becomes of an upload when there is no such answer.
+    pub on_failure: OnFailure,
+}
+
+/// What becomes of an upload when nobody can say whether it may begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFailure {
+    /// The client is told to try again later.
+    Refuse,
+    /// It begins as the client said.
+    Allow,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            url: None,
+            secrets: Vec::new(),
+            events: EventKind::ALL.to_vec(),
+            timeout: Duration::from_secs(15),
+            // With the waits between them, three days and a quarter.
+            attempts: const { NonZeroU32::new(11).unwrap() },
+            first_retry: Duration::from_secs(5),
+            longest_retry: Duration::from_hours(24),
+            keep_dead: Duration::from_hours(30 * 24),
+            allow_cleartext: false,
+            pre_create: PreCreate::default(),
+        }
+    }
+}
+
+impl Default for PreCreate {
+    fn default() -> Self {
+        Self {
+            url: None,
+            timeout: Duration::from_secs(2),
+            on_failure: OnFailure::Refuse,
+        }
+    }
+}
+
+/// Why settings of webhooks cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Conflict {
+    /// A URL that nothing is sent to.
+    #[error(
+        "{0} is no URL for webhooks: it must be https, or http on this machine (`allow_cleartext` lifts that), without a user"
+    )]
+    Url(Url),
+    /// Nothing is sent unsigned.
+    #[error("`secrets` are needed to sign with; `echo whsec_$(openssl rand -base64 32)` makes one")]
+    NoSecret,
+    /// A time of nothing.
+    #[error("a timeout is longer than nothing")]
+    NoTime,
+}
+
+impl Config {
+    /// Whether the settings go together.
+    ///
+    /// # Errors
+    /// See [`Conflict`].
+    pub fn check(&self) -> Result<(), Conflict> {
+        let urls = [&self.url, &self.pre_create.url];
+        for url in urls.into_iter().flatten() {
+            let is_safe = url.scheme() == "https"
+                || (url.scheme() == "http" && (self.allow_cleartext || is_here(url)));
+            if !is_safe || !url.username().is_empty() || url.password().is_some() {
+                let mut shown = url.clone();
+                // Neither fails on a URL with a host; one without has nothing to hide.
+                let _ = shown.set_username("").and(shown.set_password(None));
+                return Err(Conflict::Url(shown));
+            }
+            if self.secrets.is_empty() {
+                return Err(Conflict::NoSecret);
+            }
+        }
+        match self.timeout.is_zero() || self.pre_create.timeout.is_zero() {
+            true => Err(Conflict::NoTime),
+            false => Ok(()),
+        }
+    }
+
+    /// Whoever brings events to their receiver, if there is one.
+    ///
+    /// # Errors
+    /// TLS cannot be set up.
+    pub fn courier(&self, clock: &Arc<dyn Clock>) -> anyhow::Result<Option<Arc<dyn Courier>>> {
+        let Some(url) = &self.url else {
+            return Ok(None);
+        };
+        let post = self.post(url, self.timeout, clock)?;
+        Ok(Some(Arc::new(courier::Postman::new(post))))
+    }
+
+    /// Whoever is asked before an upload begins, if somebody is.
+    ///
+    /// # Errors
+    /// TLS cannot be set up.
+    pub fn gatekeeper(
+        &self,
+        clock: &Arc<dyn Clock>,
+    ) -> anyhow::Result<Option<Arc<dyn Gatekeeper>>> {
+        let PreCreate {
+            url: Some(url),
+            timeout,
+            on_failure,
+        } = &self.pre_create
+        else {
+            return Ok(None);
+        };
+        let post = self.post(url, *timeout, clock)?;
+        Ok(Some(Arc::new(gate::Webhook::new(post, *on_failure))))
+    }
+
+    /// When failed deliveries are tried again.
+    pub fn schedule(&self) -> Schedule {
+        Schedule {
+            attempts: self.attempts,
+            first_retry: self.first_retry,
+            longest_retry: self.longest_retry,
+            keep_dead: self.keep_dead,
+        }
+    }
+
+    fn post(&self, url: &Url, timeout: Duration, clock: &Arc<dyn Clock>) -> anyhow::Result<Post> {
+        Post::new(
+            url.clone(),
+            self.secrets.clone(),
+            timeout,
+            Arc::clone(clock),
+        )
+        .context("failed to set webhooks up")
+    }
+}
+
+/// Whether a URL names this machine.
+fn is_here(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(toml: &str) -> Config {
+        let secret = "secrets = ['whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw']";
+        toml::from_str(&format!("{secret}\n{toml}")).unwrap()
+    }
+
+    #[test]
+    fn only_encrypted_or_local_urls_are_sent_to() {
+        for url in [
+            "https://example.org/hook",
+            "http://localhost:1/hook",
+            "http://127.0.0.1/",
+            "http://[::1]/",
+        ] {
+            assert_eq!(config(&format!("url = '{url}'")).check(), Ok(()), "{url}");
+        }
+        for url in [
+            "http://example.org/",
+            "http://10.0.0.1/",
+            "ftp://example.org/",
+            "https://me:pass@example.org/",
+        ] {
+            for key in ["url", "pre_create.url"] {
+                let conflict = config(&format!("{key} = '{url}'")).check().unwrap_err();
+                assert!(matches!(conflict, Conflict::Url(_)), "{url}");
+                assert!(!conflict.to_string().contains("pass"), "{conflict}");
+            }
+        }
+        let cleartext = config("url = 'http://example.org/'\nallow_cleartext = true");
+        assert_eq!(cleartext.check(), Ok(()));
+    }
+
+    #[test]
+    fn nothing_is_sent_unsigned() {
+        let unsigned = Config {
+            secrets: Vec::new(),
+            ..config("pre_create.url = 'https://example.org'")
+        };
+        assert_eq!(unsigned.check(), Err(Conflict::NoSecret));
+        assert_eq!(Config::default().check(), Ok(()));
+    }
+}

@@ -1,0 +1,46 @@
+//! Events by `POST`.
+
+use async_trait::async_trait;
+use domain::events::Event;
+use domain::webhooks::{Courier, Undelivered};
+use reqwest::StatusCode;
+
+use super::post::Post;
+use crate::transfer::retry_after;
+
+/// Brings events to a URL.
+#[derive(Debug)]
+pub(super) struct Postman(Post);
+
+impl Postman {
+    pub(super) fn new(post: Post) -> Self {
+        Self(post)
+    }
+}
+
+#[async_trait]
+impl Courier for Postman {
+    async fn deliver(&self, event: &Event) -> Result<(), Undelivered> {
+        let Self(post) = self;
+        let failed = |reason| Undelivered::Failed {
+            reason,
+            retry_after: None,
+        };
+        let sent = post.send(&event.id.to_string(), &event.payload).await;
+        let mut answer = sent.map_err(failed)?;
+        let status = answer.status();
+        if status.is_success() {
+            // What it says is of no interest; a connection whose answer was read can be used again.
+            let _ = post.read(&mut answer).await;
+            return Ok(());
+        }
+        let reason = format!("the receiver answered {status}");
+        if status == StatusCode::GONE {
+            return Err(Undelivered::Refused { reason });
+        }
+        Err(Undelivered::Failed {
+            reason,
+            retry_after: retry_after(answer.headers()),
+        })
+    }
+}

@@ -1,0 +1,170 @@
+//! Listing blobs in the order of their keys, in bounded memory.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use domain::blob_store::BlobEntry;
+use domain::{BlobKey, Timestamp};
+
+use super::Shared;
+use super::bucket::Trouble;
+
+/// How many objects one request lists (`ListObjectsV2`).
+const PAGE: i32 = 1000;
+
+/// Keys that were found in order, up to one behind which there may be more.
+#[derive(Debug)]
+struct Found<T> {
+    keys: BTreeMap<BlobKey, T>,
+    /// The last key of which all is known; none if all keys were found.
+    complete_to: Option<BlobKey>,
+}
+
+impl Shared {
+    /// Up to `limit` blobs that grow, those after `after`: all that there is a note or a multipart upload of.
+    pub(super) async fn list_staged(
+        &self,
+        after: Option<&BlobKey>,
+        limit: usize,
+    ) -> Result<Vec<BlobEntry>, Trouble> {
+        let mut notes = self.noted(after).await?;
+        let uploads = self.uploading(after, limit).await?;
+        for (key, initiated_at) in uploads.keys {
+            let modified_at = notes.keys.entry(key).or_insert(initiated_at);
+            *modified_at = (*modified_at).max(initiated_at);
+        }
+        let end = [notes.complete_to, uploads.complete_to]
+            .into_iter()
+            .flatten()
+            .min();
+        let is_known = |key: &BlobKey| end.as_ref().is_none_or(|end| key <= end);
+        Ok(notes
+            .keys
+            .into_iter()
+            .filter(|(key, _)| is_known(key))
+            .take(limit)
+            .map(|(key, modified_at)| BlobEntry { key, modified_at })
+            .collect())
+    }
+
+    /// Up to `limit` blobs that are whole, those after `after`. An object below the name of a blob that grows is not a blob yet.
+    pub(super) async fn list_published(
+        &self,
+        after: Option<&BlobKey>,
+        limit: usize,
+    ) -> Result<Vec<BlobEntry>, Trouble> {
+        let mut entries = Vec::new();
+        let mut after = after.cloned();
+        while entries.len() < limit {
+            let wanted = limit - entries.len();
+            let page = i32::try_from(wanted).unwrap_or(PAGE).min(PAGE);
+            let name = after.as_ref().map(|key| self.names.published(key));
+            let prefix = self.names.all_published();
+            let listed = self.bucket.list(&prefix, name.as_deref(), page).await?;
+            let found: Vec<BlobEntry> = listed
+                .entries
+                .iter()
+                .filter_map(|object| {
+                    Some(BlobEntry {
+                        key: self.names.key_of_published(&object.name)?,
+                        modified_at: object.modified_at,
+                    })
+                })
+                .collect();
+            if let Some(last) = found.last() {
+                let grow = self.growing(after.as_ref(), &last.key).await?;
+                after = Some(last.key.clone());
+                entries.extend(found.into_iter().filter(|entry| !grow.contains(&entry.key)));
+            }
+            if !listed.more || listed.entries.is_empty() {
+                break;
+            }
+        }
+        Ok(entries)
+    }
+
+    /// The keys of blobs that there are notes of, between two keys.
+    async fn growing(
+        &self,
+        after: Option<&BlobKey>,
+        last: &BlobKey,
+    ) -> Result<BTreeSet<BlobKey>, Trouble> {
+        let mut grow = BTreeSet::new();
+        let mut after = after.cloned();
+        loop {
+            let found = self.noted(after.as_ref()).await?;
+            let keys = found.keys.into_keys();
+            grow.extend(keys.take_while(|key| key <= last));
+            match found.complete_to {
+                Some(key) if key < *last => after = Some(key),
+                _ => return Ok(grow),
+            }
+        }
+    }
+
+    /// Keys of blobs that there are notes of: some, or all.
+    async fn noted(&self, after: Option<&BlobKey>) -> Result<Found<Timestamp>, Trouble> {
+        let prefix = self.names.all_staged();
+        let mut keys: BTreeMap<BlobKey, Timestamp> = BTreeMap::new();
+        // Behind all notes of the key, whatever they are called.
+        let mut name = after.map(|key| format!("{}~", self.names.staged(key)));
+        loop {
+            let listed = self.bucket.list(&prefix, name.as_deref(), PAGE).await?;
+            let more = listed.more && !listed.entries.is_empty();
+            name = listed.entries.last().map(|object| object.name.clone());
+            for object in listed.entries {
+                let Some((key, _)) = self.names.note_of(&object.name) else {
+                    continue;
+                };
+                if after.is_some_and(|after| key <= *after) {
+                    continue;
+                }
+                let modified_at = keys.entry(key).or_insert(object.modified_at);
+                *modified_at = (*modified_at).max(object.modified_at);
+            }
+            if !more {
+                return Ok(Found {
+                    keys,
+                    complete_to: None,
+                });
+            }
+            // There may be more of the last key.
+            if keys.len() > 1 {
+                let complete_to = keys.keys().rev().nth(1).cloned();
+                return Ok(Found { keys, complete_to });
+            }
+        }
+    }
+
+    /// Keys of blobs that there are multipart uploads of.
+    async fn uploading(
+        &self,
+        after: Option<&BlobKey>,
+        limit: usize,
+    ) -> Result<Found<Timestamp>, Trouble> {
+        let prefix = self.names.all_published();
+        let mut keys: BTreeMap<BlobKey, Timestamp> = BTreeMap::new();
+        let mut name = after.map(|key| self.names.published(key));
+        loop {
+            let listed = self.bucket.uploads(&prefix, name.as_deref()).await?;
+            let more = listed.more && !listed.entries.is_empty();
+            name = listed.entries.last().map(|upload| upload.name.clone());
+            for upload in listed.entries {
+                let Some(key) = self.names.key_of_published(&upload.name) else {
+                    continue;
+                };
+                if after.is_some_and(|after| key <= *after) {
+                    continue;
+                }
+                let initiated_at = keys.entry(key).or_insert(upload.initiated_at);
+                *initiated_at = (*initiated_at).max(upload.initiated_at);
+            }
+            if !more || keys.len() >= limit {
+                let complete_to = match more {
+                    true => keys.keys().next_back().cloned(),
+                    false => None,
+                };
+                return Ok(Found { keys, complete_to });
+            }
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Finding out how a blob stands.
+
+use domain::BlobKey;
+use domain::blob_store::BlobError;
+
+use super::Shared;
+use super::bucket::{Object, Part, Trouble};
+use super::failures::failed;
+use super::names::{Kind, Rank};
+use super::notes::{Extent, Notes, State, Upload};
+
+/// How often a blob is looked at when notes go away in between.
+const MOST_LOOKS: u32 = 5;
+
+/// How a blob stood at one moment.
+#[derive(Debug)]
+pub(super) struct Standing {
+    /// What sessions of lower ranks left.
+    pub(super) notes: Notes,
+    /// What lies where the blob is published, if anything does.
+    pub(super) object: Option<Object>,
+    /// What of it is the blob's beginning, in bytes.
+    pub(super) base: u64,
+    /// Of the multipart upload, or of the next one; unknown where nothing was written yet.
+    pub(super) part_size: Option<u64>,
+    /// The multipart upload that goes on behind the base.
+    pub(super) upload: Option<LiveUpload>,
+    /// Whether the object is the whole blob, which was published, as far as can be told: notes may be left of it.
+    pub(super) is_published: bool,
+    /// From where on nothing counts any more.
+    cut: u64,
+}
+
+/// A multipart upload that was under way when it was looked at.
+#[derive(Debug)]
+pub(super) struct LiveUpload {
+    pub(super) upload: Upload,
+    /// What it has, in the order of the numbers.
+    pub(super) parts: Vec<Part>,
+}
+
+/// The notes on a blob, and the object that lies where it is published.
+#[derive(Debug)]
+pub(super) struct Look {
+    pub(super) notes: Notes,
+    pub(super) object: Option<Object>,
+}
+
+impl Shared {
+    /// Lists the notes on a blob and looks at where it is published.
+    pub(super) async fn look(&self, key: &BlobKey) -> Result<Look, BlobError> {
+        let looking = |trouble| failed(key, "look at", trouble);
+        let (staged, published) = (self.names.staged(key), self.names.published(key));
+        let (listed, object) =
+            futures::try_join!(self.bucket.list_all(&staged), self.bucket.head(&published))
+                .map_err(looking)?;
+        let notes = listed
+            .iter()
+            .filter_map(|listed| self.names.note_of(&listed.name))
+            .map(|(_, note)| note);
+        Ok(Look {
+            notes: Notes::new(notes.collect()),
+            object: object.map(|(object, _)| object),
+        })
+    }
+
+    /// Finds out how a blob stands for a session of `rank`, or for a reader.
+    ///
+    /// # Errors
+    /// [`BlobError::Failed`] when a session of a higher rank has begun.
+    pub(super) async fn standing(
+        &self,
+        key: &BlobKey,
+        rank: Option<Rank>,
+    ) -> Result<Standing, BlobError> {
+        for _ in 0..MOST_LOOKS {
+            let look = self.look(key).await?;
+            let own = |newest: Rank| rank.is_some_and(|rank| newest > rank);
+            if look.notes.newest().is_some_and(own) {
+                return Err(failed(key, "change", Trouble::Changed));
+            }
+            let notes = match rank {
+                Some(rank) => look.notes.before(rank),
+                None => look.notes,
+            };
+            let state = match notes.newest_state() {
+                None => None,
+                Some(note) => {
+                    let name = self.names.note(key, note);
+                    let found = self.bucket.head(&name).await;
+                    match found.map_err(|trouble| failed(key, "look at", trouble))? {
+                        // Somebody has cleaned up since it was listed.
+                        None => continue,
+                        Some((_, metadata)) => {
+                            State::from_metadata(&metadata).map(|state| (note.rank, state))
+                        }
+                    }
+                }
+            };
+            return self.judge(key, notes, look.object, state, rank).await;
+        }
+        Err(failed(key, "look at", Trouble::Changed))
+    }
+
+    async fn judge(
+        &self,
+        key: &BlobKey,
+        notes: Notes,
+        object: Option<Object>,
+        state: Option<(Rank, State)>,
+        rank: Option<Rank>,
+    ) -> Result<Standing, BlobError> {
+        let maker = match &object {
+            None => None,
+            Some(object) => self.maker(key, Some(object)).await?,
+        };
+        if let (Some(maker), Some(rank)) = (maker, rank)
+            && maker > rank
+        {
+            return Err(failed(key, "change", Trouble::Changed));
+        }
+        let size = object.as_ref().map_or(0, |object| object.size);
+        let Some((stated_by, state)) = state else {
+            return Ok(Standing {
+                cut: cut(&notes, maker),
+                notes,
+                is_published: object.is_some(),
+                object,
+                base: size,
+                part_size: None,
+                upload: None,
+            });
+        };
+        // What a session of that rank or a higher one put there is the whole blob.
+        let is_whole = maker.is_some_and(|maker| maker >= stated_by);
+        // A session may make a base itself, when its parts become larger.
+        let is_own_base = maker == Some(stated_by) && state.base == size && size > 0;
+        let (upload, base) = match state.upload {
+            None if is_whole => (None, size),
+            None => (None, state.base.min(size)),
+            Some(upload) => {
+                let published = self.names.published(key);
+                match self.bucket.parts(&published, &upload.id).await {
+                    Ok(parts) => (Some(LiveUpload { upload, parts }), state.base.min(size)),
+                    Err(Trouble::NoUpload) => {
+                        let tag = object.as_ref().and_then(|object| object.tag);
+                        let is_its = tag == Some(upload.tag);
+                        let base = match is_its || is_whole {
+                            true => size,
+                            false => state.base.min(size),
+                        };
+                        (None, base)
+                    }
+                    Err(trouble) => return Err(failed(key, "look at", trouble)),
+                }
+            }
+        };
+        let counted_by = match is_whole {
+            true => maker,
+            false => Some(stated_by),
+        };
+        Ok(Standing {
+            cut: cut(&notes, counted_by),
+            notes,
+            is_published: is_whole && !is_own_base,
+            object,
+            base,
+            part_size: Some(state.part_size),
+            upload,
+        })
+    }
+}
+
+/// Where the first session of a higher rank began.
+fn cut(notes: &Notes, rank: Option<Rank>) -> u64 {
+    let newer = notes.iter().filter(|note| Some(note.rank) > rank);
+    newer.map(|note| note.begin).min().unwrap_or(u64::MAX)
+}
+
+impl Standing {
+    /// How many bytes the blob has in the base and in parts, for parts of this size.
+    pub(super) fn solid(&self) -> u64 {
+        match (&self.upload, self.part_size) {
+            (Some(live), Some(part_size)) => live.end(self.base, part_size).max(self.base),
+            _ => self.base,
+        }
+    }
+
+    /// How many bytes the blob has.
+    pub(super) fn length(&self) -> u64 {
+        let solid = self.solid().min(self.cut);
+        let pieces = self.notes.extents(solid, u64::MAX);
+        pieces.last().map_or(solid, |piece| piece.to)
+    }
+
+    /// The pieces that have the bytes from `from` to `to`; none if they do not have all.
+    pub(super) fn pieces(&self, from: u64, to: u64) -> Option<Vec<Extent>> {
+        let pieces = self.notes.extents(from, to);
+        let reached = pieces.last().map_or(from, |piece| piece.to);
+        (reached >= to).then_some(pieces)
+    }
+
+    /// Whether whoever could still send parts to the multipart upload has said that nothing more comes. `is_idle` tells of sessions
+    /// that never sent any.
+    pub(super) fn is_handed_on(&self, is_idle: impl Fn(Rank) -> bool) -> bool {
+        let last = self.notes.iter().rev().find(|note| !is_idle(note.rank));
+        last.is_none_or(|note| note.kind == Kind::Close)
+    }
+}
+
+impl LiveUpload {
+    /// Up to where the blob is whole in parts of this size that follow one another behind the base.
+    pub(super) fn end(&self, base: u64, part_size: u64) -> u64 {
+        let first = base / part_size;
+        let follow = self
+            .parts
+            .iter()
+            .filter(|part| u64::from(part.number) > first)
+            .zip(first + 1..)
+            .take_while(|(part, number)| {
+                u64::from(part.number) == *number && part.size == part_size
+            })
+            .count() as u64;
+        (first + follow) * part_size
+    }
+
+    /// Whether it has no other parts behind the base than those.
+    pub(super) fn is_even(&self, base: u64, part_size: u64) -> bool {
+        let end = self.end(base, part_size);
+        let last = self.parts.last().map_or(0, |part| u64::from(part.number));
+        last <= (end / part_size).max(base / part_size)
+    }
+}

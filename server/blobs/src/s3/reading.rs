@@ -1,0 +1,172 @@
+//! Reading objects in requests of bounded length, one request ahead.
+//!
+//! Bytes are passed on as they come; none are gathered. While one answer is passed on the next request is sent already, and its answer
+//! waits in the connection. An answer that breaks off is asked for again from where it broke.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use aws_sdk_s3::primitives::ByteStream;
+use bytes::Bytes;
+use domain::blob_store::{BlobError, BlobStream};
+use domain::{Blob, BlobKey};
+use futures::{StreamExt as _, stream};
+use tokio::task::JoinSet;
+
+use super::bucket::{Bucket, Trouble, other};
+use super::failures::failed;
+
+/// How often in a row an answer may break off without a byte.
+const MOST_BREAKS: u32 = 3;
+
+/// A published blob.
+#[derive(Debug)]
+pub(super) struct PublishedObject {
+    pub(super) source: Source,
+    /// In bytes.
+    pub(super) size: u64,
+    /// How many bytes one request reads.
+    pub(super) read_size: u64,
+}
+
+impl Blob for PublishedObject {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read(&self, range: Range<u64>) -> BlobStream {
+        if range.end > self.size && !range.is_empty() {
+            let key = self.source.key.clone();
+            return stream::iter([Err(BlobError::Missing { key })]).boxed();
+        }
+        self.source.clone().stream(range, self.read_size)
+    }
+}
+
+/// An object that is read.
+#[derive(Debug, Clone)]
+pub(super) struct Source {
+    pub(super) bucket: Arc<Bucket>,
+    /// The blob that it is of.
+    pub(super) key: BlobKey,
+    pub(super) name: String,
+    /// What it must still be, if that matters.
+    pub(super) etag: Option<String>,
+}
+
+impl Source {
+    /// The bytes in `range`.
+    pub(super) fn stream(self, range: Range<u64>, read_size: u64) -> BlobStream {
+        let reading = Reading {
+            source: self,
+            read_size,
+            requested: range.start,
+            rest: range,
+            current: None,
+            ahead: JoinSet::new(),
+            breaks: 0,
+        };
+        stream::try_unfold(reading, |mut reading| async move {
+            let chunk = reading.next().await?;
+            Ok(chunk.map(|chunk| (chunk, reading)))
+        })
+        .boxed()
+    }
+
+    async fn get(&self, range: Range<u64>) -> Result<ByteStream, Trouble> {
+        self.bucket
+            .get(&self.name, range, self.etag.as_deref())
+            .await
+    }
+}
+
+/// A range while it is read.
+#[derive(Debug)]
+struct Reading {
+    source: Source,
+    read_size: u64,
+    /// What is yet to be passed on.
+    rest: Range<u64>,
+    /// Up to where it was asked for.
+    requested: u64,
+    /// The answer that is being passed on, and where in the blob it ends.
+    current: Option<(ByteStream, u64)>,
+    /// The next answer.
+    ahead: JoinSet<Result<ByteStream, Trouble>>,
+    /// How often in a row an answer broke off without a byte.
+    breaks: u32,
+}
+
+impl Reading {
+    async fn next(&mut self) -> Result<Option<Bytes>, BlobError> {
+        while !self.rest.is_empty() {
+            let (mut answer, end) = match self.current.take() {
+                Some(current) => current,
+                None => self.answer().await?,
+            };
+            let broken = match answer.next().await {
+                Some(Ok(chunk)) if chunk.is_empty() => {
+                    self.current = Some((answer, end));
+                    continue;
+                }
+                Some(Ok(mut chunk)) => {
+                    self.breaks = 0;
+                    let wanted = usize::try_from(end - self.rest.start).unwrap_or(usize::MAX);
+                    chunk.truncate(wanted);
+                    self.rest.start += chunk.len() as u64;
+                    if self.rest.start < end {
+                        self.current = Some((answer, end));
+                    }
+                    return Ok(Some(chunk));
+                }
+                Some(Err(error)) => other(error),
+                None => other("the answer ended too early"),
+            };
+            self.breaks += 1;
+            if self.breaks > MOST_BREAKS {
+                return Err(self.failed(broken));
+            }
+            tracing::debug!(key = %self.source.key, ?broken, "an answer broke off");
+            self.ahead.abort_all();
+            self.ahead = JoinSet::new();
+            self.requested = self.rest.start;
+        }
+        Ok(None)
+    }
+
+    /// The next answer, and where it ends; behind it, the one after that is asked for.
+    async fn answer(&mut self) -> Result<(ByteStream, u64), BlobError> {
+        if self.ahead.is_empty() {
+            self.ask();
+        }
+        let end = self.requested;
+        let answer = match self.ahead.join_next().await {
+            Some(Ok(answer)) => answer,
+            Some(Err(error)) => Err(other(error)),
+            None => Err(other("nothing was asked for")),
+        };
+        let answer = answer.map_err(|trouble| self.failed(trouble))?;
+        if self.requested < self.rest.end {
+            self.ask();
+        }
+        Ok((answer, end))
+    }
+
+    fn ask(&mut self) {
+        let end = self.rest.end.min(self.requested + self.read_size);
+        let range = self.requested..end;
+        self.requested = end;
+        let source = self.source.clone();
+        self.ahead.spawn(async move { source.get(range).await });
+    }
+
+    fn failed(&self, trouble: Trouble) -> BlobError {
+        match trouble {
+            // It has been deleted, and perhaps another was put in its place.
+            Trouble::Changed => BlobError::Missing {
+                key: self.source.key.clone(),
+            },
+            trouble => failed(&self.source.key, "read", trouble),
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Counting what the server is asked.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextRef;
+use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_s3::error::BoxError;
+use std::sync::Arc;
+
+/// The operations of S3 that are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Operation {
+    Put,
+    Get,
+    Head,
+    List,
+    Delete,
+    DeleteMany,
+    CreateUpload,
+    UploadPart,
+    CopyPart,
+    CompleteUpload,
+    AbortUpload,
+    ListParts,
+    ListUploads,
+}
+
+/// All of them, each with its name in the API of S3, in the order of their declaration.
+const OPERATIONS: [(Operation, &str); 13] = [
+    (Operation::Put, "PutObject"),
+    (Operation::Get, "GetObject"),
+    (Operation::Head, "HeadObject"),
+    (Operation::List, "ListObjectsV2"),
+    (Operation::Delete, "DeleteObject"),
+    (Operation::DeleteMany, "DeleteObjects"),
+    (Operation::CreateUpload, "CreateMultipartUpload"),
+    (Operation::UploadPart, "UploadPart"),
+    (Operation::CopyPart, "UploadPartCopy"),
+    (Operation::CompleteUpload, "CompleteMultipartUpload"),
+    (Operation::AbortUpload, "AbortMultipartUpload"),
+    (Operation::ListParts, "ListParts"),
+    (Operation::ListUploads, "ListMultipartUploads"),
+];
+
+/// How many requests were sent, repeated attempts included.
+#[derive(Debug, Default)]
+pub(super) struct Requests {
+    counts: [AtomicU64; OPERATIONS.len()],
+}
+
+impl Requests {
+    /// By the name of the operation; those that were never asked for are left out.
+    pub(super) fn counts(&self) -> BTreeMap<&'static str, u64> {
+        OPERATIONS
+            .iter()
+            .zip(&self.counts)
+            .map(|((_, name), count)| (*name, count.load(Ordering::Relaxed)))
+            .filter(|(_, count)| *count > 0)
+            .collect()
+    }
+
+    /// What counts the attempts of one request.
+    pub(super) fn counter(self: &Arc<Self>, operation: Operation) -> Counter {
+        Counter {
+            requests: Arc::clone(self),
+            operation,
+        }
+    }
+}
+
+/// Counts attempts of a request.
+#[derive(Debug)]
+pub(super) struct Counter {
+    requests: Arc<Requests>,
+    operation: Operation,
+}
+
+impl Intercept for Counter {
+    fn name(&self) -> &'static str {
+        "Counter"
+    }
+
+    fn read_before_attempt(
+        &self,
+        _: &BeforeTransmitInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        self.requests.counts[self.operation as usize].fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}

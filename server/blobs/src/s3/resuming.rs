@@ -1,0 +1,229 @@
+//! How a session takes a blob over from the one before.
+//!
+//! 1. It *claims* the blob with a note, and only then looks. So of two sessions that take a blob over at the same time, whichever looks
+//!    last sees the other; the one of lower rank gives up, the one of higher rank knows whom to reckon with.
+//! 2. If the last session said that nothing more comes of it, its multipart upload goes on. Otherwise it is *fenced*: the upload is
+//!    completed with what it has, so that nothing can be added to it any more, and becomes the base of a new one; or it is aborted where
+//!    it has nothing of use.
+//! 3. Where an object lies in the place of the blob already, or the server knows no conditions, the session is *bound*: it has a
+//!    multipart upload before it looks (again), and publishes by this one only. Whoever comes later aborts it. An entity tag alone
+//!    would not do: the same bytes have the same one, whoever put them there.
+//! 4. The bytes behind the last whole part stay where they are until the part is full.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use domain::BlobKey;
+use domain::blob_store::{BlobError, Growth};
+use tokio::task::JoinSet;
+
+use super::Shared;
+use super::failures::failed;
+use super::keys::Turn;
+use super::looking::{LiveUpload, Standing};
+use super::names::{Kind, Note, Rank};
+use super::notes::Upload;
+use super::tail::{Kept, Tail};
+use super::writing::Session;
+
+/// How often a blob is looked at while others end its multipart uploads.
+const MOST_TRIES: u32 = 5;
+
+impl Session {
+    /// Takes a blob over, at the offset of `growth`.
+    pub(super) async fn resume(
+        shared: &Arc<Shared>,
+        turn: &Arc<Turn>,
+        rank: Rank,
+        growth: Growth,
+    ) -> Result<Self, BlobError> {
+        let key = turn.key();
+        let offset = growth.offset;
+        turn.claims(rank);
+        let claim = Note {
+            rank,
+            nth: 0,
+            begin: offset,
+            from: offset,
+            to: offset,
+            kind: Kind::Claim,
+        };
+        shared
+            .leave_note(key, &claim, Bytes::new(), HashMap::new())
+            .await
+            .map_err(|trouble| failed(key, "claim", trouble))?;
+        let mut own = None;
+        let resumed = Self::resume_claimed(shared, turn, &claim, growth, &mut own).await;
+        if let (Err(_), Some(own)) = (&resumed, &own) {
+            let published = shared.names.published(key);
+            if let Err(trouble) = shared.bucket.abort(&published, &own.id).await {
+                tracing::debug!(%key, ?trouble, "a multipart upload is left to the janitor");
+            }
+        }
+        resumed
+    }
+
+    /// `own` becomes a multipart upload of its own, where it needs one.
+    async fn resume_claimed(
+        shared: &Arc<Shared>,
+        turn: &Arc<Turn>,
+        claim: &Note,
+        growth: Growth,
+        own: &mut Option<Upload>,
+    ) -> Result<Self, BlobError> {
+        let (key, rank, offset) = (turn.key(), claim.rank, claim.begin);
+        for _ in 0..MOST_TRIES {
+            let standing = shared.standing(key, Some(rank)).await?;
+            if standing.length() < offset {
+                let name = shared.names.note(key, claim);
+                let deleted = shared.bucket.delete(&[name]).await;
+                deleted.map_err(|trouble| failed(key, "give up the claim of", trouble))?;
+                return Err(BlobError::Missing { key: key.clone() });
+            }
+            turn.check()?;
+            let is_handed_on = standing.is_handed_on(|rank| turn.is_idle(rank));
+            let must_be_bound = standing.object.is_some() || !shared.conditional_writes;
+            let mut session = Self::of(shared, turn, rank, growth, &standing);
+            // What it leaves on the server is told apart from what an earlier try left.
+            session.nth = own.as_ref().map_or(0, |own| own.tag.nth);
+            let goes_on = match &standing.upload {
+                Some(live) => is_handed_on && session.can_go_on(live, offset),
+                None => true,
+            };
+            if !goes_on || (must_be_bound && standing.upload.is_none() && own.is_none()) {
+                if let Some(live) = standing.upload {
+                    session.fence(live, offset).await?;
+                }
+                if own.is_none() {
+                    session.begin_upload().await?;
+                    *own = session.upload;
+                }
+                continue;
+            }
+            let keep = standing.upload.as_ref().map(|live| &live.upload);
+            let keep = keep.or(own.as_ref()).map(|upload| upload.id.as_str());
+            if must_be_bound || !is_handed_on {
+                shared.abort_uploads(key, keep).await?;
+            }
+            session.is_bound = must_be_bound;
+            session.take_over(standing, own.clone(), offset)?;
+            turn.set_grows(true);
+            return Ok(session);
+        }
+        Err(turn.overtaken())
+    }
+
+    /// A session that has yet to take over what there is.
+    fn of(
+        shared: &Arc<Shared>,
+        turn: &Arc<Turn>,
+        rank: Rank,
+        growth: Growth,
+        standing: &Standing,
+    ) -> Self {
+        let fresh = Self::fresh(Arc::clone(shared), Arc::clone(turn), rank, growth);
+        Self {
+            begin: growth.offset,
+            part_size: standing.part_size.unwrap_or(fresh.part_size),
+            base: standing.base,
+            object: standing.object.clone(),
+            has_notes: true,
+            inherited: standing.notes.iter().copied().collect(),
+            ..fresh
+        }
+    }
+
+    /// Takes over what there is below `offset`. `own` is a multipart upload of its own.
+    fn take_over(
+        &mut self,
+        mut standing: Standing,
+        own: Option<Upload>,
+        offset: u64,
+    ) -> Result<(), BlobError> {
+        let mut start = None;
+        match standing.upload.take() {
+            Some(live) => {
+                start = Some(live.end(self.base, self.part_size));
+                self.go_on_with(live);
+            }
+            None => self.upload = own,
+        }
+        self.base = self.base.min(offset);
+        let start = start.unwrap_or(self.base / self.part_size * self.part_size);
+        let solid = self.base.max(start);
+        let Some(pieces) = standing.pieces(solid, offset) else {
+            return Err(BlobError::Missing {
+                key: self.key().clone(),
+            });
+        };
+        let mut kept = Vec::new();
+        if start < self.base {
+            kept.push(Kept::Base {
+                from: start,
+                to: self.base,
+            });
+        }
+        kept.extend(pieces.into_iter().map(Kept::Piece));
+        self.tail = Tail::new(start, kept, offset);
+        Ok(())
+    }
+
+    fn can_go_on(&self, live: &LiveUpload, offset: u64) -> bool {
+        live.is_even(self.base, self.part_size) && live.end(self.base, self.part_size) <= offset
+    }
+
+    fn go_on_with(&mut self, live: LiveUpload) {
+        self.upload = Some(live.upload);
+        let by_number = |part: super::bucket::Part| (part.number, part);
+        self.parts = live.parts.into_iter().map(by_number).collect();
+    }
+
+    /// Sees to it that nothing is added to the multipart upload any more. What it has below `offset` becomes the base; or it was
+    /// somebody else who ended it.
+    async fn fence(&mut self, live: LiveUpload, offset: u64) -> Result<(), BlobError> {
+        let end = live.end(self.base, self.part_size);
+        if end <= self.base || offset <= self.base {
+            let Upload { id, .. } = live.upload;
+            let aborted = self.shared.bucket.abort(&self.published(), &id).await;
+            aborted.map_err(|trouble| self.failed(trouble))?;
+            return Ok(());
+        }
+        self.go_on_with(live);
+        self.complete(end).await?;
+        self.upload = None;
+        Ok(())
+    }
+
+    /// Whether no part was sent, neither by this session nor by those before.
+    pub(super) fn nothing_is_sent(&self) -> bool {
+        self.sending.is_empty() && self.parts.is_empty()
+    }
+}
+
+impl Shared {
+    /// Aborts the multipart uploads to where a blob is published, but for one.
+    pub(super) async fn abort_uploads(
+        self: &Arc<Self>,
+        key: &BlobKey,
+        keep: Option<&str>,
+    ) -> Result<(), BlobError> {
+        let published = self.names.published(key);
+        let listed = self.bucket.uploads(&published, None).await;
+        let listed = listed.map_err(|trouble| failed(key, "look at", trouble))?;
+        let mut aborting = JoinSet::new();
+        for upload in listed.entries {
+            if upload.name == published && Some(upload.id.as_str()) != keep {
+                let shared = Arc::clone(self);
+                let name = published.clone();
+                aborting.spawn(async move { shared.bucket.abort(&name, &upload.id).await });
+            }
+        }
+        while let Some(aborted) = aborting.join_next().await {
+            aborted
+                .unwrap_or_else(|error| Err(super::bucket::other(error)))
+                .map_err(|trouble| failed(key, "abort an upload of", trouble))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,163 @@
+//! Which requests fail, and how.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::sync::{Notify, watch};
+
+/// How a request fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// `500`, and nothing is done.
+    Internal,
+    /// `503 SlowDown`, and nothing is done.
+    SlowDown,
+    /// The connection is reset, and nothing is done.
+    ResetBefore,
+    /// It is done, and the connection is reset before the answer.
+    ResetAfter,
+    /// `200` with an error in the body, and nothing is done. For completing and copying; otherwise as `Internal`.
+    OkWithError,
+    /// Nothing is done and nothing is answered.
+    StallsBefore,
+    /// It is done, and nothing is answered.
+    StallsAfter,
+    /// Half of the answer's body comes, then the connection is reset.
+    BreaksOff,
+}
+
+const FAULTS: [Fault; 8] = [
+    Fault::Internal,
+    Fault::SlowDown,
+    Fault::ResetBefore,
+    Fault::ResetAfter,
+    Fault::OkWithError,
+    Fault::StallsBefore,
+    Fault::StallsAfter,
+    Fault::BreaksOff,
+];
+
+/// When a request pauses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pause {
+    /// Before it is done.
+    Before,
+    /// When it is done, before its answer.
+    After,
+}
+
+/// What happens to a request.
+#[derive(Debug, Default)]
+pub(super) struct Fate {
+    pub(super) fault: Option<Fault>,
+    /// When it waits, and for what.
+    pub(super) pause: Option<(Pause, watch::Receiver<bool>)>,
+}
+
+/// The plan.
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    planned: Vec<Planned>,
+    random: Option<Random>,
+    pauses: HashMap<String, Pausing>,
+}
+
+#[derive(Debug)]
+struct Planned {
+    operation: &'static str,
+    in_requests: u64,
+    fault: Fault,
+}
+
+#[derive(Debug)]
+struct Random {
+    one_in: u64,
+    state: u64,
+}
+
+#[derive(Debug)]
+struct Pausing {
+    in_requests: u64,
+    moment: Pause,
+    goes_on: watch::Sender<bool>,
+    reached: Arc<Notify>,
+}
+
+impl Faults {
+    pub(super) fn plan(&mut self, operation: &'static str, nth: u64, fault: Fault) {
+        self.planned.push(Planned {
+            operation,
+            in_requests: nth,
+            fault,
+        });
+    }
+
+    pub(super) fn at_random(&mut self, one_in: Option<u64>, seed: u64) {
+        self.random = one_in.map(|one_in| Random {
+            one_in,
+            state: seed,
+        });
+    }
+
+    pub(super) fn pause(&mut self, who: &str, requests: u64, moment: Pause) {
+        let pausing = Pausing {
+            in_requests: requests,
+            moment,
+            goes_on: watch::Sender::new(false),
+            reached: Arc::default(),
+        };
+        self.pauses.insert(who.to_owned(), pausing);
+    }
+
+    pub(super) fn go_on(&mut self, who: &str) {
+        if let Some(pausing) = self.pauses.remove(who) {
+            pausing.goes_on.send_replace(true);
+        }
+    }
+
+    pub(super) fn reached(&self, who: &str) -> Arc<Notify> {
+        let pausing = self.pauses.get(who).expect("it was told to pause");
+        Arc::clone(&pausing.reached)
+    }
+
+    /// What happens to the next request, for `operation`, of somebody.
+    pub(super) fn next(&mut self, who: &str, operation: &str) -> Fate {
+        let mut fault = None;
+        for planned in &mut self.planned {
+            if planned.operation == operation && planned.in_requests > 0 {
+                planned.in_requests -= 1;
+                if planned.in_requests == 0 {
+                    fault = Some(planned.fault);
+                }
+            }
+        }
+        if let Some(random) = &mut self.random
+            && random.next().is_multiple_of(random.one_in)
+        {
+            let kinds = FAULTS.len() as u64;
+            let chosen = usize::try_from(random.next() % kinds).expect("there are few");
+            fault = fault.or(Some(FAULTS[chosen]));
+        }
+        let pause = self.pauses.get_mut(who).and_then(|pausing| {
+            if pausing.in_requests > 0 {
+                pausing.in_requests -= 1;
+                return None;
+            }
+            // Wakes whoever waits, or the next who does.
+            pausing.reached.notify_one();
+            Some((pausing.moment, pausing.goes_on.subscribe()))
+        });
+        Fate { fault, pause }
+    }
+}
+
+impl Random {
+    /// SplitMix64.
+    fn next(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.state;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+}

@@ -1,0 +1,143 @@
+//! An S3 server within the tests, in memory, that can fail in every way that one over a network can.
+//!
+//! It has one bucket, by path, and the operations that the store uses, with the rules that S3 and those who offer the same have for
+//! them: conditions, parts of one size that follow one another, no completion without parts. It keeps an eye on what the store promises
+//! itself, too: that a part of a multipart upload is only ever sent with one content ([`FaultyS3::violations`]).
+//!
+//! Who sends a request is told by the key id that it is signed with, so that tests can have several servers share the bucket, and
+//! have one of them pause.
+//!
+//! Whoever includes this file needs `bytes`, `http`, `http-body-util`, `hyper`, `hyper-util` and `tokio`.
+
+mod faults;
+mod requests;
+mod state;
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+use self::faults::Faults;
+pub(crate) use self::faults::{Fault, Pause};
+use self::state::State;
+
+/// The name of its bucket.
+pub(crate) const BUCKET: &str = "bucket";
+
+/// The server. It ends with its last handle.
+#[derive(Debug, Clone)]
+pub(crate) struct FaultyS3 {
+    shared: Arc<Shared>,
+    _serving: Arc<JoinSet<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    address: SocketAddr,
+    state: Mutex<State>,
+    faults: Mutex<Faults>,
+}
+
+impl FaultyS3 {
+    /// Starts it on a free port of loopback.
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("loopback has free ports");
+        let shared = Arc::new(Shared {
+            address: listener.local_addr().expect("it is bound"),
+            state: Mutex::default(),
+            faults: Mutex::default(),
+        });
+        let mut serving = JoinSet::new();
+        serving.spawn(serve(listener, Arc::clone(&shared)));
+        Self {
+            shared,
+            _serving: Arc::new(serving),
+        }
+    }
+
+    /// Where it is, as a URL without a path.
+    pub(crate) fn endpoint(&self) -> String {
+        format!("http://{}", self.shared.address)
+    }
+
+    /// Has the `nth` of the requests for an operation from now on, counted from 1, fail so.
+    pub(crate) fn nth(&self, operation: &'static str, nth: u64, fault: Fault) {
+        self.faults().plan(operation, nth, fault);
+    }
+
+    /// Has about one of so many requests fail, in one way or the other; the seed says which. None for no more faults at all.
+    pub(crate) fn at_random(&self, one_in: Option<u64>, seed: u64) {
+        self.faults().at_random(one_in, seed);
+    }
+
+    /// Has whoever signs with this key id pause at its request after the next `requests`.
+    pub(crate) fn pause(&self, who: &str, requests: u64, moment: Pause) {
+        self.faults().pause(who, requests, moment);
+    }
+
+    /// Has it go on.
+    pub(crate) fn go_on(&self, who: &str) {
+        self.faults().go_on(who);
+    }
+
+    /// Waits until it has come to where it pauses.
+    pub(crate) async fn paused(&self, who: &str) {
+        let reached = self.faults().reached(who);
+        reached.notified().await;
+    }
+
+    /// The names of all objects.
+    pub(crate) fn objects(&self) -> BTreeSet<String> {
+        self.state().objects()
+    }
+
+    /// How many multipart uploads are under way.
+    pub(crate) fn uploads(&self) -> usize {
+        self.state().uploads()
+    }
+
+    /// The promises that were broken.
+    pub(crate) fn violations(&self) -> Vec<String> {
+        self.state().violations.clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state()
+    }
+
+    fn faults(&self) -> MutexGuard<'_, Faults> {
+        self.shared.faults()
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn faults(&self) -> MutexGuard<'_, Faults> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+    let mut connections = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        let shared = Arc::clone(&shared);
+        connections.spawn(async move {
+            let service = service_fn(|request| requests::answer(Arc::clone(&shared), request));
+            // A reset is an error here, on purpose.
+            let _ = http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        });
+    }
+}

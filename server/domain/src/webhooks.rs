@@ -1,0 +1,434 @@
+//! Delivering events: at least once, those of one subject in order, and dead letters for what nobody takes.
+//!
+//! Every node looks for events that are due: as soon as it has recorded one itself, and now and then for those of others. The first
+//! to find any takes a lease, and delivers until the lease is another's. An event that comes up while an older one of its subject
+//! fails waits for that; other subjects go on.
+//!
+//! A delivery that is not recorded, because the process ended or the lease was lost in between, is made again. Receivers know
+//! repetitions by the event's id.
+
+use std::collections::HashSet;
+use std::fmt::Debug;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::StreamExt as _;
+use futures::stream::{self, FuturesUnordered, TryStreamExt as _};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::event_store::{Attempt, DeadEvent, PendingEvent};
+use crate::events::{Event, EventId};
+use crate::ids::Randomness;
+use crate::{Clock, Error, EventStore, MetadataStore, NodeId, Outbox, Timestamp};
+
+/// What the lease is called.
+const LEASE: &str = "webhooks";
+/// How long the lease is taken for: how long events wait at most when the node that delivers them is gone.
+const LEASE_TIME: Duration = Duration::from_secs(10);
+/// Time between two looks for events that other nodes recorded, or that are to be tried again.
+const POLL: Duration = Duration::from_secs(1);
+/// How many events are under way at most, each of another subject.
+const CONCURRENCY: usize = 16;
+/// How often it is tried to record what became of a delivery.
+const RECORD_ATTEMPTS: u32 = 10;
+/// How long deliveries that are under way have to end once the process is to end.
+const DRAIN: Duration = Duration::from_secs(5);
+/// Time between two looks for dead events whose time is up.
+const FORGET_INTERVAL: Duration = Duration::from_hours(1);
+/// How many events a step handles at once.
+const BATCH: usize = 500;
+/// How much longer each wait for another attempt is than the one before.
+const GROWTH: u32 = 4;
+
+/// When failed deliveries are tried again, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Schedule {
+    /// How often an event is tried before it is given up.
+    pub attempts: NonZeroU32,
+    /// How long after its first failure an event is tried again. After each further one it is four times as long.
+    pub first_retry: Duration,
+    /// The longest wait between two attempts, whatever the receiver asks for; up to a fifth is added so that not all come at once.
+    pub longest_retry: Duration,
+    /// How long an event is kept that was given up.
+    pub keep_dead: Duration,
+}
+
+impl Schedule {
+    /// How long to wait after so many failures and this wish of the receiver; `None` where the event is given up. `jitter` moves
+    /// the end of the wait by up to a fifth of it, so that what failed together does not come again together.
+    fn wait(&self, failures: u32, wish: Option<Duration>, jitter: u128) -> Option<Duration> {
+        if failures >= self.attempts.get() {
+            return None;
+        }
+        let factor = GROWTH.saturating_pow(failures.saturating_sub(1));
+        let wait = self.first_retry.saturating_mul(factor);
+        let wait = wait.max(wish.unwrap_or_default()).min(self.longest_retry);
+        let per_mille = u32::try_from(jitter % 201).unwrap_or_default();
+        Some(wait + wait / 1000 * per_mille)
+    }
+}
+
+/// Why a receiver does not have an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Undelivered {
+    /// It may take the event another time.
+    Failed {
+        /// Why; without anything secret.
+        reason: String,
+        /// How long it asks to be left alone.
+        retry_after: Option<Duration>,
+    },
+    /// It says that it will never take the event.
+    Refused {
+        /// Why; without anything secret.
+        reason: String,
+    },
+}
+
+/// Brings events to their receiver.
+#[async_trait]
+pub trait Courier: Debug + Send + Sync + 'static {
+    /// Tries once, and ends within a bounded time.
+    ///
+    /// # Cancel safety
+    /// Where it is dropped, the receiver may or may not have the event.
+    async fn deliver(&self, event: &Event) -> Result<(), Undelivered>;
+}
+
+/// Delivers what is in the outbox.
+#[derive(Debug)]
+pub struct Webhooks {
+    outbox: Outbox,
+    means: Means,
+    schedule: Schedule,
+}
+
+/// What a deliverer works with.
+#[derive(Debug, Clone)]
+pub struct Means {
+    /// Where the events are.
+    pub events: Arc<dyn EventStore>,
+    /// Where the lease is: the same store.
+    pub leases: Arc<dyn MetadataStore>,
+    /// Who brings them.
+    pub courier: Arc<dyn Courier>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Moves attempts apart.
+    pub randomness: Arc<dyn Randomness>,
+    /// Who takes the lease.
+    pub node: NodeId,
+}
+
+impl Webhooks {
+    /// Delivers the events that `outbox` makes.
+    pub fn new(outbox: Outbox, means: Means, schedule: Schedule) -> Self {
+        Self {
+            outbox,
+            means,
+            schedule,
+        }
+    }
+
+    /// Works until `stop`; then waits a few seconds for what is under way.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut round = Round::default();
+        let mut forget_at = Instant::now();
+        let mut under_way = FuturesUnordered::new();
+        loop {
+            if let Err(error) = self.due(&mut round).await {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "failed to look for events to deliver"
+                );
+            }
+            under_way.extend(round.found.drain(..).map(|event| self.deliver(event)));
+            if forget_at <= Instant::now() {
+                self.forget().await;
+                forget_at = Instant::now() + FORGET_INTERVAL;
+            }
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                // All of these are cancel safe.
+                Some(id) = under_way.next() => {
+                    round.under_way.remove(&id);
+                }
+                () = self.outbox.wait() => {}
+                () = tokio::time::sleep(POLL) => {}
+            }
+        }
+        let rest = async { while under_way.next().await.is_some() {} };
+        if tokio::time::timeout(DRAIN, rest).await.is_err() {
+            tracing::info!("deliveries are broken off, to be made again");
+        }
+        if round.lease_until.is_some()
+            && let Err(error) = self
+                .means
+                .leases
+                .release_lease(LEASE, self.means.node)
+                .await
+        {
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "a lease is left to expire"
+            );
+        }
+    }
+
+    /// Finds events that are due and not under way, if this node may deliver them.
+    async fn due(&self, round: &mut Round) -> Result<(), Error> {
+        if !round.under_way.is_empty() && !self.may_deliver(round).await? {
+            return Ok(());
+        }
+        // Of what is due, those that are under way may come first.
+        let mut due = self
+            .means
+            .events
+            .due_events(self.means.clock.now(), CONCURRENCY)
+            .await
+            .map_err(Error::metadata("find due events"))?;
+        due.retain(|pending| !round.under_way.contains(&pending.event.id));
+        due.truncate(CONCURRENCY - round.under_way.len());
+        if due.is_empty() || !self.may_deliver(round).await? {
+            return Ok(());
+        }
+        let ids = due.iter().map(|pending| pending.event.id);
+        round.under_way.extend(ids);
+        round.found = due;
+        Ok(())
+    }
+
+    /// Whether this node has the lease, which is taken or prolonged where it is time.
+    async fn may_deliver(&self, round: &mut Round) -> Result<bool, Error> {
+        let now = Instant::now();
+        let is_fresh = |until: Instant| until > now + LEASE_TIME / 2;
+        if round.lease_until.is_some_and(is_fresh) {
+            return Ok(true);
+        }
+        let lease = self
+            .means
+            .leases
+            .lease(LEASE, self.means.node, LEASE_TIME)
+            .await
+            .map_err(Error::metadata("take a lease"))?;
+        // Counted from before it was asked for, it ends here before it ends there.
+        round.lease_until = lease.map(|_| now + LEASE_TIME);
+        Ok(round.lease_until.is_some())
+    }
+
+    /// Tries to deliver an event, and records what became of it.
+    async fn deliver(&self, pending: PendingEvent) -> EventId {
+        let event = &pending.event;
+        let attempt = match self.means.courier.deliver(event).await {
+            Ok(()) => Attempt::Delivered,
+            Err(undelivered) => self.failed(&pending, undelivered),
+        };
+        match &attempt {
+            Attempt::Delivered => {
+                tracing::debug!(event = %event.id, kind = %event.kind, "delivered")
+            }
+            Attempt::Failed { error, retry_at } => tracing::warn!(
+                event = %event.id,
+                kind = %event.kind,
+                error,
+                retry_in = ?self.means.clock.now().until(*retry_at),
+                "a webhook failed"
+            ),
+            Attempt::GivenUp { error } => tracing::error!(
+                event = %event.id,
+                kind = %event.kind,
+                error,
+                "a webhook is given up; `longhaul events list` shows it"
+            ),
+        }
+        for _ in 0..RECORD_ATTEMPTS {
+            let now = self.means.clock.now();
+            match self
+                .means
+                .events
+                .record_attempt(&event.id, &attempt, now)
+                .await
+            {
+                Ok(()) => break,
+                // Until it is recorded, or this is given up, the event is not delivered again.
+                Err(error) => tracing::error!(
+                    event = %event.id,
+                    error = &error as &dyn std::error::Error,
+                    "failed to record a delivery"
+                ),
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        event.id
+    }
+
+    fn failed(&self, pending: &PendingEvent, undelivered: Undelivered) -> Attempt {
+        let (error, wish) = match undelivered {
+            Undelivered::Failed {
+                reason,
+                retry_after,
+            } => (reason, retry_after),
+            Undelivered::Refused { reason } => return Attempt::GivenUp { error: reason },
+        };
+        let failures = pending.failures.saturating_add(1);
+        match self
+            .schedule
+            .wait(failures, wish, self.means.randomness.bits())
+        {
+            Some(wait) => Attempt::Failed {
+                error,
+                retry_at: self.means.clock.now().plus(wait),
+            },
+            None => Attempt::GivenUp { error },
+        }
+    }
+
+    /// Forgets events that have been dead for long.
+    async fn forget(&self) {
+        let before = self.means.clock.now().minus(self.schedule.keep_dead);
+        loop {
+            match self.means.events.forget_dead_events(before, BATCH).await {
+                Ok(0) => return,
+                Ok(count) => tracing::info!(count, "dead events are forgotten"),
+                Err(error) => {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "failed to forget dead events"
+                    );
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// What is going on.
+#[derive(Debug, Default)]
+struct Round {
+    under_way: HashSet<EventId>,
+    /// Those of them that nobody works on yet.
+    found: Vec<PendingEvent>,
+    /// Until when this node has the lease, if it has.
+    lease_until: Option<Instant>,
+}
+
+/// The events that were given up.
+#[derive(Debug, Clone)]
+pub struct DeadLetters {
+    outbox: Outbox,
+    events: Arc<dyn EventStore>,
+    clock: Arc<dyn Clock>,
+}
+
+impl DeadLetters {
+    /// Those in this store; `outbox` is told where one is to be delivered after all.
+    pub fn new(outbox: Outbox, events: Arc<dyn EventStore>, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            outbox,
+            events,
+            clock,
+        }
+    }
+
+    /// Up to `limit` of them in the order of recording, those after the position `after` only.
+    ///
+    /// # Errors
+    /// A store's.
+    pub async fn list(&self, after: u64, limit: usize) -> Result<Vec<DeadEvent>, Error> {
+        self.events
+            .dead_events(after, limit)
+            .await
+            .map_err(Error::metadata("list dead events"))
+    }
+
+    /// Has one delivered after all, before later ones of its subject.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] or a store's.
+    pub async fn replay(&self, id: &EventId) -> Result<(), Error> {
+        match self.make_pending(*id, self.clock.now()).await? {
+            true => Ok(()),
+            false => Err(Error::NotFound { what: "dead event" }),
+        }
+    }
+
+    /// Has all delivered after all; returns how many.
+    ///
+    /// # Errors
+    /// A store's, after which some are.
+    ///
+    /// # Cancel safety
+    /// Where it is dropped, some are.
+    pub async fn replay_all(&self) -> Result<u64, Error> {
+        let mut count = 0;
+        let mut after = 0;
+        loop {
+            let page = self.list(after, BATCH).await?;
+            let Some(last) = page.last() else {
+                return Ok(count);
+            };
+            after = last.position;
+            let now = self.clock.now();
+            let replayed: Vec<bool> = stream::iter(page)
+                .map(|dead| self.make_pending(dead.event.id, now))
+                .buffer_unordered(CONCURRENCY)
+                .try_collect()
+                .await?;
+            count += replayed.into_iter().map(u64::from).sum::<u64>();
+        }
+    }
+
+    async fn make_pending(&self, id: EventId, now: Timestamp) -> Result<bool, Error> {
+        let replayed = self.events.replay_event(&id, now).await;
+        let replayed = replayed.map_err(Error::metadata("replay an event"))?;
+        self.outbox.recorded();
+        Ok(replayed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SCHEDULE: Schedule = Schedule {
+        attempts: NonZeroU32::new(11).unwrap(),
+        first_retry: Duration::from_secs(5),
+        longest_retry: Duration::from_hours(24),
+        keep_dead: Duration::ZERO,
+    };
+
+    #[test]
+    fn waits_grow_up_to_the_longest_and_end() {
+        let waits: Vec<u64> = (1..=11)
+            .map_while(|failures| SCHEDULE.wait(failures, None, 0))
+            .map(|wait| wait.as_secs())
+            .collect();
+        assert_eq!(
+            waits,
+            [5, 20, 80, 320, 1280, 5120, 20480, 81920, 86400, 86400]
+        );
+        // Three days and a quarter.
+        assert_eq!(waits.iter().sum::<u64>() / 3600, 78);
+        assert!(SCHEDULE.wait(u32::MAX - 1, None, 0).is_none());
+    }
+
+    #[test]
+    fn a_receiver_can_ask_for_longer_but_not_for_shorter() {
+        let wait = |wish| SCHEDULE.wait(2, Some(Duration::from_secs(wish)), 0);
+        assert_eq!(wait(1), Some(Duration::from_secs(20)));
+        assert_eq!(wait(60), Some(Duration::from_secs(60)));
+        assert_eq!(wait(u64::MAX), Some(Duration::from_hours(24)));
+    }
+
+    #[test]
+    fn jitter_adds_up_to_a_fifth() {
+        let wait = |jitter| SCHEDULE.wait(1, None, jitter).unwrap();
+        assert_eq!(wait(0), Duration::from_secs(5));
+        assert_eq!(wait(200), Duration::from_secs(6));
+        assert!((0..1000).all(|jitter| wait(jitter) <= Duration::from_secs(6)));
+    }
+}

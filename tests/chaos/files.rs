@@ -1,0 +1,146 @@
+//! What was uploaded, and must be there on every node.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde_json::Value;
+use tests::pack::text;
+use tests::{Content, Dice, Request, Response};
+
+use crate::call::{back_off, call, version};
+use crate::downloads::fetch;
+use crate::fleet::Node;
+use crate::{Broken, Run};
+
+/// Most requests until a node answers one.
+const MOST_REQUESTS: u32 = 200;
+
+/// A file whose upload is complete.
+#[derive(Debug, Clone)]
+pub(crate) struct Published {
+    pub(crate) url: String,
+    pub(crate) content: Content,
+    pub(crate) media_type: String,
+}
+
+/// Everything that stays until the end, with its tags.
+#[derive(Debug, Default)]
+pub(crate) struct Files(Mutex<Vec<(Published, String)>>);
+
+impl Files {
+    pub(crate) fn add(&self, published: Published, etag: String) {
+        self.lock().push((published, etag));
+    }
+
+    /// One of them, if there is any.
+    pub(crate) fn any(&self, dice: &mut Dice) -> Option<(Published, String)> {
+        let files = self.lock();
+        let count = u64::try_from(files.len()).expect("a count fits");
+        let place = usize::try_from(dice.within(0..count.max(1))).expect("it is below a count");
+        files.get(place).cloned()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<(Published, String)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Published {
+    /// Fetches it from any nodes and compares its bytes and what is said of it, the tag as well where one is known; its tag.
+    pub(crate) async fn compare(
+        &self,
+        run: &Run,
+        etag: Option<&str>,
+        dice: &mut Dice,
+    ) -> Result<String, Broken> {
+        let fetched = fetch(run, &self.url, dice).await?;
+        let head = &fetched.head;
+        let is_right = fetched.body == self.content.bytes()
+            && head.field("content-type") == self.media_type
+            && head.field("repr-digest") == self.content.repr_digest()
+            && etag.is_none_or(|etag| etag == fetched.etag);
+        match is_right {
+            true => Ok(fetched.etag),
+            false => Err(format!("this is not {self:?} with {etag:?}: {head:#?}")),
+        }
+    }
+
+    /// Deletes it at one node; it is gone at another.
+    pub(crate) async fn delete(&self, run: &Run, dice: &mut Dice) -> Result<(), Broken> {
+        let deleted = ask(run, &Request::delete(&self.url), None, dice).await?;
+        // The first answer may have been lost.
+        if ![204, 404].contains(&deleted.status()) {
+            return Err(format!("DELETE {}: {deleted:?}", self.url));
+        }
+        let gone = ask(run, &Request::head(&self.url), None, dice).await?;
+        match gone.status() {
+            404 => Ok(()),
+            _ => Err(format!("deleted, and still there: {gone:?}")),
+        }
+    }
+}
+
+/// Asks `node`, or any node each time, until one answers with something else than that it cannot.
+pub(crate) async fn ask(
+    run: &Run,
+    request: &Request,
+    node: Option<Node>,
+    dice: &mut Dice,
+) -> Result<Response, Broken> {
+    let mut last = String::new();
+    for _ in 0..MOST_REQUESTS {
+        let node = node.unwrap_or_else(|| run.fleet.any(dice));
+        match call(run.fleet.address(node), version(dice), request).await {
+            Ok(response) if response.status() < 500 => return Ok(response),
+            Ok(response) => {
+                run.figures.request_was_refused();
+                last = format!("{response:?}");
+            }
+            Err(cut) => last = cut.how,
+        }
+        back_off(dice).await;
+    }
+    let (method, target) = (&request.method, &request.target);
+    Err(format!(
+        "{method} {target} is not answered, at last: {last}"
+    ))
+}
+
+/// Compares what every node lists with what was uploaded.
+pub(crate) async fn compare_all(run: &Run, dice: &mut Dice) -> Result<(), Broken> {
+    let files = run.files.lock().clone();
+    for node in run.fleet.all() {
+        let listed = list(run, node, dice).await?;
+        for (published, etag) in &files {
+            let Some(file) = listed.get(&published.url) else {
+                return Err(format!("{published:?} is not listed by {node:?}"));
+            };
+            let is_right = file["size"] == published.content.length()
+                && file["media_type"] == *published.media_type
+                && file["etag"] == **etag;
+            if !is_right {
+                return Err(format!(
+                    "{node:?} lists {file} for {published:?} with {etag}"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The documents of all files by their URLs.
+async fn list(run: &Run, node: Node, dice: &mut Dice) -> Result<BTreeMap<String, Value>, Broken> {
+    let mut files = BTreeMap::new();
+    let mut target = "/files?limit=1000".to_owned();
+    loop {
+        let response = ask(run, &Request::get(&target), Some(node), dice).await?;
+        let page = response.expect(200).json();
+        for file in page["files"].as_array().into_iter().flatten() {
+            files.insert(text(&file["url"]).to_owned(), file.clone());
+        }
+        match page["cursor"].as_str() {
+            Some(cursor) => target = format!("/files?limit=1000&cursor={cursor}"),
+            None => return Ok(files),
+        }
+    }
+}
