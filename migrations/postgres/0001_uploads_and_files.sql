@@ -51,6 +51,9 @@ create table uploads (
   epoch bigint not null check (epoch >= 0),
   -- The node that works on the upload under this epoch: 128 random bits in hexadecimal; null while none does.
   holder text collate "C",
+  -- The offset that the newest retrieval was told, and when; null once that is settled.
+  told_offset bigint check (told_offset >= 0),
+  told_at bigint,
   created_at bigint not null,
   -- When an open upload is given up, or a closed one forgotten.
   expires_at bigint not null,
@@ -76,6 +79,8 @@ create table uploads (
   constraint a_new_version_has_a_number check (
     (version is not null) = (state = 'complete' and pack is not null and draft is null)
   ),
+
+  constraint what_was_told_has_a_time check ((told_offset is null) = (told_at is null)),
 
   constraint only_an_open_upload_is_held check (holder is null or state = 'open'),
 

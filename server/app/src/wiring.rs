@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use domain::access::Gate;
 use domain::cleanup::Janitor;
-use domain::clock::SystemClock;
+use domain::clock::{FollowingClock, SystemClock};
 use domain::ids::SystemRandomness;
 use domain::uploads::{self, Hooks};
 use domain::webhooks::{self, DeadLetters, Webhooks};
@@ -40,7 +40,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Opens the stores, migrates them, and cleans up after a crash.
+    /// Opens the stores, migrates them, and cleans up after a crash, unless other nodes may be at work: they clean up in time.
     ///
     /// # Errors
     ///
@@ -53,8 +53,10 @@ impl Server {
             .await
             .context("failed to open the metadata store")?;
         let metadata: Arc<dyn MetadataStore> = stores.metadata;
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let leases = Leases::new(Arc::clone(&metadata), NodeId::random(&SystemRandomness));
+        let clock = Arc::new(FollowingClock::new(Arc::new(SystemClock)));
+        let node = NodeId::random(&SystemRandomness);
+        let leases = Leases::new(Arc::clone(&metadata), node, Arc::clone(&clock));
+        let clock: Arc<dyn Clock> = clock;
         let present = leases.appear().await;
         present.context("failed to make this node known to others")?;
         let courier = config.webhooks.courier(&clock)?;
@@ -87,7 +89,7 @@ impl Server {
                 },
                 clock: Arc::clone(&clock),
                 randomness: Arc::new(SystemRandomness),
-                node: leases.node(),
+                node: node,
             },
             config.uploads.clone(),
         );
@@ -95,11 +97,13 @@ impl Server {
             uploads.clone(),
             Arc::clone(&blobs),
             Arc::clone(&metadata),
-            Arc::clone(&clock),
+            leases.clone(),
             config.cleanup.clone(),
         );
-        let recovered = janitor.recover().await.context("failed to recover")?;
-        tracing::debug!(?recovered, "recovered");
+        if !metadata.is_shared() {
+            let recovered = janitor.recover().await.context("failed to recover")?;
+            tracing::debug!(?recovered, "recovered");
+        }
         let webhooks = courier.map(|courier| {
             let means = webhooks::Means {
                 events: Arc::clone(&stores.events),

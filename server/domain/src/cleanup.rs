@@ -1,6 +1,7 @@
 //! The janitor: gives up what is expired, deletes what nothing needs, finds what nothing records.
 //!
-//! A round has five parts, each bounded and each safe to break off anywhere:
+//! One node at a time is the janitor, by lease; another takes its place once it is gone. A round has six parts, each bounded and
+//! each safe to break off anywhere:
 //!
 //! 1. Open uploads whose time is up become gone, and their bytes are discarded.
 //! 2. Completed and gone uploads whose time is up are forgotten.
@@ -9,6 +10,7 @@
 //!    forgotten.
 //! 5. Blobs that the metadata store knows nothing of (left by a crash, or by a plain upload that was cut) are deleted once they
 //!    have not changed for a while.
+//! 6. Leases that have expired are forgotten.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::blob_store::BlobState;
-use crate::{BlobKey, BlobStore, Clock, Error, MetadataStore, Uploads};
+use crate::{BlobKey, BlobStore, Clock as _, Error, Leases, MetadataStore, Uploads, leases};
 
 /// How many things one step of a round handles at once.
 const BATCH: usize = 500;
@@ -60,6 +62,8 @@ pub struct Round {
     pub deleted_blobs: usize,
     /// Blobs deleted because nothing records them.
     pub orphaned_blobs: usize,
+    /// Leases forgotten, such as those of nodes that are gone.
+    pub forgotten_leases: u64,
 }
 
 /// Keeps the stores clean.
@@ -68,7 +72,7 @@ pub struct Janitor {
     uploads: Uploads,
     blobs: Arc<dyn BlobStore>,
     metadata: Arc<dyn MetadataStore>,
-    clock: Arc<dyn Clock>,
+    leases: Leases,
     config: Config,
 }
 
@@ -78,41 +82,59 @@ impl Janitor {
         uploads: Uploads,
         blobs: Arc<dyn BlobStore>,
         metadata: Arc<dyn MetadataStore>,
-        clock: Arc<dyn Clock>,
+        leases: Leases,
         config: Config,
     ) -> Self {
         Self {
             uploads,
             blobs,
             metadata,
-            clock,
+            leases,
             config,
         }
     }
 
-    /// Works in rounds until `stop`. A round that fails is logged, and the next one tries again.
+    /// Works in rounds until `stop`, unless another node does; then this one stands by. A round that fails is logged, and the next one
+    /// tries again.
     pub async fn run(self, stop: CancellationToken) {
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(self.config.interval) => {}
-            }
-            tokio::select! {
-                () = stop.cancelled() => return,
-                // Cancel safe: each part of a round may be broken off anywhere.
-                round = self.round(self.config.orphan_after) => match round {
-                    Ok(round) if round == Round::default() => {}
-                    Ok(round) => tracing::info!(?round, "cleaned up"),
-                    Err(error) => tracing::error!(
+        let standing_by = async {
+            loop {
+                tokio::time::sleep(self.config.interval).await;
+                let lost = self
+                    .leases
+                    .exclusively(leases::JANITOR, self.rounds())
+                    .await;
+                if let Err(error) = lost {
+                    tracing::error!(
                         error = &error as &dyn std::error::Error,
-                        "failed to clean up"
-                    ),
-                },
+                        "failed to learn who cleans up"
+                    );
+                }
             }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            // Cancel safe: each part of a round may be broken off anywhere.
+            () = standing_by => {}
         }
     }
 
-    /// Cleans up after a crash, before anything is served: with one process to a store, what nothing records is an orphan at once.
+    async fn rounds(&self) {
+        loop {
+            match self.round(self.config.orphan_after).await {
+                Ok(round) if round == Round::default() => {}
+                Ok(round) => tracing::info!(?round, "cleaned up"),
+                Err(error) => tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "failed to clean up"
+                ),
+            }
+            tokio::time::sleep(self.config.interval).await;
+        }
+    }
+
+    /// Cleans up after a crash, before anything is served, where no other node uses the stores: then what nothing records is an orphan
+    /// at once.
     ///
     /// # Errors
     /// A store's.
@@ -132,7 +154,7 @@ impl Janitor {
         loop {
             let forgotten = self
                 .metadata
-                .forget_uploads(self.clock.now(), BATCH)
+                .forget_uploads(self.leases.clock().now(), BATCH)
                 .await
                 .map_err(Error::metadata("forget uploads"))?;
             round.forgotten_uploads += forgotten;
@@ -151,11 +173,27 @@ impl Janitor {
         for state in [BlobState::Staged, BlobState::Published] {
             round.orphaned_blobs += self.delete_orphans(state, orphan_after).await?;
         }
+        round.forgotten_leases = self.forget_leases().await?;
         Ok(round)
     }
 
+    async fn forget_leases(&self) -> Result<u64, Error> {
+        let mut count = 0;
+        loop {
+            let forgotten = self
+                .metadata
+                .forget_leases(BATCH)
+                .await
+                .map_err(Error::metadata("forget leases"))?;
+            count += forgotten;
+            if forgotten == 0 {
+                return Ok(count);
+            }
+        }
+    }
+
     async fn delete_doomed(&self) -> Result<usize, Error> {
-        let before = self.clock.now().minus(self.config.delete_after);
+        let before = self.leases.clock().now().minus(self.config.delete_after);
         let mut deleted = 0;
         loop {
             let doomed = self
@@ -184,7 +222,9 @@ impl Janitor {
     }
 
     async fn delete_orphans(&self, state: BlobState, after: Duration) -> Result<usize, Error> {
-        let unchanged_since = self.clock.now().minus(after);
+        // The blob store has a clock of its own, which is this machine's or one that is nobody's here: what is old is old by both.
+        let clock = self.leases.clock();
+        let unchanged_since = clock.now().min(clock.own()).minus(after);
         let mut deleted = 0;
         let mut last: Option<BlobKey> = None;
         loop {

@@ -10,7 +10,7 @@
 //! (`uploads::takeover`).
 //!
 //! Requests are ordered as they arrive here. One that arrives later than a newer request of the same client is beyond this order;
-//! [`Told`](crate::told::Told) makes up for it.
+//! [`Told`](crate::upload::Told) makes up for it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

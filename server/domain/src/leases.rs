@@ -2,6 +2,10 @@
 //!
 //! A lease is a name in the metadata store that one node has until a moment by the store's clock, and longer if it asks in time.
 //! Whoever cannot ask counts its lease as lost earlier than others can have it, by its own steady clock, whatever the time is there.
+//!
+//! Each lease that is given tells the time of the store as well, which the node's clock follows: so nodes agree on what has expired.
+//!
+//! A store that one process uses gives no leases: all work is that node's, and nobody asks whether it is alive.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +13,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::FollowingClock;
 use crate::metadata_store::node_lease;
 use crate::{Error, MetadataStore, NodeId};
 
@@ -29,17 +34,27 @@ pub const WEBHOOKS: &str = "webhooks";
 pub struct Leases {
     metadata: Arc<dyn MetadataStore>,
     node: NodeId,
+    clock: Arc<FollowingClock>,
 }
 
 impl Leases {
-    /// The leases that `node` takes in this store.
-    pub fn new(metadata: Arc<dyn MetadataStore>, node: NodeId) -> Self {
-        Self { metadata, node }
+    /// The leases that `node` takes in this store, whose time `clock` follows.
+    pub fn new(metadata: Arc<dyn MetadataStore>, node: NodeId, clock: Arc<FollowingClock>) -> Self {
+        Self {
+            metadata,
+            node,
+            clock,
+        }
     }
 
     /// Whose they are.
     pub fn node(&self) -> NodeId {
         self.node
+    }
+
+    /// The clock that follows the store's.
+    pub fn clock(&self) -> &FollowingClock {
+        &self.clock
     }
 
     /// Does `work` while this node has the lease `name`, then gives it back; `None` where another node has it, or where it was lost
@@ -55,6 +70,9 @@ impl Leases {
         name: &str,
         work: impl Future<Output = T>,
     ) -> Result<Option<T>, Error> {
+        if !self.metadata.is_shared() {
+            return Ok(Some(work.await));
+        }
         let Some(lasts) = self.take(name).await? else {
             return Ok(None);
         };
@@ -72,15 +90,21 @@ impl Leases {
     /// # Errors
     /// The metadata store's.
     pub async fn appear(&self) -> Result<(), Error> {
-        self.take(&node_lease(self.node)).await.map(drop)
+        match self.metadata.is_shared() {
+            true => self.take(&node_lease(self.node)).await.map(drop),
+            false => Ok(()),
+        }
     }
 
-    /// Lets other nodes know that this one is alive, until `stop`. Where the store is out of reach for longer than a lease lasts,
+    /// Lets other nodes know that this one is alive, until `stop`, and no longer. Where the store is out of reach for longer than a lease lasts,
     /// others take over what this node holds, until it appears again.
     ///
     /// # Cancel safety
     /// May be dropped anywhere: others find out when the lease expires.
     pub async fn stay(&self, stop: CancellationToken) {
+        if !self.metadata.is_shared() {
+            return;
+        }
         let staying = async {
             loop {
                 tokio::time::sleep(RENEWAL).await;
@@ -120,13 +144,17 @@ impl Leases {
 
     /// Until when the lease lasts at least, by this process's clock, if it is this node's.
     async fn take(&self, name: &str) -> Result<Option<Instant>, Error> {
-        let asked = Instant::now();
+        let (asked, asked_at) = (Instant::now(), self.clock.own());
         let lease = self
             .metadata
             .lease(name, self.node, LIFETIME)
             .await
             .map_err(Error::metadata("take a lease"))?;
-        Ok(lease.map(|_| asked + LIFETIME))
+        let Some(lease) = lease else {
+            return Ok(None);
+        };
+        self.clock.follow(asked_at, lease.given_at);
+        Ok(Some(asked + LIFETIME))
     }
 
     async fn give_back(&self, name: &str) {
@@ -137,5 +165,139 @@ impl Leases {
                 "a lease is left to expire"
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+    use crate::Clock;
+    use crate::ids::SystemRandomness;
+    use crate::testing::faulty_metadata_store::Operation;
+    use crate::testing::faulty_store::Fault;
+    use crate::testing::{FaultyMetadataStore, ManualClock, MemoryMetadataStore};
+
+    /// A store with a clock of its own, and nodes whose clock is another.
+    struct World {
+        theirs: Arc<ManualClock>,
+        facts: Arc<MemoryMetadataStore>,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let theirs = Arc::new(ManualClock::default());
+            let facts = MemoryMetadataStore::new(Arc::clone(&theirs) as Arc<dyn Clock>);
+            let facts = Arc::new(facts);
+            Self { theirs, facts }
+        }
+
+        fn node(&self) -> (Leases, Arc<FaultyMetadataStore>) {
+            let facts = Arc::clone(&self.facts) as Arc<dyn MetadataStore>;
+            let store = Arc::new(FaultyMetadataStore::new(facts));
+            let own = FollowingClock::new(Arc::new(ManualClock::default()));
+            let node = NodeId::random(&SystemRandomness);
+            let shared = Arc::clone(&store) as Arc<dyn MetadataStore>;
+            (Leases::new(shared, node, Arc::new(own)), store)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_is_done_on_one_node_at_a_time() {
+        let world = World::new();
+        let (one, _) = world.node();
+        let (other, _) = world.node();
+        let done = one.exclusively("work", async {
+            assert_eq!(other.exclusively("work", async {}).await.unwrap(), None);
+            assert_eq!(
+                other.exclusively("other work", async {}).await.unwrap(),
+                Some(())
+            );
+            7
+        });
+        assert_eq!(done.await.unwrap(), Some(7));
+        assert_eq!(other.exclusively("work", async {}).await.unwrap(), Some(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_is_renewed_while_the_work_goes_on() {
+        let world = World::new();
+        let (one, _) = world.node();
+        let (other, _) = world.node();
+        let done = one.exclusively("work", async {
+            for _ in 0..20 {
+                tokio::time::sleep(RENEWAL).await;
+                world.theirs.advance(RENEWAL);
+                assert_eq!(other.exclusively("work", async {}).await.unwrap(), None);
+            }
+        });
+        assert_eq!(done.await.unwrap(), Some(()));
+    }
+
+    /// By then another may have it.
+    #[tokio::test(start_paused = true)]
+    async fn work_ends_when_its_lease_cannot_be_renewed() {
+        for fault in [Fault::Fails, Fault::Takes(Duration::from_hours(1))] {
+            let world = World::new();
+            let (one, store) = world.node();
+            let begin = Instant::now();
+            let work = async {
+                store.always(Operation::Lease, fault.clone());
+                pending::<()>().await
+            };
+            assert_eq!(one.exclusively("work", work).await.unwrap(), None);
+            assert!(begin.elapsed() <= LIFETIME, "{:?}", begin.elapsed());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_ends_when_another_node_has_the_lease() {
+        let world = World::new();
+        let (one, _) = world.node();
+        let (other, _) = world.node();
+        let work = async {
+            // As if this node had slept.
+            world.theirs.advance(LIFETIME);
+            other.take("work").await.unwrap().unwrap();
+            pending::<()>().await
+        };
+        assert_eq!(one.exclusively("work", work).await.unwrap(), None);
+        // What is another's stays so.
+        assert_eq!(one.exclusively("work", async {}).await.unwrap(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_is_alive_until_it_is_told_to_stop() {
+        let world = World::new();
+        let (one, store) = world.node();
+        let (other, _) = world.node();
+        let name = node_lease(one.node());
+        one.appear().await.unwrap();
+        let stop = CancellationToken::new();
+        let staying = tokio::spawn({
+            let (one, stop) = (one.clone(), stop.clone());
+            async move { one.stay(stop).await }
+        });
+        store.nth(Operation::Lease, 2, Fault::Fails);
+        for _ in 0..20 {
+            tokio::time::sleep(RENEWAL).await;
+            world.theirs.advance(RENEWAL);
+            assert_eq!(other.take(&name).await.unwrap(), None);
+        }
+        stop.cancel();
+        staying.await.unwrap();
+        assert!(other.take(&name).await.unwrap().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_clock_follows_the_stores() {
+        let world = World::new();
+        let (one, _) = world.node();
+        world.theirs.advance(Duration::from_hours(5));
+        assert_eq!(one.clock().now(), one.clock().own());
+        one.appear().await.unwrap();
+        let off = one.clock().now().until(world.theirs.now());
+        assert!(off <= Duration::from_millis(1), "{off:?}");
     }
 }

@@ -24,7 +24,6 @@ pub mod pack_store;
 pub mod packs;
 #[cfg(feature = "testing")]
 pub mod testing;
-mod told;
 pub mod upload;
 pub mod uploads;
 pub mod webhooks;

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use crate::events::Event;
 use crate::files::{File, WriteCondition};
-use crate::upload::{Completed, Gone, Progress, Upload};
+use crate::upload::{Completed, Gone, Progress, Told, Upload};
 use crate::{BlobKey, FilePath, NodeId, Timestamp, UploadId};
 
 /// Why a store could not do it.
@@ -64,6 +64,8 @@ pub enum Hold {
     Keep,
     /// Its work has ended: nobody holds the upload any more, and the epoch stays.
     Release,
+    /// As [`Hold::Release`], and its client goes on from where this leaves it: what was told before is forgotten.
+    Settle,
 }
 
 /// The wish that a node may let go of an upload.
@@ -163,6 +165,10 @@ pub trait MetadataStore: Debug + Send + Sync + 'static {
         expires_at: Timestamp,
         hold: Hold,
     ) -> Result<Guarded, MetadataError>;
+
+    /// Remembers what a client is told about an upload that is open or complete, instead of what one was told before, or forgets
+    /// that; other uploads stay as they are. Without an error it is remembered, but need not be durable.
+    async fn tell_upload(&self, id: &UploadId, told: Option<Told>) -> Result<(), MetadataError>;
 
     /// Records that the holder of an open upload under this epoch has ended its work; changes nothing where another holds it.
     async fn release_upload(&self, id: &UploadId, epoch: u64) -> Result<(), MetadataError>;
@@ -280,6 +286,9 @@ pub trait MetadataStore: Debug + Send + Sync + 'static {
 
     /// Forgets up to `limit` leases that have expired; returns how many.
     async fn forget_leases(&self, limit: usize) -> Result<u64, MetadataError>;
+
+    /// Whether other nodes may use the store at the same time.
+    fn is_shared(&self) -> bool;
 
     /// Whether the store can be written at this moment; for readiness checks.
     async fn check(&self) -> Result<(), MetadataError>;

@@ -1,5 +1,7 @@
 //! An upload as it is recorded.
 
+use std::time::Duration;
+
 pub use protocol::upload::{Complete, Open};
 
 use archive::PackName;
@@ -21,12 +23,50 @@ pub struct Upload {
     pub epoch: u64,
     /// The node that works on the upload under this epoch, where one does. One that is gone may have left its name here.
     pub holder: Option<NodeId>,
+    /// What the newest retrieval was told, unless that is settled.
+    pub told: Option<Told>,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it is given up, unless there is progress before.
     pub expires_at: Timestamp,
     /// How it stands.
     pub state: UploadState,
+}
+
+/// An offset that a client was told.
+///
+/// No number can order what arrives late: a request whose connection is lost may still lie unread in a socket of a server while the
+/// same client's `HEAD`, over a new connection, is told an offset; read after that, the older request appends what of its body had
+/// come, and the offset that the client was told is no longer the upload's. It would answer the next append with a conflict that
+/// the client did nothing for. So what the newest retrieval was told is remembered, and an append that begins there is taken even
+/// below the durable offset: what it repeats is compared, not stored.
+///
+/// Where it is lost, the client is answered as any that is wrong about the offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Told {
+    /// The offset, in bytes.
+    pub offset: u64,
+    /// When it was told, or told again.
+    pub at: Timestamp,
+}
+
+impl Told {
+    /// How long an offset counts at least. A request that lies in a socket for longer does not come from a network that was just
+    /// lost.
+    const REMEMBERED: Duration = Duration::from_mins(10);
+    /// How old a record may be that stands for the same offset told now. An offset counts for as much longer.
+    const STANDS: Duration = Duration::from_mins(1);
+
+    /// Whether an append at `now` may begin at `offset`.
+    pub(crate) fn counts(self, offset: u64, now: Timestamp) -> bool {
+        let until = self.at.plus(Self::REMEMBERED).plus(Self::STANDS);
+        self.offset == offset && now < until
+    }
+
+    /// Whether this is as good as telling the offset at `now`.
+    pub(crate) fn stands_for(self, offset: u64, now: Timestamp) -> bool {
+        self.offset == offset && now < self.at.plus(Self::STANDS)
+    }
 }
 
 /// What an upload is to become.
@@ -201,5 +241,36 @@ impl Upload {
             description: self.plan.description.clone(),
             modified_at: completed.at,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_told_counts_for_a_while() {
+        let at = Timestamp::from_millis(1_800_000_000_000);
+        let told = Told { offset: 7, at };
+        let last = at
+            .plus(Duration::from_mins(11))
+            .minus(Duration::from_millis(1));
+        assert!(told.counts(7, at) && told.counts(7, last));
+        assert!(!told.counts(8, at) && !told.counts(6, at));
+        assert!(!told.counts(7, at.plus(Duration::from_mins(11))));
+        // Told once more, it counts for ten minutes from then on, whether that was recorded or not.
+        for again in [0, 59, 60, 600].map(|seconds| at.plus(Duration::from_secs(seconds))) {
+            let stands = if told.stands_for(7, again) {
+                told
+            } else {
+                Told {
+                    offset: 7,
+                    at: again,
+                }
+            };
+            let later = again.plus(Duration::from_mins(10));
+            assert!(stands.counts(7, later));
+        }
+        assert!(!told.stands_for(8, at));
     }
 }

@@ -31,8 +31,7 @@ use crate::holders::{Holders, Overtaken, Turn};
 use crate::ids::Randomness;
 use crate::ingest::Stops;
 use crate::metadata_store::{Guarded, MetadataError};
-use crate::told::Told;
-use crate::upload::{Completed, Gone, Product, Target, Upload, UploadState};
+use crate::upload::{Completed, Gone, Product, Target, Told, Upload, UploadState};
 use crate::{Authorized, BlobStore, Clock, Error, MetadataStore, NodeId, Outbox, Packs, UploadId};
 
 pub use crate::ingest::{BodyFault, BodyPart, UploadBody};
@@ -223,7 +222,6 @@ struct Shared {
     node: NodeId,
     config: Config,
     holders: Arc<Holders>,
-    told: Told,
     buffers: Arc<Buffers>,
     tasks: TaskTracker,
     draining: CancellationToken,
@@ -252,7 +250,6 @@ impl Uploads {
                 randomness,
                 node,
                 holders: Arc::default(),
-                told: Told::default(),
                 buffers: Buffers::new(config.buffer_memory.as_u64()),
                 tasks: TaskTracker::new(),
                 draining: CancellationToken::new(),
@@ -389,13 +386,7 @@ impl Authorized<Uploads> {
                     shared.let_go(&mut upload).await;
                     completed?;
                 }
-                match &upload.state {
-                    UploadState::Open(progress) => {
-                        let now = shared.clock.now();
-                        shared.told.remember(id, progress.open.offset, now);
-                    }
-                    UploadState::Complete(_) | UploadState::Gone(_) => shared.told.forget(&id),
-                }
+                shared.tell(&upload).await;
                 drop(turn);
                 Ok(upload)
             })
@@ -431,7 +422,9 @@ impl Authorized<Uploads> {
                 if ended == Guarded::Done {
                     shared.discard(&upload.blob).await;
                 }
-                shared.told.forget(&id);
+                if ended == Guarded::Fenced && upload.told.is_some() {
+                    shared.record_told(&id, None).await;
+                }
                 drop(turn);
                 Ok(())
             })
@@ -485,6 +478,37 @@ impl Shared {
         Stops {
             overtaken: turn.overtaken().clone(),
             draining: self.draining.clone(),
+        }
+    }
+
+    /// Has it remembered what the upload's client is about to be told.
+    async fn tell(&self, upload: &Upload) {
+        let now = self.clock.now();
+        match &upload.state {
+            UploadState::Open(progress) => {
+                let offset = progress.open.offset;
+                let stands = |told: Told| told.stands_for(offset, now);
+                if !upload.told.is_some_and(stands) {
+                    let told = Told { offset, at: now };
+                    self.record_told(&upload.id, Some(told)).await;
+                }
+            }
+            UploadState::Complete(_) | UploadState::Gone(_) => {
+                if upload.told.is_some() {
+                    self.record_told(&upload.id, None).await;
+                }
+            }
+        }
+    }
+
+    /// What the client is told is true, also where it cannot be remembered, such as on a full disk.
+    async fn record_told(&self, id: &UploadId, told: Option<Told>) {
+        if let Err(error) = self.metadata.tell_upload(id, told).await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                upload = ?id,
+                "what a client is told is not remembered"
+            );
         }
     }
 

@@ -12,6 +12,7 @@ use blobs::memory::MemoryStore;
 use bytes::Bytes;
 use domain::access::{Config as AccessConfig, Credential, Gate};
 use domain::cleanup::{self, Janitor};
+use domain::clock::FollowingClock;
 use domain::files::{Description, WriteCondition};
 use domain::ids::SystemRandomness;
 use domain::testing::{ManualClock, MemoryMetadataStore};
@@ -20,8 +21,8 @@ use domain::uploads::{
     self, Addition, BodyFault, BodyPart, Creation, Outcome, ProgressSink, UploadBody,
 };
 use domain::{
-    Authorized, BlobStore, Clock, Error, Files, MetadataStore, NodeId, Outbox, Packs, UploadId,
-    Uploads, packs,
+    Authorized, BlobStore, Clock, Error, Files, Leases, MetadataStore, NodeId, Outbox, Packs,
+    UploadId, Uploads, packs,
 };
 use futures::{StreamExt as _, stream};
 use proptest::prelude::*;
@@ -386,11 +387,15 @@ impl World {
     }
 
     fn janitor(&self) -> Janitor {
+        let facts = Arc::clone(&self.metadata) as Arc<dyn MetadataStore>;
+        let clock = FollowingClock::new(Arc::clone(&self.clock) as Arc<dyn Clock>);
+        let node = NodeId::random(&SystemRandomness);
+        let leases = Leases::new(facts, node, Arc::new(clock));
         Janitor::new(
             self.uploads.clone(),
             Arc::new(self.blobs.clone()),
             Arc::clone(&self.metadata) as Arc<dyn MetadataStore>,
-            Arc::clone(&self.clock) as Arc<dyn Clock>,
+            leases,
             cleanup::Config {
                 delete_after: Duration::ZERO,
                 ..cleanup::Config::default()
@@ -475,7 +480,6 @@ async fn live(steps: Vec<Step>) {
                 world.uploads.drain().await;
                 world.blobs.cut_power();
                 world.uploads = World::process(&world.clock, &world.blobs, &world.metadata);
-                models.iter_mut().for_each(|model| model.told = None);
                 world.janitor().recover().await.unwrap();
                 forget(&mut models, world.seconds);
             }

@@ -13,6 +13,7 @@ use blobs::memory::MemoryStore;
 use bytes::Bytes;
 use domain::access::{Config as AccessConfig, Credential, Gate};
 use domain::cleanup::{self, Janitor};
+use domain::clock::FollowingClock;
 use domain::files::{Description, WriteCondition};
 use domain::ids::SystemRandomness;
 use domain::metadata_store::node_lease;
@@ -35,6 +36,7 @@ use protocol::upload::{Append, Completion, Create, Overrun, Repeat};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 const WHOLE: &[u8] = b"the quick brown fox jumps over the lazy dog";
 const HALF: u64 = 20;
@@ -119,6 +121,7 @@ impl Node {
         let leases = Leases::new(
             Arc::clone(&metadata) as Arc<dyn MetadataStore>,
             NodeId::random(&SystemRandomness),
+            Arc::new(FollowingClock::new(Arc::clone(&clock) as Arc<dyn Clock>)),
         );
         leases.appear().await.unwrap();
         let uploads = Uploads::new(
@@ -210,7 +213,7 @@ impl Node {
             self.uploads.clone(),
             Arc::clone(&self.blobs) as Arc<dyn BlobStore>,
             Arc::clone(&self.metadata) as Arc<dyn MetadataStore>,
-            Arc::clone(&self.clock) as Arc<dyn Clock>,
+            self.leases.clone(),
             cleanup::Config::default(),
         )
     }
@@ -583,14 +586,98 @@ async fn an_upload_that_another_node_works_on_does_not_expire() {
     assert_eq!(world.nodes[1].told(id).await, WHOLE.len() as u64);
 }
 
+/// What lay unread on one node appends after the other node has told the offset, and before the client goes on from there.
+#[tokio::test(start_paused = true)]
+async fn the_told_offset_is_accepted_on_every_node() {
+    for (late, told, append) in [(0, 1, 0), (0, 1, 1), (1, 0, 0), (1, 0, 1), (1, 1, 0)] {
+        let world = World::new().await;
+        let id = world.half().await;
+        assert_eq!(world.nodes[told].told(id).await, HALF);
+        let late = Lying::begin(&world.nodes[late], id, rest(HALF));
+        late.send(&WHOLE[20..30], 30).await;
+        let answer = world.nodes[append].append(rest(HALF), id, bytes(&WHOLE[20..]));
+        let upload = completed(answer.await);
+        assert_eq!(world.nodes[0].published(&upload).await, WHOLE);
+        assert!(late.ends().await.is_err());
+    }
+}
+
+/// What an answer has settled, and what was never told, is a conflict on every node.
+#[tokio::test(start_paused = true)]
+async fn what_is_settled_on_one_node_is_settled_on_all() {
+    let world = World::new().await;
+    let id = world.half().await;
+    let [one, other] = &world.nodes;
+    assert_eq!(one.told(id).await, HALF);
+    let answered = other.append(some(HALF), id, bytes(&WHOLE[20..30])).await;
+    assert!(matches!(answered, Ok(Outcome::Partial(_))));
+    let again = one.append(some(HALF), id, bytes(&WHOLE[20..30])).await;
+    let error = again.unwrap_err().error;
+    let conflict = Rejection::OffsetMismatch {
+        expected: 30,
+        provided: HALF,
+    };
+    assert!(matches!(error, Error::Rejected(rejection) if rejection == conflict));
+}
+
+/// A full disk does not keep a client from learning where it stands.
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_remembered_is_told_all_the_same() {
+    let world = World::new().await;
+    let id = world.half().await;
+    let node = &world.nodes[0];
+    node.metadata.next(Fact::TellUpload, Fault::IsFull);
+    assert_eq!(node.told(id).await, HALF);
+    assert_eq!(node.record(id).await.told, None);
+    assert_eq!(node.told(id).await, HALF);
+    assert!(node.record(id).await.told.is_some());
+}
+
+/// Until it is gone; then the other one takes its place.
+#[tokio::test(start_paused = true)]
+async fn one_node_at_a_time_cleans_up() {
+    let world = World::new().await;
+    let rounds = || {
+        let count = |node: &Node| node.metadata.count(Fact::ForgetUploads);
+        world.nodes.each_ref().map(count)
+    };
+    let interval = cleanup::Config::default().interval;
+    let pass = async |times: u32| {
+        let began = rounds();
+        // In steps in which leases are renewed.
+        for _ in 0..(interval * times).as_secs() {
+            tokio::time::sleep(leases::RENEWAL).await;
+            world.clock.advance(leases::RENEWAL);
+        }
+        let ended = rounds();
+        [ended[0] - began[0], ended[1] - began[1]]
+    };
+    let stops = [(); 2].map(|()| CancellationToken::new());
+    let [first, second] = [0, 1].map(|n| {
+        let janitor = world.nodes[n].janitor();
+        let stop = stops[n].clone();
+        tokio::spawn(async move { janitor.run(stop).await })
+    });
+    let done = pass(10).await;
+    let cleans = usize::from(done[1] > 0);
+    assert!(done[cleans] >= 8 && done[1 - cleans] == 0, "{done:?}");
+    stops[cleans].cancel();
+    let done = pass(10).await;
+    assert!(done[1 - cleans] >= 8 && done[cleans] == 0, "{done:?}");
+    stops[1 - cleans].cancel();
+    first.await.unwrap();
+    second.await.unwrap();
+}
+
 /// What a request may ask of the metadata store because of its upload.
-const ALL: [Fact; 8] = [
+const ALL: [Fact; 9] = [
     Fact::InsertUpload,
     Fact::Upload,
     Fact::ClaimUpload,
     Fact::RecordProgress,
     Fact::ReleaseUpload,
     Fact::AskToYield,
+    Fact::TellUpload,
     Fact::CompleteUpload,
     Fact::EndUpload,
 ];
@@ -600,35 +687,38 @@ const ALL: [Fact; 8] = [
 async fn usual_requests_ask_for_no_more_than_on_one_node() {
     let world = World::with(bytesize::ByteSize::mib(1)).await;
     let node = &world.nodes[0];
-    let mut before = [0; 8];
+    let mut before = [0; 9];
     let mut asked_for = || {
         let counts = ALL.map(|fact| node.metadata.count(fact));
-        let asked_for = std::array::from_fn::<u64, 8, _>(|n| counts[n] - before[n]);
+        let asked_for = std::array::from_fn::<u64, 9, _>(|n| counts[n] - before[n]);
         before = counts;
         asked_for
     };
     let whole = creation(Completion::WithThisBody);
     completed(node.create(whole, bytes(WHOLE)).await);
-    assert_eq!(asked_for(), [1, 0, 0, 0, 0, 0, 1, 0]);
+    assert_eq!(asked_for(), [1, 0, 0, 0, 0, 0, 0, 1, 0]);
 
     let mut empty = creation(Completion::Later);
     empty.create.body_length = Some(0);
     let empty = node.create(empty, stream::empty().boxed()).await;
     assert!(matches!(empty, Ok(Outcome::Partial(_))));
-    assert_eq!(asked_for(), [1, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(asked_for(), [1, 0, 0, 0, 0, 0, 0, 0, 0]);
 
     let id = world.half().await;
-    assert_eq!(asked_for(), [1, 0, 0, 1, 0, 0, 0, 0]);
+    assert_eq!(asked_for(), [1, 0, 0, 1, 0, 0, 0, 0, 0]);
     let more = node.append(some(HALF), id, bytes(&WHOLE[20..30])).await;
     assert!(matches!(more, Ok(Outcome::Partial(_))));
-    assert_eq!(asked_for(), [0, 1, 1, 1, 0, 0, 0, 0]);
+    assert_eq!(asked_for(), [0, 1, 1, 1, 0, 0, 0, 0, 0]);
     assert_eq!(node.told(id).await, 30);
-    assert_eq!(asked_for(), [0, 1, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(asked_for(), [0, 1, 0, 0, 0, 0, 1, 0, 0]);
+    // To tell it again takes no record.
+    assert_eq!(node.told(id).await, 30);
+    assert_eq!(asked_for(), [0, 1, 0, 0, 0, 0, 0, 0, 0]);
     completed(node.append(rest(30), id, bytes(&WHOLE[30..])).await);
-    assert_eq!(asked_for(), [0, 1, 1, 0, 0, 0, 1, 0]);
+    assert_eq!(asked_for(), [0, 1, 1, 0, 0, 0, 0, 1, 0]);
 
     let id = world.half().await;
     asked_for();
     node.authorized().cancel(id).await.unwrap();
-    assert_eq!(asked_for(), [0, 1, 0, 0, 0, 0, 0, 1]);
+    assert_eq!(asked_for(), [0, 1, 0, 0, 0, 0, 0, 0, 1]);
 }

@@ -9,6 +9,7 @@ use blobs::memory::MemoryStore;
 use bytes::Bytes;
 use domain::access::{Config as AccessConfig, Credential, Gate};
 use domain::cleanup::{self, Janitor};
+use domain::clock::FollowingClock;
 use domain::digest::{HashState, Sha256Digest};
 use domain::files::{Description, WriteCondition};
 use domain::ids::SystemRandomness;
@@ -21,8 +22,8 @@ use domain::uploads::{
     self, Addition, BodyFault, BodyPart, Creation, Failure, Outcome, ProgressSink, UploadBody,
 };
 use domain::{
-    Authorized, BlobStore, Clock, Error, Files, MetadataStore, NodeId, Outbox, Packs, UploadId,
-    Uploads, packs,
+    Authorized, BlobStore, Clock, Error, Files, Leases, MetadataStore, NodeId, Outbox, Packs,
+    UploadId, Uploads, packs,
 };
 use futures::channel::mpsc;
 use futures::{StreamExt as _, stream};
@@ -162,11 +163,15 @@ impl World {
     }
 
     fn janitor(&self) -> Janitor {
+        let facts = Arc::clone(&self.metadata) as Arc<dyn MetadataStore>;
+        let clock = FollowingClock::new(Arc::clone(&self.clock) as Arc<dyn Clock>);
+        let node = NodeId::random(&SystemRandomness);
+        let leases = Leases::new(facts, node, Arc::new(clock));
         Janitor::new(
             self.uploads.clone(),
             Arc::clone(&self.blobs) as Arc<dyn BlobStore>,
             Arc::clone(&self.metadata) as Arc<dyn MetadataStore>,
-            Arc::clone(&self.clock) as Arc<dyn Clock>,
+            leases,
             cleanup::Config::default(),
         )
     }
@@ -410,7 +415,7 @@ async fn what_was_told_long_ago_is_a_conflict() {
     assert_eq!(world.told(id).await, HALF);
     let late = world.append(rest(HALF), id, cut(&WHOLE[20..30])).await;
     assert!(late.is_err());
-    world.clock.advance(Duration::from_mins(10));
+    world.clock.advance(Duration::from_mins(11));
     let again = world.append(rest(HALF), id, bytes(&WHOLE[20..])).await;
     assert!(matches!(rejection(again), Rejection::OffsetMismatch { .. }));
 }

@@ -29,7 +29,7 @@ use domain::files::{File, WriteCondition};
 use domain::metadata_store::{
     Ask, Asked, Deleted, Guarded, Hold, Inserted, Lease, MetadataError, MetadataStore, Written,
 };
-use domain::upload::{Completed, Gone, Progress, Upload};
+use domain::upload::{Completed, Gone, Progress, Told, Upload};
 use domain::{BlobKey, FilePath, NodeId, Timestamp, UploadId};
 use futures::stream::BoxStream;
 use sqlx::migrate::Migrator;
@@ -40,6 +40,7 @@ use self::asks::AskToYield;
 use self::commands::{
     Check, ClaimUpload, CompleteUpload, DeleteFile, EndUpload, ForgetBlob, ForgetLeases,
     ForgetUploads, InsertUpload, PutFile, RecordProgress, ReleaseLease, ReleaseUpload, TakeLease,
+    TellUpload,
 };
 use self::transaction::engine;
 use crate::rows::{FileRow, UploadRow, blob_key};
@@ -183,6 +184,10 @@ impl MetadataStore for PostgresStore {
             hold,
         })
         .await
+    }
+
+    async fn tell_upload(&self, id: &UploadId, told: Option<Told>) -> Result<(), MetadataError> {
+        self.run(TellUpload { id: *id, told }).await
     }
 
     async fn release_upload(&self, id: &UploadId, epoch: u64) -> Result<(), MetadataError> {
@@ -387,6 +392,10 @@ impl MetadataStore for PostgresStore {
         self.run(ForgetLeases { limit }).await
     }
 
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     async fn check(&self) -> Result<(), MetadataError> {
         self.run(Check).await
     }
@@ -561,6 +570,7 @@ analyze";
         (sql::HOLDS_UPLOAD, "uploads_pkey"),
         (sql::RECORD_PROGRESS, "uploads_pkey"),
         (sql::RELEASE_UPLOAD, "uploads_pkey"),
+        (commands::TELL_UPLOAD, "uploads_pkey"),
         (asks::ASK, "uploads_pkey"),
         (asks::ASK, "leases_pkey"),
         (sql::COMPLETE_ARCHIVE, "uploads_pkey"),

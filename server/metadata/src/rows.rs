@@ -7,7 +7,7 @@ use domain::digest::{HashState, Sha256Digest};
 use domain::files::{Content, Description, File, WriteCondition};
 use domain::metadata_store::{Lease, MetadataError};
 use domain::upload::{Complete, Open};
-use domain::upload::{Completed, Gone, Plan, Progress, Target, Upload, UploadState};
+use domain::upload::{Completed, Gone, Plan, Progress, Target, Told, Upload, UploadState};
 use domain::{BlobKey, Timestamp};
 
 /// A row of `uploads`.
@@ -30,6 +30,8 @@ pub(crate) struct UploadRow {
     tus_concat: Option<String>,
     epoch: i64,
     holder: Option<String>,
+    told_offset: Option<i64>,
+    told_at: Option<i64>,
     created_at: i64,
     expires_at: i64,
     state: String,
@@ -134,6 +136,17 @@ impl TryFrom<UploadRow> for Upload {
                 )));
             }
         };
+        let told = match (row.told_offset, row.told_at) {
+            (Some(offset), Some(at)) => Some(Told {
+                offset: here.count("told_offset", offset)?,
+                at: Timestamp::from_millis(at),
+            }),
+            (None, None) => None,
+            _ => {
+                let reason = "told_offset and told_at do not go together";
+                return Err(here.inconsistent(reason.to_owned()));
+            }
+        };
         let target = match (&row.path, &row.pack, &row.draft) {
             (Some(path), None, None) => Target::File(here.parse("path", path)?),
             (None, Some(pack), draft) => {
@@ -183,6 +196,7 @@ impl TryFrom<UploadRow> for Upload {
                 .holder
                 .map(|holder| here.parse("holder", &holder))
                 .transpose()?,
+            told,
             created_at: Timestamp::from_millis(row.created_at),
             expires_at: Timestamp::from_millis(row.expires_at),
             state,

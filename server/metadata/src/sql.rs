@@ -23,6 +23,8 @@ macro_rules! upload_columns {
   tus_concat,
   epoch,
   holder,
+  told_offset,
+  told_at,
   created_at,
   expires_at,
   state,
@@ -247,7 +249,8 @@ select exists (
     and state = 'open'
 )";
 
-/// Progress of the open upload $1 under epoch $2, unless it is further already. Its holder lets go if $7.
+/// Progress of the open upload $1 under epoch $2, unless it is further already. Its holder lets go if $7, and what was
+/// told is forgotten if $8.
 pub(crate) const RECORD_PROGRESS: &str = "
 update uploads
 set
@@ -255,19 +258,43 @@ set
   length = $4,
   hash_state = $5,
   expires_at = $6,
-  holder = case when $7 then null else holder end
+  holder = case when $7 then null else holder end,
+  told_offset = case when $8 then null else told_offset end,
+  told_at = case when $8 then null else told_at end
 where id = $1
   and epoch = $2
   and state = 'open'
   and upload_offset <= $3";
 
-/// The holder of the open upload $1 under epoch $2 lets go.
+/// The holder of the open upload $1 under epoch $2 lets go, and what was told is forgotten if $3.
 pub(crate) const RELEASE_UPLOAD: &str = "
 update uploads
-set holder = null
+set
+  holder = null,
+  told_offset = case when $3 then null else told_offset end,
+  told_at = case when $3 then null else told_at end
 where id = $1
   and epoch = $2
   and state = 'open'";
+
+/// A client of the upload $1 is told $2 at $3, each null if what was told is forgotten.
+macro_rules! tell_upload {
+    ($from:literal) => {
+        concat!(
+            "
+update uploads
+set
+  told_offset = $2,
+  told_at = $3",
+            $from,
+            "
+where id = $1
+  and state <> 'gone'"
+        )
+    };
+}
+
+pub(crate) use tell_upload;
 
 /// Whether the upload $1 is open under epoch $2, and the file under path $3: one row, whatever there is.
 pub(crate) const HELD_AND_FILE: &str = concat!(
@@ -292,6 +319,8 @@ set
   expires_at = $3,
   state = 'gone',
   holder = null,
+  told_offset = null,
+  told_at = null,
   upload_offset = null,
   length = null,
   hash_state = null,

@@ -27,7 +27,7 @@ use domain::files::{File, WriteCondition};
 use domain::metadata_store::{
     Ask, Asked, Deleted, Guarded, Hold, Inserted, Lease, MetadataError, MetadataStore, Written,
 };
-use domain::upload::{Completed, Gone, Progress, Upload};
+use domain::upload::{Completed, Gone, Progress, Told, Upload};
 use domain::{BlobKey, FilePath, NodeId, Timestamp, UploadId};
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
@@ -38,6 +38,7 @@ use sqlx::{ConnectOptions, Executor, Sqlite, SqlitePool};
 use self::commands::{
     Check, ClaimUpload, CompleteUpload, DeleteFile, EndUpload, ForgetBlob, ForgetLeases,
     ForgetUploads, InsertUpload, PutFile, RecordProgress, ReleaseLease, ReleaseUpload, TakeLease,
+    TellUpload,
 };
 use self::writer::{Means, Writer};
 use crate::cache::FileCache;
@@ -152,6 +153,10 @@ impl MetadataStore for SqliteStore {
             hold,
         };
         self.writer.run(command).await
+    }
+
+    async fn tell_upload(&self, id: &UploadId, told: Option<Told>) -> Result<(), MetadataError> {
+        self.writer.run(TellUpload { id: *id, told }).await
     }
 
     async fn release_upload(&self, id: &UploadId, epoch: u64) -> Result<(), MetadataError> {
@@ -357,6 +362,11 @@ impl MetadataStore for SqliteStore {
 
     async fn forget_leases(&self, limit: usize) -> Result<u64, MetadataError> {
         self.writer.run(ForgetLeases { limit }).await
+    }
+
+    /// A lock beside the database keeps other processes out.
+    fn is_shared(&self) -> bool {
+        false
     }
 
     async fn check(&self) -> Result<(), MetadataError> {
@@ -573,6 +583,7 @@ mod tests {
             (sql::HOLDS_UPLOAD, "sqlite_autoindex_uploads_1 (id=?)"),
             (sql::RECORD_PROGRESS, "sqlite_autoindex_uploads_1 (id=?)"),
             (sql::RELEASE_UPLOAD, "sqlite_autoindex_uploads_1 (id=?)"),
+            (commands::TELL_UPLOAD, "sqlite_autoindex_uploads_1 (id=?)"),
             (EXPIRED_UPLOADS, "leases USING PRIMARY KEY (name=?)"),
             (sql::COMPLETE_UPLOAD, "sqlite_autoindex_uploads_1 (id=?)"),
             (sql::END_UPLOAD, "sqlite_autoindex_uploads_1 (id=?)"),

@@ -17,7 +17,7 @@ use domain::metadata_store::{Inserted, MetadataError, Written};
 use domain::pack_store::DraftRecord;
 use domain::testing::metadata_store::{completed, file, upload};
 use domain::testing::pack_store::{blob, draft};
-use domain::upload::Upload;
+use domain::upload::{Told, Upload};
 use domain::{MetadataStore, Timestamp};
 use futures::future::join_all;
 use metadata::{Config, OpenError, PostgresConfig};
@@ -324,6 +324,40 @@ async fn a_change_is_durable_whatever_the_database_is_set_to() {
         .await
         .unwrap();
     assert_eq!(seen, ("on".to_owned(), "read committed".to_owned()));
+    store.close().await;
+}
+
+/// Nobody waits for the disk before a client is told an offset; the next change on the same connection is durable again.
+#[tokio::test]
+async fn only_what_is_told_may_be_lost() {
+    let config = PostgresConfig {
+        connections: 1.try_into().unwrap(),
+        ..fresh_database().await
+    };
+    let store = open(&config).await.unwrap();
+    let upload = upload("a");
+    store.insert_upload(&upload).await.unwrap();
+    let mut database = raw(&config).await;
+    run(
+        &mut database,
+        "create table seen (durably text);
+         create function look() returns trigger language plpgsql as $$
+         begin
+           insert into seen values (current_setting('synchronous_commit'));
+           return new;
+         end
+         $$;
+         create trigger look before update on uploads for each row execute function look()",
+    )
+    .await;
+    let told = Told { offset: 0, at: NOW };
+    store.tell_upload(&upload.id, Some(told)).await.unwrap();
+    store.claim_upload(&upload.id, None).await.unwrap();
+    let seen: Vec<String> = sqlx::query_scalar("select durably from seen")
+        .fetch_all(&mut database)
+        .await
+        .unwrap();
+    assert_eq!(seen, ["off", "on"]);
     store.close().await;
 }
 

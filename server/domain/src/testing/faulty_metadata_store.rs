@@ -13,7 +13,7 @@ use crate::files::{File, WriteCondition};
 use crate::metadata_store::{
     Ask, Asked, Deleted, Guarded, Hold, Inserted, Lease, MetadataError, MetadataStore, Written,
 };
-use crate::upload::{Completed, Gone, Progress, Upload};
+use crate::upload::{Completed, Gone, Progress, Told, Upload};
 use crate::{BlobKey, FilePath, NodeId, Timestamp, UploadId};
 
 /// What a store is asked to do: the methods of [`MetadataStore`].
@@ -24,6 +24,7 @@ pub enum Operation {
     Upload,
     ClaimUpload,
     RecordProgress,
+    TellUpload,
     ReleaseUpload,
     AskToYield,
     CompleteUpload,
@@ -174,6 +175,11 @@ impl MetadataStore for FaultyMetadataStore {
         self.run(Operation::RecordProgress, work).await
     }
 
+    async fn tell_upload(&self, id: &UploadId, told: Option<Told>) -> Result<(), MetadataError> {
+        let work = self.inner.tell_upload(id, told);
+        self.run(Operation::TellUpload, work).await
+    }
+
     async fn release_upload(&self, id: &UploadId, epoch: u64) -> Result<(), MetadataError> {
         let work = self.inner.release_upload(id, epoch);
         self.run(Operation::ReleaseUpload, work).await
@@ -318,6 +324,10 @@ impl MetadataStore for FaultyMetadataStore {
     async fn forget_leases(&self, limit: usize) -> Result<u64, MetadataError> {
         let work = self.inner.forget_leases(limit);
         self.run(Operation::ForgetLeases, work).await
+    }
+
+    fn is_shared(&self) -> bool {
+        self.inner.is_shared()
     }
 
     async fn check(&self) -> Result<(), MetadataError> {

@@ -21,7 +21,7 @@ use crate::metadata_store::{
     Ask, Asked, Deleted, Guarded, Hold, Inserted, Lease, MetadataError, MetadataStore, Written,
     node_lease,
 };
-use crate::upload::{Completed, Gone, Progress, Upload, UploadState};
+use crate::upload::{Completed, Gone, Progress, Told, Upload, UploadState};
 use crate::{BlobKey, Clock, FilePath, NodeId, Timestamp, UploadId};
 
 /// Keeps facts for as long as it lives.
@@ -114,6 +114,7 @@ impl Facts {
         };
         upload.expires_at = expires_at;
         upload.holder = None;
+        upload.told = None;
         upload.state = UploadState::Gone(gone);
         upload.plan.idempotency_key = None;
         Guarded::Done
@@ -237,10 +238,23 @@ impl MetadataStore for MemoryMetadataStore {
             upload.state = UploadState::Open(progress.clone());
             upload.expires_at = expires_at;
         }
-        if hold == Hold::Release {
+        if matches!(hold, Hold::Release | Hold::Settle) {
             upload.holder = None;
         }
+        if hold == Hold::Settle {
+            upload.told = None;
+        }
         Ok(Guarded::Done)
+    }
+
+    async fn tell_upload(&self, id: &UploadId, told: Option<Told>) -> Result<(), MetadataError> {
+        told.map_or(Ok(()), |told| fits(told.offset))?;
+        let mut facts = self.facts();
+        match facts.uploads.get_mut(id) {
+            Some(upload) if !matches!(upload.state, UploadState::Gone(_)) => upload.told = told,
+            Some(_) | None => {}
+        }
+        Ok(())
     }
 
     async fn release_upload(&self, id: &UploadId, epoch: u64) -> Result<(), MetadataError> {
@@ -525,6 +539,11 @@ impl MetadataStore for MemoryMetadataStore {
             .leases
             .extract_if(.., |_, (_, expires_at)| *expires_at <= now);
         Ok(expired.take(limit).count() as u64)
+    }
+
+    /// By as many nodes as have a reference to it.
+    fn is_shared(&self) -> bool {
+        true
     }
 
     async fn check(&self) -> Result<(), MetadataError> {

@@ -18,7 +18,7 @@ use crate::ids::SystemRandomness;
 use crate::metadata_store::{
     Ask, Asked, Deleted, Guarded, Hold, Inserted, Lease, MetadataError, Written, node_lease,
 };
-use crate::upload::{Completed, Gone, Plan, Progress, Target, Upload, UploadState};
+use crate::upload::{Completed, Gone, Plan, Progress, Target, Told, Upload, UploadState};
 use crate::{BlobKey, FilePath, MetadataStore, NodeId, Timestamp, UploadId};
 
 /// Makes a test of each behaviour that a metadata store must have. `$fresh` names an async function that returns an empty store
@@ -41,6 +41,8 @@ macro_rules! metadata_store_contract {
             concurrent_claims_yield_distinct_epochs
             a_claim_names_the_holder
             a_holder_lets_go
+            what_was_told_is_remembered
+            what_was_told_is_forgotten_with_its_upload
             what_has_ended_has_no_holder
             a_node_that_is_gone_is_not_asked
             what_a_living_node_holds_is_not_expired
@@ -122,6 +124,7 @@ pub fn upload(path: &str) -> Upload {
         },
         epoch: 0,
         holder: None,
+        told: None,
         created_at: START,
         expires_at: at(3600),
         state: UploadState::Open(progress(0, None)),
@@ -488,6 +491,78 @@ pub async fn a_holder_lets_go(store: &dyn MetadataStore) {
         ..upload.clone()
     };
     assert_eq!(store.upload(&upload.id).await.unwrap(), Some(released));
+}
+
+async fn told(store: &dyn MetadataStore, id: &UploadId) -> Option<Told> {
+    store.upload(id).await.unwrap().unwrap().told
+}
+
+/// Until an append settles it; whoever holds the upload meanwhile.
+pub async fn what_was_told_is_remembered(store: &dyn MetadataStore) {
+    let upload = claimed(store, &upload("a")).await;
+    let id = &upload.id;
+    assert_eq!(told(store, id).await, None);
+    for offset in [5, 3, i64::MAX as u64] {
+        let tell = Some(Told {
+            offset,
+            at: at(offset % 100),
+        });
+        store.tell_upload(id, tell).await.unwrap();
+        assert_eq!(told(store, id).await, tell);
+    }
+    let last = told(store, id).await;
+    store.release_upload(id, upload.epoch).await.unwrap();
+    let upload = store.claim_upload(id, Some(node())).await.unwrap().unwrap();
+    assert_eq!(upload.told, last);
+    // Progress that is behind what is recorded settles as well.
+    for (hold, offset, expected) in [
+        (Hold::Keep, 5, last),
+        (Hold::Release, 6, last),
+        (Hold::Settle, 7, None),
+        (Hold::Settle, 1, None),
+    ] {
+        store.tell_upload(id, last).await.unwrap();
+        let step = progress(offset, None);
+        let recorded = store
+            .record_progress(id, upload.epoch, &step, at(9), hold)
+            .await;
+        assert_eq!(recorded.unwrap(), Guarded::Done);
+        assert_eq!(told(store, id).await, expected, "{hold:?}");
+    }
+    store.tell_upload(id, last).await.unwrap();
+    store.tell_upload(id, None).await.unwrap();
+    assert_eq!(told(store, id).await, None);
+}
+
+/// Not with its completion, of which the client need not have heard.
+pub async fn what_was_told_is_forgotten_with_its_upload(store: &dyn MetadataStore) {
+    let tell = Some(Told {
+        offset: 1,
+        at: at(1),
+    });
+    let complete = claimed(store, &upload("a")).await;
+    store.tell_upload(&complete.id, tell).await.unwrap();
+    let written = store
+        .complete_upload(&complete, &completed("x", at(1)), at(9), None)
+        .await;
+    assert_eq!(written.unwrap(), Written::Created);
+    assert_eq!(told(store, &complete.id).await, tell);
+    store.tell_upload(&complete.id, None).await.unwrap();
+    assert_eq!(told(store, &complete.id).await, None);
+
+    let gone = claimed(store, &upload("b")).await;
+    store.tell_upload(&gone.id, tell).await.unwrap();
+    let ended = store
+        .end_upload(&gone.id, None, Gone::Cancelled, at(9))
+        .await;
+    assert_eq!(ended.unwrap(), Guarded::Done);
+    assert_eq!(told(store, &gone.id).await, None);
+    store.tell_upload(&gone.id, tell).await.unwrap();
+    assert_eq!(told(store, &gone.id).await, None);
+    // Of one that never was, nothing is remembered.
+    let never = upload("c");
+    store.tell_upload(&never.id, tell).await.unwrap();
+    assert_eq!(store.upload(&never.id).await.unwrap(), None);
 }
 
 /// Complete or gone.

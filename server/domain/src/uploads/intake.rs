@@ -60,6 +60,7 @@ impl Shared {
             },
             epoch: 1,
             holder,
+            told: None,
             created_at: now,
             expires_at: now.plus(self.config.lifetime),
             state: UploadState::Open(Progress {
@@ -116,6 +117,7 @@ impl Shared {
                     body_length: creation.create.body_length,
                     stated: creation.digests,
                     resumable: creation.resumable,
+                    told: false,
                 };
                 (request, body)
             }
@@ -215,6 +217,7 @@ impl Shared {
             body_length: create.body_length,
             stated,
             resumable: true,
+            told: false,
         };
         let blobs = Arc::clone(&self.blobs);
         let body = stream::iter(stored)
@@ -282,7 +285,8 @@ impl Shared {
             return Err(Failure::of(Rejection::FinalUpload, upload));
         }
         let stops = self.stops(&turn);
-        let told = self.told.is(&id, addition.append.offset, self.clock.now());
+        let (from, now) = (addition.append.offset, self.clock.now());
+        let told = upload.told.is_some_and(|told| told.counts(from, now));
         let progress = match &upload.state {
             UploadState::Open(progress) => progress.clone(),
             UploadState::Complete(completed) => {
@@ -323,14 +327,11 @@ impl Shared {
             body_length: addition.append.body_length,
             stated,
             resumable: true,
+            told,
         };
         let taken = self
             .take_in(&mut upload, request, hasher, body, &stops, sink)
             .await;
-        if told && matches!(taken, Ok(Outcome::Partial(_))) {
-            // The client has another offset from this answer. One that completes the upload may be its client's older request.
-            self.told.forget(&id);
-        }
         self.let_go(&mut upload).await;
         drop(turn);
         taken.map_err(|error| Failure::of(error, upload))
@@ -373,6 +374,7 @@ impl Shared {
             body_length,
             mut stated,
             resumable,
+            told,
         } = request;
         let UploadState::Open(before) = upload.state.clone() else {
             return Err(Error::Corrupt {
@@ -445,6 +447,7 @@ impl Shared {
                 Some(Hold::Keep)
             }
             Verdict::Complete(_) => takes_reading_back(&whole).then_some(Hold::Keep),
+            Verdict::Partial if told => Some(Hold::Settle),
             Verdict::Partial | Verdict::Kept(_) => Some(Hold::Release),
             Verdict::Discarded(_) | Verdict::Invalid(_) => None,
         };
@@ -537,6 +540,9 @@ struct Request {
     body_length: Option<u64>,
     stated: StatedDigests,
     resumable: bool,
+    /// Whether it begins where its client was told to, which its answer settles. If it completes the upload, it may be its client's
+    /// older request.
+    told: bool,
 }
 
 /// Whether an append may begin by repeating bytes that the upload has.
@@ -617,7 +623,7 @@ impl Checkpoint for Recorder<'_> {
 }
 
 impl Recorder<'_> {
-    /// Records what is durable, unless it is recorded already.
+    /// Records what is durable, unless that would be no news.
     async fn record(&mut self, offset: u64, digests: &Digests, hold: Hold) -> Result<(), Error> {
         let progress = Progress {
             open: Open {
@@ -626,7 +632,13 @@ impl Recorder<'_> {
             },
             hash: digests.whole_state(),
         };
-        if self.upload.state == UploadState::Open(progress.clone()) {
+        let is_recorded = self.upload.state == UploadState::Open(progress.clone());
+        let changes_hold = match hold {
+            Hold::Keep => false,
+            Hold::Release => self.upload.holder.is_some(),
+            Hold::Settle => true,
+        };
+        if is_recorded && !changes_hold {
             return Ok(());
         }
         let shared = self.shared;
@@ -646,8 +658,11 @@ impl Recorder<'_> {
             self.upload.holder = None;
             return Err(Error::Superseded);
         }
-        if hold == Hold::Release {
+        if hold != Hold::Keep {
             self.upload.holder = None;
+        }
+        if hold == Hold::Settle {
+            self.upload.told = None;
         }
         self.upload.state = UploadState::Open(progress);
         self.upload.expires_at = expires_at;

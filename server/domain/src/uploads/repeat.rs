@@ -1,7 +1,7 @@
 //! An append whose upload turns out to be complete.
 //!
 //! A request that its client had given up may arrive after all and complete the upload, when the client was told an offset already
-//! and sends the rest once more ([`Told`](crate::told::Told)). That repeats what the upload has, so it has the same answer.
+//! and sends the rest once more ([`Told`](crate::upload::Told)). That repeats what the upload has, so it has the same answer.
 
 use futures::StreamExt as _;
 use protocol::upload::{Append, Completion};

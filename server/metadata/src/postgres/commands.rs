@@ -3,7 +3,7 @@
 use domain::events::Event;
 use domain::files::{Content, File, WriteCondition};
 use domain::metadata_store::{Deleted, Guarded, Hold, Inserted, Lease, MetadataError, Written};
-use domain::upload::{Completed, Gone, Progress, Target, Upload, UploadState};
+use domain::upload::{Completed, Gone, Progress, Target, Told, Upload, UploadState};
 use domain::{BlobKey, FilePath, NodeId, Timestamp, UploadId};
 use sqlx::PgConnection;
 
@@ -122,7 +122,8 @@ impl Command for RecordProgress<'_> {
             .bind(self.progress.open.length.map(column).transpose()?)
             .bind(self.progress.hash.as_bytes())
             .bind(self.expires_at.as_millis())
-            .bind(self.hold == Hold::Release);
+            .bind(self.hold != Hold::Keep)
+            .bind(self.hold == Hold::Settle);
         if affected(connection, update, Self::DOING).await? == 1 {
             return Ok(Guarded::Done);
         }
@@ -130,10 +131,34 @@ impl Command for RecordProgress<'_> {
         if !holds(connection, &self.id, self.epoch, Self::DOING).await? {
             return Ok(Guarded::Fenced);
         }
-        if self.hold == Hold::Release {
-            release(connection, &self.id, self.epoch, Self::DOING).await?;
+        if self.hold != Hold::Keep {
+            let release = Release {
+                id: &self.id,
+                epoch: self.epoch,
+                settles: self.hold == Hold::Settle,
+            };
+            release.run(connection, Self::DOING).await?;
         }
         Ok(Guarded::Done)
+    }
+}
+
+/// See [`tell_upload`](domain::MetadataStore::tell_upload).
+pub(super) struct TellUpload {
+    pub(super) id: UploadId,
+    pub(super) told: Option<Told>,
+}
+
+impl Command for TellUpload {
+    type Answer = ();
+    const DOING: &'static str = "remember what was told";
+
+    async fn run(&self, connection: &mut PgConnection) -> Result<(), MetadataError> {
+        let tell = sqlx::query(TELL_UPLOAD)
+            .bind(self.id.to_string())
+            .bind(self.told.map(|told| column(told.offset)).transpose()?)
+            .bind(self.told.map(|told| told.at.as_millis()));
+        affected(connection, tell, Self::DOING).await.map(drop)
     }
 }
 
@@ -148,7 +173,12 @@ impl Command for ReleaseUpload {
     const DOING: &'static str = "let go of an upload";
 
     async fn run(&self, connection: &mut PgConnection) -> Result<(), MetadataError> {
-        release(connection, &self.id, self.epoch, Self::DOING).await
+        let release = Release {
+            id: &self.id,
+            epoch: self.epoch,
+            settles: false,
+        };
+        release.run(connection, Self::DOING).await
     }
 }
 
@@ -413,6 +443,15 @@ update _sqlx_migrations
 set execution_time = execution_time
 where version = 1";
 
+/// A client of the upload $1 is told $2 at $3. Nobody waits for the disk: whoever loses this asks again.
+pub(super) const TELL_UPLOAD: &str = concat!(
+    "
+with quickly as (
+  select set_config('synchronous_commit', 'off', true)
+)",
+    sql::tell_upload!("\nfrom quickly")
+);
+
 const LEASE: &str = sql::lease!(now!());
 
 const FORGET_LEASES: &str = sql::forget_leases!(now!());
@@ -485,18 +524,27 @@ async fn doom(
     affected(connection, doom, doing).await.map(drop)
 }
 
-/// Its holder under this epoch lets go of an open upload.
-async fn release(
-    connection: &mut PgConnection,
-    id: &UploadId,
+/// Its holder under an epoch lets go of an open upload.
+struct Release<'a> {
+    id: &'a UploadId,
     epoch: u64,
-    doing: &'static str,
-) -> Result<(), MetadataError> {
-    let release = sqlx::query(sql::RELEASE_UPLOAD)
-        .bind(id.to_string())
-        .bind(column(epoch)?);
-    // No row: another holds it, or it has ended.
-    affected(connection, release, doing).await.map(drop)
+    /// Whether what was told is forgotten.
+    settles: bool,
+}
+
+impl Release<'_> {
+    async fn run(
+        self,
+        connection: &mut PgConnection,
+        doing: &'static str,
+    ) -> Result<(), MetadataError> {
+        let release = sqlx::query(sql::RELEASE_UPLOAD)
+            .bind(self.id.to_string())
+            .bind(column(self.epoch)?)
+            .bind(self.settles);
+        // No row: another holds it, or it has ended.
+        affected(connection, release, doing).await.map(drop)
+    }
 }
 
 /// Whether the upload is open under this epoch.

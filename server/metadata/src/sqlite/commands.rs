@@ -6,7 +6,7 @@
 use domain::events::Event;
 use domain::files::{File, WriteCondition};
 use domain::metadata_store::{Deleted, Guarded, Hold, Inserted, Lease, MetadataError, Written};
-use domain::upload::{Completed, Gone, Progress, Target, Upload, UploadState};
+use domain::upload::{Completed, Gone, Progress, Target, Told, Upload, UploadState};
 use domain::{BlobKey, FilePath, NodeId, Timestamp, UploadId};
 use sqlx::Sqlite;
 use sqlx::sqlite::SqliteArguments;
@@ -128,7 +128,8 @@ impl Command for RecordProgress {
             .bind(self.progress.open.length.map(column).transpose()?)
             .bind(self.progress.hash.as_bytes())
             .bind(self.expires_at.as_millis())
-            .bind(self.hold == Hold::Release);
+            .bind(self.hold != Hold::Keep)
+            .bind(self.hold == Hold::Settle);
         if affected(transaction, update, Self::DOING).await? == 1 {
             return Ok(Guarded::Done);
         }
@@ -136,10 +137,35 @@ impl Command for RecordProgress {
         if !holds(transaction, &self.id, self.epoch, Self::DOING).await? {
             return Ok(Guarded::Fenced);
         }
-        if self.hold == Hold::Release {
-            release(transaction, &self.id, self.epoch, Self::DOING).await?;
+        if self.hold != Hold::Keep {
+            let release = Release {
+                id: &self.id,
+                epoch: self.epoch,
+                settles: self.hold == Hold::Settle,
+            };
+            release.run(transaction, Self::DOING).await?;
         }
         Ok(Guarded::Done)
+    }
+}
+
+/// See [`tell_upload`](domain::MetadataStore::tell_upload).
+#[derive(Debug)]
+pub(super) struct TellUpload {
+    pub(super) id: UploadId,
+    pub(super) told: Option<Told>,
+}
+
+impl Command for TellUpload {
+    type Answer = ();
+    const DOING: &'static str = "remember what was told";
+
+    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<(), MetadataError> {
+        let tell = sqlx::query(TELL_UPLOAD)
+            .bind(self.id.to_string())
+            .bind(self.told.map(|told| column(told.offset)).transpose()?)
+            .bind(self.told.map(|told| told.at.as_millis()));
+        affected(transaction, tell, Self::DOING).await.map(drop)
     }
 }
 
@@ -155,7 +181,12 @@ impl Command for ReleaseUpload {
     const DOING: &'static str = "let go of an upload";
 
     async fn run(&self, transaction: &mut Transaction<'_>) -> Result<(), MetadataError> {
-        release(transaction, &self.id, self.epoch, Self::DOING).await
+        let release = Release {
+            id: &self.id,
+            epoch: self.epoch,
+            settles: false,
+        };
+        release.run(transaction, Self::DOING).await
     }
 }
 
@@ -417,6 +448,9 @@ impl Command for Check {
     }
 }
 
+/// A client of the upload $1 is told $2 at $3.
+pub(super) const TELL_UPLOAD: &str = sql::tell_upload!("");
+
 const LEASE: &str = sql::lease!(now!());
 
 const FORGET_LEASES: &str = sql::forget_leases!(now!());
@@ -461,18 +495,27 @@ async fn doom(
     affected(transaction, doom, doing).await.map(drop)
 }
 
-/// Its holder under this epoch lets go of an open upload.
-async fn release(
-    transaction: &mut Transaction<'_>,
-    id: &UploadId,
+/// Its holder under an epoch lets go of an open upload.
+struct Release<'a> {
+    id: &'a UploadId,
     epoch: u64,
-    doing: &'static str,
-) -> Result<(), MetadataError> {
-    let release = sqlx::query(sql::RELEASE_UPLOAD)
-        .bind(id.to_string())
-        .bind(column(epoch)?);
-    // No row: another holds it, or it has ended.
-    affected(transaction, release, doing).await.map(drop)
+    /// Whether what was told is forgotten.
+    settles: bool,
+}
+
+impl Release<'_> {
+    async fn run(
+        self,
+        transaction: &mut Transaction<'_>,
+        doing: &'static str,
+    ) -> Result<(), MetadataError> {
+        let release = sqlx::query(sql::RELEASE_UPLOAD)
+            .bind(self.id.to_string())
+            .bind(column(self.epoch)?)
+            .bind(self.settles);
+        // No row: another holds it, or it has ended.
+        affected(transaction, release, doing).await.map(drop)
+    }
 }
 
 /// Whether the upload is open under this epoch.
