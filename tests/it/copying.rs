@@ -177,11 +177,15 @@ async fn an_installation_moves_and_comes_back() {
 
     let said = here.copy_to(&there, &["--verify"]).await.ended(0);
     assert!(said.contains("copied 1 blobs"), "{said}");
-    let scaled = there.serve().await;
+    let mut scaled = there.serve().await;
     assert_installed(&scaled, &installed).await;
     assert_eq!(&*scaled.bytes("/files/late.txt").await, b"came meanwhile");
 
-    drop(scaled);
+    // And while a node serves, only what never changes goes back.
+    let said = there.copy_to(&back, &[]).await.ended(75);
+    assert!(said.contains("a server is running"), "{said}");
+    scaled.terminate();
+    scaled.ended(PATIENCE).await;
 
     // What has facts is no target, whoever asks.
     let said = here.copy_to(&there, &[]).await.ended(1);

@@ -124,8 +124,8 @@ pub(crate) async fn copy(job: Job) -> anyhow::Result<()> {
 
 fn servers(count: u64) -> String {
     match count {
-        1 => "a server is running".to_owned(),
-        _ => format!("{count} servers are running"),
+        1 => "a server is running, or was killed some seconds ago".to_owned(),
+        _ => format!("{count} servers are running, or were killed some seconds ago"),
     }
 }
 

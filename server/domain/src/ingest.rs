@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::StreamExt as _;
 use futures::stream::BoxStream;
+use futures::{FutureExt as _, StreamExt as _};
 use protocol::digest::StatedDigests;
 use protocol::rejection::Rejection;
 use tokio::sync::mpsc;
@@ -246,56 +246,54 @@ async fn read(
     mut body: UploadBody,
     cap: u64,
     stops: &Stops,
-    mut filling: Filling,
+    filling: Filling,
     full: mpsc::Sender<Bytes>,
 ) -> Ingested {
-    let mut received = 0;
+    let mut intake = Intake {
+        filling,
+        full,
+        received: 0,
+        cap,
+    };
     let mut stated = StatedDigests::default();
     let ending = loop {
         let part = tokio::select! {
             biased;
             () = stops.overtaken.cancelled() => break Ending::Overtaken,
             () = stops.draining.cancelled() => break Ending::Draining,
-            () = full.closed() => break Ending::Unstored,
+            () = intake.full.closed() => break Ending::Unstored,
             // Cancel safe: a stream's next item is taken whole or stays.
             part = body.next() => part,
             // The body has nothing at the moment, and the other half is idle. Cancel safe: a permit not got is no permit.
-            permit = full.reserve(), if !filling.is_empty() => match permit {
+            permit = intake.full.reserve(), if !intake.filling.is_empty() => match permit {
                 Ok(permit) => {
-                    permit.send(filling.take_out());
+                    permit.send(intake.filling.take_out());
                     continue;
                 }
                 Err(_) => break Ending::Unstored,
             },
         };
-        let mut bytes = match part {
+        match part {
             None => break Ending::Clean,
             Some(Err(fault)) => break Ending::Fault(fault),
-            Some(Ok(BodyPart::Digests(digests))) => {
-                stated = digests;
-                continue;
+            Some(Ok(BodyPart::Digests(digests))) => stated = digests,
+            Some(Ok(BodyPart::Data(bytes))) => {
+                if let Err(ending) = intake.take(bytes).await {
+                    break ending;
+                }
             }
-            Some(Ok(BodyPart::Data(bytes))) => bytes,
-        };
-        let room = cap - received;
-        let overrun = bytes.len() as u64 > room;
-        if overrun {
-            bytes.truncate(usize::try_from(room).expect("less than a chunk's length"));
-        }
-        received += bytes.len() as u64;
-        while !bytes.is_empty() {
-            if filling.take_in(&mut bytes) && full.send(filling.take_out()).await.is_err() {
-                return Ingested {
-                    ending: Ending::Unstored,
-                    received,
-                    stated,
-                };
-            }
-        }
-        if overrun {
-            break Ending::Overrun;
         }
     };
+    let ending = match ending {
+        Ending::Overtaken => intake.take_arrived(&mut body).await,
+        ending => ending,
+    };
+    let Intake {
+        mut filling,
+        full,
+        received,
+        ..
+    } = intake;
     let rest = filling.take_out();
     let ending = match full.send(rest).await {
         Ok(()) => ending,
@@ -305,6 +303,53 @@ async fn read(
         ending,
         received,
         stated,
+    }
+}
+
+/// The reading half, but for the body.
+struct Intake {
+    filling: Filling,
+    full: mpsc::Sender<Bytes>,
+    received: u64,
+    cap: u64,
+}
+
+impl Intake {
+    /// Takes a chunk in, as far as there is room.
+    async fn take(&mut self, mut bytes: Bytes) -> Result<(), Ending> {
+        let room = self.cap - self.received;
+        let overrun = bytes.len() as u64 > room;
+        if overrun {
+            bytes.truncate(usize::try_from(room).expect("less than a chunk's length"));
+        }
+        self.received += bytes.len() as u64;
+        while !bytes.is_empty() {
+            if self.filling.take_in(&mut bytes)
+                && self.full.send(self.filling.take_out()).await.is_err()
+            {
+                return Err(Ending::Unstored);
+            }
+        }
+        match overrun {
+            true => Err(Ending::Overrun),
+            false => Ok(()),
+        }
+    }
+
+    /// Takes in what has arrived of the body of a request that was overtaken. Without it, requests that overtake each other all
+    /// the time would bring nothing, where a store takes longer to begin than the next request to come.
+    async fn take_arrived(&mut self, body: &mut UploadBody) -> Ending {
+        /// About what sockets hold.
+        const MOST: u64 = 256 * 1024;
+        let end = self.received + MOST;
+        while self.received < end
+            && let Some(Some(Ok(BodyPart::Data(bytes)))) = body.next().now_or_never()
+        {
+            if let Err(ending) = self.take(bytes).await {
+                return ending;
+            }
+        }
+        Ending::Overtaken
     }
 }
 
