@@ -107,11 +107,10 @@ impl Server {
         let webhooks = courier.map(|courier| {
             let means = webhooks::Means {
                 events: Arc::clone(&stores.events),
-                leases: Arc::clone(&metadata),
+                leases: leases.clone(),
                 courier,
                 clock: Arc::clone(&clock),
                 randomness: Arc::new(SystemRandomness),
-                node: leases.node(),
             };
             Webhooks::new(outbox.clone(), means, config.webhooks.schedule())
         });

@@ -231,7 +231,8 @@ impl BlobStore for S3Store {
         self.work(self.shared.keys.take(key), |shared, turn| async move {
             let key = turn.key();
             let discarding = |trouble| failed(key, "discard", trouble);
-            shared.abort_uploads(key, None).await?;
+            let uploads = shared.uploads_to(key).await?;
+            shared.abort_uploads(key, &uploads).await?;
             let staged = shared.names.staged(key);
             let listed = shared.bucket.list_all(&staged).await.map_err(discarding)?;
             if !listed.is_empty() {

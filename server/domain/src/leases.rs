@@ -26,6 +26,9 @@ pub const RENEWAL: Duration = Duration::from_secs(1);
 /// The name of what the janitor does.
 pub const JANITOR: &str = "janitor";
 
+/// The name of delivering events.
+pub const WEBHOOKS: &str = "webhooks";
+
 /// The leases of a node.
 #[derive(Debug, Clone)]
 pub struct Leases {

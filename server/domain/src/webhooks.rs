@@ -1,7 +1,7 @@
 //! Delivering events: at least once, those of one subject in order, and dead letters for what nobody takes.
 //!
 //! Every node looks for events that are due: as soon as it has recorded one itself, and now and then for those of others. The first
-//! to find any takes a lease, and delivers until the lease is another's. An event that comes up while an older one of its subject
+//! to find any takes the lease, delivers until nothing is due, and gives it back. An event that comes up while an older one of its subject
 //! fails waits for that; other subjects go on.
 //!
 //! A delivery that is not recorded, because the process ended or the lease was lost in between, is made again. Receivers know
@@ -22,12 +22,9 @@ use tokio_util::sync::CancellationToken;
 use crate::event_store::{Attempt, DeadEvent, PendingEvent};
 use crate::events::{Event, EventId};
 use crate::ids::Randomness;
-use crate::{Clock, Error, EventStore, MetadataStore, NodeId, Outbox, Timestamp};
+use crate::leases::WEBHOOKS;
+use crate::{Clock, Error, EventStore, Leases, Outbox, Timestamp};
 
-/// What the lease is called.
-const LEASE: &str = "webhooks";
-/// How long the lease is taken for: how long events wait at most when the node that delivers them is gone.
-const LEASE_TIME: Duration = Duration::from_secs(10);
 /// Time between two looks for events that other nodes recorded, or that are to be tried again.
 const POLL: Duration = Duration::from_secs(1);
 /// How many events are under way at most, each of another subject.
@@ -111,16 +108,14 @@ pub struct Webhooks {
 pub struct Means {
     /// Where the events are.
     pub events: Arc<dyn EventStore>,
-    /// Where the lease is: the same store.
-    pub leases: Arc<dyn MetadataStore>,
+    /// Which node may deliver.
+    pub leases: Leases,
     /// Who brings them.
     pub courier: Arc<dyn Courier>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Moves attempts apart.
     pub randomness: Arc<dyn Randomness>,
-    /// Who takes the lease.
-    pub node: NodeId,
 }
 
 impl Webhooks {
@@ -135,28 +130,70 @@ impl Webhooks {
 
     /// Works until `stop`; then waits a few seconds for what is under way.
     pub async fn run(self, stop: CancellationToken) {
-        let mut round = Round::default();
         let mut forget_at = Instant::now();
-        let mut under_way = FuturesUnordered::new();
-        loop {
-            if let Err(error) = self.due(&mut round).await {
+        while !stop.is_cancelled() {
+            if let Err(error) = self.turn(&stop).await {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
                     "failed to look for events to deliver"
                 );
             }
-            under_way.extend(round.found.drain(..).map(|event| self.deliver(event)));
             if forget_at <= Instant::now() {
                 self.forget().await;
                 forget_at = Instant::now() + FORGET_INTERVAL;
             }
             tokio::select! {
                 biased;
-                () = stop.cancelled() => break,
+                () = stop.cancelled() => {}
                 // All of these are cancel safe.
-                Some(id) = under_way.next() => {
-                    round.under_way.remove(&id);
+                () = self.outbox.wait() => {}
+                () = tokio::time::sleep(POLL) => {}
+            }
+        }
+    }
+
+    /// Delivers what is due, if anything is and no other node does.
+    async fn turn(&self, stop: &CancellationToken) -> Result<(), Error> {
+        if self.due().await?.is_empty() {
+            return Ok(());
+        }
+        let work = self.deliver_due(stop);
+        // Where the lease is lost, deliveries are broken off, to be made again.
+        self.means
+            .leases
+            .exclusively(WEBHOOKS, work)
+            .await
+            .map(drop)
+    }
+
+    /// Delivers until nothing is due and nothing under way, or until `stop`.
+    async fn deliver_due(&self, stop: &CancellationToken) {
+        let mut names = HashSet::new();
+        let mut under_way = FuturesUnordered::new();
+        while !stop.is_cancelled() {
+            let due = self.due().await.unwrap_or_else(|error| {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "failed to find events to deliver"
+                );
+                Vec::new()
+            });
+            // Of what is due, those that are under way may come first.
+            for pending in due {
+                if under_way.len() < CONCURRENCY && names.insert(pending.event.id) {
+                    under_way.push(self.deliver(pending));
                 }
+            }
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                // All of these are cancel safe.
+                delivered = under_way.next() => match delivered {
+                    Some(id) => {
+                        names.remove(&id);
+                    }
+                    None => return,
+                },
                 () = self.outbox.wait() => {}
                 () = tokio::time::sleep(POLL) => {}
             }
@@ -165,59 +202,14 @@ impl Webhooks {
         if tokio::time::timeout(DRAIN, rest).await.is_err() {
             tracing::info!("deliveries are broken off, to be made again");
         }
-        if round.lease_until.is_some()
-            && let Err(error) = self
-                .means
-                .leases
-                .release_lease(LEASE, self.means.node)
-                .await
-        {
-            tracing::debug!(
-                error = &error as &dyn std::error::Error,
-                "a lease is left to expire"
-            );
-        }
     }
 
-    /// Finds events that are due and not under way, if this node may deliver them.
-    async fn due(&self, round: &mut Round) -> Result<(), Error> {
-        if !round.under_way.is_empty() && !self.may_deliver(round).await? {
-            return Ok(());
-        }
-        // Of what is due, those that are under way may come first.
-        let mut due = self
-            .means
+    async fn due(&self) -> Result<Vec<PendingEvent>, Error> {
+        self.means
             .events
             .due_events(self.means.clock.now(), CONCURRENCY)
             .await
-            .map_err(Error::metadata("find due events"))?;
-        due.retain(|pending| !round.under_way.contains(&pending.event.id));
-        due.truncate(CONCURRENCY - round.under_way.len());
-        if due.is_empty() || !self.may_deliver(round).await? {
-            return Ok(());
-        }
-        let ids = due.iter().map(|pending| pending.event.id);
-        round.under_way.extend(ids);
-        round.found = due;
-        Ok(())
-    }
-
-    /// Whether this node has the lease, which is taken or prolonged where it is time.
-    async fn may_deliver(&self, round: &mut Round) -> Result<bool, Error> {
-        let now = Instant::now();
-        let is_fresh = |until: Instant| until > now + LEASE_TIME / 2;
-        if round.lease_until.is_some_and(is_fresh) {
-            return Ok(true);
-        }
-        let lease = self
-            .means
-            .leases
-            .lease(LEASE, self.means.node, LEASE_TIME)
-            .await
-            .map_err(Error::metadata("take a lease"))?;
-        // Counted from before it was asked for, it ends here before it ends there.
-        round.lease_until = lease.map(|_| now + LEASE_TIME);
-        Ok(round.lease_until.is_some())
+            .map_err(Error::metadata("find due events"))
     }
 
     /// Tries to deliver an event, and records what became of it.
@@ -304,16 +296,6 @@ impl Webhooks {
             }
         }
     }
-}
-
-/// What is going on.
-#[derive(Debug, Default)]
-struct Round {
-    under_way: HashSet<EventId>,
-    /// Those of them that nobody works on yet.
-    found: Vec<PendingEvent>,
-    /// Until when this node has the lease, if it has.
-    lease_until: Option<Instant>,
 }
 
 /// The events that were given up.

@@ -23,7 +23,7 @@ use domain::upload::{Product, Target, Upload};
 use domain::uploads::{self, BodyPart, Creation, Failure, Hooks, Outcome, ProgressSink};
 use domain::webhooks::{Courier, DeadLetters, Means, Schedule, Undelivered, Webhooks};
 use domain::{
-    Authorized, Clock, Error, EventStore, MetadataStore, NodeId, Outbox, PackStore, Packs,
+    Authorized, Clock, Error, EventStore, Leases, MetadataStore, NodeId, Outbox, PackStore, Packs,
     Timestamp, Uploads, packs,
 };
 use futures::{StreamExt as _, stream};
@@ -134,11 +134,13 @@ impl World {
     fn node(&self, receiver: &Arc<Receiver>, stop: &CancellationToken) -> JoinHandle<()> {
         let means = Means {
             events: Arc::clone(&self.store) as Arc<dyn EventStore>,
-            leases: Arc::clone(&self.store) as Arc<dyn MetadataStore>,
+            leases: Leases::new(
+                Arc::clone(&self.store) as Arc<dyn MetadataStore>,
+                NodeId::random(&SystemRandomness),
+            ),
             courier: Arc::clone(receiver) as Arc<dyn Courier>,
             clock: Arc::clone(&self.clock),
             randomness: Arc::new(SystemRandomness),
-            node: NodeId::random(&SystemRandomness),
         };
         let webhooks = Webhooks::new(self.outbox.clone(), means, SCHEDULE);
         tokio::spawn(webhooks.run(stop.clone()))
@@ -406,7 +408,11 @@ async fn another_node_goes_on_where_one_is_gone() {
     let [time] = receiver.times()[..] else {
         panic!("it came more than once")
     };
-    assert!((9..=12).contains(&time.as_secs()), "{time:?}");
+    let lease = domain::leases::LIFETIME;
+    assert!(
+        (lease..lease + Duration::from_secs(2)).contains(&time),
+        "{time:?}"
+    );
     stop.cancel();
     node.await.unwrap();
 }

@@ -80,7 +80,7 @@ mod tests {
     const ID: &str = "msg_p5jXN8AQM9LWM0D4loKWxJek";
     const SECONDS: i64 = 1_614_265_330;
     const PAYLOAD: &str = r#"{"test": 2432232314}"#;
-    const SIGNATURE: &str = "v1,g0hM9SsE+OTPJTGt/tmzKHzAgXWGyAGp8k54FhHQcz4=";
+    const SIGNATURE: &str = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=";
 
     fn secret(text: &str) -> Result<Secret, InvalidSecret> {
         Secret::try_from(text.to_owned())

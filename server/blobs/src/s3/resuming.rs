@@ -6,7 +6,8 @@
 //!    completed with what it has, so that nothing can be added to it any more, and becomes the base of a new one; or it is aborted where
 //!    it has nothing of use.
 //! 3. Where an object lies in the place of the blob already, or the server knows no conditions, the session is *bound*: it has a
-//!    multipart upload before it looks (again), and publishes by this one only. Whoever comes later aborts it. An entity tag alone
+//!    multipart upload before it looks (again), and publishes by this one only. Whoever comes later aborts it, and all others
+//!    that there are before its own last look: so never those of yet later ones. An entity tag alone
 //!    would not do: the same bytes have the same one, whoever put them there.
 //! 4. The bytes behind the last whole part stay where they are until the part is full.
 
@@ -16,7 +17,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use domain::BlobKey;
 use domain::blob_store::{BlobError, Growth};
-use tokio::task::JoinSet;
 
 use super::Shared;
 use super::failures::failed;
@@ -29,6 +29,18 @@ use super::writing::Session;
 
 /// How often a blob is looked at while others end its multipart uploads.
 const MOST_TRIES: u32 = 5;
+
+/// What is done for a session between one look and the next.
+#[derive(Debug, Default)]
+struct Cares {
+    /// A multipart upload of its own, where it needs one.
+    own: Option<Upload>,
+    /// The multipart uploads that there were before the last look. None of them is a newer session's: that would have claimed the blob
+    /// before it began one, and be seen.
+    strays: Option<Vec<String>>,
+    /// Counts what was left on the server.
+    nth: u64,
+}
 
 impl Session {
     /// Takes a blob over, at the offset of `growth`.
@@ -53,9 +65,10 @@ impl Session {
             .leave_note(key, &claim, Bytes::new(), HashMap::new())
             .await
             .map_err(|trouble| failed(key, "claim", trouble))?;
-        let mut own = None;
-        let resumed = Self::resume_claimed(shared, turn, &claim, growth, &mut own).await;
-        if let (Err(_), Some(own)) = (&resumed, &own) {
+        let mut cares = Cares::default();
+        let resumed = Self::resume_claimed(shared, turn, &claim, growth, &mut cares).await;
+        if let Some(own) = cares.own {
+            // It is not needed.
             let published = shared.names.published(key);
             if let Err(trouble) = shared.bucket.abort(&published, &own.id).await {
                 tracing::debug!(%key, ?trouble, "a multipart upload is left to the janitor");
@@ -64,13 +77,12 @@ impl Session {
         resumed
     }
 
-    /// `own` becomes a multipart upload of its own, where it needs one.
     async fn resume_claimed(
         shared: &Arc<Shared>,
         turn: &Arc<Turn>,
         claim: &Note,
         growth: Growth,
-        own: &mut Option<Upload>,
+        cares: &mut Cares,
     ) -> Result<Self, BlobError> {
         let (key, rank, offset) = (turn.key(), claim.rank, claim.begin);
         for _ in 0..MOST_TRIES {
@@ -85,29 +97,37 @@ impl Session {
             let is_handed_on = standing.is_handed_on(|rank| turn.is_idle(rank));
             let must_be_bound = standing.object.is_some() || !shared.conditional_writes;
             let mut session = Self::of(shared, turn, rank, growth, &standing);
-            // What it leaves on the server is told apart from what an earlier try left.
-            session.nth = own.as_ref().map_or(0, |own| own.tag.nth);
+            session.nth = cares.nth;
             let goes_on = match &standing.upload {
                 Some(live) => is_handed_on && session.can_go_on(live, offset),
                 None => true,
             };
-            if !goes_on || (must_be_bound && standing.upload.is_none() && own.is_none()) {
-                if let Some(live) = standing.upload {
+            let is_bound = standing.upload.is_some() || cares.own.is_some();
+            let is_cared_for = cares.strays.is_some() || (is_handed_on && !must_be_bound);
+            if !goes_on || !is_cared_for || (must_be_bound && !is_bound) {
+                let is_own_needed = !goes_on || (must_be_bound && !is_bound);
+                if let Some(live) = standing.upload
+                    && !goes_on
+                {
                     session.fence(live, offset).await?;
                 }
-                if own.is_none() {
+                if is_own_needed && cares.own.is_none() {
                     session.begin_upload().await?;
-                    *own = session.upload;
+                    cares.own = session.upload;
                 }
+                cares.nth = session.nth;
+                cares.strays = Some(shared.uploads_to(key).await?);
                 continue;
             }
-            let keep = standing.upload.as_ref().map(|live| &live.upload);
-            let keep = keep.or(own.as_ref()).map(|upload| upload.id.as_str());
-            if must_be_bound || !is_handed_on {
-                shared.abort_uploads(key, keep).await?;
-            }
+            let keep = match &standing.upload {
+                Some(live) => Some(&live.upload.id),
+                None => cares.own.as_ref().map(|own| &own.id),
+            };
+            let mut strays = cares.strays.take().unwrap_or_default();
+            strays.retain(|id| Some(id) != keep);
+            shared.abort_uploads(key, &strays).await?;
             session.is_bound = must_be_bound;
-            session.take_over(standing, own.clone(), offset)?;
+            session.take_over(standing, &mut cares.own, offset)?;
             turn.set_grows(true);
             return Ok(session);
         }
@@ -138,7 +158,7 @@ impl Session {
     fn take_over(
         &mut self,
         mut standing: Standing,
-        own: Option<Upload>,
+        own: &mut Option<Upload>,
         offset: u64,
     ) -> Result<(), BlobError> {
         let mut start = None;
@@ -147,7 +167,7 @@ impl Session {
                 start = Some(live.end(self.base, self.part_size));
                 self.go_on_with(live);
             }
-            None => self.upload = own,
+            None => self.upload = own.take(),
         }
         self.base = self.base.min(offset);
         let start = start.unwrap_or(self.base / self.part_size * self.part_size);
@@ -202,27 +222,28 @@ impl Session {
 }
 
 impl Shared {
-    /// Aborts the multipart uploads to where a blob is published, but for one.
-    pub(super) async fn abort_uploads(
-        self: &Arc<Self>,
-        key: &BlobKey,
-        keep: Option<&str>,
-    ) -> Result<(), BlobError> {
+    /// The ids of all multipart uploads to where a blob is published.
+    pub(super) async fn uploads_to(&self, key: &BlobKey) -> Result<Vec<String>, BlobError> {
         let published = self.names.published(key);
         let listed = self.bucket.uploads(&published, None).await;
         let listed = listed.map_err(|trouble| failed(key, "look at", trouble))?;
-        let mut aborting = JoinSet::new();
-        for upload in listed.entries {
-            if upload.name == published && Some(upload.id.as_str()) != keep {
-                let shared = Arc::clone(self);
-                let name = published.clone();
-                aborting.spawn(async move { shared.bucket.abort(&name, &upload.id).await });
-            }
-        }
-        while let Some(aborted) = aborting.join_next().await {
-            aborted
-                .unwrap_or_else(|error| Err(super::bucket::other(error)))
-                .map_err(|trouble| failed(key, "abort an upload of", trouble))?;
+        let uploads = listed.entries.into_iter();
+        Ok(uploads
+            .filter(|upload| upload.name == published)
+            .map(|upload| upload.id)
+            .collect())
+    }
+
+    /// Aborts multipart uploads to where a blob is published.
+    pub(super) async fn abort_uploads(
+        self: &Arc<Self>,
+        key: &BlobKey,
+        ids: &[String],
+    ) -> Result<(), BlobError> {
+        let published = self.names.published(key);
+        for id in ids {
+            let aborted = self.bucket.abort(&published, id).await;
+            aborted.map_err(|trouble| failed(key, "abort an upload of", trouble))?;
         }
         Ok(())
     }

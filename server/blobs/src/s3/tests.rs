@@ -1,5 +1,6 @@
 //! The store on a server that fails, shared by nodes of which some pause.
 
+mod faults;
 #[path = "../../tests/faulty_s3/mod.rs"]
 mod faulty_s3;
 mod model;
@@ -15,7 +16,7 @@ use domain::{BlobKey, BlobStore};
 use futures::TryStreamExt as _;
 
 use self::faulty_s3::{BUCKET, FaultyS3};
-use super::{Config, Limits, S3Store};
+use super::{Checksums, Config, Limits, S3Store};
 
 /// Bytes of a part: few, so that blobs have many.
 const PART: usize = 1000;
@@ -102,8 +103,8 @@ fn bytes(length: usize, of: u8) -> Vec<u8> {
         .collect()
 }
 
-async fn read(store: &S3Store, size: usize) -> Result<Vec<u8>, BlobError> {
-    let blob = store.open(&key(), size as u64).await?;
+async fn read(store: &S3Store, key: &BlobKey, size: usize) -> Result<Vec<u8>, BlobError> {
+    let blob = store.open(key, size as u64).await?;
     let chunks: Vec<_> = blob.read(0..size as u64).try_collect().await?;
     Ok(chunks.concat())
 }

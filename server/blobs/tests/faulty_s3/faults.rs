@@ -92,6 +92,10 @@ impl Faults {
         });
     }
 
+    pub(super) fn is_as_planned(&self) -> bool {
+        self.planned.iter().all(|planned| planned.in_requests == 0)
+    }
+
     pub(super) fn at_random(&mut self, one_in: Option<u64>, seed: u64) {
         self.random = one_in.map(|one_in| Random {
             one_in,

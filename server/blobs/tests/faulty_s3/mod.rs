@@ -73,6 +73,11 @@ impl FaultyS3 {
         self.faults().plan(operation, nth, fault);
     }
 
+    /// Whether all that was planned has happened.
+    pub(crate) fn is_as_planned(&self) -> bool {
+        self.faults().is_as_planned()
+    }
+
     /// Has about one of so many requests fail, in one way or the other; the seed says which. None for no more faults at all.
     pub(crate) fn at_random(&self, one_in: Option<u64>, seed: u64) {
         self.faults().at_random(one_in, seed);

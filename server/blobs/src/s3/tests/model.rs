@@ -64,7 +64,7 @@ impl World {
             is_closed: false,
             stale: Vec::new(),
             complete: None,
-            history: Vec::new(),
+            history: vec![format!("seed {seed}")],
         }
     }
 
@@ -272,10 +272,17 @@ impl World {
     async fn assert_published(&mut self, expected: &[u8]) {
         self.server.at_random(None, 0);
         let node = self.below(self.nodes.len());
-        let read = read(&self.nodes[node], expected.len()).await;
+        let read = read(&self.nodes[node], &key(), expected.len()).await;
         let history = &self.history;
         let read = read.unwrap_or_else(|error| panic!("{error:?} after {history:#?}"));
-        assert!(read == expected, "{history:#?}");
+        let differs = read
+            .iter()
+            .zip(expected)
+            .position(|(read, expected)| read != expected);
+        assert!(
+            differs.is_none(),
+            "byte {differs:?} differs after {history:#?}"
+        );
         if self.fails {
             let seed = self.random;
             self.server.at_random(Some(12), seed);

@@ -1,1 +1,233 @@
-//! Nodes that pause in the middle of a request and go on when others have long gone on without them.
+//! A node that pauses at one of its requests, and goes on when others have taken its upload over.
+
+use std::sync::Mutex;
+
+use domain::ids::SystemRandomness;
+
+use super::faulty_s3::Pause;
+use super::*;
+
+/// What the pausing writer finds.
+#[derive(Debug, Clone, Copy)]
+enum Before {
+    Nothing,
+    /// A writer that closed.
+    Closed,
+    /// A writer that was killed.
+    Killed,
+    /// A whole blob that nothing records.
+    Published,
+}
+
+/// How the pausing writer ends.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    Closes,
+    Publishes,
+}
+
+/// When it goes on.
+#[derive(Debug, Clone, Copy)]
+enum GoesOn {
+    /// When the newer writer has staged.
+    Staged,
+    /// When that has synced some bytes.
+    Synced,
+    /// When that has closed; yet another one publishes.
+    Closed,
+    /// When that has published.
+    Published,
+}
+
+/// Bytes that are recorded before the pausing writer begins.
+const BEFORE: usize = 2 * PART + 300;
+
+/// What the metadata store would know.
+#[derive(Debug, Default)]
+struct Record {
+    epoch: u64,
+    bytes: Vec<u8>,
+}
+
+impl Record {
+    fn record(&mut self, epoch: u64, bytes: &[u8]) {
+        if epoch == self.epoch {
+            self.bytes = bytes.to_vec();
+        }
+    }
+}
+
+/// Nodes on a bucket.
+struct Nodes {
+    server: FaultyS3,
+    a: S3Store,
+    b: S3Store,
+    c: S3Store,
+}
+
+/// Runs a history in which the writer pauses at its request after the next `requests`; says whether it got that far.
+async fn pauses(
+    nodes: &Arc<Nodes>,
+    before: Before,
+    end: End,
+    goes_on: GoesOn,
+    requests: u64,
+    moment: Pause,
+) -> bool {
+    let Nodes { server, b, c, .. } = &**nodes;
+    let key = BlobKey::random(&SystemRandomness);
+    let record = Arc::new(Mutex::new(Record::default()));
+    prepare(b, &key, before, &record).await;
+
+    record.lock().unwrap().epoch += 1;
+    server.pause("a", requests, moment);
+    let mut old = tokio::spawn(write_on(
+        Arc::clone(nodes),
+        key.clone(),
+        Arc::clone(&record),
+        end,
+    ));
+    tokio::select! {
+        done = &mut old => {
+            server.go_on("a");
+            done.unwrap().unwrap();
+            return false;
+        }
+        () = server.paused("a") => {}
+    }
+
+    let (mut bytes, epoch) = {
+        let mut record = record.lock().unwrap();
+        record.epoch += 1;
+        (record.bytes.clone(), record.epoch)
+    };
+    let mut staged = b.stage(&key, at(bytes.len(), epoch)).await.unwrap();
+    let mut old = Some(old);
+    let mut go_on = async |now: bool| {
+        if now && let Some(old) = old.take() {
+            server.go_on("a");
+            // What becomes of it does not matter.
+            drop(old.await.unwrap());
+        }
+    };
+    go_on(matches!(goes_on, GoesOn::Staged)).await;
+    let new = self::bytes(PART + 500, 2);
+    staged.write(new.clone().into()).await.unwrap();
+    bytes.extend(new);
+    staged.sync().await.unwrap();
+    go_on(matches!(goes_on, GoesOn::Synced)).await;
+    let new = self::bytes(PART, 3);
+    staged.write(new.clone().into()).await.unwrap();
+    bytes.extend(new);
+    if matches!(goes_on, GoesOn::Closed) {
+        staged.close().await.unwrap();
+        go_on(true).await;
+        staged = c.stage(&key, at(bytes.len(), epoch + 1)).await.unwrap();
+        let new = self::bytes(700, 4);
+        staged.write(new.clone().into()).await.unwrap();
+        bytes.extend(new);
+    }
+    staged.publish().await.unwrap();
+    go_on(true).await;
+
+    let what = format!("{before:?}, {end:?}, {goes_on:?}, {requests}, {moment:?}");
+    assert!(read(c, &key, bytes.len()).await.unwrap() == bytes, "{what}");
+    assert_all_goes(server, c).await;
+    true
+}
+
+async fn prepare(node: &S3Store, key: &BlobKey, before: Before, record: &Mutex<Record>) {
+    if matches!(before, Before::Nothing) {
+        return;
+    }
+    let bytes = bytes(BEFORE, 0);
+    let mut staged = node.stage(key, at(0, 1)).await.unwrap();
+    staged.write(bytes.clone().into()).await.unwrap();
+    staged.sync().await.unwrap();
+    match before {
+        Before::Nothing => {}
+        Before::Closed => drop(staged.close().await.unwrap()),
+        Before::Killed => {
+            staged.write(vec![0xee; 2 * PART].into()).await.unwrap();
+            drop(staged);
+        }
+        Before::Published => {
+            staged.write(vec![0xee; 2 * PART].into()).await.unwrap();
+            staged.publish().await.unwrap();
+        }
+    }
+    *record.lock().unwrap() = Record { epoch: 1, bytes };
+}
+
+/// The writer that pauses somewhere.
+async fn write_on(
+    nodes: Arc<Nodes>,
+    key: BlobKey,
+    record: Arc<Mutex<Record>>,
+    end: End,
+) -> Result<(), BlobError> {
+    let (mut bytes, epoch) = {
+        let record = record.lock().unwrap();
+        (record.bytes.clone(), record.epoch)
+    };
+    let mut staged = nodes.a.stage(&key, at(bytes.len(), epoch)).await?;
+    for length in [700, PART + 100] {
+        let new = self::bytes(length, 1);
+        staged.write(new.clone().into()).await?;
+        bytes.extend(new);
+        staged.sync().await?;
+        record.lock().unwrap().record(epoch, &bytes);
+    }
+    staged.write(vec![0xdd; 300].into()).await?;
+    match end {
+        End::Closes => drop(staged.close().await?),
+        End::Publishes => drop(staged.publish().await?),
+    }
+    Ok(())
+}
+
+async fn at_every_request(before: Before) {
+    let server = FaultyS3::start().await;
+    let nodes = Arc::new(Nodes {
+        a: node(&server, "a").await,
+        b: node(&server, "b").await,
+        c: node(&server, "c").await,
+        server,
+    });
+    for end in [End::Closes, End::Publishes] {
+        for goes_on in [
+            GoesOn::Staged,
+            GoesOn::Synced,
+            GoesOn::Closed,
+            GoesOn::Published,
+        ] {
+            for moment in [Pause::Before, Pause::After] {
+                let mut requests = 0;
+                while pauses(&nodes, before, end, goes_on, requests, moment).await {
+                    requests += 1;
+                }
+                assert!(requests > 4, "it pauses now and then");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_first_writer_that_paused_changes_nothing() {
+    at_every_request(Before::Nothing).await;
+}
+
+#[tokio::test]
+async fn a_writer_that_paused_after_a_clean_end_changes_nothing() {
+    at_every_request(Before::Closed).await;
+}
+
+#[tokio::test]
+async fn a_writer_that_paused_after_a_crash_changes_nothing() {
+    at_every_request(Before::Killed).await;
+}
+
+#[tokio::test]
+async fn a_writer_that_paused_after_taking_a_blob_back_changes_nothing() {
+    at_every_request(Before::Published).await;
+}

@@ -1,0 +1,198 @@
+//! One fault at a time: whatever request it hits, whoever uses the store does not notice.
+
+use futures::{StreamExt as _, stream};
+
+use super::faulty_s3::Fault;
+use super::*;
+
+/// A blob that is written by three nodes one after the other, the second of which is killed, read back and deleted.
+async fn history(server: &FaultyS3) -> Result<(), BlobError> {
+    let quick = |config| Config {
+        attempt_timeout: Duration::from_millis(500),
+        ..config
+    };
+    let (a, b) = (
+        node_with(server, "a", quick).await,
+        node_with(server, "b", quick).await,
+    );
+    let whole = bytes(6 * PART + 123, 7);
+    let mut staged = a.stage(&key(), at(0, 1)).await?;
+    staged.write(whole[..1500].to_vec().into()).await?;
+    staged.sync().await?;
+    staged.write(whole[1500..2100].to_vec().into()).await?;
+    staged.close().await?;
+    let mut staged = b.stage(&key(), at(2100, 2)).await?;
+    staged.write(whole[2100..4300].to_vec().into()).await?;
+    staged.sync().await?;
+    drop(staged);
+    let read = a.read_staged(&key(), 500..4300).await?;
+    let read: Vec<_> = read.try_collect().await?;
+    assert!(read.concat() == whole[500..4300]);
+    let mut staged = a.stage(&key(), at(4300, 3)).await?;
+    staged.write(whole[4300..].to_vec().into()).await?;
+    staged.publish().await?;
+    assert!(super::read(&b, &key(), whole.len()).await? == whole);
+
+    let small = BlobKey::random(&domain::ids::SystemRandomness);
+    let mut staged = a.stage(&small, Growth::NEW).await?;
+    staged.write(whole[..10].to_vec().into()).await?;
+    staged.publish().await?;
+    b.open(&small, 10).await?;
+    b.delete(&small).await?;
+    b.delete(&key()).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_single_fault_goes_unnoticed() {
+    let operations = [
+        ("PutObject", 6),
+        ("GetObject", 8),
+        ("HeadObject", 12),
+        ("ListObjectsV2", 8),
+        ("DeleteObjects", 3),
+        ("CreateMultipartUpload", 2),
+        ("UploadPart", 7),
+        ("UploadPartCopy", 4),
+        ("CompleteMultipartUpload", 2),
+        ("ListParts", 4),
+        ("ListMultipartUploads", 2),
+    ];
+    let faults = [
+        Fault::Internal,
+        Fault::SlowDown,
+        Fault::ResetBefore,
+        Fault::ResetAfter,
+        Fault::OkWithError,
+        Fault::StallsBefore,
+        Fault::StallsAfter,
+        Fault::BreaksOff,
+    ];
+    let cases = operations.into_iter().flat_map(|(operation, most)| {
+        (1..=most).flat_map(move |nth| faults.map(|fault| (operation, nth, fault)))
+    });
+    let runs = cases.map(|(operation, nth, fault)| async move {
+        let server = FaultyS3::start().await;
+        server.nth(operation, nth, fault);
+        let what = format!("{fault:?} at {operation} {nth}");
+        let done = history(&server).await;
+        done.unwrap_or_else(|error| panic!("{what}: {error:?}"));
+        assert!(server.is_as_planned(), "{what} did not happen");
+        let store = node(&server, "c").await;
+        assert_all_goes(&server, &store).await;
+    });
+    stream::iter(runs).buffer_unordered(8).collect::<()>().await;
+}
+
+#[tokio::test]
+async fn memory_is_shared_and_nobody_waits_for_ever() {
+    let server = FaultyS3::start().await;
+    let narrow = |config| Config {
+        memory: ByteSize::kib(8),
+        ..config
+    };
+    let store = node_with(&server, "a", narrow).await;
+    let writers = (0..20_u8).map(|of| {
+        let store = &store;
+        async move {
+            let key: BlobKey = format!("blob-{of}").parse().unwrap();
+            let whole = bytes(7 * PART + 10, of);
+            let mut staged = store.stage(&key, Growth::NEW).await.unwrap();
+            for (index, chunk) in whole.chunks(333).enumerate() {
+                staged.write(chunk.to_vec().into()).await.unwrap();
+                if index % 7 == usize::from(of) % 7 {
+                    staged.sync().await.unwrap();
+                }
+            }
+            staged.publish().await.unwrap();
+            let blob = store.open(&key, whole.len() as u64).await.unwrap();
+            let read: Vec<_> = blob
+                .read(0..whole.len() as u64)
+                .try_collect()
+                .await
+                .unwrap();
+            assert!(read.concat() == whole);
+        }
+    });
+    futures::future::join_all(writers).await;
+    assert_all_goes(&server, &store).await;
+}
+
+#[tokio::test]
+async fn parts_grow_where_there_would_be_too_many() {
+    let server = FaultyS3::start().await;
+    let limits = Limits {
+        most_parts: 16,
+        ..Limits::default()
+    };
+    let config = Config {
+        part_size: ByteSize::b(PART as u64),
+        memory: ByteSize::mib(1),
+        ..config(&server, "a")
+    };
+    let store = S3Store::connect(&config, limits).await.unwrap();
+    let whole = bytes(150 * PART + 1, 5);
+    let mut staged = store.stage(&key(), at(0, 1)).await.unwrap();
+    staged
+        .write(whole[..40 * PART].to_vec().into())
+        .await
+        .unwrap();
+    staged.close().await.unwrap();
+    let mut staged = store.stage(&key(), at(40 * PART, 2)).await.unwrap();
+    staged
+        .write(whole[40 * PART..].to_vec().into())
+        .await
+        .unwrap();
+    staged.publish().await.unwrap();
+    assert!(read(&store, &key(), whole.len()).await.unwrap() == whole);
+    assert_all_goes(&server, &store).await;
+}
+
+#[tokio::test]
+async fn a_known_length_has_parts_that_suffice() {
+    let server = FaultyS3::start().await;
+    let store = S3Store::open(&config(&server, "a")).await.unwrap();
+    let part_size = |length| store.shared.part_size(length);
+    let mib = 1024 * 1024;
+    assert_eq!(part_size(None), 8 * mib);
+    assert_eq!(part_size(Some(80_000 * mib)), 8 * mib);
+    assert_eq!(part_size(Some(80_000 * mib + 1)), 16 * mib);
+    let largest = 5 * mib * mib;
+    assert!(largest.div_ceil(part_size(Some(largest))) <= 10_000);
+}
+
+#[tokio::test]
+async fn a_plain_upload_takes_few_requests() {
+    let server = FaultyS3::start().await;
+    let store = node(&server, "a").await;
+    let opened = store.requests();
+    let mut staged = store.stage(&key(), at(0, 1)).await.unwrap();
+    staged.write(bytes(PART, 1).into()).await.unwrap();
+    staged.publish().await.unwrap();
+    let mut expected = opened;
+    *expected.entry("PutObject").or_default() += 1;
+    assert_eq!(store.requests(), expected);
+}
+
+#[tokio::test]
+async fn a_server_without_conditions_is_used_without() {
+    let server = FaultyS3::start().await;
+    let plain = |config| Config {
+        conditional_writes: false,
+        checksums: Checksums::None,
+        ..config
+    };
+    let (a, b) = (
+        node_with(&server, "a", plain).await,
+        node_with(&server, "b", plain).await,
+    );
+    let whole = bytes(3 * PART, 1);
+    let mut old = a.stage(&key(), at(0, 1)).await.unwrap();
+    old.write(vec![0xee; 10].into()).await.unwrap();
+    let mut staged = b.stage(&key(), at(0, 2)).await.unwrap();
+    staged.write(whole.clone().into()).await.unwrap();
+    staged.publish().await.unwrap();
+    old.publish().await.unwrap_err();
+    assert!(read(&a, &key(), whole.len()).await.unwrap() == whole);
+    assert_all_goes(&server, &b).await;
+}
