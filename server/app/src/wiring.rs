@@ -89,7 +89,7 @@ impl Server {
                 },
                 clock: Arc::clone(&clock),
                 randomness: Arc::new(SystemRandomness),
-                node: node,
+                node,
             },
             config.uploads.clone(),
         );

@@ -83,10 +83,18 @@ impl Error {
         }
     }
 
-    /// Names what was being done when the metadata store failed.
+    /// Names what was being done when the metadata store failed. One that is out of reach will be back: whoever comes again then
+    /// finds out what was done.
     pub(crate) fn metadata(doing: &'static str) -> impl FnOnce(MetadataError) -> Self {
         move |error| match error {
             MetadataError::Full => Self::Full,
+            MetadataError::Unreachable { .. } => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "failed to {doing}"
+                );
+                Self::Busy
+            }
             MetadataError::Inconsistent { .. } | MetadataError::Failed { .. } => Self::Store {
                 doing,
                 source: error.into(),

@@ -18,6 +18,15 @@ pub enum MetadataError {
     /// There is no room left, or a bound of the engine is reached. Nothing was changed.
     #[error("the metadata store is full")]
     Full,
+    /// The store cannot be reached at this moment. Whether anything was changed is not known.
+    #[error("failed to {doing}: the metadata store is out of reach")]
+    Unreachable {
+        /// What was being done.
+        doing: &'static str,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A row holds a combination that the code cannot mean.
     #[error("inconsistent row {row} in table {table}: {reason}")]
     Inconsistent {

@@ -1,6 +1,7 @@
 //! Random histories of uploads agree with a naive model: an upload is a vector of bytes.
 //!
-//! Each history runs on stores in memory that can lose what was not synced. After every step the upload is asked how it stands, and
+//! Each history runs on stores in memory that can lose what was not synced, and each of its steps on one of two nodes, which share
+//! nothing else. After every step the upload is asked how it stands, and
 //! at the end every file that was published is read and compared, byte by byte. A failing history is printed, shrunk, with its seed.
 
 #![expect(clippy::unwrap_used, reason = "a test that fails may panic")]
@@ -87,7 +88,11 @@ enum Step {
         seconds: u64,
     },
     Clean,
-    /// Everything that was not durable is lost, and a new process begins.
+    /// A node that is nowhere else in this history takes the upload and is killed.
+    Die {
+        upload: usize,
+    },
+    /// Everything that was not durable is lost, and new processes begin.
     PowerCut,
 }
 
@@ -146,6 +151,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..4_usize).prop_map(|upload| Step::Cancel { upload }),
         1 => prop_oneof![Just(10), Just(700), Just(2000)].prop_map(|seconds| Step::Pass { seconds }),
         1 => Just(Step::Clean),
+        1 => (0..4_usize).prop_map(|upload| Step::Die { upload }),
         2 => Just(Step::PowerCut),
     ]
 }
@@ -332,7 +338,9 @@ struct World {
     clock: Arc<ManualClock>,
     blobs: MemoryStore,
     metadata: Arc<MemoryMetadataStore>,
-    uploads: Uploads,
+    nodes: [Uploads; 2],
+    /// Which node the next request comes to.
+    at: usize,
     seconds: u64,
 }
 
@@ -341,14 +349,23 @@ impl World {
         let clock = Arc::new(ManualClock::default());
         let blobs = MemoryStore::new(Arc::clone(&clock) as Arc<dyn Clock>);
         let metadata = Arc::new(MemoryMetadataStore::default());
-        let uploads = Self::process(&clock, &blobs, &metadata);
+        let nodes = Self::processes(&clock, &blobs, &metadata);
         Self {
             clock,
             blobs,
             metadata,
-            uploads,
+            nodes,
+            at: 0,
             seconds: 0,
         }
+    }
+
+    fn processes(
+        clock: &Arc<ManualClock>,
+        blobs: &MemoryStore,
+        metadata: &Arc<MemoryMetadataStore>,
+    ) -> [Uploads; 2] {
+        [(); 2].map(|()| Self::process(clock, blobs, metadata))
     }
 
     fn process(
@@ -383,7 +400,7 @@ impl World {
     }
 
     fn authorized(&self) -> Authorized<Uploads> {
-        Authorized::new(everyone(), self.uploads.clone())
+        Authorized::new(everyone(), self.nodes[self.at].clone())
     }
 
     fn janitor(&self) -> Janitor {
@@ -392,7 +409,7 @@ impl World {
         let node = NodeId::random(&SystemRandomness);
         let leases = Leases::new(facts, node, Arc::new(clock));
         Janitor::new(
-            self.uploads.clone(),
+            self.nodes[self.at].clone(),
             Arc::new(self.blobs.clone()),
             Arc::clone(&self.metadata) as Arc<dyn MetadataStore>,
             leases,
@@ -423,10 +440,11 @@ fn answer(result: &Result<Outcome, uploads::Failure>) -> Answer {
     }
 }
 
-async fn live(steps: Vec<Step>) {
+async fn live(steps: Vec<(usize, Step)>) {
     let mut world = World::new();
     let mut models: Vec<Model> = Vec::new();
-    for step in steps {
+    for (node, step) in steps {
+        world.at = node;
         match step {
             Step::Create {
                 completion,
@@ -476,10 +494,19 @@ async fn live(steps: Vec<Step>) {
                 world.janitor().recover().await.unwrap();
                 forget(&mut models, world.seconds);
             }
+            Step::Die { upload } => {
+                if let Some(model) = models.get(upload) {
+                    let stranger = NodeId::random(&SystemRandomness);
+                    let claim = world.metadata.claim_upload(&model.id, Some(stranger));
+                    claim.await.unwrap();
+                }
+            }
             Step::PowerCut => {
-                world.uploads.drain().await;
+                for node in &world.nodes {
+                    node.drain().await;
+                }
                 world.blobs.cut_power();
-                world.uploads = World::process(&world.clock, &world.blobs, &world.metadata);
+                world.nodes = World::processes(&world.clock, &world.blobs, &world.metadata);
                 world.janitor().recover().await.unwrap();
                 forget(&mut models, world.seconds);
             }
@@ -726,7 +753,7 @@ proptest! {
     })]
 
     #[test]
-    fn histories_agree_with_the_model(steps in prop::collection::vec(step(), 1..14)) {
+    fn histories_agree_with_the_model(steps in prop::collection::vec((0..2_usize, step()), 1..14)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(live(steps));
     }

@@ -31,10 +31,11 @@ use domain::metadata_store::{
 };
 use domain::upload::{Completed, Gone, Progress, Told, Upload};
 use domain::{BlobKey, FilePath, NodeId, Timestamp, UploadId};
+use futures::FutureExt as _;
 use futures::stream::BoxStream;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool, Postgres};
+use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 
 use self::asks::AskToYield;
 use self::commands::{
@@ -59,6 +60,8 @@ pub(crate) struct PostgresStore {
     pool: PgPool,
     /// How to connect outside of the pool.
     options: PgConnectOptions,
+    /// How long a connection is waited for.
+    acquire_timeout: Duration,
 }
 
 impl PostgresStore {
@@ -80,7 +83,11 @@ impl PostgresStore {
             .connect_with(options.clone())
             .await
             .map_err(cannot_open)?;
-        Ok(Self { pool, options })
+        Ok(Self {
+            pool,
+            options,
+            acquire_timeout: config.acquire_timeout,
+        })
     }
 }
 
@@ -157,7 +164,15 @@ impl MetadataStore for PostgresStore {
     }
 
     async fn upload(&self, id: &UploadId) -> Result<Option<Upload>, MetadataError> {
-        read_upload(&self.pool, id, "read an upload").await
+        let id = id.to_string();
+        let row: Option<UploadRow> = self
+            .read("read an upload", || {
+                sqlx::query_as(sql::UPLOAD)
+                    .bind(&id)
+                    .fetch_optional(&self.pool)
+            })
+            .await?;
+        row.map(Upload::try_from).transpose()
     }
 
     async fn claim_upload(
@@ -260,13 +275,15 @@ impl MetadataStore for PostgresStore {
         if has_nul(client_ref) {
             return Ok(Vec::new());
         }
-        let rows: Vec<UploadRow> = sqlx::query_as(OPEN_UPLOADS)
-            .bind(client_ref)
-            .bind(owner)
-            .bind(limited(limit))
-            .fetch_all(&self.pool)
-            .await
-            .map_err(engine("find a client's uploads"))?;
+        let rows: Vec<UploadRow> = self
+            .read("find a client's uploads", || {
+                sqlx::query_as(OPEN_UPLOADS)
+                    .bind(client_ref)
+                    .bind(owner)
+                    .bind(limited(limit))
+                    .fetch_all(&self.pool)
+            })
+            .await?;
         rows.into_iter().map(Upload::try_from).collect()
     }
 
@@ -275,12 +292,14 @@ impl MetadataStore for PostgresStore {
         now: Timestamp,
         limit: usize,
     ) -> Result<Vec<Upload>, MetadataError> {
-        let rows: Vec<UploadRow> = sqlx::query_as(EXPIRED_UPLOADS)
-            .bind(now.as_millis())
-            .bind(limited(limit))
-            .fetch_all(&self.pool)
-            .await
-            .map_err(engine("find expired uploads"))?;
+        let rows: Vec<UploadRow> = self
+            .read("find expired uploads", || {
+                sqlx::query_as(EXPIRED_UPLOADS)
+                    .bind(now.as_millis())
+                    .bind(limited(limit))
+                    .fetch_all(&self.pool)
+            })
+            .await?;
         rows.into_iter().map(Upload::try_from).collect()
     }
 
@@ -303,7 +322,14 @@ impl MetadataStore for PostgresStore {
     }
 
     async fn file(&self, path: &FilePath) -> Result<Option<File>, MetadataError> {
-        read_file(&self.pool, path, "read a file's record").await
+        let row: Option<FileRow> = self
+            .read("read a file's record", || {
+                sqlx::query_as(sql::FILE)
+                    .bind(path.as_str())
+                    .fetch_optional(&self.pool)
+            })
+            .await?;
+        row.map(File::try_from).transpose()
     }
 
     async fn delete_file(
@@ -330,29 +356,33 @@ impl MetadataStore for PostgresStore {
             return Ok(Vec::new());
         }
         let range = PathRange::new(prefix, after.map(before_nul));
-        let rows: Vec<FileRow> = match range.end {
-            Some(end) => sqlx::query_as(sql::FILES_BETWEEN)
-                .bind(range.from)
-                .bind(end)
-                .bind(limited(limit))
-                .fetch_all(&self.pool),
-            None => sqlx::query_as(sql::FILES_FROM)
-                .bind(range.from)
-                .bind(limited(limit))
-                .fetch_all(&self.pool),
-        }
-        .await
-        .map_err(engine("list files"))?;
+        let rows: Vec<FileRow> = self
+            .read("list files", || match &range.end {
+                Some(end) => sqlx::query_as(sql::FILES_BETWEEN)
+                    .bind(&range.from)
+                    .bind(end)
+                    .bind(limited(limit))
+                    .fetch_all(&self.pool)
+                    .left_future(),
+                None => sqlx::query_as(sql::FILES_FROM)
+                    .bind(&range.from)
+                    .bind(limited(limit))
+                    .fetch_all(&self.pool)
+                    .right_future(),
+            })
+            .await?;
         rows.into_iter().map(File::try_from).collect()
     }
 
     async fn known_blobs(&self, keys: &[BlobKey]) -> Result<Vec<BlobKey>, MetadataError> {
         let texts: Vec<&str> = keys.iter().map(BlobKey::as_str).collect();
-        let known: Vec<String> = sqlx::query_scalar(KNOWN_BLOBS)
-            .bind(texts)
-            .fetch_all(&self.pool)
-            .await
-            .map_err(engine("look blobs up"))?;
+        let known: Vec<String> = self
+            .read("look blobs up", || {
+                sqlx::query_scalar(KNOWN_BLOBS)
+                    .bind(&texts)
+                    .fetch_all(&self.pool)
+            })
+            .await?;
         known.iter().map(|key| blob_key(key)).collect()
     }
 
@@ -361,12 +391,14 @@ impl MetadataStore for PostgresStore {
         before: Timestamp,
         limit: usize,
     ) -> Result<Vec<BlobKey>, MetadataError> {
-        let doomed: Vec<String> = sqlx::query_scalar(sql::DOOMED_BLOBS)
-            .bind(before.as_millis())
-            .bind(limited(limit))
-            .fetch_all(&self.pool)
-            .await
-            .map_err(engine("find doomed blobs"))?;
+        let doomed: Vec<String> = self
+            .read("find doomed blobs", || {
+                sqlx::query_scalar(sql::DOOMED_BLOBS)
+                    .bind(before.as_millis())
+                    .bind(limited(limit))
+                    .fetch_all(&self.pool)
+            })
+            .await?;
         doomed.iter().map(|key| blob_key(key)).collect()
     }
 
@@ -453,26 +485,26 @@ fn before_nul(text: &str) -> &str {
 }
 
 async fn read_upload(
-    executor: impl Executor<'_, Database = Postgres>,
+    connection: &mut PgConnection,
     id: &UploadId,
     doing: &'static str,
 ) -> Result<Option<Upload>, MetadataError> {
     let row: Option<UploadRow> = sqlx::query_as(sql::UPLOAD)
         .bind(id.to_string())
-        .fetch_optional(executor)
+        .fetch_optional(connection)
         .await
         .map_err(engine(doing))?;
     row.map(Upload::try_from).transpose()
 }
 
 async fn read_file(
-    executor: impl Executor<'_, Database = Postgres>,
+    connection: &mut PgConnection,
     path: &FilePath,
     doing: &'static str,
 ) -> Result<Option<File>, MetadataError> {
     let row: Option<FileRow> = sqlx::query_as(sql::FILE)
         .bind(path.as_str())
-        .fetch_optional(executor)
+        .fetch_optional(connection)
         .await
         .map_err(engine(doing))?;
     row.map(File::try_from).transpose()

@@ -281,7 +281,9 @@ fn told<T: std::fmt::Debug>(answer: Result<T, MetadataError>) -> String {
         Ok(answer) => format!("{answer:?}"),
         Err(MetadataError::Full) => "full".to_owned(),
         Err(MetadataError::Failed { doing, .. }) => format!("failed to {doing}"),
-        Err(inconsistent @ MetadataError::Inconsistent { .. }) => panic!("{inconsistent}"),
+        Err(error @ (MetadataError::Inconsistent { .. } | MetadataError::Unreachable { .. })) => {
+            panic!("{error}")
+        }
     }
 }
 

@@ -13,11 +13,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use domain::files::WriteCondition;
-use domain::metadata_store::{Inserted, MetadataError, Written};
+use domain::metadata_store::{Guarded, Hold, Inserted, MetadataError, Written};
 use domain::pack_store::DraftRecord;
-use domain::testing::metadata_store::{completed, file, upload};
+use domain::testing::metadata_store::{completed, file, progress, upload};
 use domain::testing::pack_store::{blob, draft};
-use domain::upload::{Told, Upload};
+use domain::upload::{Told, Upload, UploadState};
 use domain::{MetadataStore, Timestamp};
 use futures::future::join_all;
 use metadata::{Config, OpenError, PostgresConfig};
@@ -26,6 +26,8 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use self::cluster::fresh_schema;
 
 const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+/// Longer than any upload of these tests lives.
+const LONG: Duration = Duration::from_hours(24 * 365);
 const ALWAYS: WriteCondition = WriteCondition {
     if_match: None,
     if_none_match: None,
@@ -267,6 +269,95 @@ async fn a_server_that_was_restarted_is_used_again() {
     store.close().await;
 }
 
+/// Whoever waits for a lock when its connection is cut waits again over another.
+#[tokio::test]
+async fn a_change_whose_connection_is_cut_is_made_again() {
+    let (store, config) = fresh().await;
+    let upload = upload("a");
+    store.insert_upload(&upload).await.unwrap();
+    let mut database = raw(&config).await;
+    run(&mut database, "begin; select 1 from uploads for update").await;
+    let working = [
+        tokio::spawn({
+            let (store, id) = (Arc::clone(&store), upload.id);
+            async move { store.claim_upload(&id, None).await.map(drop) }
+        }),
+        tokio::spawn({
+            let (store, upload) = (Arc::clone(&store), upload.clone());
+            async move {
+                let done = completed("x", NOW);
+                let written = store.complete_upload(&upload, &done, NOW, None).await;
+                written.map(drop)
+            }
+        }),
+    ];
+    // Within a transaction, the engine shows who waits as it was at the first look.
+    let mut watching = raw(&config).await;
+    for _ in 0..3 {
+        await_waiting(&mut watching).await;
+        run(
+            &mut watching,
+            "select pg_terminate_backend(pid, 10000)
+             from pg_stat_activity
+             where datname = current_database() and wait_event_type = 'Lock'",
+        )
+        .await;
+    }
+    run(&mut database, "commit").await;
+    for worked in working {
+        worked.await.unwrap().unwrap();
+    }
+    store.close().await;
+}
+
+/// Reads and changes of one statement only take longer when the engine cuts everyone off, again and again.
+#[tokio::test]
+async fn those_who_are_cut_off_go_on() {
+    let (store, config) = fresh().await;
+    let mut database = raw(&config).await;
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let workers: Vec<_> = (0..8)
+        .map(|n| {
+            let (store, stopped) = (Arc::clone(&store), stopped.clone());
+            tokio::spawn(async move {
+                let upload = upload(&n.to_string());
+                store.insert_upload(&upload).await.unwrap();
+                let id = &upload.id;
+                let mut offset = 0;
+                while !*stopped.borrow() {
+                    let epoch = store.claim_upload(id, None).await.unwrap().unwrap().epoch;
+                    offset += 1;
+                    let step = progress(offset, None);
+                    let recorded = store
+                        .record_progress(id, epoch, &step, NOW, Hold::Release)
+                        .await;
+                    assert_eq!(recorded.unwrap(), Guarded::Done);
+                    let read = store.upload(id).await.unwrap().unwrap();
+                    assert_eq!(read.state, UploadState::Open(step));
+                }
+                offset
+            })
+        })
+        .collect();
+    // They have begun.
+    while store
+        .expired_uploads(NOW.plus(LONG), 100)
+        .await
+        .unwrap()
+        .len()
+        < 8
+    {}
+    for _ in 0..10 {
+        cut_off(&mut database).await;
+        store.check().await.unwrap();
+    }
+    stop.send(true).unwrap();
+    for worker in workers {
+        assert!(worker.await.unwrap() > 0);
+    }
+    store.close().await;
+}
+
 #[tokio::test]
 async fn a_store_that_cannot_be_written_says_so() {
     let (store, config) = fresh().await;
@@ -403,7 +494,7 @@ async fn a_connection_that_does_not_come_free_is_not_waited_for_for_ever() {
     await_waiting(&mut database).await;
     let read = store.upload(&upload.id).await;
     assert!(
-        matches!(read, Err(MetadataError::Failed { .. })),
+        matches!(read, Err(MetadataError::Unreachable { .. })),
         "{read:?}"
     );
     run(&mut database, "commit").await;
@@ -419,13 +510,14 @@ async fn a_change_that_is_dropped_leaves_nothing() {
     store.insert_upload(&upload).await.unwrap();
     let mut database = raw(&config).await;
     run(&mut database, "begin; select 1 from uploads for update").await;
+    let done = completed("x", NOW);
     tokio::select! {
-        claimed = store.claim_upload(&upload.id, None) => panic!("{claimed:?}"),
+        written = store.complete_upload(&upload, &done, NOW, None) => panic!("{written:?}"),
         () = await_waiting(&mut database) => {}
     }
     run(&mut database, "rollback").await;
-    let claimed = store.claim_upload(&upload.id, None).await.unwrap().unwrap();
-    assert_eq!(claimed.epoch, 1);
+    let written = store.complete_upload(&upload, &done, NOW, None).await;
+    assert_eq!(written.unwrap(), Written::Created);
     store.close().await;
 }
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 
-use super::transaction::{Command, affected};
+use super::transaction::{Command, Scope, affected};
 use crate::failures::failed;
 use crate::rows::column;
 
@@ -49,6 +49,7 @@ pub(super) struct AskToYield(pub(super) Ask);
 impl Command for AskToYield {
     type Answer = Asked;
     const DOING: &'static str = "ask for an upload";
+    const SCOPE: Scope = Scope::Statements;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Asked, MetadataError> {
         let Ask {

@@ -8,7 +8,7 @@ use domain::{BlobKey, FilePath, NodeId, Timestamp, UploadId};
 use sqlx::PgConnection;
 
 use super::events::record_event;
-use super::transaction::{Command, Overtaken, Query, affected, engine, exactly};
+use super::transaction::{Command, Overtaken, Query, Scope, affected, engine, exactly};
 use super::{UPLOAD_BY_IDEMPOTENCY_KEY, locks, read_file, read_upload};
 use crate::failures::failed;
 use crate::rows::{HeldRow, UploadRow, column, gone_text, lease};
@@ -85,6 +85,7 @@ pub(super) struct ClaimUpload {
 impl Command for ClaimUpload {
     type Answer = Option<Upload>;
     const DOING: &'static str = "claim an upload";
+    const SCOPE: Scope = Scope::Statements;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Option<Upload>, MetadataError> {
         let Self { id, holder } = self;
@@ -113,6 +114,7 @@ pub(super) struct RecordProgress<'a> {
 impl Command for RecordProgress<'_> {
     type Answer = Guarded;
     const DOING: &'static str = "record an upload's progress";
+    const SCOPE: Scope = Scope::Statements;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Guarded, MetadataError> {
         let update = sqlx::query(sql::RECORD_PROGRESS)
@@ -152,6 +154,7 @@ pub(super) struct TellUpload {
 impl Command for TellUpload {
     type Answer = ();
     const DOING: &'static str = "remember what was told";
+    const SCOPE: Scope = Scope::Statements;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<(), MetadataError> {
         let tell = sqlx::query(TELL_UPLOAD)
@@ -171,6 +174,7 @@ pub(super) struct ReleaseUpload {
 impl Command for ReleaseUpload {
     type Answer = ();
     const DOING: &'static str = "let go of an upload";
+    const SCOPE: Scope = Scope::Statements;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<(), MetadataError> {
         let release = Release {
@@ -251,7 +255,8 @@ impl CompleteUpload<'_> {
     }
 }
 
-/// See [`end_upload`](domain::MetadataStore::end_upload) and [`expire_upload`](domain::MetadataStore::expire_upload).
+/// See [`end_upload`](domain::MetadataStore::end_upload) and [`expire_upload`](domain::MetadataStore::expire_upload). Made twice, it
+/// is fenced the second time; its caller then leaves the bytes to the janitor.
 pub(super) struct EndUpload {
     pub(super) id: UploadId,
     pub(super) epoch: Option<u64>,
@@ -264,6 +269,7 @@ pub(super) struct EndUpload {
 impl Command for EndUpload {
     type Answer = Guarded;
     const DOING: &'static str = "end an upload";
+    const SCOPE: Scope = Scope::Statements;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Guarded, MetadataError> {
         let update = sqlx::query(sql::END_UPLOAD)
@@ -288,6 +294,7 @@ pub(super) struct ForgetUploads {
 impl Command for ForgetUploads {
     type Answer = u64;
     const DOING: &'static str = "forget old uploads";
+    const SCOPE: Scope = Scope::Statements;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<u64, MetadataError> {
         let delete = sqlx::query(sql::FORGET_UPLOADS)
@@ -379,6 +386,7 @@ pub(super) struct TakeLease<'a> {
 impl Command for TakeLease<'_> {
     type Answer = Option<Lease>;
     const DOING: &'static str = "take a lease";
+    const SCOPE: Scope = Scope::Statements;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Option<Lease>, MetadataError> {
         let expires_at: Option<i64> = sqlx::query_scalar(LEASE)
@@ -401,6 +409,7 @@ pub(super) struct ReleaseLease<'a> {
 impl Command for ReleaseLease<'_> {
     type Answer = ();
     const DOING: &'static str = "give a lease back";
+    const SCOPE: Scope = Scope::Statements;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<(), MetadataError> {
         let delete = sqlx::query(sql::RELEASE_LEASE)
@@ -418,6 +427,7 @@ pub(super) struct ForgetLeases {
 impl Command for ForgetLeases {
     type Answer = u64;
     const DOING: &'static str = "forget old leases";
+    const SCOPE: Scope = Scope::Statements;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<u64, MetadataError> {
         let delete = sqlx::query(FORGET_LEASES).bind(limited(self.limit));
@@ -431,6 +441,7 @@ pub(super) struct Check;
 impl Command for Check {
     type Answer = ();
     const DOING: &'static str = "write to the database";
+    const SCOPE: Scope = Scope::Statements;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<(), MetadataError> {
         exactly(1, connection, sqlx::query(TOUCH), Self::DOING).await

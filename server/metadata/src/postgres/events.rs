@@ -21,12 +21,14 @@ impl EventStore for PostgresStore {
         now: Timestamp,
         limit: usize,
     ) -> Result<Vec<PendingEvent>, MetadataError> {
-        let rows: Vec<EventRow> = sqlx::query_as(event_sql::DUE_EVENTS)
-            .bind(now.as_millis())
-            .bind(limited(limit))
-            .fetch_all(&self.pool)
-            .await
-            .map_err(engine("find due events"))?;
+        let rows: Vec<EventRow> = self
+            .read("find due events", || {
+                sqlx::query_as(event_sql::DUE_EVENTS)
+                    .bind(now.as_millis())
+                    .bind(limited(limit))
+                    .fetch_all(&self.pool)
+            })
+            .await?;
         rows.into_iter().map(PendingEvent::try_from).collect()
     }
 
@@ -40,12 +42,14 @@ impl EventStore for PostgresStore {
     }
 
     async fn dead_events(&self, after: u64, limit: usize) -> Result<Vec<DeadEvent>, MetadataError> {
-        let rows: Vec<DeadEventRow> = sqlx::query_as(event_sql::DEAD_EVENTS)
-            .bind(sought(after))
-            .bind(limited(limit))
-            .fetch_all(&self.pool)
-            .await
-            .map_err(engine("list dead events"))?;
+        let rows: Vec<DeadEventRow> = self
+            .read("list dead events", || {
+                sqlx::query_as(event_sql::DEAD_EVENTS)
+                    .bind(sought(after))
+                    .bind(limited(limit))
+                    .fetch_all(&self.pool)
+            })
+            .await?;
         rows.into_iter().map(DeadEvent::try_from).collect()
     }
 

@@ -29,11 +29,13 @@ impl PackStore for PostgresStore {
     }
 
     async fn draft(&self, id: &DraftId) -> Result<Option<DraftRecord>, MetadataError> {
-        let row: Option<DraftRow> = sqlx::query_as(pack_sql::DRAFT)
-            .bind(id.to_string())
-            .fetch_optional(&self.pool)
-            .await
-            .map_err(engine("read a draft"))?;
+        let row: Option<DraftRow> = self
+            .read("read a draft", || {
+                sqlx::query_as(pack_sql::DRAFT)
+                    .bind(id.to_string())
+                    .fetch_optional(&self.pool)
+            })
+            .await?;
         row.map(DraftRecord::try_from).transpose()
     }
 
@@ -64,12 +66,14 @@ impl PackStore for PostgresStore {
         now: Timestamp,
         limit: usize,
     ) -> Result<Vec<DraftId>, MetadataError> {
-        let ids: Vec<String> = sqlx::query_scalar(pack_sql::EXPIRED_DRAFTS)
-            .bind(now.as_millis())
-            .bind(limited(limit))
-            .fetch_all(&self.pool)
-            .await
-            .map_err(engine("find expired drafts"))?;
+        let ids: Vec<String> = self
+            .read("find expired drafts", || {
+                sqlx::query_scalar(pack_sql::EXPIRED_DRAFTS)
+                    .bind(now.as_millis())
+                    .bind(limited(limit))
+                    .fetch_all(&self.pool)
+            })
+            .await?;
         ids.iter().map(|id| draft_id(id)).collect()
     }
 
@@ -105,11 +109,13 @@ impl PackStore for PostgresStore {
             .iter()
             .map(|sha256| sha256.as_bytes().as_slice())
             .collect();
-        let rows: Vec<ContentRow> = sqlx::query_as(pack_lists::CONTENTS)
-            .bind(digests)
-            .fetch_all(&self.pool)
-            .await
-            .map_err(engine(doing))?;
+        let rows: Vec<ContentRow> = self
+            .read(doing, || {
+                sqlx::query_as(pack_lists::CONTENTS)
+                    .bind(&digests)
+                    .fetch_all(&self.pool)
+            })
+            .await?;
         rows.into_iter().map(StoredContent::try_from).collect()
     }
 
@@ -138,12 +144,14 @@ impl PackStore for PostgresStore {
             let summary = self.pack(pack).await?;
             return Ok(summary.and_then(|summary| summary.latest));
         };
-        let row: Option<VersionRow> = sqlx::query_as(pack_sql::VERSION)
-            .bind(pack.as_str())
-            .bind(sought(number))
-            .fetch_optional(&self.pool)
-            .await
-            .map_err(engine("read a version"))?;
+        let row: Option<VersionRow> = self
+            .read("read a version", || {
+                sqlx::query_as(pack_sql::VERSION)
+                    .bind(pack.as_str())
+                    .bind(sought(number))
+                    .fetch_optional(&self.pool)
+            })
+            .await?;
         let summary = row.map(PackSummary::try_from).transpose()?;
         Ok(summary.and_then(|summary| summary.latest))
     }
@@ -154,13 +162,15 @@ impl PackStore for PostgresStore {
         before: Option<u64>,
         limit: usize,
     ) -> Result<Vec<PackVersion>, MetadataError> {
-        let rows: Vec<VersionRow> = sqlx::query_as(pack_sql::VERSIONS)
-            .bind(pack.as_str())
-            .bind(sought(before.unwrap_or(u64::MAX)))
-            .bind(limited(limit))
-            .fetch_all(&self.pool)
-            .await
-            .map_err(engine("list a pack's versions"))?;
+        let rows: Vec<VersionRow> = self
+            .read("list a pack's versions", || {
+                sqlx::query_as(pack_sql::VERSIONS)
+                    .bind(pack.as_str())
+                    .bind(sought(before.unwrap_or(u64::MAX)))
+                    .bind(limited(limit))
+                    .fetch_all(&self.pool)
+            })
+            .await?;
         let versions = rows.into_iter().filter_map(|row| {
             let summary = PackSummary::try_from(row);
             summary.map(|summary| summary.latest).transpose()
@@ -173,22 +183,26 @@ impl PackStore for PostgresStore {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<PackSummary>, MetadataError> {
-        let rows: Vec<VersionRow> = sqlx::query_as(pack_sql::PACKS)
-            // No name is empty.
-            .bind(before_nul(after.unwrap_or_default()))
-            .bind(limited(limit))
-            .fetch_all(&self.pool)
-            .await
-            .map_err(engine("list packs"))?;
+        let rows: Vec<VersionRow> = self
+            .read("list packs", || {
+                sqlx::query_as(pack_sql::PACKS)
+                    // No name is empty.
+                    .bind(before_nul(after.unwrap_or_default()))
+                    .bind(limited(limit))
+                    .fetch_all(&self.pool)
+            })
+            .await?;
         rows.into_iter().map(PackSummary::try_from).collect()
     }
 
     async fn pack(&self, name: &PackName) -> Result<Option<PackSummary>, MetadataError> {
-        let row: Option<VersionRow> = sqlx::query_as(pack_sql::PACK)
-            .bind(name.as_str())
-            .fetch_optional(&self.pool)
-            .await
-            .map_err(engine("read a pack"))?;
+        let row: Option<VersionRow> = self
+            .read("read a pack", || {
+                sqlx::query_as(pack_sql::PACK)
+                    .bind(name.as_str())
+                    .fetch_optional(&self.pool)
+            })
+            .await?;
         row.map(PackSummary::try_from).transpose()
     }
 
@@ -226,13 +240,14 @@ impl PackStore for PostgresStore {
         number: u64,
         sha256: &Sha256Digest,
     ) -> Result<Option<Vec<u8>>, MetadataError> {
-        sqlx::query_scalar(pack_sql::NEED)
-            .bind(pack.as_str())
-            .bind(sought(number))
-            .bind(sha256.as_bytes().as_slice())
-            .fetch_optional(&self.pool)
-            .await
-            .map_err(engine("read a need"))
+        self.read("read a need", || {
+            sqlx::query_scalar(pack_sql::NEED)
+                .bind(pack.as_str())
+                .bind(sought(number))
+                .bind(sha256.as_bytes().as_slice())
+                .fetch_optional(&self.pool)
+        })
+        .await
     }
 
     async fn forget_needs(&self, now: Timestamp, limit: usize) -> Result<u64, MetadataError> {
