@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use serde_json::{Value, json};
 use tests::receiver::{Message, Receiver, Reply, SECRET};
 use tests::server::{Setup, program};
-use tests::{Client, Content, Request, Response, TestServer, Version, eventually};
+use tests::{Client, Content, Request, Response, Stores, TestServer, Version, eventually};
 
 use crate::dialect::Dialect;
 use crate::resume::begin;
@@ -241,6 +241,32 @@ async fn an_event_outlives_a_crash() {
     assert_eq!(after.id(), before.id());
     assert_eq!(after.body(), before.body());
     assert_file(&server, "/files/a", content).await;
+}
+
+/// One delivers for all, and another goes on where it is gone.
+#[tokio::test]
+async fn nodes_deliver_for_each_other() {
+    let mut receiver = Receiver::start().await;
+    let stores = Stores::for_nodes().await;
+    let node = || telling(&receiver, "").stores(&stores).start();
+    let [mut a, b, c] = [node().await, node().await, node().await];
+    let contents = [20, 21, 22].map(|seed| Content::new(seed, 10));
+    receiver.reply(Reply::Silence);
+    a.request(put("/files/a", contents[0])).await.expect(201);
+    let before = receiver.next().await;
+    b.request(put("/files/a", contents[1])).await.expect(200);
+    a.kill().await;
+    let after = receiver.next().await;
+    assert_eq!(after.id(), before.id());
+    assert_tells_of(&receiver.next().await, "a", contents[1]);
+    // Whoever has the turn now, each event comes once.
+    for round in 0..10 {
+        let (node, path) = ([&b, &c][round % 2], format!("{round}"));
+        let put = put(&format!("/files/{path}"), contents[2]);
+        node.request(put).await.expect(201);
+        assert_tells_of(&receiver.next().await, &path, contents[2]);
+    }
+    assert!(receiver.is_empty());
 }
 
 #[tokio::test]

@@ -7,11 +7,13 @@
     reason = "a suite of tests, though not compiled as one"
 )]
 
+use std::collections::HashSet;
 use std::slice::from_ref;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
+use tokio::sync::watch;
 
 use super::metadata_store::{completed, file, upload};
 use super::pack_store::{draft, version};
@@ -421,19 +423,28 @@ pub async fn events_come_in_the_order_of_what_they_tell(ports: &EventPorts) {
     assert_eq!(told.map(|(_, file)| file), stays);
 }
 
-/// Events are recorded while those before them are delivered.
+/// Each of a few records its next event once its last one was delivered: often one comes just as the only other one goes.
 pub async fn no_event_is_left_behind(ports: &EventPorts) {
-    const EVENTS: usize = 40;
-    let recording = join_all((0..EVENTS).map(|n| async move {
-        let event = event(["a", "b"][n % 2], 0);
-        ports.put(&file(&format!("{n}"), "x", START), &event).await;
+    const RECORDERS: usize = 3;
+    const EACH: usize = 40;
+    let delivered = watch::Sender::new(HashSet::new());
+    let recording = join_all((0..RECORDERS).map(|recorder| {
+        let mut delivered = delivered.subscribe();
+        async move {
+            let file = file(&format!("{recorder}"), "x", START);
+            for _ in 0..EACH {
+                let event = event("a", 0);
+                ports.put(&file, &event).await;
+                let own = |ids: &HashSet<EventId>| ids.contains(&event.id);
+                delivered.wait_for(own).await.unwrap();
+            }
+        }
     }));
     let delivering = async {
-        let mut delivered = 0;
-        while delivered < EVENTS {
+        while delivered.borrow().len() < RECORDERS * EACH {
             for event in ports.due(9).await {
                 ports.attempt(&event, &Attempt::Delivered, 9).await;
-                delivered += 1;
+                delivered.send_modify(|ids| drop(ids.insert(event.id)));
             }
             // In memory, nothing else would have a turn.
             tokio::task::yield_now().await;
