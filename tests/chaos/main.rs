@@ -116,6 +116,7 @@ async fn chaos(arguments: &Arguments, seed: u64) -> Result<Arc<Run>, Broken> {
         // A panic has said on standard error what happened.
         let outcome = client.map_err(|panic| format!("a client gave up: {panic}"));
         if let Err(broken) = outcome.and_then(|outcome| outcome) {
+            trouble.abort();
             return Err(format!("{broken}\n{}", run.fleet.logs().await));
         }
     }

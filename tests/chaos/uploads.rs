@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tests::{Client, Content, Cut, Dice, Head, Request, Response};
@@ -347,51 +349,58 @@ impl Upload {
         }
         // All but the last byte: it cannot complete the upload.
         let (content, pace) = (self.content, Duration::from_millis(dice.within(1..50)));
+        let sent = AtomicU64::new(0);
         let go_on = async {
-            let mut sent = 0;
             for start in (first.end..length - 1).step_by(50_000) {
                 let piece = content.slice(start..(start + 50_000).min(length - 1));
                 if !matches!(timeout(SILENCE, old.send(&piece)).await, Ok(Ok(()))) {
                     break;
                 }
-                sent += u64::try_from(piece.len()).expect("a length fits");
+                let count = u64::try_from(piece.len()).expect("a length fits");
+                sent.fetch_add(count, Ordering::Relaxed);
                 sleep(pace).await;
             }
-            (sent, timeout(SILENCE, old.response()).await)
+            timeout(SILENCE, old.response()).await
         };
-        let asked = Instant::now();
         let head = self.way.head(resource);
+        let asked = Instant::now();
         let ask = async {
             let outcome = call(run.fleet.address(other), version(dice), &head).await;
             (outcome, asked.elapsed())
         };
-        let ((sent, old), (outcome, waited)) = tokio::join!(go_on, ask);
-        self.sent += sent;
+        let (mut go_on, mut ask) = (pin!(go_on), pin!(ask));
+        let (end, (outcome, waited)) = tokio::select! {
+            answer = &mut ask => (None, answer),
+            end = &mut go_on => (Some(end), ask.await),
+        };
         let was_answered = outcome.is_ok();
         let came = self.note_offset(run, other, outcome)?;
-        if let (true, Some(told)) = (was_answered, self.told) {
-            // Otherwise the question may have come before the request that it was to end.
-            let was_under_way = told > offset;
-            match old {
-                Ok(Err(cut)) => cut.interim.iter().for_each(|head| self.note_interim(head)),
-                Ok(Ok(response)) if response.status() < 300 => {
+        // Otherwise the question may have come before the request that it was to end, which is given up then.
+        let was_under_way = was_answered && self.told.is_some_and(|told| told > offset);
+        let end = match end {
+            None if was_under_way => Some(go_on.await),
+            end => end,
+        };
+        self.sent += sent.load(Ordering::Relaxed);
+        if was_under_way {
+            run.figures.upload_was_taken_over(waited);
+            self.event(format!("taken over after {waited:?}"));
+            match end {
+                Some(Ok(Err(cut))) => cut.interim.iter().for_each(|head| self.note_interim(head)),
+                Some(Ok(Ok(response))) if response.status() < 300 => {
                     return Err(format!("the older request was answered: {response:?}"));
                 }
-                Ok(Ok(_)) => {}
-                Err(_) if was_under_way && !run.fleet.was_stopped(node) => {
+                Some(Err(_)) if !run.fleet.was_stopped(node) => {
                     return Err(format!("the older request at {node:?} still lies there"));
                 }
-                Err(_) => {}
-            }
-            if was_under_way {
-                run.figures.upload_was_taken_over(waited);
-                self.event(format!("taken over after {waited:?}"));
+                Some(_) | None => {}
             }
         }
         Ok(came)
     }
 
-    /// What an answer to a creation or an append means.
+    /// What an answer to a creation or an append means. A conflict breaks the promise that the offset told last is accepted, even
+    /// where a request that was given up arrived after all, at whichever node.
     fn note(&mut self, run: &Run, outcome: Result<Response, Cut>) -> Result<Came, Broken> {
         let response = match outcome {
             Ok(response) => response,
