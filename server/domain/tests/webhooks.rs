@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use blobs::memory::MemoryStore;
 use bytes::Bytes;
 use domain::access::{self, Credential, Gate};
+use domain::clock::FollowingClock;
 use domain::events::{Event, EventId, EventKind};
 use domain::files::{Description, WriteCondition};
 use domain::gatekeeper::{Amendment, Closed, Gatekeeper, Proposal};
@@ -137,6 +138,7 @@ impl World {
             leases: Leases::new(
                 Arc::clone(&self.store) as Arc<dyn MetadataStore>,
                 NodeId::random(&SystemRandomness),
+                Arc::new(FollowingClock::new(Arc::clone(&self.clock))),
             ),
             courier: Arc::clone(receiver) as Arc<dyn Courier>,
             clock: Arc::clone(&self.clock),
