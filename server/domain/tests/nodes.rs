@@ -350,7 +350,7 @@ async fn an_append_takes_over_what_another_node_has() {
     let world = World::new().await;
     let (id, older) = world.held().await;
     let append = world.nodes[1].append(rest(30), id, bytes(&WHOLE[30..]));
-    let (answer, time) = timed(append).await;
+    let (answer, time) = timed(Box::pin(append)).await;
     let upload = completed(answer);
     assert!(time < WAIT / 10, "{time:?}");
     assert_eq!(world.nodes[0].published(&upload).await, WHOLE);
@@ -447,7 +447,7 @@ async fn a_node_that_is_gone_is_not_waited_for() {
     world.clock.advance(leases::LIFETIME);
     world.nodes[1].leases.appear().await.unwrap();
     let append = world.nodes[1].append(rest(30), id, bytes(&WHOLE[30..]));
-    let (answer, time) = timed(append).await;
+    let (answer, time) = timed(Box::pin(append)).await;
     let upload = completed(answer);
     assert_eq!(time, Duration::ZERO);
     older.push(b"SOMETHING ELSE");
@@ -495,7 +495,11 @@ async fn of_two_that_take_over_at_once_one_goes_on() {
         }
         let told = world.nodes[0].told(id).await;
         if told < WHOLE.len() as u64 {
-            let rest = world.nodes[1].append(rest(told), id, bytes(&WHOLE[told as usize..]));
+            let rest = world.nodes[1].append(
+                rest(told),
+                id,
+                bytes(&WHOLE[usize::try_from(told).unwrap()..]),
+            );
             completed(rest.await);
         }
         let upload = world.nodes[1].record(id).await;
@@ -517,7 +521,7 @@ async fn what_nobody_works_on_is_let_go_of() {
     assert_eq!(one.record(id).await.holder, Some(one.leases.node()));
 
     let append = other.append(rest(HALF), id, bytes(&WHOLE[20..]));
-    let (answer, time) = timed(append).await;
+    let (answer, time) = timed(Box::pin(append)).await;
     let upload = completed(answer);
     assert!(time < WAIT / 10, "{time:?}");
     assert_eq!(one.published(&upload).await, WHOLE);
