@@ -185,7 +185,7 @@ impl Stores {
         }
     }
 
-    /// Everything that holds bytes, published or not, and what the S3 server notes beside; `data` is the server's directory.
+    /// Everything that holds bytes, published or not; `data` is the server's directory.
     pub(crate) fn blobs(&self, data: &Path) -> Vec<PathBuf> {
         let mut found = Vec::new();
         let mut directories = vec![self.blobs_directory(data)];
@@ -194,6 +194,7 @@ impl Stores {
             let entries = directory.read_dir().into_iter().flatten().flatten();
             for entry in entries {
                 match entry.file_type() {
+                    Ok(kind) if kind.is_dir() && is_out_of_reach(&entry.path()) => {}
                     Ok(kind) if kind.is_dir() => directories.push(entry.path()),
                     _ => found.push(entry.path()),
                 }
@@ -202,6 +203,16 @@ impl Stores {
         found.sort();
         found
     }
+}
+
+/// Whether this is what versitygw keeps of a multipart upload that was aborted while a part arrived. It has forgotten which object
+/// that was for, as the missing attribute shows, and gives nobody the part nor counts it among the uploads under way.
+fn is_out_of_reach(directory: &Path) -> bool {
+    let mut attributes = [0; 1024];
+    directory
+        .parent()
+        .is_some_and(|above| above.ends_with(".sgwtmp/multipart"))
+        && rustix::fs::listxattr(directory, &mut attributes[..]) == Ok(0)
 }
 
 /// A database in the PostgreSQL server of this program.
