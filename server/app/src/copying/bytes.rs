@@ -148,27 +148,19 @@ impl BytesCopier {
         upload: &RecordedUpload,
     ) -> anyhow::Result<()> {
         let key = &upload.blob;
-        let reading = || format!("failed to read the bytes of upload blob {key} of the source");
-        let recorded = Growth {
-            offset: upload.offset,
+        let stored = read_upload(source, upload)
+            .await
+            .with_context(|| format!("failed to read upload blob {key} of the source"))?;
+        let anew = Growth {
+            offset: 0,
             epoch: upload.epoch,
             length: upload.length,
         };
-        // What a crash left beyond the offset, or published, is put in order first.
-        drop(source.stage(key, recorded).await.with_context(reading)?);
-        let stored = source.read_staged(key, 0..upload.offset).await;
-        let anew = Growth {
-            offset: 0,
-            ..recorded
-        };
+        // An earlier run may have begun it.
+        self.target.discard(key).await?;
         let mut staged = self.stage(key, anew).await?;
         let mut hasher = Hasher::new();
-        self.read(
-            stored.with_context(reading)?,
-            &mut hasher,
-            Some(&mut *staged),
-        )
-        .await?;
+        self.read(stored, &mut hasher, Some(&mut *staged)).await?;
         ensure!(
             hasher.state() == upload.hash || Hasher::resume(&upload.hash).is_none(),
             "upload blob {key} of the source does not have the bytes that were recorded"
@@ -199,6 +191,26 @@ impl BytesCopier {
         }
         Ok(())
     }
+}
+
+/// Reads the recorded bytes of an upload.
+async fn read_upload(
+    source: &dyn BlobStore,
+    upload: &RecordedUpload,
+) -> Result<BlobStream, BlobError> {
+    let recorded = 0..upload.offset;
+    match source.read_staged(&upload.blob, recorded.clone()).await {
+        Err(BlobError::Missing { .. }) => {}
+        read => return read,
+    }
+    // A crash left it published: a writer takes it back, as the upload's next one will.
+    let next = Growth {
+        offset: upload.offset,
+        epoch: upload.epoch + 1,
+        length: upload.length,
+    };
+    drop(source.stage(&upload.blob, next).await?);
+    source.read_staged(&upload.blob, recorded).await
 }
 
 impl PublishedSource {

@@ -165,18 +165,18 @@ impl State {
         if parts.is_empty() {
             return Err((400, "MalformedXML"));
         }
-        if parts
-            .iter()
-            .map(|(number, _)| *number)
-            .ne(1..=parts.len() as u32)
+        if (1..)
+            .zip(parts)
+            .any(|(place, (number, _))| place != *number)
         {
             return Err((400, "InvalidPartOrder"));
         }
         let mut whole = Vec::new();
         let first = upload.parts.get(&1).map_or(0, |(bytes, _)| bytes.len());
+        let last = parts.last().map(|(number, _)| number);
         for (number, etag) in parts {
             let (bytes, stored) = upload.parts.get(number).ok_or(BAD_PART)?;
-            let is_last = *number == parts.len() as u32;
+            let is_last = Some(number) == last;
             // The last one may be shorter, none may be longer: what R2 asks for.
             if stored != etag || bytes.len() > first || (bytes.len() < first && !is_last) {
                 return Err(BAD_PART);

@@ -68,7 +68,7 @@ impl World {
         }
     }
 
-    /// SplitMix64.
+    /// `SplitMix64`.
     fn below(&mut self, end: usize) -> usize {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.random;
