@@ -6,6 +6,7 @@ mod config;
 mod failures;
 mod heads;
 mod keys;
+mod large;
 mod listing;
 mod looking;
 mod memory;
@@ -60,6 +61,8 @@ struct Shared {
     memory: Memory,
     part_size: u64,
     most_parts: u64,
+    /// The longest part that is gathered in memory, in bytes.
+    most_gathered: u64,
     parts_in_flight: usize,
     read_size: u64,
     conditional_writes: bool,
@@ -70,6 +73,8 @@ struct Shared {
 struct Limits {
     /// Most parts of a multipart upload.
     most_parts: u64,
+    /// The longest part that is gathered in memory, in bytes.
+    most_gathered: u64,
     /// Between the first two attempts of a request.
     first_pause: Duration,
 }
@@ -78,6 +83,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             most_parts: 10_000,
+            most_gathered: config::MOST_GATHERED,
             first_pause: Duration::from_millis(100),
         }
     }
@@ -104,6 +110,7 @@ impl S3Store {
             memory: Memory::new(config.memory.as_u64()),
             part_size: config.part_size.as_u64(),
             most_parts: limits.most_parts,
+            most_gathered: limits.most_gathered,
             parts_in_flight: config.parts_in_flight.get(),
             read_size: config.read_size.as_u64(),
             conditional_writes: config.conditional_writes,
@@ -233,6 +240,7 @@ impl BlobStore for S3Store {
             let discarding = |trouble| failed(key, "discard", trouble);
             let uploads = shared.uploads_to(key).await?;
             shared.abort_uploads(key, &uploads).await?;
+            shared.abort_large(key).await.map_err(discarding)?;
             let staged = shared.names.staged(key);
             let listed = shared.bucket.list_all(&staged).await.map_err(discarding)?;
             if !listed.is_empty() {

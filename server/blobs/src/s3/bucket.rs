@@ -344,14 +344,13 @@ impl Bucket {
         })
     }
 
-    /// Has a range of the object that is at `name` become a part of what shall be there.
+    /// Has a range of an object, which is given by its name and entity tag, become a part of an upload, given by its name and id.
     pub(super) async fn copy_part(
         &self,
-        name: &str,
-        upload: &str,
+        (source, etag): (&str, &str),
+        (name, upload): (&str, &str),
         number: u32,
         range: Range<u64>,
-        etag: &str,
     ) -> Result<Part, Trouble> {
         let request = self
             .client
@@ -360,7 +359,7 @@ impl Bucket {
             .upload_id(upload)
             .part_number(part_number(number)?)
             // Names are made of characters that stand for themselves in a URL, if the prefix is.
-            .copy_source(format!("{}/{name}", self.name))
+            .copy_source(format!("{}/{source}", self.name))
             .copy_source_range(range_of(&range))
             .copy_source_if_match(etag);
         let copied = send!(self, CopyPart, request)?;

@@ -11,8 +11,8 @@ use crate::OpenError;
 
 /// The smallest part that a multipart upload may have, but for its last one (Amazon S3, "Multipart upload limits").
 const SMALLEST_PART: u64 = 5 * 1024 * 1024;
-/// The largest part that is gathered in memory.
-pub(super) const LARGEST_PART: u64 = 64 * 1024 * 1024;
+/// The longest part that is gathered in memory; longer ones are put together on the server.
+pub(super) const MOST_GATHERED: u64 = 64 * 1024 * 1024;
 
 /// A bucket of an S3-compatible server, which any number of servers may share.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,12 +100,12 @@ impl Config {
                 "at most 512 bytes long and without a slash at its beginning",
             ),
             (
-                (SMALLEST_PART..=LARGEST_PART).contains(&part),
+                (SMALLEST_PART..=MOST_GATHERED).contains(&part),
                 "part_size",
                 "between 5 MiB and 64 MiB",
             ),
             (
-                self.memory.as_u64() >= LARGEST_PART,
+                self.memory.as_u64() >= MOST_GATHERED,
                 "memory",
                 "64 MiB or more",
             ),

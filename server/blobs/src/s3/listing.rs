@@ -19,6 +19,15 @@ struct Found<T> {
     complete_to: Option<BlobKey>,
 }
 
+/// Where multipart uploads may be to.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    /// Where blobs are published.
+    Published,
+    /// Beside notes.
+    Staged,
+}
+
 impl Shared {
     /// Up to `limit` blobs that grow, those after `after`: all that there is a note or a multipart upload of.
     pub(super) async fn list_staged(
@@ -27,15 +36,16 @@ impl Shared {
         limit: usize,
     ) -> Result<Vec<BlobEntry>, Trouble> {
         let mut notes = self.noted(after).await?;
-        let uploads = self.uploading(after, limit).await?;
-        for (key, initiated_at) in uploads.keys {
-            let modified_at = notes.keys.entry(key).or_insert(initiated_at);
-            *modified_at = (*modified_at).max(initiated_at);
+        let mut ends = vec![notes.complete_to.take()];
+        for place in [Place::Published, Place::Staged] {
+            let uploads = self.uploading(place, after, limit).await?;
+            for (key, initiated_at) in uploads.keys {
+                let modified_at = notes.keys.entry(key).or_insert(initiated_at);
+                *modified_at = (*modified_at).max(initiated_at);
+            }
+            ends.push(uploads.complete_to);
         }
-        let end = [notes.complete_to, uploads.complete_to]
-            .into_iter()
-            .flatten()
-            .min();
+        let end = ends.into_iter().flatten().min();
         let is_known = |key: &BlobKey| end.as_ref().is_none_or(|end| key <= end);
         Ok(notes
             .keys
@@ -112,7 +122,7 @@ impl Shared {
             let more = listed.more && !listed.entries.is_empty();
             name = listed.entries.last().map(|object| object.name.clone());
             for object in listed.entries {
-                let Some((key, _)) = self.names.note_of(&object.name) else {
+                let Some(key) = self.names.key_of_staged(&object.name) else {
                     continue;
                 };
                 if after.is_some_and(|after| key <= *after) {
@@ -135,21 +145,33 @@ impl Shared {
         }
     }
 
-    /// Keys of blobs that there are multipart uploads of.
+    /// Keys of blobs that there are multipart uploads of, to themselves or to large parts of them.
     async fn uploading(
         &self,
+        place: Place,
         after: Option<&BlobKey>,
         limit: usize,
     ) -> Result<Found<Timestamp>, Trouble> {
-        let prefix = self.names.all_published();
+        let names = &self.names;
+        let prefix = match place {
+            Place::Published => names.all_published(),
+            Place::Staged => names.all_staged(),
+        };
         let mut keys: BTreeMap<BlobKey, Timestamp> = BTreeMap::new();
-        let mut name = after.map(|key| self.names.published(key));
+        let mut name = after.map(|key| match place {
+            Place::Published => names.published(key),
+            Place::Staged => format!("{}~", names.staged(key)),
+        });
         loop {
             let listed = self.bucket.uploads(&prefix, name.as_deref()).await?;
             let more = listed.more && !listed.entries.is_empty();
             name = listed.entries.last().map(|upload| upload.name.clone());
             for upload in listed.entries {
-                let Some(key) = self.names.key_of_published(&upload.name) else {
+                let key = match place {
+                    Place::Published => names.key_of_published(&upload.name),
+                    Place::Staged => names.key_of_staged(&upload.name),
+                };
+                let Some(key) = key else {
                     continue;
                 };
                 if after.is_some_and(|after| key <= *after) {

@@ -187,6 +187,11 @@ impl Names {
         format!("{}{note}", self.staged(key))
     }
 
+    /// Where a part is put together that is longer than what is gathered in memory.
+    pub(super) fn large(&self, key: &BlobKey, tag: Tag) -> String {
+        format!("{}large-{tag}", self.staged(key))
+    }
+
     pub(super) fn probe(&self) -> String {
         format!("{}probe", self.prefix)
     }
@@ -194,6 +199,12 @@ impl Names {
     /// The key of a published blob's object.
     pub(super) fn key_of_published(&self, name: &str) -> Option<BlobKey> {
         name.strip_prefix(&self.all_published())?.parse().ok()
+    }
+
+    /// The key of the blob that an object beside its notes belongs to.
+    pub(super) fn key_of_staged(&self, name: &str) -> Option<BlobKey> {
+        let (key, _) = name.strip_prefix(&self.all_staged())?.split_once("!/")?;
+        key.parse().ok()
     }
 
     /// The key and the note that an object's name says.

@@ -67,7 +67,8 @@ impl Session {
 
     /// Whether all of the blob is in the tail, and nothing keeps it from being put with one request.
     fn fits_one_request(&self, size: u64) -> bool {
-        let fits = self.nothing_is_sent() && self.tail.start == 0 && size <= self.part_size;
+        let most = self.part_size.min(self.shared.most_gathered);
+        let fits = self.nothing_is_sent() && self.tail.start == 0 && size <= most;
         // A multipart upload has at least one byte.
         fits && (!self.is_bound || size == 0)
     }
@@ -206,11 +207,8 @@ impl Session {
                     let etag = &object.etag;
                     let end = u64::from(number) * part_size;
                     let range = end - part_size..end;
-                    async move {
-                        shared
-                            .copy_part(published, &upload.id, number, range, etag)
-                            .await
-                    }
+                    let (from, to) = ((&**published, &**etag), (&**published, &*upload.id));
+                    async move { shared.copy_part(from, to, number, range).await }
                 })
                 .buffer_unordered(COPIES_AT_ONCE)
                 .try_collect()
@@ -294,6 +292,11 @@ impl Session {
         if !self.has_notes {
             return Ok(());
         }
+        if self.part_size > self.shared.most_gathered
+            && let Err(trouble) = self.shared.abort_large(self.key()).await
+        {
+            tracing::warn!(key = %self.key(), ?trouble, "uploads of parts of a published blob are left to its deletion");
+        }
         let staged = self.shared.names.staged(self.key());
         let forgotten = match self.shared.bucket.list_all(&staged).await {
             Ok(listed) => {
@@ -318,27 +321,29 @@ impl Session {
 }
 
 impl Shared {
-    /// Has a range of the object at `name` become a part of what shall be there.
-    async fn copy_part(
+    /// As [`Bucket::copy_part`](super::bucket::Bucket::copy_part), but where that spoils the part.
+    pub(super) async fn copy_part(
         &self,
-        name: &str,
-        upload: &str,
+        from: (&str, &str),
+        to: (&str, &str),
         number: u32,
         range: Range<u64>,
-        etag: &str,
     ) -> Result<Part, Trouble> {
-        let copied = self
-            .bucket
-            .copy_part(name, upload, number, range.clone(), etag)
-            .await?;
+        let copied = self.bucket.copy_part(from, to, number, range.clone());
+        let copied = copied.await?;
         if !copied.is_spoilt() {
             return Ok(copied);
+        }
+        if copied.size > self.most_gathered {
+            return Err(other(
+                "the server states a wrong checksum of a part that it copied; set blobs.checksums to \"md5\"",
+            ));
         }
         // The same bytes again, from here.
         let size = usize::try_from(range.end - range.start).map_err(other)?;
         let _room = self.memory.room(size).await;
         let mut bytes = BytesMut::with_capacity(size);
-        let mut answer = self.bucket.get(name, range, Some(etag)).await?;
+        let mut answer = self.bucket.get(from.0, range, Some(from.1)).await?;
         while let Some(chunk) = answer.try_next().await.map_err(other)? {
             bytes.extend_from_slice(&chunk);
         }
@@ -346,7 +351,7 @@ impl Shared {
             return Err(other("the answer ended too early"));
         }
         self.bucket
-            .upload_part(name, upload, number, bytes.freeze())
+            .upload_part(to.0, to.1, number, bytes.freeze())
             .await
     }
 

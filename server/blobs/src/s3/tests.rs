@@ -3,6 +3,7 @@
 mod faults;
 #[path = "../../tests/faulty_s3/mod.rs"]
 mod faulty_s3;
+mod large;
 mod model;
 mod paused;
 
@@ -65,10 +66,15 @@ fn config(server: &FaultyS3, who: &str) -> Config {
 
 /// A server of ours on the bucket, with parts of [`PART`] bytes.
 async fn node(server: &FaultyS3, who: &str) -> S3Store {
-    node_with(server, who, |config| config).await
+    node_with(server, who, Limits::default(), |config| config).await
 }
 
-async fn node_with(server: &FaultyS3, who: &str, change: impl FnOnce(Config) -> Config) -> S3Store {
+async fn node_with(
+    server: &FaultyS3,
+    who: &str,
+    limits: Limits,
+    change: impl FnOnce(Config) -> Config,
+) -> S3Store {
     let config = Config {
         part_size: ByteSize::b(PART as u64),
         memory: ByteSize::kib(64),
@@ -78,7 +84,7 @@ async fn node_with(server: &FaultyS3, who: &str, change: impl FnOnce(Config) -> 
     };
     let limits = Limits {
         first_pause: Duration::from_millis(1),
-        ..Limits::default()
+        ..limits
     };
     S3Store::connect(&change(config), limits).await.unwrap()
 }

@@ -17,7 +17,6 @@ use tokio::task::JoinSet;
 
 use super::Shared;
 use super::bucket::{Object, Part, Trouble, other};
-use super::config::LARGEST_PART;
 use super::failures::failed;
 use super::keys::Turn;
 use super::names::{Kind, Note, Rank, Tag};
@@ -26,6 +25,8 @@ use super::tail::{Kept, Tail};
 
 /// How much larger parts become when there would be too many. It divides their greatest number, so that what is there stays whole parts.
 const GROWTH: u64 = 8;
+/// The longest part that a server takes (Amazon S3, "Multipart upload limits").
+const LARGEST_PART: u64 = 5 * 1024 * 1024 * 1024;
 /// How many pieces a tail may have before they are written anew as one.
 const MOST_PIECES: usize = 16;
 /// How many pieces that are in parts by now are deleted at once.
@@ -126,11 +127,14 @@ impl Session {
             }
             let room = usize::try_from(self.part_end() - self.tail.end()).unwrap_or(usize::MAX);
             let chunk = bytes.split_to(room.min(bytes.len()));
+            let most_gathered = self.part_size.min(self.shared.most_gathered);
             let most = match self.expected {
-                Some(expected) => expected.saturating_sub(self.tail.end()).min(self.part_size),
+                Some(expected) => expected.saturating_sub(self.tail.end()).min(most_gathered),
                 None => 0,
             };
-            if !self.tail.try_append(&self.shared.memory, &chunk, most) {
+            let gathered = (self.tail.held().1.len() + chunk.len()) as u64;
+            if gathered > most_gathered || !self.tail.try_append(&self.shared.memory, &chunk, most)
+            {
                 self.spill().await?;
                 let room = self.shared.memory.room(chunk.len()).await;
                 self.tail.append_in(room, &chunk, most);
@@ -140,7 +144,7 @@ impl Session {
     }
 
     /// Makes the tail durable and lets go of its memory.
-    async fn spill(&mut self) -> Result<(), BlobError> {
+    pub(super) async fn spill(&mut self) -> Result<(), BlobError> {
         if !self.tail.is_synced() {
             self.leave_note(Kind::Piece).await?;
         }
@@ -164,10 +168,7 @@ impl Session {
         let mut bytes = BytesMut::with_capacity(size);
         let (held_from, _) = self.tail.held();
         for kept in self.tail.kept.clone() {
-            let (from, to) = match &kept {
-                Kept::Base { from, to } => (*from, *to),
-                Kept::Piece(piece) => (piece.from, piece.to),
-            };
+            let (from, to) = kept.range();
             let to = to.min(held_from);
             if from >= to {
                 break;
@@ -193,14 +194,17 @@ impl Session {
             self.grow_parts().await?;
             return Ok(());
         }
+        let number = u32::try_from(self.tail.start / self.part_size + 1);
+        let number = number.map_err(|error| self.failed(other(error)))?;
+        if self.is_large() {
+            return self.send_large_part(number).await;
+        }
         self.gather().await?;
         let upload = self.begin_upload().await?;
         while self.sending.len() >= self.shared.parts_in_flight {
             self.one_arrives().await?;
         }
         self.turn.sends()?;
-        let number = u32::try_from(self.tail.start / self.part_size + 1);
-        let number = number.map_err(|error| self.failed(other(error)))?;
         let (bytes, room, kept) = self.tail.take();
         self.covered.extend(kept.into_iter().filter_map(note_of));
         let (shared, published) = (Arc::clone(&self.shared), self.published());
@@ -299,7 +303,7 @@ impl Session {
         if self.tail.len() == self.part_size {
             self.send_part().await?;
         }
-        if self.tail.kept.len() >= MOST_PIECES && !self.tail.is_synced() {
+        if self.tail.kept.len() >= MOST_PIECES && !self.tail.is_synced() && !self.is_large() {
             self.rewrite_tail().await?;
         }
         if !self.tail.is_synced() || self.noted.is_none() || kind == Kind::Close {
@@ -367,7 +371,7 @@ impl Session {
         self.base = size;
         self.part_size *= GROWTH;
         if self.part_size > LARGEST_PART {
-            return Err(self.failed(other("the blob is too long to be gathered in memory")));
+            return Err(self.failed(other("no object can be that long")));
         }
         self.noted = None;
         Ok(())
@@ -398,7 +402,7 @@ impl Session {
     }
 }
 
-fn note_of(kept: Kept) -> Option<Note> {
+pub(super) fn note_of(kept: Kept) -> Option<Note> {
     match kept {
         Kept::Base { .. } => None,
         Kept::Piece(piece) => Some(piece.note),

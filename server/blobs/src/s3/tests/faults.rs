@@ -12,8 +12,8 @@ async fn history(server: &FaultyS3) -> Result<(), BlobError> {
         ..config
     };
     let (a, b) = (
-        node_with(server, "a", quick).await,
-        node_with(server, "b", quick).await,
+        node_with(server, "a", Limits::default(), quick).await,
+        node_with(server, "b", Limits::default(), quick).await,
     );
     let whole = bytes(6 * PART + 123, 7);
     let mut staged = a.stage(&key(), at(0, 1)).await?;
@@ -91,7 +91,7 @@ async fn memory_is_shared_and_nobody_waits_for_ever() {
         memory: ByteSize::kib(8),
         ..config
     };
-    let store = node_with(&server, "a", narrow).await;
+    let store = node_with(&server, "a", Limits::default(), narrow).await;
     let writers = (0..20_u8).map(|of| {
         let store = &store;
         async move {
@@ -183,8 +183,8 @@ async fn a_server_without_conditions_is_used_without() {
         ..config
     };
     let (a, b) = (
-        node_with(&server, "a", plain).await,
-        node_with(&server, "b", plain).await,
+        node_with(&server, "a", Limits::default(), plain).await,
+        node_with(&server, "b", Limits::default(), plain).await,
     );
     let whole = bytes(3 * PART, 1);
     let mut old = a.stage(&key(), at(0, 1)).await.unwrap();

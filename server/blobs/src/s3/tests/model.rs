@@ -10,6 +10,7 @@ use bytes::Bytes;
 use domain::StagedBlob;
 use futures::{StreamExt as _, stream};
 
+use super::large::LARGE_PARTS;
 use super::*;
 
 /// What a writer has written; the bytes of the blob from its beginning on.
@@ -49,7 +50,12 @@ impl World {
                 },
                 ..config
             };
-            nodes.push(node_with(&server, who, patient).await);
+            // Parts of every third history are put together on the server.
+            let limits = match seed % 3 {
+                0 => LARGE_PARTS,
+                _ => Limits::default(),
+            };
+            nodes.push(node_with(&server, who, limits, patient).await);
         }
         server.at_random(one_in, seed);
         Self {
