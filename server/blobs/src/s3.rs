@@ -1,4 +1,28 @@
-//! Blobs as objects in a bucket of an S3-compatible server.
+//! Blobs as objects in a bucket of an S3-compatible server, which any number of nodes share.
+//!
+//! ```text
+//! PREFIX published/<key>              whole; or the beginning of a blob that still grows
+//! PREFIX staged/<key>!/<note>         notes on a blob that grows: who has it since where, and the bytes that are in no part yet
+//! PREFIX staged/<key>!/large-<tag>    a part that is being put together (`large`)
+//! PREFIX sealed/<key>                 who published a blob, where its object says that an older writer made it
+//! ```
+//!
+//! A blob that grows is a multipart upload to where it will be published, with parts of one size (Cloudflare R2 takes no others), and
+//! behind the last whole part a *tail*, which is kept in notes ([`StagedBlob::sync`]) and in memory. A blob that fits into one part
+//! never sees a multipart upload: it is put with one request. What goes wrong between nodes is kept out by four rules:
+//!
+//! 1. Each writer is a *session* with a *rank*: its epoch, then its number in the process. What sessions of lower rank left beyond the
+//!    point where it begins does not count, whenever it was written (`notes`).
+//! 2. A session claims the blob before it looks at it, so that of two, at least one sees the other (`resuming`).
+//! 3. Within one multipart upload a part's number is only ever sent with one content. A session that was closed hands the upload on.
+//!    After one that was killed, paused or dropped, the upload is completed with what it has, which ends it for good; the object that
+//!    this makes is the *base* of the next upload, into which the server copies it in the end. So copying costs only after a crash.
+//! 4. Objects are put in their place on condition that nobody else did so since (`publishing`).
+//!
+//! What is durable when: parts and notes are, once the server has answered; a sync waits for all of them. Publishing is done when
+//! the object, looked at again, has the size that it should. An answer that is lost is made up for by looking.
+//!
+//! Memory is bounded over all writers (`memory`), and what there is to wait for is what a client feels.
 
 mod bucket;
 mod client;
