@@ -131,13 +131,16 @@ async fn many_that_compete_leave_the_content_exact() {
         let mut dice = Dice::new(seed);
         let version = Version::ALL[usize::try_from(seed % 2).unwrap()];
         loop {
-            // Any of these may be ended by another contender; then it asks again.
+            // Any of these may be ended by another contender; then it asks again, after a while, as clients do: six that take the
+            // upload from each other without a pause can keep each other from bringing anything.
+            let pause = Duration::from_millis(dice.within(0..500));
             let Ok(head) = server
                 .client(version)
                 .await
                 .exchange(&dialect.head(&upload))
                 .await
             else {
+                tokio::time::sleep(pause).await;
                 continue;
             };
             let head = head.expect(204);
@@ -150,14 +153,15 @@ async fn many_that_compete_leave_the_content_exact() {
             let append = dialect
                 .append(&upload, offset, completes)
                 .body(content.slice(offset..end));
-            if let Ok(response) = server.client(version).await.exchange(&append).await {
-                match response.status() {
+            match server.client(version).await.exchange(&append).await {
+                Err(_) => tokio::time::sleep(pause).await,
+                Ok(response) => match response.status() {
                     // More, where another was told the same offset, went further and came first: this one repeated it.
                     201 => assert!(response.offset() >= end, "{end}: {response:?}"),
                     // Somebody was faster, or the upload is complete.
                     409 | 400 => {}
                     other => panic!("{other}: {response:?}"),
-                }
+                },
             }
         }
     };
