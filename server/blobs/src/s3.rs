@@ -248,8 +248,12 @@ impl BlobStore for S3Store {
                     Some(_) | None => Err(missing()),
                 };
             };
-            if shared.standing(key, None).await?.length() != size {
+            let standing = shared.standing(key, None).await?;
+            if standing.length() != size {
                 return Err(missing());
+            }
+            if standing.is_published_later() {
+                return Ok(());
             }
             let (rank, growth) = shared.follow(newest, size);
             let mut session = Session::resume(&shared, &turn, rank, growth).await?;

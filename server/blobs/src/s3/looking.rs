@@ -17,6 +17,8 @@ const MOST_LOOKS: u32 = 5;
 pub(super) struct Standing {
     /// What sessions of lower ranks left.
     pub(super) notes: Notes,
+    /// Those of them whose bytes count.
+    counted: Notes,
     /// What lies where the blob is published, if anything does.
     pub(super) object: Option<Object>,
     /// What of it is the blob's beginning, in bytes.
@@ -123,6 +125,7 @@ impl Shared {
         let Some((stated_by, state)) = state else {
             return Ok(Standing {
                 cut: cut(&notes, maker),
+                counted: Notes::default(),
                 notes,
                 is_published: object.is_some(),
                 object,
@@ -131,12 +134,24 @@ impl Shared {
                 upload: None,
             });
         };
-        // What a session of that rank or a higher one put there is the whole blob.
-        let is_whole = maker.is_some_and(|maker| maker >= stated_by);
-        // A session may make a base itself, when its parts become larger.
-        let is_own_base = maker == Some(stated_by) && state.base == size && size > 0;
+        // What a session of a higher rank put there is the whole blob, whatever those of lower ones still leave beside it.
+        if maker > Some(stated_by) {
+            return Ok(Standing {
+                cut: cut(&notes, maker),
+                counted: Notes::default(),
+                notes,
+                is_published: true,
+                object,
+                base: size,
+                part_size: Some(state.part_size),
+                upload: None,
+            });
+        }
+        // What the session itself put there is either the whole blob, or a base that it made when its parts became larger, or that
+        // somebody else made when it was left behind; then notes have more.
+        let is_own = maker == Some(stated_by);
         let (upload, base) = match state.upload {
-            None if is_whole => (None, size),
+            None if is_own => (None, size),
             None => (None, state.base.min(size)),
             Some(upload) => {
                 let published = self.names.published(key);
@@ -144,8 +159,7 @@ impl Shared {
                     Ok(parts) => (Some(LiveUpload { upload, parts }), state.base.min(size)),
                     Err(Trouble::NoUpload) => {
                         let tag = object.as_ref().and_then(|object| object.tag);
-                        let is_its = tag == Some(upload.tag);
-                        let base = match is_its || is_whole {
+                        let base = match is_own || tag == Some(upload.tag) {
                             true => size,
                             false => state.base.min(size),
                         };
@@ -155,14 +169,11 @@ impl Shared {
                 }
             }
         };
-        let counted_by = match is_whole {
-            true => maker,
-            false => Some(stated_by),
-        };
         Ok(Standing {
-            cut: cut(&notes, counted_by),
+            cut: cut(&notes, Some(stated_by)),
+            counted: notes.clone(),
             notes,
-            is_published: is_whole && !is_own_base,
+            is_published: is_own && upload.is_none(),
             object,
             base,
             part_size: Some(state.part_size),
@@ -186,16 +197,21 @@ impl Standing {
         }
     }
 
+    /// Whether the blob was published by a session of a higher rank than those that left bytes.
+    pub(super) fn is_published_later(&self) -> bool {
+        self.is_published && self.counted.is_empty()
+    }
+
     /// How many bytes the blob has.
     pub(super) fn length(&self) -> u64 {
         let solid = self.solid().min(self.cut);
-        let pieces = self.notes.extents(solid, u64::MAX);
+        let pieces = self.counted.extents(solid, u64::MAX);
         pieces.last().map_or(solid, |piece| piece.to)
     }
 
     /// The pieces that have the bytes from `from` to `to`; none if they do not have all.
     pub(super) fn pieces(&self, from: u64, to: u64) -> Option<Vec<Extent>> {
-        let pieces = self.notes.extents(from, to);
+        let pieces = self.counted.extents(from, to);
         let reached = pieces.last().map_or(from, |piece| piece.to);
         (reached >= to).then_some(pieces)
     }

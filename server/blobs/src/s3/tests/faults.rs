@@ -1,87 +1,116 @@
-//! One fault at a time: whatever request it hits, whoever uses the store does not notice.
+//! Faults that pass: whatever requests they hit, whoever uses the store does not notice.
 
-use futures::{StreamExt as _, stream};
+use domain::ids::SystemRandomness;
 
 use super::faulty_s3::Fault;
 use super::*;
 
-/// A blob that is written by three nodes one after the other, the second of which is killed, read back and deleted.
-async fn history(server: &FaultyS3) -> Result<(), BlobError> {
-    let quick = |config| Config {
-        attempt_timeout: Duration::from_millis(500),
-        ..config
-    };
-    let (a, b) = (
-        node_with(server, "a", Limits::default(), quick).await,
-        node_with(server, "b", Limits::default(), quick).await,
-    );
+/// A blob that is written by two nodes in turn, of which the second is killed once, read back and deleted.
+async fn history(a: &S3Store, b: &S3Store) -> Result<(), BlobError> {
+    let key = BlobKey::random(&SystemRandomness);
     let whole = bytes(6 * PART + 123, 7);
-    let mut staged = a.stage(&key(), at(0, 1)).await?;
+    let mut staged = a.stage(&key, at(0, 1)).await?;
     staged.write(whole[..1500].to_vec().into()).await?;
     staged.sync().await?;
     staged.write(whole[1500..2100].to_vec().into()).await?;
     staged.close().await?;
-    let mut staged = b.stage(&key(), at(2100, 2)).await?;
+    let mut staged = b.stage(&key, at(2100, 2)).await?;
     staged.write(whole[2100..4300].to_vec().into()).await?;
     staged.sync().await?;
     drop(staged);
-    let read = a.read_staged(&key(), 500..4300).await?;
+    let read = a.read_staged(&key, 500..4300).await?;
     let read: Vec<_> = read.try_collect().await?;
     assert!(read.concat() == whole[500..4300]);
-    let mut staged = a.stage(&key(), at(4300, 3)).await?;
+    let mut staged = a.stage(&key, at(4300, 3)).await?;
     staged.write(whole[4300..].to_vec().into()).await?;
     staged.publish().await?;
-    assert!(super::read(&b, &key(), whole.len()).await? == whole);
+    assert!(super::read(b, &key, whole.len()).await? == whole);
 
-    let small = BlobKey::random(&domain::ids::SystemRandomness);
+    let small = BlobKey::random(&SystemRandomness);
     let mut staged = a.stage(&small, Growth::NEW).await?;
     staged.write(whole[..10].to_vec().into()).await?;
     staged.publish().await?;
     b.open(&small, 10).await?;
     b.delete(&small).await?;
-    b.delete(&key()).await?;
+    b.delete(&key).await?;
     Ok(())
 }
 
+/// How many requests a history has of each operation, at least.
+const REQUESTS: [(&str, u64); 11] = [
+    ("PutObject", 6),
+    ("GetObject", 8),
+    ("HeadObject", 12),
+    ("ListObjectsV2", 8),
+    ("DeleteObjects", 3),
+    ("CreateMultipartUpload", 2),
+    ("UploadPart", 7),
+    ("UploadPartCopy", 4),
+    ("CompleteMultipartUpload", 2),
+    ("ListParts", 4),
+    ("ListMultipartUploads", 2),
+];
+
+/// Has the first request of each operation fail, then the second, and so on, each in a history of its own.
+async fn every_request_fails_once(fault: Fault) {
+    let server = FaultyS3::start().await;
+    let quick = |config| Config {
+        attempt_timeout: Duration::from_millis(500),
+        ..config
+    };
+    let (a, b) = (
+        node_with(&server, "a", Limits::default(), quick).await,
+        node_with(&server, "b", Limits::default(), quick).await,
+    );
+    for nth in 1..=12 {
+        for (operation, _) in REQUESTS.iter().filter(|(_, most)| nth <= *most) {
+            server.nth(operation, nth, fault);
+        }
+        let done = history(&a, &b).await;
+        done.unwrap_or_else(|error| panic!("{nth}: {error:?}"));
+        assert!(server.is_as_planned(), "{nth}");
+        assert_all_goes(&server, &a).await;
+    }
+}
+
 #[tokio::test]
-async fn a_single_fault_goes_unnoticed() {
-    let operations = [
-        ("PutObject", 6),
-        ("GetObject", 8),
-        ("HeadObject", 12),
-        ("ListObjectsV2", 8),
-        ("DeleteObjects", 3),
-        ("CreateMultipartUpload", 2),
-        ("UploadPart", 7),
-        ("UploadPartCopy", 4),
-        ("CompleteMultipartUpload", 2),
-        ("ListParts", 4),
-        ("ListMultipartUploads", 2),
-    ];
-    let faults = [
-        Fault::Internal,
-        Fault::SlowDown,
-        Fault::ResetBefore,
-        Fault::ResetAfter,
-        Fault::OkWithError,
-        Fault::StallsBefore,
-        Fault::StallsAfter,
-        Fault::BreaksOff,
-    ];
-    let cases = operations.into_iter().flat_map(|(operation, most)| {
-        (1..=most).flat_map(move |nth| faults.map(|fault| (operation, nth, fault)))
-    });
-    let runs = cases.map(|(operation, nth, fault)| async move {
-        let server = FaultyS3::start().await;
-        server.nth(operation, nth, fault);
-        let what = format!("{fault:?} at {operation} {nth}");
-        let done = history(&server).await;
-        done.unwrap_or_else(|error| panic!("{what}: {error:?}"));
-        assert!(server.is_as_planned(), "{what} did not happen");
-        let store = node(&server, "c").await;
-        assert_all_goes(&server, &store).await;
-    });
-    stream::iter(runs).buffer_unordered(8).collect::<()>().await;
+async fn an_internal_error_goes_unnoticed() {
+    every_request_fails_once(Fault::Internal).await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_too_busy_goes_unnoticed() {
+    every_request_fails_once(Fault::SlowDown).await;
+}
+
+#[tokio::test]
+async fn a_reset_goes_unnoticed() {
+    every_request_fails_once(Fault::ResetBefore).await;
+}
+
+#[tokio::test]
+async fn a_lost_answer_goes_unnoticed() {
+    every_request_fails_once(Fault::ResetAfter).await;
+}
+
+#[tokio::test]
+async fn an_ok_that_carries_an_error_goes_unnoticed() {
+    every_request_fails_once(Fault::OkWithError).await;
+}
+
+#[tokio::test]
+async fn a_server_that_never_answers_goes_unnoticed() {
+    every_request_fails_once(Fault::StallsBefore).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_never_comes_goes_unnoticed() {
+    every_request_fails_once(Fault::StallsAfter).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_goes_unnoticed() {
+    every_request_fails_once(Fault::BreaksOff).await;
 }
 
 #[tokio::test]

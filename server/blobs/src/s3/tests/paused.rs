@@ -231,3 +231,28 @@ async fn a_writer_that_paused_after_a_crash_changes_nothing() {
 async fn a_writer_that_paused_after_taking_a_blob_back_changes_nothing() {
     at_every_request(Before::Published).await;
 }
+
+#[tokio::test]
+async fn what_a_writer_leaves_after_its_blob_was_published_does_not_count() {
+    let server = FaultyS3::start().await;
+    let (a, b) = (node(&server, "a").await, node(&server, "b").await);
+    let mut old = a.stage(&key(), at(0, 1)).await.unwrap();
+    let mut staged = b.stage(&key(), at(0, 2)).await.unwrap();
+    let mut whole = bytes(700, 1);
+    staged.write(whole.clone().into()).await.unwrap();
+    staged.publish().await.unwrap();
+    // A multipart upload with a part, and a note with the bytes behind it, as if it had handed them on.
+    old.write(vec![0xee; 2 * PART].into()).await.unwrap();
+    old.close().await.unwrap();
+    assert!(read(&a, &key(), 700).await.unwrap() == whole);
+    b.publish(&key(), 700).await.unwrap();
+
+    // Nobody had recorded it.
+    let mut staged = b.stage(&key(), at(700, 3)).await.unwrap();
+    let more = bytes(PART, 2);
+    staged.write(more.clone().into()).await.unwrap();
+    whole.extend(more);
+    staged.publish().await.unwrap();
+    assert!(read(&a, &key(), whole.len()).await.unwrap() == whole);
+    assert_all_goes(&server, &a).await;
+}
