@@ -24,6 +24,7 @@
 //!
 //! Memory is bounded over all writers (`memory`), and what there is to wait for is what a client feels.
 
+mod blocks;
 mod bucket;
 mod client;
 mod config;
@@ -57,6 +58,7 @@ use domain::blob_store::{BlobEntry, BlobError, BlobState, BlobStream, Growth};
 use domain::{Blob, BlobKey, BlobStore, StagedBlob};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
+use self::blocks::Blocks;
 use self::bucket::{Bucket, Condition, Trouble};
 pub use self::config::{Checksums, Config, Secret};
 use self::failures::failed;
@@ -82,6 +84,7 @@ struct Shared {
     names: Names,
     keys: Keys,
     heads: Heads,
+    blocks: Arc<Blocks>,
     memory: Memory,
     part_size: u64,
     most_parts: u64,
@@ -131,6 +134,7 @@ impl S3Store {
             names: Names::new(&config.prefix),
             keys: Keys::default(),
             heads: Heads::new(),
+            blocks: Arc::new(Blocks::new(config.read_memory.as_u64())),
             memory: Memory::new(config.memory.as_u64()),
             part_size: config.part_size.as_u64(),
             most_parts: limits.most_parts,
@@ -322,6 +326,7 @@ impl BlobStore for S3Store {
             },
             size,
             read_size: self.shared.read_size,
+            blocks: Arc::clone(&self.shared.blocks),
         }))
     }
 

@@ -35,8 +35,8 @@ pub struct Config {
     pub secret_access_key: Option<Secret>,
     /// How the server verifies what it is sent.
     pub checksums: Checksums,
-    /// Whether the server refuses to replace an object when `If-Match` or `If-None-Match` says so. Without that, a server of this
-    /// store that was paused in the moment of publishing can put its older bytes in the place of a newer blob.
+    /// Whether the server refuses to put an object where `If-None-Match` or `If-Match` says so. Where it does not, every upload takes
+    /// some more requests, which keep out what a server of this store that was paused still sends.
     pub conditional_writes: bool,
     /// The size of the parts of a multipart upload: 5 MiB to 64 MiB. Uploads whose length would take more than 10,000 parts get
     /// larger ones.
@@ -47,6 +47,8 @@ pub struct Config {
     pub memory: ByteSize,
     /// How many bytes one request reads: 64 KiB to 1 GiB. A download has the next request under way while it passes on the bytes of one.
     pub read_size: ByteSize,
+    /// Memory for what short reads have read around themselves, as those of archives do: 16 MiB or more.
+    pub read_memory: ByteSize,
     /// How long connecting may take.
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
@@ -76,6 +78,7 @@ impl Default for Config {
             parts_in_flight: const { NonZeroUsize::new(2).unwrap() },
             memory: ByteSize::mib(256),
             read_size: ByteSize::mib(8),
+            read_memory: ByteSize::mib(64),
             connect_timeout: Duration::from_secs(5),
             attempt_timeout: Duration::from_secs(30),
             operation_timeout: Duration::from_mins(2),
@@ -108,6 +111,11 @@ impl Config {
                 self.memory.as_u64() >= MOST_GATHERED,
                 "memory",
                 "64 MiB or more",
+            ),
+            (
+                self.read_memory >= ByteSize::mib(16),
+                "read_memory",
+                "16 MiB or more",
             ),
             (
                 (64 * 1024..=1024 * 1024 * 1024).contains(&read),

@@ -1,6 +1,6 @@
 //! Reading objects in requests of bounded length, one request ahead.
 //!
-//! Bytes are passed on as they come; none are gathered. While one answer is passed on the next request is sent already, and its answer
+//! Bytes are passed on as they come; none are gathered, but for short reads (`blocks`). While one answer is passed on the next request is sent already, and its answer
 //! waits in the connection. An answer that breaks off is asked for again from where it broke.
 
 use std::ops::Range;
@@ -13,6 +13,7 @@ use domain::{Blob, BlobKey};
 use futures::{StreamExt as _, stream};
 use tokio::task::JoinSet;
 
+use super::blocks::Blocks;
 use super::bucket::{Bucket, Trouble, other};
 use super::failures::failed;
 
@@ -27,6 +28,7 @@ pub(super) struct PublishedObject {
     pub(super) size: u64,
     /// How many bytes one request reads.
     pub(super) read_size: u64,
+    pub(super) blocks: Arc<Blocks>,
 }
 
 impl Blob for PublishedObject {
@@ -39,7 +41,10 @@ impl Blob for PublishedObject {
             let key = self.source.key.clone();
             return stream::iter([Err(BlobError::Missing { key })]).boxed();
         }
-        self.source.clone().stream(range, self.read_size)
+        match Blocks::suit(&range, self.size) {
+            true => self.blocks.stream(&self.source, self.size, range),
+            false => self.source.clone().stream(range, self.read_size),
+        }
     }
 }
 

@@ -225,3 +225,26 @@ async fn a_server_without_conditions_is_used_without() {
     assert!(read(&a, &key(), whole.len()).await.unwrap() == whole);
     assert_all_goes(&server, &b).await;
 }
+
+#[tokio::test]
+async fn short_reads_in_a_row_take_few_requests() {
+    let server = FaultyS3::start().await;
+    let store = S3Store::open(&config(&server, "a")).await.unwrap();
+    let whole = bytes(5 * 1024 * 1024 / 2, 1);
+    let mut staged = store.stage(&key(), at(0, 1)).await.unwrap();
+    staged.write(whole.clone().into()).await.unwrap();
+    staged.publish().await.unwrap();
+    let blob = store.open(&key(), whole.len() as u64).await.unwrap();
+    let mut begin = 0;
+    while begin < whole.len() {
+        let end = whole.len().min(begin + 77_777);
+        let read: Vec<_> = blob
+            .read(begin as u64..end as u64)
+            .try_collect()
+            .await
+            .unwrap();
+        assert!(read.concat() == whole[begin..end], "{begin}");
+        begin = end;
+    }
+    assert_eq!(store.requests()["GetObject"], 3);
+}
