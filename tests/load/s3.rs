@@ -159,7 +159,7 @@ impl Bench {
         let output = Command::new("aws")
             .args(["--endpoint-url", self.stores.endpoint(), "s3"])
             .args(arguments)
-            .arg("--no-progress")
+            .arg("--only-show-errors")
             .envs(self.stores.credentials())
             .env("AWS_DEFAULT_REGION", self.stores.region())
             .stdout(stdout)
