@@ -667,7 +667,8 @@ async fn one_node_at_a_time_cleans_up() {
     assert!(done[cleans] >= 8 && done[1 - cleans] == 0, "{done:?}");
     stops[cleans].cancel();
     let done = pass(10).await;
-    assert!(done[1 - cleans] >= 8 && done[cleans] == 0, "{done:?}");
+    // A round that was due in the moment of the stop may have begun.
+    assert!(done[1 - cleans] >= 8 && done[cleans] <= 1, "{done:?}");
     stops[1 - cleans].cancel();
     first.await.unwrap();
     second.await.unwrap();
