@@ -7,7 +7,7 @@ use futures::stream::{BoxStream, StreamExt as _};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteRow};
 use sqlx::{AssertSqlSafe, ConnectOptions, QueryBuilder, Row as _, Sqlite, SqliteConnection};
 
-use super::table::{Column, Kind, Row, Table, Value, names};
+use super::table::{Column, Kind, Row, Table, Value, names, statements};
 use crate::SqliteConfig;
 
 /// How long a statement waits for a lock that another process holds.
@@ -28,34 +28,7 @@ impl SqliteDatabase {
             .map(Self)
     }
 
-    pub(super) async fn execute(&mut self, statement: &'static str) -> sqlx::Result<()> {
-        sqlx::query(statement).execute(&mut self.0).await.map(drop)
-    }
-
-    pub(super) async fn number(&mut self, query: String) -> sqlx::Result<i64> {
-        sqlx::query_scalar(AssertSqlSafe(query))
-            .fetch_one(&mut self.0)
-            .await
-    }
-
-    pub(super) async fn pair(&mut self, query: &'static str) -> sqlx::Result<(i64, i64)> {
-        sqlx::query_as(query).fetch_one(&mut self.0).await
-    }
-
-    pub(super) async fn page(
-        &mut self,
-        query: &'static str,
-        kinds: &[Kind],
-        after: &str,
-        limit: i64,
-    ) -> sqlx::Result<Vec<Row>> {
-        let rows = sqlx::query(query)
-            .bind(after)
-            .bind(limit)
-            .fetch_all(&mut self.0)
-            .await?;
-        rows.iter().map(|row| values(row, kinds)).collect()
-    }
+    statements!();
 
     /// In the order of their names.
     pub(super) async fn columns(&mut self, table: &Table) -> sqlx::Result<Vec<Column>> {
@@ -80,17 +53,6 @@ impl SqliteDatabase {
                 Ok(Column { name, kind })
             })
             .collect()
-    }
-
-    pub(super) fn rows(
-        &mut self,
-        query: String,
-        kinds: Vec<Kind>,
-    ) -> BoxStream<'_, sqlx::Result<Row>> {
-        sqlx::query(AssertSqlSafe(query))
-            .fetch(&mut self.0)
-            .map(move |row| values(&row?, &kinds))
-            .boxed()
     }
 
     pub(super) async fn insert(

@@ -118,6 +118,53 @@ pub(super) fn are_the_same(here: &[Column], there: &[Column]) -> bool {
         })
 }
 
+/// What is asked of every engine in the same words. Each has types of its own for connections and rows, which generic code would have
+/// to bound one by one; `values` makes a [`Row`] of one of its rows.
+macro_rules! statements {
+    () => {
+        pub(super) async fn execute(&mut self, statement: &'static str) -> sqlx::Result<()> {
+            sqlx::query(statement).execute(&mut self.0).await.map(drop)
+        }
+
+        pub(super) async fn number(&mut self, query: String) -> sqlx::Result<i64> {
+            sqlx::query_scalar(AssertSqlSafe(query))
+                .fetch_one(&mut self.0)
+                .await
+        }
+
+        pub(super) async fn pair(&mut self, query: &'static str) -> sqlx::Result<(i64, i64)> {
+            sqlx::query_as(query).fetch_one(&mut self.0).await
+        }
+
+        pub(super) async fn page(
+            &mut self,
+            query: &'static str,
+            kinds: &[Kind],
+            after: &str,
+            limit: i64,
+        ) -> sqlx::Result<Vec<Row>> {
+            let rows = sqlx::query(query)
+                .bind(after)
+                .bind(limit)
+                .fetch_all(&mut self.0)
+                .await?;
+            rows.iter().map(|row| values(row, kinds)).collect()
+        }
+
+        pub(super) fn rows(
+            &mut self,
+            query: String,
+            kinds: Vec<Kind>,
+        ) -> BoxStream<'_, sqlx::Result<Row>> {
+            sqlx::query(AssertSqlSafe(query))
+                .fetch(&mut self.0)
+                .map(move |row| values(&row?, &kinds))
+                .boxed()
+        }
+    };
+}
+pub(super) use statements;
+
 #[cfg(test)]
 mod tests {
     use sqlx::{Connection as _, PgConnection, SqliteConnection};
