@@ -136,10 +136,11 @@ impl Faults {
             }
         }
         if let Some(random) = &mut self.random
-            && random.next().is_multiple_of(random.one_in)
+            && next_random(&mut random.state).is_multiple_of(random.one_in)
         {
             let kinds = FAULTS.len() as u64;
-            let chosen = usize::try_from(random.next() % kinds).expect("there are few");
+            let chosen =
+                usize::try_from(next_random(&mut random.state) % kinds).expect("there are few");
             fault = fault.or(Some(FAULTS[chosen]));
         }
         let pause = self.pauses.get_mut(who).and_then(|pausing| {
@@ -155,13 +156,11 @@ impl Faults {
     }
 }
 
-impl Random {
-    /// `SplitMix64`.
-    fn next(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.state;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
+/// The next number of `SplitMix64`, whose state this is.
+pub(crate) fn next_random(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut mixed = *state;
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
 }

@@ -24,7 +24,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use self::faults::Faults;
-pub(crate) use self::faults::{Fault, Pause};
+pub(crate) use self::faults::{Fault, Pause, next_random};
 use self::state::State;
 
 /// The name of its bucket.

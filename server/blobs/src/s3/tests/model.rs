@@ -10,6 +10,7 @@ use bytes::Bytes;
 use domain::StagedBlob;
 use futures::{StreamExt as _, stream};
 
+use super::faulty_s3::next_random;
 use super::large::LARGE_PARTS;
 use super::*;
 
@@ -74,13 +75,8 @@ impl World {
         }
     }
 
-    /// `SplitMix64`.
     fn below(&mut self, end: usize) -> usize {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.random;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((mixed ^ (mixed >> 31)) % end as u64).unwrap()
+        usize::try_from(next_random(&mut self.random) % end as u64).unwrap()
     }
 
     /// What came of something that the newest writer did.
