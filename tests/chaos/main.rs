@@ -117,7 +117,7 @@ async fn chaos(arguments: &Arguments, seed: u64) -> Result<Arc<Run>, Broken> {
         let outcome = client.map_err(|panic| format!("a client gave up: {panic}"));
         if let Err(broken) = outcome.and_then(|outcome| outcome) {
             trouble.abort();
-            return Err(format!("{broken}\n{}", run.fleet.logs().await));
+            return Err(format!("{}\n{broken}", run.fleet.logs().await));
         }
     }
     trouble

@@ -176,8 +176,13 @@ pub trait MetadataStore: Debug + Send + Sync + 'static {
     ) -> Result<Guarded, MetadataError>;
 
     /// Remembers what a client is told about an upload that is open or complete, instead of what one was told before, or forgets
-    /// that; other uploads stay as they are. Without an error it is remembered, but need not be durable.
-    async fn tell_upload(&self, id: &UploadId, told: Option<Told>) -> Result<(), MetadataError>;
+    /// that; if nobody has claimed the upload since it had this epoch. [`Guarded::Done`] is remembered, but need not be durable.
+    async fn tell_upload(
+        &self,
+        id: &UploadId,
+        epoch: u64,
+        told: Option<Told>,
+    ) -> Result<Guarded, MetadataError>;
 
     /// Records that the holder of an open upload under this epoch has ended its work; changes nothing where another holds it.
     async fn release_upload(&self, id: &UploadId, epoch: u64) -> Result<(), MetadataError>;

@@ -380,15 +380,19 @@ impl Authorized<Uploads> {
             .shared
             .run(async move {
                 let turn = turn.await?;
-                let mut upload = shared.at_rest(&id, &turn).await?;
-                if completion == Completion::AtLength {
-                    let completed = shared.complete_if_reached(&mut upload, &turn).await;
-                    shared.let_go(&mut upload).await;
-                    completed?;
+                loop {
+                    let mut upload = shared.at_rest(&id, &turn).await?;
+                    if completion == Completion::AtLength {
+                        let completed = shared.complete_if_reached(&mut upload, &turn).await;
+                        shared.let_go(&mut upload).await;
+                        completed?;
+                    }
+                    match shared.tell(&upload).await {
+                        Guarded::Done => return Ok(upload),
+                        // A request on another node has claimed it meanwhile, and is older than the answer.
+                        Guarded::Fenced => {}
+                    }
                 }
-                shared.tell(&upload).await;
-                drop(turn);
-                Ok(upload)
             })
             .await
     }
@@ -423,7 +427,7 @@ impl Authorized<Uploads> {
                     shared.discard(&upload.blob).await;
                 }
                 if ended == Guarded::Fenced && upload.told.is_some() {
-                    shared.record_told(&id, None).await;
+                    shared.record_told(&upload, None).await;
                 }
                 drop(turn);
                 Ok(())
@@ -481,35 +485,39 @@ impl Shared {
         }
     }
 
-    /// Has it remembered what the upload's client is about to be told.
-    async fn tell(&self, upload: &Upload) {
+    /// Has it remembered what the upload's client is about to be told, unless somebody has claimed the upload since.
+    async fn tell(&self, upload: &Upload) -> Guarded {
         let now = self.clock.now();
-        match &upload.state {
+        let told = match &upload.state {
             UploadState::Open(progress) => {
                 let offset = progress.open.offset;
-                let stands = |told: Told| told.stands_for(offset, now);
-                if !upload.told.is_some_and(stands) {
-                    let told = Told { offset, at: now };
-                    self.record_told(&upload.id, Some(told)).await;
+                if upload.told.is_some_and(|told| told.stands_for(offset, now)) {
+                    return Guarded::Done;
                 }
+                Some(Told { offset, at: now })
             }
-            UploadState::Complete(_) | UploadState::Gone(_) => {
-                if upload.told.is_some() {
-                    self.record_told(&upload.id, None).await;
-                }
+            UploadState::Complete(_) | UploadState::Gone(_) if upload.told.is_none() => {
+                return Guarded::Done;
             }
-        }
+            UploadState::Complete(_) | UploadState::Gone(_) => None,
+        };
+        self.record_told(upload, told).await
     }
 
     /// What the client is told is true, also where it cannot be remembered, such as on a full disk.
-    async fn record_told(&self, id: &UploadId, told: Option<Told>) {
-        if let Err(error) = self.metadata.tell_upload(id, told).await {
+    async fn record_told(&self, upload: &Upload, told: Option<Told>) -> Guarded {
+        let told = self
+            .metadata
+            .tell_upload(&upload.id, upload.epoch, told)
+            .await;
+        told.unwrap_or_else(|error| {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
-                upload = ?id,
+                upload = ?upload.id,
                 "what a client is told is not remembered"
             );
-        }
+            Guarded::Done
+        })
     }
 
     /// An upload that is open or complete.

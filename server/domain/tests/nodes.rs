@@ -136,10 +136,7 @@ impl Node {
             },
             config,
         );
-        let heeding = tokio::spawn({
-            let uploads = uploads.clone();
-            async move { uploads.heed().await }
-        });
+        let heeding = heed(&uploads);
         // It listens from when it is first polled on.
         tokio::task::yield_now().await;
         Self {
@@ -148,7 +145,7 @@ impl Node {
             clock,
             uploads,
             leases,
-            heeding: heeding.abort_handle(),
+            heeding,
         }
     }
 
@@ -217,6 +214,12 @@ impl Node {
             cleanup::Config::default(),
         )
     }
+}
+
+/// Hears what the node is asked.
+fn heed(uploads: &Uploads) -> AbortHandle {
+    let uploads = uploads.clone();
+    tokio::spawn(async move { uploads.heed().await }).abort_handle()
 }
 
 fn everyone() -> domain::access::Principal {
@@ -337,6 +340,12 @@ impl Lying {
         drop(self.body);
         self.answer.await.unwrap()
     }
+
+    /// What it is answered without another byte of its body, nor its end.
+    async fn ended(self) -> Answer {
+        let answer = tokio::time::timeout(WAIT * 10, self.answer).await;
+        answer.expect("it still lies there").unwrap()
+    }
 }
 
 /// Says how long it took.
@@ -394,6 +403,88 @@ async fn an_offset_that_is_told_is_final_on_every_node() {
     let answer = world.nodes[0].append(rest(30), id, bytes(&WHOLE[30..]));
     let upload = completed(answer.await);
     assert_eq!(world.nodes[1].published(&upload).await, WHOLE);
+}
+
+/// An older request claims the upload in the very moment of the answer.
+#[tokio::test(start_paused = true)]
+async fn an_answer_counts_what_it_meets() {
+    let world = World::new().await;
+    let id = world.half().await;
+    let answering = Barrier::new();
+    let fault = Fault::Waits(answering.clone());
+    world.nodes[1].metadata.next(Fact::TellUpload, fault);
+    let asking = {
+        let uploads = world.nodes[1].authorized();
+        tokio::spawn(async move { uploads.retrieve(id, Completion::Later).await })
+    };
+    answering.reached().await;
+    let older = Lying::begin(&world.nodes[0], id, some(HALF));
+    older.send(&WHOLE[20..30], 30).await;
+    answering.open();
+    assert_eq!(offset(&asking.await.unwrap().unwrap()), 30);
+    assert!(is_superseded(&older.ended().await));
+}
+
+/// It has looked at the upload before the answer, and claims it after.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_comes_after_a_newer_answer_is_ended() {
+    let world = World::new().await;
+    let id = world.half().await;
+    let claiming = Barrier::new();
+    let fault = Fault::Waits(claiming.clone());
+    world.nodes[0].metadata.next(Fact::ClaimUpload, fault);
+    let older = Lying::begin(&world.nodes[0], id, some(HALF));
+    claiming.reached().await;
+    assert_eq!(world.nodes[1].told(id).await, HALF);
+    claiming.open();
+    assert!(is_superseded(&older.ended().await));
+    let append = world.nodes[1].append(rest(HALF), id, bytes(&WHOLE[20..]));
+    let upload = completed(append.await);
+    assert_eq!(world.nodes[0].published(&upload).await, WHOLE);
+}
+
+/// Another request holds the upload by the time that the first one is asked for it.
+#[tokio::test(start_paused = true)]
+async fn whoever_holds_an_upload_by_now_is_asked() {
+    let world = World::new().await;
+    let (id, oldest) = world.held().await;
+    let asks = Barrier::new();
+    let fault = Fault::Waits(asks.clone());
+    world.nodes[1].metadata.next(Fact::AskToYield, fault);
+    let asking = {
+        let uploads = world.nodes[1].authorized();
+        tokio::spawn(async move { uploads.retrieve(id, Completion::Later).await })
+    };
+    asks.reached().await;
+    let older = Lying::begin(&world.nodes[0], id, some(30));
+    older.send(&WHOLE[30..35], 35).await;
+    assert!(is_superseded(&oldest.ended().await));
+    asks.open();
+    let (upload, time) = timed(asking).await;
+    assert_eq!(offset(&upload.unwrap().unwrap()), 35);
+    assert!(time < WAIT / 10, "{time:?}");
+    assert!(is_superseded(&older.ended().await));
+}
+
+/// A node that has lost its connection to the store for a moment does not hear what it is asked in that moment.
+#[tokio::test(start_paused = true)]
+async fn an_ask_that_is_lost_is_followed_by_another() {
+    let world = World::new().await;
+    let (id, older) = world.held().await;
+    world.nodes[0].turn_deaf();
+    let asking = {
+        let uploads = world.nodes[1].authorized();
+        tokio::spawn(async move { uploads.retrieve(id, Completion::Later).await })
+    };
+    tokio::time::sleep(WAIT / 3).await;
+    assert_eq!(world.nodes[1].metadata.count(Fact::ClaimUpload), 0);
+    let heeding = heed(&world.nodes[0].uploads);
+    let (upload, time) = timed(asking).await;
+    assert_eq!(offset(&upload.unwrap().unwrap()), 30);
+    assert!(time < WAIT / 3, "{time:?}");
+    assert_eq!(world.nodes[1].metadata.count(Fact::ClaimUpload), 0);
+    assert!(is_superseded(&older.ended().await));
+    heeding.abort();
 }
 
 /// It is waited for once, and then shut out: what it writes counts for nothing.

@@ -201,8 +201,18 @@ impl MetadataStore for PostgresStore {
         .await
     }
 
-    async fn tell_upload(&self, id: &UploadId, told: Option<Told>) -> Result<(), MetadataError> {
-        self.run(TellUpload { id: *id, told }).await
+    async fn tell_upload(
+        &self,
+        id: &UploadId,
+        epoch: u64,
+        told: Option<Told>,
+    ) -> Result<Guarded, MetadataError> {
+        self.run(TellUpload {
+            id: *id,
+            epoch,
+            told,
+        })
+        .await
     }
 
     async fn release_upload(&self, id: &UploadId, epoch: u64) -> Result<(), MetadataError> {

@@ -277,7 +277,7 @@ where id = $1
   and epoch = $2
   and state = 'open'";
 
-/// A client of the upload $1 is told $2 at $3, each null if what was told is forgotten.
+/// A client of the upload $1, which has the epoch $4, is told $2 at $3, each null if what was told is forgotten.
 macro_rules! tell_upload {
     ($from:literal) => {
         concat!(
@@ -289,6 +289,7 @@ set
             $from,
             "
 where id = $1
+  and epoch = $4
   and state <> 'gone'"
         )
     };

@@ -155,8 +155,18 @@ impl MetadataStore for SqliteStore {
         self.writer.run(command).await
     }
 
-    async fn tell_upload(&self, id: &UploadId, told: Option<Told>) -> Result<(), MetadataError> {
-        self.writer.run(TellUpload { id: *id, told }).await
+    async fn tell_upload(
+        &self,
+        id: &UploadId,
+        epoch: u64,
+        told: Option<Told>,
+    ) -> Result<Guarded, MetadataError> {
+        let command = TellUpload {
+            id: *id,
+            epoch,
+            told,
+        };
+        self.writer.run(command).await
     }
 
     async fn release_upload(&self, id: &UploadId, epoch: u64) -> Result<(), MetadataError> {

@@ -442,7 +442,10 @@ async fn only_what_is_told_may_be_lost() {
     )
     .await;
     let told = Told { offset: 0, at: NOW };
-    store.tell_upload(&upload.id, Some(told)).await.unwrap();
+    let guarded = store
+        .tell_upload(&upload.id, upload.epoch, Some(told))
+        .await;
+    assert_eq!(guarded.unwrap(), Guarded::Done);
     store.claim_upload(&upload.id, None).await.unwrap();
     let seen: Vec<String> = sqlx::query_scalar("select durably from seen")
         .fetch_all(&mut database)

@@ -175,8 +175,13 @@ impl MetadataStore for FaultyMetadataStore {
         self.run(Operation::RecordProgress, work).await
     }
 
-    async fn tell_upload(&self, id: &UploadId, told: Option<Told>) -> Result<(), MetadataError> {
-        let work = self.inner.tell_upload(id, told);
+    async fn tell_upload(
+        &self,
+        id: &UploadId,
+        epoch: u64,
+        told: Option<Told>,
+    ) -> Result<Guarded, MetadataError> {
+        let work = self.inner.tell_upload(id, epoch, told);
         self.run(Operation::TellUpload, work).await
     }
 

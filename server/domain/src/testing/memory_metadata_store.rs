@@ -247,14 +247,23 @@ impl MetadataStore for MemoryMetadataStore {
         Ok(Guarded::Done)
     }
 
-    async fn tell_upload(&self, id: &UploadId, told: Option<Told>) -> Result<(), MetadataError> {
+    async fn tell_upload(
+        &self,
+        id: &UploadId,
+        epoch: u64,
+        told: Option<Told>,
+    ) -> Result<Guarded, MetadataError> {
         told.map_or(Ok(()), |told| fits(told.offset))?;
         let mut facts = self.facts();
         match facts.uploads.get_mut(id) {
-            Some(upload) if !matches!(upload.state, UploadState::Gone(_)) => upload.told = told,
-            Some(_) | None => {}
+            Some(upload)
+                if upload.epoch == epoch && !matches!(upload.state, UploadState::Gone(_)) =>
+            {
+                upload.told = told;
+                Ok(Guarded::Done)
+            }
+            Some(_) | None => Ok(Guarded::Fenced),
         }
-        Ok(())
     }
 
     async fn release_upload(&self, id: &UploadId, epoch: u64) -> Result<(), MetadataError> {

@@ -497,23 +497,38 @@ async fn told(store: &dyn MetadataStore, id: &UploadId) -> Option<Told> {
     store.upload(id).await.unwrap().unwrap().told
 }
 
+async fn tell(store: &dyn MetadataStore, upload: &Upload, told: Option<Told>) {
+    let guarded = store.tell_upload(&upload.id, upload.epoch, told).await;
+    assert_eq!(guarded.unwrap(), Guarded::Done);
+    assert_eq!(self::told(store, &upload.id).await, told);
+}
+
 /// Until an append settles it; whoever holds the upload meanwhile.
 pub async fn what_was_told_is_remembered(store: &dyn MetadataStore) {
     let upload = claimed(store, &upload("a")).await;
     let id = &upload.id;
     assert_eq!(told(store, id).await, None);
     for offset in [5, 3, i64::MAX as u64] {
-        let tell = Some(Told {
+        let news = Some(Told {
             offset,
             at: at(offset % 100),
         });
-        store.tell_upload(id, tell).await.unwrap();
-        assert_eq!(told(store, id).await, tell);
+        tell(store, &upload, news).await;
     }
     let last = told(store, id).await;
     store.release_upload(id, upload.epoch).await.unwrap();
+    let before = upload.epoch;
     let upload = store.claim_upload(id, Some(node())).await.unwrap().unwrap();
     assert_eq!(upload.told, last);
+    // Whoever looked before somebody claimed the upload has old news.
+    let old = Some(Told {
+        offset: 1,
+        at: at(1),
+    });
+    for (epoch, news) in [(before, old), (before, None), (upload.epoch + 1, old)] {
+        let guarded = store.tell_upload(id, epoch, news).await.unwrap();
+        assert_eq!((guarded, told(store, id).await), (Guarded::Fenced, last));
+    }
     // Progress that is behind what is recorded settles as well.
     for (hold, offset, expected) in [
         (Hold::Keep, 5, last),
@@ -521,7 +536,7 @@ pub async fn what_was_told_is_remembered(store: &dyn MetadataStore) {
         (Hold::Settle, 7, None),
         (Hold::Settle, 1, None),
     ] {
-        store.tell_upload(id, last).await.unwrap();
+        tell(store, &upload, last).await;
         let step = progress(offset, None);
         let recorded = store
             .record_progress(id, upload.epoch, &step, at(9), hold)
@@ -529,39 +544,42 @@ pub async fn what_was_told_is_remembered(store: &dyn MetadataStore) {
         assert_eq!(recorded.unwrap(), Guarded::Done);
         assert_eq!(told(store, id).await, expected, "{hold:?}");
     }
-    store.tell_upload(id, last).await.unwrap();
-    store.tell_upload(id, None).await.unwrap();
-    assert_eq!(told(store, id).await, None);
+    tell(store, &upload, last).await;
+    tell(store, &upload, None).await;
 }
 
 /// Not with its completion, of which the client need not have heard.
 pub async fn what_was_told_is_forgotten_with_its_upload(store: &dyn MetadataStore) {
-    let tell = Some(Told {
+    let news = Some(Told {
         offset: 1,
         at: at(1),
     });
     let complete = claimed(store, &upload("a")).await;
-    store.tell_upload(&complete.id, tell).await.unwrap();
+    tell(store, &complete, news).await;
     let written = store
         .complete_upload(&complete, &completed("x", at(1)), at(9), None)
         .await;
     assert_eq!(written.unwrap(), Written::Created);
-    assert_eq!(told(store, &complete.id).await, tell);
-    store.tell_upload(&complete.id, None).await.unwrap();
-    assert_eq!(told(store, &complete.id).await, None);
+    assert_eq!(told(store, &complete.id).await, news);
+    tell(store, &complete, None).await;
 
     let gone = claimed(store, &upload("b")).await;
-    store.tell_upload(&gone.id, tell).await.unwrap();
+    tell(store, &gone, news).await;
     let ended = store
         .end_upload(&gone.id, None, Gone::Cancelled, at(9))
         .await;
     assert_eq!(ended.unwrap(), Guarded::Done);
     assert_eq!(told(store, &gone.id).await, None);
-    store.tell_upload(&gone.id, tell).await.unwrap();
-    assert_eq!(told(store, &gone.id).await, None);
+    let epoch = store.upload(&gone.id).await.unwrap().unwrap().epoch;
+    for epoch in [gone.epoch, epoch] {
+        let guarded = store.tell_upload(&gone.id, epoch, news).await.unwrap();
+        let told = told(store, &gone.id).await;
+        assert_eq!((guarded, told), (Guarded::Fenced, None));
+    }
     // Of one that never was, nothing is remembered.
     let never = upload("c");
-    store.tell_upload(&never.id, tell).await.unwrap();
+    let guarded = store.tell_upload(&never.id, never.epoch, news).await;
+    assert_eq!(guarded.unwrap(), Guarded::Fenced);
     assert_eq!(store.upload(&never.id).await.unwrap(), None);
 }
 

@@ -337,7 +337,8 @@ impl Shared {
         taken.map_err(|error| Failure::of(error, upload))
     }
 
-    /// Makes this request, whose turn it is, the upload's holder.
+    /// Makes this request, whose turn it is, the upload's holder; unless another node has changed the upload, or has told its
+    /// client an offset, since this request looked at it.
     pub(super) async fn claim(&self, upload: &mut Upload, turn: &Turn) -> Result<(), Error> {
         turn.holds(upload.epoch + 1);
         let claimed = self
@@ -345,8 +346,9 @@ impl Shared {
             .claim_upload(&upload.id, Some(self.node))
             .await
             .map_err(Error::metadata("claim an upload"))?;
+        let told = |upload: &Upload| upload.told.map(|told| told.offset);
         match claimed {
-            Some(claimed) if claimed.state == upload.state => {
+            Some(claimed) if claimed.state == upload.state && told(&claimed) == told(upload) => {
                 *upload = claimed;
                 Ok(())
             }

@@ -22,6 +22,9 @@ use crate::{Error, UploadId};
 /// Between two looks at a record that another node is about to change.
 const LOOK_AGAIN: Duration = Duration::from_millis(15);
 
+/// Between two asks, since a node that connects to the store again misses what comes in between.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
+
 impl Uploads {
     /// Lets go of uploads that other nodes ask for, for as long as it is polled.
     ///
@@ -72,29 +75,34 @@ impl Shared {
         turn: &Turn,
     ) -> Result<Upload, Error> {
         let stops = self.stops(turn);
-        let mut until = Instant::now() + self.config.takeover_wait;
-        let mut asked = self.ask(&ask).await?;
-        while asked == Asked::Holder {
-            if Instant::now() >= until {
-                if !is_being_used(&upload) {
+        let until = Instant::now() + self.config.takeover_wait;
+        let mut ask_at = Instant::now();
+        let mut asked = Asked::Holder;
+        loop {
+            if Instant::now() >= ask_at {
+                asked = self.ask(&ask).await?;
+                ask_at = Instant::now() + ASK_AGAIN;
+            }
+            if asked == Asked::Holder {
+                if Instant::now() >= until && !is_being_used(&upload) {
                     break;
                 }
-                until = Instant::now() + self.config.takeover_wait;
-                asked = self.ask(&ask).await?;
-                continue;
-            }
-            tokio::select! {
-                biased;
-                error = stops.given() => return Err(error),
-                () = tokio::time::sleep(LOOK_AGAIN) => {}
+                tokio::select! {
+                    biased;
+                    error = stops.given() => return Err(error),
+                    () = tokio::time::sleep(LOOK_AGAIN) => {}
+                }
             }
             upload = self.existing(&upload.id).await?;
             match self.ask_for(&upload) {
                 None => return Ok(upload),
-                Some(same) if same == ask => {}
+                Some(same) if same == ask => match asked {
+                    Asked::Holder => {}
+                    Asked::Nobody => break,
+                },
                 Some(other) => {
                     ask = other;
-                    asked = self.ask(&ask).await?;
+                    ask_at = Instant::now();
                 }
             }
         }

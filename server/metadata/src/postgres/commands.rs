@@ -148,20 +148,25 @@ impl Command for RecordProgress<'_> {
 /// See [`tell_upload`](domain::MetadataStore::tell_upload).
 pub(super) struct TellUpload {
     pub(super) id: UploadId,
+    pub(super) epoch: u64,
     pub(super) told: Option<Told>,
 }
 
 impl Command for TellUpload {
-    type Answer = ();
+    type Answer = Guarded;
     const DOING: &'static str = "remember what was told";
     const SCOPE: Scope = Scope::Statements;
 
-    async fn run(&self, connection: &mut PgConnection) -> Result<(), MetadataError> {
+    async fn run(&self, connection: &mut PgConnection) -> Result<Guarded, MetadataError> {
         let tell = sqlx::query(TELL_UPLOAD)
             .bind(self.id.to_string())
             .bind(self.told.map(|told| column(told.offset)).transpose()?)
-            .bind(self.told.map(|told| told.at.as_millis()));
-        affected(connection, tell, Self::DOING).await.map(drop)
+            .bind(self.told.map(|told| told.at.as_millis()))
+            .bind(column(self.epoch)?);
+        Ok(match affected(connection, tell, Self::DOING).await? {
+            0 => Guarded::Fenced,
+            _ => Guarded::Done,
+        })
     }
 }
 
@@ -454,7 +459,7 @@ update _sqlx_migrations
 set execution_time = execution_time
 where version = 1";
 
-/// A client of the upload $1 is told $2 at $3. Nobody waits for the disk: whoever loses this asks again.
+/// A client of the upload $1, which has the epoch $4, is told $2 at $3. Nobody waits for the disk: whoever loses this asks again.
 pub(super) const TELL_UPLOAD: &str = concat!(
     "
 with quickly as (

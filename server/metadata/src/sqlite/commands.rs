@@ -153,19 +153,24 @@ impl Command for RecordProgress {
 #[derive(Debug)]
 pub(super) struct TellUpload {
     pub(super) id: UploadId,
+    pub(super) epoch: u64,
     pub(super) told: Option<Told>,
 }
 
 impl Command for TellUpload {
-    type Answer = ();
+    type Answer = Guarded;
     const DOING: &'static str = "remember what was told";
 
-    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<(), MetadataError> {
+    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Guarded, MetadataError> {
         let tell = sqlx::query(TELL_UPLOAD)
             .bind(self.id.to_string())
             .bind(self.told.map(|told| column(told.offset)).transpose()?)
-            .bind(self.told.map(|told| told.at.as_millis()));
-        affected(transaction, tell, Self::DOING).await.map(drop)
+            .bind(self.told.map(|told| told.at.as_millis()))
+            .bind(column(self.epoch)?);
+        Ok(match affected(transaction, tell, Self::DOING).await? {
+            0 => Guarded::Fenced,
+            _ => Guarded::Done,
+        })
     }
 }
 
