@@ -182,7 +182,11 @@ impl Upload {
         match dice.within(0..40) {
             0 => self.begin_again(run, resource, dice).await,
             1..8 => {
-                let end = dice.within(offset..length) + 1;
+                let end = match offset < length {
+                    true => dice.within(offset..length) + 1,
+                    // All of it is there but for the completion.
+                    false => length,
+                };
                 let completes = end == length;
                 let part = self.content.slice(offset..end);
                 let request = self.way.append(resource, offset, completes).body(part);
@@ -207,7 +211,7 @@ impl Upload {
     fn cut(&self, offset: u64, dice: &mut Dice) -> u64 {
         let length = self.content.length();
         match dice.within(0..3) {
-            0 => dice.within(offset..length),
+            0 if offset < length => dice.within(offset..length),
             _ => length,
         }
     }
