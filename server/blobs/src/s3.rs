@@ -93,6 +93,8 @@ struct Shared {
     parts_in_flight: usize,
     read_size: u64,
     conditional_writes: bool,
+    /// How long a server may take to complete a multipart upload.
+    completing: Duration,
 }
 
 /// What cannot be configured.
@@ -104,6 +106,8 @@ struct Limits {
     most_gathered: u64,
     /// Between the first two attempts of a request.
     first_pause: Duration,
+    /// How long a server may take to complete a multipart upload. One that it has not completed by then is lost.
+    completing: Duration,
 }
 
 impl Default for Limits {
@@ -112,6 +116,7 @@ impl Default for Limits {
             most_parts: 10_000,
             most_gathered: config::MOST_GATHERED,
             first_pause: Duration::from_millis(100),
+            completing: Duration::from_mins(1),
         }
     }
 }
@@ -142,6 +147,7 @@ impl S3Store {
             parts_in_flight: config.parts_in_flight.get(),
             read_size: config.read_size.as_u64(),
             conditional_writes: config.conditional_writes,
+            completing: limits.completing,
         };
         let unusable = |trouble| client::unusable(&config.bucket, trouble);
         let staged = shared.names.all_staged();
@@ -205,7 +211,7 @@ impl BlobStore for S3Store {
 
     async fn read_staged(&self, key: &BlobKey, range: Range<u64>) -> Result<BlobStream, BlobError> {
         let missing = || BlobError::Missing { key: key.clone() };
-        let standing = self.shared.standing(key, None).await?;
+        let standing = self.shared.standing(key, None, range.end).await?;
         if standing.notes.is_empty() || standing.length() < range.end {
             return Err(missing());
         }
@@ -215,7 +221,7 @@ impl BlobStore for S3Store {
             true => standing,
             false => {
                 self.settle(key).await?;
-                self.shared.standing(key, None).await?
+                self.shared.standing(key, None, range.end).await?
             }
         };
         let base = standing.base.clamp(range.start, range.end.max(range.start));
@@ -252,7 +258,7 @@ impl BlobStore for S3Store {
                     Some(_) | None => Err(missing()),
                 };
             };
-            let standing = shared.standing(key, None).await?;
+            let standing = shared.standing(key, None, size).await?;
             if standing.length() != size {
                 return Err(missing());
             }
@@ -293,7 +299,7 @@ impl BlobStore for S3Store {
         let missing = || BlobError::Missing { key: key.clone() };
         if self.shared.keys.grows(key) {
             // It did so here. Whoever wrote it last may have done that elsewhere.
-            let standing = self.shared.standing(key, None).await?;
+            let standing = self.shared.standing(key, None, 0).await?;
             if !standing.is_published {
                 return Err(missing());
             }
@@ -333,7 +339,7 @@ impl BlobStore for S3Store {
     async fn delete(&self, key: &BlobKey) -> Result<(), BlobError> {
         let deleting = |trouble| failed(key, "delete", trouble);
         self.shared.heads.forget(key);
-        let standing = self.shared.standing(key, None).await?;
+        let standing = self.shared.standing(key, None, 0).await?;
         let blob = [
             self.shared.names.published(key),
             self.shared.names.sealed(key),
@@ -377,8 +383,9 @@ impl S3Store {
     async fn settle(&self, key: &BlobKey) -> Result<(), BlobError> {
         self.work(self.shared.keys.take(key), |shared, turn| async move {
             let key = turn.key();
-            let standing = shared.standing(key, None).await?;
-            let Some(newest) = standing.notes.newest() else {
+            let standing = shared.standing(key, None, u64::MAX).await?;
+            let newest = standing.notes.newest().filter(|_| standing.is_settled);
+            let Some(newest) = newest else {
                 return Err(BlobError::Missing { key: key.clone() });
             };
             let (rank, growth) = shared.follow(newest, standing.length());

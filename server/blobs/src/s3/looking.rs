@@ -1,7 +1,14 @@
 //! Finding out how a blob stands.
+//!
+//! That takes several requests, between which others go on. Whoever completes a multipart upload may do so just then, and servers take
+//! their time for it: versitygw 1.8 has the upload vanish first, and the object appear when all parts are copied. What seems to be
+//! missing meanwhile is waited for.
+
+use std::time::Duration;
 
 use domain::BlobKey;
 use domain::blob_store::BlobError;
+use tokio::time::Instant;
 
 use super::Shared;
 use super::bucket::{Object, Part, Trouble};
@@ -11,6 +18,9 @@ use super::notes::{Extent, Notes, State, Upload};
 
 /// How often a blob is looked at when notes go away in between.
 const MOST_LOOKS: u32 = 5;
+/// Between two looks at an upload that is being completed, at first and at most.
+const PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// How a blob stood at one moment.
 #[derive(Debug)]
@@ -29,6 +39,9 @@ pub(super) struct Standing {
     pub(super) upload: Option<LiveUpload>,
     /// Whether the object is the whole blob, which was published, as far as can be told: notes may be left of it.
     pub(super) is_published: bool,
+    /// Whether all that the newest note speaks of is there. Otherwise its multipart upload is gone, and what it came to is not there yet
+    /// or never will be.
+    pub(super) is_settled: bool,
     /// From where on nothing counts any more.
     cut: u64,
 }
@@ -66,7 +79,8 @@ impl Shared {
         })
     }
 
-    /// Finds out how a blob stands for a session of `rank`, or for a reader.
+    /// Finds out how a blob stands for a session of `rank`, or for a reader. If a multipart upload seems to be missing without which
+    /// there are less than `needed` bytes, that is waited for.
     ///
     /// # Errors
     /// [`BlobError::Failed`] when a session of a higher rank has begun.
@@ -74,7 +88,22 @@ impl Shared {
         &self,
         key: &BlobKey,
         rank: Option<Rank>,
+        needed: u64,
     ) -> Result<Standing, BlobError> {
+        let until = Instant::now() + self.completing;
+        let mut pause = PAUSE;
+        loop {
+            let standing = self.glance(key, rank).await?;
+            if standing.is_settled || standing.length() >= needed || Instant::now() >= until {
+                return Ok(standing);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// How a blob stands as far as one look can tell.
+    async fn glance(&self, key: &BlobKey, rank: Option<Rank>) -> Result<Standing, BlobError> {
         for _ in 0..MOST_LOOKS {
             let look = self.look(key).await?;
             let own = |newest: Rank| rank.is_some_and(|rank| newest > rank);
@@ -128,6 +157,7 @@ impl Shared {
                 counted: Notes::default(),
                 notes,
                 is_published: object.is_some(),
+                is_settled: true,
                 object,
                 base: size,
                 part_size: None,
@@ -141,6 +171,7 @@ impl Shared {
                 counted: Notes::default(),
                 notes,
                 is_published: true,
+                is_settled: true,
                 object,
                 base: size,
                 part_size: Some(state.part_size),
@@ -150,6 +181,7 @@ impl Shared {
         // What the session itself put there is either the whole blob, or a base that it made when its parts became larger, or that
         // somebody else made when it was left behind; then notes have more.
         let is_own = maker == Some(stated_by);
+        let mut is_settled = true;
         let (upload, base) = match state.upload {
             None if is_own => (None, size),
             None => (None, state.base.min(size)),
@@ -159,7 +191,8 @@ impl Shared {
                     Ok(parts) => (Some(LiveUpload { upload, parts }), state.base.min(size)),
                     Err(Trouble::NoUpload) => {
                         let tag = object.as_ref().and_then(|object| object.tag);
-                        let base = match is_own || tag == Some(upload.tag) {
+                        is_settled = is_own || tag == Some(upload.tag);
+                        let base = match is_settled {
                             true => size,
                             false => state.base.min(size),
                         };
@@ -174,6 +207,7 @@ impl Shared {
             counted: notes.clone(),
             notes,
             is_published: is_own && upload.is_none(),
+            is_settled,
             object,
             base,
             part_size: Some(state.part_size),

@@ -122,7 +122,7 @@ impl Session {
     /// Somebody has taken it over before.
     async fn bind(&mut self) -> Result<(), BlobError> {
         self.begin_upload().await?;
-        let standing = self.shared.standing(self.key(), Some(self.rank)).await?;
+        let standing = self.shared.standing(self.key(), Some(self.rank), 0).await?;
         self.object = standing.object;
         self.is_bound = true;
         Ok(())

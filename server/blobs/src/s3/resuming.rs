@@ -86,7 +86,7 @@ impl Session {
     ) -> Result<Self, BlobError> {
         let (key, rank, offset) = (turn.key(), claim.rank, claim.begin);
         for _ in 0..MOST_TRIES {
-            let standing = shared.standing(key, Some(rank)).await?;
+            let standing = shared.standing(key, Some(rank), offset).await?;
             if standing.length() < offset {
                 let name = shared.names.note(key, claim);
                 let deleted = shared.bucket.delete(&[name]).await;

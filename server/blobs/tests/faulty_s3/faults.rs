@@ -44,6 +44,8 @@ pub(crate) enum Pause {
     Before,
     /// When it is done, before its answer.
     After,
+    /// The completing of a multipart upload, and no other request: the upload is gone, and the object is not there yet.
+    Completing,
 }
 
 /// What happens to a request.
@@ -144,6 +146,10 @@ impl Faults {
             fault = fault.or(Some(FAULTS[chosen]));
         }
         let pause = self.pauses.get_mut(who).and_then(|pausing| {
+            let completes = operation == "CompleteMultipartUpload";
+            if pausing.moment == Pause::Completing && !completes {
+                return None;
+            }
             if pausing.in_requests > 0 {
                 pausing.in_requests -= 1;
                 return None;

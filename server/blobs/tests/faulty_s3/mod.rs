@@ -109,6 +109,11 @@ impl FaultyS3 {
         self.state().uploads()
     }
 
+    /// Aborts all multipart uploads.
+    pub(crate) fn abort_uploads(&self) {
+        self.state().abort_all();
+    }
+
     /// The promises that were broken.
     pub(crate) fn violations(&self) -> Vec<String> {
         self.state().violations.clone()

@@ -85,6 +85,12 @@ pub(super) async fn answer(
         Some(Fault::StallsBefore) => return std::future::pending().await,
         Some(Fault::ResetAfter | Fault::StallsAfter | Fault::BreaksOff) | None => {}
     }
+    if let Some((Pause::Completing, goes_on)) = &pause {
+        let upload = asked.says("uploadId").unwrap_or_default();
+        let hidden = shared.state().hide_upload(&asked.name, upload);
+        let _ = goes_on.clone().wait_for(|goes_on| *goes_on).await;
+        shared.state().show_upload(hidden);
+    }
     let answer = done(&mut shared.state(), &asked).unwrap_or_else(refusal);
     if let Some((Pause::After, goes_on)) = &pause {
         let _ = goes_on.clone().wait_for(|goes_on| *goes_on).await;

@@ -32,8 +32,11 @@ pub(super) struct Object {
     pub(super) modified: u64,
 }
 
+/// A multipart upload, by its name and id, that nobody finds.
+pub(super) type Hidden = ((String, String), Upload);
+
 #[derive(Debug)]
-struct Upload {
+pub(super) struct Upload {
     metadata: Vec<(String, String)>,
     parts: BTreeMap<u32, (Bytes, String)>,
     initiated: u64,
@@ -191,9 +194,22 @@ impl State {
         Ok(etag)
     }
 
+    /// Takes a multipart upload away, as versitygw does while it completes one.
+    pub(super) fn hide_upload(&mut self, name: &str, id: &str) -> Option<Hidden> {
+        self.uploads.remove_entry(&(name.to_owned(), id.to_owned()))
+    }
+
+    pub(super) fn show_upload(&mut self, hidden: Option<Hidden>) {
+        self.uploads.extend(hidden);
+    }
+
     pub(super) fn abort(&mut self, name: &str, id: &str) -> Result<(), Refusal> {
         let aborted = self.uploads.remove(&(name.to_owned(), id.to_owned()));
         aborted.map(drop).ok_or(NO_UPLOAD)
+    }
+
+    pub(super) fn abort_all(&mut self) {
+        self.uploads.clear();
     }
 
     /// The number, size and entity tag of each part after `after`.

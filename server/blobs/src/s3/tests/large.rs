@@ -7,6 +7,7 @@ pub(super) const LARGE_PARTS: Limits = Limits {
     most_parts: 10_000,
     most_gathered: 300,
     first_pause: Duration::from_millis(100),
+    completing: Duration::from_secs(60),
 };
 
 /// A server of ours that gathers less than a part.

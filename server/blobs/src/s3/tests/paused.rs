@@ -232,6 +232,109 @@ async fn a_writer_that_paused_after_taking_a_blob_back_changes_nothing() {
     at_every_request(Before::Published).await;
 }
 
+/// Has a writer publish while a newer one, which pauses at each of its requests, takes over what was recorded before.
+async fn is_published_meanwhile(moment: Pause) {
+    let server = FaultyS3::start().await;
+    let (a, b) = (node(&server, "a").await, node(&server, "b").await);
+    let b = Arc::new(b);
+    for requests in 0.. {
+        let key = BlobKey::random(&SystemRandomness);
+        let record = Mutex::new(Record::default());
+        prepare(&a, &key, Before::Closed, &record).await;
+        let mut whole = record.into_inner().unwrap().bytes;
+        let mut older = a.stage(&key, at(whole.len(), 2)).await.unwrap();
+        older.write(vec![0xee; 2 * PART].into()).await.unwrap();
+
+        server.pause("b", requests, moment);
+        let mut newer = tokio::spawn({
+            let (key, growth) = (key.clone(), at(whole.len(), 3));
+            let b = Arc::clone(&b);
+            async move { b.stage(&key, growth).await }
+        });
+        let is_paused = tokio::select! {
+            _ = &mut newer => false,
+            () = server.paused("b") => true,
+        };
+        if !is_paused {
+            server.go_on("b");
+            assert!(requests > 4, "it pauses now and then");
+            break;
+        }
+        // It may come too late.
+        let _ = older.publish().await;
+        server.go_on("b");
+        let staged = match newer.await.unwrap() {
+            Err(BlobError::Missing { .. }) => {
+                panic!("{requests}, {moment:?}: what was recorded is lost")
+            }
+            // Its client comes again.
+            Err(_) => b.stage(&key, at(whole.len(), 4)).await,
+            staged => staged,
+        };
+        let mut staged = staged.unwrap();
+        let new = bytes(700, 3);
+        staged.write(new.clone().into()).await.unwrap();
+        staged.publish().await.unwrap();
+        whole.extend(new);
+        assert!(
+            read(&a, &key, whole.len()).await.unwrap() == whole,
+            "{requests}, {moment:?}"
+        );
+        assert_all_goes(&server, &a).await;
+    }
+}
+
+#[tokio::test]
+async fn who_takes_over_while_a_blob_is_published_finds_what_was_recorded() {
+    is_published_meanwhile(Pause::Before).await;
+    is_published_meanwhile(Pause::After).await;
+}
+
+/// The multipart upload has gone already, and the object has not come yet.
+#[tokio::test]
+async fn what_is_being_completed_is_waited_for() {
+    let server = FaultyS3::start().await;
+    let (a, b) = (node(&server, "a").await, node(&server, "b").await);
+    let record = Mutex::new(Record::default());
+    prepare(&a, &key(), Before::Closed, &record).await;
+    let mut whole = record.into_inner().unwrap().bytes;
+    let mut older = a.stage(&key(), at(whole.len(), 2)).await.unwrap();
+    older.write(vec![0xee; 2 * PART].into()).await.unwrap();
+    server.pause("a", 0, Pause::Completing);
+    let older = tokio::spawn(older.publish());
+    server.paused("a").await;
+
+    let growth = at(whole.len(), 3);
+    let newer = tokio::spawn(async move { b.stage(&key(), growth).await });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!newer.is_finished());
+    server.go_on("a");
+    let mut staged = newer.await.unwrap().unwrap();
+    let _ = older.await.unwrap();
+    let new = bytes(700, 3);
+    staged.write(new.clone().into()).await.unwrap();
+    staged.publish().await.unwrap();
+    whole.extend(new);
+    assert!(read(&a, &key(), whole.len()).await.unwrap() == whole);
+    assert_all_goes(&server, &a).await;
+}
+
+/// A rule of the bucket's owner has aborted it.
+#[tokio::test]
+async fn a_multipart_upload_that_stays_away_is_lost() {
+    let server = FaultyS3::start().await;
+    let limits = Limits {
+        completing: Duration::from_millis(200),
+        ..Limits::default()
+    };
+    let a = node_with(&server, "a", limits, |config| config).await;
+    let record = Mutex::new(Record::default());
+    prepare(&a, &key(), Before::Closed, &record).await;
+    server.abort_uploads();
+    let staged = a.stage(&key(), at(BEFORE, 2)).await;
+    assert!(matches!(staged, Err(BlobError::Missing { .. })));
+}
+
 #[tokio::test]
 async fn what_a_writer_leaves_after_its_blob_was_published_does_not_count() {
     let server = FaultyS3::start().await;
