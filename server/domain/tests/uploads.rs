@@ -2,201 +2,65 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that fails may panic")]
 
+#[path = "uploads/node.rs"]
+mod node;
+#[path = "uploads/nodes.rs"]
+mod nodes;
+
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
 use blobs::memory::MemoryStore;
 use bytes::Bytes;
-use domain::access::{Config as AccessConfig, Credential, Gate};
-use domain::cleanup::{self, Janitor};
-use domain::clock::FollowingClock;
 use domain::digest::{HashState, Sha256Digest};
-use domain::files::{Description, WriteCondition};
 use domain::ids::SystemRandomness;
 use domain::metadata_store::Hold;
+use domain::testing::ManualClock;
 use domain::testing::faulty_metadata_store::Operation as Fact;
 use domain::testing::faulty_store::{Fault, Gate as Barrier, Operation};
-use domain::testing::{FaultyMetadataStore, FaultyStore, ManualClock, MemoryMetadataStore};
 use domain::upload::{Gone, Open, Progress, Upload, UploadState};
-use domain::uploads::{
-    self, Addition, BodyFault, BodyPart, Creation, Failure, Outcome, ProgressSink, UploadBody,
-};
-use domain::{
-    Authorized, BlobStore, Clock, Error, Files, Leases, MetadataStore, NodeId, Outbox, Packs,
-    UploadId, Uploads, packs,
-};
-use futures::channel::mpsc;
+use domain::uploads::{self, Addition, BodyFault, BodyPart, Creation, Outcome, UploadBody};
+use domain::{BlobStore as _, Clock as _, Error, MetadataStore as _, UploadId};
 use futures::{StreamExt as _, stream};
 use protocol::digest::{Algorithm, Stated, StatedDigests};
 use protocol::rejection::Rejection;
-use protocol::upload::{Append, Completion, Create, Overrun, Repeat};
-use tokio::sync::watch;
+use protocol::upload::{Completion, Create, Overrun};
 use tokio::task::JoinHandle;
 
-const WHOLE: &[u8] = b"the quick brown fox jumps over the lazy dog";
-/// Where the client stands when its connection is lost.
-const HALF: u64 = 20;
+use self::node::{
+    Answer, HALF, Lying, Node, Stores, WHOLE, Watched, bytes, completed, creation, ends, offset,
+    rest, some,
+};
 
 /// One process on its stores.
 struct World {
     clock: Arc<ManualClock>,
     memory: MemoryStore,
-    blobs: Arc<FaultyStore>,
-    metadata: Arc<FaultyMetadataStore>,
-    uploads: Uploads,
+    node: Node,
+}
+
+impl Deref for World {
+    type Target = Node;
+
+    fn deref(&self) -> &Node {
+        &self.node
+    }
 }
 
 impl World {
     fn new() -> Self {
-        let clock = Arc::new(ManualClock::default());
-        let memory = MemoryStore::new(Arc::clone(&clock) as Arc<dyn Clock>);
-        let blobs = Arc::new(FaultyStore::new(Arc::new(memory.clone())));
-        let facts = Arc::new(MemoryMetadataStore::default());
-        let metadata = FaultyMetadataStore::new(Arc::clone(&facts) as Arc<dyn MetadataStore>);
-        let metadata = Arc::new(metadata);
-        let packs = Packs::new(
-            Arc::clone(&blobs) as Arc<dyn BlobStore>,
-            facts,
-            Arc::clone(&clock) as Arc<dyn Clock>,
-            Arc::new(SystemRandomness),
-            packs::Config::default(),
-            None,
-            Outbox::silent(),
-        );
-        let uploads = Uploads::new(
-            uploads::Means {
-                blobs: Arc::clone(&blobs) as Arc<dyn BlobStore>,
-                metadata: Arc::clone(&metadata) as Arc<dyn MetadataStore>,
-                packs,
-                hooks: uploads::Hooks::default(),
-                clock: Arc::clone(&clock) as Arc<dyn Clock>,
-                randomness: Arc::new(SystemRandomness),
-                node: NodeId::random(&SystemRandomness),
-            },
-            uploads::Config {
-                // Every byte is recorded and told.
-                checkpoint_bytes: bytesize::ByteSize::b(1),
-                ..uploads::Config::default()
-            },
-        );
-        Self {
-            clock,
-            memory,
-            blobs,
-            metadata,
-            uploads,
-        }
-    }
-
-    fn authorized(&self) -> Authorized<Uploads> {
-        Authorized::new(everyone(), self.uploads.clone())
-    }
-
-    async fn create(&self, creation: Creation, body: UploadBody) -> Result<Outcome, Failure> {
-        let sink = Arc::new(Watched::default());
-        self.authorized().create(creation, body, sink).await
-    }
-
-    /// An upload with the first half.
-    async fn half(&self, creation: Creation) -> Upload {
-        let creation = Creation {
-            create: Create {
-                completion: Completion::Later,
-                ..creation.create
-            },
-            ..creation
+        let stores = Stores::new();
+        let config = uploads::Config {
+            // Every byte is recorded and told.
+            checkpoint_bytes: bytesize::ByteSize::b(1),
+            ..uploads::Config::default()
         };
-        match self.create(creation, bytes(&WHOLE[..20])).await.unwrap() {
-            Outcome::Partial(upload) => upload,
-            other => panic!("{other:?}"),
+        Self {
+            node: Node::new(&stores, config),
+            clock: stores.clock,
+            memory: stores.memory,
         }
-    }
-
-    async fn append(&self, append: Append, id: UploadId, body: UploadBody) -> Answer {
-        self.append_stating(append, StatedDigests::default(), id, body)
-            .await
-    }
-
-    async fn append_stating(
-        &self,
-        append: Append,
-        digests: StatedDigests,
-        id: UploadId,
-        body: UploadBody,
-    ) -> Answer {
-        let sink = Arc::new(Watched::default());
-        let addition = Addition { append, digests };
-        self.authorized().append(id, addition, body, sink).await
-    }
-
-    /// Asks how far the upload is, as `HEAD` does.
-    async fn told(&self, id: UploadId) -> u64 {
-        let upload = self.authorized().retrieve(id, Completion::Later).await;
-        offset(&upload.unwrap())
-    }
-
-    /// How far it is by the record, without anyone being told.
-    async fn recorded(&self, id: UploadId) -> u64 {
-        offset(&self.metadata.upload(&id).await.unwrap().unwrap())
-    }
-
-    async fn state(&self, id: UploadId) -> UploadState {
-        self.metadata.upload(&id).await.unwrap().unwrap().state
-    }
-
-    /// The published bytes of a completed upload.
-    async fn published(&self, upload: &Upload) -> Vec<u8> {
-        let files = Files::new(
-            Arc::clone(&self.blobs) as Arc<dyn BlobStore>,
-            Arc::clone(&self.metadata) as Arc<dyn MetadataStore>,
-            Arc::clone(&self.clock) as Arc<dyn Clock>,
-        );
-        let files = Authorized::new(everyone(), files);
-        let file = files.find(upload.path().unwrap()).await.unwrap();
-        let blob = files.open(&file).await.unwrap();
-        let mut read = Vec::new();
-        let mut stream = blob.read(0..blob.size());
-        while let Some(bytes) = stream.next().await {
-            read.extend_from_slice(&bytes.unwrap());
-        }
-        read
-    }
-
-    fn janitor(&self) -> Janitor {
-        let facts = Arc::clone(&self.metadata) as Arc<dyn MetadataStore>;
-        let clock = FollowingClock::new(Arc::clone(&self.clock) as Arc<dyn Clock>);
-        let node = NodeId::random(&SystemRandomness);
-        let leases = Leases::new(facts, node, Arc::new(clock));
-        Janitor::new(
-            self.uploads.clone(),
-            Arc::clone(&self.blobs) as Arc<dyn BlobStore>,
-            Arc::clone(&self.metadata) as Arc<dyn MetadataStore>,
-            leases,
-            cleanup::Config::default(),
-        )
-    }
-}
-
-type Answer = Result<Outcome, Failure>;
-
-fn everyone() -> domain::access::Principal {
-    Gate::new(&AccessConfig::default())
-        .admit(Credential::None)
-        .expect("a gate without keys is open")
-}
-
-fn offset(upload: &Upload) -> u64 {
-    match &upload.state {
-        UploadState::Open(progress) => progress.open.offset,
-        UploadState::Complete(completed) => completed.complete.length,
-        UploadState::Gone(gone) => panic!("{gone:?}"),
-    }
-}
-
-fn completed(answer: Answer) -> Upload {
-    match answer.unwrap() {
-        Outcome::Complete(upload, _) => upload,
-        other => panic!("{other:?}"),
     }
 }
 
@@ -205,51 +69,6 @@ fn rejection(answer: Answer) -> Rejection {
         Error::Rejected(rejection) => rejection,
         other => panic!("{other:?}"),
     }
-}
-
-fn creation() -> Creation {
-    Creation {
-        create: Create {
-            completion: Completion::WithThisBody,
-            length: None,
-            body_length: None,
-            overrun: Overrun::KeepToLength,
-        },
-        resumable: true,
-        parts: None,
-        target: None,
-        condition: WriteCondition::default(),
-        description: Description::default(),
-        digests: StatedDigests::default(),
-        client_ref: None,
-        idempotency_key: None,
-        tus_metadata: None,
-        tus_concat: None,
-    }
-}
-
-/// A request that brings everything from `offset` on, as `URLSession` sends it.
-fn rest(offset: u64) -> Append {
-    Append {
-        offset,
-        completion: Completion::WithThisBody,
-        length: None,
-        body_length: None,
-        overrun: Overrun::KeepToLength,
-        repeat: Repeat::Refused,
-    }
-}
-
-/// A request after which more will come.
-fn some(offset: u64) -> Append {
-    Append {
-        completion: Completion::Later,
-        ..rest(offset)
-    }
-}
-
-fn bytes(bytes: &[u8]) -> UploadBody {
-    stream::iter([Ok(BodyPart::Data(Bytes::copy_from_slice(bytes)))]).boxed()
 }
 
 /// The connection is lost after these.
@@ -282,53 +101,6 @@ fn of_whole(stated: Stated) -> StatedDigests {
     }
 }
 
-/// Lets a test wait for what a client would be told.
-#[derive(Debug, Default)]
-struct Watched(watch::Sender<u64>);
-
-impl ProgressSink for Watched {
-    fn created(&self, _: &Upload) {}
-    fn progressed(&self, offset: u64) {
-        self.0.send_replace(offset);
-    }
-}
-
-/// A request whose body comes as the test sends it.
-struct Lying {
-    body: mpsc::UnboundedSender<Result<BodyPart, BodyFault>>,
-    sink: Arc<Watched>,
-    answer: JoinHandle<Answer>,
-}
-
-impl Lying {
-    async fn begin(world: &World, id: UploadId, append: Append) -> Self {
-        let (body, parts) = mpsc::unbounded();
-        let sink = Arc::new(Watched::default());
-        let (uploads, told) = (world.authorized(), Arc::clone(&sink));
-        let addition = Addition {
-            append,
-            digests: StatedDigests::default(),
-        };
-        let answer =
-            tokio::spawn(async move { uploads.append(id, addition, parts.boxed(), told).await });
-        Self { body, sink, answer }
-    }
-
-    /// Sends bytes and waits until they are durable.
-    async fn send(&self, bytes: &[u8], until: u64) {
-        let data = BodyPart::Data(Bytes::copy_from_slice(bytes));
-        self.body.unbounded_send(Ok(data)).unwrap();
-        let mut told = self.sink.0.subscribe();
-        told.wait_for(|offset| *offset == until).await.unwrap();
-    }
-}
-
-/// Bounds what would never end if it failed.
-async fn ends<T>(work: impl Future<Output = T>) -> T {
-    let patience = Duration::from_secs(30);
-    tokio::time::timeout(patience, work).await.expect("it ends")
-}
-
 #[tokio::test]
 async fn the_told_offset_is_accepted_after_an_older_request_has_appended() {
     let world = World::new();
@@ -337,7 +109,7 @@ async fn the_told_offset_is_accepted_after_an_older_request_has_appended() {
     // It lay unread in a socket until now, and its connection is lost.
     let late = world.append(rest(HALF), id, cut(&WHOLE[20..30])).await;
     assert!(matches!(late.unwrap_err().error, Error::ClientGone));
-    assert_eq!(world.recorded(id).await, 30);
+    assert_eq!(offset(&world.record(id).await), 30);
 
     let upload = completed(world.append(rest(HALF), id, bytes(&WHOLE[20..])).await);
     assert_eq!(world.published(&upload).await, WHOLE);
@@ -348,12 +120,12 @@ async fn the_told_offset_is_accepted_while_an_older_request_still_appends() {
     let world = World::new();
     let id = world.half(creation()).await.id;
     assert_eq!(world.told(id).await, HALF);
-    let late = Lying::begin(&world, id, rest(HALF)).await;
+    let late = Lying::begin(&world, id, rest(HALF));
     late.send(&WHOLE[20..30], 30).await;
 
     let upload = completed(world.append(rest(HALF), id, bytes(&WHOLE[20..])).await);
     assert_eq!(world.published(&upload).await, WHOLE);
-    let late = late.answer.await.unwrap();
+    let late = late.ended().await;
     assert!(matches!(late.unwrap_err().error, Error::Superseded));
 }
 
@@ -364,13 +136,13 @@ async fn other_bytes_at_the_told_offset_change_nothing() {
     assert_eq!(world.told(id).await, HALF);
     let late = world.append(rest(HALF), id, cut(&WHOLE[20..30])).await;
     assert!(late.is_err());
-    let before = world.state(id).await;
+    let before = world.record(id).await.state;
 
     let other = world
         .append(rest(HALF), id, bytes(b"SOMETHING ELSE ALTOGETHER"))
         .await;
     assert_eq!(rejection(other), Rejection::OverlapMismatch { offset: 30 });
-    assert_eq!(world.state(id).await, before);
+    assert_eq!(world.record(id).await.state, before);
     let upload = completed(world.append(rest(30), id, bytes(&WHOLE[30..])).await);
     assert_eq!(world.published(&upload).await, WHOLE);
 }
@@ -553,7 +325,7 @@ async fn draining_ends_the_reading_back() {
     ends(world.uploads.drain()).await;
     let reading = reading.await.unwrap();
     assert!(matches!(reading.unwrap_err().error, Error::Draining));
-    assert_eq!(world.recorded(id).await, WHOLE.len() as u64);
+    assert_eq!(offset(&world.record(id).await), WHOLE.len() as u64);
 }
 
 /// Makes the upload's stored hash state one that nobody can use.
@@ -581,10 +353,10 @@ async fn a_newer_request_ends_the_hashing_of_what_was_stored() {
     let barrier = Barrier::new();
     let waits = Fault::Waits(barrier.clone());
     world.blobs.next(Operation::ReadStaged, waits);
-    let hashing = Lying::begin(&world, upload.id, rest(HALF)).await;
+    let hashing = Lying::begin(&world, upload.id, rest(HALF));
     ends(barrier.reached()).await;
     assert_eq!(ends(world.told(upload.id)).await, HALF);
-    let hashing = hashing.answer.await.unwrap();
+    let hashing = hashing.ended().await;
     assert!(matches!(hashing.unwrap_err().error, Error::Superseded));
 
     let body = bytes(&WHOLE[20..]);
@@ -619,7 +391,10 @@ async fn progress_between_finding_and_ending_saves_an_upload() {
     recorded.await.unwrap();
     barrier.open();
     assert_eq!(round.await.unwrap().unwrap().expired_uploads, 0);
-    assert_eq!(world.state(upload.id).await, UploadState::Open(progress));
+    assert_eq!(
+        world.record(upload.id).await.state,
+        UploadState::Open(progress)
+    );
 }
 
 #[tokio::test]

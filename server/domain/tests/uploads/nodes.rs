@@ -3,60 +3,36 @@
 //! Time is tokio's, which stands still while anything can go on. So "within the wait" is exact, and a node that keeps others waiting
 //! costs the tests nothing.
 
-#![expect(clippy::unwrap_used, reason = "a test that fails may panic")]
-
 use std::sync::Arc;
 use std::time::Duration;
 
 use archive::PackName;
-use blobs::memory::MemoryStore;
-use bytes::Bytes;
-use domain::access::{Config as AccessConfig, Credential, Gate};
-use domain::cleanup::{self, Janitor};
-use domain::clock::FollowingClock;
-use domain::files::{Description, WriteCondition};
-use domain::ids::SystemRandomness;
+use domain::cleanup;
 use domain::metadata_store::node_lease;
+use domain::testing::ManualClock;
 use domain::testing::faulty_metadata_store::Operation as Fact;
 use domain::testing::faulty_store::{Fault, Gate as Barrier, Operation};
-use domain::testing::{FaultyMetadataStore, FaultyStore, ManualClock, MemoryMetadataStore};
-use domain::upload::{Gone, Target, Upload, UploadState};
-use domain::uploads::{
-    self, Addition, BodyFault, BodyPart, Creation, Failure, Outcome, ProgressSink, UploadBody,
-};
-use domain::{
-    Authorized, BlobStore, Clock, Error, Files, Leases, MetadataStore, NodeId, Outbox, Packs,
-    UploadId, Uploads, leases, packs,
-};
-use futures::channel::mpsc;
+use domain::upload::{Gone, Target, UploadState};
+use domain::uploads::{self, Creation, Outcome};
+use domain::{Error, MetadataStore as _, UploadId, leases};
 use futures::{StreamExt as _, stream};
-use protocol::digest::StatedDigests;
 use protocol::rejection::Rejection;
-use protocol::upload::{Append, Completion, Create, Overrun, Repeat};
-use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-const WHOLE: &[u8] = b"the quick brown fox jumps over the lazy dog";
-const HALF: u64 = 20;
-const WAIT: Duration = Duration::from_secs(1);
+use super::node::{
+    HALF, Lying, Node, Stores, WHOLE, bytes, completed, creation, is_superseded, offset, rest,
+    some, unfinished,
+};
 
-type Answer = Result<Outcome, Failure>;
+const WAIT: Duration = Duration::from_secs(1);
 
 /// Two nodes on the same stores.
 struct World {
     clock: Arc<ManualClock>,
     nodes: [Node; 2],
-}
-
-struct Node {
-    blobs: Arc<FaultyStore>,
-    metadata: Arc<FaultyMetadataStore>,
-    clock: Arc<ManualClock>,
-    uploads: Uploads,
-    leases: Leases,
-    heeding: AbortHandle,
+    heeding: [AbortHandle; 2],
 }
 
 impl World {
@@ -71,22 +47,24 @@ impl World {
             takeover_wait: WAIT,
             ..uploads::Config::default()
         };
-        let clock = Arc::new(ManualClock::default());
-        let bytes = MemoryStore::new(Arc::clone(&clock) as Arc<dyn Clock>);
-        let facts = MemoryMetadataStore::new(Arc::clone(&clock) as Arc<dyn Clock>);
-        let facts = Arc::new(facts);
-        let node = async || Node::start(&clock, &bytes, &facts, config.clone()).await;
-        let nodes = [node().await, node().await];
-        Self { clock, nodes }
+        let stores = Stores::new();
+        let nodes = [(); 2].map(|()| Node::new(&stores, config.clone()));
+        for node in &nodes {
+            node.leases.appear().await.unwrap();
+        }
+        let heeding = nodes.each_ref().map(heed);
+        // They listen from when they are first polled on.
+        tokio::task::yield_now().await;
+        Self {
+            clock: stores.clock,
+            nodes,
+            heeding,
+        }
     }
 
     /// An upload with the first half, on the first node.
     async fn half(&self) -> UploadId {
-        let creation = creation(Completion::Later);
-        match self.nodes[0].create(creation, bytes(&WHOLE[..20])).await {
-            Ok(Outcome::Partial(upload)) => upload.id,
-            other => panic!("{other:?}"),
-        }
+        self.nodes[0].half(creation()).await.id
     }
 
     /// One that a request on the first node goes on with, until it has 30 bytes.
@@ -96,256 +74,27 @@ impl World {
         older.send(&WHOLE[20..30], 30).await;
         (id, older)
     }
-}
 
-impl Node {
-    async fn start(
-        clock: &Arc<ManualClock>,
-        bytes: &MemoryStore,
-        facts: &Arc<MemoryMetadataStore>,
-        config: uploads::Config,
-    ) -> Self {
-        let clock = Arc::clone(clock);
-        let blobs = Arc::new(FaultyStore::new(Arc::new(bytes.clone())));
-        let metadata = FaultyMetadataStore::new(Arc::clone(facts) as Arc<dyn MetadataStore>);
-        let metadata = Arc::new(metadata);
-        let packs = Packs::new(
-            Arc::clone(&blobs) as Arc<dyn BlobStore>,
-            Arc::clone(facts) as Arc<dyn domain::PackStore>,
-            Arc::clone(&clock) as Arc<dyn Clock>,
-            Arc::new(SystemRandomness),
-            packs::Config::default(),
-            None,
-            Outbox::silent(),
-        );
-        let leases = Leases::new(
-            Arc::clone(&metadata) as Arc<dyn MetadataStore>,
-            NodeId::random(&SystemRandomness),
-            Arc::new(FollowingClock::new(Arc::clone(&clock) as Arc<dyn Clock>)),
-        );
-        leases.appear().await.unwrap();
-        let uploads = Uploads::new(
-            uploads::Means {
-                blobs: Arc::clone(&blobs) as Arc<dyn BlobStore>,
-                metadata: Arc::clone(&metadata) as Arc<dyn MetadataStore>,
-                packs,
-                hooks: uploads::Hooks::default(),
-                clock: Arc::clone(&clock) as Arc<dyn Clock>,
-                randomness: Arc::new(SystemRandomness),
-                node: leases.node(),
-            },
-            config,
-        );
-        let heeding = heed(&uploads);
-        // It listens from when it is first polled on.
-        tokio::task::yield_now().await;
-        Self {
-            blobs,
-            metadata,
-            clock,
-            uploads,
-            leases,
-            heeding,
-        }
-    }
-
-    /// From now on it hears nothing.
+    /// From now on the first node hears nothing.
     fn turn_deaf(&self) {
-        self.heeding.abort();
+        self.heeding[0].abort();
     }
 
-    /// As other nodes see it, it is gone.
+    /// As the second node sees it, the first one is gone.
     async fn seem_gone(&self) {
-        let node = self.leases.node();
-        let released = self.metadata.release_lease(&node_lease(node), node).await;
+        let Node {
+            leases, metadata, ..
+        } = &self.nodes[0];
+        let node = leases.node();
+        let released = metadata.release_lease(&node_lease(node), node).await;
         released.unwrap();
-    }
-
-    fn authorized(&self) -> Authorized<Uploads> {
-        Authorized::new(everyone(), self.uploads.clone())
-    }
-
-    async fn create(&self, creation: Creation, body: UploadBody) -> Answer {
-        let sink = Arc::new(Watched::default());
-        self.authorized().create(creation, body, sink).await
-    }
-
-    async fn append(&self, append: Append, id: UploadId, body: UploadBody) -> Answer {
-        let sink = Arc::new(Watched::default());
-        let digests = StatedDigests::default();
-        let addition = Addition { append, digests };
-        self.authorized().append(id, addition, body, sink).await
-    }
-
-    /// Asks how far the upload is, as `HEAD` does.
-    async fn told(&self, id: UploadId) -> u64 {
-        let upload = self.authorized().retrieve(id, Completion::Later).await;
-        offset(&upload.unwrap())
-    }
-
-    async fn record(&self, id: UploadId) -> Upload {
-        self.metadata.upload(&id).await.unwrap().unwrap()
-    }
-
-    /// The published bytes of a completed upload.
-    async fn published(&self, upload: &Upload) -> Vec<u8> {
-        let files = Files::new(
-            Arc::clone(&self.blobs) as Arc<dyn BlobStore>,
-            Arc::clone(&self.metadata) as Arc<dyn MetadataStore>,
-            Arc::clone(&self.clock) as Arc<dyn Clock>,
-        );
-        let files = Authorized::new(everyone(), files);
-        let file = files.find(upload.path().unwrap()).await.unwrap();
-        let blob = files.open(&file).await.unwrap();
-        let mut read = Vec::new();
-        let mut stream = blob.read(0..blob.size());
-        while let Some(bytes) = stream.next().await {
-            read.extend_from_slice(&bytes.unwrap());
-        }
-        read
-    }
-
-    fn janitor(&self) -> Janitor {
-        Janitor::new(
-            self.uploads.clone(),
-            Arc::clone(&self.blobs) as Arc<dyn BlobStore>,
-            Arc::clone(&self.metadata) as Arc<dyn MetadataStore>,
-            self.leases.clone(),
-            cleanup::Config::default(),
-        )
     }
 }
 
 /// Hears what the node is asked.
-fn heed(uploads: &Uploads) -> AbortHandle {
-    let uploads = uploads.clone();
+fn heed(node: &Node) -> AbortHandle {
+    let uploads = node.uploads.clone();
     tokio::spawn(async move { uploads.heed().await }).abort_handle()
-}
-
-fn everyone() -> domain::access::Principal {
-    Gate::new(&AccessConfig::default())
-        .admit(Credential::None)
-        .expect("a gate without keys is open")
-}
-
-fn offset(upload: &Upload) -> u64 {
-    match &upload.state {
-        UploadState::Open(progress) => progress.open.offset,
-        UploadState::Complete(completed) => completed.complete.length,
-        UploadState::Gone(gone) => panic!("{gone:?}"),
-    }
-}
-
-fn completed(answer: Answer) -> Upload {
-    match answer.unwrap() {
-        Outcome::Complete(upload, _) => upload,
-        other => panic!("{other:?}"),
-    }
-}
-
-fn is_superseded(answer: &Answer) -> bool {
-    matches!(answer, Err(failure) if matches!(failure.error, Error::Superseded))
-}
-
-fn creation(completion: Completion) -> Creation {
-    Creation {
-        create: Create {
-            completion,
-            length: None,
-            body_length: None,
-            overrun: Overrun::KeepToLength,
-        },
-        resumable: true,
-        parts: None,
-        target: None,
-        condition: WriteCondition::default(),
-        description: Description::default(),
-        digests: StatedDigests::default(),
-        client_ref: None,
-        idempotency_key: None,
-        tus_metadata: None,
-        tus_concat: None,
-    }
-}
-
-/// A request that brings everything from `offset` on.
-fn rest(offset: u64) -> Append {
-    Append {
-        offset,
-        completion: Completion::WithThisBody,
-        length: None,
-        body_length: None,
-        overrun: Overrun::KeepToLength,
-        repeat: Repeat::Refused,
-    }
-}
-
-/// A request after which more will come.
-fn some(offset: u64) -> Append {
-    Append {
-        completion: Completion::Later,
-        ..rest(offset)
-    }
-}
-
-fn bytes(bytes: &[u8]) -> UploadBody {
-    stream::iter([Ok(BodyPart::Data(Bytes::copy_from_slice(bytes)))]).boxed()
-}
-
-/// Lets a test wait for what a client would be told.
-#[derive(Debug, Default)]
-struct Watched(watch::Sender<u64>);
-
-impl ProgressSink for Watched {
-    fn created(&self, _: &Upload) {}
-    fn progressed(&self, offset: u64) {
-        self.0.send_replace(offset);
-    }
-}
-
-/// A request whose body comes as the test sends it.
-struct Lying {
-    body: mpsc::UnboundedSender<Result<BodyPart, BodyFault>>,
-    sink: Arc<Watched>,
-    answer: JoinHandle<Answer>,
-}
-
-impl Lying {
-    fn begin(node: &Node, id: UploadId, append: Append) -> Self {
-        let (body, parts) = mpsc::unbounded();
-        let sink = Arc::new(Watched::default());
-        let (uploads, told) = (node.authorized(), Arc::clone(&sink));
-        let digests = StatedDigests::default();
-        let addition = Addition { append, digests };
-        let answer =
-            tokio::spawn(async move { uploads.append(id, addition, parts.boxed(), told).await });
-        Self { body, sink, answer }
-    }
-
-    /// Sends bytes; whether anybody reads them is not said.
-    fn push(&self, bytes: &[u8]) {
-        let data = BodyPart::Data(Bytes::copy_from_slice(bytes));
-        // Once the request has ended, nobody does.
-        let _ = self.body.unbounded_send(Ok(data));
-    }
-
-    /// Sends bytes and waits until they are durable.
-    async fn send(&self, bytes: &[u8], until: u64) {
-        self.push(bytes);
-        let mut told = self.sink.0.subscribe();
-        told.wait_for(|offset| *offset == until).await.unwrap();
-    }
-
-    async fn ends(self) -> Answer {
-        drop(self.body);
-        self.answer.await.unwrap()
-    }
-
-    /// What it is answered without another byte of its body, nor its end.
-    async fn ended(self) -> Answer {
-        let answer = tokio::time::timeout(WAIT * 10, self.answer).await;
-        answer.expect("it still lies there").unwrap()
-    }
 }
 
 /// Says how long it took.
@@ -378,10 +127,7 @@ async fn what_had_come_counts() {
     world.nodes[0].blobs.next(Operation::Sync, fault);
     older.push(&WHOLE[30..35]);
     syncing.reached().await;
-    let asking = {
-        let uploads = world.nodes[1].authorized();
-        tokio::spawn(async move { uploads.retrieve(id, Completion::Later).await })
-    };
+    let asking = world.nodes[1].asks(id);
     tokio::time::sleep(WAIT / 2).await;
     assert!(!asking.is_finished());
     syncing.open();
@@ -413,10 +159,7 @@ async fn an_answer_counts_what_it_meets() {
     let answering = Barrier::new();
     let fault = Fault::Waits(answering.clone());
     world.nodes[1].metadata.next(Fact::TellUpload, fault);
-    let asking = {
-        let uploads = world.nodes[1].authorized();
-        tokio::spawn(async move { uploads.retrieve(id, Completion::Later).await })
-    };
+    let asking = world.nodes[1].asks(id);
     answering.reached().await;
     let older = Lying::begin(&world.nodes[0], id, some(HALF));
     older.send(&WHOLE[20..30], 30).await;
@@ -451,10 +194,7 @@ async fn whoever_holds_an_upload_by_now_is_asked() {
     let asks = Barrier::new();
     let fault = Fault::Waits(asks.clone());
     world.nodes[1].metadata.next(Fact::AskToYield, fault);
-    let asking = {
-        let uploads = world.nodes[1].authorized();
-        tokio::spawn(async move { uploads.retrieve(id, Completion::Later).await })
-    };
+    let asking = world.nodes[1].asks(id);
     asks.reached().await;
     let older = Lying::begin(&world.nodes[0], id, some(30));
     older.send(&WHOLE[30..35], 35).await;
@@ -471,14 +211,11 @@ async fn whoever_holds_an_upload_by_now_is_asked() {
 async fn an_ask_that_is_lost_is_followed_by_another() {
     let world = World::new().await;
     let (id, older) = world.held().await;
-    world.nodes[0].turn_deaf();
-    let asking = {
-        let uploads = world.nodes[1].authorized();
-        tokio::spawn(async move { uploads.retrieve(id, Completion::Later).await })
-    };
+    world.turn_deaf();
+    let asking = world.nodes[1].asks(id);
     tokio::time::sleep(WAIT / 3).await;
     assert_eq!(world.nodes[1].metadata.count(Fact::ClaimUpload), 0);
-    let heeding = heed(&world.nodes[0].uploads);
+    let heeding = heed(&world.nodes[0]);
     let (upload, time) = timed(asking).await;
     assert_eq!(offset(&upload.unwrap().unwrap()), 30);
     assert!(time < WAIT / 3, "{time:?}");
@@ -492,7 +229,7 @@ async fn an_ask_that_is_lost_is_followed_by_another() {
 async fn a_node_that_does_not_hear_is_fenced() {
     let world = World::new().await;
     let (id, older) = world.held().await;
-    world.nodes[0].turn_deaf();
+    world.turn_deaf();
     let (told, time) = timed(world.nodes[1].told(id)).await;
     assert_eq!(told, 30);
     assert!((WAIT..WAIT * 2).contains(&time), "{time:?}");
@@ -519,7 +256,7 @@ async fn a_node_that_slept_publishes_nothing() {
     older.push(&WHOLE[20..30]);
     let older = tokio::spawn(older.ends());
     publishing.reached().await;
-    world.nodes[0].seem_gone().await;
+    world.seem_gone().await;
 
     assert_eq!(world.nodes[1].told(id).await, 30);
     let answer = world.nodes[1].append(rest(30), id, bytes(&WHOLE[30..]));
@@ -534,7 +271,7 @@ async fn a_node_that_slept_publishes_nothing() {
 async fn a_node_that_is_gone_is_not_waited_for() {
     let world = World::new().await;
     let (id, older) = world.held().await;
-    world.nodes[0].turn_deaf();
+    world.turn_deaf();
     world.clock.advance(leases::LIFETIME);
     world.nodes[1].leases.appear().await.unwrap();
     let append = world.nodes[1].append(rest(30), id, bytes(&WHOLE[30..]));
@@ -643,7 +380,7 @@ async fn an_archive_that_is_being_used_is_waited_for() {
     one.blobs.next(Operation::Open, fault);
     let creation = Creation {
         target: Some(Target::Pack(PackName::parse("maps").unwrap())),
-        ..creation(Completion::Later)
+        ..unfinished(creation())
     };
     let id = match one.create(creation, bytes(b"not an")).await.unwrap() {
         Outcome::Partial(upload) => upload.id,
@@ -653,10 +390,7 @@ async fn an_archive_that_is_being_used_is_waited_for() {
     older.push(b" archive");
     let older = tokio::spawn(older.ends());
     using.reached().await;
-    let asking = {
-        let uploads = other.authorized();
-        tokio::spawn(async move { uploads.retrieve(id, Completion::Later).await })
-    };
+    let asking = other.asks(id);
     tokio::time::sleep(WAIT * 10).await;
     assert!(!asking.is_finished());
     using.open();
@@ -794,11 +528,10 @@ async fn usual_requests_ask_for_no_more_than_on_one_node() {
         before = counts;
         asked_for
     };
-    let whole = creation(Completion::WithThisBody);
-    completed(node.create(whole, bytes(WHOLE)).await);
+    completed(node.create(creation(), bytes(WHOLE)).await);
     assert_eq!(asked_for(), [1, 0, 0, 0, 0, 0, 0, 1, 0]);
 
-    let mut empty = creation(Completion::Later);
+    let mut empty = unfinished(creation());
     empty.create.body_length = Some(0);
     let empty = node.create(empty, stream::empty().boxed()).await;
     assert!(matches!(empty, Ok(Outcome::Partial(_))));

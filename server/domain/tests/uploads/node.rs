@@ -1,0 +1,324 @@
+//! A process on its stores, with what its clients send.
+
+use std::sync::Arc;
+
+use blobs::memory::MemoryStore;
+use bytes::Bytes;
+use domain::access::{Config as AccessConfig, Credential, Gate, Principal};
+use domain::cleanup::{self, Janitor};
+use domain::clock::FollowingClock;
+use domain::files::{Description, WriteCondition};
+use domain::ids::SystemRandomness;
+use domain::testing::{FaultyMetadataStore, FaultyStore, ManualClock, MemoryMetadataStore};
+use domain::upload::{Upload, UploadState};
+use domain::uploads::{
+    self, Addition, BodyFault, BodyPart, Creation, Failure, Outcome, ProgressSink, UploadBody,
+};
+use domain::{
+    Authorized, BlobStore, Clock, Error, Files, Leases, MetadataStore, NodeId, Outbox, PackStore,
+    Packs, UploadId, Uploads, packs,
+};
+use futures::channel::mpsc;
+use futures::{StreamExt as _, stream};
+use protocol::digest::StatedDigests;
+use protocol::upload::{Append, Completion, Create, Overrun, Repeat};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+pub(crate) const WHOLE: &[u8] = b"the quick brown fox jumps over the lazy dog";
+/// Where the client stands when its connection is lost.
+pub(crate) const HALF: u64 = 20;
+
+pub(crate) type Answer = Result<Outcome, Failure>;
+
+/// What processes share.
+pub(crate) struct Stores {
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) memory: MemoryStore,
+    facts: Arc<MemoryMetadataStore>,
+}
+
+impl Stores {
+    pub(crate) fn new() -> Self {
+        let clock = Arc::new(ManualClock::default());
+        let facts = MemoryMetadataStore::new(Arc::clone(&clock) as Arc<dyn Clock>);
+        Self {
+            memory: MemoryStore::new(Arc::clone(&clock) as Arc<dyn Clock>),
+            clock,
+            facts: Arc::new(facts),
+        }
+    }
+}
+
+/// One process.
+pub(crate) struct Node {
+    pub(crate) blobs: Arc<FaultyStore>,
+    pub(crate) metadata: Arc<FaultyMetadataStore>,
+    pub(crate) uploads: Uploads,
+    pub(crate) leases: Leases,
+    clock: Arc<ManualClock>,
+}
+
+impl Node {
+    pub(crate) fn new(stores: &Stores, config: uploads::Config) -> Self {
+        let clock = Arc::clone(&stores.clock);
+        let blobs = Arc::new(FaultyStore::new(Arc::new(stores.memory.clone())));
+        let facts = Arc::clone(&stores.facts);
+        let metadata = FaultyMetadataStore::new(Arc::clone(&facts) as Arc<dyn MetadataStore>);
+        let metadata = Arc::new(metadata);
+        let packs = Packs::new(
+            Arc::clone(&blobs) as Arc<dyn BlobStore>,
+            facts as Arc<dyn PackStore>,
+            Arc::clone(&clock) as Arc<dyn Clock>,
+            Arc::new(SystemRandomness),
+            packs::Config::default(),
+            None,
+            Outbox::silent(),
+        );
+        let leases = Leases::new(
+            Arc::clone(&metadata) as Arc<dyn MetadataStore>,
+            NodeId::random(&SystemRandomness),
+            Arc::new(FollowingClock::new(Arc::clone(&clock) as Arc<dyn Clock>)),
+        );
+        let means = uploads::Means {
+            blobs: Arc::clone(&blobs) as Arc<dyn BlobStore>,
+            metadata: Arc::clone(&metadata) as Arc<dyn MetadataStore>,
+            packs,
+            hooks: uploads::Hooks::default(),
+            clock: Arc::clone(&clock) as Arc<dyn Clock>,
+            randomness: Arc::new(SystemRandomness),
+            node: leases.node(),
+        };
+        Self {
+            blobs,
+            metadata,
+            uploads: Uploads::new(means, config),
+            leases,
+            clock,
+        }
+    }
+
+    pub(crate) fn authorized(&self) -> Authorized<Uploads> {
+        Authorized::new(everyone(), self.uploads.clone())
+    }
+
+    pub(crate) async fn create(&self, creation: Creation, body: UploadBody) -> Answer {
+        let sink = Arc::new(Watched::default());
+        self.authorized().create(creation, body, sink).await
+    }
+
+    /// An upload with the first half.
+    pub(crate) async fn half(&self, creation: Creation) -> Upload {
+        let creation = unfinished(creation);
+        match self.create(creation, bytes(&WHOLE[..20])).await.unwrap() {
+            Outcome::Partial(upload) => upload,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) async fn append(&self, append: Append, id: UploadId, body: UploadBody) -> Answer {
+        self.append_stating(append, StatedDigests::default(), id, body)
+            .await
+    }
+
+    pub(crate) async fn append_stating(
+        &self,
+        append: Append,
+        digests: StatedDigests,
+        id: UploadId,
+        body: UploadBody,
+    ) -> Answer {
+        let sink = Arc::new(Watched::default());
+        let addition = Addition { append, digests };
+        self.authorized().append(id, addition, body, sink).await
+    }
+
+    /// Asks how far the upload is, as `HEAD` does.
+    pub(crate) async fn told(&self, id: UploadId) -> u64 {
+        let upload = self.authorized().retrieve(id, Completion::Later).await;
+        offset(&upload.unwrap())
+    }
+
+    /// Asks so, without waiting for the answer.
+    pub(crate) fn asks(&self, id: UploadId) -> JoinHandle<Result<Upload, Failure>> {
+        let uploads = self.authorized();
+        tokio::spawn(async move { uploads.retrieve(id, Completion::Later).await })
+    }
+
+    /// The upload as it is recorded, without anyone being told.
+    pub(crate) async fn record(&self, id: UploadId) -> Upload {
+        self.metadata.upload(&id).await.unwrap().unwrap()
+    }
+
+    /// The published bytes of a completed upload.
+    pub(crate) async fn published(&self, upload: &Upload) -> Vec<u8> {
+        let files = Files::new(
+            Arc::clone(&self.blobs) as Arc<dyn BlobStore>,
+            Arc::clone(&self.metadata) as Arc<dyn MetadataStore>,
+            Arc::clone(&self.clock) as Arc<dyn Clock>,
+        );
+        let files = Authorized::new(everyone(), files);
+        let file = files.find(upload.path().unwrap()).await.unwrap();
+        let blob = files.open(&file).await.unwrap();
+        let mut read = Vec::new();
+        let mut stream = blob.read(0..blob.size());
+        while let Some(bytes) = stream.next().await {
+            read.extend_from_slice(&bytes.unwrap());
+        }
+        read
+    }
+
+    pub(crate) fn janitor(&self) -> Janitor {
+        Janitor::new(
+            self.uploads.clone(),
+            Arc::clone(&self.blobs) as Arc<dyn BlobStore>,
+            Arc::clone(&self.metadata) as Arc<dyn MetadataStore>,
+            self.leases.clone(),
+            cleanup::Config::default(),
+        )
+    }
+}
+
+fn everyone() -> Principal {
+    Gate::new(&AccessConfig::default())
+        .admit(Credential::None)
+        .expect("a gate without keys is open")
+}
+
+pub(crate) fn offset(upload: &Upload) -> u64 {
+    match &upload.state {
+        UploadState::Open(progress) => progress.open.offset,
+        UploadState::Complete(completed) => completed.complete.length,
+        UploadState::Gone(gone) => panic!("{gone:?}"),
+    }
+}
+
+pub(crate) fn completed(answer: Answer) -> Upload {
+    match answer.unwrap() {
+        Outcome::Complete(upload, _) => upload,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub(crate) fn is_superseded(answer: &Answer) -> bool {
+    matches!(answer, Err(failure) if matches!(failure.error, Error::Superseded))
+}
+
+/// A creation that brings everything.
+pub(crate) fn creation() -> Creation {
+    Creation {
+        create: Create {
+            completion: Completion::WithThisBody,
+            length: None,
+            body_length: None,
+            overrun: Overrun::KeepToLength,
+        },
+        resumable: true,
+        parts: None,
+        target: None,
+        condition: WriteCondition::default(),
+        description: Description::default(),
+        digests: StatedDigests::default(),
+        client_ref: None,
+        idempotency_key: None,
+        tus_metadata: None,
+        tus_concat: None,
+    }
+}
+
+/// One after which more will come.
+pub(crate) fn unfinished(creation: Creation) -> Creation {
+    Creation {
+        create: Create {
+            completion: Completion::Later,
+            ..creation.create
+        },
+        ..creation
+    }
+}
+
+/// A request that brings everything from `offset` on, as `URLSession` sends it.
+pub(crate) fn rest(offset: u64) -> Append {
+    Append {
+        offset,
+        completion: Completion::WithThisBody,
+        length: None,
+        body_length: None,
+        overrun: Overrun::KeepToLength,
+        repeat: Repeat::Refused,
+    }
+}
+
+/// A request after which more will come.
+pub(crate) fn some(offset: u64) -> Append {
+    Append {
+        completion: Completion::Later,
+        ..rest(offset)
+    }
+}
+
+pub(crate) fn bytes(bytes: &[u8]) -> UploadBody {
+    stream::iter([Ok(BodyPart::Data(Bytes::copy_from_slice(bytes)))]).boxed()
+}
+
+/// Lets a test wait for what a client would be told.
+#[derive(Debug, Default)]
+pub(crate) struct Watched(watch::Sender<u64>);
+
+impl ProgressSink for Watched {
+    fn created(&self, _: &Upload) {}
+    fn progressed(&self, offset: u64) {
+        self.0.send_replace(offset);
+    }
+}
+
+/// A request whose body comes as the test sends it.
+pub(crate) struct Lying {
+    body: mpsc::UnboundedSender<Result<BodyPart, BodyFault>>,
+    sink: Arc<Watched>,
+    answer: JoinHandle<Answer>,
+}
+
+impl Lying {
+    pub(crate) fn begin(node: &Node, id: UploadId, append: Append) -> Self {
+        let (body, parts) = mpsc::unbounded();
+        let sink = Arc::new(Watched::default());
+        let (uploads, told) = (node.authorized(), Arc::clone(&sink));
+        let digests = StatedDigests::default();
+        let addition = Addition { append, digests };
+        let answer =
+            tokio::spawn(async move { uploads.append(id, addition, parts.boxed(), told).await });
+        Self { body, sink, answer }
+    }
+
+    /// Sends bytes; whether anybody reads them is not said.
+    pub(crate) fn push(&self, bytes: &[u8]) {
+        let data = BodyPart::Data(Bytes::copy_from_slice(bytes));
+        // Once the request has ended, nobody does.
+        let _ = self.body.unbounded_send(Ok(data));
+    }
+
+    /// Sends bytes and waits until they are durable.
+    pub(crate) async fn send(&self, bytes: &[u8], until: u64) {
+        self.push(bytes);
+        let mut told = self.sink.0.subscribe();
+        told.wait_for(|offset| *offset == until).await.unwrap();
+    }
+
+    /// What it is answered once its body has ended.
+    pub(crate) async fn ends(self) -> Answer {
+        drop(self.body);
+        self.answer.await.unwrap()
+    }
+
+    /// What it is answered without another byte of its body, nor its end.
+    pub(crate) async fn ended(self) -> Answer {
+        ends(self.answer).await.unwrap()
+    }
+}
+
+/// Bounds what would never end if it failed.
+pub(crate) async fn ends<T>(work: impl Future<Output = T>) -> T {
+    let patience = std::time::Duration::from_secs(30);
+    tokio::time::timeout(patience, work).await.expect("it ends")
+}
