@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use crate::events::Event;
 use crate::files::{File, WriteCondition};
-use crate::upload::{Completed, Gone, Progress, Told, Upload};
+use crate::upload::{Completed, Gone, Open, Progress, Told, Upload, UploadState};
 use crate::{BlobKey, FilePath, NodeId, Timestamp, UploadId};
 
 /// Why a store could not do it.
@@ -55,6 +55,28 @@ pub enum Inserted {
     New,
     /// An upload with the same owner and idempotency key was there before; nothing was changed.
     Existing(Box<Upload>),
+}
+
+/// What of an open upload a request goes by when it claims it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// Offset and length.
+    pub open: Open,
+    /// The offset that its client was told.
+    pub told: Option<u64>,
+}
+
+impl Seen {
+    /// What there is to see of an upload, if it is open.
+    pub fn of(upload: &Upload) -> Option<Self> {
+        match &upload.state {
+            UploadState::Open(progress) => Some(Self {
+                open: progress.open,
+                told: upload.told.map(|told| told.offset),
+            }),
+            UploadState::Complete(_) | UploadState::Gone(_) => None,
+        }
+    }
 }
 
 /// What became of a change that only the upload's present holder may make.
@@ -157,11 +179,13 @@ pub trait MetadataStore: Debug + Send + Sync + 'static {
     async fn upload(&self, id: &UploadId) -> Result<Option<Upload>, MetadataError>;
 
     /// Raises the epoch of an open upload, which fences whoever holds it, and returns it as it then stands; an upload that is not
-    /// open is returned as it is. A request on `holder` is its holder from now on; without a node, nobody is.
+    /// open, or not as it was `seen`, is returned as it is. A request on `holder` is its holder from now on; without a node, nobody
+    /// is.
     async fn claim_upload(
         &self,
         id: &UploadId,
         holder: Option<NodeId>,
+        seen: Option<Seen>,
     ) -> Result<Option<Upload>, MetadataError>;
 
     /// Records progress and the new expiry of an open upload, under the holder's epoch, and whether the work goes on. Progress that

@@ -497,7 +497,7 @@ async fn live(steps: Vec<(usize, Step)>) {
             Step::Die { upload } => {
                 if let Some(model) = models.get(upload) {
                     let stranger = NodeId::random(&SystemRandomness);
-                    let claim = world.metadata.claim_upload(&model.id, Some(stranger));
+                    let claim = world.metadata.claim_upload(&model.id, Some(stranger), None);
                     claim.await.unwrap();
                 }
             }

@@ -27,7 +27,8 @@ use async_trait::async_trait;
 use domain::events::Event;
 use domain::files::{File, WriteCondition};
 use domain::metadata_store::{
-    Ask, Asked, Deleted, Guarded, Hold, Inserted, Lease, MetadataError, MetadataStore, Written,
+    Ask, Asked, Deleted, Guarded, Hold, Inserted, Lease, MetadataError, MetadataStore, Seen,
+    Written,
 };
 use domain::upload::{Completed, Gone, Progress, Told, Upload};
 use domain::{BlobKey, FilePath, NodeId, Timestamp, UploadId};
@@ -179,8 +180,14 @@ impl MetadataStore for PostgresStore {
         &self,
         id: &UploadId,
         holder: Option<NodeId>,
+        seen: Option<Seen>,
     ) -> Result<Option<Upload>, MetadataError> {
-        self.run(ClaimUpload { id: *id, holder }).await
+        let command = ClaimUpload {
+            id: *id,
+            holder,
+            seen,
+        };
+        self.run(command).await
     }
 
     async fn record_progress(

@@ -227,7 +227,8 @@ where idempotency_key = $1
   and owner is not distinct from $2"
 );
 
-/// Raises the epoch of the open upload $1, whose holder is $2 from then on.
+/// Raises the epoch of the open upload $1, whose holder is $2 from then on; where $3 is not null, only if that is its offset, $4 its
+/// length, and $5 the offset that its client was told.
 pub(crate) const CLAIM_UPLOAD: &str = concat!(
     "update uploads
 set
@@ -235,6 +236,14 @@ set
   holder = $2
 where id = $1
   and state = 'open'
+  and (
+    cast($3 as bigint) is null
+    or (
+      upload_offset = $3
+      and length is not distinct from $4
+      and told_offset is not distinct from $5
+    )
+  )
 returning",
     upload_columns!()
 );

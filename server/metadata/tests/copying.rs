@@ -102,7 +102,7 @@ async fn record(stores: &Stores) -> Recorded {
         metadata.insert_upload(upload).await.unwrap();
         uploads.push(
             metadata
-                .claim_upload(&upload.id, None)
+                .claim_upload(&upload.id, None, None)
                 .await
                 .unwrap()
                 .unwrap(),

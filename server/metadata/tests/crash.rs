@@ -61,7 +61,11 @@ async fn live(store: &dyn MetadataStore, path: &str) {
     let upload = upload(path);
     assert_eq!(store.insert_upload(&upload).await.unwrap(), Inserted::New);
     tell("inserted", &upload.id);
-    let upload = store.claim_upload(&upload.id, None).await.unwrap().unwrap();
+    let upload = store
+        .claim_upload(&upload.id, None, None)
+        .await
+        .unwrap()
+        .unwrap();
     tell("claimed", &upload.id);
     let recorded = store
         .record_progress(&upload.id, 1, &progress(5, Some(5)), LATER, Hold::Keep)

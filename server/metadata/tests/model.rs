@@ -151,7 +151,7 @@ impl World {
         let moment = |seconds: i64| at(seconds).plus(Duration::from_millis(nth));
         let answer = match call {
             Call::Insert(n) => told(store.insert_upload(&self.uploads[*n]).await),
-            Call::Claim(n) => told(store.claim_upload(&self.uploads[*n].id, None).await),
+            Call::Claim(n) => told(store.claim_upload(&self.uploads[*n].id, None, None).await),
             Call::Progress(n, epoch, offset, seconds) => {
                 let step = progress(*offset, Some(2));
                 let id = &self.uploads[*n].id;

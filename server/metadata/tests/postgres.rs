@@ -134,7 +134,11 @@ async fn a_change_that_is_in_the_way_is_made_again() {
     let upload = upload("a");
     store.insert_upload(&upload).await.unwrap();
     entangle(&mut raw(&config).await, 3).await;
-    let claimed = store.claim_upload(&upload.id, None).await.unwrap().unwrap();
+    let claimed = store
+        .claim_upload(&upload.id, None, None)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(claimed.epoch, 1);
     store.close().await;
 }
@@ -146,7 +150,7 @@ async fn a_change_is_not_made_again_for_ever() {
     store.insert_upload(&upload).await.unwrap();
     let mut database = raw(&config).await;
     entangle(&mut database, u32::MAX).await;
-    let claimed = store.claim_upload(&upload.id, None).await;
+    let claimed = store.claim_upload(&upload.id, None, None).await;
     assert!(
         matches!(claimed, Err(MetadataError::Failed { .. })),
         "{claimed:?}"
@@ -280,7 +284,7 @@ async fn a_change_whose_connection_is_cut_is_made_again() {
     let working = [
         tokio::spawn({
             let (store, id) = (Arc::clone(&store), upload.id);
-            async move { store.claim_upload(&id, None).await.map(drop) }
+            async move { store.claim_upload(&id, None, None).await.map(drop) }
         }),
         tokio::spawn({
             let (store, upload) = (Arc::clone(&store), upload.clone());
@@ -325,7 +329,12 @@ async fn those_who_are_cut_off_go_on() {
                 let id = &upload.id;
                 let mut offset = 0;
                 while !*stopped.borrow() {
-                    let epoch = store.claim_upload(id, None).await.unwrap().unwrap().epoch;
+                    let epoch = store
+                        .claim_upload(id, None, None)
+                        .await
+                        .unwrap()
+                        .unwrap()
+                        .epoch;
                     offset += 1;
                     let step = progress(offset, None);
                     let recorded = store
@@ -446,7 +455,7 @@ async fn only_what_is_told_may_be_lost() {
         .tell_upload(&upload.id, upload.epoch, Some(told))
         .await;
     assert_eq!(guarded.unwrap(), Guarded::Done);
-    store.claim_upload(&upload.id, None).await.unwrap();
+    store.claim_upload(&upload.id, None, None).await.unwrap();
     let seen: Vec<String> = sqlx::query_scalar("select durably from seen")
         .fetch_all(&mut database)
         .await
@@ -467,13 +476,17 @@ async fn a_statement_that_waits_too_long_fails() {
     store.insert_upload(&upload).await.unwrap();
     let mut database = raw(&config).await;
     run(&mut database, "begin; select 1 from uploads for update").await;
-    let claimed = store.claim_upload(&upload.id, None).await;
+    let claimed = store.claim_upload(&upload.id, None, None).await;
     assert!(
         matches!(claimed, Err(MetadataError::Failed { .. })),
         "{claimed:?}"
     );
     run(&mut database, "commit").await;
-    let claimed = store.claim_upload(&upload.id, None).await.unwrap().unwrap();
+    let claimed = store
+        .claim_upload(&upload.id, None, None)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(claimed.epoch, 1);
     store.close().await;
 }
@@ -492,7 +505,7 @@ async fn a_connection_that_does_not_come_free_is_not_waited_for_for_ever() {
     run(&mut database, "begin; select 1 from uploads for update").await;
     let claim = {
         let store = Arc::clone(&store);
-        tokio::spawn(async move { store.claim_upload(&upload.id, None).await })
+        tokio::spawn(async move { store.claim_upload(&upload.id, None, None).await })
     };
     await_waiting(&mut database).await;
     let read = store.upload(&upload.id).await;

@@ -63,7 +63,11 @@ impl Nodes {
     async fn claimed(&self, upload: &Upload) -> Upload {
         let store = &self.of(0).metadata;
         assert_eq!(store.insert_upload(upload).await.unwrap(), Inserted::New);
-        store.claim_upload(&upload.id, None).await.unwrap().unwrap()
+        store
+            .claim_upload(&upload.id, None, None)
+            .await
+            .unwrap()
+            .unwrap()
     }
 
     async fn put(&self, file: &File) {
@@ -138,7 +142,7 @@ async fn creations_with_one_key_make_one_upload() {
 async fn claims_yield_distinct_epochs() {
     let nodes = Nodes::new().await;
     let upload = nodes.claimed(&upload("a")).await;
-    let claims = (0..64).map(|n| nodes.of(n).metadata.claim_upload(&upload.id, None));
+    let claims = (0..64).map(|n| nodes.of(n).metadata.claim_upload(&upload.id, None, None));
     let mut epochs: Vec<u64> = join_all(claims)
         .await
         .into_iter()
@@ -154,7 +158,11 @@ async fn a_claim_fences_the_other_node() {
     let nodes = Nodes::new().await;
     let [old_node, new_node] = [&nodes.of(0).metadata, &nodes.of(1).metadata];
     let old = nodes.claimed(&upload("a")).await;
-    let new = new_node.claim_upload(&old.id, None).await.unwrap().unwrap();
+    let new = new_node
+        .claim_upload(&old.id, None, None)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(new.epoch, old.epoch + 1);
     let recorded = old_node
         .record_progress(&old.id, old.epoch, &progress(9, None), LATER, Hold::Keep)
@@ -190,7 +198,10 @@ async fn a_completion_and_a_claim_exclude_each_other() {
                 .of(round)
                 .metadata
                 .complete_upload(&old, &done, LATER, None),
-            nodes.of(round + 1).metadata.claim_upload(&old.id, None),
+            nodes
+                .of(round + 1)
+                .metadata
+                .claim_upload(&old.id, None, None),
         )
         .await;
         let claimed = claimed.unwrap().unwrap();
@@ -484,7 +495,7 @@ async fn an_ask_reaches_the_other_node() {
     let alive = asked.lease(&node_lease(node), node, LONG).await;
     assert!(alive.unwrap().is_some());
     let upload = nodes.claimed(&upload("a")).await;
-    let upload = asked.claim_upload(&upload.id, Some(node)).await;
+    let upload = asked.claim_upload(&upload.id, Some(node), None).await;
     let upload = upload.unwrap().unwrap();
     let ask = Ask {
         upload: upload.id,
@@ -517,7 +528,7 @@ async fn a_listener_that_was_cut_off_listens_again() {
     let alive = asked.lease(&node_lease(node), node, LONG).await;
     assert!(alive.unwrap().is_some());
     let upload = nodes.claimed(&upload("a")).await;
-    let upload = asked.claim_upload(&upload.id, Some(node)).await;
+    let upload = asked.claim_upload(&upload.id, Some(node), None).await;
     let ask = Ask {
         upload: upload.unwrap().unwrap().id,
         node,

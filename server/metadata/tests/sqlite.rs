@@ -214,7 +214,7 @@ async fn damaged_upload(state: &str, damage: &'static str) -> String {
         other => panic!("{other:?}"),
     };
     // What cannot be read is not claimed either, and the writer goes on.
-    assert!(store.claim_upload(&upload.id, None).await.is_err());
+    assert!(store.claim_upload(&upload.id, None, None).await.is_err());
     store.check().await.unwrap();
     database.close().await.unwrap();
     store.close().await;

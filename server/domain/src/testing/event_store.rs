@@ -186,7 +186,7 @@ pub async fn what_did_not_happen_is_not_told(ports: &EventPorts) {
     let event = event("a", 1);
     let upload = upload("a");
     store.insert_upload(&upload).await.unwrap();
-    store.claim_upload(&upload.id, None).await.unwrap();
+    store.claim_upload(&upload.id, None, None).await.unwrap();
     let completed = completed("x", at(1));
     let written = store.complete_upload(&upload, &completed, at(9), Some(&event));
     assert_eq!(written.await.unwrap(), Written::Fenced);

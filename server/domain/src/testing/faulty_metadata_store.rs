@@ -11,7 +11,8 @@ use super::faulty_store::Fault;
 use crate::events::Event;
 use crate::files::{File, WriteCondition};
 use crate::metadata_store::{
-    Ask, Asked, Deleted, Guarded, Hold, Inserted, Lease, MetadataError, MetadataStore, Written,
+    Ask, Asked, Deleted, Guarded, Hold, Inserted, Lease, MetadataError, MetadataStore, Seen,
+    Written,
 };
 use crate::upload::{Completed, Gone, Progress, Told, Upload};
 use crate::{BlobKey, FilePath, NodeId, Timestamp, UploadId};
@@ -156,8 +157,9 @@ impl MetadataStore for FaultyMetadataStore {
         &self,
         id: &UploadId,
         holder: Option<NodeId>,
+        seen: Option<Seen>,
     ) -> Result<Option<Upload>, MetadataError> {
-        let work = self.inner.claim_upload(id, holder);
+        let work = self.inner.claim_upload(id, holder, seen);
         self.run(Operation::ClaimUpload, work).await
     }
 

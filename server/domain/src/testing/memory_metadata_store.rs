@@ -18,8 +18,8 @@ use crate::digest::Sha256Digest;
 use crate::events::Event;
 use crate::files::{Content, File, WriteCondition};
 use crate::metadata_store::{
-    Ask, Asked, Deleted, Guarded, Hold, Inserted, Lease, MetadataError, MetadataStore, Written,
-    node_lease,
+    Ask, Asked, Deleted, Guarded, Hold, Inserted, Lease, MetadataError, MetadataStore, Seen,
+    Written, node_lease,
 };
 use crate::upload::{Completed, Gone, Progress, Told, Upload, UploadState};
 use crate::{BlobKey, Clock, FilePath, NodeId, Timestamp, UploadId};
@@ -209,12 +209,14 @@ impl MetadataStore for MemoryMetadataStore {
         &self,
         id: &UploadId,
         holder: Option<NodeId>,
+        seen: Option<Seen>,
     ) -> Result<Option<Upload>, MetadataError> {
         let mut facts = self.facts();
         let Some(upload) = facts.uploads.get_mut(id) else {
             return Ok(None);
         };
-        if matches!(upload.state, UploadState::Open(_)) {
+        let is_as_seen = seen.is_none() || Seen::of(upload) == seen;
+        if matches!(upload.state, UploadState::Open(_)) && is_as_seen {
             upload.epoch += 1;
             upload.holder = holder;
         }

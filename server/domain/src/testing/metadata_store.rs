@@ -16,7 +16,7 @@ use crate::digest::{Hasher, Sha256Digest};
 use crate::files::{Content, Description, File, WriteCondition};
 use crate::ids::SystemRandomness;
 use crate::metadata_store::{
-    Ask, Asked, Deleted, Guarded, Hold, Inserted, Lease, MetadataError, Written, node_lease,
+    Ask, Asked, Deleted, Guarded, Hold, Inserted, Lease, MetadataError, Seen, Written, node_lease,
 };
 use crate::upload::{Completed, Gone, Plan, Progress, Target, Told, Upload, UploadState};
 use crate::{BlobKey, FilePath, MetadataStore, NodeId, Timestamp, UploadId};
@@ -40,6 +40,7 @@ macro_rules! metadata_store_contract {
             a_claim_raises_the_epoch
             concurrent_claims_yield_distinct_epochs
             a_claim_names_the_holder
+            a_claim_goes_by_what_was_seen
             a_holder_lets_go
             what_was_told_is_remembered
             what_was_told_is_forgotten_with_its_upload
@@ -195,7 +196,7 @@ fn if_match(etag: String) -> WriteCondition {
 async fn claimed(store: &dyn MetadataStore, upload: &Upload) -> Upload {
     assert_eq!(store.insert_upload(upload).await.unwrap(), Inserted::New);
     store
-        .claim_upload(&upload.id, Some(node()))
+        .claim_upload(&upload.id, Some(node()), None)
         .await
         .unwrap()
         .unwrap()
@@ -263,7 +264,10 @@ pub async fn an_unknown_upload_is_none(store: &dyn MetadataStore) {
     let upload = upload("a");
     assert_eq!(store.upload(&upload.id).await.unwrap(), None);
     assert_eq!(
-        store.claim_upload(&upload.id, Some(node())).await.unwrap(),
+        store
+            .claim_upload(&upload.id, Some(node()), None)
+            .await
+            .unwrap(),
         None
     );
     let recorded = store
@@ -408,7 +412,7 @@ pub async fn a_claim_raises_the_epoch(store: &dyn MetadataStore) {
     store.insert_upload(&upload).await.unwrap();
     for epoch in 1..4 {
         let holder = Some(node());
-        let claimed = store.claim_upload(&upload.id, holder).await.unwrap();
+        let claimed = store.claim_upload(&upload.id, holder, None).await.unwrap();
         let expected = Upload {
             epoch,
             holder,
@@ -423,7 +427,8 @@ pub async fn a_claim_raises_the_epoch(store: &dyn MetadataStore) {
 pub async fn concurrent_claims_yield_distinct_epochs(store: &dyn MetadataStore) {
     let upload = upload("a");
     store.insert_upload(&upload).await.unwrap();
-    let claims = join_all((0..32).map(|_| store.claim_upload(&upload.id, Some(node())))).await;
+    let claims =
+        join_all((0..32).map(|_| store.claim_upload(&upload.id, Some(node()), None))).await;
     let mut epochs: Vec<u64> = claims
         .into_iter()
         .map(|claim| claim.unwrap().unwrap().epoch)
@@ -446,10 +451,55 @@ pub async fn a_claim_names_the_holder(store: &dyn MetadataStore) {
         .into_iter()
         .enumerate()
     {
-        let claimed = store.claim_upload(&upload.id, claimer).await;
+        let claimed = store.claim_upload(&upload.id, claimer, None).await;
         let claimed = claimed.unwrap().unwrap();
         assert_eq!((claimed.holder, claimed.epoch), (claimer, n as u64 + 1));
         assert_eq!(store.upload(&upload.id).await.unwrap(), Some(claimed));
+    }
+}
+
+/// Who goes by anything else comes too late, and leaves the holder alone.
+pub async fn a_claim_goes_by_what_was_seen(store: &dyn MetadataStore) {
+    let node = Some(node());
+    for (length, news) in [(None, None), (Some(9), Some(5))] {
+        let upload = claimed(store, &upload("a")).await;
+        let step = progress(7, length);
+        let recorded = store
+            .record_progress(&upload.id, upload.epoch, &step, at(9), Hold::Keep)
+            .await;
+        assert_eq!(recorded.unwrap(), Guarded::Done);
+        let news = news.map(|offset| Told { offset, at: at(1) });
+        tell(store, &upload, news).await;
+        let upload = store.upload(&upload.id).await.unwrap().unwrap();
+        let seen = Seen::of(&upload).unwrap();
+        let open = |offset, length| Seen {
+            open: Open { offset, length },
+            ..seen
+        };
+        let told = |told| Seen { told, ..seen };
+        let others = [
+            open(6, length),
+            open(8, length),
+            open(7, Some(8)),
+            open(7, length.xor(Some(9))),
+            told(Some(4)),
+            told(seen.told.xor(Some(5))),
+        ];
+        for other in others {
+            let claim = store.claim_upload(&upload.id, node, Some(other)).await;
+            assert_eq!(claim.unwrap().as_ref(), Some(&upload), "{other:?}");
+            assert_eq!(
+                store.upload(&upload.id).await.unwrap().as_ref(),
+                Some(&upload)
+            );
+        }
+        let claim = store.claim_upload(&upload.id, node, Some(seen)).await;
+        let expected = Upload {
+            epoch: upload.epoch + 1,
+            holder: node,
+            ..upload
+        };
+        assert_eq!(claim.unwrap(), Some(expected));
     }
 }
 
@@ -470,7 +520,11 @@ pub async fn a_holder_lets_go(store: &dyn MetadataStore) {
     assert_eq!(record(6, Hold::Release).await, None);
     assert_eq!(record(7, Hold::Keep).await, None);
 
-    let upload = store.claim_upload(&upload.id, node).await.unwrap().unwrap();
+    let upload = store
+        .claim_upload(&upload.id, node, None)
+        .await
+        .unwrap()
+        .unwrap();
     let release = async |epoch| {
         store.release_upload(&upload.id, epoch).await.unwrap();
         holder(store, &upload.id).await
@@ -480,7 +534,11 @@ pub async fn a_holder_lets_go(store: &dyn MetadataStore) {
     assert_eq!(release(upload.epoch).await, None);
 
     // What is behind the record changes no more than that.
-    let upload = store.claim_upload(&upload.id, node).await.unwrap().unwrap();
+    let upload = store
+        .claim_upload(&upload.id, node, None)
+        .await
+        .unwrap()
+        .unwrap();
     let behind = progress(1, None);
     let recorded = store
         .record_progress(&upload.id, upload.epoch, &behind, at(99), Hold::Release)
@@ -518,7 +576,11 @@ pub async fn what_was_told_is_remembered(store: &dyn MetadataStore) {
     let last = told(store, id).await;
     store.release_upload(id, upload.epoch).await.unwrap();
     let before = upload.epoch;
-    let upload = store.claim_upload(id, Some(node())).await.unwrap().unwrap();
+    let upload = store
+        .claim_upload(id, Some(node()), None)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(upload.told, last);
     // Whoever looked before somebody claimed the upload has old news.
     let old = Some(Told {
@@ -603,7 +665,10 @@ pub async fn what_has_ended_has_no_holder(store: &dyn MetadataStore) {
     for upload in [complete, gone, expired] {
         assert_eq!(holder(store, &upload.id).await, None);
         // It cannot be claimed any more.
-        let claimed = store.claim_upload(&upload.id, Some(node())).await.unwrap();
+        let claimed = store
+            .claim_upload(&upload.id, Some(node()), None)
+            .await
+            .unwrap();
         assert_eq!(claimed.unwrap().holder, None);
     }
 }
@@ -669,7 +734,7 @@ pub async fn what_a_living_node_holds_is_not_expired(store: &dyn MetadataStore) 
 pub async fn only_the_last_holder_may_change_an_upload(store: &dyn MetadataStore) {
     let old = claimed(store, &upload("a")).await;
     let new = store
-        .claim_upload(&old.id, Some(node()))
+        .claim_upload(&old.id, Some(node()), None)
         .await
         .unwrap()
         .unwrap();
@@ -802,7 +867,10 @@ pub async fn a_completed_upload_stays_readable(store: &dyn MetadataStore) {
     };
     let read = store.upload(&upload.id).await.unwrap();
     assert_eq!(read.as_ref(), Some(&expected));
-    let claim = store.claim_upload(&upload.id, Some(node())).await.unwrap();
+    let claim = store
+        .claim_upload(&upload.id, Some(node()), None)
+        .await
+        .unwrap();
     assert_eq!(claim.as_ref(), Some(&expected));
 
     let recorded = store
@@ -900,7 +968,10 @@ pub async fn a_fenced_holder_learns_nothing_of_the_file(store: &dyn MetadataStor
     let mut upload = upload("a");
     upload.plan.condition = if_absent();
     let old = claimed(store, &upload).await;
-    store.claim_upload(&old.id, Some(node())).await.unwrap();
+    store
+        .claim_upload(&old.id, Some(node()), None)
+        .await
+        .unwrap();
     let written = store
         .complete_upload(&old, &completed("new", at(1)), at(9), None)
         .await;
@@ -929,7 +1000,10 @@ pub async fn an_ended_upload_is_gone(store: &dyn MetadataStore) {
         };
         let read = store.upload(&upload.id).await.unwrap();
         assert_eq!(read.as_ref(), Some(&expected));
-        let claim = store.claim_upload(&upload.id, Some(node())).await.unwrap();
+        let claim = store
+            .claim_upload(&upload.id, Some(node()), None)
+            .await
+            .unwrap();
         assert_eq!(claim, Some(expected));
         assert!(!is_known(store, &upload.blob).await);
 

@@ -18,7 +18,7 @@ use crate::holders::Turn;
 use crate::ingest::{
     BodyFault, BodyPart, Checkpoint, Ingest, Replay, Rhythm, Source, Stops, UploadBody,
 };
-use crate::metadata_store::{Guarded, Hold, Inserted};
+use crate::metadata_store::{Guarded, Hold, Inserted, Seen};
 use crate::upload::{Plan, Progress, Target, Upload, UploadState};
 use crate::{BlobKey, Error, UploadId};
 
@@ -338,25 +338,20 @@ impl Shared {
     }
 
     /// Makes this request, whose turn it is, the upload's holder; unless another node has changed the upload, or has told its
-    /// client an offset, since this request looked at it.
+    /// client an offset, since this request looked at it. Then there may be a newer holder, which goes on.
     pub(super) async fn claim(&self, upload: &mut Upload, turn: &Turn) -> Result<(), Error> {
         turn.holds(upload.epoch + 1);
         let claimed = self
             .metadata
-            .claim_upload(&upload.id, Some(self.node))
+            .claim_upload(&upload.id, Some(self.node), Seen::of(upload))
             .await
             .map_err(Error::metadata("claim an upload"))?;
-        let told = |upload: &Upload| upload.told.map(|told| told.offset);
         match claimed {
-            Some(claimed) if claimed.state == upload.state && told(&claimed) == told(upload) => {
+            Some(claimed) if claimed.holder == Some(self.node) && claimed.epoch > upload.epoch => {
                 *upload = claimed;
                 Ok(())
             }
-            Some(mut claimed) => {
-                self.let_go(&mut claimed).await;
-                Err(Error::Superseded)
-            }
-            None => Err(Error::Superseded),
+            Some(_) | None => Err(Error::Superseded),
         }
     }
 

@@ -109,7 +109,7 @@ impl Shared {
         tracing::debug!(upload = ?upload.id, holder = ?ask.node, ?asked, "fenced");
         let fenced = self
             .metadata
-            .claim_upload(&upload.id, None)
+            .claim_upload(&upload.id, None, None)
             .await
             .map_err(Error::metadata("fence an upload"))?;
         self.alive(fenced)

@@ -186,6 +186,27 @@ async fn a_request_that_comes_after_a_newer_answer_is_ended() {
     assert_eq!(world.nodes[0].published(&upload).await, WHOLE);
 }
 
+/// It has looked at the upload before its client went on elsewhere, and claims it after.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_comes_too_late_leaves_the_newer_one_alone() {
+    let world = World::new().await;
+    let [one, other] = &world.nodes;
+    let id = world.half().await;
+    let claiming = Barrier::new();
+    let fault = Fault::Waits(claiming.clone());
+    one.metadata.next(Fact::ClaimUpload, fault);
+    let older = Lying::begin(one, id, some(HALF));
+    claiming.reached().await;
+    assert_eq!(other.told(id).await, HALF);
+    let newer = Lying::begin(other, id, rest(HALF));
+    newer.send(&WHOLE[20..30], 30).await;
+    claiming.open();
+    assert!(is_superseded(&older.ended().await));
+    newer.push(&WHOLE[30..]);
+    let upload = completed(newer.ends().await);
+    assert_eq!(one.published(&upload).await, WHOLE);
+}
+
 /// Another request holds the upload by the time that the first one is asked for it.
 #[tokio::test(start_paused = true)]
 async fn whoever_holds_an_upload_by_now_is_asked() {

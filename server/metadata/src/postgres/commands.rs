@@ -2,7 +2,9 @@
 
 use domain::events::Event;
 use domain::files::{Content, File, WriteCondition};
-use domain::metadata_store::{Deleted, Guarded, Hold, Inserted, Lease, MetadataError, Written};
+use domain::metadata_store::{
+    Deleted, Guarded, Hold, Inserted, Lease, MetadataError, Seen, Written,
+};
 use domain::upload::{Completed, Gone, Progress, Target, Told, Upload, UploadState};
 use domain::{BlobKey, FilePath, NodeId, Timestamp, UploadId};
 use sqlx::PgConnection;
@@ -80,6 +82,7 @@ impl Command for InsertUpload<'_> {
 pub(super) struct ClaimUpload {
     pub(super) id: UploadId,
     pub(super) holder: Option<NodeId>,
+    pub(super) seen: Option<Seen>,
 }
 
 impl Command for ClaimUpload {
@@ -88,10 +91,17 @@ impl Command for ClaimUpload {
     const SCOPE: Scope = Scope::Statements;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Option<Upload>, MetadataError> {
-        let Self { id, holder } = self;
+        let Self { id, holder, seen } = self;
+        let (offset, length, told) = match seen {
+            Some(Seen { open, told }) => (Some(open.offset), open.length, *told),
+            None => (None, None, None),
+        };
         let claimed: Option<UploadRow> = sqlx::query_as(sql::CLAIM_UPLOAD)
             .bind(id.to_string())
             .bind(holder.map(|node| node.to_string()))
+            .bind(offset.map(column).transpose()?)
+            .bind(length.map(column).transpose()?)
+            .bind(told.map(column).transpose()?)
             .fetch_optional(&mut *connection)
             .await
             .map_err(engine(Self::DOING))?;
