@@ -380,19 +380,7 @@ impl Authorized<Uploads> {
             .shared
             .run(async move {
                 let turn = turn.await?;
-                loop {
-                    let mut upload = shared.at_rest(&id, &turn).await?;
-                    if completion == Completion::AtLength {
-                        let completed = shared.complete_if_reached(&mut upload, &turn).await;
-                        shared.let_go(&mut upload).await;
-                        completed?;
-                    }
-                    match shared.tell(&upload).await {
-                        Guarded::Done => return Ok(upload),
-                        // A request on another node has claimed it meanwhile, and is older than the answer.
-                        Guarded::Fenced => {}
-                    }
-                }
+                Ok(shared.standing(&id, &turn, completion).await?)
             })
             .await
     }
@@ -482,6 +470,28 @@ impl Shared {
         Stops {
             overtaken: turn.overtaken().clone(),
             draining: self.draining.clone(),
+        }
+    }
+
+    /// How an upload stands, as its client is told it by whoever has the turn.
+    async fn standing(
+        &self,
+        id: &UploadId,
+        turn: &Turn,
+        completion: Completion,
+    ) -> Result<Upload, Error> {
+        loop {
+            let mut upload = self.at_rest(id, turn).await?;
+            if completion == Completion::AtLength {
+                let completed = self.complete_if_reached(&mut upload, turn).await;
+                self.let_go(&mut upload).await;
+                completed?;
+            }
+            match self.tell(&upload).await {
+                Guarded::Done => return Ok(upload),
+                // A request on another node has claimed it meanwhile, and is older than the answer.
+                Guarded::Fenced => {}
+            }
         }
     }
 

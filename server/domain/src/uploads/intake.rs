@@ -238,7 +238,7 @@ impl Shared {
     }
 
     /// Answers a creation that repeats an earlier one. A body that is the whole again goes on where the earlier one ended: what it
-    /// repeats is compared, the rest is taken in. Other bodies are not read; the client learns the offset.
+    /// repeats is compared, the rest is taken in. Other bodies are not read; the client learns the offset, as if it had asked for it.
     async fn found_again(
         &self,
         upload: Upload,
@@ -267,7 +267,20 @@ impl Shared {
                 self.append(turn, upload.id, addition, body, sink, Replays::Allowed)
                     .await
             }
-            UploadState::Open(_) | UploadState::Gone(_) => Ok(Outcome::Partial(upload)),
+            // It takes no bytes from a client: nobody goes on from its offset, and to end whoever makes it would be to give it up.
+            UploadState::Open(_) if upload.plan.is_concatenation() => Ok(Outcome::Partial(upload)),
+            UploadState::Open(_) | UploadState::Gone(_) => {
+                let turn = self.turn(upload.id).await?;
+                let standing = self.standing(&upload.id, &turn, create.completion);
+                let upload = standing.await?;
+                Ok(match &upload.state {
+                    UploadState::Complete(completed) => {
+                        let completed = completed.clone();
+                        Outcome::Complete(upload, completed)
+                    }
+                    UploadState::Open(_) | UploadState::Gone(_) => Outcome::Partial(upload),
+                })
+            }
         }
     }
 

@@ -17,6 +17,7 @@ use domain::uploads::{self, Creation, Outcome};
 use domain::{Error, MetadataStore as _, UploadId, leases};
 use futures::{StreamExt as _, stream};
 use protocol::rejection::Rejection;
+use protocol::upload::Completion;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -205,6 +206,57 @@ async fn a_request_that_comes_too_late_leaves_the_newer_one_alone() {
     newer.push(&WHOLE[30..]);
     let upload = completed(newer.ends().await);
     assert_eq!(one.published(&upload).await, WHOLE);
+}
+
+/// A creation by an idempotency key.
+fn keyed(creation: Creation) -> Creation {
+    Creation {
+        idempotency_key: Some("key".to_owned()),
+        ..creation
+    }
+}
+
+/// It is an answer like any other: final, remembered, and taken by the next append.
+#[tokio::test(start_paused = true)]
+async fn the_offset_that_a_repeated_creation_is_told_is_accepted() {
+    for repeated in [0, 1] {
+        let world = World::new().await;
+        let id = world.nodes[0].half(keyed(creation())).await.id;
+        let older = Lying::begin(&world.nodes[0], id, some(HALF));
+        older.send(&WHOLE[20..30], 30).await;
+        let again = keyed(unfinished(creation()));
+        match world.nodes[repeated].create(again, bytes(WHOLE)).await {
+            Ok(Outcome::Partial(upload)) => assert_eq!((upload.id, offset(&upload)), (id, 30)),
+            other => panic!("{other:?}"),
+        }
+        assert!(is_superseded(&older.ended().await));
+        // This one lay unread until now.
+        let late = Lying::begin(&world.nodes[0], id, rest(30));
+        late.send(&WHOLE[30..35], 35).await;
+        let append = world.nodes[1].append(rest(30), id, bytes(&WHOLE[30..]));
+        let upload = completed(append.await);
+        assert_eq!(world.nodes[0].published(&upload).await, WHOLE);
+    }
+}
+
+/// To its client, the length says that all is done.
+#[tokio::test(start_paused = true)]
+async fn a_repeated_creation_is_not_told_of_all_bytes_before_they_are_complete() {
+    let world = World::new().await;
+    let creation = || {
+        let mut creation = keyed(creation());
+        creation.create.completion = Completion::AtLength;
+        creation.create.length = Some(WHOLE.len() as u64);
+        creation
+    };
+    world.nodes[0]
+        .metadata
+        .next(Fact::CompleteUpload, Fault::Fails);
+    let failed = world.nodes[0].create(creation(), bytes(WHOLE)).await;
+    assert!(matches!(failed.unwrap_err().error, Error::Store { .. }));
+    let again = world.nodes[1].create(creation(), bytes(WHOLE)).await;
+    let upload = completed(again);
+    assert_eq!(world.nodes[0].published(&upload).await, WHOLE);
 }
 
 /// Another request holds the upload by the time that the first one is asked for it.
