@@ -1,6 +1,7 @@
 //! The janitor: gives up what is expired, deletes what nothing needs, finds what nothing records.
 //!
-//! One node at a time is the janitor, by lease; another takes its place once it is gone. A round has six parts, each bounded and
+//! One node at a time is the janitor, by lease; another takes its place once it is gone. Only uploads that a node holds it gives up
+//! itself, as nobody else can tell whether it still works on them. A round has six parts, each bounded and
 //! each safe to break off anywhere:
 //!
 //! 1. Open uploads whose time is up become gone, and their bytes are discarded.
@@ -108,6 +109,12 @@ impl Janitor {
                     tracing::error!(
                         error = &error as &dyn std::error::Error,
                         "failed to learn who cleans up"
+                    );
+                }
+                if let Err(error) = self.uploads.expire(BATCH).await {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "failed to give up what this node has left"
                     );
                 }
             }

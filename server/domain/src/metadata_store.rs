@@ -256,10 +256,12 @@ pub trait MetadataStore: Debug + Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<Upload>, MetadataError>;
 
-    /// Up to `limit` open uploads whose time was up at `now`, but for those that a node holds which is alive.
+    /// Up to `limit` open uploads whose time was up at `now`, but for those that another node than `node` holds which is alive. What
+    /// `node` itself holds, it may only have been unable to let go of.
     async fn expired_uploads(
         &self,
         now: Timestamp,
+        node: NodeId,
         limit: usize,
     ) -> Result<Vec<Upload>, MetadataError>;
 

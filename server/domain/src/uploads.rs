@@ -276,13 +276,13 @@ impl Uploads {
     }
 
     /// Gives up up to `limit` uploads whose time is up; returns how many. An upload that is being appended to is left alone: its
-    /// progress moves its expiry.
+    /// progress moves its expiry. So is what another node holds that is alive, for whatever reason.
     pub(crate) async fn expire(&self, limit: usize) -> Result<usize, Error> {
         let shared = &self.shared;
         let now = shared.clock.now();
         let expired = shared
             .metadata
-            .expired_uploads(now, limit)
+            .expired_uploads(now, shared.node, limit)
             .await
             .map_err(Error::metadata("list expired uploads"))?;
         let mut count = 0;

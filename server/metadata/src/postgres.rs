@@ -307,13 +307,16 @@ impl MetadataStore for PostgresStore {
     async fn expired_uploads(
         &self,
         now: Timestamp,
+        node: NodeId,
         limit: usize,
     ) -> Result<Vec<Upload>, MetadataError> {
+        let node = node.to_string();
         let rows: Vec<UploadRow> = self
             .read("find expired uploads", || {
                 sqlx::query_as(EXPIRED_UPLOADS)
                     .bind(now.as_millis())
                     .bind(limited(limit))
+                    .bind(&node)
                     .fetch_all(&self.pool)
             })
             .await?;

@@ -354,7 +354,7 @@ order by created_at, id
 limit $3"
 );
 
-/// Open uploads whose time is up at $1, but for those of a node that is alive. `$now` is the engine's present moment.
+/// Open uploads whose time is up at $1, but for those of another node than $3 that is alive. `$now` is the engine's present moment.
 macro_rules! expired_uploads {
     ($now:expr) => {
         concat!(
@@ -367,6 +367,7 @@ where state = 'open'
     select 1
     from leases
     where leases.name = 'node/' || uploads.holder
+      and uploads.holder <> $3
       and leases.expires_at > ",
             $now,
             "

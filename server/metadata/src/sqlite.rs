@@ -257,11 +257,13 @@ impl MetadataStore for SqliteStore {
     async fn expired_uploads(
         &self,
         now: Timestamp,
+        node: NodeId,
         limit: usize,
     ) -> Result<Vec<Upload>, MetadataError> {
         let rows: Vec<UploadRow> = sqlx::query_as(EXPIRED_UPLOADS)
             .bind(now.as_millis())
             .bind(limited(limit))
+            .bind(node.to_string())
             .fetch_all(&self.readers)
             .await
             .map_err(engine("find expired uploads"))?;

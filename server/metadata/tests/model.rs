@@ -12,11 +12,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::files::{File, WriteCondition};
+use domain::ids::SystemRandomness;
 use domain::metadata_store::{Hold, MetadataError};
 use domain::testing::memory_metadata_store::MemoryMetadataStore;
 use domain::testing::metadata_store::{completed, file, progress, upload};
 use domain::upload::{Gone, Upload};
-use domain::{BlobKey, MetadataStore, Timestamp};
+use domain::{BlobKey, MetadataStore, NodeId, Timestamp};
 use metadata::Config;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -184,7 +185,11 @@ impl World {
                 told(ended)
             }
             Call::Open(owner, limit) => told(store.open_uploads(*owner, "r", *limit).await),
-            Call::Expired(now, limit) => told(store.expired_uploads(at(*now), *limit).await),
+            Call::Expired(now, limit) => told(
+                store
+                    .expired_uploads(at(*now), NodeId::random(&SystemRandomness), *limit)
+                    .await,
+            ),
             Call::Forget(now, limit) => told(store.forget_uploads(at(*now), *limit).await),
             Call::Put(n, wanted) => told(
                 store

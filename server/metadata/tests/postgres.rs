@@ -13,12 +13,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use domain::files::WriteCondition;
+use domain::ids::SystemRandomness;
 use domain::metadata_store::{Guarded, Hold, Inserted, MetadataError, Written};
 use domain::pack_store::DraftRecord;
 use domain::testing::metadata_store::{completed, file, progress, upload};
 use domain::testing::pack_store::{blob, draft};
 use domain::upload::{Told, Upload, UploadState};
-use domain::{MetadataStore, Timestamp};
+use domain::{MetadataStore, NodeId, Timestamp};
 use futures::future::join_all;
 use metadata::{Config, OpenError, PostgresConfig};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -350,7 +351,7 @@ async fn those_who_are_cut_off_go_on() {
         .collect();
     // They have begun.
     while store
-        .expired_uploads(NOW.plus(LONG), 100)
+        .expired_uploads(NOW.plus(LONG), NodeId::random(&SystemRandomness), 100)
         .await
         .unwrap()
         .len()

@@ -248,9 +248,10 @@ impl MetadataStore for FaultyMetadataStore {
     async fn expired_uploads(
         &self,
         now: Timestamp,
+        node: NodeId,
         limit: usize,
     ) -> Result<Vec<Upload>, MetadataError> {
-        let work = self.inner.expired_uploads(now, limit);
+        let work = self.inner.expired_uploads(now, node, limit);
         self.run(Operation::ExpiredUploads, work).await
     }
 

@@ -383,6 +383,7 @@ impl MetadataStore for MemoryMetadataStore {
     async fn expired_uploads(
         &self,
         now: Timestamp,
+        node: NodeId,
         limit: usize,
     ) -> Result<Vec<Upload>, MetadataError> {
         let facts = self.facts();
@@ -390,8 +391,8 @@ impl MetadataStore for MemoryMetadataStore {
             .open()
             .filter(|upload| upload.expires_at <= now)
             .filter(|upload| {
-                let holder = upload.holder;
-                !holder.is_some_and(|node| facts.is_alive(node, self.clock.now()))
+                let other = upload.holder.filter(|holder| *holder != node);
+                !other.is_some_and(|other| facts.is_alive(other, self.clock.now()))
             })
             .collect();
         found.sort_by_key(|upload| upload.expires_at);

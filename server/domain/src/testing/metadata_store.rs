@@ -715,17 +715,20 @@ pub async fn what_a_living_node_holds_is_not_expired(store: &dyn MetadataStore) 
     let node = held.holder.unwrap();
     let free = upload("b");
     store.insert_upload(&free).await.unwrap();
-    let expired = async || {
-        let found = store.expired_uploads(at(1 << 20), 9).await.unwrap();
+    let expired_for = async |node| {
+        let found = store.expired_uploads(at(1 << 20), node, 9).await.unwrap();
         let mut ids: Vec<UploadId> = found.iter().map(|upload| upload.id).collect();
         ids.sort_unstable();
         ids
     };
+    let expired = async || expired_for(self::node()).await;
     let mut both = vec![held.id, free.id];
     both.sort_unstable();
     assert_eq!(expired().await, both);
     assert!(lease(store, &node_lease(node), node).await.is_some());
     assert_eq!(expired().await, [free.id]);
+    // That node itself knows whether it works on it.
+    assert_eq!(expired_for(node).await, both);
     store.release_lease(&node_lease(node), node).await.unwrap();
     assert_eq!(expired().await, both);
 }
@@ -1046,7 +1049,7 @@ pub async fn only_an_expired_upload_expires(store: &dyn MetadataStore) {
     let upload = claimed(store, &upload).await;
     let early = store.expire_upload(&upload.id, at(9), at(99)).await;
     assert_eq!(early.unwrap(), Guarded::Fenced);
-    let found = store.expired_uploads(at(10), 10).await.unwrap();
+    let found = store.expired_uploads(at(10), node(), 10).await.unwrap();
     assert_eq!(found, std::slice::from_ref(&upload));
     let step = progress(1, None);
     let recorded = store
@@ -1123,7 +1126,7 @@ pub async fn expired_uploads_are_found(store: &dyn MetadataStore) {
         .await;
     ended.unwrap();
 
-    let find = async |now, limit| store.expired_uploads(at(now), limit).await.unwrap();
+    let find = async |now, limit| store.expired_uploads(at(now), node(), limit).await.unwrap();
     assert_eq!(find(9, 10).await, []);
     assert_eq!(find(10, 10).await, std::slice::from_ref(&first));
     assert_eq!(

@@ -488,6 +488,38 @@ async fn an_upload_that_another_node_works_on_does_not_expire() {
     assert_eq!(world.nodes[1].told(id).await, WHOLE.len() as u64);
 }
 
+/// What a node could not let go of, and whose client never comes again, does not stay for as long as the node lives.
+#[tokio::test(start_paused = true)]
+async fn what_a_living_node_has_left_expires() {
+    for cleans in [0, 1] {
+        let world = World::new().await;
+        let id = world.half().await;
+        let [one, other] = &world.nodes;
+        one.metadata.next(Fact::RecordProgress, Fault::Fails);
+        one.metadata.next(Fact::ReleaseUpload, Fault::Fails);
+        let answer = one.append(some(HALF), id, bytes(&WHOLE[20..30])).await;
+        assert!(answer.is_err());
+        assert_eq!(one.record(id).await.holder, Some(one.leases.node()));
+        world.clock.advance(Duration::from_hours(24 * 365));
+        for node in &world.nodes {
+            node.leases.appear().await.unwrap();
+        }
+        let round = other.janitor().recover().await.unwrap();
+        assert_eq!(round.expired_uploads, 0);
+
+        let node = world.nodes[cleans].leases.node();
+        let taken = other.metadata.lease(leases::JANITOR, node, WAIT);
+        assert!(taken.await.unwrap().is_some());
+        let (janitor, stop) = (one.janitor(), CancellationToken::new());
+        let cleaning = tokio::spawn(janitor.run(stop.clone()));
+        tokio::time::sleep(cleanup::Config::default().interval * 3 / 2).await;
+        let record = other.record(id).await;
+        assert_eq!(record.state, UploadState::Gone(Gone::Expired));
+        stop.cancel();
+        cleaning.await.unwrap();
+    }
+}
+
 /// What lay unread on one node appends after the other node has told the offset, and before the client goes on from there.
 #[tokio::test(start_paused = true)]
 async fn the_told_offset_is_accepted_on_every_node() {
