@@ -39,7 +39,7 @@ impl Shared {
             UploadState::Complete(_) | UploadState::Gone(_) => return Ok(()),
         };
         let whole = progress.open.length == Some(progress.open.offset);
-        if !whole || upload.plan.is_part() || upload.plan.is_concatenation() {
+        if !whole || upload.plan.is_part() {
             return Ok(());
         }
         let stops = &self.stops(turn);

@@ -268,7 +268,12 @@ impl Shared {
                     .await
             }
             // It takes no bytes from a client: nobody goes on from its offset, and to end whoever makes it would be to give it up.
-            UploadState::Open(_) if upload.plan.is_concatenation() => Ok(Outcome::Partial(upload)),
+            UploadState::Open(progress)
+                if upload.plan.is_concatenation()
+                    && progress.open.length != Some(progress.open.offset) =>
+            {
+                Ok(Outcome::Partial(upload))
+            }
             UploadState::Open(_) | UploadState::Gone(_) => {
                 let turn = self.turn(upload.id).await?;
                 let standing = self.standing(&upload.id, &turn, create.completion);

@@ -259,6 +259,65 @@ async fn a_repeated_creation_is_not_told_of_all_bytes_before_they_are_complete()
     assert_eq!(world.nodes[0].published(&upload).await, WHOLE);
 }
 
+/// A part as tus asks for it, and a whole of parts.
+fn part(content: &[u8]) -> Creation {
+    let mut part = creation();
+    part.create.completion = Completion::AtLength;
+    part.create.length = Some(content.len() as u64);
+    part.tus_concat = Some("partial".to_owned());
+    part
+}
+
+fn concatenation(parts: Vec<UploadId>) -> Creation {
+    let mut whole = keyed(creation());
+    whole.create.completion = Completion::AtLength;
+    whole.create.body_length = Some(0);
+    whole.parts = Some(parts);
+    whole.client_ref = Some("whole".to_owned());
+    whole.tus_concat = Some("final;/uploads/a /uploads/b".to_owned());
+    whole
+}
+
+/// Nobody else can: it takes no bytes from a client, to which the length says that all is done.
+#[tokio::test(start_paused = true)]
+async fn a_concatenation_whose_node_is_gone_is_completed_by_whoever_asks() {
+    for asks in [true, false] {
+        let world = World::new().await;
+        let [one, other] = &world.nodes;
+        let mut parts = Vec::new();
+        for content in [&WHOLE[..20], &WHOLE[20..]] {
+            match one.create(part(content), bytes(content)).await.unwrap() {
+                Outcome::Partial(upload) => parts.push(upload.id),
+                other => panic!("{other:?}"),
+            }
+        }
+        let completing = Barrier::new();
+        let fault = Fault::Waits(completing.clone());
+        one.metadata.next(Fact::CompleteUpload, fault);
+        let creating = one.create(concatenation(parts.clone()), stream::empty().boxed());
+        let gone = async {
+            completing.reached().await;
+            world.seem_gone().await;
+            let uploads = other.authorized();
+            let upload = if asks {
+                let id = uploads.list("whole", 1).await.unwrap()[0].id;
+                uploads.retrieve(id, Completion::AtLength).await.unwrap()
+            } else {
+                let again = concatenation(parts.clone());
+                completed(other.create(again, stream::empty().boxed()).await)
+            };
+            assert!(
+                matches!(upload.state, UploadState::Complete(_)),
+                "{upload:?}"
+            );
+            assert_eq!(other.published(&upload).await, WHOLE);
+            completing.open();
+        };
+        let (late, ()) = tokio::join!(creating, gone);
+        assert!(is_superseded(&late));
+    }
+}
+
 /// Another request holds the upload by the time that the first one is asked for it.
 #[tokio::test(start_paused = true)]
 async fn whoever_holds_an_upload_by_now_is_asked() {
