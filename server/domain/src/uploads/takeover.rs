@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{Shared, Uploads};
 use crate::holders::{Met, Turn};
-use crate::metadata_store::{Ask, Asked};
+use crate::metadata_store::{Ask, Asked, Seen};
 use crate::upload::{Target, Upload, UploadState};
 use crate::{Error, UploadId};
 
@@ -83,33 +83,41 @@ impl Shared {
                 asked = self.ask(&ask).await?;
                 ask_at = Instant::now() + ASK_AGAIN;
             }
-            if asked == Asked::Holder {
-                if Instant::now() >= until && !is_being_used(&upload) {
-                    break;
+            upload = match asked {
+                Asked::Holder if Instant::now() < until || is_being_used(&upload) => {
+                    tokio::select! {
+                        biased;
+                        error = stops.given() => return Err(error),
+                        () = tokio::time::sleep(LOOK_AGAIN) => {}
+                    }
+                    self.existing(&upload.id).await?
                 }
-                tokio::select! {
-                    biased;
-                    error = stops.given() => return Err(error),
-                    () = tokio::time::sleep(LOOK_AGAIN) => {}
+                Asked::Holder => self.fence(&upload).await?,
+                Asked::Nobody => {
+                    let upload = self.existing(&upload.id).await?;
+                    match self.ask_for(&upload) {
+                        Some(same) if same == ask => self.fence(&upload).await?,
+                        None | Some(_) => upload,
+                    }
                 }
-            }
-            upload = self.existing(&upload.id).await?;
+            };
             match self.ask_for(&upload) {
                 None => return Ok(upload),
-                Some(same) if same == ask => match asked {
-                    Asked::Holder => {}
-                    Asked::Nobody => break,
-                },
+                Some(same) if same == ask => {}
                 Some(other) => {
                     ask = other;
                     ask_at = Instant::now();
                 }
             }
         }
-        tracing::debug!(upload = ?upload.id, holder = ?ask.node, ?asked, "fenced");
+    }
+
+    /// Shuts out whoever holds the upload, unless that has changed it since this look at it.
+    async fn fence(&self, upload: &Upload) -> Result<Upload, Error> {
+        tracing::debug!(upload = ?upload.id, holder = ?upload.holder, "fencing");
         let fenced = self
             .metadata
-            .claim_upload(&upload.id, None, None)
+            .claim_upload(&upload.id, None, Seen::of(upload))
             .await
             .map_err(Error::metadata("fence an upload"))?;
         self.alive(fenced)

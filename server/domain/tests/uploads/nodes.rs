@@ -532,6 +532,45 @@ async fn an_archive_that_is_being_used_is_waited_for() {
     assert!(matches!(asked, Error::Gone(Gone::Invalid)), "{asked:?}");
 }
 
+/// It has become so since it was looked at, and its node hears nothing.
+#[tokio::test(start_paused = true)]
+async fn an_archive_that_is_used_by_now_is_waited_for() {
+    let world = World::new().await;
+    let [one, other] = &world.nodes;
+    world.turn_deaf();
+    let (fencing, using) = (Barrier::new(), Barrier::new());
+    let fault = Fault::Waits(fencing.clone());
+    other.metadata.next(Fact::ClaimUpload, fault);
+    one.blobs.next(Operation::Open, Fault::Waits(using.clone()));
+    let creation = Creation {
+        target: Some(Target::Pack(PackName::parse("maps").unwrap())),
+        ..unfinished(creation())
+    };
+    let id = match one.create(creation, bytes(b"not an")).await.unwrap() {
+        Outcome::Partial(upload) => upload.id,
+        other => panic!("{other:?}"),
+    };
+    let older = Lying::begin(one, id, rest(6));
+    older.send(b" arch", 11).await;
+    let uploads = other.authorized();
+    let cancelling = tokio::spawn(async move { uploads.cancel(id).await });
+    fencing.reached().await;
+    older.push(b"ive");
+    let older = tokio::spawn(older.ends());
+    using.reached().await;
+    fencing.open();
+    tokio::time::sleep(WAIT * 10).await;
+    assert!(!cancelling.is_finished());
+    using.open();
+    let refused = older.await.unwrap().unwrap_err().error;
+    assert!(matches!(refused, Error::Pack(_)), "{refused:?}");
+    let cancelled = cancelling.await.unwrap().unwrap_err().error;
+    assert!(
+        matches!(cancelled, Error::Gone(Gone::Invalid)),
+        "{cancelled:?}"
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_upload_that_another_node_works_on_does_not_expire() {
     let world = World::new().await;
