@@ -471,6 +471,11 @@ impl Shared {
                 let closed = ingest.staged.close().await;
                 closed.map_err(Error::blob("sync a staged blob"))?;
                 if resumable {
+                    let hold = match hold {
+                        // Whose client has sent a newer request does not wait for this answer, and may go on from what it was told.
+                        Hold::Settle if stops.overtaken.is_cancelled() => Hold::Release,
+                        hold => hold,
+                    };
                     let (offset, digests) = (ingest.offset, &ingest.digests);
                     recorder.record(offset, digests, hold).await?;
                 }

@@ -652,6 +652,33 @@ async fn what_is_settled_on_one_node_is_settled_on_all() {
     assert!(matches!(error, Error::Rejected(rejection) if rejection == conflict));
 }
 
+/// The older request, which had lain unread, has all of its body, but nobody waits for its answer any more.
+#[tokio::test(start_paused = true)]
+async fn the_answer_to_an_older_request_settles_nothing() {
+    for newer in [0, 1] {
+        let world = World::new().await;
+        let id = world.half().await;
+        let one = &world.nodes[0];
+        assert_eq!(one.told(id).await, HALF);
+        let syncing = Barrier::new();
+        let older = Lying::begin(one, id, some(HALF));
+        older.send(&WHOLE[20..30], 30).await;
+        one.blobs
+            .next(Operation::Sync, Fault::Waits(syncing.clone()));
+        let older = tokio::spawn(older.ends());
+        syncing.reached().await;
+        let append = world.nodes[newer].append(rest(HALF), id, bytes(&WHOLE[20..]));
+        let opening = async {
+            tokio::time::sleep(WAIT / 2).await;
+            syncing.open();
+        };
+        let (answer, ()) = tokio::join!(append, opening);
+        let upload = completed(answer);
+        assert_eq!(one.published(&upload).await, WHOLE);
+        assert!(matches!(older.await.unwrap(), Ok(Outcome::Partial(_))));
+    }
+}
+
 /// A full disk does not keep a client from learning where it stands.
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_remembered_is_told_all_the_same() {
