@@ -485,7 +485,11 @@ impl Shared {
             if completion == Completion::AtLength {
                 let completed = self.complete_if_reached(&mut upload, turn).await;
                 self.let_go(&mut upload).await;
-                completed?;
+                match completed {
+                    // Another node is about to complete it, or has done so.
+                    Err(Error::Superseded) if !turn.overtaken().is_cancelled() => continue,
+                    completed => completed?,
+                }
             }
             match self.tell(&upload).await {
                 Guarded::Done => return Ok(upload),

@@ -318,6 +318,31 @@ async fn a_concatenation_whose_node_is_gone_is_completed_by_whoever_asks() {
     }
 }
 
+/// Both clients are told so, also the one whose node finds out when it is about to do the same.
+#[tokio::test(start_paused = true)]
+async fn what_two_nodes_would_complete_is_complete_on_both() {
+    let world = World::new().await;
+    let [one, other] = &world.nodes;
+    let mut creation = creation();
+    creation.create.completion = Completion::AtLength;
+    creation.create.length = Some(WHOLE.len() as u64);
+    creation.client_ref = Some("whole".to_owned());
+    one.metadata.next(Fact::CompleteUpload, Fault::Fails);
+    assert!(one.create(creation, bytes(WHOLE)).await.is_err());
+    let uploads = other.authorized();
+    let id = uploads.list("whole", 1).await.unwrap()[0].id;
+    let claiming = Barrier::new();
+    let fault = Fault::Waits(claiming.clone());
+    other.metadata.next(Fact::ClaimUpload, fault);
+    let asking = tokio::spawn(async move { uploads.retrieve(id, Completion::AtLength).await });
+    claiming.reached().await;
+    let uploads = one.authorized();
+    let told = uploads.retrieve(id, Completion::AtLength).await.unwrap();
+    assert!(matches!(told.state, UploadState::Complete(_)), "{told:?}");
+    claiming.open();
+    assert_eq!(asking.await.unwrap().unwrap(), told);
+}
+
 /// Another request holds the upload by the time that the first one is asked for it.
 #[tokio::test(start_paused = true)]
 async fn whoever_holds_an_upload_by_now_is_asked() {
