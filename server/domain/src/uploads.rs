@@ -482,7 +482,8 @@ impl Shared {
     ) -> Result<Upload, Error> {
         loop {
             let mut upload = self.at_rest(id, turn).await?;
-            if completion == Completion::AtLength {
+            let is_concatenation = upload.plan.is_concatenation();
+            if completion == Completion::AtLength || is_concatenation {
                 let completed = self.complete_if_reached(&mut upload, turn).await;
                 self.let_go(&mut upload).await;
                 match completed {
@@ -490,6 +491,11 @@ impl Shared {
                     Err(Error::Superseded) if !turn.overtaken().is_cancelled() => continue,
                     completed => completed?,
                 }
+            }
+            if is_concatenation && matches!(upload.state, UploadState::Open(_)) {
+                // It takes no bytes from a client, so nobody could go on with it.
+                self.invalidate(&mut upload).await?;
+                continue;
             }
             match self.tell(&upload).await {
                 Guarded::Done => return Ok(upload),

@@ -318,6 +318,40 @@ async fn a_concatenation_whose_node_is_gone_is_completed_by_whoever_asks() {
     }
 }
 
+/// Nobody could go on with it, and its client can begin anew under the same key.
+#[tokio::test(start_paused = true)]
+async fn a_concatenation_whose_node_died_half_way_is_gone() {
+    for completion in [Completion::AtLength, Completion::Later] {
+        let world = World::new().await;
+        let [one, other] = &world.nodes;
+        let mut parts = Vec::new();
+        for content in [&WHOLE[..20], &WHOLE[20..]] {
+            match one.create(part(content), bytes(content)).await.unwrap() {
+                Outcome::Partial(upload) => parts.push(upload.id),
+                other => panic!("{other:?}"),
+            }
+        }
+        let reading = Barrier::new();
+        let fault = Fault::Waits(reading.clone());
+        one.blobs.nth(Operation::ReadStaged, 2, fault);
+        let creating = one.create(concatenation(parts.clone()), stream::empty().boxed());
+        let gone = async {
+            reading.reached().await;
+            world.seem_gone().await;
+            let uploads = other.authorized();
+            let id = uploads.list("whole", 1).await.unwrap()[0].id;
+            let asked = uploads.retrieve(id, completion).await.unwrap_err().error;
+            assert!(matches!(asked, Error::Gone(Gone::Invalid)), "{asked:?}");
+            let again = concatenation(parts.clone());
+            let upload = completed(other.create(again, stream::empty().boxed()).await);
+            assert_eq!(other.published(&upload).await, WHOLE);
+            reading.open();
+        };
+        let (late, ()) = tokio::join!(creating, gone);
+        assert!(late.is_err());
+    }
+}
+
 /// Both clients are told so, also the one whose node finds out when it is about to do the same.
 #[tokio::test(start_paused = true)]
 async fn what_two_nodes_would_complete_is_complete_on_both() {
