@@ -248,13 +248,15 @@ async fn connections_beyond_the_limit_wait_for_their_turn() {
 #[tokio::test]
 async fn large_uploads_and_downloads_do_not_fill_the_memory() {
     let server = TestServer::start().await;
-    let content = Content::new(76, 150_000_000);
+    let content = Content::new(76, 300_000_000);
     let most = match Blobs::of_this_run() {
-        Blobs::Fs => 30_000_000,
-        // Two parts on their way and one that is gathered, then two ranges that are read ahead, of 8 MiB each.
-        Blobs::S3 => 50_000_000,
+        Blobs::Fs => 50_000_000,
+        // Two parts on their way and one that is gathered, then two ranges that are read ahead, of 8 MiB each; as much again may lie
+        // freed in the allocator.
+        Blobs::S3 => 100_000_000,
     };
-    let before = server.resident().anonymous;
+    let before = server.resident().total;
+    server.process().forget_peak();
     server
         .request(Request::put("/files/large").body(content.bytes()))
         .await
@@ -264,6 +266,9 @@ async fn large_uploads_and_downloads_do_not_fill_the_memory() {
         .await
         .expect(200);
     content.assert_is(&response.body);
-    let grown = server.resident().anonymous.saturating_sub(before);
-    assert!(grown < most, "{grown} bytes more after 150 MB up and down");
+    let grown = server.process().peak().saturating_sub(before);
+    assert!(
+        grown < most,
+        "{grown} bytes more at a time, of 300 MB up and down"
+    );
 }
