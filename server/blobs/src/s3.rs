@@ -251,14 +251,13 @@ impl BlobStore for S3Store {
         self.work(self.shared.keys.take(key), move |shared, turn| async move {
             let key = turn.key();
             let missing = || BlobError::Missing { key: key.clone() };
-            let look = shared.look(key).await?;
-            let Some(newest) = look.notes.newest() else {
-                return match look.object {
+            let standing = shared.standing(key, None, size).await?;
+            let Some(newest) = standing.notes.newest() else {
+                return match standing.object {
                     Some(object) if object.size == size => Ok(()),
                     Some(_) | None => Err(missing()),
                 };
             };
-            let standing = shared.standing(key, None, size).await?;
             if standing.length() != size {
                 return Err(missing());
             }

@@ -23,7 +23,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use md5::{Digest as _, Md5};
 
 use super::config::Checksums;
-use super::names::Tag;
+use super::names::{Rank, Tag};
 use super::requests::{Operation, Requests};
 
 /// How many objects one request deletes at most (`DeleteObjects`).
@@ -536,6 +536,13 @@ impl Bucket {
             Checksums::Md5 | Checksums::None => completed,
         }
         .build())
+    }
+}
+
+impl Object {
+    /// The session that made it, if that is said.
+    pub(super) fn maker(&self) -> Option<Rank> {
+        self.tag.map(|tag| tag.rank)
     }
 }
 

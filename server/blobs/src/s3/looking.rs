@@ -54,29 +54,16 @@ pub(super) struct LiveUpload {
     pub(super) parts: Vec<Part>,
 }
 
-/// The notes on a blob, and the object that lies where it is published.
-#[derive(Debug)]
-pub(super) struct Look {
-    pub(super) notes: Notes,
-    pub(super) object: Option<Object>,
-}
-
 impl Shared {
-    /// Lists the notes on a blob and looks at where it is published.
-    pub(super) async fn look(&self, key: &BlobKey) -> Result<Look, BlobError> {
-        let looking = |trouble| failed(key, "look at", trouble);
-        let (staged, published) = (self.names.staged(key), self.names.published(key));
-        let (listed, object) =
-            futures::try_join!(self.bucket.list_all(&staged), self.bucket.head(&published))
-                .map_err(looking)?;
+    /// Lists the notes on a blob.
+    pub(super) async fn notes(&self, key: &BlobKey) -> Result<Notes, BlobError> {
+        let listed = self.bucket.list_all(&self.names.staged(key)).await;
+        let listed = listed.map_err(|trouble| failed(key, "look at", trouble))?;
         let notes = listed
             .iter()
             .filter_map(|listed| self.names.note_of(&listed.name))
             .map(|(_, note)| note);
-        Ok(Look {
-            notes: Notes::new(notes.collect()),
-            object: object.map(|(object, _)| object),
-        })
+        Ok(Notes::new(notes.collect()))
     }
 
     /// Finds out how a blob stands for a session of `rank`, or for a reader. If a multipart upload seems to be missing without which
@@ -105,30 +92,36 @@ impl Shared {
     /// How a blob stands as far as one look can tell.
     async fn glance(&self, key: &BlobKey, rank: Option<Rank>) -> Result<Standing, BlobError> {
         for _ in 0..MOST_LOOKS {
-            let look = self.look(key).await?;
+            let notes = self.notes(key).await?;
             let own = |newest: Rank| rank.is_some_and(|rank| newest > rank);
-            if look.notes.newest().is_some_and(own) {
+            if notes.newest().is_some_and(own) {
                 return Err(failed(key, "change", Trouble::Changed));
             }
             let notes = match rank {
-                Some(rank) => look.notes.before(rank),
-                None => look.notes,
+                Some(rank) => notes.before(rank),
+                None => notes,
             };
-            let state = match notes.newest_state() {
-                None => None,
-                Some(note) => {
-                    let name = self.names.note(key, note);
-                    let found = self.bucket.head(&name).await;
-                    match found.map_err(|trouble| failed(key, "look at", trouble))? {
-                        // Somebody has cleaned up since it was listed.
-                        None => continue,
-                        Some((_, metadata)) => {
-                            State::from_metadata(&metadata).map(|state| (note.rank, state))
-                        }
-                    }
+            let newest = notes.newest_state();
+            let stated = async {
+                match newest {
+                    None => Ok(None),
+                    Some(note) => self.bucket.head(&self.names.note(key, note)).await,
                 }
             };
-            return self.judge(key, notes, look.object, state, rank).await;
+            // After the notes were listed, which go away when the object is in its place.
+            let published = self.names.published(key);
+            let (stated, object) = futures::try_join!(stated, self.bucket.head(&published))
+                .map_err(|trouble| failed(key, "look at", trouble))?;
+            let state = match (newest, stated) {
+                (None, _) => None,
+                // Somebody has cleaned up since it was listed.
+                (Some(_), None) => continue,
+                (Some(note), Some((_, metadata))) => {
+                    State::from_metadata(&metadata).map(|state| (note.rank, state))
+                }
+            };
+            let object = object.map(|(object, _)| object);
+            return self.judge(key, notes, object, state, rank).await;
         }
         Err(failed(key, "look at", Trouble::Changed))
     }
@@ -137,14 +130,21 @@ impl Shared {
         &self,
         key: &BlobKey,
         notes: Notes,
-        object: Option<Object>,
+        mut object: Option<Object>,
         state: Option<(Rank, State)>,
         rank: Option<Rank>,
     ) -> Result<Standing, BlobError> {
-        let maker = match &object {
+        let mut maker = match &object {
             None => None,
             Some(object) => self.maker(key, Some(object)).await?,
         };
+        if maker > object.as_ref().and_then(Object::maker) {
+            // What is sealed may have come since the object was looked at.
+            let found = self.bucket.head(&self.names.published(key)).await;
+            let found = found.map_err(|trouble| failed(key, "look at", trouble))?;
+            object = found.map(|(object, _)| object);
+            maker = maker.max(object.as_ref().and_then(Object::maker));
+        }
         if let (Some(maker), Some(rank)) = (maker, rank)
             && maker > rank
         {

@@ -364,7 +364,6 @@ impl Shared {
         let seal = self.bucket.head(&self.names.sealed(key)).await;
         let seal = seal.map_err(|trouble| failed(key, "look at", trouble))?;
         let seal = seal.and_then(|(seal, _)| seal.tag).map(|tag| tag.rank);
-        let tag = object.and_then(|object| object.tag).map(|tag| tag.rank);
-        Ok(tag.max(seal))
+        Ok(object.and_then(Object::maker).max(seal))
     }
 }

@@ -345,8 +345,8 @@ impl Session {
         if self.covered.len() + inherited < WORTH_DELETING || self.noted.is_none() {
             return Ok(());
         }
-        let look = self.shared.look(self.key()).await?;
-        if look.notes.newest().is_some_and(|newest| newest > self.rank) {
+        let left = self.shared.notes(self.key()).await?;
+        if left.newest().is_some_and(|newest| newest > self.rank) {
             return Err(self.turn.overtaken());
         }
         let mut notes = mem::take(&mut self.covered);

@@ -232,22 +232,114 @@ async fn a_writer_that_paused_after_taking_a_blob_back_changes_nothing() {
     at_every_request(Before::Published).await;
 }
 
-/// Has a writer publish while a newer one, which pauses at each of its requests, takes over what was recorded before.
-async fn is_published_meanwhile(moment: Pause) {
-    let server = FaultyS3::start().await;
-    let (a, b) = (node(&server, "a").await, node(&server, "b").await);
-    let b = Arc::new(b);
-    for requests in 0.. {
-        let key = BlobKey::random(&SystemRandomness);
-        let record = Mutex::new(Record::default());
-        prepare(&a, &key, Before::Closed, &record).await;
-        let mut whole = record.into_inner().unwrap().bytes;
-        let mut older = a.stage(&key, at(whole.len(), 2)).await.unwrap();
-        older.write(vec![0xee; 2 * PART].into()).await.unwrap();
+/// How an older writer came to what it has.
+#[derive(Debug, Clone, Copy)]
+enum Older {
+    /// It has taken over after one that closed.
+    AfterClosed,
+    /// The same; that one had gone on after a crash, so that there is an object already.
+    AfterResumed,
+}
 
+/// What an older writer does while a newer one takes over.
+#[derive(Debug, Clone, Copy)]
+enum Meanwhile {
+    Publishes,
+    Closes,
+    Syncs,
+}
+
+/// Parts become larger after this many.
+const FEW_PARTS: Limits = Limits {
+    most_parts: 8,
+    most_gathered: 64 * 1024,
+    first_pause: Duration::from_millis(1),
+    completing: Duration::from_mins(1),
+};
+
+/// A writer on a node, and the newest epoch with what is recorded by it.
+async fn older(
+    node: &S3Store,
+    key: &BlobKey,
+    older: Older,
+    is_synced: bool,
+) -> (Box<dyn domain::StagedBlob>, Record) {
+    let record = Mutex::new(Record::default());
+    prepare(
+        node,
+        key,
+        match older {
+            Older::AfterClosed => Before::Closed,
+            Older::AfterResumed => Before::Killed,
+        },
+        &record,
+    )
+    .await;
+    let Record { epoch, mut bytes } = record.into_inner().unwrap();
+    let mut epoch = epoch + 1;
+    let mut staged = node.stage(key, at(bytes.len(), epoch)).await.unwrap();
+    let write = async |staged: &mut Box<dyn domain::StagedBlob>, length| {
+        let new = self::bytes(length, 5);
+        staged.write(new.clone().into()).await.unwrap();
+        new
+    };
+    match older {
+        Older::AfterClosed => {}
+        Older::AfterResumed => {
+            bytes.extend(write(&mut staged, 2 * PART).await);
+            staged.close().await.unwrap();
+            epoch += 1;
+            staged = node.stage(key, at(bytes.len(), epoch)).await.unwrap();
+        }
+    }
+    if is_synced {
+        bytes.extend(write(&mut staged, 700).await);
+        staged.sync().await.unwrap();
+    }
+    staged.write(vec![0xee; 2 * PART].into()).await.unwrap();
+    (staged, Record { epoch, bytes })
+}
+
+/// A newer writer finds what was recorded, and publishes more.
+async fn is_taken_over(
+    node: &S3Store,
+    key: &BlobKey,
+    staged: Result<Box<dyn domain::StagedBlob>, BlobError>,
+    record: Record,
+    what: &str,
+) {
+    let Record { epoch, mut bytes } = record;
+    let mut staged = match staged {
+        Err(BlobError::Missing { .. }) => panic!("{what}: what was recorded is lost"),
+        // Its client comes again.
+        Err(_) => node.stage(key, at(bytes.len(), epoch + 2)).await.unwrap(),
+        Ok(staged) => staged,
+    };
+    let new = self::bytes(700, 3);
+    staged.write(new.clone().into()).await.unwrap();
+    staged
+        .publish()
+        .await
+        .unwrap_or_else(|error| panic!("{what}: {error:?}"));
+    bytes.extend(new);
+    assert!(
+        read(node, key, bytes.len()).await.unwrap() == bytes,
+        "{what}"
+    );
+}
+
+/// Has a writer do something while a newer one, which pauses at each of its requests, takes over what was recorded before.
+async fn is_changed_meanwhile(kind: Older, is_synced: bool, meanwhile: Meanwhile, moment: Pause) {
+    let server = FaultyS3::start().await;
+    let a = node_with(&server, "a", FEW_PARTS, |config| config).await;
+    let b = Arc::new(node_with(&server, "b", FEW_PARTS, |config| config).await);
+    for requests in 0.. {
+        let what = format!("{kind:?}, {is_synced}, {meanwhile:?}, {requests}, {moment:?}");
+        let key = BlobKey::random(&SystemRandomness);
+        let (mut staged, record) = older(&a, &key, kind, is_synced).await;
         server.pause("b", requests, moment);
         let mut newer = tokio::spawn({
-            let (key, growth) = (key.clone(), at(whole.len(), 3));
+            let (key, growth) = (key.clone(), at(record.bytes.len(), record.epoch + 1));
             let b = Arc::clone(&b);
             async move { b.stage(&key, growth).await }
         });
@@ -261,33 +353,58 @@ async fn is_published_meanwhile(moment: Pause) {
             break;
         }
         // It may come too late.
-        let _ = older.publish().await;
-        server.go_on("b");
-        let staged = match newer.await.unwrap() {
-            Err(BlobError::Missing { .. }) => {
-                panic!("{requests}, {moment:?}: what was recorded is lost")
-            }
-            // Its client comes again.
-            Err(_) => b.stage(&key, at(whole.len(), 4)).await,
-            staged => staged,
+        let _ = match meanwhile {
+            Meanwhile::Publishes => staged.publish().await,
+            Meanwhile::Closes => staged.close().await,
+            Meanwhile::Syncs => staged.sync().await,
         };
-        let mut staged = staged.unwrap();
-        let new = bytes(700, 3);
-        staged.write(new.clone().into()).await.unwrap();
-        staged.publish().await.unwrap();
-        whole.extend(new);
-        assert!(
-            read(&a, &key, whole.len()).await.unwrap() == whole,
-            "{requests}, {moment:?}"
-        );
+        server.go_on("b");
+        is_taken_over(&b, &key, newer.await.unwrap(), record, &what).await;
         assert_all_goes(&server, &a).await;
     }
 }
 
+async fn is_changed_meanwhile_by(kind: Older) {
+    for is_synced in [false, true] {
+        for meanwhile in [Meanwhile::Publishes, Meanwhile::Closes, Meanwhile::Syncs] {
+            for moment in [Pause::Before, Pause::After] {
+                is_changed_meanwhile(kind, is_synced, meanwhile, moment).await;
+            }
+        }
+    }
+}
+
 #[tokio::test]
-async fn who_takes_over_while_a_blob_is_published_finds_what_was_recorded() {
-    is_published_meanwhile(Pause::Before).await;
-    is_published_meanwhile(Pause::After).await;
+async fn who_takes_over_after_a_clean_end_finds_what_was_recorded() {
+    is_changed_meanwhile_by(Older::AfterClosed).await;
+}
+
+#[tokio::test]
+async fn who_takes_over_where_an_object_lies_already_finds_what_was_recorded() {
+    is_changed_meanwhile_by(Older::AfterResumed).await;
+}
+
+#[tokio::test]
+async fn who_looks_while_a_blob_is_published_finds_it() {
+    let server = FaultyS3::start().await;
+    let (a, b) = (node(&server, "a").await, node(&server, "b").await);
+    for moment in [Pause::Before, Pause::After] {
+        // It looks at notes, at the newest of them, and at the object.
+        for requests in 0..3 {
+            let key = BlobKey::random(&SystemRandomness);
+            prepare(&a, &key, Before::Closed, &Mutex::default()).await;
+            server.pause("b", requests, moment);
+            let again = b.publish(&key, BEFORE as u64);
+            let meanwhile = async {
+                server.paused("b").await;
+                a.publish(&key, BEFORE as u64).await.unwrap();
+                server.go_on("b");
+            };
+            let (again, ()) = tokio::join!(again, meanwhile);
+            again.unwrap_or_else(|error| panic!("{requests}, {moment:?}: {error:?}"));
+            assert_all_goes(&server, &a).await;
+        }
+    }
 }
 
 /// The multipart upload has gone already, and the object has not come yet.
