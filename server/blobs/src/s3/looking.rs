@@ -191,7 +191,11 @@ impl Shared {
                     Ok(parts) => (Some(LiveUpload { upload, parts }), state.base.min(size)),
                     Err(Trouble::NoUpload) => {
                         let tag = object.as_ref().and_then(|object| object.tag);
-                        is_settled = is_own || tag == Some(upload.tag);
+                        // Parts that grow make a session have several objects, one after the other.
+                        let is_before = tag.is_some_and(|tag| {
+                            tag.rank == upload.tag.rank && tag.nth < upload.tag.nth
+                        });
+                        is_settled = tag == Some(upload.tag) || (is_own && !is_before);
                         let base = match is_settled {
                             true => size,
                             false => state.base.min(size),
@@ -206,7 +210,7 @@ impl Shared {
             cut: cut(&notes, Some(stated_by)),
             counted: notes.clone(),
             notes,
-            is_published: is_own && upload.is_none(),
+            is_published: is_own && upload.is_none() && is_settled,
             is_settled,
             object,
             base,

@@ -120,7 +120,7 @@ impl Session {
     ///
     /// # Errors
     /// Somebody has taken it over before.
-    async fn bind(&mut self) -> Result<(), BlobError> {
+    pub(super) async fn bind(&mut self) -> Result<(), BlobError> {
         self.begin_upload().await?;
         let standing = self.shared.standing(self.key(), Some(self.rank), 0).await?;
         self.object = standing.object;

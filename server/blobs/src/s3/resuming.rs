@@ -25,7 +25,7 @@ use super::looking::{LiveUpload, Standing};
 use super::names::{Kind, Note, Rank};
 use super::notes::Upload;
 use super::tail::{Kept, Tail};
-use super::writing::Session;
+use super::writing::{GROWTH, Session};
 
 /// How often a blob is looked at while others end its multipart uploads.
 const MOST_TRIES: u32 = 5;
@@ -143,9 +143,17 @@ impl Session {
         standing: &Standing,
     ) -> Self {
         let fresh = Self::fresh(Arc::clone(shared), Arc::clone(turn), rank, growth);
+        let mut part_size = standing.part_size.unwrap_or(fresh.part_size);
+        if standing.upload.is_none() {
+            // There are to be more behind the base.
+            let base = standing.base.min(growth.offset);
+            while base / part_size >= shared.most_parts {
+                part_size *= GROWTH;
+            }
+        }
         Self {
             begin: growth.offset,
-            part_size: standing.part_size.unwrap_or(fresh.part_size),
+            part_size,
             base: standing.base,
             object: standing.object.clone(),
             has_notes: true,

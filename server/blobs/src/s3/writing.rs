@@ -21,10 +21,11 @@ use super::failures::failed;
 use super::keys::Turn;
 use super::names::{Kind, Note, Rank, Tag};
 use super::notes::{Extent, State, Upload};
+use super::publishing::Placed;
 use super::tail::{Kept, Tail};
 
 /// How much larger parts become when there would be too many. It divides their greatest number, so that what is there stays whole parts.
-const GROWTH: u64 = 8;
+pub(super) const GROWTH: u64 = 8;
 /// The longest part that a server takes (Amazon S3, "Multipart upload limits").
 const LARGEST_PART: u64 = 5 * 1024 * 1024 * 1024;
 /// How many pieces a tail may have before they are written anew as one.
@@ -366,15 +367,16 @@ impl Session {
     async fn grow_parts(&mut self) -> Result<(), BlobError> {
         self.all_arrive().await?;
         let size = self.tail.start;
-        self.complete(size).await?;
-        self.object = self.look_at_published().await?;
+        if self.complete(size).await? == Placed::Gone {
+            return Err(self.turn.overtaken());
+        }
         self.base = size;
         self.part_size *= GROWTH;
         if self.part_size > LARGEST_PART {
             return Err(self.failed(other("no object can be that long")));
         }
-        self.noted = None;
-        Ok(())
+        // Who looked before does not know of the next multipart upload, and so will not abort it.
+        self.bind().await
     }
 
     pub(super) async fn look_at_published(&self) -> Result<Option<Object>, BlobError> {

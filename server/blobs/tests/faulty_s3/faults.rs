@@ -24,6 +24,10 @@ pub(crate) enum Fault {
     StallsAfter,
     /// Half of the answer's body comes, then the connection is reset.
     BreaksOff,
+    /// The connection is reset, and it is done when the server catches up: see [`FaultyS3::catch_up`](super::FaultyS3::catch_up).
+    Late,
+    /// The same for completing a multipart upload, which is gone already.
+    Hides,
 }
 
 const FAULTS: [Fault; 8] = [

@@ -25,6 +25,7 @@ use tokio::task::JoinSet;
 
 use self::faults::Faults;
 pub(crate) use self::faults::{Fault, Pause, next_random};
+use self::requests::Late;
 use self::state::State;
 
 /// The name of its bucket.
@@ -42,6 +43,7 @@ struct Shared {
     address: SocketAddr,
     state: Mutex<State>,
     faults: Mutex<Faults>,
+    late: Mutex<Vec<Late>>,
 }
 
 impl FaultyS3 {
@@ -54,6 +56,7 @@ impl FaultyS3 {
             address: listener.local_addr().expect("it is bound"),
             state: Mutex::default(),
             faults: Mutex::default(),
+            late: Mutex::default(),
         });
         let mut serving = JoinSet::new();
         serving.spawn(serve(listener, Arc::clone(&shared)));
@@ -99,6 +102,20 @@ impl FaultyS3 {
         reached.notified().await;
     }
 
+    /// Does what was asked long ago, and nobody waits for any more.
+    pub(crate) fn catch_up(&self) {
+        for late in std::mem::take(&mut *self.shared.late()) {
+            requests::do_late(&mut self.state(), late);
+        }
+    }
+
+    /// Leaves that undone.
+    pub(crate) fn give_up(&self) {
+        for (_, hidden) in std::mem::take(&mut *self.shared.late()) {
+            self.state().show_upload(hidden);
+        }
+    }
+
     /// The names of all objects.
     pub(crate) fn objects(&self) -> BTreeSet<String> {
         self.state().objects()
@@ -135,6 +152,10 @@ impl Shared {
 
     fn faults(&self) -> MutexGuard<'_, Faults> {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn late(&self) -> MutexGuard<'_, Vec<Late>> {
+        self.late.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -15,7 +15,7 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 
 use super::faults::{Fate, Fault, Pause};
-use super::state::{Condition, Object, Refusal, State};
+use super::state::{Condition, Hidden, Object, Refusal, State};
 use super::{BUCKET, Shared};
 
 type Body = BoxBody<Bytes, io::Error>;
@@ -27,7 +27,7 @@ const MOST_PARTS: usize = 3;
 
 /// What is asked, with what the address says.
 #[derive(Debug)]
-struct Asked {
+pub(super) struct Asked {
     operation: &'static str,
     /// The name of the object; empty where the bucket itself is meant.
     name: String,
@@ -35,6 +35,9 @@ struct Asked {
     headers: HeaderMap,
     body: Bytes,
 }
+
+/// What is done later, and the multipart upload that is gone until then.
+pub(super) type Late = (Asked, Option<Hidden>);
 
 /// What is answered.
 #[derive(Debug)]
@@ -83,6 +86,17 @@ pub(super) async fn answer(
         }
         Some(Fault::ResetBefore) => return Err(io::ErrorKind::ConnectionReset.into()),
         Some(Fault::StallsBefore) => return std::future::pending().await,
+        Some(Fault::Late | Fault::Hides) => {
+            let hidden = match fault {
+                Some(Fault::Hides) => {
+                    let upload = asked.says("uploadId").unwrap_or_default();
+                    shared.state().hide_upload(&asked.name, upload)
+                }
+                _ => None,
+            };
+            shared.late().push((asked, hidden));
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
         Some(Fault::ResetAfter | Fault::StallsAfter | Fault::BreaksOff) | None => {}
     }
     if let Some((Pause::Completing, goes_on)) = &pause {
@@ -132,6 +146,13 @@ fn operation(
         "GET" => "GetObject",
         _ => "Unknown",
     }
+}
+
+/// Does what is asked, and answers nobody.
+pub(super) fn do_late(state: &mut State, (asked, hidden): Late) {
+    state.show_upload(hidden);
+    // What is refused is not done.
+    let _ = done(state, &asked);
 }
 
 /// Does what is asked.

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use domain::ids::SystemRandomness;
 
-use super::faulty_s3::Pause;
+use super::faulty_s3::{Fault, Pause};
 use super::*;
 
 /// What the pausing writer finds.
@@ -239,6 +239,8 @@ enum Older {
     AfterClosed,
     /// The same; that one had gone on after a crash, so that there is an object already.
     AfterResumed,
+    /// Its parts have become larger.
+    Grown,
 }
 
 /// What an older writer does while a newer one takes over.
@@ -271,6 +273,7 @@ async fn older(
         match older {
             Older::AfterClosed => Before::Closed,
             Older::AfterResumed => Before::Killed,
+            Older::Grown => Before::Nothing,
         },
         &record,
     )
@@ -290,6 +293,10 @@ async fn older(
             staged.close().await.unwrap();
             epoch += 1;
             staged = node.stage(key, at(bytes.len(), epoch)).await.unwrap();
+        }
+        Older::Grown => {
+            bytes.extend(write(&mut staged, 17 * PART + 300).await);
+            staged.sync().await.unwrap();
         }
     }
     if is_synced {
@@ -385,6 +392,11 @@ async fn who_takes_over_where_an_object_lies_already_finds_what_was_recorded() {
 }
 
 #[tokio::test]
+async fn who_takes_over_parts_that_grew_finds_what_was_recorded() {
+    is_changed_meanwhile_by(Older::Grown).await;
+}
+
+#[tokio::test]
 async fn who_looks_while_a_blob_is_published_finds_it() {
     let server = FaultyS3::start().await;
     let (a, b) = (node(&server, "a").await, node(&server, "b").await);
@@ -403,6 +415,96 @@ async fn who_looks_while_a_blob_is_published_finds_it() {
             let (again, ()) = tokio::join!(again, meanwhile);
             again.unwrap_or_else(|error| panic!("{requests}, {moment:?}: {error:?}"));
             assert_all_goes(&server, &a).await;
+        }
+    }
+}
+
+/// The server takes its time, so that it is asked again, and says that there is no such upload any more.
+#[tokio::test]
+async fn parts_grow_behind_what_is_in_its_place_only() {
+    for is_done in [true, false] {
+        parts_grow_while_the_server_is_slow(is_done).await;
+    }
+}
+
+async fn parts_grow_while_the_server_is_slow(is_done: bool) {
+    let server = FaultyS3::start().await;
+    let hasty = |config| Config {
+        attempt_timeout: Duration::from_millis(300),
+        ..config
+    };
+    let a = node_with(&server, "a", FEW_PARTS, hasty).await;
+    let b = node_with(&server, "b", FEW_PARTS, |config| config).await;
+    let mut staged = a.stage(&key(), at(0, 1)).await.unwrap();
+    let mut whole = bytes(7 * PART, 1);
+    staged.write(whole.clone().into()).await.unwrap();
+    staged.sync().await.unwrap();
+    server.nth("CompleteMultipartUpload", 1, Fault::Hides);
+    let more = bytes(3 * PART, 2);
+    let mut write = async || {
+        staged.write(more.clone().into()).await?;
+        staged.sync().await
+    };
+    if write().await.is_ok() {
+        whole.extend(&more);
+    }
+    let growth = at(whole.len(), 2);
+    let newer = tokio::spawn(async move { (b.stage(&key(), growth).await, b) });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    match is_done {
+        true => server.catch_up(),
+        false => server.give_up(),
+    }
+    let (staged, b) = newer.await.unwrap();
+    let record = Record {
+        epoch: 1,
+        bytes: whole,
+    };
+    is_taken_over(&b, &key(), staged, record, "grown").await;
+    assert_all_goes(&server, &a).await;
+}
+
+/// A writer whose parts grow begins another multipart upload, of which a newer writer may not know.
+#[tokio::test]
+async fn a_writer_whose_parts_grow_changes_nothing_when_it_paused() {
+    for conditional_writes in [true, false] {
+        let plain = |config| Config {
+            conditional_writes,
+            ..config
+        };
+        let server = FaultyS3::start().await;
+        let a = node_with(&server, "a", FEW_PARTS, plain).await;
+        let b = node_with(&server, "b", FEW_PARTS, plain).await;
+        for moment in [Pause::Before, Pause::After] {
+            for requests in 0.. {
+                let key = BlobKey::random(&SystemRandomness);
+                let whole = bytes(8 * PART, 1);
+                let mut old = a.stage(&key, at(0, 1)).await.unwrap();
+                old.write(whole.clone().into()).await.unwrap();
+                old.sync().await.unwrap();
+                server.pause("a", requests, moment);
+                let mut old = tokio::spawn(async move {
+                    old.write(vec![0xee; 9 * PART].into()).await?;
+                    old.publish().await
+                });
+                let is_paused = tokio::select! {
+                    _ = &mut old => false,
+                    () = server.paused("a") => true,
+                };
+                if !is_paused {
+                    server.go_on("a");
+                    assert!(requests > 4, "it pauses now and then");
+                    break;
+                }
+                let staged = b.stage(&key, at(whole.len(), 2)).await.unwrap();
+                staged.publish().await.unwrap();
+                server.go_on("a");
+                let _ = old.await.unwrap();
+                let what = format!("{conditional_writes}, {requests}, {moment:?}");
+                let found = read(&b, &key, whole.len()).await;
+                assert!(found.is_ok_and(|found| found == whole), "{what}");
+                assert_all_goes(&server, &b).await;
+            }
         }
     }
 }
