@@ -36,18 +36,14 @@ impl Session {
     /// Publishes all that was written.
     pub(super) async fn publish_all(&mut self) -> Result<u64, BlobError> {
         let size = self.tail.end();
-        let is_there = self.base == size
-            && self
-                .object
-                .as_ref()
-                .is_some_and(|object| object.size == size);
-        let maker = if is_there && self.nothing_is_sent() {
+        let maker = if self.is_whole_already(size).await? {
             self.drop_upload().await?;
             self.shared.maker(self.key(), self.object.as_ref()).await?
         } else if self.fits_one_request(size) && self.put_whole().await? == Placed::There {
             Some(self.rank)
         } else {
-            while self.tail.len() > 0 {
+            // Completing takes a part, even if there are no bytes.
+            while self.tail.len() > 0 || (size == 0 && self.nothing_is_sent()) {
                 self.send_part().await?;
             }
             self.all_arrive().await?;
@@ -65,12 +61,25 @@ impl Session {
         Ok(size)
     }
 
+    /// Whether what was found where the blob is published is all of it. An older session could replace that until its multipart upload
+    /// was aborted, which was after the look at it.
+    async fn is_whole_already(&mut self, size: u64) -> Result<bool, BlobError> {
+        let is_whole = |object: &Object| object.size == size;
+        if self.base != size
+            || !self.nothing_is_sent()
+            || !self.object.as_ref().is_some_and(is_whole)
+        {
+            return Ok(false);
+        }
+        let found = self.object.clone();
+        self.look_again().await?;
+        Ok(self.object == found)
+    }
+
     /// Whether all of the blob is in the tail, and nothing keeps it from being put with one request.
     fn fits_one_request(&self, size: u64) -> bool {
         let most = self.part_size.min(self.shared.most_gathered);
-        let fits = self.nothing_is_sent() && self.tail.start == 0 && size <= most;
-        // A multipart upload has at least one byte.
-        fits && (!self.is_bound || size == 0)
+        !self.is_bound && self.nothing_is_sent() && self.tail.start == 0 && size <= most
     }
 
     /// Puts the whole blob, which is in the tail, with one request. If there is something else in its place already, the session is
@@ -83,36 +92,31 @@ impl Session {
             rank: self.rank,
             nth: self.next(),
         };
-        let published = self.published();
-        for _ in 0..MOST_TRIES {
-            self.turn.check()?;
-            let condition = self.condition();
-            let put = self
-                .shared
-                .bucket
-                .put(&published, bytes.clone(), metadata_of(tag), &condition)
-                .await;
-            match put {
-                Ok(etag) => {
-                    self.object = Some(Object {
-                        size,
-                        etag,
-                        tag: Some(tag),
-                    });
-                }
-                Err(_) if self.finds_its_own(tag, size).await? => {}
-                Err(Trouble::Changed) if size > 0 => {
-                    self.tail.give_back(bytes);
-                    self.bind().await?;
-                    return Ok(Placed::Gone);
-                }
-                Err(Trouble::Changed) => continue,
-                Err(trouble) => return Err(self.failed(trouble)),
+        self.turn.check()?;
+        let (published, condition) = (self.published(), self.condition());
+        let put = self
+            .shared
+            .bucket
+            .put(&published, bytes.clone(), metadata_of(tag), &condition)
+            .await;
+        match put {
+            Ok(etag) => {
+                self.object = Some(Object {
+                    size,
+                    etag,
+                    tag: Some(tag),
+                });
             }
-            self.drop_upload().await?;
-            return Ok(Placed::There);
+            Err(_) if self.finds_its_own(tag, size).await? => {}
+            Err(Trouble::Changed) => {
+                self.tail.give_back(bytes);
+                self.bind().await?;
+                return Ok(Placed::Gone);
+            }
+            Err(trouble) => return Err(self.failed(trouble)),
         }
-        Err(self.turn.overtaken())
+        self.drop_upload().await?;
+        Ok(Placed::There)
     }
 
     /// Sees to it that whoever takes the blob over from here on finds a multipart upload to abort, by which alone this session
@@ -175,13 +179,13 @@ impl Session {
         let mut reached = 0;
         let mut parts = Vec::new();
         for (part, number) in self.parts.values().zip(1..) {
-            if part.number != number || reached >= size {
+            if part.number != number || (reached >= size && !parts.is_empty()) {
                 break;
             }
             reached += part.size;
             parts.push(part.clone());
         }
-        match reached == size && size > 0 {
+        match reached == size && !parts.is_empty() {
             true => Ok(parts),
             false => Err(self.failed(other("parts are missing"))),
         }

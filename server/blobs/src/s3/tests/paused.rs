@@ -396,6 +396,103 @@ async fn who_takes_over_parts_that_grew_finds_what_was_recorded() {
     is_changed_meanwhile_by(Older::Grown).await;
 }
 
+/// Has a writer publish while a newer one, which adds nothing, takes back and publishes what was published before. One of them pauses
+/// at each of its requests.
+async fn is_published_as_it_was(
+    pauses: &str,
+    longer: bool,
+    moment: Pause,
+    change: impl Fn(Config) -> Config,
+) {
+    let server = FaultyS3::start().await;
+    let a = node_with(&server, "a", Limits::default(), &change).await;
+    let b = node_with(&server, "b", Limits::default(), &change).await;
+    for requests in 0.. {
+        let key = BlobKey::random(&SystemRandomness);
+        let whole = bytes(BEFORE, 0);
+        let mut staged = a.stage(&key, at(0, 1)).await.unwrap();
+        staged.write(whole.clone().into()).await.unwrap();
+        staged.publish().await.unwrap();
+        // Recorded are all bytes or none, and that it is whole is not.
+        let offset = match longer {
+            true => whole.len(),
+            false => 0,
+        };
+        let mut older = a.stage(&key, at(offset, 2)).await.unwrap();
+        let older = async {
+            if longer {
+                older.write(vec![0xee; 2 * PART].into()).await?;
+            }
+            older.publish().await
+        };
+        let newer = async |epoch| {
+            let mut staged = b.stage(&key, at(offset, epoch)).await?;
+            staged.write(whole[offset..].to_vec().into()).await?;
+            staged.publish().await
+        };
+        server.pause(pauses, requests, moment);
+        let is_paused;
+        let published;
+        if pauses == "a" {
+            tokio::pin!(older);
+            is_paused = tokio::select! {
+                _ = &mut older => false,
+                () = server.paused(pauses) => true,
+            };
+            published = newer(3).await;
+            server.go_on(pauses);
+            if is_paused {
+                let _ = older.await;
+            }
+        } else {
+            let newer = newer(3);
+            tokio::pin!(newer);
+            let early = tokio::select! {
+                published = &mut newer => Some(published),
+                () = server.paused(pauses) => None,
+            };
+            is_paused = early.is_none();
+            let _ = older.await;
+            server.go_on(pauses);
+            published = match early {
+                Some(published) => published,
+                None => newer.await,
+            };
+        }
+        let what = format!("{pauses}, {longer}, {requests}, {moment:?}");
+        if let Err(error) = published {
+            assert!(!matches!(error, BlobError::Missing { .. }), "{what}");
+            newer(4).await.unwrap();
+        }
+        assert!(
+            read(&b, &key, whole.len()).await.unwrap() == whole,
+            "{what}"
+        );
+        assert_all_goes(&server, &a).await;
+        if !is_paused {
+            assert!(requests > 0, "it pauses now and then");
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_published_as_it_was_stays_so() {
+    for conditional_writes in [true, false] {
+        for pauses in ["a", "b"] {
+            for longer in [true, false] {
+                for moment in [Pause::Before, Pause::After] {
+                    is_published_as_it_was(pauses, longer, moment, |config| Config {
+                        conditional_writes,
+                        ..config
+                    })
+                    .await;
+                }
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn who_looks_while_a_blob_is_published_finds_it() {
     let server = FaultyS3::start().await;
