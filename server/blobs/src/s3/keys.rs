@@ -39,7 +39,7 @@ struct Entry {
     work: tokio::sync::Mutex<()>,
     /// Whether the blob grows; so an object where it will be published is not the blob yet.
     grows: AtomicBool,
-    /// Turns that claimed the key. Of those that are over and never sent a part, nothing is to be feared.
+    /// Turns that claimed the key. Of those that are over and changed no multipart upload, nothing is to be feared.
     claims: Mutex<Vec<(Rank, Arc<AtomicBool>)>>,
 }
 
@@ -49,7 +49,7 @@ pub(super) struct Turn {
     key: BlobKey,
     entry: Arc<Entry>,
     number: u64,
-    /// Whether it has sent a part, or is about to.
+    /// Whether it has sent a part or ended a multipart upload, or is about to.
     sends: Arc<AtomicBool>,
     /// Whether this process had nothing to do with the key before.
     is_first: bool,
@@ -165,6 +165,15 @@ impl Turn {
         self.check()
     }
 
+    /// Says that a multipart upload is going to be ended. A server may do that after its answer was given up: so a newer turn must not
+    /// go on with the upload.
+    ///
+    /// # Errors
+    /// A newer turn was taken, which may not have reckoned with it.
+    pub(super) fn ends(&self) -> Result<(), BlobError> {
+        self.sends()
+    }
+
     /// Remembers under which rank this turn claims the key.
     pub(super) fn claims(&self, rank: Rank) {
         let mut claims = self.hold_claims();
@@ -174,7 +183,8 @@ impl Turn {
         }
     }
 
-    /// Whether the session of this rank is one of this process that never sent a part; it cannot any more.
+    /// Whether the session of this rank is one of this process that never sent a part nor ended a multipart upload; it cannot any
+    /// more.
     pub(super) fn is_idle(&self, rank: Rank) -> bool {
         self.hold_claims()
             .iter()

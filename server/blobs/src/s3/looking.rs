@@ -255,7 +255,7 @@ impl Standing {
     }
 
     /// Whether whoever could still send parts to the multipart upload has said that nothing more comes. `is_idle` tells of sessions
-    /// that never sent any.
+    /// that never sent any, nor ended the upload.
     pub(super) fn is_handed_on(&self, is_idle: impl Fn(Rank) -> bool) -> bool {
         let last = self.notes.iter().rev().find(|note| !is_idle(note.rank));
         last.is_none_or(|note| note.kind == Kind::Close)

@@ -137,6 +137,7 @@ impl Session {
         let Some(Upload { id, .. }) = self.upload.take() else {
             return Ok(());
         };
+        self.turn.ends()?;
         let aborted = self.shared.bucket.abort(&self.published(), &id).await;
         aborted.map_err(|trouble| self.failed(trouble))
     }
@@ -150,7 +151,7 @@ impl Session {
             if self.copy_base(&upload).await? == Placed::Gone {
                 return Ok(Placed::Gone);
             }
-            self.turn.check()?;
+            self.turn.ends()?;
             let parts = self.whole(size)?;
             let condition = self.condition();
             let completed = self

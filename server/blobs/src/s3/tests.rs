@@ -4,6 +4,7 @@ mod faults;
 #[path = "../../tests/faulty_s3/mod.rs"]
 mod faulty_s3;
 mod large;
+mod late;
 mod model;
 mod paused;
 
