@@ -56,7 +56,8 @@ impl Shared {
             .collect())
     }
 
-    /// Up to `limit` blobs that are whole, those after `after`. An object below the name of a blob that grows is not a blob yet.
+    /// Up to `limit` blobs that are whole, those after `after`, and seals whose blobs are gone: whoever seals late does not see that. An
+    /// object below the name of a blob that grows is not a blob yet.
     pub(super) async fn list_published(
         &self,
         after: Option<&BlobKey>,
@@ -65,31 +66,62 @@ impl Shared {
         let mut entries = Vec::new();
         let mut after = after.cloned();
         while entries.len() < limit {
-            let wanted = limit - entries.len();
-            let page = i32::try_from(wanted).unwrap_or(PAGE).min(PAGE);
-            let name = after.as_ref().map(|key| self.names.published(key));
-            let prefix = self.names.all_published();
-            let listed = self.bucket.list(&prefix, name.as_deref(), page).await?;
-            let found: Vec<BlobEntry> = listed
-                .entries
-                .iter()
-                .filter_map(|object| {
-                    Some(BlobEntry {
-                        key: self.names.key_of_published(&object.name)?,
-                        modified_at: object.modified_at,
-                    })
-                })
-                .collect();
-            if let Some(last) = found.last() {
-                let grow = self.growing(after.as_ref(), &last.key).await?;
-                after = Some(last.key.clone());
-                entries.extend(found.into_iter().filter(|entry| !grow.contains(&entry.key)));
+            let page = i32::try_from(limit - entries.len());
+            let page = page.unwrap_or(PAGE).min(PAGE);
+            let (published, sealed) = (self.names.all_published(), self.names.all_sealed());
+            let mut found = self.placed(&published, after.as_ref(), page).await?;
+            let sealed = self.placed(&sealed, after.as_ref(), page).await?;
+            for (key, modified_at) in sealed.keys {
+                found.keys.entry(key).or_insert(modified_at);
             }
-            if !listed.more || listed.entries.is_empty() {
-                break;
+            let end = [found.complete_to, sealed.complete_to];
+            let end = end.into_iter().flatten().min();
+            let is_known = |key: &BlobKey| end.as_ref().is_none_or(|end| key <= end);
+            found.keys.retain(|key, _| is_known(key));
+            if let Some(last) = found.keys.keys().next_back() {
+                let grow = self.growing(after.as_ref(), last).await?;
+                let found = found.keys.iter().filter(|(key, _)| !grow.contains(key));
+                entries.extend(found.map(|(key, modified_at)| BlobEntry {
+                    key: key.clone(),
+                    modified_at: *modified_at,
+                }));
+            }
+            match end {
+                Some(end) => after = Some(end),
+                None => break,
             }
         }
+        entries.truncate(limit);
         Ok(entries)
+    }
+
+    /// Keys whose objects are named by `prefix` and the key: some, if there are any, or all.
+    async fn placed(
+        &self,
+        prefix: &str,
+        after: Option<&BlobKey>,
+        limit: i32,
+    ) -> Result<Found<Timestamp>, Trouble> {
+        let mut keys = BTreeMap::new();
+        let mut name = after.map(|key| format!("{prefix}{key}"));
+        loop {
+            let listed = self.bucket.list(prefix, name.as_deref(), limit).await?;
+            let more = listed.more && !listed.entries.is_empty();
+            name = listed.entries.last().map(|object| object.name.clone());
+            for object in listed.entries {
+                let key = object.name.strip_prefix(prefix);
+                if let Some(key) = key.and_then(|key| key.parse().ok()) {
+                    keys.insert(key, object.modified_at);
+                }
+            }
+            if !more || !keys.is_empty() {
+                let complete_to = match more {
+                    true => keys.keys().next_back().cloned(),
+                    false => None,
+                };
+                return Ok(Found { keys, complete_to });
+            }
+        }
     }
 
     /// The keys of blobs that there are notes of, between two keys.

@@ -175,6 +175,10 @@ impl Names {
         format!("{}sealed/{key}", self.prefix)
     }
 
+    pub(super) fn all_sealed(&self) -> String {
+        format!("{}sealed/", self.prefix)
+    }
+
     pub(super) fn staged(&self, key: &BlobKey) -> String {
         format!("{}staged/{key}!/", self.prefix)
     }

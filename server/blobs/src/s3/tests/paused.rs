@@ -37,6 +37,8 @@ enum GoesOn {
     Closed,
     /// When that has published.
     Published,
+    /// When the janitor has deleted what that published.
+    Deleted,
 }
 
 /// Bytes that are recorded before the pausing writer begins.
@@ -128,10 +130,14 @@ async fn pauses(
         bytes.extend(new);
     }
     staged.publish().await.unwrap();
-    go_on(true).await;
+    go_on(matches!(goes_on, GoesOn::Published)).await;
 
     let what = format!("{before:?}, {end:?}, {goes_on:?}, {requests}, {moment:?}");
     assert!(read(c, &key, bytes.len()).await.unwrap() == bytes, "{what}");
+    if matches!(goes_on, GoesOn::Deleted) {
+        c.delete(&key).await.unwrap();
+        go_on(true).await;
+    }
     assert_all_goes(server, c).await;
     true
 }
@@ -187,11 +193,15 @@ async fn write_on(
 }
 
 async fn at_every_request(before: Before) {
+    at_every_request_with(before, |config| config).await;
+}
+
+async fn at_every_request_with(before: Before, change: impl Fn(Config) -> Config) {
     let server = FaultyS3::start().await;
     let nodes = Arc::new(Nodes {
-        a: node(&server, "a").await,
-        b: node(&server, "b").await,
-        c: node(&server, "c").await,
+        a: node_with(&server, "a", Limits::default(), &change).await,
+        b: node_with(&server, "b", Limits::default(), &change).await,
+        c: node_with(&server, "c", Limits::default(), &change).await,
         server,
     });
     for end in [End::Closes, End::Publishes] {
@@ -200,6 +210,7 @@ async fn at_every_request(before: Before) {
             GoesOn::Synced,
             GoesOn::Closed,
             GoesOn::Published,
+            GoesOn::Deleted,
         ] {
             for moment in [Pause::Before, Pause::After] {
                 let mut requests = 0;
@@ -230,6 +241,17 @@ async fn a_writer_that_paused_after_a_crash_changes_nothing() {
 #[tokio::test]
 async fn a_writer_that_paused_after_taking_a_blob_back_changes_nothing() {
     at_every_request(Before::Published).await;
+}
+
+#[tokio::test]
+async fn a_writer_that_paused_changes_nothing_on_a_server_without_conditions() {
+    let plain = |config| Config {
+        conditional_writes: false,
+        ..config
+    };
+    for before in [Before::Nothing, Before::Published] {
+        at_every_request_with(before, plain).await;
+    }
 }
 
 /// How an older writer came to what it has.
