@@ -9,8 +9,9 @@ use tests::{Client, Content, Cut, Dice, Head, Request, Response, TestServer, Ver
 use crate::dialect::Dialect;
 use crate::uploads::assert_file;
 
-/// How long a client waits after it has lost a connection.
-const BACK_OFF: Duration = Duration::from_millis(100);
+/// How long a client waits after it has lost a connection. One that asks at once cuts its own request, of which the server may have
+/// read nothing yet.
+pub(crate) const BACK_OFF: Duration = Duration::from_millis(100);
 
 /// How often the program is killed. `LONGHAUL_CRASHES` sets another number for a longer run.
 const CRASHES: u64 = 10;

@@ -2,6 +2,7 @@
 
 use tests::{Client, Content, Fault, Flow, Proxy, Request, TestServer, Version};
 
+use crate::crash::BACK_OFF;
 use crate::dialect::Dialect;
 use crate::uploads::assert_file;
 
@@ -107,6 +108,7 @@ async fn an_upload_survives_a_network_that_breaks_again_and_again() {
 
     let mut attempts = 1;
     loop {
+        tokio::time::sleep(BACK_OFF).await;
         let mut client = Client::open(proxy.address(), Version::Http1).await;
         let head = client
             .exchange(&dialect.head(&upload))
