@@ -13,10 +13,21 @@ const PAGE: i32 = 1000;
 
 /// Keys that were found in order, up to one behind which there may be more.
 #[derive(Debug)]
-struct Found<T> {
-    keys: BTreeMap<BlobKey, T>,
+struct Found {
+    keys: BTreeMap<BlobKey, Timestamp>,
     /// The last key of which all is known; none if all keys were found.
     complete_to: Option<BlobKey>,
+}
+
+impl Found {
+    /// What of it is known where others found keys up to these ends.
+    fn known_to(mut self, ends: impl IntoIterator<Item = Option<BlobKey>>) -> Self {
+        self.complete_to = ends.into_iter().chain([self.complete_to]).flatten().min();
+        if let Some(end) = &self.complete_to {
+            self.keys.retain(|key, _| key <= end);
+        }
+        self
+    }
 }
 
 /// Where multipart uploads may be to.
@@ -36,7 +47,7 @@ impl Shared {
         limit: usize,
     ) -> Result<Vec<BlobEntry>, Trouble> {
         let mut notes = self.noted(after).await?;
-        let mut ends = vec![notes.complete_to.take()];
+        let mut ends = Vec::new();
         for place in [Place::Published, Place::Staged] {
             let uploads = self.uploading(place, after, limit).await?;
             for (key, initiated_at) in uploads.keys {
@@ -45,12 +56,10 @@ impl Shared {
             }
             ends.push(uploads.complete_to);
         }
-        let end = ends.into_iter().flatten().min();
-        let is_known = |key: &BlobKey| end.as_ref().is_none_or(|end| key <= end);
         Ok(notes
+            .known_to(ends)
             .keys
             .into_iter()
-            .filter(|(key, _)| is_known(key))
             .take(limit)
             .map(|(key, modified_at)| BlobEntry { key, modified_at })
             .collect())
@@ -74,19 +83,14 @@ impl Shared {
             for (key, modified_at) in sealed.keys {
                 found.keys.entry(key).or_insert(modified_at);
             }
-            let end = [found.complete_to, sealed.complete_to];
-            let end = end.into_iter().flatten().min();
-            let is_known = |key: &BlobKey| end.as_ref().is_none_or(|end| key <= end);
-            found.keys.retain(|key, _| is_known(key));
+            let found = found.known_to([sealed.complete_to]);
             if let Some(last) = found.keys.keys().next_back() {
                 let grow = self.growing(after.as_ref(), last).await?;
-                let found = found.keys.iter().filter(|(key, _)| !grow.contains(key));
-                entries.extend(found.map(|(key, modified_at)| BlobEntry {
-                    key: key.clone(),
-                    modified_at: *modified_at,
-                }));
+                let whole = found.keys.into_iter();
+                let whole = whole.filter(|(key, _)| !grow.contains(key));
+                entries.extend(whole.map(|(key, modified_at)| BlobEntry { key, modified_at }));
             }
-            match end {
+            match found.complete_to {
                 Some(end) => after = Some(end),
                 None => break,
             }
@@ -101,7 +105,7 @@ impl Shared {
         prefix: &str,
         after: Option<&BlobKey>,
         limit: i32,
-    ) -> Result<Found<Timestamp>, Trouble> {
+    ) -> Result<Found, Trouble> {
         let mut keys = BTreeMap::new();
         let mut name = after.map(|key| format!("{prefix}{key}"));
         loop {
@@ -144,7 +148,7 @@ impl Shared {
     }
 
     /// Keys of blobs that there are notes of: some, or all.
-    async fn noted(&self, after: Option<&BlobKey>) -> Result<Found<Timestamp>, Trouble> {
+    async fn noted(&self, after: Option<&BlobKey>) -> Result<Found, Trouble> {
         let prefix = self.names.all_staged();
         let mut keys: BTreeMap<BlobKey, Timestamp> = BTreeMap::new();
         // Behind all notes of the key, whatever they are called.
@@ -183,7 +187,7 @@ impl Shared {
         place: Place,
         after: Option<&BlobKey>,
         limit: usize,
-    ) -> Result<Found<Timestamp>, Trouble> {
+    ) -> Result<Found, Trouble> {
         let names = &self.names;
         let prefix = match place {
             Place::Published => names.all_published(),
