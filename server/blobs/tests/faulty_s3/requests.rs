@@ -87,9 +87,8 @@ pub(super) async fn answer(
         Some(Fault::ResetBefore) => return Err(io::ErrorKind::ConnectionReset.into()),
         Some(Fault::StallsBefore) => return std::future::pending().await,
         Some(Fault::Late | Fault::Hides) => {
-            let hidden = match fault {
-                Some(Fault::Hides) => {
-                    let upload = asked.says("uploadId").unwrap_or_default();
+            let hidden = match asked.says("uploadId") {
+                Some(upload) if fault == Some(Fault::Hides) => {
                     shared.state().hide_upload(&asked.name, upload)
                 }
                 _ => None,

@@ -67,6 +67,18 @@ struct Nodes {
     c: S3Store,
 }
 
+/// What comes of a node's work, unless the node pauses before.
+async fn unless_paused<T>(
+    server: &FaultyS3,
+    node: &str,
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    tokio::select! {
+        done = work => Some(done),
+        () = server.paused(node) => None,
+    }
+}
+
 /// Runs a history in which the writer pauses at its request after the next `requests`; says whether it got that far.
 async fn pauses(
     nodes: &Arc<Nodes>,
@@ -89,13 +101,10 @@ async fn pauses(
         Arc::clone(&record),
         end,
     ));
-    tokio::select! {
-        done = &mut old => {
-            server.go_on("a");
-            done.unwrap().unwrap();
-            return false;
-        }
-        () = server.paused("a") => {}
+    if let Some(done) = unless_paused(server, "a", &mut old).await {
+        server.go_on("a");
+        done.unwrap().unwrap();
+        return false;
     }
 
     let (mut bytes, epoch) = {
@@ -372,11 +381,7 @@ async fn is_changed_meanwhile(kind: Older, is_synced: bool, meanwhile: Meanwhile
             let b = Arc::clone(&b);
             async move { b.stage(&key, growth).await }
         });
-        let is_paused = tokio::select! {
-            _ = &mut newer => false,
-            () = server.paused("b") => true,
-        };
-        if !is_paused {
+        if unless_paused(&server, "b", &mut newer).await.is_some() {
             server.go_on("b");
             assert!(requests > 4, "it pauses now and then");
             break;
@@ -457,10 +462,7 @@ async fn is_published_as_it_was(
         let published;
         if pauses == "a" {
             tokio::pin!(older);
-            is_paused = tokio::select! {
-                _ = &mut older => false,
-                () = server.paused(pauses) => true,
-            };
+            is_paused = unless_paused(&server, pauses, &mut older).await.is_none();
             published = newer(3).await;
             server.go_on(pauses);
             if is_paused {
@@ -469,10 +471,7 @@ async fn is_published_as_it_was(
         } else {
             let newer = newer(3);
             tokio::pin!(newer);
-            let early = tokio::select! {
-                published = &mut newer => Some(published),
-                () = server.paused(pauses) => None,
-            };
+            let early = unless_paused(&server, pauses, &mut newer).await;
             is_paused = early.is_none();
             let _ = older.await;
             server.go_on(pauses);
@@ -606,11 +605,7 @@ async fn a_writer_whose_parts_grow_changes_nothing_when_it_paused() {
                     old.write(vec![0xee; 9 * PART].into()).await?;
                     old.publish().await
                 });
-                let is_paused = tokio::select! {
-                    _ = &mut old => false,
-                    () = server.paused("a") => true,
-                };
-                if !is_paused {
+                if unless_paused(&server, "a", &mut old).await.is_some() {
                     server.go_on("a");
                     assert!(requests > 4, "it pauses now and then");
                     break;
