@@ -5,7 +5,7 @@ use std::str::FromStr;
 use archive::PackName;
 use domain::digest::{HashState, Sha256Digest};
 use domain::files::{Content, Description, File, WriteCondition};
-use domain::metadata_store::{Lease, MetadataError};
+use domain::metadata_store::{Lease, MetadataError, Seen};
 use domain::upload::{Complete, Open};
 use domain::upload::{Completed, Gone, Plan, Progress, Target, Told, Upload, UploadState};
 use domain::{BlobKey, Timestamp};
@@ -295,6 +295,22 @@ fn gone_from(text: &str) -> Option<Gone> {
 /// [`MetadataError::Full`] where the count is beyond what a column can hold, 2⁶³ − 1.
 pub(crate) fn column(count: u64) -> Result<i64, MetadataError> {
     i64::try_from(count).map_err(|_| MetadataError::Full)
+}
+
+/// What a claim goes by, as columns hold it: the offset, the length, and the offset that was told. All are null where it goes by
+/// nothing.
+///
+/// # Errors
+/// As [`column`].
+pub(crate) fn seen_columns(seen: Option<Seen>) -> Result<[Option<i64>; 3], MetadataError> {
+    let Some(Seen { open, told }) = seen else {
+        return Ok([None; 3]);
+    };
+    Ok([
+        Some(column(open.offset)?),
+        open.length.map(column).transpose()?,
+        told.map(column).transpose()?,
+    ])
 }
 
 /// Where a fault was found.

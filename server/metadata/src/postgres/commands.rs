@@ -13,7 +13,7 @@ use super::events::record_event;
 use super::transaction::{Command, Overtaken, Query, Scope, affected, engine, exactly};
 use super::{UPLOAD_BY_IDEMPOTENCY_KEY, locks, read_file, read_upload};
 use crate::failures::failed;
-use crate::rows::{HeldRow, UploadRow, column, gone_text, lease};
+use crate::rows::{HeldRow, UploadRow, column, gone_text, lease, seen_columns};
 use crate::sql;
 use crate::values::limited;
 
@@ -92,16 +92,13 @@ impl Command for ClaimUpload {
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Option<Upload>, MetadataError> {
         let Self { id, holder, seen } = self;
-        let (offset, length, told) = match seen {
-            Some(Seen { open, told }) => (Some(open.offset), open.length, *told),
-            None => (None, None, None),
-        };
+        let [offset, length, told] = seen_columns(*seen)?;
         let claimed: Option<UploadRow> = sqlx::query_as(sql::CLAIM_UPLOAD)
             .bind(id.to_string())
             .bind(holder.map(|node| node.to_string()))
-            .bind(offset.map(column).transpose()?)
-            .bind(length.map(column).transpose()?)
-            .bind(told.map(column).transpose()?)
+            .bind(offset)
+            .bind(length)
+            .bind(told)
             .fetch_optional(&mut *connection)
             .await
             .map_err(engine(Self::DOING))?;
