@@ -159,6 +159,19 @@ pub enum Outcome {
     Stored(Product),
 }
 
+impl Outcome {
+    /// What a request is told that changed nothing.
+    fn of(upload: Upload) -> Self {
+        match &upload.state {
+            UploadState::Complete(completed) => {
+                let completed = completed.clone();
+                Self::Complete(upload, completed)
+            }
+            UploadState::Open(_) | UploadState::Gone(_) => Self::Partial(upload),
+        }
+    }
+}
+
 /// Why a request for an upload did not succeed, and how the upload stands where that is known.
 #[derive(Debug)]
 pub struct Failure {

@@ -249,10 +249,7 @@ impl Shared {
         let upload = self.alive(Some(upload))?;
         sink.created(&upload);
         match &upload.state {
-            UploadState::Complete(completed) => {
-                let completed = completed.clone();
-                Ok(Outcome::Complete(upload, completed))
-            }
+            UploadState::Complete(_) => Ok(Outcome::of(upload)),
             UploadState::Open(_) if create.completion == Completion::WithThisBody => {
                 let append = Append {
                     offset: 0,
@@ -272,19 +269,12 @@ impl Shared {
                 if upload.plan.is_concatenation()
                     && progress.open.length != Some(progress.open.offset) =>
             {
-                Ok(Outcome::Partial(upload))
+                Ok(Outcome::of(upload))
             }
             UploadState::Open(_) | UploadState::Gone(_) => {
                 let turn = self.turn(upload.id).await?;
                 let standing = self.standing(&upload.id, &turn, create.completion);
-                let upload = standing.await?;
-                Ok(match &upload.state {
-                    UploadState::Complete(completed) => {
-                        let completed = completed.clone();
-                        Outcome::Complete(upload, completed)
-                    }
-                    UploadState::Open(_) | UploadState::Gone(_) => Outcome::Partial(upload),
-                })
+                Ok(Outcome::of(standing.await?))
             }
         }
     }

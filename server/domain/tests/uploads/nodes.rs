@@ -268,6 +268,18 @@ fn part(content: &[u8]) -> Creation {
     part
 }
 
+/// All bytes, as two parts that a node has taken in.
+async fn parts_on(node: &Node) -> Vec<UploadId> {
+    let mut parts = Vec::new();
+    for content in [&WHOLE[..20], &WHOLE[20..]] {
+        match node.create(part(content), bytes(content)).await.unwrap() {
+            Outcome::Partial(upload) => parts.push(upload.id),
+            other => panic!("{other:?}"),
+        }
+    }
+    parts
+}
+
 fn concatenation(parts: Vec<UploadId>) -> Creation {
     let mut whole = keyed(creation());
     whole.create.completion = Completion::AtLength;
@@ -284,13 +296,7 @@ async fn a_concatenation_whose_node_is_gone_is_completed_by_whoever_asks() {
     for asks in [true, false] {
         let world = World::new().await;
         let [one, other] = &world.nodes;
-        let mut parts = Vec::new();
-        for content in [&WHOLE[..20], &WHOLE[20..]] {
-            match one.create(part(content), bytes(content)).await.unwrap() {
-                Outcome::Partial(upload) => parts.push(upload.id),
-                other => panic!("{other:?}"),
-            }
-        }
+        let parts = parts_on(one).await;
         let completing = Barrier::new();
         let fault = Fault::Waits(completing.clone());
         one.metadata.next(Fact::CompleteUpload, fault);
@@ -324,13 +330,7 @@ async fn a_concatenation_whose_node_died_half_way_is_gone() {
     for completion in [Completion::AtLength, Completion::Later] {
         let world = World::new().await;
         let [one, other] = &world.nodes;
-        let mut parts = Vec::new();
-        for content in [&WHOLE[..20], &WHOLE[20..]] {
-            match one.create(part(content), bytes(content)).await.unwrap() {
-                Outcome::Partial(upload) => parts.push(upload.id),
-                other => panic!("{other:?}"),
-            }
-        }
+        let parts = parts_on(one).await;
         let reading = Barrier::new();
         let fault = Fault::Waits(reading.clone());
         one.blobs.nth(Operation::ReadStaged, 2, fault);
