@@ -301,7 +301,7 @@ pub(crate) fn column(count: u64) -> Result<i64, MetadataError> {
 /// nothing.
 ///
 /// # Errors
-/// As [`column`].
+/// As [`column()`].
 pub(crate) fn seen_columns(seen: Option<Seen>) -> Result<[Option<i64>; 3], MetadataError> {
     let Some(Seen { open, told }) = seen else {
         return Ok([None; 3]);
