@@ -93,6 +93,24 @@ impl Connection {
             .map_err(setback)
     }
 
+    /// Asks for bytes, with these fields, and waits for the head of the answer.
+    ///
+    /// A redirect is followed, to another server as well: that gets these fields, and nothing that the user gave for ours.
+    pub(crate) async fn get(&self, url: &Url, fields: &HeaderMap) -> Result<Response, Setback> {
+        let mut url = url.clone();
+        for _ in 0..MOST_REDIRECTS {
+            let request = self.request(Method::GET, &url).headers(fields.clone());
+            let answer = self.send(request).await?;
+            match redirected(&answer) {
+                Some(next) => url = next,
+                None => return Ok(answer),
+            }
+        }
+        Err(Setback::nonsense(format!(
+            "one redirect leads to the next, more than {MOST_REDIRECTS} times"
+        )))
+    }
+
     /// Gives `work` so long.
     pub(crate) async fn within<T>(
         &self,
@@ -174,6 +192,24 @@ fn stay_with_the_server(attempt: redirect::Attempt<'_>) -> redirect::Action {
     } else {
         attempt.stop()
     }
+}
+
+/// Where a redirect of a `GET` leads, unless that gives up TLS.
+fn redirected(answer: &Response) -> Option<Url> {
+    let leads_on = [
+        StatusCode::MOVED_PERMANENTLY,
+        StatusCode::FOUND,
+        StatusCode::SEE_OTHER,
+        StatusCode::TEMPORARY_REDIRECT,
+        StatusCode::PERMANENT_REDIRECT,
+    ];
+    if !leads_on.contains(&answer.status()) {
+        return None;
+    }
+    let next = fields::text(answer.headers(), "location")?;
+    let next = answer.url().join(next).ok()?;
+    let is_as_safe = next.scheme() == "https" || next.scheme() == answer.url().scheme();
+    is_as_safe.then_some(next)
 }
 
 /// What a failed request means: most failures pass, those of the request itself or of a certificate do not.

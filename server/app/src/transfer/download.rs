@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use domain::digest::{Hasher, Sha256Digest};
 use reqwest::header::{
-    ACCEPT_ENCODING, CONTENT_DISPOSITION, CONTENT_ENCODING, HeaderMap, IF_RANGE, RANGE,
+    ACCEPT_ENCODING, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap, HeaderValue,
+    IF_RANGE, RANGE,
 };
 use reqwest::{Method, Response, StatusCode, Url};
 use serde::{Deserialize, Serialize};
@@ -158,11 +159,7 @@ impl Download {
     /// Asks for the whole file. The answer tells its name, where that is not known yet, and perhaps that a part of
     /// just this file is there already.
     async fn begin(&mut self, report: &mut Report) -> Result<Outcome, Setback> {
-        let request = self
-            .connection
-            .request(Method::GET, &self.url)
-            .header(ACCEPT_ENCODING, "identity");
-        let answer = self.connection.send(request).await?;
+        let answer = self.connection.get(&self.url, &uncoded()).await?;
         if answer.status() != StatusCode::OK {
             return Err(unexpected(answer).await);
         }
@@ -202,13 +199,10 @@ impl Download {
     async fn resume(&mut self, etag: &str, report: &mut Report) -> Result<Outcome, Setback> {
         let part = part(&mut self.part);
         part.hash_what_is_there().await?;
-        let request = self
-            .connection
-            .request(Method::GET, &self.url)
-            .header(ACCEPT_ENCODING, "identity")
-            .header(RANGE, format!("bytes={}-", part.length))
-            .header(IF_RANGE, etag);
-        let answer = self.connection.send(request).await?;
+        let mut fields = uncoded();
+        fields.insert(RANGE, value(&format!("bytes={}-", part.length))?);
+        fields.insert(IF_RANGE, value(etag)?);
+        let answer = self.connection.get(&self.url, &fields).await?;
         match answer.status() {
             StatusCode::OK => {
                 let is_same = part.has_tag(fields::strong_etag(answer.headers()).as_deref());
@@ -238,11 +232,15 @@ impl Download {
         report: &mut Report,
     ) -> Result<Outcome, Setback> {
         refuse_coding(answer.headers())?;
+        let sha256 = match fields::repr_digest(answer.headers()) {
+            None if answer.url().origin() != self.url.origin() => self.digest_of(&answer).await?,
+            digest => digest,
+        };
         let memory = Memory {
             url: self.url.clone(),
             etag: fields::strong_etag(answer.headers()),
             size: answer.content_length(),
-            sha256: fields::repr_digest(answer.headers()).map(|sha256| sha256.to_string()),
+            sha256: sha256.map(|sha256| sha256.to_string()),
         };
         let part = part(&mut self.part);
         if part.length > 0 && !self.has_started {
@@ -250,6 +248,17 @@ impl Download {
         }
         part.start(memory).await?;
         self.receive(answer, report).await
+    }
+
+    /// What the server says of bytes that it has others send.
+    async fn digest_of(&self, answer: &Response) -> Result<Option<Sha256Digest>, Setback> {
+        let head = self.connection.request(Method::HEAD, &self.url);
+        let head = self.connection.send(head.headers(uncoded())).await?;
+        let length = head.headers().get(CONTENT_LENGTH);
+        let is_of_the_same = head.status() == StatusCode::OK
+            && length.is_some()
+            && length == answer.headers().get(CONTENT_LENGTH);
+        Ok(fields::repr_digest(head.headers()).filter(|_| is_of_the_same))
     }
 
     /// Writes the rest of the answer to the part, and finishes when that was all.
@@ -420,6 +429,16 @@ impl Download {
             _ => "nothing is there to go on from".to_owned(),
         }
     }
+}
+
+/// Asks for bytes as they are.
+fn uncoded() -> HeaderMap {
+    HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static("identity"))])
+}
+
+fn value(text: &str) -> Result<HeaderValue, Setback> {
+    HeaderValue::from_str(text)
+        .map_err(|_| Setback::start_anew("the record of the part is damaged"))
 }
 
 /// What an answer other than the hoped-for one means; a success of another kind is none.

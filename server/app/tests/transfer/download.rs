@@ -389,6 +389,66 @@ async fn refusals_are_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn another_server_is_not_given_what_is_for_ours() {
+    let (machine, home, file, url) = setting(MIB, Manners::default()).await;
+    let manners = Manners {
+        tells_digest_of_files: false,
+        ..Manners::default()
+    };
+    let elsewhere = Server::start(manners).await;
+    let path = "/files/object";
+    let object = |bytes| elsewhere.books().files.insert(path.to_owned(), bytes);
+    let location = format!("location: {}{path}", elsewhere.url).leak();
+    let redirect = || Mischief::Answer(StatusCode::TEMPORARY_REDIRECT, location, "");
+    let arguments = [
+        "download",
+        &url,
+        "--key",
+        "lh_k",
+        "-H",
+        "x-mine: a",
+        "-o",
+        "movie.mov",
+    ];
+
+    object(file.clone());
+    home.plan("GET", [redirect(), redirect()]);
+    elsewhere.plan("GET", [Mischief::CutAfter(MIB / 2)]);
+    let run = machine.json(&arguments).await;
+    assert_eq!(run.succeeded().event("done")["verified"], true);
+    assert_eq!(machine.read("movie.mov"), file);
+    for fields in home.books().fields("GET") {
+        assert_eq!(fields["authorization"], "Bearer lh_k");
+        assert_eq!(fields["x-mine"], "a");
+    }
+    let asked: Vec<_> = elsewhere
+        .books()
+        .fields("GET")
+        .into_iter()
+        .cloned()
+        .collect();
+    assert_eq!(asked.len(), 2);
+    for fields in &asked {
+        assert!(!fields.contains_key("authorization") && !fields.contains_key("x-mine"));
+    }
+    assert!(asked[1].contains_key("range"), "{asked:?}");
+
+    object(content(MIB, 2));
+    home.plan("GET", [redirect()]);
+    let other = [&arguments[..7], &["other.mov"]].concat();
+    machine.run(&other).await.failed_with(1, "nothing was kept");
+    assert!(!machine.path("other.mov").exists());
+
+    let home_again = format!("location: {url}").leak();
+    let circle = Mischief::Answer(StatusCode::FOUND, home_again, "");
+    home.plan("GET", vec![circle; 5]);
+    machine
+        .run(&other)
+        .await
+        .failed_with(1, "more than 5 times");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_rate_is_limited() {
     let (machine, _server, _, url) = setting(2 * MIB, Manners::default()).await;
     let begun = Instant::now();

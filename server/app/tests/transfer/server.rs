@@ -54,7 +54,9 @@ pub(crate) struct Manners {
     pub(crate) replays: bool,
     /// Whether the final answer has a `Repr-Digest`.
     pub(crate) tells_digest: bool,
-    /// Whether that digest is wrong.
+    /// Whether answers to downloads have one.
+    pub(crate) tells_digest_of_files: bool,
+    /// Whether these digests are wrong.
     pub(crate) lies: bool,
     /// Whether entity tags are weak.
     pub(crate) has_weak_tags: bool,
@@ -69,6 +71,7 @@ impl Default for Manners {
             most_per_append: usize::MAX,
             replays: true,
             tells_digest: true,
+            tells_digest_of_files: true,
             lies: false,
             has_weak_tags: false,
             upload_origin: String::new(),
@@ -550,7 +553,10 @@ fn download(server: &Server, path: &str, headers: &HeaderMap, mischief: Mischief
             .get("if-range")
             .is_none_or(|expected| expected == tag.as_str())
     });
-    let mut fields = vec![("etag", tag), ("repr-digest", digest(&books, &content))];
+    let mut fields = vec![("etag", tag)];
+    if books.manners.tells_digest_of_files {
+        fields.push(("repr-digest", digest(&books, &content)));
+    }
     fields.extend(
         books
             .disposition
