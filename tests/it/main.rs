@@ -27,6 +27,7 @@ mod proxies;
 mod real_clients;
 mod real_clients_resume;
 mod real_packs;
+mod redirects;
 mod resume;
 mod shutdown;
 mod tls;

@@ -32,6 +32,7 @@ mod failures;
 mod heads;
 mod keys;
 mod large;
+mod links;
 mod listing;
 mod looking;
 mod memory;
@@ -64,6 +65,7 @@ pub use self::config::{Checksums, Config, Secret};
 use self::failures::failed;
 use self::heads::Heads;
 use self::keys::{Keys, Turn};
+use self::links::Links;
 use self::memory::Memory;
 use self::names::{Names, Note, Rank};
 use self::reading::{PublishedObject, Source};
@@ -85,6 +87,7 @@ struct Shared {
     keys: Keys,
     heads: Heads,
     blocks: Arc<Blocks>,
+    links: Option<Arc<Links>>,
     memory: Memory,
     part_size: u64,
     most_parts: u64,
@@ -134,12 +137,14 @@ impl S3Store {
     /// Opens the store with limits that may be others than S3's.
     async fn connect(config: &Config, limits: Limits) -> Result<Self, OpenError> {
         let client = client::client(config, limits.first_pause).await;
+        let links = Links::new(&client, config);
         let shared = Shared {
             bucket: Arc::new(Bucket::new(client, config.bucket.clone(), config.checksums)),
             names: Names::new(&config.prefix),
             keys: Keys::default(),
             heads: Heads::new(),
             blocks: Arc::new(Blocks::new(config.read_memory.as_u64())),
+            links: links.map(Arc::new),
             memory: Memory::new(config.memory.as_u64()),
             part_size: config.part_size.as_u64(),
             most_parts: limits.most_parts,
@@ -332,6 +337,7 @@ impl BlobStore for S3Store {
             size,
             read_size: self.shared.read_size,
             blocks: Arc::clone(&self.shared.blocks),
+            links: self.shared.links.clone(),
         }))
     }
 

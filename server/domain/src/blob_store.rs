@@ -146,11 +146,37 @@ pub trait StagedBlob: Debug + Send {
     async fn publish(self: Box<Self>) -> Result<u64, BlobError>;
 }
 
+/// What the answers at a [`Link`] shall say of the bytes, as the fields of HTTP have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkFields<'a> {
+    /// `Content-Type`.
+    pub content_type: &'a str,
+    /// `Content-Disposition`.
+    pub content_disposition: Option<&'a str>,
+    /// `Cache-Control`.
+    pub cache_control: &'a str,
+}
+
+/// Where whoever has the URL can fetch a blob for a while, with no other credential, and past this server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// The URL. It is good for `GET`, also of ranges.
+    pub url: String,
+    /// The `ETag` of the answers there, quotes included: the store's own, not that of the file.
+    pub etag: String,
+}
+
 /// A published blob that is open for reading, by any number of readers at once.
+#[async_trait]
 pub trait Blob: Debug + Send + Sync {
     /// Its length in bytes.
     fn size(&self) -> u64;
 
     /// Reads `range`, which lies within `0..size`. The stream yields exactly those bytes or ends with an error.
     fn read(&self, range: Range<u64>) -> BlobStream;
+
+    /// A link to the whole blob; `None` where the store gives none out, as most do.
+    async fn link(&self, _fields: LinkFields<'_>) -> Result<Option<Link>, BlobError> {
+        Ok(None)
+    }
 }

@@ -3,6 +3,7 @@
 pub(crate) mod content;
 pub(crate) mod file;
 pub(crate) mod pack;
+pub(crate) mod redirect;
 pub(crate) mod upload;
 
 use domain::Timestamp;

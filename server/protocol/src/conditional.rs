@@ -118,6 +118,11 @@ impl TagList {
         Some(Self::parse(&String::from_utf8_lossy(&value)))
     }
 
+    /// Whether it names this tag, weak or not (§8.8.3.2).
+    pub fn names(&self, tag: &EntityTag) -> bool {
+        self.contains(|own| own.weakly_equals(tag))
+    }
+
     fn contains(&self, matches: impl Fn(&EntityTag) -> bool) -> bool {
         match self {
             Self::Any => true,

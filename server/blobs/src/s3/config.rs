@@ -14,6 +14,9 @@ const SMALLEST_PART: u64 = 5 * 1024 * 1024;
 /// The longest part that is gathered in memory; longer ones are put together on the server.
 pub(super) const MOST_GATHERED: u64 = 64 * 1024 * 1024;
 
+/// The longest that a pre-signed URL can be good for (Signature Version 4, `X-Amz-Expires`).
+const LONGEST_LINK: Duration = Duration::from_hours(7 * 24);
+
 /// A bucket of an S3-compatible server, which any number of servers may share.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -49,6 +52,15 @@ pub struct Config {
     pub read_size: ByteSize,
     /// Memory for what short reads have read around themselves, as those of archives do: 16 MiB or more.
     pub read_memory: ByteSize,
+    /// Files of this size or more are not sent by the server: a `GET` is redirected to a pre-signed URL of the bucket. Left out, all
+    /// are sent.
+    pub redirect_min_size: Option<ByteSize>,
+    /// How long such a URL is good for: 1 second to 7 days, and no longer than the credentials that it is signed with. A client that
+    /// was cut later has to ask the server anew.
+    #[serde(with = "humantime_serde")]
+    pub redirect_lifetime: Duration,
+    /// What clients know the S3 server by, where that is not `endpoint`.
+    pub redirect_endpoint: Option<String>,
     /// How long connecting may take.
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
@@ -79,6 +91,9 @@ impl Default for Config {
             memory: ByteSize::mib(256),
             read_size: ByteSize::mib(8),
             read_memory: ByteSize::mib(64),
+            redirect_min_size: None,
+            redirect_lifetime: Duration::from_hours(1),
+            redirect_endpoint: None,
             connect_timeout: Duration::from_secs(5),
             attempt_timeout: Duration::from_secs(30),
             operation_timeout: Duration::from_mins(2),
@@ -121,6 +136,11 @@ impl Config {
                 (64 * 1024..=1024 * 1024 * 1024).contains(&read),
                 "read_size",
                 "between 64 KiB and 1 GiB",
+            ),
+            (
+                (Duration::from_secs(1)..=LONGEST_LINK).contains(&self.redirect_lifetime),
+                "redirect_lifetime",
+                "between 1 second and 7 days",
             ),
             (
                 self.access_key_id.is_some() == self.secret_access_key.is_some(),

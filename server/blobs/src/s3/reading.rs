@@ -6,9 +6,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
-use domain::blob_store::{BlobError, BlobStream};
+use domain::blob_store::{BlobError, BlobStream, Link, LinkFields};
 use domain::{Blob, BlobKey};
 use futures::{StreamExt as _, stream};
 use tokio::task::JoinSet;
@@ -16,6 +17,7 @@ use tokio::task::JoinSet;
 use super::blocks::Blocks;
 use super::bucket::{Bucket, Trouble, other};
 use super::failures::failed;
+use super::links::Links;
 
 /// How often in a row an answer may break off without a byte.
 const MOST_BREAKS: u32 = 3;
@@ -29,8 +31,11 @@ pub(super) struct PublishedObject {
     /// How many bytes one request reads.
     pub(super) read_size: u64,
     pub(super) blocks: Arc<Blocks>,
+    /// Gives links to it, where clients may have them.
+    pub(super) links: Option<Arc<Links>>,
 }
 
+#[async_trait]
 impl Blob for PublishedObject {
     fn size(&self) -> u64 {
         self.size
@@ -45,6 +50,18 @@ impl Blob for PublishedObject {
             true => self.blocks.stream(&self.source, self.size, range),
             false => self.source.clone().stream(range, self.read_size),
         }
+    }
+
+    async fn link(&self, fields: LinkFields<'_>) -> Result<Option<Link>, BlobError> {
+        let (Some(links), Some(etag)) = (&self.links, &self.source.etag) else {
+            return Ok(None);
+        };
+        let signed = links.sign(&self.source.name, self.size, fields).await;
+        let url = signed.map_err(|trouble| failed(&self.source.key, "sign a link to", trouble))?;
+        Ok(url.map(|url| Link {
+            url,
+            etag: etag.clone(),
+        }))
     }
 }
 

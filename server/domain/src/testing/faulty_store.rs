@@ -12,7 +12,8 @@ use tokio::sync::Semaphore;
 
 use crate::BlobKey;
 use crate::blob_store::{
-    Blob, BlobEntry, BlobError, BlobState, BlobStore, BlobStream, Growth, StagedBlob,
+    Blob, BlobEntry, BlobError, BlobState, BlobStore, BlobStream, Growth, Link, LinkFields,
+    StagedBlob,
 };
 
 /// What a store is asked to do.
@@ -342,6 +343,7 @@ struct FaultyBlob {
     plan: Arc<Plan>,
 }
 
+#[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl Blob for FaultyBlob {
     fn size(&self) -> u64 {
@@ -350,5 +352,9 @@ impl Blob for FaultyBlob {
 
     fn read(&self, range: Range<u64>) -> BlobStream {
         self.plan.stream(Operation::Read, self.inner.read(range))
+    }
+
+    async fn link(&self, fields: LinkFields<'_>) -> Result<Option<Link>, BlobError> {
+        self.inner.link(fields).await
     }
 }

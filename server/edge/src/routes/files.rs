@@ -39,7 +39,7 @@ async fn download(
 ) -> Result<Response, Failure> {
     let found = files.find(&path).await?;
     representation(&found)
-        .answer(request.method(), request.headers(), async {
+        .answer_or_redirect(request.method(), request.headers(), async {
             Ok(files.open(&found).await?)
         })
         .await

@@ -1,0 +1,103 @@
+//! `307` to a link of the store, where an operator wants clients to fetch large files from there.
+//!
+//! The answers there have validators of their own, and what a client began at one place it must be able to go on with at any time. So
+//! a request is redirected only if what it says of the representation is said of the one there; any other is answered here, to the
+//! last byte. What guards a range is decided here in any case: an S3 server that ignores `If-Range` or `If-Match` would add the bytes
+//! of another file to what the client has.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::response::Response;
+use domain::Blob;
+use domain::blob_store::{Link, LinkFields};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, LOCATION, RANGE};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use protocol::conditional::{EntityTag, Preconditions, TagList, Validators, range_applies};
+use protocol::range::{RangeSet, Resolved};
+
+use super::content::Representation;
+use super::url_value;
+use crate::problem::Failure;
+
+impl Representation {
+    /// As [`Representation::answer`], but with a redirect where the store gives a link and the request can be answered there.
+    pub(crate) async fn answer_or_redirect(
+        &self,
+        method: &Method,
+        request: &HeaderMap,
+        open: impl Future<Output = Result<Arc<dyn Blob>, Failure>>,
+    ) -> Result<Response, Failure> {
+        let fields = self.link_fields();
+        let fields = fields.filter(|_| *method == Method::GET);
+        let fields = fields.filter(|_| !self.is_to_be_answered_here(request));
+        let Some(fields) = fields else {
+            return self.answer(method, request, open).await;
+        };
+        let blob = open.await?;
+        let link = blob.link(fields).await;
+        let link = link.map_err(|error| domain::Error::Store {
+            doing: "sign a link",
+            source: error.into(),
+        })?;
+        match link {
+            Some(link) if holds_at(&link, request) => Ok(redirect(&link)),
+            Some(_) | None => self.answer(method, request, async { Ok(blob) }).await,
+        }
+    }
+
+    /// Whether the request goes by this representation's own validators, or asks for what S3 servers do not do: several ranges, or an
+    /// explanation.
+    fn is_to_be_answered_here(&self, request: &HeaderMap) -> bool {
+        let stated = Preconditions::read(request);
+        let names_own =
+            |tags: &Option<TagList>| tags.as_ref().is_some_and(|tags| tags.names(&self.tag));
+        // A date counts where there is no tag (RFC 9110 §13.1.3, §13.1.4), and tells nothing of whose it is.
+        let goes_by_date = stated.if_match.is_none() && stated.if_unmodified_since.is_some()
+            || stated.if_none_match.is_none() && stated.if_modified_since.is_some();
+        names_own(&stated.if_match)
+            || names_own(&stated.if_none_match)
+            || goes_by_date
+            || (request.contains_key(RANGE) && !self.is_one_range(request))
+    }
+
+    fn is_one_range(&self, request: &HeaderMap) -> bool {
+        let ranges = RangeSet::read(request).map(|ranges| ranges.resolve(self.size));
+        matches!(ranges, Some(Resolved::Satisfiable(parts)) if parts.single().is_some())
+    }
+
+    /// What a link is to say; `None` where that is not text.
+    fn link_fields(&self) -> Option<LinkFields<'_>> {
+        let disposition = self.disposition.as_ref().map(HeaderValue::to_str);
+        Some(LinkFields {
+            content_type: self.media_type.to_str().ok()?,
+            content_disposition: disposition.transpose().ok()?,
+            cache_control: self.cache_control.to_str().ok()?,
+        })
+    }
+}
+
+/// Whether `If-Range` and `If-Match`, where they are stated, name what the link leads to.
+fn holds_at(link: &Link, request: &HeaderMap) -> bool {
+    let Some(tag) = EntityTag::parse(&link.etag) else {
+        return false;
+    };
+    let validators = Validators {
+        tag: &tag,
+        last_modified: None,
+    };
+    let if_match = Preconditions::read(request).if_match;
+    if_match.is_none_or(|tags| tags.names(&tag)) && range_applies(request, validators)
+}
+
+/// The link is a credential that expires: nothing may keep it.
+fn redirect(link: &Link) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
+    response.headers_mut().extend([
+        (LOCATION, url_value(&link.url)),
+        (CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        (CONTENT_LENGTH, HeaderValue::from(0)),
+    ]);
+    response
+}
