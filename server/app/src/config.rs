@@ -179,12 +179,28 @@ impl Config {
     /// As [`Config::load`].
     pub fn effective(flags: &Flags) -> Result<String, Error> {
         Self::from_layers(flags, std::env::vars_os())
-            .map(|(_, effective)| print::commented(&effective))
+            .map(|(_, effective)| Self::commented(&effective))
     }
 
     /// Every setting with its default, as commented TOML.
     pub fn defaults() -> String {
-        print::commented(&Self::default().to_table())
+        Self::commented(&Self::default().to_table())
+    }
+
+    /// Settings of a kind of store that is not chosen are told with their defaults, too.
+    fn commented(table: &toml::Table) -> String {
+        let url = "postgres://host/database".parse().expect("it is a URL");
+        let mut shared = Self {
+            blobs: blobs::Config::S3(Box::default()),
+            metadata: metadata::Config::Postgres(metadata::PostgresConfig::new(url)),
+            ..Self::default()
+        }
+        .to_table();
+        if let Some(toml::Value::Table(postgres)) = shared.get_mut("metadata") {
+            // The one that has no default.
+            postgres.remove("url");
+        }
+        print::commented(table, &[&Self::default().to_table(), &shared])
     }
 
     /// The configuration, and the same as it was said: sizes and times in the operator's own writing.
@@ -479,7 +495,10 @@ mod tests {
 
     #[test]
     fn the_printed_defaults_are_the_defaults() {
-        let printed: toml::Table = toml::from_str(&Config::defaults()).unwrap();
+        let text = Config::defaults();
+        assert!(text.contains("\n# part_size = \"8.0 MiB\"\n"), "{text}");
+        assert!(text.contains("\n# url =\n"), "{text}");
+        let printed: toml::Table = toml::from_str(&text).unwrap();
         assert_eq!(printed, Config::default().to_table());
         // A setting that its section does not write out would be missing here, unless it has a default to fall back on.
         let config: Config = printed.try_into().unwrap();
@@ -501,7 +520,7 @@ mod tests {
             environment,
         )
         .unwrap();
-        print::commented(&table)
+        Config::commented(&table)
     }
 
     #[test]

@@ -12,14 +12,15 @@ const WIDTH: usize = 100;
 /// Stands where a secret would be.
 const REDACTED: &str = "<redacted>";
 
-/// Every setting of `table` under its explanation, those that are not set as comments, secrets blanked out.
-pub(super) fn commented(table: &Table) -> String {
+/// Every setting of `table` under its explanation, secrets blanked out. Those that are not set are comments, with the value that they
+/// have in one of the `others`.
+pub(super) fn commented(table: &Table, others: &[&Table]) -> String {
     let mut text = String::new();
-    section(&mut text, "", table, &docs::all());
+    section(&mut text, "", table, others, &docs::all());
     text
 }
 
-fn section(text: &mut String, path: &str, table: &Table, fields: &[Field]) {
+fn section(text: &mut String, path: &str, table: &Table, others: &[&Table], fields: &[Field]) {
     // Settings before subsections: in TOML, what follows a header belongs to it.
     for field in fields.iter().filter(|field| field.fields.is_empty()) {
         comment(text, &field.doc);
@@ -31,7 +32,10 @@ fn section(text: &mut String, path: &str, table: &Table, fields: &[Field]) {
                 field.name,
                 redacted(field.name, value.clone())
             ),
-            None => writeln!(text, "# {} =\n", field.name),
+            None => match others.iter().find_map(|other| other.get(field.name)) {
+                Some(value) => writeln!(text, "# {} = {value}\n", field.name),
+                None => writeln!(text, "# {} =\n", field.name),
+            },
         };
     }
     for (name, value) in table
@@ -51,7 +55,11 @@ fn section(text: &mut String, path: &str, table: &Table, fields: &[Field]) {
         };
         comment(text, &field.doc);
         let _ = writeln!(text, "[{path}]");
-        section(text, &path, nested, &field.fields);
+        let others: Vec<&Table> = others
+            .iter()
+            .filter_map(|other| other.get(field.name)?.as_table())
+            .collect();
+        section(text, &path, nested, &others, &field.fields);
     }
 }
 
