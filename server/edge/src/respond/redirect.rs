@@ -28,28 +28,20 @@ impl Representation {
         request: &HeaderMap,
         open: impl Future<Output = Result<Arc<dyn Blob>, Failure>>,
     ) -> Result<Response, Failure> {
-        let fields = self.link_fields();
-        let fields = fields.filter(|_| *method == Method::GET);
-        let fields = fields.filter(|_| !self.is_to_be_answered_here(request));
-        let Some(fields) = fields else {
+        let stated = Preconditions::read(request);
+        if *method != Method::GET || self.is_to_be_answered_here(&stated, request) {
             return self.answer(method, request, open).await;
-        };
+        }
         let blob = open.await?;
-        let link = blob.link(fields).await;
-        let link = link.map_err(|error| domain::Error::Store {
-            doing: "sign a link",
-            source: error.into(),
-        })?;
-        match link {
-            Some(link) if holds_at(&link, request) => Ok(redirect(&link)),
+        match self.link(&*blob).await? {
+            Some(link) if holds_at(&link, &stated, request) => Ok(redirect(&link)),
             Some(_) | None => self.answer(method, request, async { Ok(blob) }).await,
         }
     }
 
     /// Whether the request goes by this representation's own validators, or asks for what S3 servers do not do: several ranges, or an
     /// explanation.
-    fn is_to_be_answered_here(&self, request: &HeaderMap) -> bool {
-        let stated = Preconditions::read(request);
+    fn is_to_be_answered_here(&self, stated: &Preconditions, request: &HeaderMap) -> bool {
         let names_own =
             |tags: &Option<TagList>| tags.as_ref().is_some_and(|tags| tags.names(&self.tag));
         // A date counts where there is no tag (RFC 9110 §13.1.3, §13.1.4), and tells nothing of whose it is.
@@ -66,6 +58,17 @@ impl Representation {
         matches!(ranges, Some(Resolved::Satisfiable(parts)) if parts.single().is_some())
     }
 
+    async fn link(&self, blob: &dyn Blob) -> Result<Option<Link>, domain::Error> {
+        let Some(fields) = self.link_fields() else {
+            return Ok(None);
+        };
+        let link = blob.link(fields).await;
+        link.map_err(|error| domain::Error::Store {
+            doing: "sign a link",
+            source: error.into(),
+        })
+    }
+
     /// What a link is to say; `None` where that is not text.
     fn link_fields(&self) -> Option<LinkFields<'_>> {
         let disposition = self.disposition.as_ref().map(HeaderValue::to_str);
@@ -78,7 +81,7 @@ impl Representation {
 }
 
 /// Whether `If-Range` and `If-Match`, where they are stated, name what the link leads to.
-fn holds_at(link: &Link, request: &HeaderMap) -> bool {
+fn holds_at(link: &Link, stated: &Preconditions, request: &HeaderMap) -> bool {
     let Some(tag) = EntityTag::parse(&link.etag) else {
         return false;
     };
@@ -86,7 +89,7 @@ fn holds_at(link: &Link, request: &HeaderMap) -> bool {
         tag: &tag,
         last_modified: None,
     };
-    let if_match = Preconditions::read(request).if_match;
+    let if_match = stated.if_match.as_ref();
     if_match.is_none_or(|tags| tags.names(&tag)) && range_applies(request, validators)
 }
 
