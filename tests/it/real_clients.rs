@@ -14,7 +14,8 @@ const NODE_SCRIPT: &str = concat!(
     "/it/real_clients/information.mjs"
 );
 
-async fn run(command: &mut Command) -> Output {
+/// Runs a client that ends soon, one way or another.
+pub(crate) async fn run(command: &mut Command) -> Output {
     let output = within(
         PATIENCE,
         "the client ends",
@@ -26,7 +27,7 @@ async fn run(command: &mut Command) -> Output {
     })
 }
 
-fn curl() -> Command {
+pub(crate) fn curl() -> Command {
     let mut command = Command::new("curl");
     command.args(["--silent", "--show-error", "--max-time", "25"]);
     command

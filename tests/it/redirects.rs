@@ -1,16 +1,17 @@
 //! Large files that clients fetch from the S3 server itself, where the operator asks for it.
 
 use std::net::SocketAddr;
-use std::process::Command;
 
 use serde_json::Value;
 use tests::server::program;
 use tests::{
-    Blobs, Client, Content, Fault, Flow, Metadata, PATIENCE, Proxy, Request, Response, Stores,
-    TestServer, Version, eventually, within,
+    Blobs, Client, Content, Fault, Flow, Metadata, Proxy, Request, Response, Stores, TestServer,
+    Version, eventually,
 };
+use tokio::process::Command;
 
 use crate::access::{KEY, WITH_KEY};
+use crate::real_clients::{curl, run};
 
 const PATH: &str = "/files/large.bin";
 const LARGE: Content = Content::new(400, 300_000);
@@ -163,19 +164,12 @@ async fn curl_goes_on_through_redirects() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("downloaded");
     std::fs::write(&file, LARGE.slice(0..123_456)).unwrap();
-    let output = Command::new("curl")
-        .args(["--silent", "--show-error", "--fail", "--location"])
-        .args([
-            "--continue-at",
-            "-",
-            "--write-out",
-            "%{num_redirects} %{http_code}",
-        ])
-        .arg("--output")
+    let output = run(curl()
+        .args(["--fail", "--location", "--continue-at", "-"])
+        .args(["--write-out", "%{num_redirects} %{http_code}", "--output"])
         .arg(&file)
-        .arg(server.url(PATH))
-        .output()
-        .expect("curl is installed by tests/run");
+        .arg(server.url(PATH)))
+    .await;
     let told = String::from_utf8_lossy(&output.stdout);
     assert_eq!(told, "1 206", "{}", String::from_utf8_lossy(&output.stderr));
     LARGE.assert_is(&std::fs::read(&file).unwrap());
@@ -205,14 +199,12 @@ async fn our_own_client_goes_on_through_redirects() {
 
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("downloaded");
-    let mut client = tokio::process::Command::new(program());
-    client
+    let output = run(Command::new(program())
         .args(["download", "--json", "--retry-delay", "10ms", "--key", KEY])
         .arg("--output")
         .arg(&file)
-        .arg(server.url(PATH));
-    let output = within(PATIENCE, "the client ends", client.output());
-    let output = output.await.unwrap();
+        .arg(server.url(PATH)))
+    .await;
     let told = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{told}");
     LARGE.assert_is(&std::fs::read(&file).unwrap());
