@@ -15,7 +15,14 @@ struct Rule {
 }
 
 /// The table "Direction" of `server/ARCHITECTURE.md`.
-const RULES: [Rule; 7] = [
+const RULES: [Rule; 8] = [
+    Rule {
+        name: "budget",
+        may_use: &[],
+        must_not_know: &[
+            "http", "axum", "hyper", "h2", "tower", "sqlx", "rustix", "aws-",
+        ],
+    },
     Rule {
         name: "protocol",
         may_use: &[],
@@ -34,7 +41,7 @@ const RULES: [Rule; 7] = [
     },
     Rule {
         name: "domain",
-        may_use: &["protocol", "archive"],
+        may_use: &["budget", "protocol", "archive"],
         must_not_know: &[
             "http", "axum", "hyper", "h2", "tower", "sqlx", "rustix", "rusqlite", "aws-",
         ],
@@ -51,12 +58,14 @@ const RULES: [Rule; 7] = [
     },
     Rule {
         name: "edge",
-        may_use: &["domain", "protocol", "archive"],
+        may_use: &["budget", "domain", "protocol", "archive"],
         must_not_know: &["sqlx", "rusqlite", "rustix", "aws-"],
     },
     Rule {
         name: "app",
-        may_use: &["protocol", "archive", "domain", "blobs", "metadata", "edge"],
+        may_use: &[
+            "budget", "protocol", "archive", "domain", "blobs", "metadata", "edge",
+        ],
         must_not_know: &["sqlx", "rusqlite", "aws-"],
     },
 ];

@@ -44,6 +44,8 @@ pub struct Config {
     pub admin: edge::routes::admin::Config,
     /// The transport: limits and timeouts of connections.
     pub http: edge::serve::Config,
+    /// Memory that peers can make the server hold.
+    pub memory: budget::Config,
     /// How uploads are taken in.
     pub uploads: domain::uploads::Config,
     /// What packs may be: versioned trees of files.
@@ -70,6 +72,7 @@ impl Default for Config {
             tls: Tls::default(),
             admin: edge::routes::admin::Config::default(),
             http: edge::serve::Config::default(),
+            memory: budget::Config::default(),
             uploads: domain::uploads::Config::default(),
             packs: domain::packs::Config::default(),
             cleanup: domain::cleanup::Config::default(),

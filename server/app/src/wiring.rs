@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use budget::Budget;
 use domain::access::Gate;
 use domain::cleanup::Janitor;
 use domain::clock::{FollowingClock, SystemClock};
@@ -35,6 +36,8 @@ pub struct Server {
     pub leases: Leases,
     /// Delivers events beside the router, where somebody wants any.
     pub webhooks: Option<Webhooks>,
+    /// What peers hold of the server's memory is taken from this.
+    pub memory: Budget,
     /// Closed last.
     pub metadata: Arc<dyn MetadataStore>,
 }
@@ -141,6 +144,7 @@ impl Server {
             janitor,
             leases,
             webhooks,
+            memory: Budget::new(config.memory.total.as_u64()),
             metadata,
         })
     }

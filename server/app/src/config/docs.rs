@@ -24,6 +24,11 @@ pub(super) const SOURCES: &[(&str, &str, &str)] = &[
         "Config",
     ),
     (
+        "memory",
+        include_str!("../../../budget/src/lib.rs"),
+        "Config",
+    ),
+    (
         "uploads",
         include_str!("../../../domain/src/uploads.rs"),
         "Config",

@@ -1,0 +1,202 @@
+//! A bound on the memory that peers can make the server hold.
+//!
+//! A [`Budget`] is a number of bytes. Code that is about to hold bytes because a peer asked for something takes them
+//! first, and holds a [`Held`] for as long as it holds the bytes. With nothing left, [`Budget::take`] waits, which is
+//! back-pressure: the bytes stay with the store, in the socket, or with the peer.
+//!
+//! A budget can have parts ([`Budget::part`]): a connection's part of the server's budget, say. What is taken from a
+//! part counts in the whole as well, so one peer meets its own bound before it meets everyone's.
+//!
+//! Two rules keep waiting free of deadlocks. Who waits in [`Budget::take`] holds nothing that others need in order to
+//! give theirs back. And who holds bytes for a peer that takes none of them is cut off after a while.
+
+use std::sync::Arc;
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Bytes that one permit stands for. A semaphore counts to `usize::MAX >> 3`, but hands out at most `u32::MAX` at once.
+const UNIT: u64 = 1024;
+
+/// Memory that peers can make the server hold. Sizes are written as in `512 MiB`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Most memory that all peers together can make the server hold: answers that are not read yet, bytes that wait
+    /// for the disk, archives that are being unpacked. With all of it held, the server reads and answers more slowly.
+    pub total: ByteSize,
+    /// Most of it that one connection can hold, whatever its number of streams.
+    pub per_connection: ByteSize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            total: ByteSize::mib(512),
+            per_connection: ByteSize::mib(4),
+        }
+    }
+}
+
+/// A bound on bytes held. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Budget {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// In units.
+    free: Arc<Semaphore>,
+    /// In units.
+    limit: u64,
+    whole: Option<Budget>,
+}
+
+impl Budget {
+    /// Returns a budget of `limit` bytes, rounded down to KiB, and of one KiB at least.
+    pub fn new(limit: u64) -> Self {
+        Self::with(limit, None)
+    }
+
+    /// Returns a part of this budget with a bound of its own, in bytes.
+    ///
+    /// Parts may add up to more than the whole: they bound what one of many may take, and reserve nothing.
+    pub fn part(&self, limit: u64) -> Self {
+        Self::with(limit, Some(self.clone()))
+    }
+
+    fn with(limit: u64, whole: Option<Self>) -> Self {
+        let most = Semaphore::MAX_PERMITS.min(u32::MAX as usize) as u64;
+        let limit = (limit / UNIT).clamp(1, most);
+        let permits = usize::try_from(limit).unwrap_or(Semaphore::MAX_PERMITS);
+        Self {
+            inner: Arc::new(Inner {
+                free: Arc::new(Semaphore::new(permits)),
+                limit,
+                whole,
+            }),
+        }
+    }
+
+    /// Takes `bytes`, once they are free here and in the whole. More than the bound counts as the bound, so a piece that is
+    /// larger than the budget waits for all of it, not for ever.
+    ///
+    /// Waiters are served in the order in which they came.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped anywhere; what it had taken is given back.
+    pub async fn take(&self, bytes: u64) -> Held {
+        let mut held = Held(Vec::with_capacity(2));
+        // A part before its whole: who waits for its own share keeps nobody else waiting.
+        for level in self.levels() {
+            let permit = Arc::clone(&level.free)
+                .acquire_many_owned(level.units(bytes))
+                .await
+                .expect("the semaphore is never closed");
+            held.0.push(permit);
+        }
+        held
+    }
+
+    /// Takes `bytes` if they are free now, here and in the whole.
+    pub fn try_take(&self, bytes: u64) -> Option<Held> {
+        let mut held = Held(Vec::with_capacity(2));
+        for level in self.levels() {
+            let permit = Arc::clone(&level.free)
+                .try_acquire_many_owned(level.units(bytes))
+                .ok()?;
+            held.0.push(permit);
+        }
+        Some(held)
+    }
+
+    /// Returns the bytes that are held now.
+    pub fn held(&self) -> u64 {
+        let free = self.inner.free.available_permits() as u64;
+        self.inner.limit.saturating_sub(free) * UNIT
+    }
+
+    /// Returns the bound in bytes.
+    pub fn limit(&self) -> u64 {
+        self.inner.limit * UNIT
+    }
+
+    /// This budget, then the one that it is a part of, and so on.
+    fn levels(&self) -> impl Iterator<Item = &Inner> {
+        std::iter::successors(Some(&*self.inner), |level| {
+            level.whole.as_ref().map(|whole| &*whole.inner)
+        })
+    }
+}
+
+impl Inner {
+    fn units(&self, bytes: u64) -> u32 {
+        u32::try_from(bytes.div_ceil(UNIT).min(self.limit)).unwrap_or(u32::MAX)
+    }
+}
+
+/// Bytes taken from a [`Budget`], given back when this is dropped.
+#[derive(Debug)]
+#[must_use = "dropping it gives the bytes back at once"]
+pub struct Held(Vec<OwnedSemaphorePermit>);
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn what_is_taken_is_held_until_it_is_dropped() {
+        let budget = Budget::new(10 * UNIT);
+        let first = budget.try_take(UNIT).unwrap();
+        let second = budget.try_take(9 * UNIT).unwrap();
+        assert_eq!(budget.held(), 10 * UNIT);
+        assert!(budget.try_take(1).is_none());
+        drop(first);
+        assert!(budget.try_take(1).is_some());
+        drop(second);
+        assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn a_part_is_bounded_by_itself_and_by_the_whole() {
+        let whole = Budget::new(10 * UNIT);
+        let (one, other) = (whole.part(6 * UNIT), whole.part(6 * UNIT));
+        let held = one.try_take(6 * UNIT).unwrap();
+        assert!(one.try_take(1).is_none());
+        assert!(other.try_take(5 * UNIT).is_none());
+        assert_eq!(other.held(), 0, "what could not be had whole is given back");
+        let rest = other.try_take(4 * UNIT).unwrap();
+        assert_eq!(whole.held(), 10 * UNIT);
+        drop((held, rest));
+        assert_eq!((whole.held(), one.held(), other.held()), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_piece_larger_than_the_budget_takes_all_of_it() {
+        let budget = Budget::new(4 * UNIT);
+        let held = budget.try_take(100 * UNIT).unwrap();
+        assert_eq!(budget.held(), budget.limit());
+        drop(held);
+    }
+
+    #[test]
+    fn waiting_ends_when_bytes_come_back_and_can_be_given_up() {
+        let budget = Budget::new(4 * UNIT);
+        let part = budget.part(4 * UNIT);
+        let held = budget.try_take(3 * UNIT).unwrap();
+        let mut waiting = Box::pin(part.take(2 * UNIT));
+        assert!(waiting.as_mut().now_or_never().is_none());
+        assert_eq!(part.held(), 2 * UNIT);
+        drop(waiting);
+        assert_eq!(part.held(), 0);
+        let mut waiting = Box::pin(part.take(2 * UNIT));
+        assert!(waiting.as_mut().now_or_never().is_none());
+        drop(held);
+        assert!(waiting.as_mut().now_or_never().is_some());
+    }
+}
