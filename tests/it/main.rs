@@ -15,6 +15,7 @@ mod deploy;
 mod dialect;
 mod downloads;
 mod full_disk;
+mod ios_guide;
 mod limits;
 mod newest_wins;
 mod nodes;
