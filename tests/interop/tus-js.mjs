@@ -1,5 +1,5 @@
 // tus-js-client uploads FILE to URL: `node tus-js.mjs URL FILE OPTIONS`, where OPTIONS are those of tus.Upload as JSON.
-// Four more are ours: `name` is the file name to send, `input` one of those below, `store` a file that remembers uploads from one run to the next, and
+// Five more are ours: `terminate` has the complete upload terminated, `name` is the file name to send, `input` one of those below, `store` a file that remembers uploads from one run to the next, and
 // `leaveAt` ends this run once so many bytes are accepted. The last line of output is JSON: where the upload is, how often
 // it was interrupted, and whether this run found it begun.
 import { createReadStream, readFileSync } from 'node:fs';
@@ -8,7 +8,7 @@ import { PassThrough } from 'node:stream';
 import * as tus from 'tus-js-client';
 
 const [endpoint, file, options] = process.argv.slice(2);
-const { name, input = 'memory', store, leaveAt, ...given } = JSON.parse(options);
+const { name, input = 'memory', store, leaveAt, terminate, ...given } = JSON.parse(options);
 const Storage = tus.FileUrlStorage ?? tus.default.FileUrlStorage;
 
 let interruptions = 0;
@@ -48,7 +48,10 @@ const upload = new tus.Upload(inputs[input](), {
     console.error(String(error));
     process.exit(1);
   },
-  onSuccess: say,
+  onSuccess: async () => {
+    if (terminate) await upload.abort(true);
+    say();
+  },
 });
 
 const previous = store ? await upload.findPreviousUploads() : [];

@@ -121,7 +121,9 @@ async fn two_servers_on_a_machine_need_two_admin_listeners() {
     let (status, said) = TestServer::setup().admin(&taken).refuse().await;
     assert_eq!(status.code(), Some(1));
     assert!(
-        said.contains("with --admin ADDR") && said.contains("off with --admin off"),
+        said.contains(&format!("{taken} is in use"))
+            && said.contains("with --admin ADDR")
+            && said.contains("off with --admin off"),
         "{said}"
     );
 

@@ -107,6 +107,35 @@ fn the_tests_speak_http_and_the_command_line_only() {
     }
 }
 
+/// What pages of other origins may send and see comes from the one list of fields, so a field that is named elsewhere would be missing
+/// there.
+#[test]
+fn fields_have_their_names_in_one_list() {
+    // Its fields are refused.
+    let elsewhere = Path::new("protocol/src/content.rs");
+    let server = Path::new(env!("CARGO_MANIFEST_DIR")).join("../server");
+    let mut folders = vec![server.join("protocol/src"), server.join("edge/src")];
+    let mut read = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            read += 1;
+            let text = std::fs::read_to_string(&path).unwrap();
+            let named = text.contains("HeaderName::from_static(\"");
+            assert!(
+                !named || path.ends_with(elsewhere),
+                "{} names a field",
+                path.display()
+            );
+        }
+    }
+    assert!(read > 50, "{read} files");
+}
+
 /// The manifest of each crate under `server/`.
 fn manifests() -> BTreeMap<String, Table> {
     let server = Path::new(env!("CARGO_MANIFEST_DIR")).join("../server");

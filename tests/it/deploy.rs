@@ -149,7 +149,24 @@ fn compose_takes_its_file() {
     let directory = tempfile::tempdir().unwrap();
     let built = directory.path().join("built.yaml");
     let file = deploy("../docker-compose.yml");
-    let text = run(debian("docker-compose").arg("-f").arg(file).arg("config"));
+    let compose = || {
+        let mut command = debian("docker-compose");
+        command.arg("-f").arg(&file).arg("config");
+        command
+    };
+    // The nodes listen beyond loopback, so there is no stack without a key.
+    for keyless in [None, Some("")] {
+        let mut command = compose();
+        if let Some(keys) = keyless {
+            command.env("LONGHAUL_KEYS", keys);
+        }
+        let refused = output(&mut command);
+        assert!(!refused.status.success());
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(said.contains("longhaul hash-key NAME"), "{said}");
+    }
+    let key = r#"[{ name = "me", sha256 = "bb1a6947bdeeb634d53904aa13980b98118db9f090b287479ec00f71c1176a44" }]"#;
+    let text = run(compose().env("LONGHAUL_KEYS", key));
     std::fs::write(&built, text).unwrap();
 
     let services = &json(&built)[0]["services"];
@@ -162,6 +179,8 @@ fn compose_takes_its_file() {
             .map(|(name, value)| (name.clone(), value.as_str().unwrap().to_owned()))
             .collect();
         let config = effective(&environment, None);
+        assert_eq!(config["access"]["keys"].as_array().unwrap().len(), 1);
+        assert_eq!(config["access"]["open"].as_bool(), Some(false));
         assert_eq!(config["metadata"]["type"].as_str(), Some("postgres"));
         assert_eq!(config["blobs"]["type"].as_str(), Some("s3"));
         let grace = service["stop_grace_period"].as_str().unwrap();

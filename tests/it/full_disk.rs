@@ -10,11 +10,11 @@ use crate::dialect::Dialect;
 use crate::uploads::assert_file;
 
 /// A file system of its own, in memory, of a few megabytes; gone when dropped.
-struct SmallDisk(TempDir);
+pub(crate) struct SmallDisk(TempDir);
 
 impl SmallDisk {
     /// Nothing where this user may not mount.
-    fn mount(megabytes: u32) -> Option<Self> {
+    pub(crate) fn mount(megabytes: u32) -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "tmpfs"])
@@ -24,7 +24,7 @@ impl SmallDisk {
         mounted.then_some(Self(directory))
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.0.path()
     }
 }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use tests::{Blobs, Client, Content, Request, Response, TestServer, Version, within};
+use tests::{Blobs, Client, Content, PATIENCE, Request, Response, TestServer, Version, within};
+use tokio::io::AsyncWriteExt as _;
 
 use crate::dialect::Dialect;
 
@@ -271,4 +272,82 @@ async fn large_uploads_and_downloads_do_not_fill_the_memory() {
         grown < most,
         "{grown} bytes more at a time, of 300 MB up and down"
     );
+}
+
+/// Frames of HTTP/2 that begin an upload on this stream, send a byte of it, and reset it.
+fn begun_and_reset(stream: u32) -> Vec<u8> {
+    let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
+        let mut frame = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
+        frame.extend([kind, flags]);
+        frame.extend(stream.to_be_bytes());
+        frame.extend(payload);
+        frame
+    };
+    let mut head = Vec::new();
+    for (name, value) in [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", "/files"),
+        (":authority", "localhost"),
+        ("upload-complete", "?1"),
+        ("upload-draft-interop-version", "6"),
+    ] {
+        // A literal without indexing, its texts without Huffman (RFC 7541 §6.2.2).
+        head.push(0);
+        for text in [name, value] {
+            head.push(u8::try_from(text.len()).unwrap());
+            head.extend(text.as_bytes());
+        }
+    }
+    [
+        frame(1, 4, stream, &head),
+        frame(0, 0, stream, b"x"),
+        frame(3, 0, stream, &8_u32.to_be_bytes()),
+    ]
+    .concat()
+}
+
+/// Work on an upload goes on when its stream is reset, so a bound on streams is none on the work.
+#[tokio::test]
+async fn uploads_that_are_begun_and_reset_hold_little_memory() {
+    /// Were there no bound, 8,000 uploads would hold 25 KiB each.
+    const MOST: u64 = 64 << 20;
+    const CONNECTIONS: usize = 8;
+    const UPLOADS: u32 = 1_000;
+    let server = TestServer::setup()
+        .config("[uploads]\nmax_at_once = 64\nmax_at_once_per_address = 32")
+        .start()
+        .await;
+    let put = || Request::put("/files/healthy").body("hello");
+    server.request(put()).await.expect(201);
+    server.process().forget_peak();
+    let before = server.process().peak();
+
+    let address = server.address();
+    let attack = |_| {
+        tokio::spawn(async move {
+            let mut begun = 0;
+            while begun < UPLOADS {
+                let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
+                let opening = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+                socket.write_all(opening).await.unwrap();
+                for stream in (1..400).step_by(2) {
+                    // The server may have enough of this connection.
+                    if socket.write_all(&begun_and_reset(stream)).await.is_err() {
+                        break;
+                    }
+                    begun += 1;
+                }
+            }
+        })
+    };
+    let attacks: Vec<_> = (0..CONNECTIONS).map(attack).collect();
+    // It is served meanwhile.
+    server.request(put()).await.expect(200);
+    for attack in attacks {
+        within(PATIENCE, "all are sent", attack).await.unwrap();
+    }
+    server.request(put()).await.expect(200);
+    let grown = server.process().peak().saturating_sub(before);
+    assert!(grown < MOST, "{} KiB", grown >> 10);
 }

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::server::program;
-use tests::{Content, Dice, Fault, Flow, PATIENCE, Proxy, Request, TestServer, within};
+use tests::{Content, Dice, Fault, Flow, PATIENCE, Proxy, Request, TestServer, skip, within};
 use tokio::process::{Child, Command};
 
 /// A machine with a directory to work in, and one for the program's state.
@@ -338,11 +338,14 @@ async fn damage_is_healed_with_one_archive() {
     let healed = machine.pull(&url, "copy", &[]).await;
     healed.ended_as("pulled");
     assert_eq!(healed.number("healed"), 3);
+    assert_eq!(healed.ending["replaced_paths"], json!(["big.bin"]));
+    assert_eq!(healed.ending["unknown_paths"], json!(["ran.sh"]));
     assert_eq!(
         healed.number("requests"),
         2,
         "what was renamed is here, the rest is one archive"
     );
+    fs::remove_file(copy.join("ran.sh")).unwrap();
     check(&copy, &tree(2));
 
     // A flipped bit that no time betrays.
@@ -419,21 +422,23 @@ async fn a_retired_version_is_no_obstacle() {
 }
 
 #[tokio::test]
-async fn files_of_no_pack_are_not_removed_unasked() {
+async fn a_directory_that_no_pull_made_is_not_pulled_into_unasked() {
     let (machine, server) = setting().await;
     let url = server.url("");
-    write(&machine.path("other"), &tree(2));
-    fs::write(machine.path("other/diary.txt"), "dear diary").unwrap();
-    machine
-        .pull(&url, "other", &[])
-        .await
-        .failed_with(1, "files that are of no pack");
-    assert!(machine.path("other/diary.txt").exists());
-    // With leave to do so, what is there already need not come again.
+    let mine = |mut files: Files| {
+        files.insert("diary.txt".to_owned(), (b"dear diary".to_vec(), false));
+        files
+    };
+    write(&machine.path("other"), &mine(tree(2)));
+    let run = machine.pull(&url, "other", &[]).await;
+    run.failed_with(1, "has files that no pull put there");
+    check(&machine.path("other"), &mine(tree(2)));
+    assert!(!machine.path("other/.longhaul").exists());
+    // With leave to do so, what is there already need not come again, and what is of no pack stays.
     let forced = machine.pull(&url, "other", &["--force"]).await;
     forced.ended_as("pulled");
     assert!(forced.number("fetched") < 100_000, "{forced:?}");
-    check(&machine.path("other"), &tree(2));
+    check(&machine.path("other"), &mine(tree(2)));
 
     let command = ["publish", "one", "--pack", "charts", "--server", &url];
     machine.run(&command).await.ended_as("published");
@@ -446,11 +451,262 @@ async fn files_of_no_pack_are_not_removed_unasked() {
         .run(&["pull", &charts, "other", "--force"])
         .await
         .ended_as("pulled");
-    check(&machine.path("other"), &tree(1));
+    check(&machine.path("other"), &mine(tree(1)));
     let missing = machine
         .run(&["pull", "nothing", "new", "--server", &url])
         .await;
     missing.failed_with(1, "404");
+    assert!(!machine.path("new").exists());
+}
+
+/// Files of the user's: beside the pack's, in a directory that the next version has not, where only one has another.
+fn mine() -> Files {
+    let file = |path: &str| (path.to_owned(), (b"mine".to_vec(), false));
+    ["notes.txt", "icons/01/mine.svg", "twins/c", "own/deep/er"]
+        .map(file)
+        .into()
+}
+
+#[tokio::test]
+async fn what_the_user_put_into_the_directory_stays() {
+    let (machine, server) = setting().await;
+    let (url, copy) = (server.url(""), machine.path("copy"));
+    let pull = async |version: u64, more: &[&str]| {
+        let version = format!("{url}/packs/maps/versions/{version}");
+        machine
+            .run(&[&["pull", &version, "copy"], more].concat())
+            .await
+    };
+    let with_mine = |edition| {
+        let mut files = tree(edition);
+        files.extend(mine());
+        files
+    };
+    pull(1, &[]).await.ended_as("pulled");
+    write(&copy, &mine());
+    std::os::unix::fs::symlink("/", copy.join("link")).unwrap();
+    fs::write(copy.join("icons/01/8.svg"), "changed here").unwrap();
+    let inode = fs::metadata(&copy).unwrap().ino();
+
+    let told = pull(2, &[]).await;
+    told.ended_as("pulled");
+    let paths = json!([
+        "icons/01/mine.svg",
+        "link",
+        "notes.txt",
+        "own/deep/er",
+        "twins/c"
+    ]);
+    assert_eq!(
+        (told.number("unknown"), &told.ending["unknown_paths"]),
+        (5, &paths)
+    );
+    assert_eq!(told.ending["replaced_paths"], json!(["icons/01/8.svg"]));
+    assert_eq!((told.number("removed"), told.number("deleted")), (1, 0));
+    fs::remove_file(copy.join("link")).unwrap();
+    check(&copy, &with_mine(2));
+
+    // Healing, reading everything, and going back change nothing of it either.
+    fs::remove_file(copy.join("big.bin")).unwrap();
+    pull(2, &[]).await.ended_as("pulled");
+    pull(2, &["--verify"]).await.ended_as("up_to_date");
+    pull(1, &["--verify"]).await.ended_as("pulled");
+    check(&copy, &with_mine(1));
+    assert_eq!(fs::metadata(&copy).unwrap().ino(), inode);
+
+    let before = read(&copy);
+    let listed = pull(2, &["--delete", "--dry-run"]).await;
+    listed.ended_as("dry_run");
+    assert_eq!(listed.number("unknown"), 4);
+    assert!(read(&copy) == before, "a dry run changes nothing");
+    let deleted = pull(2, &["--delete"]).await;
+    deleted.ended_as("pulled");
+    assert_eq!(
+        (deleted.number("deleted"), deleted.number("unknown")),
+        (4, 0)
+    );
+    check(&copy, &tree(2));
+    assert!(!copy.join("own").exists());
+}
+
+#[tokio::test]
+async fn what_is_in_the_way_is_named_and_stays() {
+    let (machine, server) = setting().await;
+    let (url, copy) = (server.url(""), machine.path("copy"));
+    let old = format!("{url}/packs/maps/versions/1");
+    machine
+        .run(&["pull", &old, "copy"])
+        .await
+        .ended_as("pulled");
+    fs::write(copy.join("new.bin"), "mine").unwrap();
+    fs::write(copy.join("moved"), "mine").unwrap();
+    let before = read(&copy);
+    let run = machine.pull(&url, "copy", &[]).await;
+    run.failed_with(
+        1,
+        "moved, new.bin: in the way of the version's files in copy",
+    );
+    assert!(read(&copy) == before, "nothing was changed");
+    let forced = machine.pull(&url, "copy", &["--force"]).await;
+    forced.ended_as("pulled");
+    assert_eq!(
+        forced.ending["overruled_paths"],
+        json!(["moved", "new.bin"])
+    );
+    check(&copy, &tree(2));
+}
+
+#[tokio::test]
+async fn the_directory_that_one_is_in_can_be_pulled_into() {
+    let (machine, server) = setting().await;
+    let copy = machine.path("copy");
+    fs::create_dir(&copy).unwrap();
+    let url = server.url("");
+    let mut watcher = Command::new("sleep")
+        .arg("600")
+        .current_dir(&copy)
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let seen = PathBuf::from(format!("/proc/{}/cwd", watcher.id().unwrap()));
+    for version in [1, 2] {
+        let pack = format!("{url}/packs/maps/versions/{version}");
+        let mut command = Command::new(program());
+        command
+            .args(["pull", &pack, ".", "--json"])
+            .current_dir(&copy);
+        let output = within(PATIENCE, "the program ends", command.output()).await;
+        assert!(output.unwrap().status.success());
+        check(&copy, &tree(u8::try_from(version).unwrap()));
+        if cfg!(target_os = "linux") {
+            check(&seen, &read(&copy));
+        }
+    }
+    watcher.kill().await.unwrap();
+}
+
+/// Runs a script where it may mount, if that can be.
+async fn with_mounts(machine: &Machine, test: &str, script: &str, arguments: &[&str]) {
+    let namespaces = [&["-m"][..], &["-rm"]];
+    let can = |namespaces: &&&[&str]| {
+        let tried = std::process::Command::new("unshare")
+            .args(**namespaces)
+            .args(["sh", "-c", "mount -t tmpfs tmpfs /mnt"])
+            .stderr(Stdio::null())
+            .status();
+        tried.is_ok_and(|status| status.success())
+    };
+    let Some(namespaces) = namespaces.iter().find(can) else {
+        skip(test, "mounting needs root or user namespaces");
+        return;
+    };
+    let mut command = Command::new("unshare");
+    command
+        .args(*namespaces)
+        .args(["sh", "-euc", script, "sh"])
+        .arg(program())
+        .args(arguments)
+        .current_dir(machine.path(""))
+        .env("XDG_STATE_HOME", machine.directory.path().join("state"))
+        .kill_on_drop(true);
+    // It runs the program many times.
+    let output = within(PATIENCE * 10, "the script ends", command.output())
+        .await
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}\n{errors}");
+}
+
+#[tokio::test]
+async fn a_mounted_directory_gets_a_version_and_the_next() {
+    let (machine, server) = setting().await;
+    let script = "
+        program=$1 pack=$2
+        mkdir volume site container elsewhere
+        mount -t tmpfs tmpfs volume
+        $program pull $pack/versions/1 volume; diff -r -x .longhaul one volume
+        $program pull $pack volume; diff -r -x .longhaul two volume
+
+        # Whoever has the directory by another name sees the new version.
+        $program pull $pack/versions/1 site
+        mount --bind site container
+        $program pull $pack site; diff -r -x .longhaul two container
+        $program pull $pack/versions/1 container; diff -r -x .longhaul one site
+
+        # A volume inside: files of the pack go there, and the user's stay.
+        mount -t tmpfs tmpfs site/icons/02; echo mine > site/icons/02/mine
+        $program pull $pack/versions/1 site; test -e site/icons/02/2.svg; test -e site/icons/02/mine
+        umount site/icons/02
+
+        # A file that is a mount point cannot be replaced.
+        mount --bind one/run.sh site/icons/00/0.svg
+        if $program pull $pack site 2> refused; then exit 1; fi
+        grep 'icons/00/0.svg: something is mounted there' refused
+        umount site/icons/00/0.svg
+        $program pull $pack site; diff -r -x .longhaul two container";
+    let pack = server.url("/packs/maps");
+    let test = "a_mounted_directory_gets_a_version_and_the_next";
+    with_mounts(&machine, test, script, &[&pack]).await;
+}
+
+#[tokio::test]
+async fn a_pull_into_a_volume_that_is_killed_anywhere_is_finished_by_the_next() {
+    let machine = Machine::new();
+    let server = TestServer::start().await;
+    // Every file differs, so that the exchange takes a while.
+    for edition in 1..=2_u64 {
+        let file = |number: u64| {
+            let content = Content::new(edition * 10_000 + number, 100).bytes();
+            (
+                format!("{:02}/{number}", number % 40),
+                (content.into(), false),
+            )
+        };
+        let directory = edition.to_string();
+        write(&machine.path(&directory), &(0..1000).map(file).collect());
+        let published = machine.publish(&directory, &server.url(""), &[]).await;
+        published.ended_as("published");
+        fs::write(machine.path(&directory).join("00/mine"), "mine").unwrap();
+    }
+    let script = "
+        program=$1 pack=$2; shift 2
+        mkdir volume; mount -t tmpfs tmpfs volume
+        $program pull $pack volume; echo -n mine > volume/00/mine
+        version=1
+        for pause in \"$@\"; do
+            $program pull $pack/versions/$version volume > /dev/null 2>&1 & pull=$!
+            # Now and then some time after it began, else as soon as it has begun to put files in place.
+            if test $pause != exchange; then
+                sleep $pause
+            else
+                while kill -0 $pull 2> /dev/null && ! test -e volume/.longhaul/exchange.json; do :; done
+            fi
+            kill -9 $pull 2> /dev/null || true; wait $pull || true
+            # Either it says that it is between two versions, or it is one of them.
+            if ! test -e volume/.longhaul/exchange.json; then
+                diff -rq -x .longhaul 1 volume > /dev/null || diff -rq -x .longhaul 2 volume
+            fi
+            test -e volume/00/mine
+            version=$((3 - version))
+        done
+        $program pull $pack volume; diff -r -x .longhaul 2 volume
+        $program pull $pack volume --verify 2>&1 | grep 'is up to date'
+        test $(ls -A volume/.longhaul | wc -l) = 3";
+    let mut dice = Dice::new(3);
+    let pauses: Vec<String> = (0..5)
+        .flat_map(|_| {
+            [
+                format!("0.{:03}", dice.within(20..300)),
+                "exchange".to_owned(),
+            ]
+        })
+        .collect();
+    let pack = server.url("/packs/maps");
+    let mut arguments = vec![&*pack];
+    arguments.extend(pauses.iter().map(|pause| &**pause));
+    let test = "a_pull_into_a_volume_that_is_killed_anywhere_is_finished_by_the_next";
+    with_mounts(&machine, test, script, &arguments).await;
 }
 
 #[tokio::test]
@@ -526,7 +782,7 @@ async fn both_directions_go_on_where_another_run_was_cut() {
     proxy.set(Flow::default(), cut);
     let run = machine.pull(&url, "copy", &["--retries", "0"]).await;
     run.failed_with(75, "run the same command again");
-    assert!(!machine.path("copy").exists());
+    assert!(read(&machine.path("copy")).is_empty());
     machine
         .pull(&url, "copy", &["--retries", "0"])
         .await
@@ -579,8 +835,10 @@ async fn a_killed_pull_leaves_one_whole_version() {
         let mut running = machine.start(&["pull", &version, "copy"]);
         tokio::time::sleep(Duration::from_millis(dice.within(0..200))).await;
         running.kill().await.unwrap();
-        let found = read(&copy);
-        assert!(trees.contains(&found), "round {round}: neither version");
+        if !copy.join(".longhaul/exchange.json").exists() {
+            let found = read(&copy);
+            assert!(trees.contains(&found), "round {round}: neither version");
+        }
     }
     machine.pull(&url, "copy", &[]).await;
     check(&copy, &trees[1]);

@@ -105,6 +105,7 @@ fn is_installed(test: &str, path: &str) -> bool {
     true
 }
 
+const JAVA: &str = ".cache/java/dependency";
 const TUS_JS: &str = "interop/node_modules/tus-js-client";
 const PYTHON: &str = ".cache/python/bin/python";
 
@@ -229,5 +230,64 @@ async fn curl_resumes() {
         assert_eq!(said["status"], 201, "{said}");
         road.assert_arrived(&said).await;
         assert_file(&road.server, &target, road.content).await;
+    }
+}
+
+#[tokio::test]
+async fn tus_js_client_terminates_what_is_complete() {
+    if !is_installed("tus_js_client_terminates_what_is_complete", TUS_JS) {
+        return;
+    }
+    let road = Road::new(133).await;
+    let options = json!({ "name": "a", "chunkSize": 500_000, "terminate": true });
+    let said = road
+        .run(node("tus-js.mjs"), "/files", options.to_string())
+        .await;
+    let head = Request::head(said["upload"].as_str().unwrap()).field("Tus-Resumable", "1.0.0");
+    road.server.request(head).await.expect(410);
+    let files = road
+        .server
+        .request(Request::get("/files"))
+        .await
+        .expect(200)
+        .json();
+    let file = files["files"][0]["url"].as_str().unwrap();
+    assert_file(&road.server, file, road.content).await;
+}
+
+/// Its last request brings nothing, with a length that is not told, where the file is empty or a multiple of what one request brings.
+#[tokio::test]
+async fn tus_java_client_ends_files_with_nothing() {
+    if !is_installed("tus_java_client_ends_files_with_nothing", JAVA) {
+        return;
+    }
+    let server = TestServer::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let libraries = format!("{}/{JAVA}/*", env!("CARGO_MANIFEST_DIR"));
+    for length in [0, 4_096, 5_000] {
+        let content = Content::new(134, length);
+        let file = directory.path().join("content");
+        std::fs::write(&file, content.bytes()).unwrap();
+        let mut command = Command::new("java");
+        command
+            .args(["-cp", &libraries])
+            .arg(script("java/TusJava.java"))
+            .arg(server.url("/files"))
+            .arg(&file)
+            .arg("2048")
+            .kill_on_drop(true);
+        let output = within(PATIENCE, "the client ends", command.output())
+            .await
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{length} bytes: {said}\n{errors}");
+        let upload = said
+            .trim()
+            .strip_prefix(&server.url(""))
+            .unwrap_or(said.trim());
+        let head = server.request(Request::head(upload)).await;
+        assert_eq!(head.offset(), length);
+        assert_file(&server, head.field("content-location"), content).await;
     }
 }

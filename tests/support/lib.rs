@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod content;
+pub mod frames;
 pub mod http1;
 pub mod http2;
 pub mod pack;

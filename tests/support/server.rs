@@ -292,6 +292,18 @@ impl TestServer {
         self.child = child;
     }
 
+    /// Changes its configuration and tells it to read it again (`SIGHUP`).
+    pub fn reconfigure(&mut self, toml: &str) {
+        assert!(
+            !self.setup.config.is_empty(),
+            "started without a file, it has none to read"
+        );
+        self.setup.config = toml.to_owned();
+        std::fs::write(config_file(self.directory.path()), toml)
+            .expect("the test directory is writable");
+        self.process().signal(Signal::HUP);
+    }
+
     /// Its resident memory.
     pub fn resident(&self) -> Resident {
         self.process().resident()
@@ -305,6 +317,16 @@ impl TestServer {
             maximum: None,
         };
         prlimit(Some(pid), Resource::Fsize, limit).expect("a parent may limit its child");
+    }
+
+    /// Lets the running program have no more than so many files open from now on.
+    pub fn limit_open_files(&self, files: u64) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        let limit = Rlimit {
+            current: Some(files),
+            maximum: Some(files),
+        };
+        prlimit(Some(pid), Resource::Nofile, limit).expect("a parent may limit its child");
     }
 
     /// Everything it has logged so far.
@@ -364,6 +386,10 @@ pub fn program() -> PathBuf {
     })
 }
 
+fn config_file(directory: &Path) -> PathBuf {
+    directory.join("longhaul.toml")
+}
+
 fn data_directory(setup: &Setup, directory: &Path) -> PathBuf {
     let own = || directory.join("data");
     setup.data.clone().unwrap_or_else(own)
@@ -413,7 +439,7 @@ fn spawn(
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
     if !setup.config.is_empty() {
-        let file = directory.join("longhaul.toml");
+        let file = config_file(directory);
         std::fs::write(&file, &setup.config).expect("the test directory is writable");
         command.arg("--config").arg(file);
     }

@@ -1,8 +1,8 @@
 //! What servers keep things in: the combination of stores that a run of the tests is about.
 //!
 //! `TESTS_METADATA` is `sqlite` (as it is if nothing is said) or `postgres`, and `TESTS_BLOBS` is `fs` or `s3`.
-//! PostgreSQL and the S3 server are real: the first test that needs one starts it for its program. Every server under test has a
-//! database and a bucket of its own there, unless it is a node beside others.
+//! PostgreSQL and the S3 server, which `TESTS_S3` chooses, are real: the first test that needs one starts it for its program. Every
+//! server under test has a database and a bucket, or a prefix of one, of its own there, unless it is a node beside others.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -106,8 +106,8 @@ impl Stores {
         let bucket = self.bucket.iter().flat_map(|bucket| {
             [
                 ("LONGHAUL_BLOBS__TYPE", "s3".to_owned()),
-                ("LONGHAUL_BLOBS__BUCKET", bucket.name.clone()),
-                ("LONGHAUL_BLOBS__PREFIX", bucket.prefix.to_owned()),
+                ("LONGHAUL_BLOBS__BUCKET", bucket.place.bucket.clone()),
+                ("LONGHAUL_BLOBS__PREFIX", bucket.place.prefix.clone()),
                 (
                     "LONGHAUL_BLOBS__ENDPOINT",
                     s3_server().endpoint().to_owned(),
@@ -149,7 +149,7 @@ impl Stores {
     /// Bytes are in a directory.
     pub fn bucket(&self) -> &str {
         let bucket = self.bucket.as_ref().expect("bytes are in S3");
-        &bucket.name
+        &bucket.place.bucket
     }
 
     /// The S3 server's URL.
@@ -164,7 +164,7 @@ impl Stores {
 
     /// How often the S3 server was asked for what so far, by the name of the operation.
     pub fn requests(&self) -> BTreeMap<String, u64> {
-        let log = s3_server().buckets.with_file_name("requests");
+        let log = s3_server().buckets().with_file_name("requests");
         let log = std::fs::read_to_string(log).expect("the S3 server writes it");
         let mut requests = BTreeMap::new();
         // A line is one of S3's server access logs: the operation is the word after the request's own name.
@@ -178,6 +178,9 @@ impl Stores {
     }
 
     /// Where bytes lie, whoever keeps them there.
+    ///
+    /// # Panics
+    /// They are in an S3 server that does not keep them as files.
     pub(crate) fn blobs_directory(&self, data: &Path) -> PathBuf {
         match &self.bucket {
             Some(bucket) => bucket.directory(),
@@ -291,28 +294,27 @@ pub async fn restart_postgres(mode: StopMode) {
 /// A bucket in the S3 server of this program.
 #[derive(Debug)]
 struct Bucket {
-    name: String,
-    prefix: &'static str,
+    place: s3_server::Place,
 }
 
 impl Bucket {
     fn fresh() -> Self {
         Self {
-            name: s3_server().fresh_bucket(),
-            // Not at the top, as in a bucket that others use too.
-            prefix: "some/prefix/",
+            place: s3_server().fresh(),
         }
     }
 
     fn directory(&self) -> PathBuf {
-        s3_server().buckets.join(&self.name)
+        s3_server().buckets().join(&self.place.bucket)
     }
 }
 
 impl Drop for Bucket {
     fn drop(&mut self) {
         // Only to spare the disk until the server goes, with all of them.
-        let _ = std::fs::remove_dir_all(self.directory());
+        if s3_server().kind == s3_server::Kind::Versitygw {
+            let _ = std::fs::remove_dir_all(self.directory());
+        }
     }
 }
 

@@ -2,11 +2,15 @@
 
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    config, copy, download, events, hash_key, healthcheck, publish, pull, serve, upload,
+    NobodyReads, config, copy, download, events, hash_key, healthcheck, publish, pull, serve,
+    upload,
 };
 use crate::copying::StillServing;
 use crate::{packs, transfer};
@@ -54,13 +58,25 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         match self.command.run() {
             Ok(()) => ExitCode::SUCCESS,
+            Err(error) if error.is::<NobodyReads>() => ExitCode::SUCCESS,
             Err(error) => {
-                // Nobody is left to be told when standard error is closed.
-                let _ = writeln!(std::io::stderr(), "error: {error:#}");
+                report(format!("error: {error:#}"));
                 exit_code(&error)
             }
         }
     }
+}
+
+/// Says it on standard error, unless nobody takes it within a while: the program ends all the same.
+fn report(text: String) {
+    let (told, wait) = mpsc::channel();
+    thread::spawn(move || {
+        // Nobody is left to be told when standard error is closed.
+        let _ = writeln!(std::io::stderr(), "{text}");
+        let _ = told.send(());
+    });
+    // An error is the end of the wait as well.
+    let _ = wait.recv_timeout(LAST_WORDS);
 }
 
 impl Command {
@@ -79,6 +95,9 @@ impl Command {
         }
     }
 }
+
+/// The wait for a reader of why the program failed.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The customary code for a failure that may pass (`EX_TEMPFAIL` of sysexits.h).
 const FAILED_FOR_NOW: u8 = 75;

@@ -4,32 +4,38 @@
 //! of [`Config`] and, so that `longhaul config` can explain its keys, a row of `docs::SOURCES`.
 //!
 //! Settings come from four layers, each stronger than the one before: the defaults, a TOML file, the environment
-//! (`LONGHAUL_HTTP__MAX_CONNECTIONS` is `max_connections` of `[http]`), and flags of the command line.
+//! (`LONGHAUL_HTTP__MAX_CONNECTIONS` is `max_connections` of `[http]`; `environment` has the rule), and flags of the command line.
+//! Settings that contradict each other are refused by `rules`.
 
 mod docs;
+mod environment;
 mod layers;
+mod permissions;
 mod print;
+mod rules;
+mod words;
 
 use std::ffi::OsString;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use edge::routes::admin::AdminAddress;
-use edge::serve::TlsConfig;
+use edge::serve::{ListenAddress, TlsConfig};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::{telemetry, webhooks};
+use environment::Environment;
 use layers::{Layers, Origin};
 
 /// The whole configuration of a server.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The address and port that clients connect to. Anything but a loopback address needs an API key under
-    /// `[access]`, or `--open`. Sockets that a supervisor passes (`LISTEN_FDS`, as systemd does) take its place.
-    pub listen: SocketAddr,
+    /// The address and port that clients connect to: `127.0.0.1:8080`, `localhost:8080` (IPv4 and IPv6 of this machine), `8080` (the
+    /// same as with `127.0.0.1`), or `:8080` for every address. Anything but a loopback address needs an API key under `[access]`,
+    /// or `--open`. Sockets that a service manager passes (`LISTEN_FDS`, as systemd does) take its place.
+    pub listen: ListenAddress,
     /// The directory for everything that the server keeps. It is created when it is missing.
     pub data: PathBuf,
     /// The URL under which clients reach this server, for example `https://files.example.org`. With it, every
@@ -65,7 +71,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            listen: ListenAddress::default(),
             data: PathBuf::from("./data"),
             public_url: None,
             access: domain::access::Config::default(),
@@ -106,58 +112,56 @@ impl Tls {
 #[derive(Debug, Clone, Default, Args)]
 pub struct Flags {
     /// Read settings from this TOML file
-    #[arg(long, value_name = "FILE", env = CONFIG_VARIABLE)]
+    #[arg(long, value_name = "FILE", env = environment::CONFIG_VARIABLE)]
     pub config: Option<PathBuf>,
-    /// Listen on this address and port [default: 127.0.0.1:8080]
+    /// Listen on this address and port; 8080, :8080 and localhost:8080 are understood, too [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
-    pub listen: Option<SocketAddr>,
-    /// Answer /livez and /readyz on this address and port, or `off` [default: 127.0.0.1:9090]
+    pub listen: Option<ListenAddress>,
+    /// Answer /livez and /readyz on this address and port, or `off` [default: 127.0.0.1:8079]
     #[arg(long, value_name = "ADDR")]
     pub admin: Option<AdminAddress>,
     /// Keep everything in this directory [default: ./data]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// Serve everyone without a credential, on any address
+    /// Serve everyone without a key, on any address; refused where there are keys
     #[arg(long)]
     pub open: bool,
 }
 
 impl Flags {
-    fn layer(&self) -> toml::Table {
+    fn layer(&self) -> Result<toml::Table, Error> {
         let mut table = toml::Table::new();
         if let Some(listen) = self.listen {
             table.insert("listen".to_owned(), listen.to_string().into());
         }
         if let Some(admin) = self.admin {
-            let listen = ("listen".to_owned(), String::from(admin).into());
+            let listen = ("listen".to_owned(), admin.to_string().into());
             table.insert("admin".to_owned(), toml::Table::from_iter([listen]).into());
         }
         if let Some(data) = &self.data {
-            table.insert(
-                "data".to_owned(),
-                data.to_string_lossy().into_owned().into(),
-            );
+            let data = data.to_str().ok_or_else(|| Error::NotText {
+                name: "--data".to_owned(),
+            })?;
+            table.insert("data".to_owned(), data.into());
         }
         if self.open {
             let access = toml::Table::from_iter([("open".to_owned(), true.into())]);
             table.insert("access".to_owned(), access.into());
         }
-        table
+        Ok(table)
     }
 }
 
-/// Variables that begin like settings but belong to the command line.
-const CONFIG_VARIABLE: &str = "LONGHAUL_CONFIG";
 /// The API key that the client commands send.
-pub const KEY_VARIABLE: &str = "LONGHAUL_KEY";
+pub const KEY_VARIABLE: &str = environment::KEY_VARIABLE;
 
 impl Config {
     /// Reads all layers.
     ///
     /// # Errors
     ///
-    /// An unreadable or malformed file, a key that no setting has, and a value that a setting cannot take; each
-    /// says the key's full path and which layer it came from.
+    /// An unreadable or malformed file, a key that no setting has, a value that a setting cannot take, and settings that contradict
+    /// each other; each says the key's full path, which layer it came from, and what would be right.
     pub fn load(flags: &Flags) -> Result<Self, Error> {
         Self::from_layers(flags, std::env::vars_os()).map(|(config, _)| config)
     }
@@ -190,8 +194,44 @@ impl Config {
         Self::commented(&Self::default().to_table())
     }
 
+    /// Refuses to serve these addresses to everyone unless the operator has said so: where there are no keys, only this machine is served.
+    ///
+    /// # Errors
+    ///
+    /// The first address that other machines reach.
+    pub fn check_reach(&self, addresses: &[ListenAddress]) -> Result<(), Error> {
+        if self.access.open || !self.access.keys.is_empty() {
+            return Ok(());
+        }
+        let beyond = addresses.iter().find(|address| !address.is_loopback());
+        beyond.map_or(Ok(()), |&address| Err(Error::OpenToOthers { address }))
+    }
+
+    /// Lists what is allowed and probably not meant: variables that are no settings, and files that others can read.
+    pub fn doubts(&self, flags: &Flags) -> Vec<String> {
+        let environment = Environment::read(std::env::vars_os()).unwrap_or_default();
+        let ignored = environment.ignored.into_iter().map(|variable| {
+            format!("the variable {variable} is no setting and is ignored; `longhaul config` lists all settings")
+        });
+        ignored.chain(permissions::doubts(self, flags)).collect()
+    }
+
+    /// The full paths of the settings whose values differ.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let (here, there) = (self.to_table(), other.to_table());
+        let mut paths = docs::paths();
+        paths.retain(|path| rules::lookup(&here, path) != rules::lookup(&there, path));
+        paths
+    }
+
     /// Settings of a kind of store that is not chosen are told with their defaults, too.
     fn commented(table: &toml::Table) -> String {
+        let [default, shared] = Self::every_default();
+        print::commented(table, &[&default, &shared])
+    }
+
+    /// The defaults, and those of the stores that are not chosen by default.
+    fn every_default() -> [toml::Table; 2] {
         let url = "postgres://host/database".parse().expect("it is a URL");
         let mut shared = Self {
             blobs: blobs::Config::S3(Box::default()),
@@ -203,7 +243,24 @@ impl Config {
             // The one that has no default.
             postgres.remove("url");
         }
-        print::commented(table, &[&Self::default().to_table(), &shared])
+        [Self::default().to_table(), shared]
+    }
+
+    /// A right value of the setting with this full path: its default, if it has one.
+    fn example_value(path: &str) -> Option<toml::Value> {
+        let field = docs::find(path).filter(|field| field.fields.is_empty())?;
+        let defaults = Self::every_default();
+        let default = defaults.iter().find_map(|table| rules::lookup(table, path));
+        Some(words::right(field.name, &field.takes, default.cloned()).example)
+    }
+
+    /// A line of the file that sets it right; the head of a section where it is one.
+    fn example(path: &str) -> String {
+        let name = path.rsplit('.').next().unwrap_or(path);
+        match Self::example_value(path) {
+            Some(value) => format!("{name} = {value}"),
+            None => format!("[{path}]"),
+        }
     }
 
     /// The configuration, and the same as it was said: sizes and times in the operator's own writing.
@@ -213,63 +270,44 @@ impl Config {
     ) -> Result<(Self, toml::Table), Error> {
         let mut layers = Layers::new(Self::default().to_table());
         if let Some(path) = &flags.config {
-            layers.add(&Origin::File(path.clone()), read(path)?);
+            layers.add(&Origin::File(path.clone()), read(path)?)?;
         }
-        let variables: Vec<_> = environment.into_iter().collect();
-        let settings = variables
-            .iter()
-            .filter_map(|(variable, value)| variable.to_str().zip(value.to_str()));
-        layers.add_environment(
-            settings.filter(|(variable, _)| ![CONFIG_VARIABLE, KEY_VARIABLE].contains(variable)),
-        );
-        layers.add(&Origin::Flags, flags.layer());
+        layers.add_environment(&Environment::read(environment)?)?;
+        layers.add(&Origin::Flags, flags.layer()?)?;
         let config: Self = layers.resolve()?;
-        config.check()?;
+        if let Err(broken) = config.check(&config.to_table()) {
+            let settings = broken.settings.into_iter();
+            return Err(Error::Conflict {
+                settings: settings
+                    .map(|setting| (setting.clone(), layers.origin(&setting)))
+                    .collect(),
+                why: broken.why,
+            });
+        }
         let effective = layers.lay_over(config.to_table());
         Ok((config, effective))
     }
 
-    /// Rules that bind more than one setting.
-    fn check(&self) -> Result<(), Error> {
-        let conflict = |key: &str, why: &str| {
-            Err(Error::Conflict {
-                key: key.to_owned(),
-                why: why.to_owned(),
-            })
-        };
-        if let Err(error) = self.http.check() {
-            return conflict("http", &error.to_string());
-        }
-        if let Err(error) = self.webhooks.check() {
-            return conflict("webhooks", &error.to_string());
-        }
-        if self.tls.cert.is_some() != self.tls.key.is_some() {
-            return conflict(
-                "tls",
-                "cert and key belong together, and only one of them is set",
-            );
-        }
-        if let Some(url) = &self.public_url {
-            let is_plain =
-                url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
-            if !matches!(url.scheme(), "http" | "https") || !is_plain {
-                return conflict(
-                    "public_url",
-                    "only http:// and https:// URLs without a query can be served",
-                );
-            }
-        }
-        let mut names: Vec<&str> = self.access.keys.iter().map(|key| &*key.name).collect();
-        names.sort_unstable();
-        if names.windows(2).any(|pair| pair[0] == pair[1]) {
-            return conflict("access.keys", "two keys have the same name");
-        }
-        Ok(())
-    }
-
     fn to_table(&self) -> toml::Table {
-        toml::Table::try_from(self)
-            .expect("every section is made of tables, text, numbers and lists")
+        let mut table = toml::Table::try_from(self)
+            .expect("every section is made of tables, text, numbers and lists");
+        round_times(&mut table, docs::all());
+        table
+    }
+}
+
+/// Writes times as people do.
+fn round_times(table: &mut toml::Table, fields: &[docs::Field]) {
+    for field in fields {
+        match table.get_mut(field.name) {
+            Some(toml::Value::Table(section)) => round_times(section, &field.fields),
+            Some(toml::Value::String(text)) if field.takes == docs::Takes::A("Duration") => {
+                if let Ok(time) = humantime::parse_duration(text) {
+                    *text = words::time(time);
+                }
+            }
+            _ => {}
+        }
     }
 }
 
@@ -288,7 +326,10 @@ fn read(path: &Path) -> Result<toml::Table, Error> {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file cannot be read.
-    #[error("failed to read the configuration file {}", path.display())]
+    #[error(
+        "the configuration file `{}` cannot be read; --config and {} name it, and `longhaul config > longhaul.toml` makes one to begin with",
+        path.display(), environment::CONFIG_VARIABLE
+    )]
     Read {
         /// The file.
         path: PathBuf,
@@ -296,7 +337,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The file is not TOML.
-    #[error("the configuration file {} is not valid TOML", path.display())]
+    #[error("the configuration file {} is not valid TOML, which looks like this: `listen = \"127.0.0.1:8080\"`", path.display())]
     Syntax {
         /// The file.
         path: PathBuf,
@@ -304,7 +345,7 @@ pub enum Error {
         source: Box<toml::de::Error>,
     },
     /// No setting has this name.
-    #[error("there is no setting `{key}` ({origin}){}", suggestion.as_ref().map(|name| format!("; did you mean `{name}`?")).unwrap_or_default())]
+    #[error("there is no setting `{key}` ({origin}){}", suggestion.as_ref().map_or_else(|| "; `longhaul config` lists all".to_owned(), |name| format!("; did you mean `{name}`?")))]
     Unknown {
         /// The full path, with dots.
         key: String,
@@ -313,24 +354,99 @@ pub enum Error {
         /// The setting's full path that was probably meant.
         suggestion: Option<String>,
     },
+    /// A variable that is nearly the name of a setting.
+    #[error("there is no setting {name}; did you mean {suggestion}?")]
+    UnknownVariable {
+        /// The variable.
+        name: String,
+        /// The variable that was probably meant.
+        suggestion: String,
+    },
+    /// A setting of another kind of store.
+    #[error(
+        "the setting `{key}` ({origin}) is of another kind of store than `{section}.type`, which is `{kind}`: remove it, or change the type"
+    )]
+    OtherType {
+        /// The full path, with dots.
+        key: String,
+        /// Where it was said.
+        origin: Origin,
+        /// The section.
+        section: String,
+        /// The kind of store that is chosen.
+        kind: String,
+    },
+    /// Bytes that are no text.
+    #[error("{name} is not UTF-8, so it cannot be read")]
+    NotText {
+        /// The variable or flag.
+        name: String,
+    },
+    /// A setting that was set to nothing.
+    #[error(
+        "the setting `{key}` ({origin}) is empty: leave it out, or say something, for example `{example}`"
+    )]
+    Empty {
+        /// The full path, with dots.
+        key: String,
+        /// Where it was said.
+        origin: Origin,
+        /// A right value.
+        example: String,
+    },
+    /// A setting that the others need.
+    #[error("the setting `{key}` is missing ({origin}); for example `{example}`")]
+    Missing {
+        /// The full path, with dots.
+        key: String,
+        /// The layer that said its neighbours.
+        origin: Origin,
+        /// A right value.
+        example: String,
+    },
     /// The setting cannot take this value.
-    #[error("the setting `{key}` ({origin}) does not fit: {why}")]
+    #[error(
+        "the setting `{key}` ({origin}) cannot be {}: {why}{}",
+        value.as_deref().unwrap_or("this"), example.as_ref().map(|example| format!(", for example `{example}`")).unwrap_or_default()
+    )]
     Invalid {
         /// The full path, with dots.
         key: String,
         /// Where it was said.
         origin: Origin,
+        /// The value, unless it is secret.
+        value: Option<String>,
         /// What was expected.
         why: String,
+        /// A right value, unless `why` has one.
+        example: Option<String>,
     },
     /// Settings that are each right do not go together.
-    #[error("the setting `{key}` cannot be used so: {why}")]
+    #[error("{}: {why}", named(settings))]
     Conflict {
-        /// The full path, with dots.
-        key: String,
-        /// Which rule they break.
+        /// Their full paths, with dots, and where each was said.
+        settings: Vec<(String, Origin)>,
+        /// The rule that they break, with a right value.
         why: String,
     },
+    /// Other machines would be served without a key.
+    #[error(
+        "refusing to serve {address} to everyone: no API key is configured. Make one with `longhaul hash-key NAME` and put its line \
+         under [access]; or serve this machine alone, for example with `--listen 8080`; or say --open if everyone may read, write \
+         and delete"
+    )]
+    OpenToOthers {
+        /// The address that they reach.
+        address: ListenAddress,
+    },
+}
+
+fn named(settings: &[(String, Origin)]) -> String {
+    let named: Vec<_> = settings
+        .iter()
+        .map(|(setting, origin)| format!("`{setting}` ({origin})"))
+        .collect();
+    named.join(" and ")
 }
 
 #[cfg(test)]
@@ -359,12 +475,14 @@ mod tests {
             .unwrap_err()
             .to_string();
         // The file lies in a directory that is new for each test.
-        error
-            .split_once("in /")
-            .map_or(error.clone(), |(before, after)| {
-                let (_, name) = after.split_once("longhaul.toml").unwrap();
-                format!("{before}in longhaul.toml{name}")
-            })
+        let mut parts = error.split("in /");
+        let mut said = parts.next().unwrap().to_owned();
+        for part in parts {
+            let (_, after) = part.split_once("longhaul.toml").unwrap();
+            said.push_str("in longhaul.toml");
+            said.push_str(after);
+        }
+        said
     }
 
     #[test]
@@ -391,51 +509,222 @@ mod tests {
 
     #[test]
     fn unknown_keys_are_refused_with_their_path_and_a_suggestion() {
-        assert_eq!(
-            message("lisen = '127.0.0.1:1'", &[]),
-            "there is no setting `lisen` (in longhaul.toml); did you mean `listen`?"
-        );
-        assert_eq!(
-            message("[log]\nlevle = 'info'", &[]),
-            "there is no setting `log.levle` (in longhaul.toml); did you mean `log.level`?"
-        );
-        assert_eq!(
-            message("[zebra]\nstripes = 3", &[]),
-            "there is no setting `zebra` (in longhaul.toml)"
-        );
+        for (file, expected) in [
+            (
+                "lisen = '127.0.0.1:1'",
+                "`lisen` (in longhaul.toml); did you mean `listen`?",
+            ),
+            (
+                "[log]\nlevle = 'info'",
+                "`log.levle` (in longhaul.toml); did you mean `log.level`?",
+            ),
+            (
+                "[zebra]\nstripes = 3",
+                "`zebra` (in longhaul.toml); `longhaul config` lists all",
+            ),
+            (
+                "[access]\nkeys = [{ name = 'a', sha265 = 'b' }]",
+                "`access.keys[0].sha265` (in longhaul.toml); did you mean `access.keys[0].sha256`?",
+            ),
+        ] {
+            assert_eq!(
+                message(file, &[]),
+                format!("there is no setting {expected}")
+            );
+        }
         assert_eq!(
             message("", &[("LONGHAUL_ACCESS__OPNE", "true")]),
             "there is no setting `access.opne` (from LONGHAUL_ACCESS__OPNE); did you mean `access.open`?"
         );
         assert_eq!(
-            message("[access]\nkeys = [{ name = 'a', sha265 = 'b' }]", &[]),
-            "there is no setting `access.keys[0].sha265` (in longhaul.toml); did you mean `access.keys[0].sha256`?"
+            message("[blobs]\nbucket = 'files'", &[]),
+            "the setting `blobs.bucket` (in longhaul.toml) is of another kind of store than `blobs.type`, which is `fs`: remove it, \
+             or change the type"
+        );
+    }
+
+    const A_KEY: &str = "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8";
+
+    /// In users' words: no types of the source, no words of a library, and an example in the layer's own writing.
+    #[test]
+    fn wrong_values_say_which_setting_where_and_what_would_be_right() {
+        let s3 = |line: &str| format!("[blobs]\ntype = 's3'\nbucket = 'b'\n{line}");
+        for (file, expected) in [
+            (
+                "listen = 'nowhere'".to_owned(),
+                "`listen` (in longhaul.toml) cannot be \"nowhere\": it must be an address of this machine and a port: \
+                 `127.0.0.1:8080`, `[::1]:8080` or `localhost:8080` for this machine alone, `:8080` for every address",
+            ),
+            (
+                "public_url = 'example.org'".to_owned(),
+                "`public_url` (in longhaul.toml) cannot be \"example.org\": it takes a whole URL, for example \
+                 `public_url = \"https://files.example.org\"`",
+            ),
+            (
+                "[http]\nmax_head_size = 'x'".to_owned(),
+                "`http.max_head_size` (in longhaul.toml) cannot be \"x\": it takes a size such as `64 KiB` or `100 MB`",
+            ),
+            (
+                "[http]\nhead_timeout = 5".to_owned(),
+                "`http.head_timeout` (in longhaul.toml) cannot be 5: it takes a time such as `500ms`, `30s`, `5m` or `2h`",
+            ),
+            (
+                "[http]\ninterim = 'maybe'".to_owned(),
+                "`http.interim` (in longhaul.toml) cannot be \"maybe\": it takes one of `on`, `off`, `trusted`",
+            ),
+            (
+                "[http]\nmax_connections = 'many'".to_owned(),
+                "`http.max_connections` (in longhaul.toml) cannot be \"many\": it takes a whole number, for example \
+                 `max_connections = 10000`",
+            ),
+            (
+                "[http]\ninterim_untrusted_proxies = ['nginx']".to_owned(),
+                "`http.interim_untrusted_proxies` (in longhaul.toml) cannot be [\"nginx\"]: `nginx` is neither an address nor a \
+                 network such as 10.0.0.0/8",
+            ),
+            (
+                "[access]\nkeys = ['laptop']".to_owned(),
+                "`access.keys[0]` (in longhaul.toml) cannot be \"laptop\": it takes a list of keys; `longhaul hash-key NAME` makes \
+                 one, with its line",
+            ),
+            (
+                "[access]\nkeys = [{ name = 'a', sha256 = 'abc' }]".to_owned(),
+                "`access.keys[0].sha256` (in longhaul.toml) cannot be this: a SHA-256 value has 64 hexadecimal digits, for example \
+                 `keys = [{ name = \"laptop\", sha256 = ",
+            ),
+            (
+                "[metadata]\nreaders = 0".to_owned(),
+                "`metadata.readers` (in longhaul.toml) cannot be 0: it takes a whole number of 1 or more, for example `readers = 4`",
+            ),
+            (
+                "[metadata]\ntype = 'postgres'".to_owned(),
+                "`metadata.url` is missing (in longhaul.toml); for example `url = \"postgres://longhaul:secret@db.internal/longhaul\"`",
+            ),
+            (
+                "[metadata]\ntype = 'postgres'\nurl = 'db.internal'".to_owned(),
+                "`metadata.url` (in longhaul.toml) cannot be \"db.internal\": it is no URL, for example `url = \"postgres://",
+            ),
+            (
+                s3("part_size = 'big'"),
+                "`blobs.part_size` (in longhaul.toml) cannot be \"big\": it takes a size such as `64 KiB` or `100 MB`",
+            ),
+            (
+                "[blobs]\ntype = 'tape'".to_owned(),
+                "`blobs.type` (in longhaul.toml) cannot be \"tape\": it takes one of `fs`, `s3`",
+            ),
+            (
+                "[log]\nlevel = 'loud'".to_owned(),
+                "`log.level` (in longhaul.toml) cannot be \"loud\": `loud` is no level; the levels are `error`, `warn`, `info`",
+            ),
+            (
+                "[webhooks]\nsecrets = ['abc']".to_owned(),
+                "`webhooks.secrets[0]` (in longhaul.toml) cannot be this: a secret is `whsec_` and 24 to 64 random bytes",
+            ),
+            (
+                "[webhooks]\nevents = ['upload.done']".to_owned(),
+                "`webhooks.events[0]` (in longhaul.toml) cannot be \"upload.done\": ",
+            ),
+            (
+                "http = 3".to_owned(),
+                "`http` (in longhaul.toml) cannot be 3: ",
+            ),
+            (
+                "[tls]\ncert = ''".to_owned(),
+                "`tls.cert` (in longhaul.toml) is empty: leave it out, or say something, for example `cert = \"/etc/longhaul/cert.pem\"`",
+            ),
+        ] {
+            let said = message(&file, &[]);
+            assert!(
+                said.starts_with(&format!("the setting {expected}")),
+                "{said}"
+            );
+            for foreign in [
+                "expected",
+                "struct",
+                "invalid type",
+                "invalid value",
+                "base",
+                "sequence",
+            ] {
+                assert!(!said.contains(foreign), "{said}");
+            }
+        }
+        assert!(
+            message("listen = ", &[]).contains("is not valid TOML, which looks like this: `listen")
         );
     }
 
     #[test]
-    fn wrong_values_say_which_setting_and_where() {
-        assert_eq!(
-            message("", &[("LONGHAUL_ACCESS__OPEN", "perhaps")]),
-            "the setting `access.open` (from LONGHAUL_ACCESS__OPEN) does not fit: invalid type: string \"perhaps\", expected a boolean"
-        );
-        assert_eq!(
-            message("listen = 'nowhere'", &[]),
-            "the setting `listen` (in longhaul.toml) does not fit: invalid socket address syntax"
-        );
-        assert_eq!(
-            message("[access]\nkeys = [{ name = 'a', sha256 = 'abc' }]", &[]),
-            "the setting `access.keys[0].sha256` (in longhaul.toml) does not fit: a SHA-256 value has 64 hexadecimal digits"
-        );
-        assert_eq!(
-            message("[admin]\nlisten = '9090'", &[]),
-            "the setting `admin.listen` (in longhaul.toml) does not fit: expected an address and port, such as 127.0.0.1:9090, or `off`"
-        );
-        assert_eq!(
-            message("[http]\ninterim_untrusted_proxies = ['nginx']", &[]),
-            "the setting `http.interim_untrusted_proxies` (in longhaul.toml) does not fit: `nginx` is neither an address nor a network such as 10.0.0.0/8"
-        );
-        assert!(message("listen = ", &[]).ends_with("is not valid TOML"));
+    fn a_variable_that_is_wrong_is_shown_right() {
+        for (variable, value, expected) in [
+            (
+                "LONGHAUL_ACCESS__OPEN",
+                "perhaps",
+                "`access.open` (from LONGHAUL_ACCESS__OPEN) cannot be \"perhaps\": it takes `true` or `false`",
+            ),
+            (
+                "LONGHAUL_ACCESS__KEYS",
+                "secret",
+                "`access.keys` (from LONGHAUL_ACCESS__KEYS) cannot be \"secret\": it takes a list of keys; `longhaul hash-key NAME` \
+                 makes one, with its line",
+            ),
+            (
+                "LONGHAUL_ACCESS__KEYS",
+                "",
+                "`access.keys` (from LONGHAUL_ACCESS__KEYS) is empty: leave it out, or say something, for example \
+                 `LONGHAUL_ACCESS__KEYS=[{ name = \"laptop\"",
+            ),
+            (
+                "LONGHAUL_PUBLIC_URL",
+                "",
+                "`public_url` (from LONGHAUL_PUBLIC_URL) is empty: leave it out, or say something, for example \
+                 `LONGHAUL_PUBLIC_URL=https://files.example.org`",
+            ),
+            (
+                "LONGHAUL_HTTP__DRAIN_GRACE",
+                "soon",
+                "`http.drain_grace` (from LONGHAUL_HTTP__DRAIN_GRACE) cannot be \"soon\": it takes a time such as",
+            ),
+            (
+                "LONGHAUL_METADATA__READERS",
+                "four",
+                "`metadata.readers` (from LONGHAUL_METADATA__READERS) cannot be \"four\": it takes a whole number of 1 or more, for \
+                 example `LONGHAUL_METADATA__READERS=4`",
+            ),
+        ] {
+            let said = message("", &[(variable, value)]);
+            assert!(
+                said.starts_with(&format!("the setting {expected}")),
+                "{said}"
+            );
+        }
+    }
+
+    #[test]
+    fn no_secret_is_shown_where_a_value_is_wrong() {
+        for (file, secret) in [
+            (
+                "[metadata]\ntype = 'postgres'\nurl = 'db://me:hunter2@db/x'",
+                "hunter2",
+            ),
+            (
+                "[metadata]\ntype = 'postgres'\nurl = 'me:hunter2@db'",
+                "hunter2",
+            ),
+            ("[webhooks]\nsecrets = ['hunter2']", "hunter2"),
+            (
+                "[access]\nkeys = [{ name = 'a', sha256 = 'hunter2' }]",
+                "hunter2",
+            ),
+            (
+                "[webhooks]\nurl = 'http://me:hunter2@example.org'",
+                "hunter2",
+            ),
+        ] {
+            let error = load(file, &[], Flags::default()).unwrap_err();
+            let said = format!("{:#}", anyhow::Error::from(error));
+            assert!(!said.contains(secret), "{said}");
+        }
     }
 
     #[test]
@@ -447,26 +736,238 @@ mod tests {
         assert_eq!(read, ["10.0.0.5/32", "10.1.0.0/16", "::1/128"]);
     }
 
+    /// Whatever is less safe never wins by itself.
     #[test]
     fn settings_that_do_not_go_together_are_refused() {
-        let key = "a".repeat(64);
-        let twice = format!(
-            "[access]\nkeys = [{{ name = 'a', sha256 = '{key}' }}, {{ name = 'a', sha256 = '{key}' }}]"
-        );
+        let key = |name: &str, hash: &str| format!("{{ name = '{name}', sha256 = '{hash}' }}");
+        let keys = |keys: &[String]| format!("[access]\nkeys = [{}]\n", keys.join(", "));
+        let other = "a".repeat(64);
+        let nothing = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        let one = keys(&[key("a", A_KEY)]);
         for (file, expected) in [
-            ("[tls]\ncert = 'cert.pem'", "tls"),
-            ("public_url = 'ftp://example.org'", "public_url"),
-            ("public_url = 'https://example.org/?a'", "public_url"),
-            (twice.as_str(), "access.keys"),
-            ("[http]\nmax_connections = 0", "http"),
-            ("[webhooks]\nurl = 'https://example.org'", "webhooks"),
+            (
+                format!("{one}open = true"),
+                "`access.open` (in longhaul.toml) and `access.keys` (in longhaul.toml): they contradict",
+            ),
+            (
+                keys(&[key("a", A_KEY), key("a", &other)]),
+                "`access.keys` (in longhaul.toml): two keys have the name `a`",
+            ),
+            (
+                keys(&[key("a", A_KEY), key("b", A_KEY)]),
+                "`access.keys` (in longhaul.toml): `a` and `b` are the same key",
+            ),
+            (
+                keys(&[key("a", nothing)]),
+                "`access.keys` (in longhaul.toml): `a` is the hash of no key at all",
+            ),
+            (
+                keys(&[key(" ", A_KEY)]),
+                "`access.keys` (in longhaul.toml): a key has no name",
+            ),
+            (
+                "[tls]\ncert = 'cert.pem'".into(),
+                "`tls.cert` (in longhaul.toml): `tls.key` belongs to it",
+            ),
+            (
+                "[tls]\nkey = 'key.pem'".into(),
+                "`tls.key` (in longhaul.toml): `tls.cert` belongs to it",
+            ),
+            (
+                "public_url = 'http://a.example'\n[tls]\ncert = 'c'\nkey = 'k'".into(),
+                "`public_url` (in longhaul.toml) and `tls.cert` (in longhaul.toml): they contradict",
+            ),
+            (
+                "public_url = 'ftp://example.org'".into(),
+                "`public_url` (in longhaul.toml): it must be an http or https URL",
+            ),
+            (
+                "public_url = 'https://example.org/?a'".into(),
+                "`public_url` (in longhaul.toml): it must be",
+            ),
+            (
+                "public_url = 'https://me@example.org/'".into(),
+                "`public_url` (in longhaul.toml): it must be",
+            ),
+            (
+                "[admin]\nlisten = ':9000'".into(),
+                "`admin.listen` (in longhaul.toml): whoever reaches the admin listener",
+            ),
+            (
+                "[admin]\nlisten = '0.0.0.0'".into(),
+                "`admin.listen` (in longhaul.toml): whoever reaches",
+            ),
+            (
+                "[admin]\nlisten = 8080".into(),
+                "`admin.listen` (in longhaul.toml) and `listen` (by default): both want the same port",
+            ),
+            (
+                "[http]\nmax_connections = 0".into(),
+                "`http.max_connections` (in longhaul.toml): max_connections must be 1 or more",
+            ),
+            (
+                "[http.http2]\nwindow = '1 KiB'".into(),
+                "`http.http2.window` (in longhaul.toml): http2.window must be 64 KiB",
+            ),
+            (
+                "[http]\nhead_timeout = '0s'".into(),
+                "`http.head_timeout` (in longhaul.toml): it must be more than nothing",
+            ),
+            (
+                "[http]\nkeep_alive_timeout = '1000years'".into(),
+                "`http.keep_alive_timeout` (in longhaul.toml): 365250days is more than",
+            ),
+            (
+                "[uploads]\nmax_size = '0 B'".into(),
+                "`uploads.max_size` (in longhaul.toml): it must be more than nothing",
+            ),
+            (
+                "[uploads]\nlifetime = '0s'".into(),
+                "`uploads.lifetime` (in longhaul.toml): it must be more than nothing",
+            ),
+            (
+                "[cleanup]\ninterval = '0s'".into(),
+                "`cleanup.interval` (in longhaul.toml): it must be more than nothing",
+            ),
+            (
+                "[cleanup]\norphan_after = '0s'".into(),
+                "`cleanup.orphan_after` (in longhaul.toml): it must be more than nothing",
+            ),
+            (
+                "[uploads]\nmin_size = '2 MB'\nmax_size = '1 MB'".into(),
+                "`uploads.min_size` (in longhaul.toml) and `uploads.max_size` (in longhaul.toml): ",
+            ),
+            (
+                "[uploads]\nmin_append_size = '2 MB'\nmax_append_size = '1 MB'".into(),
+                "`uploads.min_append_size` (in longhaul.toml) and `uploads.max_append_size` (in longhaul.toml): ",
+            ),
+            (
+                "[http]\ninterim = 'on'\ninterim_untrusted_proxies = ['10.0.0.5']".into(),
+                "`http.interim` (in longhaul.toml) and `http.interim_untrusted_proxies` (in longhaul.toml): `on` sends",
+            ),
+            (
+                "[http]\ninterim_untrusted_proxies = ['10.0.0.5/8']".into(),
+                "`http.interim_untrusted_proxies` (in longhaul.toml): `10.0.0.5/8` is an address and a network in one; write \
+                 `10.0.0.5` or `10.0.0.0/8`",
+            ),
+            (
+                "[webhooks]\nurl = 'https://example.org'".into(),
+                "`webhooks.url` (in longhaul.toml): `webhooks.secrets` are missing",
+            ),
+            (
+                "[webhooks.pre_create]\nurl = 'http://example.org'".into(),
+                "`webhooks.pre_create.url` (in longhaul.toml): nothing is sent to",
+            ),
+            (
+                "[webhooks]\nfirst_retry = '2h'\nlongest_retry = '1h'".into(),
+                "`webhooks.first_retry` (in longhaul.toml) and `webhooks.longest_retry` (in longhaul.toml): 2h is longer than 1h",
+            ),
+            (
+                "[blobs]\nread_chunk = '1 B'".into(),
+                "`blobs.read_chunk` (in longhaul.toml): blobs.read_chunk must be between",
+            ),
+            (
+                "[blobs]\ntype = 's3'".into(),
+                "`blobs.bucket` (by default): blobs.bucket must be the name of a bucket",
+            ),
+            (
+                "[blobs]\ntype = 's3'\nbucket = 'b'\nredirect_endpoint = 'cdn.example.org'".into(),
+                "`blobs.redirect_endpoint` (in longhaul.toml): it must be the http or https URL of an S3 server, for example",
+            ),
+            (
+                "[blobs]\ntype = 's3'\nbucket = 'b'\nendpoint = 'localhost:9000'".into(),
+                "`blobs.endpoint` (in longhaul.toml): it must be the http or https URL of an S3 server",
+            ),
         ] {
+            let said = message(&file, &[]);
+            assert!(said.starts_with(expected), "{file}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_contradiction_names_the_layer_of_each_setting() {
+        let file = format!("[access]\nkeys = [{{ name = 'a', sha256 = '{A_KEY}' }}]");
+        let said = message(&file, &[("LONGHAUL_ACCESS__OPEN", "true")]);
+        let expected =
+            "`access.open` (from LONGHAUL_ACCESS__OPEN) and `access.keys` (in longhaul.toml): ";
+        assert!(said.starts_with(expected), "{said}");
+        let flags = Flags {
+            open: true,
+            ..Flags::default()
+        };
+        let said = load(&file, &[], flags).unwrap_err().to_string();
+        assert!(
+            said.starts_with("`access.open` (on the command line) and `access.keys` (in "),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn no_layer_takes_the_keys_of_another_away_by_an_empty_list() {
+        let file = format!("[access]\nkeys = [{{ name = 'a', sha256 = '{A_KEY}' }}]");
+        let said = message(&file, &[("LONGHAUL_ACCESS__KEYS", "[]")]);
+        let expected = "`access.keys` (from LONGHAUL_ACCESS__KEYS) and `access.keys` (in longhaul.toml): the first is empty";
+        assert!(said.starts_with(expected), "{said}");
+        load(
+            "[access]\nkeys = []",
+            &[("LONGHAUL_ACCESS__KEYS", "[]")],
+            Flags::default(),
+        )
+        .unwrap();
+    }
+
+    #[test]
+    fn the_admin_listener_is_for_others_where_that_is_said() {
+        let config = load(
+            "[admin]\nlisten = ':9000'\nopen = true",
+            &[],
+            Flags::default(),
+        )
+        .unwrap();
+        assert!(!config.admin.listen.address().unwrap().is_loopback());
+    }
+
+    #[test]
+    fn without_keys_other_machines_are_served_only_where_that_is_said() {
+        let addresses = |texts: &[&str]| -> Vec<ListenAddress> {
+            texts.iter().map(|text| text.parse().unwrap()).collect()
+        };
+        let config = Config::default();
+        config
+            .check_reach(&addresses(&["8080", "localhost", "[::1]"]))
+            .unwrap();
+        for beyond in [":8080", "0.0.0.0", "192.0.2.1:80", "[::]:80"] {
+            let refused = config
+                .check_reach(&addresses(&["8080", beyond]))
+                .unwrap_err();
             assert!(
-                message(file, &[])
-                    .starts_with(&format!("the setting `{expected}` cannot be used so")),
-                "{file}"
+                refused.to_string().contains("longhaul hash-key NAME"),
+                "{refused}"
             );
         }
+        let open = load("[access]\nopen = true", &[], Flags::default()).unwrap();
+        open.check_reach(&addresses(&[":8080"])).unwrap();
+        let file = format!("[access]\nkeys = [{{ name = 'a', sha256 = '{A_KEY}' }}]");
+        let keyed = load(&file, &[], Flags::default()).unwrap();
+        keyed.check_reach(&addresses(&[":8080"])).unwrap();
+    }
+
+    #[test]
+    fn settings_that_differ_are_named() {
+        let one = load(
+            "[log]\nlevel = 'info'\n[http]\ndrain_grace = '60s'",
+            &[],
+            Flags::default(),
+        )
+        .unwrap();
+        let other = load(
+            "[log]\nlevel = 'debug'\n[http]\ndrain_grace = '1m'",
+            &[],
+            Flags::default(),
+        )
+        .unwrap();
+        assert_eq!(one.differences(&other), ["log.level"]);
+        assert_eq!(one.differences(&one), [""; 0]);
     }
 
     #[test]
@@ -483,24 +984,11 @@ mod tests {
     }
 
     #[test]
-    fn variables_of_the_command_line_and_of_kubernetes_are_no_settings() {
-        let environment = [
-            ("LONGHAUL_CONFIG", "x"),
-            ("LONGHAUL_KEY", "x"),
-            ("LONGHAUL_SERVICE_HOST", "10.0.0.1"),
-            ("LONGHAUL_SERVICE_PORT_HTTP", "8080"),
-            ("LONGHAUL_PORT", "tcp://10.0.0.1:8080"),
-            ("LONGHAUL_PORT_8080_TCP_ADDR", "10.0.0.1"),
-            ("HOME", "/root"),
-        ];
-        load("", &environment, Flags::default()).unwrap();
-    }
-
-    #[test]
     fn the_printed_defaults_are_the_defaults() {
         let text = Config::defaults();
         assert!(text.contains("\n# part_size = \"8.0 MiB\"\n"), "{text}");
         assert!(text.contains("\n# url =\n"), "{text}");
+        assert!(text.contains("\nneed_lifetime = \"90days\"\n"), "{text}");
         let printed: toml::Table = toml::from_str(&text).unwrap();
         assert_eq!(printed, Config::default().to_table());
         // A setting that its section does not write out would be missing here, unless it has a default to fall back on.

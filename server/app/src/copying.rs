@@ -7,7 +7,7 @@
 mod bytes;
 mod progress;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
@@ -19,6 +19,7 @@ use thiserror::Error;
 use self::bytes::{BytesCopier, PublishedSource};
 use self::progress::Progress;
 use crate::config::Config;
+use crate::data_directory::{self, Opened as _};
 
 /// What to copy.
 #[derive(Debug)]
@@ -130,16 +131,14 @@ fn servers(count: u64) -> String {
 }
 
 async fn open(config: &Config) -> anyhow::Result<(Arc<dyn BlobStore>, Stores)> {
-    make_data_directory(&config.data)?;
-    let blobs = blobs::open(&config.blobs, &config.data).await?;
-    let stores = metadata::open(&config.metadata, &config.data).await?;
+    let data = &config.data;
+    // The stores make their own directories, but a database's has to be there.
+    data_directory::make(data)?;
+    let blobs = blobs::open(&config.blobs, data).await;
+    let blobs = blobs.or_advise("failed to open the blob store", data)?;
+    let stores = metadata::open(&config.metadata, data).await;
+    let stores = stores.or_advise("failed to open the metadata store", data)?;
     Ok((blobs, stores))
-}
-
-/// The stores make their own directories, but a database's has to be there.
-fn make_data_directory(data: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(data)
-        .with_context(|| format!("failed to make the directory {}", data.display()))
 }
 
 async fn open_source(config: &Config) -> anyhow::Result<Source> {

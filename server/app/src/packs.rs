@@ -2,19 +2,25 @@
 //!
 //! [`publish()`] scans a directory, asks the server which contents it lacks, and sends those as one archive that exists
 //! only while it is read. [`pull()`] works the other way round: it finds out which contents a directory lacks, fetches
-//! those as one archive, builds the new tree beside the old one and exchanges the two in a single step.
+//! those as one archive, and exchanges the files that differ. What it does with files that are not the pack's is said in
+//! `plan`, and what a reader or a crash can see in `exchange`.
 
 mod address;
 mod api;
 mod apply;
 mod catalogue;
 mod content;
+mod exchange;
 mod files;
+#[cfg(test)]
+mod fixture;
 mod holding;
+mod plan;
 mod publish;
 mod pull;
 mod scan;
 mod staging;
+mod survey;
 mod work;
 
 use std::fmt::Write as _;
@@ -60,9 +66,28 @@ pub enum Error {
         /// How often it was tried.
         rounds: u32,
     },
-    /// The directory holds something that a pull would destroy.
-    #[error("{} has files that are of no pack, and a pull would remove them: choose another directory, or give --force", .0.display())]
+    /// The directory has files, and no pull left them.
+    #[error("{} has files that no pull put there: choose another directory, or give --force to pull into this one (its files stay, but for those that stand in the way)", .0.display())]
     NotAPack(PathBuf),
+    /// Something of the user's stands where the version has something else.
+    #[error("{paths}: in the way of the version's files in {}, and not put there by a pull, so nothing was changed: move it away, or give --force to replace it", directory.display())]
+    InTheWay {
+        /// The directory.
+        directory: PathBuf,
+        /// Below it.
+        paths: Named,
+    },
+    /// Something is mounted where the version has a file.
+    #[error(
+        "{0}: something is mounted there, and the version has a file in its place, so nothing was changed: unmount it first"
+    )]
+    Mounted(Named),
+    /// A file stands where the directory should.
+    #[error("{} is no directory, so nothing can be pulled into it: name another, or remove it", .0.display())]
+    NoDirectory(PathBuf),
+    /// A dry run that would have to do something.
+    #[error("an earlier pull into {} was cut while it put files in place: pull without --dry-run to finish it", .0.display())]
+    Unfinished(PathBuf),
     /// The directory is another pack's.
     #[error("{} is of the pack {held}, not {asked}: choose another directory, or give --force", directory.display())]
     OtherPack {
@@ -104,6 +129,10 @@ impl Error {
             Self::Unfit { .. }
             | Self::NoFiles(_)
             | Self::NotAPack(_)
+            | Self::InTheWay { .. }
+            | Self::Mounted(_)
+            | Self::NoDirectory(_)
+            | Self::Unfinished(_)
             | Self::OtherPack { .. }
             | Self::BadSignature
             | Self::BadCatalogue(_) => false,
@@ -113,6 +142,16 @@ impl Error {
     /// Whether a signal was the reason.
     pub fn is_interruption(&self) -> bool {
         matches!(self, Self::Transfer(error) if error.is_interruption())
+    }
+
+    /// Whether the system does not let us look.
+    fn is_denied(&self) -> bool {
+        match self {
+            Self::Transfer(transfer::Error::Local { source, .. }) => {
+                source.kind() == std::io::ErrorKind::PermissionDenied
+            }
+            _ => false,
+        }
     }
 
     /// Whether what was fetched is of no use.
@@ -139,6 +178,41 @@ impl Error {
 impl From<CatalogueError> for Error {
     fn from(error: CatalogueError) -> Self {
         Self::BadCatalogue(transfer::chain(&error))
+    }
+}
+
+/// Paths in a sentence, the first of them by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named(pub Vec<String>);
+
+impl Named {
+    /// The first of `count` paths.
+    fn of(first: &[String], count: usize) -> String {
+        const MOST: usize = 3;
+        let names = first
+            .iter()
+            .take(MOST)
+            .map(|path| transfer::printable(path))
+            .collect::<Vec<_>>()
+            .join(", ");
+        match count.saturating_sub(MOST) {
+            0 => names,
+            more => format!("{names} and {more} more"),
+        }
+    }
+}
+
+impl std::fmt::Display for Named {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&Self::of(&self.0, self.0.len()))
+    }
+}
+
+/// `1 file`, `2 files`.
+fn counted(count: u64, what: &str) -> String {
+    match count {
+        1 => format!("1 {what}"),
+        _ => format!("{count} {what}s"),
     }
 }
 

@@ -1,23 +1,35 @@
 //! What the program tells about itself while it runs: events on standard error.
 
+mod directives;
 mod json;
+mod sink;
 
+use std::fmt;
 use std::io::{IsTerminal as _, stderr};
+use std::panic::PanicHookInfo;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::JsonFields;
+use tracing_subscriber::reload;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
+pub use self::directives::Directives;
 use self::json::JsonLines;
+use self::sink::Sink;
+
+/// The wait for a reader of the last lines at the program's end.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// What is written to the log, and how.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The least severe level that is written: `error`, `warn`, `info`, `debug` or `trace`. Parts can differ:
-    /// `info,edge=debug`.
-    pub level: String,
+    /// The least severe level that is written: `error`, `warn`, `info`, `debug` or `trace`; `off` for nothing. Parts can differ:
+    /// `info,edge=debug`. Read again on `SIGHUP`.
+    pub level: Directives,
     /// How an event is written.
     pub format: Format,
 }
@@ -25,7 +37,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            level: "info".to_owned(),
+            level: Directives::default(),
             format: Format::Auto,
         }
     }
@@ -43,35 +55,100 @@ pub enum Format {
     Json,
 }
 
-/// What libraries say at levels that it does not deserve; `log.level` can bring it back.
-///
-/// PostgreSQL notices at every start that the table of migrations is there. The S3 client warns of each object that was uploaded in
-/// parts, whose checksum it cannot compare.
-const HUSHED: &str = "sqlx::postgres::notice=warn,aws_sdk_s3::http_response_checksum=error";
+/// The log of this process.
+pub struct Log {
+    sink: Sink,
+    set_filter: Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>,
+}
 
-/// Begins to write events. They go to standard error, since standard output belongs to what a command makes.
-///
-/// # Errors
-///
-/// The level cannot be read, or events are being written already.
-pub fn init(config: &Config) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(format!("{HUSHED},{}", config.level))
-        .with_context(|| format!("the setting `log.level` does not fit: `{}`", config.level))?;
-    let is_human = match config.format {
-        Format::Auto => stderr().is_terminal(),
-        Format::Human => true,
-        Format::Json => false,
-    };
-    let events = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(stderr);
-    let begun = if is_human {
-        events.with_ansi(stderr().is_terminal()).try_init()
-    } else {
-        let events = events.fmt_fields(JsonFields::new());
-        events.event_format(JsonLines).try_init()
-    };
-    begun
-        .map_err(|source| anyhow::anyhow!(source))
-        .context("failed to begin the log")
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Log").finish_non_exhaustive()
+    }
+}
+
+impl Log {
+    /// Begins to write events, panics included. They go to standard error, since standard output belongs to what a command makes.
+    ///
+    /// # Errors
+    ///
+    /// Events are being written already, or the system gives no thread.
+    pub fn begin(config: &Config) -> anyhow::Result<Self> {
+        let is_human = match config.format {
+            Format::Auto => stderr().is_terminal(),
+            Format::Human => true,
+            Format::Json => false,
+        };
+        let notice = if is_human { human_notice } else { json::notice };
+        let sink = Sink::start(stderr(), notice).context("failed to start the log's thread")?;
+        let events = tracing_subscriber::fmt()
+            .with_env_filter(config.level.filter())
+            .with_writer({
+                let sink = sink.clone();
+                move || sink.clone()
+            });
+        let (begun, set_filter): (_, Box<dyn Fn(_) -> _ + Send + Sync>) = if is_human {
+            let events = events
+                .with_ansi(stderr().is_terminal())
+                .with_filter_reloading();
+            let filter = events.reload_handle();
+            (
+                events.finish().try_init(),
+                Box::new(move |new| filter.reload(new)),
+            )
+        } else {
+            let events = events
+                .fmt_fields(JsonFields::new())
+                .event_format(JsonLines)
+                .with_filter_reloading();
+            let filter = events.reload_handle();
+            (
+                events.finish().try_init(),
+                Box::new(move |new| filter.reload(new)),
+            )
+        };
+        begun.context("failed to begin the log")?;
+        std::panic::set_hook(Box::new(tell_of_panic));
+        doubt(&config.level);
+        Ok(Self { sink, set_filter })
+    }
+
+    /// Writes events of other levels from now on.
+    ///
+    /// # Errors
+    ///
+    /// The log is gone.
+    pub fn set_level(&self, level: &Directives) -> anyhow::Result<()> {
+        (self.set_filter)(level.filter()).context("failed to change the level of the log")?;
+        doubt(level);
+        Ok(())
+    }
+
+    /// Waits for the last lines to be written, if somebody reads them.
+    pub fn end(&self) {
+        self.sink.settle(LAST_LINES);
+    }
+}
+
+fn doubt(level: &Directives) {
+    for doubt in level.doubts() {
+        tracing::warn!("{doubt}");
+    }
+}
+
+/// Logs a panic, in the place of Rust's own message, whose writer may have to wait.
+fn tell_of_panic(panic: &PanicHookInfo<'_>) {
+    let reason = panic.payload_as_str().unwrap_or("no reason is given");
+    let place = panic.location().map(ToString::to_string);
+    let thread = std::thread::current();
+    tracing::error!(
+        reason,
+        place,
+        thread = thread.name(),
+        "a part of the program has panicked: this is a fault of Longhaul, please report it"
+    );
+}
+
+fn human_notice(lost: u64) -> String {
+    format!("{lost} lines of the log were lost here: standard error could not be written\n")
 }

@@ -13,7 +13,9 @@ mod patience;
 mod record;
 mod report;
 mod source;
+mod trust;
 pub mod upload;
+pub(crate) mod words;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,8 +25,9 @@ use clap::Args;
 use reqwest::header::{HeaderName, HeaderValue};
 
 use crate::config::KEY_VARIABLE;
-pub(crate) use connection::{Connection, chain, refusal, setback};
+pub(crate) use connection::{Connection, chain, is_page, refusal, setback};
 pub(crate) use error::Setback;
+pub(crate) use error::printable;
 pub use error::{Error, Refusal};
 pub(crate) use fields::retry_after;
 pub(crate) use patience::Patience;
@@ -41,7 +44,7 @@ pub struct Options {
     /// Send this field with every request to the server; may be repeated
     #[arg(long = "header", short = 'H', value_name = "NAME: VALUE", value_parser = parse_header)]
     headers: Vec<(HeaderName, HeaderValue)>,
-    /// Trust the certificates in this PEM file, and no others
+    /// Trust the certificates in this PEM file, a server's own or an authority's, and no others
     #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
     cacert: Option<PathBuf>,
     /// Take any certificate; for tests only

@@ -110,15 +110,32 @@ impl Default for PreCreate {
 pub enum Conflict {
     /// A URL that nothing is sent to.
     #[error(
-        "{0} is no URL for webhooks: it must be https, or http on this machine (`allow_cleartext` lifts that), without a user"
+        "nothing is sent to {url}: it must be https, or http on this machine (`allow_cleartext = true` lifts that), without a user; \
+         for example `https://hooks.example.org/longhaul`"
     )]
-    Url(Url),
+    Url {
+        /// The setting's full path.
+        setting: &'static str,
+        /// Its value, without a password.
+        url: Url,
+    },
     /// Nothing is sent unsigned.
-    #[error("`secrets` are needed to sign with; `echo whsec_$(openssl rand -base64 32)` makes one")]
-    NoSecret,
-    /// A time of nothing.
-    #[error("a timeout is longer than nothing")]
-    NoTime,
+    #[error(
+        "`webhooks.secrets` are missing, and nothing is sent unsigned; `echo whsec_$(openssl rand -base64 32)` makes one"
+    )]
+    NoSecret {
+        /// The full path of the setting that needs one.
+        setting: &'static str,
+    },
+}
+
+impl Conflict {
+    /// The full path of the setting that cannot be used.
+    pub fn setting(&self) -> &'static str {
+        match self {
+            Self::Url { setting, .. } | Self::NoSecret { setting } => setting,
+        }
+    }
 }
 
 impl Config {
@@ -127,24 +144,27 @@ impl Config {
     /// # Errors
     /// See [`Conflict`].
     pub fn check(&self) -> Result<(), Conflict> {
-        let urls = [&self.url, &self.pre_create.url];
-        for url in urls.into_iter().flatten() {
+        let urls = [
+            ("webhooks.url", &self.url),
+            ("webhooks.pre_create.url", &self.pre_create.url),
+        ];
+        for (setting, url) in urls {
+            let Some(url) = url else {
+                continue;
+            };
             let is_safe = url.scheme() == "https"
                 || (url.scheme() == "http" && (self.allow_cleartext || is_here(url)));
             if !is_safe || !url.username().is_empty() || url.password().is_some() {
-                let mut shown = url.clone();
+                let mut url = url.clone();
                 // Neither fails on a URL with a host; one without has nothing to hide.
-                let _ = shown.set_username("").and(shown.set_password(None));
-                return Err(Conflict::Url(shown));
+                let _ = url.set_username("").and(url.set_password(None));
+                return Err(Conflict::Url { setting, url });
             }
             if self.secrets.is_empty() {
-                return Err(Conflict::NoSecret);
+                return Err(Conflict::NoSecret { setting });
             }
         }
-        match self.timeout.is_zero() || self.pre_create.timeout.is_zero() {
-            true => Err(Conflict::NoTime),
-            false => Ok(()),
-        }
+        Ok(())
     }
 
     /// Whoever brings events to their receiver, if there is one.
@@ -237,7 +257,8 @@ mod tests {
         ] {
             for key in ["url", "pre_create.url"] {
                 let conflict = config(&format!("{key} = '{url}'")).check().unwrap_err();
-                assert!(matches!(conflict, Conflict::Url(_)), "{url}");
+                assert!(matches!(conflict, Conflict::Url { .. }), "{url}");
+                assert_eq!(conflict.setting(), format!("webhooks.{key}"));
                 assert!(!conflict.to_string().contains("pass"), "{conflict}");
             }
         }
@@ -251,7 +272,8 @@ mod tests {
             secrets: Vec::new(),
             ..config("pre_create.url = 'https://example.org'")
         };
-        assert_eq!(unsigned.check(), Err(Conflict::NoSecret));
+        let setting = "webhooks.pre_create.url";
+        assert_eq!(unsigned.check(), Err(Conflict::NoSecret { setting }));
         assert_eq!(Config::default().check(), Ok(()));
     }
 }

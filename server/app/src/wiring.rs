@@ -9,17 +9,22 @@ use domain::access::Gate;
 use domain::cleanup::Janitor;
 use domain::clock::{FollowingClock, SystemClock};
 use domain::ids::SystemRandomness;
+use domain::packs;
 use domain::uploads::{self, Hooks};
 use domain::webhooks::{self, DeadLetters, Webhooks};
 use domain::{
-    BlobStore, Clock, Files, Health, Leases, MetadataStore, NodeId, Outbox, Packs, Uploads,
+    BlobStore, Clock, Files, Health, Leases, MetadataStore, NodeId, Outbox, Packs, Supervisor,
+    Uploads,
 };
 use ed25519_dalek::SigningKey;
 use ed25519_dalek::pkcs8::DecodePrivateKey as _;
 use edge::routes::admin::Admin;
+use edge::routes::host::Hosts;
 use edge::routes::{Api, Place};
+use url::Url;
 
 use crate::config::Config;
+use crate::data_directory::{self, Opened as _};
 
 /// A server that is ready to be served.
 #[derive(Debug)]
@@ -38,6 +43,8 @@ pub struct Server {
     pub webhooks: Option<Webhooks>,
     /// What peers hold of the server's memory is taken from this.
     pub memory: Budget,
+    /// Watches over the tasks of all of these.
+    pub supervisor: Supervisor,
     /// Closed last.
     pub metadata: Arc<dyn MetadataStore>,
 }
@@ -49,12 +56,13 @@ impl Server {
     ///
     /// A store cannot be opened, or the data directory is another process's.
     pub async fn open(config: &Config) -> anyhow::Result<Self> {
+        data_directory::make(&config.data)?;
         let blobs: Arc<dyn BlobStore> = blobs::open(&config.blobs, &config.data)
             .await
-            .context("failed to open the blob store")?;
+            .or_advise("failed to open the blob store", &config.data)?;
         let stores = metadata::open(&config.metadata, &config.data)
             .await
-            .context("failed to open the metadata store")?;
+            .or_advise("failed to open the metadata store", &config.data)?;
         let metadata: Arc<dyn MetadataStore> = stores.metadata;
         let clock = Arc::new(FollowingClock::new(Arc::new(SystemClock)));
         let node = NodeId::random(&SystemRandomness);
@@ -67,11 +75,16 @@ impl Server {
             Some(_) => Outbox::new(config.webhooks.events.clone(), Arc::new(SystemRandomness)),
             None => Outbox::silent(),
         };
+        let memory = Budget::new(config.memory.total.as_u64());
         let packs = Packs::new(
-            Arc::clone(&blobs),
-            stores.packs,
-            Arc::clone(&clock),
-            Arc::new(SystemRandomness),
+            packs::Means {
+                blobs: Arc::clone(&blobs),
+                facts: stores.packs,
+                clock: Arc::clone(&clock),
+                randomness: Arc::new(SystemRandomness),
+                outbox: outbox.clone(),
+                memory: memory.clone(),
+            },
             config.packs.clone(),
             config
                 .packs
@@ -79,7 +92,6 @@ impl Server {
                 .as_deref()
                 .map(read_signing_key)
                 .transpose()?,
-            outbox.clone(),
         );
         let uploads = Uploads::new(
             uploads::Means {
@@ -93,6 +105,7 @@ impl Server {
                 clock: Arc::clone(&clock),
                 randomness: Arc::new(SystemRandomness),
                 node,
+                memory: memory.clone(),
             },
             config.uploads.clone(),
         );
@@ -117,14 +130,19 @@ impl Server {
             };
             Webhooks::new(outbox.clone(), means, config.webhooks.schedule())
         });
+        let supervisor = Supervisor::default();
         let admin = Admin {
-            health: Health::new(Arc::clone(&blobs), Arc::clone(&metadata)),
+            health: Health::new(
+                Arc::clone(&blobs),
+                Arc::clone(&metadata),
+                supervisor.clone(),
+            ),
             dead_letters: DeadLetters::new(outbox, stores.events, Arc::clone(&clock)),
+            hosts: Arc::new(Hosts::of_any_address(config.admin.hosts.clone())),
         };
-        let gate = Gate::new(&config.access);
-        let local_pages_only = gate.is_open() && !config.access.open;
+        let public_host = config.public_url.as_ref().and_then(Url::host_str);
         let api = Api {
-            gate,
+            gate: Gate::new(&config.access),
             uploads: uploads.clone(),
             files: Files::new(blobs, Arc::clone(&metadata), Arc::clone(&clock)),
             packs,
@@ -134,7 +152,7 @@ impl Server {
                     .public_url
                     .as_ref()
                     .map(|url| url.as_str().trim_end_matches('/').to_owned()),
-                local_pages_only,
+                hosts: Hosts::of_this_machine(public_host),
             }),
         };
         Ok(Self {
@@ -144,13 +162,19 @@ impl Server {
             janitor,
             leases,
             webhooks,
-            memory: Budget::new(config.memory.total.as_u64()),
+            memory,
+            supervisor,
             metadata,
         })
     }
 }
 
-fn read_signing_key(file: &Path) -> anyhow::Result<SigningKey> {
+/// Reads the key that signs catalogues.
+///
+/// # Errors
+///
+/// The file cannot be read, or holds no such key; the message says how to make one.
+pub(crate) fn read_signing_key(file: &Path) -> anyhow::Result<SigningKey> {
     let pem = std::fs::read_to_string(file)
         .with_context(|| format!("failed to read the signing key in {}", file.display()))?;
     SigningKey::from_pkcs8_pem(&pem).with_context(|| {

@@ -14,8 +14,13 @@ use crate::entry_path::EntryPath;
 /// The paths seen so far.
 #[derive(Debug, Default)]
 pub(crate) struct Collisions {
-    kinds: HashMap<[u8; 16], Kind>,
+    /// The number of each file, or [`DIRECTORY`].
+    names: HashMap<[u8; 16], u32>,
+    files: u32,
 }
+
+/// Stands for a directory, where files have numbers.
+const DIRECTORY: u32 = u32::MAX;
 
 /// How a path collides with an earlier one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -26,38 +31,50 @@ pub enum Collision {
     FileAndDirectory,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    File,
-    Directory,
-}
-
 impl Collisions {
-    /// Adds a file's path, unless it collides with one added before.
-    pub(crate) fn insert(&mut self, path: &EntryPath<'_>) -> Result<(), Collision> {
+    /// Adds a file's path, unless it collides with one added before. Returns its number: files count from 0.
+    pub(crate) fn insert(&mut self, path: &EntryPath<'_>) -> Result<u32, Collision> {
         let key = path.folded();
-        match self.kinds.entry(short_hash(&key)) {
+        let number = self.files;
+        match self.names.entry(short_hash(&key)) {
             Entry::Occupied(known) => {
-                return Err(match known.get() {
-                    Kind::File => Collision::SamePath,
-                    Kind::Directory => Collision::FileAndDirectory,
+                return Err(match *known.get() {
+                    DIRECTORY => Collision::FileAndDirectory,
+                    _ => Collision::SamePath,
                 });
             }
-            Entry::Vacant(free) => free.insert(Kind::File),
+            Entry::Vacant(free) => free.insert(number),
         };
+        self.files += 1;
         // From the deepest directory up: above a known one, all are known.
         let mut rest = &*key;
         while let Some((directory, _)) = rest.rsplit_once('/') {
-            match self.kinds.entry(short_hash(directory)) {
-                Entry::Occupied(known) => match known.get() {
-                    Kind::File => return Err(Collision::FileAndDirectory),
-                    Kind::Directory => return Ok(()),
+            match self.names.entry(short_hash(directory)) {
+                Entry::Occupied(known) => match *known.get() {
+                    DIRECTORY => break,
+                    _ => return Err(Collision::FileAndDirectory),
                 },
-                Entry::Vacant(free) => free.insert(Kind::Directory),
+                Entry::Vacant(free) => free.insert(DIRECTORY),
             };
             rest = directory;
         }
-        Ok(())
+        Ok(number)
+    }
+
+    /// The number of the file at this path.
+    pub(crate) fn file(&self, path: &EntryPath<'_>) -> Option<u32> {
+        let number = *self.names.get(&short_hash(&path.folded()))?;
+        (number != DIRECTORY).then_some(number)
+    }
+
+    /// The number of directories that the files lie in.
+    pub(crate) fn directories(&self) -> usize {
+        self.names.len() - self.files as usize
+    }
+
+    /// About how much memory they take, in bytes.
+    pub(crate) fn memory(&self) -> usize {
+        self.names.capacity() * (size_of::<([u8; 16], u32)>() + 1)
     }
 }
 
@@ -77,7 +94,7 @@ mod tests {
             let mut seen = Collisions::default();
             paths
                 .into_iter()
-                .try_for_each(|path| seen.insert(&EntryPath::parse(*path).unwrap()))
+                .try_for_each(|path| seen.insert(&EntryPath::parse(*path).unwrap()).map(drop))
         };
         assert_eq!(insert_all(paths.iter().collect()), expected, "{paths:?}");
         assert_eq!(

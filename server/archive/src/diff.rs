@@ -49,9 +49,9 @@ pub struct ContentCopy {
     pub is_move: bool,
 }
 
-/// An exception names no file of the base version.
+/// An exception names no file of either version.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the base version has no file `{path}`")]
+#[error("neither version has a file `{path}`")]
 pub struct UnknownException {
     pub path: EntryPath<'static>,
 }
@@ -64,9 +64,10 @@ pub fn lacking(target: &Tree, held: &Tree) -> Need {
     )
 }
 
-/// What the holder of a tree lacks of the target, when these files of the tree are lost or damaged.
+/// What the holder of a tree lacks of the target, when these files are lost, damaged, or missing for another reason.
 ///
-/// Their contents count as lost altogether, even where another file of the tree has the same: only so does the need
+/// A file of the target is sent itself, whatever else the receiver has: a client that asks for a path finds it in the archive. The
+/// content of a file of the held tree counts as lost altogether, even where another file of the tree has the same: only so does the need
 /// alone tell what is to be done.
 pub fn lacking_except<'a>(
     target: &Tree,
@@ -74,16 +75,24 @@ pub fn lacking_except<'a>(
     except: impl IntoIterator<Item = &'a EntryPath<'a>>,
 ) -> Result<Need, UnknownException> {
     let mut lost = HashSet::new();
+    let mut asked = Vec::new();
+    let mut coming = HashSet::new();
     for path in except {
-        let position = held
-            .position(path.as_str())
-            .ok_or_else(|| UnknownException {
+        let (to, from) = (target.position(path.as_str()), held.position(path.as_str()));
+        if to.is_none() && from.is_none() {
+            return Err(UnknownException {
                 path: path.clone().into_owned(),
-            })?;
-        lost.insert(held.sha256(position));
+            });
+        }
+        lost.extend(from.map(|from| held.sha256(from)));
+        coming.extend(to.map(|to| target.sha256(to)));
+        asked.extend(to);
     }
     let unheld = unmatched(target, held).filter(|sha256| held.positions_with(sha256).is_empty());
-    Ok(need_of(target, unheld.chain(lost.iter().copied())))
+    let lacking = unheld.chain(lost.iter().copied());
+    let firsts = firsts(target, lacking.filter(|sha256| !coming.contains(sha256)));
+    let positions = asked.iter().copied().chain(firsts);
+    Ok(Need::from_positions(positions, target.len()).expect("positions of this target"))
 }
 
 /// What the holder of these contents lacks of the target.
@@ -152,6 +161,11 @@ impl Diff {
         }
     }
 
+    /// Whether there is nothing to do beside taking in what is sent.
+    pub fn is_empty(&self) -> bool {
+        self.duplicates.is_empty() && self.copies.is_empty() && self.removals.is_empty()
+    }
+
     /// About how much memory the diff takes, in bytes.
     pub fn memory(&self) -> usize {
         size_of_val(&*self.duplicates) + size_of_val(&*self.copies) + size_of_val(&*self.removals)
@@ -198,9 +212,15 @@ fn unmatched(target: &Tree, held: &Tree) -> impl Iterator<Item = Sha256Digest> {
 }
 
 /// The first file with each of these contents.
+fn firsts(
+    target: &Tree,
+    contents: impl Iterator<Item = Sha256Digest>,
+) -> impl Iterator<Item = u32> {
+    contents.filter_map(|sha256| target.positions_with(&sha256).first().copied())
+}
+
 fn need_of(target: &Tree, contents: impl Iterator<Item = Sha256Digest>) -> Need {
-    let firsts = contents.filter_map(|sha256| target.positions_with(&sha256).first().copied());
-    Need::from_positions(firsts, target.len()).expect("positions of this target")
+    Need::from_positions(firsts(target, contents), target.len()).expect("positions of this target")
 }
 
 /// The files that are not needed themselves but have the content of one that is.
@@ -391,26 +411,41 @@ mod tests {
     }
 
     #[test]
-    fn lost_contents_are_sent_again() {
-        let base = tree(&files("a=1 b=1 c=2"));
-        let target = tree(&files("a=1 b=1 c=2 d=1"));
-        let lost = EntryPath::parse("b").unwrap();
-        let need = lacking_except(&target, &base, [&lost]).unwrap();
-        assert_eq!(need.positions().collect::<Vec<_>>(), [0]);
-        let diff = Diff::new(&target, Some(&base), &need);
-        let restored: Vec<u32> = diff
-            .duplicates
-            .iter()
-            .map(|duplicate| duplicate.position)
-            .collect();
-        assert_eq!((restored, diff.copies.len()), (vec![1, 3], 0));
+    fn what_is_asked_for_is_sent_itself() {
+        let base = tree(&files("a=1 b=1 c=2 e=5"));
+        let target = tree(&files("a=1 b=1 c=2 d=1 m=3 n=3"));
+        let check = |except: &[&'static str], sent: &str, restored: &str| {
+            let except: Vec<_> = except
+                .iter()
+                .map(|path| EntryPath::parse(*path).unwrap())
+                .collect();
+            let need = lacking_except(&target, &base, &except).unwrap();
+            let diff = Diff::new(&target, Some(&base), &need);
+            let paths = |positions: &mut dyn Iterator<Item = u32>| {
+                let paths: Vec<&str> = positions.map(|at| target.path(at)).collect();
+                paths.join(" ")
+            };
+            assert_eq!(paths(&mut need.positions()), sent, "{except:?}");
+            let mut duplicates = diff.duplicates.iter().map(|it| it.position);
+            assert_eq!(paths(&mut duplicates), restored, "{except:?}");
+        };
+        check(&[], "m", "n");
+        check(&["b"], "b m", "a d n");
+        // What is not held is asked for by its new path, be it sent with another or not.
+        check(&["m"], "m", "n");
+        check(&["n"], "n", "m");
+        check(&["m", "n"], "m n", "");
+        check(&["d"], "d m", "a b n");
+        // A file that is going away, and one that is not wanted.
+        check(&["e"], "m", "n");
+        check(&["a", "c"], "a c m", "b d n");
 
         let stranger = EntryPath::parse("x").unwrap();
         assert_eq!(
             lacking_except(&target, &base, [&stranger])
                 .unwrap_err()
                 .to_string(),
-            "the base version has no file `x`"
+            "neither version has a file `x`"
         );
     }
 
@@ -454,10 +489,11 @@ mod tests {
             }
             prop_assert_eq!(&applied, &target);
 
-            // Nothing is sent twice, and nothing that is held.
+            // Nothing is sent twice, and nothing that is held, unless it was asked for.
             let mut contents = HashSet::new();
             let lost_contents: HashSet<u8> = lost.iter().map(|path| base[path.as_str()].0).collect();
-            for position in need.positions() {
+            let is_asked = |position| lost.iter().any(|path| path.as_str() == target_tree.path(position));
+            for position in need.positions().filter(|position| !is_asked(*position)) {
                 let content = target[target_tree.path(position)].0;
                 prop_assert!(contents.insert(content));
                 prop_assert!(lost_contents.contains(&content) || base.values().all(|(held, _)| *held != content));

@@ -88,6 +88,7 @@ mod tests {
                 Limits {
                     entries: 2,
                     total_size: 9,
+                    ..Limits::default()
                 },
             )
             .unwrap_err();
@@ -98,6 +99,7 @@ mod tests {
                 Limits {
                     entries: 2,
                     total_size: 9,
+                    ..Limits::default()
                 },
             )
             .unwrap_err();
@@ -145,7 +147,7 @@ mod tests {
             "trailing characters",
         );
         check(r#""files":"#, r#""format":"#, "invalid type");
-        check("maps", ".maps", "begins or ends with a dot");
+        check("maps", ".maps", "begins with a dot");
     }
 
     #[test]

@@ -41,8 +41,12 @@ pub enum EntryPathError {
     SegmentTooLong,
     #[error("the path has a `.` or `..` segment")]
     DotSegment,
-    #[error("the path has a segment that begins or ends with a dot or a space")]
+    #[error("the path has a segment that begins with a space, or ends with a dot or a space")]
     DotOrSpaceAtEdge,
+    #[error("the name begins with a dot")]
+    LeadingDot,
+    #[error("the path is one that macOS adds to directories (`.DS_Store`, `._*`, `__MACOSX`)")]
+    Litter,
     #[error("the path has a drive letter")]
     DriveLetter,
     #[error("the path has a backslash")]
@@ -141,8 +145,11 @@ fn check(path: &str) -> Result<(), EntryPathError> {
         return Err(EntryPathError::Absolute);
     }
     path.split('/').try_for_each(check_segment)?;
-    // Folded, since on a volume that ignores case `.Longhaul` is the same directory. Checked last, so that the
-    // general rule against leading dots has already refused it; this one stands on its own if that ever changes.
+    // Archives are read without these, so a tree that lists them could never be published.
+    if is_litter(path) {
+        return Err(EntryPathError::Litter);
+    }
+    // Folded, since on a volume that ignores case `.Longhaul` is the same directory.
     if path
         .split('/')
         .next()
@@ -153,7 +160,15 @@ fn check(path: &str) -> Result<(), EntryPathError> {
     Ok(())
 }
 
-/// Checks one name between slashes, which is also the rule for pack names.
+/// Tells what macOS adds to directories and archives: window positions, resource forks and icons of folders. Trees are without
+/// them, and readers of directories and archives leave them out.
+pub fn is_litter(path: &str) -> bool {
+    let mut segments = path.split('/').peekable();
+    segments.peek() == Some(&"__MACOSX")
+        || segments.any(|name| name == ".DS_Store" || name == "Icon\r" || name.starts_with("._"))
+}
+
+/// Checks one name between slashes, which is also the rule for pack names. A name may begin with a dot: `.well-known`.
 pub(crate) fn check_segment(segment: &str) -> Result<(), EntryPathError> {
     let bytes = segment.as_bytes();
     if bytes.is_empty() {
@@ -165,7 +180,7 @@ pub(crate) fn check_segment(segment: &str) -> Result<(), EntryPathError> {
     if segment == "." || segment == ".." {
         return Err(EntryPathError::DotSegment);
     }
-    if segment.starts_with(['.', ' ']) || segment.ends_with(['.', ' ']) {
+    if segment.starts_with(' ') || segment.ends_with(['.', ' ']) {
         return Err(EntryPathError::DotOrSpaceAtEdge);
     }
     // In any segment: whoever joins a path name by name would leave the directory at `C:`.
@@ -227,6 +242,12 @@ mod tests {
         accept("a..b/c. d");
         accept("xy:z/1:2");
         accept("\"quoted\" & <odd>?*|");
+        accept(".well-known/assetlinks.json");
+        accept("a/.htaccess");
+        accept("..a/...b");
+        accept(".DS_Store.txt");
+        accept("a/__MACOSX/b");
+        accept("a/.longhaul/b");
         accept(&"n".repeat(255));
         accept(&vec!["n".repeat(127); 8].join("/"));
     }
@@ -243,7 +264,10 @@ mod tests {
         refuse("a/../b", EntryPathError::DotSegment);
         refuse("a/./b", EntryPathError::DotSegment);
         refuse("...", EntryPathError::DotOrSpaceAtEdge);
-        refuse(".hidden", EntryPathError::DotOrSpaceAtEdge);
+        refuse("a/.DS_Store", EntryPathError::Litter);
+        refuse("._a/b", EntryPathError::Litter);
+        refuse("__MACOSX/a", EntryPathError::Litter);
+        refuse("Icon\r", EntryPathError::ControlCharacter);
         refuse("a/b.", EntryPathError::DotOrSpaceAtEdge);
         refuse("a / b", EntryPathError::DotOrSpaceAtEdge);
         refuse(" ", EntryPathError::DotOrSpaceAtEdge);
@@ -261,7 +285,9 @@ mod tests {
             &vec!["n".repeat(128); 8].join("/"),
             EntryPathError::PathTooLong,
         );
-        refuse(".longhaul/diff.json", EntryPathError::DotOrSpaceAtEdge);
+        refuse(".longhaul/diff.json", EntryPathError::Reserved);
+        refuse(".longhaul", EntryPathError::Reserved);
+        refuse(".LongHaul/x", EntryPathError::Reserved);
     }
 
     #[test]

@@ -200,6 +200,7 @@ fn unpack_in(data: &[u8], piece: usize) -> Result<Vec<(String, u32, bool)>, Unpa
         entries: 50,
         entry_size: 1 << 20,
         total_size: 2 << 20,
+        path_bytes: 1 << 16,
         ratio: 200,
     };
     let mut unpacker = Unpacker::new(limits);
@@ -231,7 +232,14 @@ fn unpack_in(data: &[u8], piece: usize) -> Result<Vec<(String, u32, bool)>, Unpa
                 total_size += std::mem::take(&mut size);
                 assert!(total_size <= limits.total_size);
             }
+            Some(UnpackEvent::Copy { path, of }) => {
+                assert_eq!(EntryPath::parse(path.as_str()), Ok(path.clone()));
+                assert!(paths.insert(path.folded().into_owned()));
+                let (_, crc32, _) = files[of as usize];
+                files.push((path.as_str().to_owned(), crc32, false));
+            }
             Some(UnpackEvent::Executable { number }) => files[number as usize].2 = true,
+            Some(UnpackEvent::Pause) => {}
             Some(UnpackEvent::End) => return Ok(files),
             None => match pieces.next() {
                 Some(piece) => unpacker.feed(Bytes::copy_from_slice(piece)),
@@ -256,6 +264,7 @@ fn check_tree(tree: &Tree) {
 const LIMITS: Limits = Limits {
     entries: 20,
     total_size: 1 << 40,
+    path_bytes: 1 << 12,
 };
 
 #[cfg(test)]

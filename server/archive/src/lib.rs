@@ -73,7 +73,7 @@ pub use diff::{
 pub use document::{DIFF_DOCUMENT_PATH, DIFF_FORMAT};
 pub use draft::{Draft, DraftError};
 pub use entry_path::{
-    EntryPath, EntryPathError, MAX_PATH_BYTES, MAX_SEGMENT_BYTES, RESERVED_DIRECTORY,
+    EntryPath, EntryPathError, MAX_PATH_BYTES, MAX_SEGMENT_BYTES, RESERVED_DIRECTORY, is_litter,
 };
 pub use forms::{Deflated, Form, Forms, FormsError, deflating_pays};
 pub use holdings::{Holdings, HoldingsError};

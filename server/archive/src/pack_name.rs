@@ -4,13 +4,17 @@ use std::fmt;
 
 use crate::entry_path::{EntryPathError, check_segment, is_nfc};
 
-/// The name of a pack: one path segment, with the same rules as a segment of an [`EntryPath`](crate::EntryPath).
+/// The name of a pack: one path segment, with the same rules as a segment of an [`EntryPath`](crate::EntryPath),
+/// and without a dot in front.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PackName(Box<str>);
 
 impl PackName {
     pub fn parse(name: &str) -> Result<Self, EntryPathError> {
         check_segment(name)?;
+        if name.starts_with('.') {
+            return Err(EntryPathError::LeadingDot);
+        }
         if name.contains('/') {
             return Err(EntryPathError::EmptySegment);
         }

@@ -22,6 +22,8 @@ pub struct Limits {
     pub entries: u32,
     /// The sum of all sizes, in bytes; at most [`MAX_SIZE`] counts.
     pub total_size: u64,
+    /// The sum of the lengths of all paths, in bytes of UTF-8; less than 4 GiB counts.
+    pub path_bytes: u64,
 }
 
 impl Default for Limits {
@@ -29,6 +31,7 @@ impl Default for Limits {
         Self {
             entries: 1 << 20,
             total_size: MAX_SIZE,
+            path_bytes: u32::MAX.into(),
         }
     }
 }
@@ -65,8 +68,10 @@ pub struct Entry<'a> {
 pub enum TreeError {
     #[error("more than {limit} files")]
     TooManyEntries { limit: u32 },
-    #[error("the paths are longer than 4 GiB together")]
-    PathsTooLong,
+    #[error("more than {limit} directories")]
+    TooManyDirectories { limit: u32 },
+    #[error("the paths are longer than {limit} bytes together")]
+    PathsTooLong { limit: u64 },
     #[error("the files are larger than {limit} bytes together")]
     TooLarge { limit: u64 },
     #[error("`{path}` cannot be in the tree: {collision}")]
@@ -221,6 +226,9 @@ impl fmt::Debug for Tree {
     }
 }
 
+/// So many directories are never too many; else there may be as many as files.
+pub(crate) const FEW_DIRECTORIES: u32 = 1 << 16;
+
 /// Takes files one by one, in any order, and refuses what cannot stand in one tree as soon as it comes.
 #[derive(Debug)]
 pub struct TreeBuilder {
@@ -241,6 +249,7 @@ impl TreeBuilder {
         Self {
             limits: Limits {
                 total_size: limits.total_size.min(MAX_SIZE),
+                path_bytes: limits.path_bytes.min(u32::MAX.into()),
                 ..limits
             },
             paths: String::new(),
@@ -258,8 +267,16 @@ impl TreeBuilder {
     pub(crate) fn of_published() -> Self {
         let limits = Limits {
             entries: u32::MAX,
-            total_size: MAX_SIZE,
+            ..Limits::default()
         };
+        Self {
+            collisions: None,
+            ..Self::new(limits)
+        }
+    }
+
+    /// For files as an [`Unpacker`](crate::Unpacker) tells them, which has found that they can stand in one tree.
+    pub fn of_unpacked(limits: Limits) -> Self {
         Self {
             collisions: None,
             ..Self::new(limits)
@@ -280,8 +297,11 @@ impl TreeBuilder {
                 limit: self.limits.entries,
             });
         }
+        let limit = self.limits.path_bytes;
         let path_end = u32::try_from(self.paths.len() + path.as_str().len())
-            .map_err(|_| TreeError::PathsTooLong)?;
+            .ok()
+            .filter(|end| u64::from(*end) <= limit)
+            .ok_or(TreeError::PathsTooLong { limit })?;
         let total_size = self
             .total_size
             .checked_add(size)
@@ -296,6 +316,11 @@ impl TreeBuilder {
                     path: path.clone().into_owned(),
                     collision,
                 })?;
+            // Of a short path that lies deep, the directories take more memory than the path.
+            let limit = self.limits.entries.max(FEW_DIRECTORIES);
+            if collisions.directories() > limit as usize {
+                return Err(TreeError::TooManyDirectories { limit });
+            }
         }
 
         self.is_sorted &= index == 0 || self.path(index - 1) < path.as_str();
@@ -307,6 +332,29 @@ impl TreeBuilder {
         self.executables[index / 64] |= u64::from(executable) << (index % 64);
         self.total_size = total_size;
         Ok(())
+    }
+
+    /// Makes the file of this number executable. Files are numbered from 0 as they came.
+    ///
+    /// # Panics
+    /// If it has not come, as for [`TreeBuilder::file`].
+    pub fn set_executable(&mut self, number: usize) {
+        assert!(number < self.len(), "a file that has not come");
+        self.executables[number / 64] |= 1 << (number % 64);
+    }
+
+    /// The size and digest of the file of this number.
+    pub fn file(&self, number: usize) -> (u64, Sha256Digest) {
+        (self.sizes[number], self.digests[number])
+    }
+
+    /// About how much memory the files take, in bytes; sorting takes as much again.
+    pub fn memory(&self) -> usize {
+        self.paths.capacity()
+            + self.path_ends.capacity() * size_of::<u32>()
+            + self.sizes.capacity() * size_of::<u64>()
+            + self.digests.capacity() * size_of::<Sha256Digest>()
+            + self.collisions.as_ref().map_or(0, Collisions::memory)
     }
 
     /// The number of files so far.
@@ -414,6 +462,7 @@ mod tests {
             Limits {
                 entries: 5,
                 total_size: 4,
+                ..Limits::default()
             },
         )
     }
@@ -446,6 +495,7 @@ mod tests {
         let mut builder = TreeBuilder::new(Limits {
             entries: 1,
             total_size: u64::MAX,
+            ..Limits::default()
         });
         let push = |builder: &mut TreeBuilder, path: &'static str, size| {
             builder.push(

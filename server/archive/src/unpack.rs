@@ -8,8 +8,23 @@
 //! What an event has told is only certain once [`UnpackEvent::End`] has come: a zip's central directory, at its very
 //! end, may contradict the rest. So contents may be stored as they come, but nothing may be published before that.
 //!
+//! # What is read
+//!
+//! Tars as GNU tar, bsdtar, Go, Python, Java and the others write them: v7, ustar, GNU and pax, with long names, with
+//! hard links to files that came before, with sparse files (GNU's old form, and the pax forms 0.0, 0.1 and 1.0); as
+//! they are, or as gzip or zstd with any number of members, frames and skippable frames. Zips with stored and deflated
+//! entries, sizes in front or behind, zip64, names in UTF-8, in Info-ZIP's Unicode field or in code page 437, with `/`
+//! or `\` between them. A tar must have its end mark, or one that was cut between two files would look whole.
+//!
 //! Some entries are passed over, though checked like the others: directories (trees consist of files), the document
-//! of our own archives, and what macOS adds (`__MACOSX/`, `.DS_Store`, `._*`), none of which could be in a tree.
+//! of our own archives, and what macOS adds ([`is_litter`](crate::is_litter)).
+//!
+//! # What it costs
+//!
+//! Every byte that comes out of a decompressor counts for [`UnpackLimits::ratio`], be it of a content, a name, a
+//! header, an entry that is passed over, padding or the zeros behind the end, of which there may be 1 MiB; so does
+//! every byte of a hole in a sparse file. After each MiB without an event there is an [`UnpackEvent::Pause`], so that a
+//! caller can look around however small the archive is that keeps it busy.
 
 mod compression;
 mod input;
@@ -20,8 +35,8 @@ use bytes::Bytes;
 
 use crate::collisions::{Collision, Collisions};
 use crate::document::DIFF_DOCUMENT_PATH;
-use crate::entry_path::{EntryPath, EntryPathError, RESERVED_DIRECTORY};
-use crate::tree::MAX_SIZE;
+use crate::entry_path::{EntryPath, EntryPathError, RESERVED_DIRECTORY, is_litter};
+use crate::tree::{FEW_DIRECTORIES, MAX_SIZE};
 use compression::Decompressor;
 use input::Input;
 
@@ -52,8 +67,12 @@ pub enum UnpackEvent {
         size: u64,
         crc32: u32,
     },
+    /// A whole file with the content of the file of this number, which came before.
+    Copy { path: EntryPath<'static>, of: u32 },
     /// The file of this number is executable; a zip tells so only behind all files.
     Executable { number: u32 },
+    /// Nothing of note has come of the last MiB. There may be more without being fed.
+    Pause,
     /// The archive is whole and consistent. Nothing follows.
     End,
 }
@@ -67,7 +86,9 @@ pub struct UnpackLimits {
     pub entry_size: u64,
     /// The size of all files together, in bytes.
     pub total_size: u64,
-    /// How many times larger than the archive so far its contents may be, beyond the first 16 MiB.
+    /// The lengths of all files' paths together, in bytes.
+    pub path_bytes: u64,
+    /// How many times larger than the archive so far all that comes out of it may be, beyond the first 16 MiB.
     pub ratio: u64,
 }
 
@@ -85,6 +106,8 @@ pub struct UnpackError {
 pub enum UnpackFault {
     #[error("this is neither a zip nor a tar archive")]
     NotAnArchive,
+    #[error("this is {format}, which is not supported")]
+    OtherFormat { format: &'static str },
     #[error("the archive is cut short")]
     Truncated,
     #[error("there are bytes behind the end of the archive")]
@@ -95,7 +118,11 @@ pub enum UnpackFault {
     EntryTooLarge { limit: u64 },
     #[error("the files are larger than {limit} bytes together")]
     TooLarge { limit: u64 },
-    #[error("the contents are more than {limit} times larger than the archive")]
+    #[error("the files lie in more than {limit} directories")]
+    TooManyDirectories { limit: u32 },
+    #[error("the paths are longer than {limit} bytes together")]
+    PathsTooLong { limit: u64 },
+    #[error("what is in the archive is more than {limit} times larger than the archive")]
     TooCompressed { limit: u64 },
     #[error("the name is not UTF-8")]
     NameNotUtf8,
@@ -103,8 +130,13 @@ pub enum UnpackFault {
     Path(EntryPathError),
     #[error("{0}")]
     Collision(Collision),
-    #[error("links are not allowed")]
+    #[error("symbolic links are not allowed: put the file itself there (tar -h, zip without -y)")]
     Link,
+    #[error(
+        "it is a hard link to {target:?}, which is no earlier file of the archive: put the file itself there \
+         (GNU tar: --hard-dereference)"
+    )]
+    HardLink { target: String },
     #[error("only files and directories are allowed")]
     NotAFile,
     #[error("a directory has contents")]
@@ -160,6 +192,7 @@ impl Unpacker {
             return Err(failure.clone());
         }
         let event = self.advance().and_then(|event| {
+            self.intake.quiet = 0;
             self.has_ended |= event == Some(UnpackEvent::End);
             // Whoever waits for the end must not wait for ever.
             if event.is_none() && self.input.is_finished() && !self.has_ended {
@@ -175,6 +208,15 @@ impl Unpacker {
                 .map(|name| name.chars().take(200).collect());
             self.failure.insert(UnpackError { entry, fault }).clone()
         })
+    }
+
+    /// About how much memory is taken by what must be remembered of each file, in bytes.
+    pub fn memory(&self) -> usize {
+        let of_reader = match &self.reader {
+            Reader::Zip(zip) => zip.memory(),
+            Reader::Unknown | Reader::Tar(_) | Reader::CompressedTar { .. } => 0,
+        };
+        of_reader + self.intake.collisions.memory()
     }
 
     fn advance(&mut self) -> Result<Option<UnpackEvent>, UnpackFault> {
@@ -198,8 +240,14 @@ impl Unpacker {
                     if let Some(event) = tar.advance(inner, &mut self.intake)? {
                         return Ok(Some(event));
                     }
+                    let before = inner.fed();
                     if inner.is_finished() || !decompressor.advance(&mut self.input, inner)? {
                         return Ok(None);
+                    }
+                    self.intake.archive_size = self.input.consumed();
+                    self.intake.expand(inner.fed() - before)?;
+                    if self.intake.is_pause_due() {
+                        return Ok(Some(UnpackEvent::Pause));
                     }
                 }
             }
@@ -213,6 +261,7 @@ impl Default for UnpackLimits {
             entries: 1 << 20,
             entry_size: 1 << 40,
             total_size: 1 << 40,
+            path_bytes: 1 << 30,
             ratio: 200,
         }
     }
@@ -231,16 +280,27 @@ enum Reader {
 }
 
 impl Reader {
-    /// Tells the kind of an archive by its first four bytes.
+    /// Tells the kind of an archive by its first bytes.
     fn recognize(input: &Input) -> Result<Option<Self>, UnpackFault> {
-        let Some(magic) = input.peek(4).map_err(|_| UnpackFault::NotAnArchive)? else {
+        let Some(magic) = input.peek(6).map_err(|_| UnpackFault::NotAnArchive)? else {
             return Ok(None);
         };
         let decompressor = match magic {
-            [b'P', b'K', 3, 4] | [b'P', b'K', 5, 6] => return Ok(Some(Self::Zip(Box::default()))),
-            [0x1f, 0x8b, 8, _] => Decompressor::gzip(),
-            [0x28, 0xb5, 0x2f, 0xfd] => Decompressor::zstd(),
-            _ => return Ok(Some(Self::Tar(Box::default()))),
+            [b'P', b'K', 3, 4, ..] | [b'P', b'K', 5, 6, ..] => {
+                return Ok(Some(Self::Zip(Box::default())));
+            }
+            [0x1f, 0x8b, 8, ..] => Decompressor::gzip(),
+            // A frame, or a skippable one, which pzstd puts before each frame.
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
+                Decompressor::zstd()
+            }
+            _ => match OTHER_FORMATS
+                .iter()
+                .find(|(other, _)| magic.starts_with(other))
+            {
+                Some((_, format)) => return Err(UnpackFault::OtherFormat { format }),
+                None => return Ok(Some(Self::Tar(Box::default()))),
+            },
         };
         Ok(Some(Self::CompressedTar {
             decompressor,
@@ -259,6 +319,17 @@ impl Reader {
     }
 }
 
+/// What people send as well, by its first bytes.
+const OTHER_FORMATS: [(&[u8], &str); 7] = [
+    (b"\xfd7zXZ\0", "an xz stream"),
+    (b"BZh91A", "a bzip2 stream"),
+    (b"\x04\x22\x4d\x18", "an lz4 stream"),
+    (b"LZIP\x01", "an lzip stream"),
+    (b"\x1f\x9d", "a stream of compress (.Z)"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (b"Rar!\x1a\x07", "a RAR archive"),
+];
+
 /// What both formats hold an archive to.
 #[derive(Debug)]
 struct Intake {
@@ -266,12 +337,16 @@ struct Intake {
     collisions: Collisions,
     /// Entries of all kinds.
     entries: u32,
-    /// Entries that were told.
-    files: u32,
-    /// Bytes out so far.
+    /// The lengths of the paths of those that were told.
+    path_bytes: u64,
+    /// Bytes of files so far.
     total_size: u64,
+    /// Bytes out so far, whatever they are.
+    expanded: u64,
     /// Bytes in so far.
     archive_size: u64,
+    /// Bytes out since the last event.
+    quiet: u64,
 }
 
 /// What becomes of an entry.
@@ -302,9 +377,11 @@ impl Intake {
             limits,
             collisions: Collisions::default(),
             entries: 0,
-            files: 0,
+            path_bytes: 0,
             total_size: 0,
+            expanded: 0,
             archive_size: 0,
+            quiet: 0,
         }
     }
 
@@ -339,12 +416,27 @@ impl Intake {
         let path = EntryPath::normalize(path)
             .map_err(UnpackFault::Path)?
             .into_owned();
-        self.collisions
+        self.path_bytes += path.as_str().len() as u64;
+        if self.path_bytes > self.limits.path_bytes {
+            return Err(UnpackFault::PathsTooLong {
+                limit: self.limits.path_bytes,
+            });
+        }
+        let number = self
+            .collisions
             .insert(&path)
             .map_err(UnpackFault::Collision)?;
-        let number = self.files;
-        self.files += 1;
+        let limit = self.limits.entries.max(FEW_DIRECTORIES);
+        if self.collisions.directories() > limit as usize {
+            return Err(UnpackFault::TooManyDirectories { limit });
+        }
         Ok(Admission::File { path, number })
+    }
+
+    /// The number of the file that came under this name.
+    fn earlier(&self, name: &str) -> Option<u32> {
+        let path = name.trim_start_matches("./");
+        self.collisions.file(&EntryPath::normalize(path).ok()?)
     }
 
     /// Checks a size that a header tells, before its bytes come.
@@ -372,33 +464,51 @@ impl Intake {
         }
         self.check_size(count)?;
         self.total_size += count;
+        Ok(())
+    }
+
+    /// Counts bytes that came out of a decompressor or a hole, whatever they are.
+    fn expand(&mut self, count: u64) -> Result<(), UnpackFault> {
+        self.expanded += count;
+        self.quiet += count;
         let bound = self
             .archive_size
             .saturating_mul(self.limits.ratio)
             .max(UNSUSPICIOUS_SIZE);
-        if self.total_size > bound {
-            return Err(UnpackFault::TooCompressed {
+        match self.expanded > bound {
+            true => Err(UnpackFault::TooCompressed {
                 limit: self.limits.ratio,
-            });
+            }),
+            false => Ok(()),
         }
-        Ok(())
+    }
+
+    fn is_pause_due(&self) -> bool {
+        self.quiet >= PAUSE
     }
 }
 
 /// So much may come out of however little.
 const UNSUSPICIOUS_SIZE: u64 = 16 << 20;
 
+/// How much may come out without an event.
+const PAUSE: u64 = 1 << 20;
+
+/// How many zeros may follow the end: GNU tar fills its last record, of 10 KiB unless it is told otherwise.
+const MOST_FILLING: u64 = 1 << 20;
+
+/// Takes zeros from behind the end, of which `so_far` came before, until there are no more; false if more may come.
+fn skip_filling(input: &mut Input, so_far: &mut u64) -> Result<bool, UnpackFault> {
+    let available = input.available();
+    *so_far += available.len() as u64;
+    if *so_far > MOST_FILLING || available.iter().any(|byte| *byte != 0) {
+        return Err(UnpackFault::TrailingBytes);
+    }
+    input.skip(available.len());
+    Ok(input.is_finished())
+}
+
 /// The document of an archive of ours, or the directory that was made for it.
 fn is_ours(path: &str) -> bool {
     path == DIFF_DOCUMENT_PATH || path.strip_suffix('/') == Some(RESERVED_DIRECTORY)
-}
-
-/// What macOS tools leave in archives: resource forks and window positions.
-fn is_litter(path: &str) -> bool {
-    let name = path
-        .trim_end_matches('/')
-        .rsplit('/')
-        .next()
-        .unwrap_or_default();
-    path.starts_with("__MACOSX/") || name == ".DS_Store" || name.starts_with("._")
 }

@@ -102,6 +102,13 @@ struct Root {
     _lock: File,
 }
 
+impl Config {
+    /// Checks what the types cannot.
+    pub(crate) fn check(&self) -> Result<(), OpenError> {
+        Reads::new(self).map(drop)
+    }
+}
+
 impl FsStore {
     /// Opens the store, and makes its directories where there are none.
     ///

@@ -33,6 +33,19 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// Checks what the types cannot.
+    ///
+    /// # Errors
+    /// [`OpenError::Setting`] for the first setting that cannot be meant.
+    pub fn check(&self) -> Result<(), OpenError> {
+        match self {
+            Self::Fs(config) => config.check(),
+            Self::S3(config) => config.check(),
+        }
+    }
+}
+
 /// Why a store could not be opened.
 #[derive(Debug, Error)]
 pub enum OpenError {

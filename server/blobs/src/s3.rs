@@ -24,6 +24,7 @@
 //!
 //! Memory is bounded over all writers (`memory`), and what there is to wait for is what a client feels.
 
+mod abilities;
 mod blocks;
 mod bucket;
 mod client;
@@ -59,10 +60,11 @@ use domain::blob_store::{BlobEntry, BlobError, BlobState, BlobStream, Growth};
 use domain::{Blob, BlobKey, BlobStore, StagedBlob};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
+use self::abilities::Abilities;
 use self::blocks::Blocks;
-use self::bucket::{Bucket, Condition, Trouble};
-pub use self::config::{Checksums, Config, Secret};
-use self::failures::failed;
+use self::bucket::{Bucket, Condition};
+pub use self::config::{Ability, Checksums, Config, Secret};
+use self::failures::{Trouble, failed, other, troubled};
 use self::heads::Heads;
 use self::keys::{Keys, Turn};
 use self::links::Links;
@@ -95,7 +97,7 @@ struct Shared {
     most_gathered: u64,
     parts_in_flight: usize,
     read_size: u64,
-    conditional_writes: bool,
+    abilities: Abilities,
     /// How long a server may take to complete a multipart upload.
     completing: Duration,
 }
@@ -125,7 +127,7 @@ impl Default for Limits {
 }
 
 impl S3Store {
-    /// Opens the store: makes a client, and sees whether the bucket lets itself be listed and written.
+    /// Opens the store: makes a client, and finds out what the server can do.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -138,9 +140,13 @@ impl S3Store {
     async fn connect(config: &Config, limits: Limits) -> Result<Self, OpenError> {
         let client = client::client(config, limits.first_pause).await;
         let links = Links::new(&client, config);
+        let bucket = Bucket::new(client, config.bucket.clone(), config.checksums);
+        let names = Names::new(&config.prefix);
+        let found = Abilities::find_out(&bucket, &names, config).await;
         let shared = Shared {
-            bucket: Arc::new(Bucket::new(client, config.bucket.clone(), config.checksums)),
-            names: Names::new(&config.prefix),
+            abilities: found.map_err(|trouble| client::unusable(&config.bucket, trouble))?,
+            bucket: Arc::new(bucket),
+            names,
             keys: Keys::default(),
             heads: Heads::new(),
             blocks: Arc::new(Blocks::new(config.read_memory.as_u64())),
@@ -151,17 +157,8 @@ impl S3Store {
             most_gathered: limits.most_gathered,
             parts_in_flight: config.parts_in_flight.get(),
             read_size: config.read_size.as_u64(),
-            conditional_writes: config.conditional_writes,
             completing: limits.completing,
         };
-        let unusable = |trouble| client::unusable(&config.bucket, trouble);
-        let staged = shared.names.all_staged();
-        shared
-            .bucket
-            .list(&staged, None, 1)
-            .await
-            .map_err(unusable)?;
-        shared.probe().await.map_err(unusable)?;
         Ok(Self {
             shared: Arc::new(shared),
         })
@@ -189,7 +186,7 @@ impl S3Store {
         });
         doing
             .await
-            .unwrap_or_else(|error| Err(failed(&key, "change", bucket::other(error))))
+            .unwrap_or_else(|error| Err(failed(&key, "change", other(error))))
     }
 }
 
@@ -205,7 +202,7 @@ impl BlobStore for S3Store {
             shared.heads.forget(turn.key());
             // Nobody else can know a key that is given to its first writer.
             let is_new = growth.epoch == 1 && growth.offset == 0 && turn.is_first();
-            if is_new && shared.conditional_writes {
+            if is_new && shared.abilities.conditional_writes {
                 turn.claims(rank);
                 return Ok(Session::fresh(shared, turn, rank, growth));
             }
@@ -389,7 +386,10 @@ impl S3Store {
         self.work(self.shared.keys.take(key), |shared, turn| async move {
             let key = turn.key();
             let standing = shared.standing(key, None, u64::MAX).await?;
-            let newest = standing.notes.newest().filter(|_| standing.is_settled);
+            let newest = standing
+                .notes
+                .newest()
+                .filter(|_| standing.vanished.is_none());
             let Some(newest) = newest else {
                 return Err(BlobError::Missing { key: key.clone() });
             };
@@ -462,19 +462,5 @@ impl Shared {
             .put(&name, Bytes::new(), HashMap::new(), &Condition::Always)
             .await;
         put.map(drop)
-    }
-}
-
-fn troubled(doing: &str, trouble: Trouble) -> BlobError {
-    match trouble {
-        Trouble::Full => BlobError::Full,
-        Trouble::Other(source) => BlobError::Failed {
-            doing: doing.to_owned(),
-            source,
-        },
-        trouble => BlobError::Failed {
-            doing: doing.to_owned(),
-            source: format!("{trouble:?}").into(),
-        },
     }
 }

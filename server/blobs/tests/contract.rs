@@ -43,8 +43,10 @@ mod s3 {
 
     async fn open() -> (Arc<dyn BlobStore>, ()) {
         let server = s3_server();
+        let place = server.fresh();
         let config = Config::S3(Box::new(s3::Config {
-            bucket: server.fresh_bucket(),
+            bucket: place.bucket,
+            prefix: place.prefix,
             endpoint: Some(server.endpoint().to_owned()),
             region: Some(REGION.to_owned()),
             path_style: true,

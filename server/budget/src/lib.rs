@@ -113,6 +113,15 @@ impl Budget {
         Some(held)
     }
 
+    /// Tells whether little is left, here or in the whole: more than three quarters are held. Then it is time to be strict
+    /// with peers that hold much and take little.
+    pub fn is_scarce(&self) -> bool {
+        self.levels().any(|level| {
+            let free = level.free.available_permits() as u64;
+            free < level.limit / 4
+        })
+    }
+
     /// Returns the bytes that are held now.
     pub fn held(&self) -> u64 {
         let free = self.inner.free.available_permits() as u64;
@@ -142,6 +151,17 @@ impl Inner {
 #[derive(Debug)]
 #[must_use = "dropping it gives the bytes back at once"]
 pub struct Held(Vec<OwnedSemaphorePermit>);
+
+impl Held {
+    /// Gives back what is held beyond `bytes`.
+    pub fn keep(&mut self, bytes: u64) {
+        let units = usize::try_from(bytes.div_ceil(UNIT)).unwrap_or(usize::MAX);
+        for permit in &mut self.0 {
+            let beyond = permit.num_permits().saturating_sub(units);
+            drop(permit.split(beyond));
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -182,6 +202,21 @@ mod tests {
         let held = budget.try_take(100 * UNIT).unwrap();
         assert_eq!(budget.held(), budget.limit());
         drop(held);
+    }
+
+    #[test]
+    fn what_is_not_needed_after_all_is_given_back() {
+        let whole = Budget::new(100 * UNIT);
+        let part = whole.part(50 * UNIT);
+        let mut held = part.try_take(40 * UNIT).unwrap();
+        assert!(part.is_scarce() && !whole.is_scarce());
+        held.keep(10 * UNIT + 1);
+        assert_eq!((part.held(), whole.held()), (11 * UNIT, 11 * UNIT));
+        held.keep(20 * UNIT);
+        assert_eq!(part.held(), 11 * UNIT, "nothing is taken");
+        assert!(!part.is_scarce());
+        let _rest = whole.try_take(80 * UNIT).unwrap();
+        assert!(part.is_scarce(), "where the whole is");
     }
 
     #[test]

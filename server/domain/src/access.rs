@@ -3,6 +3,7 @@
 use std::fmt::{self, Debug};
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use archive::PackName;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -16,9 +17,10 @@ use crate::{Error, FilePath};
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// API keys. Each acts for the operator: it may do everything.
+    /// API keys. Each acts for the operator: it may do everything. Where there is one, everybody needs one. Read again on `SIGHUP`.
     pub keys: Vec<ApiKey>,
-    /// Serve anyone without a key, on any address. Without keys and without this, only loopback addresses are served.
+    /// Serve everyone, on any address, since there are no keys; together with keys it is refused. Without both, only loopback
+    /// addresses are served.
     pub open: bool,
 }
 
@@ -73,22 +75,51 @@ impl Debug for Credential<'_> {
     }
 }
 
-/// Lets principals in.
+/// Lets principals in. Clones are the same gate.
 #[derive(Debug, Clone)]
 pub struct Gate {
-    keys: Arc<[ApiKey]>,
+    rules: Arc<ArcSwap<Rules>>,
+}
+
+#[derive(Debug)]
+struct Rules {
+    keys: Box<[ApiKey]>,
+    /// True if the operator has said that a server without keys is for everyone who reaches it.
+    is_meant_open: bool,
+}
+
+impl Rules {
+    fn new(config: &Config) -> Self {
+        Self {
+            keys: config.keys.clone().into(),
+            is_meant_open: config.open,
+        }
+    }
 }
 
 impl Gate {
-    /// The gate that `config` describes. Without keys it is open.
+    /// The gate that `config` describes. Where there is a key, one is asked for, whatever else is said; without keys it is open.
     pub fn new(config: &Config) -> Self {
-        let keys = if config.open { &[] } else { &*config.keys };
-        Self { keys: keys.into() }
+        Self {
+            rules: Arc::new(ArcSwap::from_pointee(Rules::new(config))),
+        }
+    }
+
+    /// Goes by `config` from now on. Whoever was let in before stays so until the end of the request.
+    pub fn change(&self, config: &Config) {
+        self.rules.store(Arc::new(Rules::new(config)));
     }
 
     /// Whether everyone is let in.
     pub fn is_open(&self) -> bool {
-        self.keys.is_empty()
+        self.rules.load().keys.is_empty()
+    }
+
+    /// Returns true if everyone is let in only because nobody but this machine should reach the server: there is no key, and no word
+    /// of the operator that it is open.
+    pub fn is_local_only(&self) -> bool {
+        let rules = self.rules.load();
+        rules.keys.is_empty() && !rules.is_meant_open
     }
 
     /// Who presents this credential.
@@ -96,7 +127,8 @@ impl Gate {
     /// # Errors
     /// [`Denied`], where the gate is not open.
     pub fn admit(&self, credential: Credential<'_>) -> Result<Principal, Denied> {
-        if self.is_open() {
+        let rules = self.rules.load();
+        if rules.keys.is_empty() {
             return Ok(Principal(Identity::Anyone));
         }
         let Credential::Bearer(token) = credential else {
@@ -107,7 +139,7 @@ impl Gate {
         };
         let presented: [u8; 32] = Sha256::digest(token.as_bytes()).into();
         let mut found = None;
-        for key in &*self.keys {
+        for key in &rules.keys {
             let same: Choice = key.sha256.as_bytes().ct_eq(&presented);
             if bool::from(same) {
                 found = Some(Arc::clone(&key.name));
@@ -231,8 +263,8 @@ mod hex_digest {
 mod tests {
     use super::*;
 
-    fn gate(keys: &[&str]) -> Gate {
-        Gate::new(&Config {
+    fn config(keys: &[&str], open: bool) -> Config {
+        Config {
             keys: keys
                 .iter()
                 .map(|key| ApiKey {
@@ -240,8 +272,12 @@ mod tests {
                     sha256: Sha256Digest::of(key.as_bytes()),
                 })
                 .collect(),
-            open: false,
-        })
+            open,
+        }
+    }
+
+    fn gate(keys: &[&str]) -> Gate {
+        Gate::new(&config(keys, false))
     }
 
     #[test]
@@ -271,5 +307,27 @@ mod tests {
     #[test]
     fn without_keys_everyone_is_let_in() {
         assert!(gate(&[]).admit(Credential::None).is_ok());
+    }
+
+    #[test]
+    fn where_there_is_a_key_one_is_asked_for_whatever_else_is_said() {
+        let gate = Gate::new(&config(&["one"], true));
+        assert!(!gate.is_open());
+        assert_eq!(gate.admit(Credential::None).unwrap_err(), Denied::Missing);
+    }
+
+    #[test]
+    fn other_rules_hold_from_the_next_request_on() {
+        let gate = gate(&[]);
+        let api = gate.clone();
+        assert!(api.is_local_only());
+        gate.change(&config(&["one"], false));
+        assert!(!api.is_open() && !api.is_local_only());
+        let admitted = api.admit(Credential::Bearer("one")).unwrap();
+        gate.change(&config(&["two"], false));
+        assert!(api.admit(Credential::Bearer("one")).is_err());
+        assert!(admitted.check(Action::List).is_ok());
+        gate.change(&config(&[], true));
+        assert!(api.is_open() && !api.is_local_only());
     }
 }

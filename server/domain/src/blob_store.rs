@@ -15,9 +15,14 @@ use thiserror::Error;
 use crate::{BlobKey, Timestamp};
 
 /// Why a store could not do it.
+///
+/// A store that asks others, as over a network, tells four cases apart, because they mean different things for whoever waits:
+/// what passes ([`Unreachable`](Self::Unreachable)) is tried again, what does not ([`Refused`](Self::Refused)) is final until an
+/// operator changes something, a store that is full is emptied or enlarged, and answers that contradict what was acknowledged
+/// ([`Inconsistent`](Self::Inconsistent)) are believed by nobody: nothing is dropped because of them.
 #[derive(Debug, Error)]
 pub enum BlobError {
-    /// There is no such blob, or it does not have the bytes that it should.
+    /// There is no such blob, or it does not have the bytes that it should. The store is certain of that.
     #[error("blob {key} is missing or has another size")]
     Missing {
         /// The blob.
@@ -26,6 +31,34 @@ pub enum BlobError {
     /// There is no room left. What was durable before stays so.
     #[error("the blob store is full")]
     Full,
+    /// The store is out of reach or too busy at this moment. Whether anything was changed is not known.
+    #[error("failed to {doing}: the store is out of reach or too busy")]
+    Unreachable {
+        /// What was being done, and to which blob.
+        doing: String,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The store refuses, and will until somebody changes a setting, a permission or the store.
+    #[error("failed to {doing}: the store refuses: {advice}")]
+    Refused {
+        /// What was being done, and to which blob.
+        doing: String,
+        /// What to change.
+        advice: String,
+        /// What the store said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// What the store answers is not what it acknowledged before. That is no proof of a loss: nothing may be dropped for it.
+    #[error("blob {key} is kept, but cannot be used: {reason}")]
+    Inconsistent {
+        /// The blob.
+        key: BlobKey,
+        /// What contradicts what, and what to check.
+        reason: String,
+    },
     /// Anything else; `doing` completes the sentence "failed to …".
     #[error("failed to {doing}")]
     Failed {
@@ -91,7 +124,8 @@ pub trait BlobStore: Debug + Send + Sync + 'static {
     /// epoch in the same process, or a greater one in any; whatever an older one still does, fails or has no effect.
     ///
     /// # Errors
-    /// [`BlobError::Missing`] when fewer bytes than the offset are there.
+    /// [`BlobError::Missing`] when fewer bytes than the offset are there, or [`BlobError::Inconsistent`] when the store says so but
+    /// may be wrong.
     async fn stage(&self, key: &BlobKey, growth: Growth) -> Result<Box<dyn StagedBlob>, BlobError>;
 
     /// Reads `range` of a staged blob that nobody writes at the moment; only bytes that were synced are asked for.

@@ -2,61 +2,79 @@
 //!
 //! A large buffer is worth its memory only where bytes come fast enough to fill it, and a fresh one costs its page faults (4 MiB
 //! buffers, always fresh, wrote at 0.5 GB/s where reused ones of 1 MiB reached 1.7). So an upload begins with small buffers and
-//! asks for a large one when it has filled a small one; large ones are bounded in number and kept for the next to come.
+//! asks for a large one when it has filled a small one. Small buffers are counted with the upload's place
+//! ([`Places`](crate::uploads)); what is larger is taken from the server's budget, or not had. Large buffers are kept for the next to
+//! come while any body is read, and then given back.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use budget::{Budget, Held};
 use bytes::Bytes;
 
 /// Bytes of a large buffer.
 const LARGE: usize = 1024 * 1024;
 /// Bytes of a small buffer: what a slow upload costs.
-const SMALL: usize = 32 * 1024;
+pub(crate) const SMALL: usize = 32 * 1024;
 /// A body of up to so many bytes is given one buffer of its own size: one write instead of several.
 const SHORT: usize = 256 * 1024;
 
-/// The large buffers of this process.
+/// The buffers of this process that are larger than small.
 #[derive(Debug)]
 pub(crate) struct Buffers {
+    memory: Budget,
     state: Mutex<State>,
-    most: usize,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    lent: usize,
-    idle: Vec<Vec<u8>>,
+    /// Bodies that are read.
+    readers: usize,
+    /// Large buffers for the next to come.
+    idle: Vec<(Vec<u8>, Held)>,
 }
 
 impl Buffers {
-    /// At most `memory` bytes in large buffers.
-    pub(crate) fn new(memory: u64) -> Arc<Self> {
-        let most = usize::try_from(memory).unwrap_or(usize::MAX) / LARGE;
+    /// At most `most` bytes of `memory`.
+    pub(crate) fn new(memory: &Budget, most: u64) -> Arc<Self> {
         Arc::new(Self {
+            memory: memory.part(most),
             state: Mutex::default(),
-            most,
         })
     }
 
-    fn take_large(&self) -> Option<Vec<u8>> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.lent >= self.most {
-            return None;
-        }
-        state.lent += 1;
-        Some(
-            state
-                .idle
-                .pop()
-                .unwrap_or_else(|| Vec::with_capacity(LARGE)),
-        )
+    /// An empty buffer for so many bytes, if there is memory for it.
+    fn take(self: &Arc<Self>, bytes: usize) -> Option<CountedBuffer> {
+        let idle = match bytes {
+            LARGE => self.state().idle.pop(),
+            _ => None,
+        };
+        let (buffer, held) = match idle {
+            Some(idle) => idle,
+            None => {
+                let size = bytes as u64;
+                // A budget gives all of itself for what is larger than it.
+                let fits = self.memory.limit() >= size;
+                let held = fits.then(|| self.memory.try_take(size)).flatten()?;
+                (Vec::with_capacity(bytes), held)
+            }
+        };
+        Some(CountedBuffer {
+            buffer,
+            held: Some(held),
+            home: Arc::clone(self),
+        })
     }
 
-    fn give_back(&self, mut buffer: Vec<u8>) {
-        buffer.clear();
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.lent -= 1;
-        state.idle.push(buffer);
+    fn give_back(&self, mut buffer: Vec<u8>, held: Held) {
+        let mut state = self.state();
+        if state.readers > 0 && buffer.capacity() == LARGE {
+            buffer.clear();
+            state.idle.push((buffer, held));
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -67,29 +85,28 @@ pub(crate) struct Filling {
     buffer: Buffer,
     /// Whether bytes come fast enough for a large buffer.
     fast: bool,
-    /// Bytes of a small buffer; less where the whole body is shorter.
-    small: usize,
+    /// Bytes of the whole body, where it is short.
+    short: Option<usize>,
 }
 
 #[derive(Debug)]
 enum Buffer {
     None,
     Small(Vec<u8>),
-    Large(LentBuffer),
+    Counted(CountedBuffer),
 }
 
 impl Filling {
     /// For a body of `expected` bytes, where that is known.
     pub(crate) fn new(buffers: Arc<Buffers>, expected: Option<u64>) -> Self {
-        let small = match expected.and_then(|bytes| usize::try_from(bytes).ok()) {
-            Some(bytes) if bytes <= SHORT => bytes.max(1),
-            _ => SMALL,
-        };
+        buffers.state().readers += 1;
         Self {
             buffers,
             buffer: Buffer::None,
             fast: false,
-            small,
+            short: expected
+                .and_then(|bytes| usize::try_from(bytes).ok())
+                .filter(|bytes| *bytes <= SHORT),
         }
     }
 
@@ -105,7 +122,7 @@ impl Filling {
         let buffer = match &mut self.buffer {
             Buffer::None => return false,
             Buffer::Small(buffer) => buffer,
-            Buffer::Large(lent) => &mut lent.buffer,
+            Buffer::Counted(counted) => &mut counted.buffer,
         };
         let room = buffer.capacity() - buffer.len();
         let taken = bytes.split_to(room.min(bytes.len()));
@@ -122,11 +139,11 @@ impl Filling {
         match std::mem::replace(&mut self.buffer, Buffer::None) {
             Buffer::None => Bytes::new(),
             Buffer::Small(buffer) => buffer.into(),
-            Buffer::Large(lent) => {
-                if lent.buffer.len() < SMALL {
+            Buffer::Counted(counted) => {
+                if counted.buffer.len() < SMALL {
                     self.fast = false;
                 }
-                Bytes::from_owner(lent)
+                Bytes::from_owner(counted)
             }
         }
     }
@@ -135,48 +152,65 @@ impl Filling {
         match &self.buffer {
             Buffer::None => &[],
             Buffer::Small(buffer) => buffer,
-            Buffer::Large(lent) => &lent.buffer,
+            Buffer::Counted(counted) => &counted.buffer,
         }
     }
 
     fn fresh(&self) -> Buffer {
-        let large = if self.fast {
-            self.buffers.take_large()
-        } else {
-            None
+        let wanted = match self.short {
+            Some(bytes) => bytes.max(1),
+            None if self.fast => LARGE,
+            None => SMALL,
         };
-        match large {
-            Some(buffer) => Buffer::Large(LentBuffer {
-                buffer,
-                buffers: Arc::clone(&self.buffers),
-            }),
-            None => Buffer::Small(Vec::with_capacity(self.small)),
+        if wanted > SMALL
+            && let Some(counted) = self.buffers.take(wanted)
+        {
+            return Buffer::Counted(counted);
+        }
+        Buffer::Small(Vec::with_capacity(wanted.min(SMALL)))
+    }
+}
+
+impl Drop for Filling {
+    fn drop(&mut self) {
+        self.buffer = Buffer::None;
+        let mut state = self.buffers.state();
+        state.readers -= 1;
+        if state.readers == 0 {
+            state.idle = Vec::new();
         }
     }
 }
 
-/// A large buffer that goes back when the last reader drops it.
+/// A buffer whose memory is taken from the budget until the last reader drops it.
 #[derive(Debug)]
-struct LentBuffer {
+struct CountedBuffer {
     buffer: Vec<u8>,
-    buffers: Arc<Buffers>,
+    held: Option<Held>,
+    home: Arc<Buffers>,
 }
 
-impl AsRef<[u8]> for LentBuffer {
+impl AsRef<[u8]> for CountedBuffer {
     fn as_ref(&self) -> &[u8] {
         &self.buffer
     }
 }
 
-impl Drop for LentBuffer {
+impl Drop for CountedBuffer {
     fn drop(&mut self) {
-        self.buffers.give_back(std::mem::take(&mut self.buffer));
+        if let Some(held) = self.held.take() {
+            self.home.give_back(std::mem::take(&mut self.buffer), held);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn buffers(memory: usize) -> Arc<Buffers> {
+        Buffers::new(&Budget::new(1 << 30), memory as u64)
+    }
 
     fn fill(filling: &mut Filling, mut bytes: Bytes) -> Vec<usize> {
         let mut sizes = Vec::new();
@@ -190,20 +224,24 @@ mod tests {
 
     #[test]
     fn buffers_grow_where_bytes_come_fast() {
-        let mut filling = Filling::new(Buffers::new(4 * LARGE as u64), None);
+        let mut filling = Filling::new(buffers(4 * LARGE), None);
         let sizes = fill(&mut filling, vec![7; SMALL + 2 * LARGE].into());
         assert_eq!(sizes, [SMALL, LARGE, LARGE]);
     }
 
     #[test]
-    fn a_short_body_takes_one_buffer() {
-        let mut filling = Filling::new(Buffers::new(0), Some(100 * 1024));
-        assert_eq!(fill(&mut filling, vec![7; 100 * 1024].into()), [100 * 1024]);
+    fn a_short_body_takes_one_buffer_where_there_is_memory() {
+        let body = || Bytes::from(vec![7; 3 * SMALL]);
+        let expected = Some(3 * SMALL as u64);
+        let mut filling = Filling::new(buffers(LARGE), expected);
+        assert_eq!(fill(&mut filling, body()), [3 * SMALL]);
+        let mut filling = Filling::new(buffers(0), expected);
+        assert_eq!(fill(&mut filling, body()), [SMALL, SMALL, SMALL]);
     }
 
     #[test]
     fn large_buffers_are_bounded_and_come_back() {
-        let buffers = Buffers::new(LARGE as u64);
+        let buffers = buffers(LARGE);
         let mut first = Filling::new(Arc::clone(&buffers), None);
         let mut second = Filling::new(Arc::clone(&buffers), None);
         fill(&mut first, vec![1; SMALL + 1].into());
@@ -213,6 +251,21 @@ mod tests {
         assert_eq!(&*out, &[1]);
         drop(out);
         assert_eq!(fill(&mut second, vec![2; LARGE].into()), [LARGE]);
-        assert_eq!(buffers.state.lock().unwrap().lent, 0);
+        assert_eq!(buffers.memory.held(), LARGE as u64);
+        drop((first, second));
+        assert_eq!(buffers.memory.held(), 0);
+    }
+
+    #[test]
+    fn all_memory_of_the_server_bounds_buffers_as_well() {
+        let whole = Budget::new(LARGE as u64);
+        let buffers = Buffers::new(&whole, 4 * LARGE as u64);
+        let other = whole.try_take(1);
+        let mut filling = Filling::new(Arc::clone(&buffers), None);
+        let sizes = fill(&mut filling, vec![7; 2 * SMALL].into());
+        assert_eq!(sizes, [SMALL, SMALL]);
+        drop(other);
+        let sizes = fill(&mut filling, vec![7; LARGE].into());
+        assert_eq!(sizes, [LARGE]);
     }
 }

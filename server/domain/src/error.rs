@@ -60,6 +60,15 @@ pub enum Error {
     /// A rule of packs was broken.
     #[error("the request about a pack is refused")]
     Pack(#[source] PackError),
+    /// A store refuses, and will until its operator changes something: coming again does not help.
+    #[error("failed to {doing}: the store refuses")]
+    StoreRefuses {
+        /// Completes the sentence.
+        doing: &'static str,
+        /// The cause, and what to change.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A store could not do it.
     #[error("failed to {doing}")]
     Store {
@@ -72,10 +81,29 @@ pub enum Error {
 }
 
 impl Error {
-    /// Names what was being done when the blob store failed.
+    /// Names what was being done when the blob store failed. Whoever comes again after a failure that passes finds out what was done.
     pub(crate) fn blob(doing: &'static str) -> impl FnOnce(BlobError) -> Self {
         move |error| match error {
             BlobError::Full => Self::Full,
+            BlobError::Unreachable { .. } => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "failed to {doing}"
+                );
+                Self::Busy
+            }
+            // Whoever looks into it may find that all is there; until then nothing is dropped, and clients come again.
+            BlobError::Inconsistent { .. } => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "failed to {doing}"
+                );
+                Self::Busy
+            }
+            BlobError::Refused { .. } => Self::StoreRefuses {
+                doing,
+                source: error.into(),
+            },
             BlobError::Missing { .. } | BlobError::Failed { .. } => Self::Store {
                 doing,
                 source: error.into(),

@@ -3,8 +3,10 @@
 use std::fmt::{self, Debug, Display};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use protocol::conditional::{EntityTag, TagList};
+use protocol::conditional::{DateOf, EntityTag, Modified, Preconditions, TagList, Validators};
+use protocol::date;
 
 use crate::access::Action;
 use crate::digest::Sha256Digest;
@@ -115,48 +117,101 @@ pub struct File {
     pub description: Description,
     /// When these bytes came under this path.
     pub modified_at: Timestamp,
+    /// The latest time at which other bytes came under this path before, as far as that is remembered: a deleted file's time is
+    /// for [`DELETED_REMEMBERED`]. Only a metadata store sets it.
+    pub previous_at: Option<Timestamp>,
 }
+
+/// How long a path's last time is remembered after its file was deleted. A clock would have to be set back by more for a date to be given
+/// twice.
+pub const DELETED_REMEMBERED: Duration = Duration::from_mins(1);
 
 impl File {
     /// The strong entity tag, quotes included: the content's SHA-256 in hexadecimal, the same on every node and after a restore.
     pub fn etag(&self) -> String {
         etag(&self.content.sha256)
     }
+
+    /// The modification date as a validator. In a second in which the path had other bytes before, it does not tell them apart.
+    pub fn modified(&self) -> Modified {
+        let seconds = |at: Timestamp| at.as_millis().div_euclid(1000);
+        let is_of_this = self
+            .previous_at
+            .is_none_or(|previous| seconds(previous) < seconds(self.modified_at));
+        Modified {
+            at: self.modified_at.into(),
+            date: match is_of_this {
+                true => DateOf::This,
+                false => DateOf::Several,
+            },
+        }
+    }
+
+    /// The latest time at which bytes came under the path, these included.
+    pub fn latest_at(&self) -> Timestamp {
+        self.previous_at
+            .map_or(self.modified_at, |previous| previous.max(self.modified_at))
+    }
 }
 
 /// The strong entity tag of a representation with this digest.
 pub fn etag(sha256: &Sha256Digest) -> String {
-    format!("\"{sha256}\"")
+    tag(sha256).to_string()
 }
 
-/// What must hold of the current file, or its absence, for a path to be written (RFC 9110 §13.1.1, §13.1.2). Fields as sent.
+/// The strong entity tag of a representation with this digest.
+pub fn tag(sha256: &Sha256Digest) -> EntityTag {
+    EntityTag::strong(sha256.to_string()).expect("hexadecimal digits are a tag")
+}
+
+/// What must hold of the current file, or its absence, for a path to be written (RFC 9110 §13.1). Fields as sent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WriteCondition {
     /// `If-Match`.
     pub if_match: Option<String>,
     /// `If-None-Match`.
     pub if_none_match: Option<String>,
+    /// `If-Unmodified-Since`, which counts where there is no `If-Match`.
+    pub if_unmodified_since: Option<String>,
 }
 
 impl WriteCondition {
     /// Whether it holds of the path's current file.
     pub fn holds(&self, current: Option<&File>) -> bool {
-        let tag = current.and_then(|file| EntityTag::strong(file.content.sha256.to_string()));
-        let matches = |field: &String, equals: fn(&EntityTag, &EntityTag) -> bool| match (
+        let preconditions = Preconditions {
+            if_match: self.if_match.as_deref().map(TagList::parse),
+            if_none_match: self.if_none_match.as_deref().map(TagList::parse),
+            if_unmodified_since: self.if_unmodified_since.as_deref().and_then(date::parse),
+            if_modified_since: None,
+        };
+        let tag = current.map(|file| tag(&file.content.sha256));
+        let validators = current.zip(tag.as_ref()).map(|(file, tag)| Validators {
+            tag,
+            last_modified: Some(file.modified()),
+        });
+        preconditions.allow_writing(validators)
+    }
+
+    /// Whether it holds of what these tags name; of nothing, where there is none.
+    pub(crate) fn holds_of(&self, is_named_by: Option<impl Fn(&EntityTag) -> bool>) -> bool {
+        let matches = |field: &String, counts: fn(&EntityTag) -> bool| match (
             TagList::parse(field),
-            &tag,
+            &is_named_by,
         ) {
             (_, None) => false,
             (TagList::Any, Some(_)) => true,
-            (TagList::Tags(tags), Some(own)) => tags.iter().any(|tag| equals(tag, own)),
+            (TagList::Tags(tags), Some(is_named_by)) => {
+                tags.iter().any(|tag| counts(tag) && is_named_by(tag))
+            }
         };
+        // RFC 9110 §13.1.1: a weak tag matches nothing there.
         self.if_match
             .as_ref()
-            .is_none_or(|field| matches(field, EntityTag::strongly_equals))
+            .is_none_or(|field| matches(field, |tag| !tag.is_weak()))
             && !self
                 .if_none_match
                 .as_ref()
-                .is_some_and(|field| matches(field, EntityTag::weakly_equals))
+                .is_some_and(|field| matches(field, |_| true))
     }
 }
 
@@ -264,6 +319,32 @@ mod tests {
         ] {
             assert!(path.parse::<FilePath>().is_ok(), "{path}");
         }
+    }
+
+    #[test]
+    fn a_date_is_a_files_own_if_no_other_bytes_came_in_its_second() {
+        let file = |modified_at, previous_at: Option<i64>| File {
+            path: "a".parse().unwrap(),
+            content: Content {
+                blob: BlobKey::random(&crate::ids::SystemRandomness),
+                size: 0,
+                sha256: Sha256Digest::of(b""),
+            },
+            description: Description::default(),
+            modified_at: Timestamp::from_millis(modified_at),
+            previous_at: previous_at.map(Timestamp::from_millis),
+        };
+        for (modified_at, previous_at, date) in [
+            (5_100, None, DateOf::This),
+            (5_000, Some(4_999), DateOf::This),
+            (5_900, Some(5_000), DateOf::Several),
+            (5_000, Some(5_000), DateOf::Several),
+            // A clock that was set back, or another node's.
+            (4_100, Some(5_900), DateOf::Several),
+        ] {
+            assert_eq!(file(modified_at, previous_at).modified().date, date);
+        }
+        assert_eq!(file(4_100, Some(5_900)).latest_at().as_millis(), 5_900);
     }
 
     #[test]

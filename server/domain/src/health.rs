@@ -1,4 +1,4 @@
-//! Whether this server should be sent requests at the moment.
+//! Liveness and readiness of this server.
 
 use std::error::Error;
 use std::future::Future;
@@ -9,16 +9,19 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::{BlobStore, MetadataStore};
+use crate::supervisor::Failure;
+use crate::{BlobStore, MetadataStore, Supervisor};
 
 /// How long a store may take to pass its check. Probes commonly give up after five seconds; the answer should come before.
 const LIMIT: Duration = Duration::from_secs(3);
 
-/// Tells whether this server should be sent requests: its stores work, and it is not about to end.
+/// Tells whether this server lives: the tasks that it needs run; and whether it should be sent requests: its stores work, and it is
+/// not about to end.
 #[derive(Debug, Clone)]
 pub struct Health {
     blobs: Arc<dyn BlobStore>,
     metadata: Arc<dyn MetadataStore>,
+    supervisor: Supervisor,
     draining: Arc<AtomicBool>,
     /// One check of each store at a time: those of a store that hangs do not pile up, however often is asked.
     turns: [Arc<Semaphore>; 2],
@@ -36,11 +39,16 @@ pub enum NotReady {
 }
 
 impl Health {
-    /// Of a server that works with these stores.
-    pub fn new(blobs: Arc<dyn BlobStore>, metadata: Arc<dyn MetadataStore>) -> Self {
+    /// Of a server that works with these stores, and whose tasks `supervisor` watches over.
+    pub fn new(
+        blobs: Arc<dyn BlobStore>,
+        metadata: Arc<dyn MetadataStore>,
+        supervisor: Supervisor,
+    ) -> Self {
         Self {
             blobs,
             metadata,
+            supervisor,
             draining: Arc::default(),
             turns: [(); 2].map(|()| Arc::new(Semaphore::new(1))),
         }
@@ -49,6 +57,15 @@ impl Health {
     /// From now on the server is not ready, since it is about to end.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Tells whether every task that the server needs runs. It looks at no store: a new process would not mend those.
+    ///
+    /// # Errors
+    ///
+    /// The first task that does not.
+    pub fn live(&self) -> Result<(), Failure> {
+        self.supervisor.check()
     }
 
     /// Asks both stores at once, and gives each three seconds.

@@ -66,16 +66,33 @@ pub(crate) enum Ending {
     Unstored,
 }
 
-/// Signs that end a body early.
-#[derive(Debug)]
+/// Signs that end a body early, or the work on what came. Clones share them.
+#[derive(Debug, Clone)]
 pub(crate) struct Stops {
     /// A newer request came.
     pub(crate) overtaken: CancellationToken,
     /// The server shuts down.
     pub(crate) draining: CancellationToken,
+    /// Its client is gone, and would never learn the outcome: there is no upload resource. The body of a request ends by itself then;
+    /// this is for work that comes after it.
+    pub(crate) abandoned: CancellationToken,
 }
 
 impl Stops {
+    /// Signs that nobody gives.
+    pub(crate) fn never() -> Self {
+        Self {
+            overtaken: CancellationToken::new(),
+            draining: CancellationToken::new(),
+            abandoned: CancellationToken::new(),
+        }
+    }
+
+    /// Fails if a sign was given.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        self.given().now_or_never().map_or(Ok(()), Err)
+    }
+
     /// Waits for a sign, and says what it means for the request.
     ///
     /// # Cancel safety
@@ -85,6 +102,7 @@ impl Stops {
             biased;
             () = self.overtaken.cancelled() => Error::Superseded,
             () = self.draining.cancelled() => Error::Draining,
+            () = self.abandoned.cancelled() => Error::ClientGone,
         }
     }
 }
@@ -199,13 +217,11 @@ impl Ingest {
 
     /// Hashes and stores, at the same time where there is enough to make that worth a thread.
     async fn absorb(&mut self, bytes: Bytes) -> Result<(), Error> {
-        /// Hashing this much takes about 40 microseconds, twice as long as handing it to another thread.
-        const WORTH_A_THREAD: usize = 64 * 1024;
         let length = bytes.len() as u64;
         if bytes.is_empty() {
             return Ok(());
         }
-        let stored = if bytes.len() < WORTH_A_THREAD {
+        let stored = if !Digests::is_worth_a_thread(&bytes) {
             self.digests.update(&bytes);
             self.staged.write(bytes).await
         } else {
@@ -378,11 +394,6 @@ impl Replay {
             remaining: overlap,
             offset,
         }
-    }
-
-    /// Whether all of it was repeated.
-    pub(crate) fn is_over(&self) -> bool {
-        self.remaining == 0
     }
 
     /// Compares what of `bytes` is repetition and returns the rest.

@@ -103,7 +103,8 @@ impl Leases {
     /// May be dropped anywhere: others find out when the lease expires.
     pub async fn stay(&self, stop: CancellationToken) {
         if !self.metadata.is_shared() {
-            return;
+            // Nobody needs to know; the wait is the same.
+            return stop.cancelled().await;
         }
         let staying = async {
             loop {

@@ -22,6 +22,7 @@ pub mod leases;
 pub mod metadata_store;
 pub mod pack_store;
 pub mod packs;
+pub mod supervisor;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod upload;
@@ -41,4 +42,5 @@ pub use leases::Leases;
 pub use metadata_store::MetadataStore;
 pub use pack_store::PackStore;
 pub use packs::Packs;
+pub use supervisor::Supervisor;
 pub use uploads::Uploads;

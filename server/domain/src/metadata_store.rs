@@ -229,8 +229,9 @@ pub trait MetadataStore: Debug + Send + Sync + 'static {
         event: Option<&Event>,
     ) -> Result<Written, MetadataError>;
 
-    /// Ends an open upload as `gone` and keeps that knowledge until `expires_at`, but not its idempotency key. With an epoch only its holder may; without one
-    /// any holder is fenced. The caller discards the blob.
+    /// Ends an upload as `gone` and keeps that knowledge until `expires_at`, but not its idempotency key. With an epoch only the holder
+    /// of an open upload may; without one any holder is fenced, and a complete upload ends as well: what it became stays. The caller
+    /// discards the blob of an open one.
     async fn end_upload(
         &self,
         id: &UploadId,
@@ -332,6 +333,16 @@ pub trait MetadataStore: Debug + Send + Sync + 'static {
 
     /// Whether the store can be written at this moment; for readiness checks.
     async fn check(&self) -> Result<(), MetadataError>;
+
+    /// Returns when the store can do no more work, because it was closed or because a fault has ended its worker; of a store without
+    /// a worker never. A server does not outlive it.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped at any time.
+    async fn ended(&self) {
+        std::future::pending().await
+    }
 
     /// Ends all work and closes the store; nothing may be called after.
     async fn close(&self);

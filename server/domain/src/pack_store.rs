@@ -93,6 +93,14 @@ pub struct StoredContent {
     pub deflated: Option<(Deflated, Place)>,
 }
 
+impl StoredContent {
+    /// The blobs that it lies in.
+    pub fn blobs(&self) -> impl Iterator<Item = &BlobKey> {
+        let deflated = self.deflated.iter().map(|(_, place)| place);
+        deflated.chain([&self.raw]).map(|place| &place.blob)
+    }
+}
+
 /// What became of publishing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Published {
@@ -141,7 +149,8 @@ pub trait PackStore: Debug + Send + Sync + 'static {
     ) -> Result<Vec<DraftId>, MetadataError>;
 
     /// Records published blobs that hold contents, has an open draft hold them, and moves its expiry. Contents that are known
-    /// already keep their places. False if the draft is not there or published; nothing was changed then.
+    /// already keep their places, and the draft holds the blobs that they lie in. False if the draft is not there or published;
+    /// nothing was changed then.
     ///
     /// # Errors
     /// [`MetadataError::Failed`] where a blob is doomed or recorded with another size or digest, or a place of `contents` is in none
@@ -153,6 +162,17 @@ pub trait PackStore: Debug + Send + Sync + 'static {
         contents: &[StoredContent],
         expires_at: Timestamp,
     ) -> Result<bool, MetadataError>;
+
+    /// Has an open draft hold those of the blobs that are recorded and not doomed, and returns these. None if the draft is not there or
+    /// published; nothing was changed then.
+    ///
+    /// A content that lies in blobs which a draft holds stays known for as long as it does. So a draft that is to go without the
+    /// bytes of a known content takes hold of it first.
+    async fn hold_blobs(
+        &self,
+        draft: &DraftId,
+        blobs: &[BlobKey],
+    ) -> Result<Option<Vec<BlobKey>>, MetadataError>;
 
     /// Takes blobs back from a draft that [`PackStore::store_contents`] gave it, and dooms those that nothing else holds. What the
     /// draft does not hold, or holds as its tree, is passed over.

@@ -14,6 +14,7 @@ mod places;
 mod publishing;
 mod reading;
 mod segments;
+mod turns;
 mod unpacking;
 mod versions;
 
@@ -22,10 +23,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use archive::{EntryPath, Limits, UnpackFault, UnpackLimits};
+use budget::Budget;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
 use self::archives::Layouts;
+use self::turns::Turns;
 use self::versions::Versions;
 use crate::digest::Sha256Digest;
 use crate::ids::Randomness;
@@ -33,6 +36,7 @@ use crate::{BlobStore, Clock, Error, Outbox, PackStore};
 
 pub use self::documents::DocumentBody;
 pub use self::drafts::{DraftStatus, Missing};
+pub(crate) use self::publishing::Publisher;
 pub use self::reading::{Archive, PackFile, Selection, Signature};
 
 /// What packs may be, and what memory they take. Sizes are written as in `32 MiB`, times as in `14days`.
@@ -45,8 +49,18 @@ pub struct Config {
     pub max_size: ByteSize,
     /// Most bytes of a document that lists files or digests, after decompression.
     pub max_document: ByteSize,
-    /// How many times larger than an uploaded archive its contents may be, beyond the first 16 MiB.
+    /// Most bytes of the paths of all files of a version together. With the number of files, it bounds the memory that an archive's
+    /// unpacking takes, and the room for the documents of a version.
+    pub max_path_bytes: ByteSize,
+    /// How many times larger than an uploaded archive all that comes out of it may be, names and headers included, beyond the first
+    /// 16 MiB.
     pub max_ratio: u64,
+    /// Most archives that are unpacked at the same time. Others wait. Each takes 64 MiB of `memory.total`, and one at a time takes more
+    /// where it has many files: about 400 bytes for each.
+    pub max_unpacking: usize,
+    /// How long an archive waits for others to be unpacked, before its client is told to try again.
+    #[serde(with = "humantime_serde")]
+    pub unpacking_wait: Duration,
     /// How long a draft without new content is kept, and how long a published one answers for itself.
     #[serde(with = "humantime_serde")]
     pub draft_lifetime: Duration,
@@ -67,7 +81,10 @@ impl Default for Config {
             max_files: 1_000_000,
             max_size: ByteSize::tib(1),
             max_document: ByteSize::mib(256),
+            max_path_bytes: ByteSize::mib(64),
             max_ratio: 200,
+            max_unpacking: 2,
+            unpacking_wait: Duration::from_mins(1),
             draft_lifetime: Duration::from_hours(14 * 24),
             need_lifetime: Duration::from_hours(90 * 24),
             signing_key: None,
@@ -82,6 +99,7 @@ impl Config {
         Limits {
             entries: self.max_files,
             total_size: self.max_size.as_u64(),
+            path_bytes: self.max_path_bytes.as_u64(),
         }
     }
 
@@ -91,6 +109,7 @@ impl Config {
             entries: self.max_files.saturating_mul(2),
             entry_size: self.max_size.as_u64(),
             total_size: self.max_size.as_u64(),
+            path_bytes: self.max_path_bytes.as_u64(),
             ratio: self.max_ratio,
         }
     }
@@ -131,7 +150,7 @@ pub enum PackError {
         missing: Box<Missing>,
     },
     /// The draft was made from a version that is not the newest any more.
-    #[error("the draft is based on version {base}, but {latest:?} is the newest")]
+    #[error("the draft is based on version {base}, but {}", newest(*latest))]
     Outdated {
         /// The version that the draft was made from.
         base: u64,
@@ -152,12 +171,19 @@ pub enum PackError {
         /// The true size, in bytes.
         size: u64,
     },
-    /// An exception is not a file of the version.
-    #[error("the version has no file {path:?}")]
+    /// An exception is a file of neither version.
+    #[error("{path:?} in `except` is a file of neither version {base} nor version {version}")]
     UnknownException {
         /// The file.
         path: EntryPath<'static>,
+        /// The version that the client has.
+        base: u64,
+        /// The version that it wants.
+        version: u64,
     },
+    /// There are no files, so there is no version.
+    #[error("there are no files in it")]
+    NoFiles,
     /// The text in a URL is no need of this version.
     #[error("that is no need of this version")]
     Need,
@@ -175,6 +201,13 @@ pub enum EntryFault {
     /// It has another digest than the draft says.
     #[error("has not the SHA-256 that the draft says")]
     Digest,
+}
+
+fn newest(latest: Option<u64>) -> String {
+    match latest {
+        Some(latest) => format!("version {latest} is the newest"),
+        None => "the pack has no version now".to_owned(),
+    }
 }
 
 fn of_entry(entry: Option<&str>) -> String {
@@ -205,25 +238,48 @@ pub(crate) struct Shared {
     signing_key: Option<ed25519_dalek::SigningKey>,
     versions: Versions,
     layouts: Layouts,
+    turns: Turns,
     outbox: Outbox,
+}
+
+/// What packs work with.
+#[derive(Debug)]
+pub struct Means {
+    /// Where their bytes are.
+    pub blobs: Arc<dyn BlobStore>,
+    /// Where the facts are.
+    pub facts: Arc<dyn PackStore>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Makes names.
+    pub randomness: Arc<dyn Randomness>,
+    /// Makes the events that tell of new versions.
+    pub outbox: Outbox,
+    /// The server's memory, of which archives and documents that are taken in have half.
+    pub memory: Budget,
 }
 
 impl Packs {
     /// Packs that are kept in these stores. Catalogues are signed where there is a key, which is what the file named by
-    /// [`Config::signing_key`] holds. `outbox` makes the events that tell of new versions.
+    /// [`Config::signing_key`] holds.
     pub fn new(
-        blobs: Arc<dyn BlobStore>,
-        facts: Arc<dyn PackStore>,
-        clock: Arc<dyn Clock>,
-        randomness: Arc<dyn Randomness>,
+        means: Means,
         config: Config,
         signing_key: Option<ed25519_dalek::SigningKey>,
-        outbox: Outbox,
     ) -> Self {
+        let Means {
+            blobs,
+            facts,
+            clock,
+            randomness,
+            outbox,
+            memory,
+        } = means;
         Self {
             shared: Arc::new(Shared {
                 versions: Versions::new(config.version_memory.as_u64()),
                 layouts: Layouts::new(config.layout_memory.as_u64()),
+                turns: Turns::new(config.max_unpacking, config.unpacking_wait, &memory),
                 blobs,
                 facts,
                 clock,

@@ -154,7 +154,7 @@ pub enum UploadState {
     Open(Progress),
     /// It has all its bytes, and its file was published.
     Complete(Completed),
-    /// It will never be complete.
+    /// It will never be complete, or its client is done with it.
     Gone(Gone),
 }
 
@@ -182,10 +182,10 @@ pub struct Completed {
     pub version: Option<u64>,
 }
 
-/// Why an upload will never be complete.
+/// Why an upload is of no more use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gone {
-    /// The client gave it up.
+    /// The client gave it up, or had it forgotten once it was complete.
     Cancelled,
     /// It made no progress for too long.
     Expired,
@@ -240,6 +240,7 @@ impl Upload {
             },
             description: self.plan.description.clone(),
             modified_at: completed.at,
+            previous_at: None,
         }
     }
 }

@@ -6,14 +6,18 @@
 
 mod completion;
 mod intake;
+mod places;
 mod repeat;
 mod takeover;
 mod verdict;
 
 use std::fmt::Debug;
+use std::net::IpAddr;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
+use budget::Budget;
 use bytesize::ByteSize;
 use protocol::digest::StatedDigests;
 use protocol::upload::{Append, Completion, Create, Limits};
@@ -23,6 +27,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
 use self::intake::Replays;
+use self::places::{Place, Places};
 use crate::access::Action;
 use crate::buffers::Buffers;
 use crate::files::{Description, WriteCondition};
@@ -32,7 +37,9 @@ use crate::ids::Randomness;
 use crate::ingest::Stops;
 use crate::metadata_store::{Guarded, MetadataError};
 use crate::upload::{Completed, Gone, Product, Target, Told, Upload, UploadState};
-use crate::{Authorized, BlobStore, Clock, Error, MetadataStore, NodeId, Outbox, Packs, UploadId};
+use crate::{
+    Authorized, Blob, BlobStore, Clock, Error, File, MetadataStore, NodeId, Outbox, Packs, UploadId,
+};
 
 pub use crate::ingest::{BodyFault, BodyPart, UploadBody};
 
@@ -56,8 +63,17 @@ pub struct Config {
     /// How old bytes may become before they are made durable, however few.
     #[serde(with = "humantime_serde")]
     pub checkpoint_interval: Duration,
-    /// Memory for large write buffers, over all uploads; without one, an upload uses buffers of 32 KiB.
+    /// Memory for large write buffers, over all uploads, as a part of `memory.total`; without one, an upload uses buffers of 32 KiB.
     pub buffer_memory: ByteSize,
+    /// Most requests that bring bytes of uploads and are worked on at once. The next ones wait, with nothing of them read. Each counts
+    /// as 128 KiB of `memory.total`, of which they have at most half.
+    pub max_at_once: NonZeroUsize,
+    /// Most of them that come from one address, or from one IPv6 network of 64 bits. Behind a proxy, all come from the proxy's address:
+    /// set it to `max_at_once` there.
+    pub max_at_once_per_address: NonZeroUsize,
+    /// How long a request waits for that, before it is told to come again later (503).
+    #[serde(with = "humantime_serde")]
+    pub place_wait: Duration,
     /// Let an append begin below the durable offset if the repeated bytes are the same, instead of answering 409.
     pub replay_tolerant: bool,
     /// How long a request waits for another server that works on the same upload to let go of it, before that is shut out.
@@ -76,6 +92,9 @@ impl Default for Config {
             checkpoint_bytes: ByteSize::mib(16),
             checkpoint_interval: Duration::from_secs(2),
             buffer_memory: ByteSize::mib(32),
+            max_at_once: const { NonZeroUsize::new(2048).unwrap() },
+            max_at_once_per_address: const { NonZeroUsize::new(1024).unwrap() },
+            place_wait: Duration::from_secs(15),
             replay_tolerant: false,
             takeover_wait: Duration::from_secs(1),
         }
@@ -131,6 +150,14 @@ pub struct Creation {
     pub tus_concat: Option<String>,
 }
 
+/// Who makes an upload.
+#[derive(Debug)]
+struct Maker {
+    owner: Option<String>,
+    /// Is cancelled when nobody waits for the answer any more.
+    abandoned: CancellationToken,
+}
+
 /// A request that appends to an upload.
 #[derive(Debug)]
 pub struct Addition {
@@ -142,8 +169,8 @@ pub struct Addition {
 
 /// Is told, while a request's body is still coming, how its upload fares. Implementations do not block.
 pub trait ProgressSink: Debug + Send + Sync {
-    /// The upload resource exists, durably.
-    fn created(&self, upload: &Upload);
+    /// The upload resource exists, durably. Returns whether the client is told its URL by this.
+    fn created(&self, upload: &Upload) -> bool;
     /// All bytes below `offset` are durable.
     fn progressed(&self, offset: u64);
 }
@@ -203,6 +230,8 @@ impl Failure {
 #[derive(Debug, Clone)]
 pub struct Uploads {
     shared: Arc<Shared>,
+    /// Whose places its requests take, where that is known.
+    peer: Option<IpAddr>,
 }
 
 /// What uploads work with.
@@ -222,6 +251,8 @@ pub struct Means {
     pub randomness: Arc<dyn Randomness>,
     /// Which of the nodes on these stores this is.
     pub node: NodeId,
+    /// What all peers together can make the server hold.
+    pub memory: Budget,
 }
 
 #[derive(Debug)]
@@ -236,6 +267,7 @@ struct Shared {
     config: Config,
     holders: Arc<Holders>,
     buffers: Arc<Buffers>,
+    places: Places,
     tasks: TaskTracker,
     draining: CancellationToken,
 }
@@ -252,8 +284,11 @@ impl Uploads {
             clock,
             randomness,
             node,
+            memory,
         } = means;
+        let draining = CancellationToken::new();
         Self {
+            peer: None,
             shared: Arc::new(Shared {
                 blobs,
                 metadata,
@@ -263,9 +298,10 @@ impl Uploads {
                 randomness,
                 node,
                 holders: Arc::default(),
-                buffers: Buffers::new(config.buffer_memory.as_u64()),
+                buffers: Buffers::new(&memory, config.buffer_memory.as_u64()),
+                places: Places::new(&memory, &config, &draining),
                 tasks: TaskTracker::new(),
-                draining: CancellationToken::new(),
+                draining,
                 config,
             }),
         }
@@ -320,14 +356,21 @@ impl Uploads {
 }
 
 impl Authorized<Uploads> {
-    /// Makes an upload and takes in the request's body.
+    /// The same for requests that come from `address`, which take its places.
+    #[must_use]
+    pub fn for_peer(mut self, address: IpAddr) -> Self {
+        self.service.peer = Some(address);
+        self
+    }
+
+    /// Makes an upload and takes in the request's body, once there is a place for it.
     ///
     /// # Errors
-    /// Rejections of the rules, [`Error::PreconditionFailed`], and all that can befall a body. Where an upload resource was made,
-    /// the failure carries it.
+    /// Rejections of the rules, [`Error::PreconditionFailed`], [`Error::Busy`], and all that can befall a body. Where an upload
+    /// resource was made, the failure carries it.
     ///
     /// # Cancel safety
-    /// When dropped, the request's work goes on until the body ends.
+    /// When dropped before the upload is recorded, nothing is; afterwards, the request's work goes on until the body ends.
     pub async fn create(
         &self,
         creation: Creation,
@@ -341,10 +384,12 @@ impl Authorized<Uploads> {
         })?;
         let owner = self.principal.name().map(str::to_owned);
         let shared = Arc::clone(&self.service.shared);
-        self.service
-            .shared
-            .run(async move { shared.create(creation, owner, body, sink).await })
-            .await
+        let place = shared.places.bringing.take(self.service.peer).await?;
+        let abandoned = CancellationToken::new();
+        let _abandoned_if_dropped = abandoned.clone().drop_guard();
+        let maker = Maker { owner, abandoned };
+        let work = async move { shared.create(creation, maker, body, sink).await };
+        self.service.shared.run(place, work).await
     }
 
     /// Takes in more bytes of an upload. An older request for it is ended first. The offset that the newest
@@ -365,9 +410,10 @@ impl Authorized<Uploads> {
         self.principal.check(Action::UseUpload)?;
         let shared = Arc::clone(&self.service.shared);
         let turn = shared.turn(id);
+        let place = shared.places.bringing.take(self.service.peer).await?;
         self.service
             .shared
-            .run(async move {
+            .run(place, async move {
                 let replays = match shared.config.replay_tolerant {
                     true => Replays::Allowed,
                     false => Replays::Refused,
@@ -389,16 +435,18 @@ impl Authorized<Uploads> {
         self.principal.check(Action::UseUpload)?;
         let shared = Arc::clone(&self.service.shared);
         let turn = shared.turn(id);
+        let place = shared.places.asking.take(self.service.peer).await?;
         self.service
             .shared
-            .run(async move {
+            .run(place, async move {
                 let turn = turn.await?;
                 Ok(shared.standing(&id, &turn, completion).await?)
             })
             .await
     }
 
-    /// Gives an upload up. A request that still appends is ended first. A completed upload's file stays.
+    /// Gives an upload up, or forgets a completed one, whose file, contents or version stay. A request that still appends is ended
+    /// first. Afterwards the upload is gone, and its idempotency key is free.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Gone`] or a store's.
@@ -406,9 +454,10 @@ impl Authorized<Uploads> {
         self.principal.check(Action::UseUpload)?;
         let shared = Arc::clone(&self.service.shared);
         let turn = shared.turn(id);
+        let place = shared.places.asking.take(self.service.peer).await?;
         self.service
             .shared
-            .run(async move {
+            .run(place, async move {
                 let turn = turn.await?;
                 let upload = shared.at_rest(&id, &turn).await?;
                 let kept_until = shared.clock.now().plus(shared.config.lifetime);
@@ -418,22 +467,48 @@ impl Authorized<Uploads> {
                         .end_upload(&id, None, Gone::Cancelled, kept_until)
                 };
                 let mut ended = end().await;
-                if matches!(ended, Err(MetadataError::Full)) {
+                if matches!(ended, Err(MetadataError::Full))
+                    && matches!(upload.state, UploadState::Open(_))
+                {
                     // To record that the bytes are given up takes room, and on a full disk the bytes are what gives it.
                     shared.discard(&upload.blob).await;
                     ended = end().await;
                 }
                 let ended = ended.map_err(Error::metadata("cancel an upload"))?;
-                if ended == Guarded::Done {
+                if ended == Guarded::Done && matches!(upload.state, UploadState::Open(_)) {
                     shared.discard(&upload.blob).await;
-                }
-                if ended == Guarded::Fenced && upload.told.is_some() {
-                    shared.record_told(&upload, None).await;
                 }
                 drop(turn);
                 Ok(())
             })
             .await
+    }
+
+    /// The file that a completed upload became, for whoever has the upload's URL, while it is what the upload brought.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where the path has no file or one of other content, or the upload became no file; or a store's.
+    pub async fn file(&self, upload: &Upload) -> Result<File, Error> {
+        self.principal.check(Action::UseUpload)?;
+        let absent = Error::NotFound { what: "file" };
+        let (UploadState::Complete(completed), Some(path)) = (&upload.state, upload.path()) else {
+            return Err(absent);
+        };
+        let file = self.service.shared.metadata.file(path).await;
+        file.map_err(Error::metadata("read a file"))?
+            .filter(|file| file.content.sha256 == completed.sha256)
+            .ok_or(absent)
+    }
+
+    /// Opens the bytes of a file that [`Authorized::file`] gave.
+    ///
+    /// # Errors
+    /// A store's.
+    pub async fn open_file(&self, file: &File) -> Result<Arc<dyn Blob>, Error> {
+        self.principal.check(Action::UseUpload)?;
+        let content = &file.content;
+        let blob = self.service.shared.blobs.open(&content.blob, content.size);
+        blob.await.map_err(Error::blob("open a blob"))
     }
 
     /// Up to `limit` of one's own open uploads with this client reference, oldest first.
@@ -460,6 +535,7 @@ impl Shared {
     /// Runs `work` to its end, whether or not the caller waits for it.
     async fn run<T: Send + 'static>(
         &self,
+        place: Place,
         work: impl Future<Output = Result<T, Failure>> + Send + 'static,
     ) -> Result<T, Failure> {
         // Taken before the look, so that draining waits for whoever passes.
@@ -467,8 +543,12 @@ impl Shared {
         if self.draining.is_cancelled() {
             return Err(Error::Draining.into());
         }
+        let placed = async move {
+            let _place = place;
+            work.await
+        };
         self.tasks
-            .spawn(work.in_current_span())
+            .spawn(placed.in_current_span())
             .await
             .expect("an upload's work does not panic")
     }
@@ -483,6 +563,7 @@ impl Shared {
         Stops {
             overtaken: turn.overtaken().clone(),
             draining: self.draining.clone(),
+            ..Stops::never()
         }
     }
 

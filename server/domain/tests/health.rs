@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blobs::memory::MemoryStore;
-use domain::Health;
 use domain::clock::SystemClock;
 use domain::health::NotReady;
 use domain::testing::faulty_metadata_store::Operation as Fact;
 use domain::testing::faulty_store::{Fault, Gate, Operation};
 use domain::testing::{FaultyMetadataStore, FaultyStore, MemoryMetadataStore};
+use domain::{Health, Supervisor};
 use tokio::time::Instant;
 
 struct World {
@@ -27,6 +27,7 @@ impl World {
         let health = Health::new(
             Arc::<FaultyStore>::clone(&blobs),
             Arc::<FaultyMetadataStore>::clone(&metadata),
+            Supervisor::default(),
         );
         Self {
             blobs,

@@ -250,17 +250,17 @@ impl Model {
         match self.state {
             ModelState::Gone | ModelState::Forgotten => return Answer::Absent,
             ModelState::Complete => {
-                let repeats = request.dialect.repeat == Repeat::Answered
+                let finishes = request.completion != Completion::Later;
+                let is_at_end = request.dialect.repeat == Repeat::Answered
                     && request.offset == self.offset
-                    && request.body.told() == Some(0)
-                    && request.completion != Completion::Later;
+                    && finishes;
+                let is_judged = is_told && finishes || is_at_end && request.body.told().is_none();
                 let room = self.offset.checked_sub(request.offset);
-                let room = room.filter(|_| is_told && request.completion != Completion::Later);
-                return match room {
-                    _ if repeats => Answer::Complete,
-                    Some(room) if differs || size > room => Answer::Rejected,
+                return match room.filter(|_| is_judged) {
+                    _ if is_at_end && request.body.told() == Some(0) => Answer::Complete,
+                    Some(room) if size > room => Answer::Rejected,
                     Some(_) if request.body.cut => Answer::ClientGone,
-                    Some(room) if size == room => Answer::Complete,
+                    Some(room) if size == room && !differs => Answer::Complete,
                     _ => Answer::Rejected,
                 };
             }
@@ -329,7 +329,9 @@ impl Model {
 struct Silent;
 
 impl ProgressSink for Silent {
-    fn created(&self, _: &Upload) {}
+    fn created(&self, _: &Upload) -> bool {
+        true
+    }
     fn progressed(&self, _: u64) {}
 }
 
@@ -373,15 +375,16 @@ impl World {
         blobs: &MemoryStore,
         metadata: &Arc<MemoryMetadataStore>,
     ) -> Uploads {
-        let packs = Packs::new(
-            Arc::new(blobs.clone()),
-            Arc::clone(metadata) as Arc<dyn domain::PackStore>,
-            Arc::clone(clock) as Arc<dyn Clock>,
-            Arc::new(SystemRandomness),
-            packs::Config::default(),
-            None,
-            Outbox::silent(),
-        );
+        let memory = budget::Budget::new(1 << 30);
+        let packs = packs::Means {
+            blobs: Arc::new(blobs.clone()),
+            facts: Arc::clone(metadata) as Arc<dyn domain::PackStore>,
+            clock: Arc::clone(clock) as Arc<dyn Clock>,
+            randomness: Arc::new(SystemRandomness),
+            outbox: Outbox::silent(),
+            memory: memory.clone(),
+        };
+        let packs = Packs::new(packs, packs::Config::default(), None);
         Uploads::new(
             uploads::Means {
                 blobs: Arc::new(blobs.clone()) as Arc<dyn BlobStore>,
@@ -391,6 +394,7 @@ impl World {
                 clock: Arc::clone(clock) as Arc<dyn Clock>,
                 randomness: Arc::new(SystemRandomness),
                 node: NodeId::random(&SystemRandomness),
+                memory,
             },
             uploads::Config {
                 lifetime: LIFETIME,
@@ -644,18 +648,15 @@ fn expiry(seconds: u64) -> i64 {
 
 async fn cancel(world: &World, model: &mut Model) {
     let result = world.authorized().cancel(model.id).await;
+    let is_alive = model.expires > world.seconds;
     match model.state {
-        ModelState::Open if model.expires > world.seconds => {
+        state if state == ModelState::Complete || state == ModelState::Open && is_alive => {
             assert!(result.is_ok());
             model.state = ModelState::Gone;
             model.expires = world.seconds + LIFETIME.as_secs();
             model.told = None;
         }
-        ModelState::Complete => {
-            assert!(result.is_ok());
-            model.told = None;
-        }
-        ModelState::Open | ModelState::Gone | ModelState::Forgotten => assert!(result.is_err()),
+        _ => assert!(result.is_err()),
     }
 }
 

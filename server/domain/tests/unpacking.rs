@@ -465,6 +465,26 @@ async fn after_a_crash_a_repetition_goes_on() {
     }
 }
 
+/// Within a step, however much the archive still has; and what was recorded is not stored again.
+#[tokio::test]
+async fn a_sign_to_stop_is_heeded_and_a_repetition_goes_on() {
+    let files: Vec<File> = (0..40)
+        .map(|number| file(&format!("{number:02}"), &noise(number, 2 * MIB)))
+        .collect();
+    let world = World::new();
+    let draft = world.draft(None).await;
+    let tar = pack(ArchiveFormat::Tar, &files);
+    let (stopped, read) = world.unpack_drained(&draft, &tar, 290).await;
+    assert!(matches!(stopped, Err(Error::Draining)), "{stopped:?}");
+    assert_eq!(read, 290, "of {} chunks", tar.len() / (256 * 1024));
+    let kept = world.facts.recorded().await.len();
+    assert!(kept > 20, "{kept} blobs are recorded");
+    let tree = world.unpack(&draft, &tar).await.unwrap();
+    assert_eq!(tree, Some(tree_of(&files)));
+    world.check_stored(&files).await;
+    assert_eq!(world.facts.recorded().await.len(), files.len());
+}
+
 #[tokio::test]
 async fn an_archive_that_cannot_be_read_is_not_refused() {
     let files = many_files();

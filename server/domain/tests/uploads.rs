@@ -25,12 +25,12 @@ use domain::{BlobStore as _, Clock as _, Error, MetadataStore as _, UploadId};
 use futures::{StreamExt as _, stream};
 use protocol::digest::{Algorithm, Stated, StatedDigests};
 use protocol::rejection::Rejection;
-use protocol::upload::{Completion, Create, Overrun};
+use protocol::upload::{Append, Completion, Create, Overrun, Repeat};
 use tokio::task::JoinHandle;
 
 use self::node::{
     Answer, HALF, Lying, Node, Stores, WHOLE, Watched, bytes, completed, creation, ends, offset,
-    rest, some,
+    rest, some, unfinished,
 };
 
 /// One process on its stores.
@@ -495,4 +495,314 @@ async fn a_concatenation_without_its_parts_leaves_its_key_free() {
         .create(concatenation(&parts), stream::empty().boxed())
         .await;
     assert_eq!(world.published(&completed(made)).await, WHOLE);
+}
+
+/// A body whose reading the test does not allow.
+fn unread() -> UploadBody {
+    stream::poll_fn(|_| -> std::task::Poll<Option<_>> { panic!("the body is read") }).boxed()
+}
+
+fn keyed() -> Creation {
+    Creation {
+        idempotency_key: Some("key".to_owned()),
+        ..creation()
+    }
+}
+
+/// `creation` with a body of so many bytes by its framing.
+fn framed(creation: Creation, length: u64) -> Creation {
+    Creation {
+        create: Create {
+            body_length: Some(length),
+            ..creation.create
+        },
+        ..creation
+    }
+}
+
+/// Another body of the same length.
+fn others() -> Vec<u8> {
+    let mut others = WHOLE.to_vec();
+    others[0] ^= 1;
+    others
+}
+
+#[tokio::test]
+async fn a_repeated_creation_brings_the_same_bytes_or_is_refused() {
+    let world = World::new();
+    let first = completed(world.create(keyed(), bytes(WHOLE)).await);
+    let mut longer = WHOLE.to_vec();
+    longer.push(b'!');
+    for other in [&others(), &longer[..], &WHOLE[..40], b""] {
+        let again = world.create(keyed(), bytes(other)).await;
+        assert_eq!(rejection(again), Rejection::KeyReused);
+    }
+    assert_eq!(world.published(&first).await, WHOLE);
+    assert_eq!(completed(world.create(keyed(), bytes(WHOLE)).await), first);
+    // The bytes may be gone, as those of an archive are, and their hash is still known.
+    world.memory.delete(&first.blob).await.unwrap();
+    assert_eq!(completed(world.create(keyed(), bytes(WHOLE)).await), first);
+    let again = world.create(keyed(), bytes(&others())).await;
+    assert_eq!(rejection(again), Rejection::KeyReused);
+}
+
+#[tokio::test]
+async fn what_a_repeated_creation_says_of_its_length_is_enough_to_refuse_it() {
+    let world = World::new();
+    completed(world.create(keyed(), bytes(WHOLE)).await);
+    let length = WHOLE.len() as u64;
+    let stated = |length| Creation {
+        create: Create {
+            length: Some(length),
+            ..keyed().create
+        },
+        ..keyed()
+    };
+    for other in [
+        framed(keyed(), length - 1),
+        framed(keyed(), length + 1),
+        framed(keyed(), 0),
+        framed(unfinished(keyed()), length + 1),
+        stated(length - 1),
+    ] {
+        let again = world.create(other, unread()).await;
+        assert_eq!(rejection(again), Rejection::KeyReused);
+    }
+    let endless = stream::repeat_with(|| Ok(BodyPart::Data(Bytes::from_static(WHOLE)))).boxed();
+    let again = ends(world.create(keyed(), endless)).await;
+    assert_eq!(rejection(again), Rejection::KeyReused);
+}
+
+#[tokio::test]
+async fn a_repeated_beginning_is_compared_with_that_of_the_whole() {
+    let world = World::new();
+    let id = world.half(keyed()).await.id;
+    let first = completed(world.append(rest(HALF), id, bytes(&WHOLE[20..])).await);
+    let again = |body: &[u8]| world.create(unfinished(keyed()), bytes(body));
+    for part in [&WHOLE[..20], &WHOLE[..1], WHOLE] {
+        assert_eq!(completed(again(part).await), first);
+    }
+    for part in [&others()[..20], &WHOLE[1..]] {
+        assert_eq!(rejection(again(part).await), Rejection::KeyReused);
+    }
+    let nothing = framed(unfinished(keyed()), 0);
+    assert_eq!(completed(world.create(nothing, unread()).await), first);
+}
+
+/// Counts how often a client is told an upload's URL before its answer.
+#[derive(Debug, Default)]
+struct Announced(std::sync::atomic::AtomicUsize);
+
+impl uploads::ProgressSink for Announced {
+    fn created(&self, _: &Upload) -> bool {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        true
+    }
+    fn progressed(&self, _: u64) {}
+}
+
+impl Announced {
+    fn count(&self) -> usize {
+        self.0.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+#[tokio::test]
+async fn an_open_upload_goes_on_with_the_same_bytes_alone() {
+    let world = World::new();
+    let id = world.half(keyed()).await.id;
+    let before = world.record(id).await.state;
+    for (creation, body) in [
+        (keyed(), &others()[..]),
+        (unfinished(keyed()), &others()[..20]),
+        (unfinished(keyed()), &others()),
+        (keyed(), &WHOLE[..19]),
+    ] {
+        let sink = Arc::new(Announced::default());
+        let told = Arc::clone(&sink) as Arc<dyn uploads::ProgressSink>;
+        let again = world.authorized().create(creation, bytes(body), told).await;
+        assert_eq!(rejection(again), Rejection::KeyReused);
+        assert_eq!(sink.count(), 0);
+        assert_eq!(world.record(id).await.state, before);
+    }
+    // A beginning that ends within what is there changes nothing.
+    let again = world.create(unfinished(keyed()), bytes(&WHOLE[..7])).await;
+    assert!(matches!(again, Ok(Outcome::Partial(upload)) if upload.id == id));
+    assert_eq!(world.record(id).await.state, before);
+
+    let sink = Arc::new(Announced::default());
+    let told = Arc::clone(&sink) as Arc<dyn uploads::ProgressSink>;
+    let again = world.authorized().create(keyed(), bytes(WHOLE), told).await;
+    let upload = completed(again);
+    assert_eq!((upload.id, sink.count()), (id, 1));
+    assert_eq!(world.published(&upload).await, WHOLE);
+}
+
+#[tokio::test]
+async fn a_body_of_unknown_length_at_the_end_is_judged_by_what_comes() {
+    let world = World::new();
+    let tus = Creation {
+        create: Create {
+            completion: Completion::AtLength,
+            length: Some(WHOLE.len() as u64),
+            ..creation().create
+        },
+        ..creation()
+    };
+    let upload = completed(world.create(tus, bytes(WHOLE)).await);
+    let at_the_end = |completion| Append {
+        completion,
+        overrun: Overrun::Discard,
+        repeat: Repeat::Answered,
+        ..rest(WHOLE.len() as u64)
+    };
+    for completion in [Completion::AtLength, Completion::WithThisBody] {
+        let append = at_the_end(completion);
+        for nothing in [stream::empty().boxed(), bytes(b"")] {
+            let answer = world.append(append, upload.id, nothing).await;
+            assert_eq!(completed(answer), upload);
+        }
+        let over = world.append(append, upload.id, bytes(b"!")).await;
+        let length = WHOLE.len() as u64;
+        assert_eq!(rejection(over), Rejection::OverLength { length });
+        let cut = world.append(append, upload.id, cut(b"")).await;
+        assert!(matches!(cut.unwrap_err().error, Error::ClientGone));
+    }
+    let later = at_the_end(Completion::Later);
+    assert!(world.append(later, upload.id, unread()).await.is_err());
+    assert_eq!(world.published(&upload).await, WHOLE);
+}
+
+#[tokio::test]
+async fn a_completed_upload_that_is_deleted_is_gone_and_its_file_stays() {
+    let world = World::new();
+    let upload = completed(world.create(keyed(), bytes(WHOLE)).await);
+    let id = upload.id;
+    world.authorized().cancel(id).await.unwrap();
+    let is_gone = |error: Error| matches!(error, Error::Gone(Gone::Cancelled));
+    let asked = world.authorized().retrieve(id, Completion::Later).await;
+    assert!(is_gone(asked.unwrap_err().error));
+    let last = Append {
+        repeat: Repeat::Answered,
+        body_length: Some(0),
+        ..rest(WHOLE.len() as u64)
+    };
+    let replayed = world.append(last, id, unread()).await;
+    assert!(is_gone(replayed.unwrap_err().error));
+    let again = world.authorized().cancel(id).await;
+    assert!(is_gone(again.unwrap_err().error));
+    assert_eq!(world.published(&upload).await, WHOLE);
+
+    // Its key is free.
+    let anew = completed(world.create(keyed(), bytes(&others())).await);
+    assert_ne!(anew.id, id);
+}
+
+/// Waits until the client of a request is gone: the request is dropped where it waits.
+async fn dropped<T>(request: impl Future<Output = T>, waits: impl Future<Output = ()>) {
+    tokio::select! {
+        biased;
+        _ = request => panic!("it waits"),
+        () = waits => {}
+    }
+}
+
+fn one_at_once() -> World {
+    let stores = Stores::new();
+    let config = uploads::Config {
+        max_at_once: const { std::num::NonZeroUsize::new(1).unwrap() },
+        // Every byte is recorded and told.
+        checkpoint_bytes: bytesize::ByteSize::b(1),
+        ..uploads::Config::default()
+    };
+    World {
+        node: Node::new(&stores, config),
+        clock: stores.clock,
+        memory: stores.memory,
+    }
+}
+
+#[tokio::test]
+async fn a_creation_whose_client_is_gone_is_not_recorded() {
+    let world = one_at_once();
+    let id = world.half(creation()).await.id;
+    let working = Lying::begin(&world, id, some(HALF));
+    working.send(&WHOLE[20..21], 21).await;
+    let before = world.metadata.count(Fact::InsertUpload);
+    for _ in 0..3 {
+        dropped(world.create(creation(), unread()), tokio::task::yield_now()).await;
+    }
+    assert_eq!(world.metadata.count(Fact::InsertUpload), before);
+    working.ends().await.unwrap();
+    // Its place is free, and nobody waits for it.
+    completed(world.create(creation(), bytes(WHOLE)).await);
+    assert_eq!(world.metadata.count(Fact::InsertUpload), before + 1);
+}
+
+#[tokio::test]
+async fn work_goes_on_without_its_client_and_keeps_its_place() {
+    let world = one_at_once();
+    let gate = Barrier::new();
+    world
+        .blobs
+        .next(Operation::Stage, Fault::Waits(gate.clone()));
+    dropped(world.create(creation(), bytes(WHOLE)), gate.reached()).await;
+    dropped(world.create(creation(), unread()), tokio::task::yield_now()).await;
+    gate.open();
+    completed(ends(world.create(creation(), bytes(WHOLE))).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_too_long_for_a_place_is_told_to_come_again() {
+    let world = one_at_once();
+    let id = world.half(creation()).await.id;
+    let working = Lying::begin(&world, id, some(HALF));
+    working.send(&WHOLE[20..21], 21).await;
+    let waited = world.create(creation(), unread()).await;
+    assert!(matches!(waited.unwrap_err().error, Error::Busy));
+    // Who asks has a place all the same.
+    assert_eq!(world.told(id).await, 21);
+    assert!(working.ended().await.is_err());
+}
+
+/// Does not get through to its client.
+#[derive(Debug)]
+struct Unheard;
+
+impl uploads::ProgressSink for Unheard {
+    fn created(&self, _: &Upload) -> bool {
+        false
+    }
+    fn progressed(&self, _: u64) {}
+}
+
+#[tokio::test]
+async fn an_upload_that_nobody_knows_of_is_given_up() {
+    let world = World::new();
+    let create = async |creation| {
+        let uploads = world.authorized();
+        uploads
+            .create(creation, cut(&WHOLE[..7]), Arc::new(Unheard))
+            .await
+    };
+    let unknown = create(unfinished(creation())).await.unwrap_err();
+    assert!(matches!(unknown.error, Error::ClientGone));
+    assert!(unknown.upload.is_none());
+    world.janitor().recover().await.unwrap();
+    let kept = world
+        .memory
+        .list(domain::blob_store::BlobState::Staged, None, 9);
+    assert_eq!(kept.await.unwrap(), []);
+
+    // A key, or a reference, leads back to it.
+    create(unfinished(keyed())).await.unwrap_err();
+    let again = world.create(keyed(), bytes(WHOLE)).await;
+    assert_eq!(world.published(&completed(again)).await, WHOLE);
+    let referred = Creation {
+        client_ref: Some("app".to_owned()),
+        ..unfinished(creation())
+    };
+    create(referred).await.unwrap_err();
+    let found = world.authorized().list("app", 9).await.unwrap();
+    assert_eq!(found.iter().map(offset).collect::<Vec<_>>(), [7]);
 }

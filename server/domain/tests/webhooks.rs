@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use blobs::memory::MemoryStore;
+use budget::Budget;
 use bytes::Bytes;
 use domain::access::{self, Credential, Gate};
 use domain::clock::FollowingClock;
@@ -169,15 +170,15 @@ impl World {
 
     fn uploads(&self, gatekeeper: Option<Arc<dyn Gatekeeper>>) -> Authorized<Uploads> {
         let blobs = Arc::new(MemoryStore::new(Arc::clone(&self.clock)));
-        let packs = Packs::new(
-            Arc::clone(&blobs) as _,
-            Arc::clone(&self.store) as Arc<dyn PackStore>,
-            Arc::clone(&self.clock),
-            Arc::new(SystemRandomness),
-            packs::Config::default(),
-            None,
-            self.outbox.clone(),
-        );
+        let means = packs::Means {
+            blobs: Arc::clone(&blobs) as _,
+            facts: Arc::clone(&self.store) as Arc<dyn PackStore>,
+            clock: Arc::clone(&self.clock),
+            randomness: Arc::new(SystemRandomness),
+            outbox: self.outbox.clone(),
+            memory: Budget::new(512 << 20),
+        };
+        let packs = Packs::new(means, packs::Config::default(), None);
         let uploads = Uploads::new(
             uploads::Means {
                 blobs,
@@ -190,6 +191,7 @@ impl World {
                 clock: Arc::clone(&self.clock),
                 randomness: Arc::new(SystemRandomness),
                 node: NodeId::random(&SystemRandomness),
+                memory: Budget::new(1 << 30),
             },
             uploads::Config::default(),
         );
@@ -202,7 +204,9 @@ impl World {
 struct Unheard;
 
 impl ProgressSink for Unheard {
-    fn created(&self, _: &Upload) {}
+    fn created(&self, _: &Upload) -> bool {
+        true
+    }
     fn progressed(&self, _: u64) {}
 }
 
@@ -525,6 +529,7 @@ async fn an_upload_becomes_what_the_gatekeeper_says() {
         condition: WriteCondition {
             if_match: None,
             if_none_match: Some("*".to_owned()),
+            if_unmodified_since: None,
         },
         ..creation("-")
     };

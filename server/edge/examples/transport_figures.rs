@@ -16,7 +16,7 @@ use axum::{
     routing::{get, put},
 };
 use bytes::Bytes;
-use edge::serve::{Config, ListenConfig, Listener, TlsConfig, serve};
+use edge::serve::{Config, ListenConfig, Listener, Memory, TlsConfig, serve};
 use futures::StreamExt;
 use http::Request;
 use http_body_util::BodyExt;
@@ -73,12 +73,11 @@ async fn run_server(directory: &str) -> Result<(), Failure> {
         reload_interval: Duration::from_secs(3600),
     };
     let address = "127.0.0.1:0".parse()?;
-    let plain = Listener::bind(&ListenConfig { address, tls: None }).await?;
+    let plain = Listener::bind(&ListenConfig { address, tls: None })?;
     let secure = Listener::bind(&ListenConfig {
         address,
         tls: Some(tls),
-    })
-    .await?;
+    })?;
     println!("{} {}", plain.address(), secure.address());
     let frame = Bytes::from(vec![0; FRAME]);
     let router = Router::new()
@@ -110,6 +109,7 @@ async fn run_server(directory: &str) -> Result<(), Failure> {
             max_connections: 20_000,
             ..Config::default()
         },
+        Memory::default(),
         router,
         CancellationToken::new(),
     )

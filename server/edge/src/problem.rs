@@ -12,13 +12,12 @@ use domain::access::Denied;
 use domain::packs::PackError;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use protocol::NO_STORE;
+use protocol::fields::name::X_REQUEST_ID;
 use protocol::problem::{MEDIA_TYPE, Problem, ProblemType, types};
 use uuid::Uuid;
 
 use crate::interim::Cut;
-
-/// The field that carries a request's identifier, in requests from a trusted proxy's hand and in every answer.
-pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Problems that belong to this server and to no upload protocol.
 pub(crate) mod own {
@@ -43,6 +42,11 @@ pub(crate) mod own {
     );
     pub(crate) const FORBIDDEN: ProblemType =
         ProblemType::new("tag:longhaul,2026:forbidden", "Not allowed", 403);
+    pub(crate) const MISDIRECTED: ProblemType = ProblemType::new(
+        "tag:longhaul,2026:misdirected",
+        "The server does not go by this name",
+        421,
+    );
     pub(crate) const REFUSED: ProblemType =
         ProblemType::new("tag:longhaul,2026:refused", "The upload is refused", 403);
     pub(crate) const MALFORMED_REQUEST: ProblemType = ProblemType::new(
@@ -60,6 +64,11 @@ pub(crate) mod own {
         "The server cannot take this on now",
         503,
     );
+    pub(crate) const NOT_LIVE: ProblemType = ProblemType::new(
+        "tag:longhaul,2026:not-live",
+        "The server does not work",
+        503,
+    );
     pub(crate) const NOT_READY: ProblemType = ProblemType::new(
         "tag:longhaul,2026:not-ready",
         "The server should be sent no requests now",
@@ -69,11 +78,6 @@ pub(crate) mod own {
         "tag:longhaul,2026:storage-full",
         "There is no room left",
         507,
-    );
-    pub(crate) const UNSUPPORTED_CODING: ProblemType = ProblemType::new(
-        "tag:longhaul,2026:unsupported-coding",
-        "The content coding is not supported",
-        415,
     );
     pub(crate) const DOCUMENT_TOO_LARGE: ProblemType = ProblemType::new(
         "tag:longhaul,2026:document-too-large",
@@ -88,6 +92,11 @@ pub(crate) mod own {
     pub(crate) const INVALID_ARCHIVE: ProblemType = ProblemType::new(
         "tag:longhaul,2026:invalid-archive",
         "The archive is refused",
+        422,
+    );
+    pub(crate) const NO_FILES: ProblemType = ProblemType::new(
+        "tag:longhaul,2026:no-files",
+        "A version has at least one file",
         422,
     );
     pub(crate) const MISSING_CONTENT: ProblemType = ProblemType::new(
@@ -151,6 +160,17 @@ impl Failure {
     }
 }
 
+#[cfg(test)]
+impl Failure {
+    /// What is wrong, in words.
+    pub(crate) fn detail(&self) -> Option<&str> {
+        match self {
+            Self::Told(told) => told.problem.detail(),
+            Self::Cut => None,
+        }
+    }
+}
+
 impl From<Problem> for Failure {
     fn from(problem: Problem) -> Self {
         Self::told(problem, HeaderMap::new())
@@ -198,7 +218,7 @@ impl From<Error> for Failure {
             }
             Error::PreconditionFailed => problem(
                 types::PRECONDITION_FAILED,
-                "The file is not what the request's conditions ask for.",
+                "What is there now is not what the request's conditions ask for: read it again, and decide anew.",
             ),
             // Nobody is there to be told, or the newer request is answered instead.
             Error::Superseded | Error::ClientGone => Self::Cut,
@@ -206,7 +226,7 @@ impl From<Error> for Failure {
                 .with(RETRY_AFTER, HeaderValue::from_static("5")),
             Error::Pack(error) => of_pack(&error).into(),
             Error::Full => problem(own::FULL, "What was acknowledged before is kept."),
-            Error::Corrupt { .. } | Error::Store { .. } => {
+            Error::Corrupt { .. } | Error::Store { .. } | Error::StoreRefuses { .. } => {
                 tracing::error!(error = &error as &dyn std::error::Error, "a request failed");
                 problem(
                     own::INTERNAL,
@@ -235,6 +255,10 @@ fn of_pack(error: &PackError) -> Problem {
         PackError::DocumentTooLarge { .. } => (
             own::DOCUMENT_TOO_LARGE,
             "list digests instead of files, or name a version and its exceptions.",
+        ),
+        PackError::NoFiles => (
+            own::NO_FILES,
+            "put a file there (directories alone make no version), and send it again.",
         ),
         PackError::Missing { .. } => (
             own::MISSING_CONTENT,
@@ -274,6 +298,7 @@ fn of_pack(error: &PackError) -> Problem {
         | PackError::DocumentTooLarge { .. }
         | PackError::WrongSize { .. }
         | PackError::UnknownException { .. }
+        | PackError::NoFiles
         | PackError::Need => problem,
     }
 }
@@ -323,7 +348,9 @@ impl RequestId {
     }
 }
 
-/// Writes the documents of problems, and names the request: to those within, and in the answer.
+/// Writes the documents of problems, names the request, to those within and in the answer, and sees to it that every answer says how
+/// long it may be kept: what has no `Cache-Control` of its own is not to be kept at all. Caches would guess otherwise, also about a list,
+/// a 404 or a 405 (RFC 9111 §4.2.2).
 pub(crate) async fn tell(mut request: Request, next: Next) -> Response {
     let id = RequestId::of(request.headers());
     request.headers_mut().insert(X_REQUEST_ID, id.0.clone());
@@ -337,6 +364,8 @@ pub(crate) async fn tell(mut request: Request, next: Next) -> Response {
             head,
         );
     }
+    let fields = response.headers_mut();
+    fields.entry(CACHE_CONTROL).or_insert(NO_STORE);
     response
 }
 
@@ -345,9 +374,6 @@ fn write(response: &mut Response, problem: &Problem, head: bool) {
     let fields = response.headers_mut();
     fields.insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
     fields.insert(CONTENT_LENGTH, HeaderValue::from(document.len()));
-    fields
-        .entry(CACHE_CONTROL)
-        .or_insert(HeaderValue::from_static("no-store"));
     if !head {
         *response.body_mut() = document.into();
     }
@@ -403,6 +429,13 @@ mod tests {
             (Error::Busy, Some(503)),
             (Error::Full, Some(507)),
             (store(), Some(500)),
+            (
+                Error::StoreRefuses {
+                    doing: "try",
+                    source: "a secret of ours".into(),
+                },
+                Some(500),
+            ),
         ] {
             let name = error.to_string();
             assert_eq!(

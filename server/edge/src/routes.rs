@@ -4,6 +4,7 @@ pub mod admin;
 mod cors;
 mod events;
 mod files;
+pub mod host;
 mod packs;
 mod page;
 mod uploads;
@@ -20,11 +21,14 @@ use domain::access::Gate;
 use domain::{Clock, Files, Packs, Uploads};
 use http::header::CONTENT_LENGTH;
 use http::{Request, StatusCode};
+use protocol::fields::name::X_REQUEST_ID;
 use tower::{Service, ServiceExt};
 use tower_http::trace::TraceLayer;
 use tracing::Span;
 
-use crate::problem::{self, X_REQUEST_ID};
+use self::host::Hosts;
+use crate::extract::{FILES, PACKS, query};
+use crate::problem;
 
 /// What handlers work with.
 #[derive(Debug, Clone, FromRef)]
@@ -48,8 +52,8 @@ pub struct Api {
 pub struct Place {
     /// Its URL without a slash at the end; absent, resources are told by their paths, which no proxy can make wrong.
     pub public_url: Option<String>,
-    /// Whether pages of other machines are refused: the server is open to everyone, but meant for this machine.
-    pub local_pages_only: bool,
+    /// The names that it goes by while it is open to everyone, but meant for this machine.
+    pub hosts: Hosts,
 }
 
 impl Api {
@@ -59,6 +63,11 @@ impl Api {
             Some(url) => format!("{url}{path}"),
             None => path.to_owned(),
         }
+    }
+
+    /// The only names that it goes by, where it is open because nobody but this machine reaches it.
+    fn local_hosts(&self) -> Option<&Hosts> {
+        self.gate.is_local_only().then_some(&self.place.hosts)
     }
 }
 
@@ -73,7 +82,8 @@ pub fn service(
 > + Clone
 + Send
 + 'static {
-    ServiceExt::<Request<Body>>::map_response(router(api), |mut response: Response| {
+    let router = ServiceExt::<Request<Body>>::map_request(router(api), without_final_slash);
+    ServiceExt::<Request<Body>>::map_response(router, |mut response: Response| {
         // RFC 9110 §8.6: a 204 has no Content-Length. The router gives every answer one.
         if response.status() == StatusCode::NO_CONTENT {
             response.headers_mut().remove(CONTENT_LENGTH);
@@ -82,16 +92,51 @@ pub fn service(
     })
 }
 
+/// Passes over one slash at the end of a path, as in `/files/`, which clients of tus are configured with. In the name of a file it has a
+/// meaning: no file has such a name.
+fn without_final_slash(mut request: Request<Body>) -> Request<Body> {
+    let uri = request.uri();
+    let Some(path) = uri.path().strip_suffix('/') else {
+        return request;
+    };
+    if path.is_empty() || names_a_file(uri.path()) {
+        return request;
+    }
+    let resource = match uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = resource.parse().ok();
+    if let Ok(uri) = parts.try_into() {
+        *request.uri_mut() = uri;
+    }
+    request
+}
+
+/// Whether the path goes on below `/files/`, of the server or of a version.
+fn names_a_file(path: &str) -> bool {
+    let in_version = path
+        .strip_prefix(PACKS)
+        .and_then(|path| path.split('/').nth(3));
+    in_version == Some("files")
+        || path
+            .strip_prefix(FILES)
+            .is_some_and(|name| !name.is_empty())
+}
+
 fn router(api: Api) -> Router {
-    let place = Arc::clone(&api.place);
+    let whole = api.clone();
     let router = Router::new()
         .merge(files::router())
         .merge(uploads::router())
         .merge(packs::router())
+        .route_layer(middleware::from_fn(query::check))
         .fallback(problem::no_such_resource)
         .method_not_allowed_fallback(problem::no_such_method)
         .with_state(api)
-        .layer(middleware::from_fn_with_state(place, cors::allow));
+        .layer(middleware::from_fn_with_state(whole.clone(), cors::allow))
+        .layer(middleware::from_fn_with_state(whole, host::check));
     told(router)
 }
 
@@ -116,4 +161,41 @@ fn span(request: &Request<Body>) -> Span {
         method = %request.method(),
         route = route.map(MatchedPath::as_str),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_slash_at_the_end_of_a_path_is_passed_over() {
+        for (path, expected) in [
+            ("/files/", "/files"),
+            ("/files/?limit=1", "/files?limit=1"),
+            ("/uploads/", "/uploads"),
+            ("/uploads/0123/", "/uploads/0123"),
+            ("/packs/", "/packs"),
+            ("/packs/p/", "/packs/p"),
+            ("/packs/p/versions/1/", "/packs/p/versions/1"),
+            ("/packs/p/versions/1/files/", "/packs/p/versions/1/files/"),
+            ("/packs/files/", "/packs/files"),
+            ("/packs/p/versions/files/", "/packs/p/versions/files"),
+            ("/", "/"),
+            ("/files", "/files"),
+            // No file has such a name, and one that differs is not to be hit.
+            ("/files/a/", "/files/a/"),
+            ("/files//", "/files//"),
+            (
+                "/packs/p/versions/1/files/a/",
+                "/packs/p/versions/1/files/a/",
+            ),
+            (
+                "https://example.org/files/?a",
+                "https://example.org/files?a",
+            ),
+        ] {
+            let request = Request::builder().uri(path).body(Body::empty()).unwrap();
+            assert_eq!(without_final_slash(request).uri(), expected, "{path}");
+        }
+    }
 }

@@ -5,6 +5,7 @@
 //! [`interim`](crate::interim)). Each request carries a [`Peer`] and an [`Interim`](crate::interim::Interim) in its
 //! extensions; errors of its body can be told apart with [`BodyError::of`].
 
+mod address;
 mod body;
 mod config;
 mod connection;
@@ -12,28 +13,45 @@ mod date;
 mod h1;
 mod h2;
 mod listener;
+mod memory;
+mod metrics;
+mod places;
 mod refusal;
+mod stall;
 mod tls;
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{body::Body, response::Response};
+use budget::Budget;
 use http::Request;
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
     time::{sleep, timeout},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
 use tower::Service;
 
-use self::connection::{Context, Handler};
+pub(crate) use self::address::text_or_port;
+pub(crate) use self::connection::Context;
 pub use self::{
+    address::{InvalidAddress, ListenAddress},
     body::BodyError,
     config::{Config, ConfigError, Http2Config, InterimPolicy, ListenConfig, TlsConfig},
     listener::{ListenError, Listener},
-    tls::TlsError,
+    memory::Memory,
+    tls::{Certificate, TlsError},
 };
+use self::{
+    connection::Handler,
+    places::{Place, Places},
+};
+
+/// How many connections make room at once when the system has no more files.
+const SHED_AT_ONCE: usize = 16;
 
 /// Who sent a request; in the extensions of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +88,7 @@ pub struct Drained {
 pub async fn serve<S>(
     listeners: Vec<Listener>,
     config: Config,
+    memory: Memory,
     service: S,
     shutdown: CancellationToken,
 ) -> Result<Drained, ConfigError>
@@ -78,15 +97,10 @@ where
     S::Future: Send,
 {
     config.check()?;
-    let places = Places {
-        free: Arc::new(Semaphore::new(
-            config.max_connections.min(Semaphore::MAX_PERMITS),
-        )),
-        room: Arc::default(),
-    };
-    let growth = usize::try_from(config.http2.window_growth.as_u64() / 1024).unwrap_or(usize::MAX);
+    let places = Places::new(&config);
     let server = Server {
-        window_growth: Arc::new(Semaphore::new(growth.min(Semaphore::MAX_PERMITS))),
+        windows: memory.windows(&config.http2),
+        memory,
         grace: config.drain_grace,
         config: Arc::new(config),
         places,
@@ -95,6 +109,7 @@ where
         cut: CancellationToken::new(),
     };
     let _cut_when_dropped = server.cut.clone().drop_guard();
+    let _told = AbortOnDropHandle::new(tokio::spawn(metrics::watch(server.memory.clone())));
     let mut listening = JoinSet::new();
     for listener in listeners {
         if let Some(acceptor) = listener.acceptor.clone() {
@@ -118,39 +133,14 @@ struct Server {
     config: Arc<Config>,
     grace: Duration,
     places: Places,
-    window_growth: Arc<Semaphore>,
+    memory: Memory,
+    windows: Budget,
     /// The connections, and handlers that outlive theirs.
     tasks: TaskTracker,
     /// Cancelled when connections should end.
     drain: CancellationToken,
     /// Cancelled when they must.
     cut: CancellationToken,
-}
-
-/// The connections that there may be.
-#[derive(Clone)]
-struct Places {
-    free: Arc<Semaphore>,
-    /// One waiter is notified when a connection needs a place; the one that has been idle longest comes first.
-    room: Arc<Notify>,
-}
-
-impl Places {
-    /// A place for one connection, when there is one.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping it gives the place to the next.
-    async fn take(&self) -> OwnedSemaphorePermit {
-        let free = Arc::clone(&self.free);
-        if let Ok(place) = Arc::clone(&free).try_acquire_owned() {
-            return place;
-        }
-        self.room.notify_one();
-        free.acquire_owned()
-            .await
-            .expect("the semaphore is never closed")
-    }
 }
 
 impl Server {
@@ -169,37 +159,63 @@ impl Server {
             let (stream, address) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    pause_after(&error).await;
+                    self.recover_from(&error).await;
                     continue;
                 }
             };
-            // One connection waits here while the rest waits in the kernel's backlog.
-            let place = tokio::select! {
-                biased;
-                () = self.drain.cancelled() => return,
-                place = self.places.take() => place,
+            let Some(arrival) = self.places.arrive(address.ip()) else {
+                tracing::debug!(peer = %address, "connection turned away: its peer has too many");
+                continue;
             };
-            let context = Context {
-                config: Arc::clone(&self.config),
-                peer: Peer {
-                    address,
-                    secure: acceptor.is_some(),
-                },
-                interim: self.config.allows_interim(address.ip()),
-                drain: self.drain.clone(),
-                cut: self.cut.clone(),
-                tasks: self.tasks.clone(),
-                shed_after: connection::SHED_AFTER,
-                room: Arc::clone(&self.places.room),
-                window_growth: Arc::clone(&self.window_growth),
+            let peer = Peer {
+                // An IPv4 peer of a socket for both families shows as ::ffff:a.b.c.d.
+                address: SocketAddr::new(address.ip().to_canonical(), address.port()),
+                secure: acceptor.is_some(),
             };
-            let connection = connection::serve(stream, acceptor.clone(), context, handler.clone());
-            let cut = self.cut.clone();
+            let (server, acceptor, handler) = (self.clone(), acceptor.clone(), handler.clone());
             self.tasks.spawn(async move {
+                // Whoever waits for a place has said nothing yet.
+                let Some(Some(place)) = server.drain.run_until_cancelled(arrival.place()).await
+                else {
+                    return;
+                };
+                let _open = metrics::Open::connection();
+                let cut = server.cut.clone();
+                let context = server.context(peer, place);
+                let connection = connection::serve(stream, acceptor, context, handler);
                 // A connection that is cut here is dropped, which resets it where an answer was unfinished.
                 cut.run_until_cancelled(connection).await;
-                drop(place);
             });
+        }
+    }
+
+    fn context(self, peer: Peer, place: Place) -> Context {
+        Context {
+            interim: self.config.allows_interim(peer.address.ip()),
+            config: self.config,
+            peer,
+            place,
+            drain: self.drain,
+            cut: self.cut,
+            tasks: self.tasks,
+            shed_after: connection::SHED_AFTER,
+            memory: self.memory.share(),
+            windows: self.windows,
+        }
+    }
+
+    /// After a failed accept: a connection that died in the backlog is no reason to wait. A full table of files is, and
+    /// connections on which nothing is worked make room in it.
+    async fn recover_from(&self, error: &io::Error) {
+        use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+
+        if !matches!(
+            error.kind(),
+            ConnectionAborted | ConnectionRefused | ConnectionReset
+        ) {
+            tracing::error!(%error, "failed to accept a connection; closing idle ones");
+            self.places.shed(SHED_AT_ONCE);
+            sleep(Duration::from_millis(200)).await;
         }
     }
 
@@ -214,18 +230,5 @@ impl Server {
             self.tasks.wait().await;
         }
         Drained { cut }
-    }
-}
-
-/// After a failed accept: a connection that died in the backlog is no reason to wait, a full table of files is.
-async fn pause_after(error: &io::Error) {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-
-    if !matches!(
-        error.kind(),
-        ConnectionAborted | ConnectionRefused | ConnectionReset
-    ) {
-        tracing::error!(%error, "failed to accept a connection");
-        sleep(Duration::from_millis(500)).await;
     }
 }

@@ -20,8 +20,8 @@ pub struct DatabaseUrl(Url);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum InvalidUrl {
     /// Not a URL.
-    #[error("it is no URL: {0}")]
-    Syntax(#[from] url::ParseError),
+    #[error("it is no URL")]
+    Syntax(#[source] url::ParseError),
     /// Another scheme.
     #[error("it does not begin with postgres://")]
     Scheme,
@@ -41,7 +41,7 @@ impl FromStr for DatabaseUrl {
     type Err = InvalidUrl;
 
     fn from_str(text: &str) -> Result<Self, InvalidUrl> {
-        let url = Url::parse(text)?;
+        let url = Url::parse(text).map_err(InvalidUrl::Syntax)?;
         if !matches!(url.scheme(), "postgres" | "postgresql") {
             return Err(InvalidUrl::Scheme);
         }

@@ -1,4 +1,9 @@
-//! Failures that no engine reports by itself.
+//! What failures mean.
+//!
+//! What an engine reports is one of three things ([`Kind`]). A fault of its surroundings (a lock that another process holds, a disk
+//! that cannot be written, an engine that restarts or is told to read only) says nothing of the request and passes, so the request
+//! is to come again: [`MetadataError::Unreachable`]. A lack of room is [`MetadataError::Full`]. The rest would come again with the
+//! request, or with the data: [`MetadataError::Failed`].
 
 use std::error::Error;
 
@@ -14,6 +19,47 @@ pub(crate) fn failed(
         doing,
         source: source.into(),
     }
+}
+
+/// What a failure of an engine comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// There is no room left, or a bound of the engine is reached.
+    Full,
+    /// The engine's surroundings, which change by themselves or by an operator's hand.
+    Surroundings,
+    /// The statement, the data, or an engine that is broken.
+    Own,
+}
+
+impl Kind {
+    /// The failure as the port tells it.
+    pub(crate) fn told(
+        self,
+        doing: &'static str,
+        source: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> MetadataError {
+        match self {
+            Self::Full => MetadataError::Full,
+            Self::Surroundings => MetadataError::Unreachable {
+                doing,
+                source: source.into(),
+            },
+            Self::Own => failed(doing, source),
+        }
+    }
+}
+
+/// Whether the way to the engine failed, and not the engine.
+pub(crate) fn is_cut_off(error: &sqlx::Error) -> bool {
+    matches!(
+        error,
+        sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed
+    )
 }
 
 /// A statement that met other rows than it was written for.

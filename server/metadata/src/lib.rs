@@ -142,6 +142,15 @@ pub enum OpenError {
         #[source]
         source: io::Error,
     },
+    /// The database's file could not be made or opened.
+    #[error("failed to open {}", file.display())]
+    File {
+        /// The file.
+        file: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
     /// Another process uses it.
     #[error("another process uses the database: it holds {}", file.display())]
     InUse {

@@ -164,6 +164,15 @@ set expires_at = $2
 where id = $1
   and published is null";
 
+/// Whether the draft $1 is there and open.
+pub(crate) const IS_OPEN_DRAFT: &str = "
+select exists (
+  select 1
+  from drafts
+  where id = $1
+    and published is null
+)";
+
 /// What the draft $1 of pack $2 was published as.
 pub(crate) const PUBLISHED: &str = "
 select published

@@ -571,7 +571,10 @@ insert into blobs
 select 'blob' || n, n, sha256(n::text::bytea), case when n % 2 = 0 then n end
 from generate_series(1, 20000) as n;
 insert into files
-select 'path' || n, 'blob' || n, null, null, n
+select 'path' || n, 'blob' || n, null, null, n, null
+from generate_series(1, 20000) as n;
+insert into deleted_files
+select 'path' || n, n
 from generate_series(1, 20000) as n;
 insert into uploads (
   id, blob, path, owner, client_ref, idempotency_key, epoch, created_at, expires_at, state, upload_offset, hash_state, gone
@@ -641,6 +644,8 @@ analyze";
         (sql::DOOM_BLOB, "draft_blobs_blob"),
         (sql::FILE, "files_pkey"),
         (sql::DELETE_FILE, "files_pkey"),
+        (sql::REMEMBER_DELETED, "deleted_files"),
+        (commands::FORGET_DELETED, "deleted_files_modified_at"),
         (sql::FILES_FROM, "files_pkey"),
         (sql::FILES_BETWEEN, "files_pkey"),
         (KNOWN_BLOBS, "blobs_pkey"),

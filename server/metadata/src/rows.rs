@@ -20,6 +20,7 @@ pub(crate) struct UploadRow {
     draft: Option<String>,
     if_match: Option<String>,
     if_none_match: Option<String>,
+    if_unmodified_since: Option<String>,
     media_type: Option<String>,
     filename: Option<String>,
     repr_digest: Option<String>,
@@ -56,6 +57,7 @@ pub(crate) struct FileRow {
     media_type: Option<String>,
     filename: Option<String>,
     modified_at: i64,
+    previous_at: Option<i64>,
 }
 
 /// Whether an upload is held, and the file that a path may have.
@@ -70,6 +72,7 @@ pub(crate) struct HeldRow {
     media_type: Option<String>,
     filename: Option<String>,
     modified_at: Option<i64>,
+    previous_at: Option<i64>,
 }
 
 impl TryFrom<UploadRow> for Upload {
@@ -179,6 +182,7 @@ impl TryFrom<UploadRow> for Upload {
                 condition: WriteCondition {
                     if_match: row.if_match,
                     if_none_match: row.if_none_match,
+                    if_unmodified_since: row.if_unmodified_since,
                 },
                 description: Description {
                     media_type: row.media_type,
@@ -231,6 +235,7 @@ impl TryFrom<FileRow> for File {
                 filename: row.filename,
             },
             modified_at: Timestamp::from_millis(row.modified_at),
+            previous_at: row.previous_at.map(Timestamp::from_millis),
         })
     }
 }
@@ -239,7 +244,7 @@ impl TryFrom<HeldRow> for (bool, Option<File>) {
     type Error = MetadataError;
 
     fn try_from(row: HeldRow) -> Result<Self, MetadataError> {
-        // All three are `not null` in a row that is there.
+        // These are `not null` in a row that is there.
         let file = match (row.path, row.blob, row.modified_at) {
             (Some(path), Some(blob), Some(modified_at)) => Some(FileRow {
                 path,
@@ -250,6 +255,7 @@ impl TryFrom<HeldRow> for (bool, Option<File>) {
                 media_type: row.media_type,
                 filename: row.filename,
                 modified_at,
+                previous_at: row.previous_at,
             }),
             _ => None,
         };

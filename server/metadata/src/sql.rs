@@ -13,6 +13,7 @@ macro_rules! upload_columns {
   draft,
   if_match,
   if_none_match,
+  if_unmodified_since,
   media_type,
   filename,
   repr_digest,
@@ -52,7 +53,8 @@ macro_rules! file_columns {
   blobs.doomed_at,
   files.media_type,
   files.filename,
-  files.modified_at
+  files.modified_at,
+  files.previous_at
 "
     };
 }
@@ -101,7 +103,7 @@ macro_rules! unless_needed {
 }
 pub(crate) use unless_needed;
 
-/// Writes a file with blob $1 over the one that path $4 may have.
+/// Writes a file with blob $1 over the one that path $4 may have, and notes when bytes last came under the path before.
 macro_rules! put_file {
     () => {
         "
@@ -110,15 +112,31 @@ insert into files (
   blob,
   media_type,
   filename,
-  modified_at
+  modified_at,
+  previous_at
 )
-values ($4, $1, $5, $6, $7)
+values (
+  $4,
+  $1,
+  $5,
+  $6,
+  $7,
+  (
+    select deleted_files.modified_at
+    from deleted_files
+    where deleted_files.path = $4
+  )
+)
 on conflict (path) do update
 set
   blob = excluded.blob,
   media_type = excluded.media_type,
   filename = excluded.filename,
-  modified_at = excluded.modified_at"
+  modified_at = excluded.modified_at,
+  previous_at = case
+    when files.previous_at > files.modified_at then files.previous_at
+    else files.modified_at
+  end"
     };
 }
 
@@ -188,6 +206,7 @@ insert into uploads (
   draft,
   if_match,
   if_none_match,
+  if_unmodified_since,
   media_type,
   filename,
   repr_digest,
@@ -206,7 +225,7 @@ insert into uploads (
   hash_state
 )
 values (
-  $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, 'open', $20, $21, $22
+  $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, 'open', $21, $22, $23
 )
 on conflict do nothing";
 
@@ -322,7 +341,8 @@ left join files on files.path = $3
 left join blobs on blobs.key = files.blob"
 );
 
-/// Ends the open upload $1, under epoch $2 and if its time was up at $5, each where that is not null.
+/// Ends the open upload $1, under epoch $2 and if its time was up at $5, each where that is not null. Where both are, ends it also
+/// if it is complete.
 pub(crate) const END_UPLOAD: &str = "
 update uploads
 set
@@ -334,13 +354,24 @@ set
   upload_offset = null,
   length = null,
   hash_state = null,
+  sha256 = null,
+  completed_at = null,
+  replaced = null,
+  version = null,
   -- Whoever begins anew may use the key again.
   idempotency_key = null,
   gone = $4
 where id = $1
   and epoch = coalesce($2, epoch)
   and expires_at <= coalesce($5, expires_at)
-  and state = 'open'";
+  and (
+    state = 'open'
+    or (
+      state = 'complete'
+      and $2 is null
+      and $5 is null
+    )
+  )";
 
 /// Open uploads of client reference $1 and owner $2.
 pub(crate) const OPEN_UPLOADS: &str = concat!(
@@ -409,6 +440,36 @@ pub(crate) const FILE: &str = concat!(
 left join blobs on blobs.key = files.blob
 where files.path = $1"
 );
+
+/// Remembers the time $2 of the file under path $1, which is to be deleted.
+pub(crate) const REMEMBER_DELETED: &str = "
+insert into deleted_files (
+  path,
+  modified_at
+)
+values ($1, $2)
+on conflict (path) do update
+set modified_at = excluded.modified_at";
+
+/// Forgets the times of deleted files that lie before $1, some at a time.
+macro_rules! forget_deleted {
+    ($lock:literal) => {
+        concat!(
+            "
+delete from deleted_files
+where path in (
+    select path
+    from deleted_files
+    where modified_at < $1
+    order by modified_at
+    limit 100",
+            $lock,
+            "
+  )"
+        )
+    };
+}
+pub(crate) use forget_deleted;
 
 /// Deletes the file under path $1.
 pub(crate) const DELETE_FILE: &str = "

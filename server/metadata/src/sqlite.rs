@@ -17,6 +17,7 @@ mod writer;
 use std::error::Error;
 use std::fs::{self, TryLockError};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,7 +44,7 @@ use self::commands::{
 };
 use self::writer::{Means, Writer};
 use crate::cache::FileCache;
-use crate::failures::failed;
+use crate::failures::{Kind, failed, is_cut_off};
 use crate::rows::{FileRow, UploadRow, blob_key};
 use crate::values::{PathRange, limited};
 use crate::{OpenError, SqliteConfig, sql, unmigrated, values};
@@ -80,6 +81,10 @@ impl SqliteStore {
             source,
         };
 
+        make_private(&file).map_err(|source| OpenError::File {
+            file: file.clone(),
+            source,
+        })?;
         let options = writer_options(config, &file);
         let mut connection = options.connect().await.map_err(cannot_open)?;
         MIGRATIONS
@@ -392,6 +397,10 @@ impl MetadataStore for SqliteStore {
         self.writer.run(Check).await
     }
 
+    async fn ended(&self) {
+        self.writer.ended().await;
+    }
+
     async fn close(&self) {
         // The readers first: the last connection to close writes the log back into the database and removes it.
         self.readers.close().await;
@@ -473,21 +482,38 @@ async fn read_file(
 
 /// A failure of the engine.
 fn engine(doing: &'static str) -> impl FnOnce(sqlx::Error) -> MetadataError {
-    move |error| {
-        if is_full(&error) {
-            MetadataError::Full
-        } else {
-            failed(doing, error)
-        }
+    move |error| kind(&error).told(doing, error)
+}
+
+/// What a failure comes from, by the engine's result codes (<https://sqlite.org/rescode.html>).
+fn kind(error: &sqlx::Error) -> Kind {
+    let code = error
+        .as_database_error()
+        .and_then(|error| error.code()?.parse::<u32>().ok());
+    match code {
+        Some(code) => kind_of_code(code),
+        None if is_cut_off(error) => Kind::Surroundings,
+        None => Kind::Own,
     }
 }
 
-/// Whether the disk or the database is full: `SQLITE_FULL`, whatever its extension.
-fn is_full(error: &sqlx::Error) -> bool {
-    error
-        .as_database_error()
-        .and_then(|error| error.code()?.parse::<u32>().ok())
-        .is_some_and(|code| code & 0xff == 13)
+/// What an extended result code says. Its low byte is the primary code.
+fn kind_of_code(code: u32) -> Kind {
+    /// `SQLITE_IOERR_SHMSIZE`: the index of the write-ahead log could not be made larger.
+    const IOERR_SHMSIZE: u32 = 4874;
+    /// `SQLITE_IOERR_DATA`, `SQLITE_IOERR_CORRUPTFS`: what was read is not what was written.
+    const IOERR_CORRUPT: [u32; 2] = [8202, 8458];
+    match code {
+        IOERR_SHMSIZE => Kind::Full,
+        code if IOERR_CORRUPT.contains(&code) => Kind::Own,
+        code => match code & 0xff {
+            // FULL, TOOBIG
+            13 | 18 => Kind::Full,
+            // BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, CANTOPEN (no descriptor is left, say), PROTOCOL (locks)
+            5 | 6 | 7 | 8 | 9 | 10 | 14 | 15 => Kind::Surroundings,
+            _ => Kind::Own,
+        },
+    }
 }
 
 /// `file` with more at the end of its name.
@@ -516,6 +542,13 @@ fn lock(file: &Path) -> Result<fs::File, OpenError> {
     }
 }
 
+/// Makes the database's file where there is none, for its owner alone; the engine gives the files beside it the same permissions.
+fn make_private(file: &Path) -> io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600);
+    options.open(file).map(drop)
+}
+
 /// Makes a directory that is not there, with those above it, so that a power cut does not lose it again with the database.
 fn make(directory: &Path) -> io::Result<()> {
     if directory.is_dir() {
@@ -539,9 +572,10 @@ mod tests {
     use super::*;
 
     /// Tables that grow.
-    const TABLES: [&str; 11] = [
+    const TABLES: [&str; 12] = [
         "uploads",
         "files",
+        "deleted_files",
         "blobs",
         "packs",
         "pack_versions",
@@ -590,6 +624,26 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_surrounds_the_database_is_no_fault_of_the_request() {
+        for (codes, kind) in [
+            // SQLITE_FULL, SQLITE_IOERR_SHMSIZE
+            (&[13, 4874][..], Kind::Full),
+            // BUSY, BUSY_RECOVERY, BUSY_SNAPSHOT, LOCKED, LOCKED_SHAREDCACHE, PROTOCOL
+            (&[5, 261, 517, 6, 262, 15], Kind::Surroundings),
+            // CANTOPEN, READONLY, READONLY_DBMOVED, NOMEM, IOERR_WRITE, IOERR_FSYNC, IOERR_LOCK, IOERR_NOMEM
+            (&[14, 8, 1032, 7, 778, 1034, 3850, 3082], Kind::Surroundings),
+            // ERROR, CORRUPT, CONSTRAINT_UNIQUE, NOTADB, IOERR_CORRUPTFS
+            (&[1, 11, 2067, 26, 8458], Kind::Own),
+        ] {
+            for code in codes {
+                assert_eq!(kind_of_code(*code), kind, "{code}");
+            }
+        }
+        assert_eq!(kind(&sqlx::Error::PoolTimedOut), Kind::Surroundings);
+        assert_eq!(kind(&sqlx::Error::RowNotFound), Kind::Own);
+    }
+
     #[tokio::test]
     async fn each_statement_finds_its_index() {
         find_their_indexes(&[
@@ -616,6 +670,10 @@ mod tests {
             (sql::HELD_AND_FILE, "PRIMARY KEY (path=?)"),
             (sql::FILE, "PRIMARY KEY (path=?)"),
             (sql::DELETE_FILE, "PRIMARY KEY (path=?)"),
+            (
+                commands::FORGET_DELETED,
+                "deleted_files_modified_at (modified_at<?)",
+            ),
             (sql::FILES_FROM, "PRIMARY KEY (path>?)"),
             (sql::FILES_BETWEEN, "PRIMARY KEY (path>? AND path<?)"),
             (KNOWN_BLOBS, "uploads_open_blob (blob=?)"),

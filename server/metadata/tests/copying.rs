@@ -26,6 +26,7 @@ const LATER: Timestamp = Timestamp::from_millis(1_900_000_000_000);
 const ALWAYS: WriteCondition = WriteCondition {
     if_match: None,
     if_none_match: None,
+    if_unmodified_since: None,
 };
 /// More than go into one statement.
 const MANY: usize = 1203;
@@ -85,6 +86,7 @@ async fn record(stores: &Stores) -> Recorded {
     full.plan.condition = WriteCondition {
         if_match: None,
         if_none_match: Some("*".parse().unwrap()),
+        if_unmodified_since: Some("Sun, 06 Nov 1994 08:49:37 GMT".to_owned()),
     };
     full.plan.description = Description {
         media_type: Some("text/plain".parse().unwrap()),

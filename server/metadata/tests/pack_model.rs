@@ -54,6 +54,7 @@ const VERSIONS: usize = 5;
 const ALWAYS: WriteCondition = WriteCondition {
     if_match: None,
     if_none_match: None,
+    if_unmodified_since: None,
 };
 
 fn call() -> impl Strategy<Value = Call> {

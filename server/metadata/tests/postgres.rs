@@ -32,6 +32,7 @@ const LONG: Duration = Duration::from_hours(24 * 365);
 const ALWAYS: WriteCondition = WriteCondition {
     if_match: None,
     if_none_match: None,
+    if_unmodified_since: None,
 };
 
 async fn open(config: &PostgresConfig) -> Result<Arc<dyn MetadataStore>, OpenError> {

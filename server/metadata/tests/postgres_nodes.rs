@@ -32,6 +32,7 @@ const LATER: Timestamp = Timestamp::from_millis(1_900_000_000_000);
 const ALWAYS: WriteCondition = WriteCondition {
     if_match: None,
     if_none_match: None,
+    if_unmodified_since: None,
 };
 const ROUNDS: usize = 40;
 /// Longer than any test takes.
@@ -104,6 +105,7 @@ fn if_absent() -> WriteCondition {
     WriteCondition {
         if_match: None,
         if_none_match: Some("*".to_owned()),
+        if_unmodified_since: None,
     }
 }
 

@@ -22,6 +22,7 @@ const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 const ALWAYS: WriteCondition = WriteCondition {
     if_match: None,
     if_none_match: None,
+    if_unmodified_since: None,
 };
 
 async fn open(directory: &Path) -> Result<Arc<dyn MetadataStore>, OpenError> {

@@ -149,8 +149,50 @@ fn tag_elements(value: &str) -> impl Iterator<Item = Option<EntityTag>> {
 pub struct Validators<'a> {
     /// `ETag`.
     pub tag: &'a EntityTag,
-    /// `Last-Modified`; fractions of the second do not count.
-    pub last_modified: Option<SystemTime>,
+    /// `Last-Modified`, and what it is worth.
+    pub last_modified: Option<Modified>,
+}
+
+/// A modification date as a validator. Fractions of the second do not count, as no date tells them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Modified {
+    /// When the representation came to be.
+    pub at: SystemTime,
+    /// Which representations of the resource have had the same date.
+    pub date: DateOf,
+}
+
+/// The representations that a modification date stands for.
+///
+/// This is the rule for all dates: bytes of two representations are never joined, and a changed one is never taken for an unchanged
+/// one, whatever happened within a second. A server that cannot tell says [`DateOf::Several`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DateOf {
+    /// This one alone, now and before: the date is a strong validator (RFC 9110 §8.8.2.2).
+    This,
+    /// This state of the resource, in several codings: good enough for a cache, which knows the coding that it has, but ranges of
+    /// different codings must not be joined.
+    Codings,
+    /// Perhaps an earlier state, too: whoever has this very date may have other bytes.
+    Several,
+}
+
+impl Modified {
+    /// Whether the representation may differ from one that a client got, or made sure of, at `date`.
+    fn may_differ_since(self, date: SystemTime) -> bool {
+        let Some(at) = date::whole_seconds(self.at) else {
+            return true;
+        };
+        match self.date {
+            DateOf::This | DateOf::Codings => at > date,
+            DateOf::Several => at >= date,
+        }
+    }
+
+    /// Whether `date` names just this representation.
+    fn is_strongly(self, date: SystemTime) -> bool {
+        self.date == DateOf::This && date::whole_seconds(self.at) == Some(date)
+    }
 }
 
 /// The preconditions of a request, `If-Range` apart.
@@ -193,14 +235,17 @@ impl Preconditions {
         *self == Self::default()
     }
 
+    /// Whether a method that changes the representation, or its absence, may be performed.
+    pub fn allow_writing(&self, current: Option<Validators<'_>>) -> bool {
+        self.evaluate(&Method::PUT, current) == Verdict::Proceed
+    }
+
     /// Evaluates the preconditions in the order of §13.2.2, against the current representation or its absence.
     ///
     /// Only for requests that would otherwise succeed (§13.2.1), by methods that select or change a representation.
     pub fn evaluate(&self, method: &Method, current: Option<Validators<'_>>) -> Verdict {
         let reads = matches!(*method, Method::GET | Method::HEAD);
-        let last_modified = current
-            .and_then(|current| current.last_modified)
-            .and_then(date::whole_seconds);
+        let last_modified = current.and_then(|current| current.last_modified);
 
         // Steps 1 and 2: the state that the request was made for.
         if let Some(list) = &self.if_match {
@@ -212,7 +257,7 @@ impl Preconditions {
             }
         } else if let (Some(date), Some(last_modified)) = (self.if_unmodified_since, last_modified)
             // §13.1.4: ignored without a modification date.
-            && last_modified > date
+            && last_modified.may_differ_since(date)
         {
             return Verdict::Failed;
         }
@@ -230,7 +275,7 @@ impl Preconditions {
         }
         match (self.if_modified_since, last_modified) {
             // §13.1.3: only for GET and HEAD, and ignored without a modification date.
-            (Some(date), Some(last_modified)) if reads && last_modified <= date => {
+            (Some(date), Some(last_modified)) if reads && !last_modified.may_differ_since(date) => {
                 Verdict::NotModified
             }
             _ => Verdict::Proceed,
@@ -241,7 +286,7 @@ impl Preconditions {
 /// Step 5 of §13.2.2: whether `Range` counts, as far as `If-Range` decides it (§13.1.5).
 ///
 /// The field is absent, or is exactly the current representation's validator: a tag by strong comparison, or its modification date
-/// to the second. Anything else means the whole representation.
+/// to the second where that is a strong validator ([`DateOf::This`]). Anything else means the whole representation.
 pub fn range_applies(fields: &HeaderMap, current: Validators<'_>) -> bool {
     if !fields.contains_key(IF_RANGE) {
         return true;
@@ -252,7 +297,8 @@ pub fn range_applies(fields: &HeaderMap, current: Validators<'_>) -> bool {
     match EntityTag::parse(&String::from_utf8_lossy(&value)) {
         Some(tag) => tag.strongly_equals(current.tag),
         None => date::read(fields, &IF_RANGE)
-            .is_some_and(|date| current.last_modified.and_then(date::whole_seconds) == Some(date)),
+            .zip(current.last_modified)
+            .is_some_and(|(date, last_modified)| last_modified.is_strongly(date)),
     }
 }
 
@@ -280,12 +326,19 @@ mod tests {
             .collect()
     }
 
-    fn with_validators<T>(of: impl Fn(Validators<'_>) -> T) -> T {
+    fn with_date<T>(date: DateOf, of: impl Fn(Validators<'_>) -> T) -> T {
         of(Validators {
             tag: &EntityTag::strong("a").unwrap(),
-            // Half a second is never told, so it never counts.
-            last_modified: Some(SystemTime::UNIX_EPOCH + Duration::from_millis(784_111_777_500)),
+            last_modified: Some(Modified {
+                // Half a second is never told, so it never counts.
+                at: SystemTime::UNIX_EPOCH + Duration::from_millis(784_111_777_500),
+                date,
+            }),
         })
+    }
+
+    fn with_validators<T>(of: impl Fn(Validators<'_>) -> T) -> T {
+        with_date(DateOf::This, of)
     }
 
     /// Checks the verdict on GET and on PUT.
@@ -434,6 +487,47 @@ mod tests {
         assert!(resumes_by_tag(&fields(&[(IF_RANGE, "\"a\"")]), &tag));
         assert!(!resumes_by_tag(&fields(&[(IF_RANGE, MODIFIED)]), &tag));
         assert!(!resumes_by_tag(&HeaderMap::new(), &tag));
+    }
+
+    #[test]
+    fn a_date_counts_for_no_more_than_it_names() {
+        let verdict = |date, name, value, method| {
+            let stated = Preconditions::read(&fields(&[(name, value)]));
+            with_date(date, |current| stated.evaluate(&method, Some(current)))
+        };
+        let applies = |date| {
+            let fields = fields(&[(IF_RANGE, MODIFIED)]);
+            with_date(date, |current| range_applies(&fields, current))
+        };
+        assert!(applies(DateOf::This) && !applies(DateOf::Codings) && !applies(DateOf::Several));
+        for (date, same, unchanged) in [
+            (DateOf::This, NotModified, Proceed),
+            (DateOf::Codings, NotModified, Proceed),
+            (DateOf::Several, Proceed, Failed),
+        ] {
+            assert_eq!(
+                verdict(date, IF_MODIFIED_SINCE, MODIFIED, Method::GET),
+                same
+            );
+            assert_eq!(
+                verdict(date, IF_MODIFIED_SINCE, AFTER, Method::GET),
+                NotModified
+            );
+            for method in [Method::GET, Method::PUT, Method::DELETE] {
+                assert_eq!(
+                    verdict(date, IF_UNMODIFIED_SINCE, MODIFIED, method),
+                    unchanged
+                );
+            }
+            assert_eq!(
+                verdict(date, IF_UNMODIFIED_SINCE, AFTER, Method::PUT),
+                Proceed
+            );
+            assert_eq!(
+                verdict(date, IF_UNMODIFIED_SINCE, BEFORE, Method::PUT),
+                Failed
+            );
+        }
     }
 
     #[test]

@@ -11,7 +11,12 @@ const LAST_SECOND: u64 = 253_402_300_799;
 
 /// Reads a field that is one HTTP date, in any of the three formats.
 pub(crate) fn read(fields: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
-    httpdate::parse_http_date(fields::single(fields, name)?).ok()
+    parse(fields::single(fields, name)?)
+}
+
+/// Reads an HTTP date in any of the three formats.
+pub fn parse(text: &str) -> Option<SystemTime> {
+    httpdate::parse_http_date(text).ok()
 }
 
 /// The time as an IMF-fixdate; `None` if it lies outside of the years 1970 to 9999, which no HTTP date can say.

@@ -2,6 +2,7 @@
 //!
 //! A request's own fields decide its dialect, so an upload that was begun one way can be continued another way.
 
+use http::header::ACCEPT_ENCODING;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use serde_json::json;
 
@@ -13,7 +14,7 @@ use crate::problem::{Problem, ProblemType, types};
 use crate::rejection::Rejection;
 use crate::request::{AppendRequest, BodyUse, CreateRequest};
 use crate::upload::{Completion, Create, Limits, Overrun};
-use crate::{disposition, media_type, tus};
+use crate::{content, digest, disposition, media_type, tus};
 
 /// How a request for an upload speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -69,16 +70,16 @@ impl Dialect {
     /// Reads a request that makes an upload. `body_length` is in bytes, where the body's framing tells it.
     ///
     /// # Errors
-    /// The first rule that the fields break: version, then malformed fields.
+    /// The first rule that the fields break: version, then malformed fields, then what they state of the content.
     pub fn read_create(
         self,
         fields: &HeaderMap,
         body_length: Option<u64>,
     ) -> Result<CreateRequest, Rejection> {
-        match self {
-            Self::Ietf(version) => version.read_create(fields, body_length),
-            Self::Tus => tus::read_create(fields, body_length),
-            Self::Plain => Ok(CreateRequest {
+        let read = match self {
+            Self::Ietf(version) => version.read_create(fields, body_length)?,
+            Self::Tus => tus::read_create(fields, body_length)?,
+            Self::Plain => CreateRequest {
                 create: Create {
                     completion: Completion::WithThisBody,
                     length: None,
@@ -90,24 +91,28 @@ impl Dialect {
                 media_type: media_type::declared(fields),
                 file_name: disposition::file_name(fields),
                 tus: None,
-            }),
-        }
+            },
+        };
+        content::check(fields)?;
+        Ok(read)
     }
 
     /// Reads a request that appends to an upload. `body_length` is in bytes, where the body's framing tells it.
     ///
     /// # Errors
-    /// The first rule that the fields break: version, then media type, then malformed fields.
+    /// The first rule that the fields break: version, then media type, then malformed fields, then what they state of the content.
     pub fn read_append(
         self,
         fields: &HeaderMap,
         body_length: Option<u64>,
     ) -> Result<AppendRequest, Rejection> {
-        match self {
+        let read = match self {
             Self::Plain => Version::Rfc.read_append(fields, body_length),
             Self::Ietf(version) => version.read_append(fields, body_length),
             Self::Tus => tus::read_append(fields, body_length),
-        }
+        }?;
+        content::check(fields)?;
+        Ok(read)
     }
 
     /// Checks a request for an upload's offset (`HEAD`, `GET`).
@@ -263,11 +268,14 @@ impl Dialect {
                 problem.with("limit", *limit)
             }
             Rejection::OverLength { length } => problem.with("length", *length),
+            Rejection::Coding { coding, .. } => {
+                // RFC 9110 §12.5.3: in an answer it tells what the resource takes.
+                fields.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+                problem.with("coding", coding.as_str())
+            }
             Rejection::DigestAlgorithm { field, algorithm } => {
-                fields.insert(
-                    name::TUS_CHECKSUM_ALGORITHM,
-                    HeaderValue::from_static(tus::checksum::ALGORITHMS),
-                );
+                let (name, value) = digest::verified_by(field);
+                fields.insert(name, value);
                 problem.with(
                     "unsupported_algorithms",
                     json!([{ "algorithm": algorithm, "header": field }]),
@@ -277,9 +285,10 @@ impl Dialect {
                 problem.with("mismatched_digests", json!([{ "header": field }]))
             }
             Rejection::Malformed { field, .. } => problem.with("header", *field),
-            Rejection::InconsistentLength | Rejection::Completed | Rejection::FinalUpload => {
-                problem
-            }
+            Rejection::InconsistentLength
+            | Rejection::Completed
+            | Rejection::FinalUpload
+            | Rejection::KeyReused => problem,
         };
         Refusal { problem, fields }
     }
@@ -289,7 +298,7 @@ impl Dialect {
         self.absent(types::UPLOAD_NOT_FOUND, "Begin a new upload.")
     }
 
-    /// The answer about an upload that expired, was cancelled or became invalid.
+    /// The answer about an upload that expired, was deleted or became invalid.
     pub fn gone(self) -> Refusal {
         let kind = match self {
             Self::Ietf(version) => version.gone(),
@@ -297,7 +306,7 @@ impl Dialect {
         };
         self.absent(
             kind,
-            "It expired, was cancelled or became invalid. Begin a new upload.",
+            "It expired, was deleted or became invalid. Begin a new upload.",
         )
     }
 

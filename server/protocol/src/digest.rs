@@ -13,6 +13,9 @@ use crate::tus::checksum;
 /// The field of digests of a body, as RFC 9530 writes its name.
 const CONTENT_DIGEST: &str = "Content-Digest";
 
+/// The field of a body's MD5, as RFC 1864 writes its name.
+const CONTENT_MD5: &str = "Content-MD5";
+
 /// The field of digests of a representation, as RFC 9530 writes its name.
 const REPR_DIGEST: &str = "Repr-Digest";
 
@@ -105,11 +108,12 @@ pub struct StatedDigests {
 impl StatedDigests {
     /// Reads the fields of a header section.
     ///
-    /// Algorithms that are unknown or deprecated are passed over (RFC 9530 §2), but not in `Upload-Checksum`.
+    /// Whoever states a digest relies on it, so a field that is there is verified or refused. Algorithms that are unknown or deprecated
+    /// are passed over only beside one that is verified (RFC 9530 §2).
     ///
     /// # Errors
-    /// [`Rejection::Malformed`] for a known algorithm with a value that cannot be its digest, and for an `Upload-Checksum` that is not
-    /// two words; [`Rejection::DigestAlgorithm`] for one with an unknown algorithm.
+    /// [`Rejection::Malformed`] for a field that cannot be read, is empty or names an algorithm twice, and for a value that cannot be its
+    /// algorithm's; [`Rejection::DigestAlgorithm`] where no algorithm is known.
     pub fn read(fields: &HeaderMap) -> Result<Self, Rejection> {
         Ok(Self {
             trailing: announced(fields),
@@ -123,6 +127,7 @@ impl StatedDigests {
     /// As for [`StatedDigests::read`].
     pub fn read_trailer(fields: &HeaderMap) -> Result<Self, Rejection> {
         let mut content = read(fields, CONTENT_DIGEST, &name::CONTENT_DIGEST)?;
+        content.extend(read_md5(fields)?);
         content.extend(checksum::read(fields)?);
         Ok(Self {
             content,
@@ -142,7 +147,7 @@ impl StatedDigests {
 /// The kind of problem that a malformed field is: a digest of the wrong length has one of its own.
 pub(crate) fn malformed(field: &str) -> ProblemType {
     match field {
-        CONTENT_DIGEST | REPR_DIGEST => types::DIGEST_INVALID_VALUES,
+        CONTENT_DIGEST | CONTENT_MD5 | REPR_DIGEST => types::DIGEST_INVALID_VALUES,
         _ => types::MALFORMED_FIELD,
     }
 }
@@ -158,31 +163,79 @@ pub fn parse_representation(value: &str) -> Vec<Stated> {
         .unwrap_or_default()
 }
 
-/// Reads a Dictionary of digests. A field that does not parse is as if absent (RFC 9651 §4.2).
+/// Reads a Dictionary of digests.
 fn read(
     fields: &HeaderMap,
     field: &'static str,
     name: &HeaderName,
 ) -> Result<Vec<Stated>, Rejection> {
-    fields::dictionary(fields, name)
-        .into_iter()
-        .flatten()
-        .filter_map(|(key, entry)| Some((Algorithm::of_key(&key)?, entry)))
+    if !fields.contains_key(name) {
+        return Ok(Vec::new());
+    }
+    let members = fields::dictionary(fields, name).filter(|members| !members.is_empty());
+    let members = members.ok_or_else(|| malformed_value(field, "cannot be read"))?;
+    // A structured field lets the last of several count; here none may go unverified.
+    let combined = fields::combined(fields, name).unwrap_or_default();
+    let stated = fields::list_elements(&String::from_utf8_lossy(&combined)).count();
+    if stated != members.len() {
+        return Err(malformed_value(field, "names an algorithm twice"));
+    }
+    let known = members
+        .iter()
+        .filter_map(|(key, entry)| Some((Algorithm::of_key(key)?, entry)))
         .map(|(algorithm, entry)| {
-            let value = match &entry {
+            let value = match entry {
                 ListEntry::Item(item) => item.bare_item.as_byte_sequence(),
                 ListEntry::InnerList(_) => None,
             };
             value
                 .and_then(|value| Stated::new(field, algorithm, value))
                 .ok_or_else(|| {
-                    Rejection::malformed(
-                        field,
-                        format!("the digest must be {} bytes in base64", algorithm.length()),
-                    )
+                    let length = algorithm.length();
+                    malformed_value(field, &format!("has a digest that is not {length} bytes"))
                 })
         })
-        .collect()
+        .collect::<Result<Vec<_>, _>>()?;
+    match (known.is_empty(), members.keys().next()) {
+        (true, Some(unknown)) => Err(Rejection::DigestAlgorithm {
+            field,
+            algorithm: unknown.as_str().to_owned(),
+        }),
+        _ => Ok(known),
+    }
+}
+
+fn malformed_value(field: &'static str, reason: &str) -> Rejection {
+    let example = "write the digest in base64 between colons, such as \
+                   sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:";
+    Rejection::malformed(field, format!("{reason}; {example}"))
+}
+
+/// Reads `Content-MD5` (RFC 1864), which clients of object stores send.
+fn read_md5(fields: &HeaderMap) -> Result<Option<Stated>, Rejection> {
+    if !fields.contains_key(&name::CONTENT_MD5) {
+        return Ok(None);
+    }
+    fields::single(fields, &name::CONTENT_MD5)
+        .and_then(|value| BASE64_STANDARD.decode(value).ok())
+        .and_then(|value| Stated::new(CONTENT_MD5, Algorithm::Md5, &value))
+        .map(Some)
+        .ok_or_else(|| {
+            let example = "must be 16 bytes in base64, such as 1B2M2Y8AsgTpgAmY7PhCfg==";
+            Rejection::malformed(CONTENT_MD5, example)
+        })
+}
+
+/// The field that tells which algorithms are verified where `field` states a digest.
+pub(crate) fn verified_by(field: &str) -> (HeaderName, HeaderValue) {
+    match field {
+        CONTENT_DIGEST => (name::WANT_CONTENT_DIGEST, WANTED),
+        REPR_DIGEST => (name::WANT_REPR_DIGEST, WANTED),
+        _ => (
+            name::TUS_CHECKSUM_ALGORITHM,
+            HeaderValue::from_static(checksum::ALGORITHMS),
+        ),
+    }
 }
 
 /// The algorithms of the fields that `Trailer` announces.
@@ -285,34 +338,81 @@ mod tests {
     }
 
     #[test]
-    fn unknown_algorithms_are_passed_over() {
+    fn unknown_algorithms_are_passed_over_beside_a_known_one() {
         let value = format!("md5=:AAAA:, sha-256=:{EMPTY_SHA256}:, future=1");
         assert_eq!(content(&value), Ok(vec![Algorithm::Sha256]));
-        assert_eq!(content("md5=:AAAA:"), Ok(vec![]));
+        for alone in [
+            "md5=:AAAA:",
+            "sha=:AAAA:",
+            "crc32c=:AAAAAA==:",
+            "SHA-256=:AAAA:",
+        ] {
+            assert!(content(alone).is_err(), "{alone}");
+        }
+        assert_eq!(
+            content("unixsum=:AAAA:, md5=:AAAA:"),
+            Err(Rejection::DigestAlgorithm {
+                field: "Content-Digest",
+                algorithm: "unixsum".to_owned(),
+            })
+        );
     }
 
     #[test]
-    fn a_field_that_does_not_parse_is_as_if_absent() {
-        assert_eq!(content("sha-256=:!:"), Ok(vec![]));
-        assert_eq!(content(","), Ok(vec![]));
-    }
-
-    #[test]
-    fn a_known_algorithm_needs_a_possible_value() {
+    fn a_digest_that_cannot_be_verified_is_refused() {
+        let twice = format!("sha-256=:{EMPTY_SHA256}:, sha-256=:{EMPTY_SHA256}:");
+        let cut = format!("sha-256=:{EMPTY_SHA256}");
+        let bare = format!("sha-256={EMPTY_SHA256}");
         for value in [
+            "",
+            ",",
+            "sha-256",
+            "sha-256=",
+            "sha-256=::",
+            "sha-256=:!:",
             "sha-256=:AAAA:",
             "sha-256=abc",
-            "sha-256",
             "sha-512=(:AAAA:)",
+            "sha-512=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:",
+            &twice,
+            &cut,
+            &bare,
+        ] {
+            for (name, field) in [
+                ("content-digest", "Content-Digest"),
+                ("repr-digest", "Repr-Digest"),
+            ] {
+                let stated = fields(&[(name, value)]);
+                for read in [StatedDigests::read, StatedDigests::read_trailer] {
+                    match read(&stated) {
+                        Err(Rejection::Malformed { field: own, reason }) if own == field => {
+                            assert!(reason.contains("such as sha-256=:"), "{reason}");
+                        }
+                        other => panic!("{name}: {value}: {other:?}"),
+                    }
+                }
+            }
+        }
+        let lines = [("repr-digest", &twice[..54]), ("repr-digest", &twice[..54])];
+        assert!(
+            StatedDigests::read(&fields(&lines)).is_err(),
+            "on two lines"
+        );
+    }
+
+    #[test]
+    fn content_md5_is_verified_or_refused() {
+        let read = |value| StatedDigests::read(&fields(&[("content-md5", value)]));
+        let stated = read("1B2M2Y8AsgTpgAmY7PhCfg==").unwrap();
+        assert_eq!(stated.content[0].algorithm, Algorithm::Md5);
+        for value in [
+            "",
+            "AAAA",
+            "d41d8cd98f00b204e9800998ecf8427e",
+            ":1B2M2Y8AsgTpgAmY7PhCfg==:",
         ] {
             assert!(
-                matches!(
-                    content(value),
-                    Err(Rejection::Malformed {
-                        field: "Content-Digest",
-                        ..
-                    })
-                ),
+                matches!(read(value), Err(Rejection::Malformed { .. })),
                 "{value}"
             );
         }

@@ -22,22 +22,58 @@ pub enum Disposition {
 /// The name that `Content-Disposition` suggests, sanitised. `filename*` counts before `filename` (RFC 6266 §4.3).
 pub fn file_name(fields: &HeaderMap) -> Option<String> {
     let value = fields::combined(fields, &CONTENT_DISPOSITION)?;
-    // Browsers put raw UTF-8 into `filename`, older clients ISO 8859-1.
-    let text = match std::str::from_utf8(&value) {
-        Ok(text) => Cow::Borrowed(text),
-        Err(_) => Cow::Owned(value.iter().copied().map(char::from).collect()),
-    };
-    let parameters = parameters(&text)?;
-    let of_name = |wanted: &str| {
-        parameters
-            .iter()
-            .find(|(name, _)| name.eq_ignore_ascii_case(wanted))
-            .map(|(_, value)| value.as_str())
-    };
-    of_name("filename*")
+    let parameters = parameters_with(&text(&value), quoted_string)?;
+    named(&parameters, "filename*")
         .and_then(extended)
         .and_then(|name| sanitised(&name))
-        .or_else(|| sanitised(of_name("filename")?))
+        .or_else(|| sanitised(named(&parameters, "filename")?))
+}
+
+/// Browsers put raw UTF-8 into `filename`, older clients ISO 8859-1.
+fn text(value: &[u8]) -> Cow<'_, str> {
+    match std::str::from_utf8(value) {
+        Ok(text) => Cow::Borrowed(text),
+        Err(_) => Cow::Owned(value.iter().copied().map(char::from).collect()),
+    }
+}
+
+fn named<'a>(parameters: &'a [(String, String)], wanted: &str) -> Option<&'a str> {
+    parameters
+        .iter()
+        .find(|(name, _)| name.eq_ignore_ascii_case(wanted))
+        .map(|(_, value)| value.as_str())
+}
+
+/// The name that `Content-Disposition` gives the part of a form, as it was before the form was made; `None` if the part is no file. It
+/// is empty where a browser's field has no file chosen, and not sanitised.
+///
+/// Browsers write `%22`, `%0D` and `%0A` for a quote and the line's ends, and nothing else so (WHATWG HTML, multipart/form-data); others
+/// write a backslash before a quote. Any other backslash belongs to a path of Windows.
+pub fn form_file_name(fields: &HeaderMap) -> Option<String> {
+    let value = fields.get(CONTENT_DISPOSITION)?.as_bytes();
+    let text = text(value);
+    let parameters = parameters_with(&text, form_string)?;
+    named(&parameters, "filename*")
+        .and_then(extended)
+        .or_else(|| named(&parameters, "filename").map(unescaped))
+}
+
+fn unescaped(name: &str) -> String {
+    let mut plain = String::with_capacity(name.len());
+    let mut rest = name;
+    while let Some(at) = rest.find('%') {
+        plain.push_str(&rest[..at]);
+        let (own, after) = match rest.get(at..at + 3) {
+            Some("%22") => ('"', 3),
+            Some("%0D" | "%0d") => ('\r', 3),
+            Some("%0A" | "%0a") => ('\n', 3),
+            _ => ('%', 1),
+        };
+        plain.push(own);
+        rest = &rest[at + after..];
+    }
+    plain.push_str(rest);
+    plain
 }
 
 /// The last segment of a path in anyone's notation, without control and direction characters, at most 255 bytes long; `None` if
@@ -113,8 +149,11 @@ fn bounded(name: &str) -> String {
     format!("{}{extension}", stem[..end].trim_end())
 }
 
+/// The rest of a quoted string, unescaped, and what follows it.
+type ReadQuoted = fn(&str) -> Option<(String, &str)>;
+
 /// The parameters after the disposition type; `None` if the field is malformed.
-fn parameters(value: &str) -> Option<Vec<(String, String)>> {
+fn parameters_with(value: &str, read_quoted: ReadQuoted) -> Option<Vec<(String, String)>> {
     let (kind, mut rest) = value.split_once(';').unwrap_or((value, ""));
     if !is_token(kind.trim()) {
         return None;
@@ -132,7 +171,7 @@ fn parameters(value: &str) -> Option<Vec<(String, String)>> {
         }
         let after = after.trim_start();
         let (value, after) = match after.strip_prefix('"') {
-            Some(quoted) => quoted_string(quoted)?,
+            Some(quoted) => read_quoted(quoted)?,
             None => {
                 let end = after.find(';').unwrap_or(after.len());
                 (after[..end].trim_end().to_owned(), &after[end..])
@@ -146,14 +185,26 @@ fn parameters(value: &str) -> Option<Vec<(String, String)>> {
     }
 }
 
-/// The rest of a quoted string, unescaped, and what follows it (RFC 9110 §5.6.4).
+/// As RFC 9110 §5.6.4 has it: a backslash stands before any character.
 fn quoted_string(text: &str) -> Option<(String, &str)> {
+    unquoted(text, |_| true)
+}
+
+/// As forms have it: a backslash stands before a quote or another backslash, else for itself.
+fn form_string(text: &str) -> Option<(String, &str)> {
+    unquoted(text, |next| matches!(next, '"' | '\\'))
+}
+
+fn unquoted(text: &str, is_escapable: fn(char) -> bool) -> Option<(String, &str)> {
     let mut value = String::new();
-    let mut characters = text.char_indices();
+    let mut characters = text.char_indices().peekable();
     while let Some((at, own)) = characters.next() {
         match own {
             '"' => return Some((value, &text[at + 1..])),
-            '\\' => value.push(characters.next()?.1),
+            '\\' => {
+                let escaped = characters.next_if(|(_, next)| is_escapable(*next));
+                value.push(escaped.map_or(own, |(_, next)| next));
+            }
             _ => value.push(own),
         }
     }
@@ -208,6 +259,52 @@ mod tests {
         check("inline; filename*=iso-8859-1'en'%A3.txt", Some("£.txt"));
         check(r#"inline; filename="x"; filename*=koi8-r''%A3"#, Some("x"));
         check(r#"inline; filename="x"; filename*=UTF-8''%ff"#, Some("x"));
+    }
+
+    #[test]
+    fn names_in_forms_are_read_as_browsers_and_tools_write_them() {
+        for (value, expected) in [
+            (r#"form-data; name="f"; filename="a.txt""#, Some("a.txt")),
+            (
+                r#"form-data; name="f"; filename="say %22hi%22%0D%0A.txt""#,
+                Some("say \"hi\"\r\n.txt"),
+            ),
+            (
+                r#"form-data; name="f"; filename="say \"hi\".txt""#,
+                Some("say \"hi\".txt"),
+            ),
+            // Nothing else is escaped so, and a percent sign stands for itself.
+            (
+                r#"form-data; filename="100%25 %41 %2.txt""#,
+                Some("100%25 %41 %2.txt"),
+            ),
+            (r#"form-data; filename="%""#, Some("%")),
+            (
+                r#"form-data; filename="C:\dir\new.txt""#,
+                Some(r"C:\dir\new.txt"),
+            ),
+            (
+                r#"form-data; filename="C:\\dir\\a.txt""#,
+                Some(r"C:\dir\a.txt"),
+            ),
+            (r#"form-data; filename="a;b.txt"; name=x"#, Some("a;b.txt")),
+            (
+                r#"form-data; filename="x"; filename*=UTF-8''%e2%82%ac.txt"#,
+                Some("€.txt"),
+            ),
+            (r#"form-data; filename=plain.txt"#, Some("plain.txt")),
+            (r#"form-data; filename="""#, Some("")),
+            (r#"form-data; name="filename""#, None),
+            ("form-data", None),
+            (r#"form-data; filename="a"#, None),
+        ] {
+            let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
+            let fields = HeaderMap::from_iter([(CONTENT_DISPOSITION, value.clone())]);
+            assert_eq!(form_file_name(&fields).as_deref(), expected, "{value:?}");
+        }
+        let latin1 = HeaderValue::from_bytes(b"form-data; filename=\"Gr\xfc\xdfe.txt\"").unwrap();
+        let fields = HeaderMap::from_iter([(CONTENT_DISPOSITION, latin1)]);
+        assert_eq!(form_file_name(&fields).as_deref(), Some("Grüße.txt"));
     }
 
     #[test]
@@ -272,6 +369,17 @@ mod tests {
                 write(Disposition::Attachment, &name),
             )]);
             prop_assert_eq!(file_name(&fields), sanitised(&name));
+        }
+
+        #[test]
+        fn a_name_comes_out_of_a_form_as_it_went_in(name in "\\PC{0,40}[\"\r\n]{0,3}\\PC{0,40}") {
+            // As browsers write it, which cannot tell these apart.
+            prop_assume!(!name.contains(['%', '\\']));
+            let escaped = name.replace('"', "%22").replace('\r', "%0D").replace('\n', "%0A");
+            let value = format!("form-data; name=\"f\"; filename=\"{escaped}\"");
+            let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
+            let fields = HeaderMap::from_iter([(CONTENT_DISPOSITION, value)]);
+            prop_assert_eq!(form_file_name(&fields), Some(name));
         }
 
         #[test]

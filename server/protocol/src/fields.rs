@@ -1,6 +1,7 @@
 //! Reading and writing header fields: structured fields (RFC 9651), plain integers, and the lists of RFC 9110.
 //!
-//! A field that does not have the type its definition asks for is as if absent (RFC 9651 §4.2). Field lines of one name are
+//! A field that does not have the type its definition asks for is as if absent (RFC 9651 §4.2), except where a client relies on it
+//! ([`digest`](crate::digest), [`content`](crate::content)). Field lines of one name are
 //! combined with a comma before they are read, so a field that allows one value and comes twice does not parse.
 
 use std::borrow::Cow;
@@ -8,127 +9,134 @@ use std::borrow::Cow;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use sfv::{Dictionary, Item, Parser};
 
-/// Names of the fields of resumable uploads (IETF and tus) and of digests, which the `http` crate does not know.
+/// Names of the fields of resumable uploads (IETF and tus), of digests and of this server, which the `http` crate does not know.
+///
+/// The list is the only one: pages of other origins may send and see exactly what stands in it
+/// ([`sent_by_clients`](name::sent_by_clients), [`sent_by_servers`](name::sent_by_servers)), so a new field needs no other place.
 pub mod name {
     use http::header::HeaderName;
 
-    /// `Accept-Patch` (RFC 5789 §3.1).
-    pub const ACCEPT_PATCH: HeaderName = HeaderName::from_static("accept-patch");
-    /// `Content-Digest` (RFC 9530 §2).
-    pub const CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
-    /// `Idempotency-Key`.
-    pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-    /// `Repr-Digest` (RFC 9530 §3).
-    pub const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
-    /// `Tus-Checksum-Algorithm` (tus 1.0.0, Checksum).
-    pub const TUS_CHECKSUM_ALGORITHM: HeaderName =
-        HeaderName::from_static("tus-checksum-algorithm");
-    /// `Tus-Extension` (tus 1.0.0, Core Protocol).
-    pub const TUS_EXTENSION: HeaderName = HeaderName::from_static("tus-extension");
-    /// `Tus-Max-Size` (tus 1.0.0, Core Protocol).
-    pub const TUS_MAX_SIZE: HeaderName = HeaderName::from_static("tus-max-size");
-    /// `Tus-Resumable` (tus 1.0.0, Core Protocol).
-    pub const TUS_RESUMABLE: HeaderName = HeaderName::from_static("tus-resumable");
-    /// `Tus-Version` (tus 1.0.0, Core Protocol).
-    pub const TUS_VERSION: HeaderName = HeaderName::from_static("tus-version");
-    /// `Upload-Checksum` (tus 1.0.0, Checksum).
-    pub const UPLOAD_CHECKSUM: HeaderName = HeaderName::from_static("upload-checksum");
-    /// `Upload-Complete` (IETF resumable uploads, interop 4 and later).
-    pub const UPLOAD_COMPLETE: HeaderName = HeaderName::from_static("upload-complete");
-    /// `Upload-Concat` (tus 1.0.0, Concatenation).
-    pub const UPLOAD_CONCAT: HeaderName = HeaderName::from_static("upload-concat");
-    /// `Upload-Defer-Length` (tus 1.0.0, Creation).
-    pub const UPLOAD_DEFER_LENGTH: HeaderName = HeaderName::from_static("upload-defer-length");
-    /// `Upload-Draft-Interop-Version` (IETF drafts, Draft Version Identification).
-    pub const UPLOAD_DRAFT_INTEROP_VERSION: HeaderName =
-        HeaderName::from_static("upload-draft-interop-version");
-    /// `Upload-Expires` (tus 1.0.0, Expiration).
-    pub const UPLOAD_EXPIRES: HeaderName = HeaderName::from_static("upload-expires");
-    /// `Upload-Incomplete` (IETF resumable uploads, interop 3).
-    pub const UPLOAD_INCOMPLETE: HeaderName = HeaderName::from_static("upload-incomplete");
-    /// `Upload-Length` (IETF resumable uploads from interop 6, and tus).
-    pub const UPLOAD_LENGTH: HeaderName = HeaderName::from_static("upload-length");
-    /// `Upload-Limit` (IETF resumable uploads from interop 6).
-    pub const UPLOAD_LIMIT: HeaderName = HeaderName::from_static("upload-limit");
-    /// `Upload-Metadata` (tus 1.0.0, Creation).
-    pub const UPLOAD_METADATA: HeaderName = HeaderName::from_static("upload-metadata");
-    /// `Upload-Offset` (IETF resumable uploads and tus).
-    pub const UPLOAD_OFFSET: HeaderName = HeaderName::from_static("upload-offset");
-    /// `Want-Content-Digest` (RFC 9530 §4).
-    pub const WANT_CONTENT_DIGEST: HeaderName = HeaderName::from_static("want-content-digest");
-    /// `Want-Repr-Digest` (RFC 9530 §4).
-    pub const WANT_REPR_DIGEST: HeaderName = HeaderName::from_static("want-repr-digest");
-    /// `X-HTTP-Method-Override` (tus 1.0.0, Core Protocol).
-    pub const X_HTTP_METHOD_OVERRIDE: HeaderName =
-        HeaderName::from_static("x-http-method-override");
+    /// Who sends a field.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Sender {
+        Client,
+        Server,
+        Both,
+    }
 
-    /// Request fields that a page of another origin may send: `Access-Control-Allow-Headers`.
-    pub const CORS_ALLOWED: [HeaderName; 29] = [
-        http::header::ACCEPT,
-        http::header::AUTHORIZATION,
-        http::header::CONTENT_DISPOSITION,
-        http::header::CONTENT_ENCODING,
-        http::header::CONTENT_TYPE,
-        http::header::IF_MATCH,
-        http::header::IF_MODIFIED_SINCE,
-        http::header::IF_NONE_MATCH,
-        http::header::IF_RANGE,
-        http::header::IF_UNMODIFIED_SINCE,
-        http::header::RANGE,
-        HeaderName::from_static("x-request-id"),
-        HeaderName::from_static("x-requested-with"),
-        CONTENT_DIGEST,
-        IDEMPOTENCY_KEY,
-        REPR_DIGEST,
-        TUS_RESUMABLE,
-        UPLOAD_CHECKSUM,
-        UPLOAD_COMPLETE,
-        UPLOAD_CONCAT,
-        UPLOAD_DEFER_LENGTH,
-        UPLOAD_DRAFT_INTEROP_VERSION,
-        UPLOAD_INCOMPLETE,
-        UPLOAD_LENGTH,
-        UPLOAD_METADATA,
-        UPLOAD_OFFSET,
-        WANT_CONTENT_DIGEST,
-        WANT_REPR_DIGEST,
-        X_HTTP_METHOD_OVERRIDE,
+    /// Declares each field as a constant and puts it in `OWN`.
+    macro_rules! fields {
+        ($($(#[$doc:meta])* $constant:ident = $name:literal by $sender:ident;)*) => {
+            $(
+                $(#[$doc])*
+                pub const $constant: HeaderName = HeaderName::from_static($name);
+            )*
+
+            const OWN: &[(&str, Sender)] = &[$(($name, Sender::$sender)),*];
+        };
+    }
+
+    fields! {
+        /// `Accept-Patch` (RFC 5789 §3.1).
+        ACCEPT_PATCH = "accept-patch" by Server;
+        /// `Content-Digest` (RFC 9530 §2).
+        CONTENT_DIGEST = "content-digest" by Both;
+        /// `Content-MD5` (RFC 1864).
+        CONTENT_MD5 = "content-md5" by Client;
+        /// `Idempotency-Key`.
+        IDEMPOTENCY_KEY = "idempotency-key" by Client;
+        /// `Repr-Digest` (RFC 9530 §3).
+        REPR_DIGEST = "repr-digest" by Both;
+        /// `Tus-Checksum-Algorithm` (tus 1.0.0, Checksum).
+        TUS_CHECKSUM_ALGORITHM = "tus-checksum-algorithm" by Server;
+        /// `Tus-Extension` (tus 1.0.0, Core Protocol).
+        TUS_EXTENSION = "tus-extension" by Server;
+        /// `Tus-Max-Size` (tus 1.0.0, Core Protocol).
+        TUS_MAX_SIZE = "tus-max-size" by Server;
+        /// `Tus-Resumable` (tus 1.0.0, Core Protocol).
+        TUS_RESUMABLE = "tus-resumable" by Both;
+        /// `Tus-Version` (tus 1.0.0, Core Protocol).
+        TUS_VERSION = "tus-version" by Server;
+        /// `Upload-Checksum` (tus 1.0.0, Checksum).
+        UPLOAD_CHECKSUM = "upload-checksum" by Both;
+        /// `Upload-Complete` (IETF resumable uploads, interop 4 and later).
+        UPLOAD_COMPLETE = "upload-complete" by Both;
+        /// `Upload-Concat` (tus 1.0.0, Concatenation).
+        UPLOAD_CONCAT = "upload-concat" by Both;
+        /// `Upload-Defer-Length` (tus 1.0.0, Creation).
+        UPLOAD_DEFER_LENGTH = "upload-defer-length" by Both;
+        /// `Upload-Draft-Interop-Version` (IETF drafts, Draft Version Identification).
+        UPLOAD_DRAFT_INTEROP_VERSION = "upload-draft-interop-version" by Both;
+        /// `Upload-Expires` (tus 1.0.0, Expiration).
+        UPLOAD_EXPIRES = "upload-expires" by Server;
+        /// `Upload-Incomplete` (IETF resumable uploads, interop 3).
+        UPLOAD_INCOMPLETE = "upload-incomplete" by Both;
+        /// `Upload-Length` (IETF resumable uploads from interop 6, and tus).
+        UPLOAD_LENGTH = "upload-length" by Both;
+        /// `Upload-Limit` (IETF resumable uploads from interop 6).
+        UPLOAD_LIMIT = "upload-limit" by Server;
+        /// `Upload-Metadata` (tus 1.0.0, Creation).
+        UPLOAD_METADATA = "upload-metadata" by Both;
+        /// `Upload-Offset` (IETF resumable uploads and tus).
+        UPLOAD_OFFSET = "upload-offset" by Both;
+        /// `Want-Content-Digest` (RFC 9530 §4).
+        WANT_CONTENT_DIGEST = "want-content-digest" by Both;
+        /// `Want-Repr-Digest` (RFC 9530 §4).
+        WANT_REPR_DIGEST = "want-repr-digest" by Both;
+        /// `X-HTTP-Method-Override` (tus 1.0.0, Core Protocol).
+        X_HTTP_METHOD_OVERRIDE = "x-http-method-override" by Client;
+        /// `Upload-Client-Ref`: the client's own reference of an upload, by which it finds its open uploads again.
+        UPLOAD_CLIENT_REF = "upload-client-ref" by Client;
+        /// `X-Request-Id`: the identifier of a request, from a client or proxy, and in every answer.
+        X_REQUEST_ID = "x-request-id" by Both;
+    }
+
+    /// Fields of HTTP that requests and answers have here.
+    const STANDARD: &[(&str, Sender)] = &[
+        ("accept", Sender::Client),
+        ("accept-encoding", Sender::Server),
+        ("accept-ranges", Sender::Server),
+        ("allow", Sender::Server),
+        ("authorization", Sender::Client),
+        ("cache-control", Sender::Both),
+        ("content-disposition", Sender::Both),
+        ("content-encoding", Sender::Both),
+        ("content-length", Sender::Server),
+        ("content-location", Sender::Server),
+        ("content-range", Sender::Server),
+        ("content-type", Sender::Both),
+        ("date", Sender::Server),
+        ("etag", Sender::Server),
+        ("if-match", Sender::Client),
+        ("if-modified-since", Sender::Client),
+        ("if-none-match", Sender::Client),
+        ("if-range", Sender::Client),
+        ("if-unmodified-since", Sender::Client),
+        ("last-modified", Sender::Server),
+        ("location", Sender::Server),
+        ("range", Sender::Client),
+        ("retry-after", Sender::Server),
+        ("vary", Sender::Server),
+        ("www-authenticate", Sender::Server),
+        // What libraries add to every request of a page.
+        ("x-requested-with", Sender::Client),
     ];
 
-    /// Answer fields that a page of another origin may see: `Access-Control-Expose-Headers`.
-    pub const CORS_EXPOSED: [HeaderName; 31] = [
-        http::header::ACCEPT_RANGES,
-        http::header::CONTENT_DISPOSITION,
-        http::header::CONTENT_LENGTH,
-        http::header::CONTENT_LOCATION,
-        http::header::CONTENT_RANGE,
-        http::header::ETAG,
-        http::header::LAST_MODIFIED,
-        http::header::LOCATION,
-        http::header::RETRY_AFTER,
-        HeaderName::from_static("x-request-id"),
-        ACCEPT_PATCH,
-        CONTENT_DIGEST,
-        REPR_DIGEST,
-        TUS_CHECKSUM_ALGORITHM,
-        TUS_EXTENSION,
-        TUS_MAX_SIZE,
-        TUS_RESUMABLE,
-        TUS_VERSION,
-        UPLOAD_CHECKSUM,
-        UPLOAD_COMPLETE,
-        UPLOAD_CONCAT,
-        UPLOAD_DEFER_LENGTH,
-        UPLOAD_DRAFT_INTEROP_VERSION,
-        UPLOAD_EXPIRES,
-        UPLOAD_INCOMPLETE,
-        UPLOAD_LENGTH,
-        UPLOAD_LIMIT,
-        UPLOAD_METADATA,
-        UPLOAD_OFFSET,
-        WANT_CONTENT_DIGEST,
-        WANT_REPR_DIGEST,
-    ];
+    /// The fields that a client may send.
+    pub fn sent_by_clients() -> impl Iterator<Item = &'static str> {
+        by(Sender::Client)
+    }
+
+    /// The fields that an answer may have, apart from those of the connection and of CORS itself.
+    pub fn sent_by_servers() -> impl Iterator<Item = &'static str> {
+        by(Sender::Server)
+    }
+
+    fn by(sender: Sender) -> impl Iterator<Item = &'static str> {
+        let all = STANDARD.iter().chain(OWN);
+        all.filter(move |(_, own)| *own == sender || *own == Sender::Both)
+            .map(|(name, _)| *name)
+    }
 }
 
 /// The greatest Integer of a structured field (RFC 9651 §3.3.1).
@@ -233,6 +241,20 @@ mod tests {
     #[track_caller]
     fn check_integer(lines: &[&str], expected: Option<u64>) {
         assert_eq!(integer(&fields(lines), &name::UPLOAD_OFFSET), expected);
+    }
+
+    #[test]
+    fn each_field_is_listed_once() {
+        for names in [
+            name::sent_by_clients().collect::<Vec<_>>(),
+            name::sent_by_servers().collect(),
+        ] {
+            let mut unique = names.clone();
+            unique.sort_unstable();
+            unique.dedup();
+            assert_eq!(unique.len(), names.len());
+        }
+        assert!(name::sent_by_clients().any(|name| name == "upload-client-ref"));
     }
 
     #[test]

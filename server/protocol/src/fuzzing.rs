@@ -9,7 +9,9 @@ use http::header::{CACHE_CONTROL, CONTENT_DISPOSITION, IF_RANGE, LOCATION};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use crate::answer::{Answer, Deadline, Known, Refusal, Standing, Via};
-use crate::conditional::{self, EntityTag, Preconditions, TagList, Validators, Verdict};
+use crate::conditional::{
+    self, DateOf, EntityTag, Modified, Preconditions, TagList, Validators, Verdict,
+};
 use crate::dialect::Dialect;
 use crate::digest::{self, Algorithm, StatedDigests};
 use crate::disposition::{self, Disposition};
@@ -68,7 +70,10 @@ pub fn conditional(data: &[u8]) {
     let tag = EntityTag::strong("a").expect("a letter");
     let current = Validators {
         tag: &tag,
-        last_modified: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777)),
+        last_modified: Some(Modified {
+            at: SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777),
+            date: DateOf::This,
+        }),
     };
     let preconditions = Preconditions::read(&fields);
     for method in [Method::GET, Method::HEAD, Method::PUT, Method::DELETE] {

@@ -271,6 +271,7 @@ impl Version {
         match rejection {
             Rejection::Malformed { field, .. } => digest::malformed(field),
             Rejection::MediaType { .. } => types::UNSUPPORTED_MEDIA_TYPE,
+            Rejection::Coding { .. } => types::UNSUPPORTED_CODING,
             Rejection::TusVersion => types::TUS_VERSION,
             Rejection::OffsetMismatch { .. } => row.mismatch,
             Rejection::OverlapMismatch { .. } => types::OVERLAP_MISMATCH,
@@ -281,6 +282,7 @@ impl Version {
             Rejection::AppendTooLarge { .. } => types::APPEND_TOO_LARGE,
             Rejection::AppendTooSmall { .. } => types::APPEND_TOO_SMALL,
             Rejection::FinalUpload => types::FINAL_UPLOAD,
+            Rejection::KeyReused => types::KEY_REUSED,
             Rejection::DigestAlgorithm { .. } => types::DIGEST_UNSUPPORTED_ALGORITHMS,
             Rejection::DigestMismatch { .. } => types::DIGEST_MISMATCHED_VALUES,
         }

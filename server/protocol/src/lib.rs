@@ -10,6 +10,7 @@ use http::HeaderValue;
 pub mod answer;
 pub mod coding;
 pub mod conditional;
+pub mod content;
 pub mod date;
 pub mod dialect;
 pub mod digest;

@@ -35,6 +35,51 @@ pub fn declared(fields: &HeaderMap) -> Option<String> {
         .and_then(parse)
 }
 
+/// The type that a file's name tells by its extension: for files and for files of packs alike.
+pub fn of_name(name: &str) -> Option<&'static str> {
+    let (stem, extension) = name.rsplit('/').next()?.rsplit_once('.')?;
+    // `.profile` is all name.
+    if stem.is_empty() {
+        return None;
+    }
+    OF_EXTENSIONS
+        .iter()
+        .find(|(own, _)| own.eq_ignore_ascii_case(extension))
+        .map(|(_, media_type)| *media_type)
+        .or_else(|| mime_guess::from_ext(extension).first_raw())
+}
+
+/// What `mime_guess` does not know, or not as IANA, WHATWG or Apple have it.
+const OF_EXTENSIONS: [(&str, &str); 27] = [
+    ("aab", "application/octet-stream"),
+    ("amr", "audio/amr"),
+    ("car", "application/octet-stream"),
+    ("cbor", "application/cbor"),
+    ("hif", "image/heif"),
+    ("ktx2", "image/ktx2"),
+    ("m3u8", "application/vnd.apple.mpegurl"),
+    ("m4a", "audio/mp4"),
+    ("mjs", "text/javascript"),
+    ("mobileconfig", "application/x-apple-aspen-config"),
+    ("msgpack", "application/vnd.msgpack"),
+    ("mvt", "application/vnd.mapbox-vector-tile"),
+    ("obj", "model/obj"),
+    ("otf", "font/otf"),
+    ("plist", "application/x-plist"),
+    ("pmtiles", "application/vnd.pmtiles"),
+    ("reality", "model/vnd.reality"),
+    ("sqlite", "application/vnd.sqlite3"),
+    ("stl", "model/stl"),
+    ("toml", "application/toml"),
+    ("ts", "video/mp2t"),
+    ("usdz", "model/vnd.usdz+zip"),
+    ("vcf", "text/vcard"),
+    ("xmp", "application/rdf+xml"),
+    ("yaml", "application/yaml"),
+    ("yml", "application/yaml"),
+    ("zst", "application/zstd"),
+];
+
 /// A media type in canonical form; `None` if it is none, a range such as `image/*`, or too long.
 pub fn parse(value: &str) -> Option<String> {
     let value = value.trim();
@@ -84,6 +129,44 @@ mod tests {
         );
         assert_eq!(declared(&of("application/offset+octet-stream")), None);
         assert_eq!(declared(&of("Image/HEIC")).as_deref(), Some("image/heic"));
+    }
+
+    #[test]
+    fn a_name_tells_its_type() {
+        for (name, expected) in [
+            ("IMG_0001.HEIC", Some("image/heic")),
+            ("a/b.heif", Some("image/heif")),
+            ("a.mov", Some("video/quicktime")),
+            ("a.m4a", Some("audio/mp4")),
+            ("a.avif", Some("image/avif")),
+            ("a.wasm", Some("application/wasm")),
+            ("a.js", Some("text/javascript")),
+            ("a.mjs", Some("text/javascript")),
+            ("a.webmanifest", Some("application/manifest+json")),
+            ("a.json", Some("application/json")),
+            ("a.usdz", Some("model/vnd.usdz+zip")),
+            ("a.mobileconfig", Some("application/x-apple-aspen-config")),
+            ("Assets.car", Some("application/octet-stream")),
+            ("a.ipa", Some("application/x-itunes-ipa")),
+            ("a.tar.gz", Some("application/gzip")),
+            ("a.json.zst", Some("application/zstd")),
+            ("a.br", None),
+            ("a.aar", None),
+            ("a", None),
+            ("a.", None),
+            ("", None),
+            (".json", None),
+            ("a.json/b", None),
+        ] {
+            assert_eq!(of_name(name), expected, "{name}");
+        }
+        for (extension, media_type) in OF_EXTENSIONS {
+            assert_eq!(
+                parse(media_type).as_deref(),
+                Some(media_type),
+                "{extension}"
+            );
+        }
     }
 
     #[test]

@@ -46,9 +46,10 @@ impl MultipartRanges {
         satisfiable: &Satisfiable,
     ) -> Self {
         let mut pieces = Vec::with_capacity(satisfiable.ranges().len() * 2 + 1);
-        let mut before: &[u8] = b"--";
         for part in satisfiable.ranges() {
-            let mut head = before.to_vec();
+            // RFC 2046 §5.1.1: a delimiter begins with CRLF. Before the first part this ends an empty preamble, as in nginx and Apache:
+            // clients such as zsync look for the whole delimiter.
+            let mut head = b"\r\n--".to_vec();
             head.extend_from_slice(boundary.0.as_bytes());
             if let Some(content_type) = content_type {
                 head.extend_from_slice(b"\r\nContent-Type: ");
@@ -60,7 +61,6 @@ impl MultipartRanges {
             head.extend_from_slice(b"\r\n\r\n");
             pieces.push(Piece::Literal(head.into()));
             pieces.push(Piece::Part(part.clone()));
-            before = b"\r\n--";
         }
         pieces.push(Piece::Literal(format!("\r\n--{}--\r\n", boundary.0).into()));
         Self { boundary, pieces }
@@ -132,7 +132,7 @@ mod tests {
         }
         assert_eq!(
             String::from_utf8(body.clone()).unwrap(),
-            "--B\r\nContent-Type: text/plain\r\nContent-Range: bytes 0-1/10\r\n\r\n01\
+            "\r\n--B\r\nContent-Type: text/plain\r\nContent-Range: bytes 0-1/10\r\n\r\n01\
              \r\n--B\r\nContent-Type: text/plain\r\nContent-Range: bytes 7-9/10\r\n\r\n789\
              \r\n--B--\r\n"
         );

@@ -104,6 +104,12 @@ pub mod types {
         "The body has the wrong type",
         415,
     );
+    /// The body has a content coding that is not supported where it is sent to.
+    pub const UNSUPPORTED_CODING: ProblemType = ProblemType::new(
+        "tag:longhaul,2026:unsupported-coding",
+        "The content coding is not supported",
+        415,
+    );
     /// The tus version is not spoken here (tus 1.0.0, Core Protocol).
     pub const TUS_VERSION: ProblemType = ProblemType::new(
         "tag:longhaul,2026:tus-version",
@@ -146,6 +152,12 @@ pub mod types {
         "A final upload cannot be changed",
         403,
     );
+    /// An idempotency key stands for one request (draft-ietf-httpapi-idempotency-key-header §2.7).
+    pub const KEY_REUSED: ProblemType = ProblemType::new(
+        "tag:longhaul,2026:idempotency-key-reused",
+        "The idempotency key belongs to another request",
+        422,
+    );
     /// The digest's algorithm is not supported here (HTTP Problem Types for Digest Fields).
     pub const DIGEST_UNSUPPORTED_ALGORITHMS: ProblemType = ProblemType::new(
         "https://iana.org/assignments/http-problem-types#digest-unsupported-algorithms",
@@ -176,7 +188,7 @@ pub mod types {
         "There is no such upload",
         404,
     );
-    /// There was such an upload, but it expired, was cancelled or became invalid.
+    /// There was such an upload, but it expired, was deleted or became invalid.
     pub const UPLOAD_GONE: ProblemType =
         ProblemType::new("tag:longhaul,2026:upload-gone", "The upload is gone", 410);
     /// A precondition of the request is false (RFC 9110 §13).

@@ -66,16 +66,14 @@ impl RangeSet {
 
     /// Applies the ranges to a representation of `length` bytes.
     ///
+    /// An empty representation is always served whole, as §14.2 allows: proxies that fetch in slices put a range on every request,
+    /// and no `Content-Range` can describe a part of nothing.
+    ///
     /// Ranges that overlap become one, at the place of the first of them (§15.3.7.2); so no byte is sent twice, however often it is
     /// asked for. Others keep the order of the request.
     pub fn resolve(&self, length: u64) -> Resolved {
         if length == 0 {
-            // §14.1.2: a suffix of nothing is satisfiable and is all of it, but no Content-Range can say so.
-            let wants_suffix = |spec: &Spec| matches!(spec, Spec::Suffix { length: 1.. });
-            return match self.0.iter().any(wants_suffix) {
-                true => Resolved::Whole,
-                false => Resolved::Unsatisfiable,
-            };
+            return Resolved::Whole;
         }
         let mut ranges: Vec<Range<u64>> = Vec::new();
         for spec in &self.0 {
@@ -228,15 +226,26 @@ mod tests {
             ("bytes=10-20,30-40", 10),
             ("bytes=-0", 10),
             ("bytes=99999999999999999999999-", 10),
-            ("bytes=0-", 0),
-            ("bytes=0-0", 0),
-            ("bytes=-0", 0),
         ] {
             let set = RangeSet::parse(value).unwrap();
             assert_eq!(set.resolve(length), Resolved::Unsatisfiable, "{value}");
         }
-        let suffix = RangeSet::parse("bytes=-5").unwrap();
-        assert_eq!(suffix.resolve(0), Resolved::Whole);
+    }
+
+    #[test]
+    fn of_nothing_every_range_is_the_whole() {
+        for value in [
+            "bytes=0-",
+            "bytes=0-0",
+            "bytes=0-1048575",
+            "bytes=7-8",
+            "bytes=-5",
+            "bytes=-0",
+            "bytes=0-0,5-,-1",
+        ] {
+            let set = RangeSet::parse(value).unwrap();
+            assert_eq!(set.resolve(0), Resolved::Whole, "{value}");
+        }
     }
 
     #[test]

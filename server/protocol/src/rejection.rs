@@ -19,6 +19,14 @@ pub enum Rejection {
         /// The type to send instead.
         expected: &'static str,
     },
+    /// The body has a coding, and would be served without one.
+    #[error("{field}: send the bytes without {coding}, as they are served as they came")]
+    Coding {
+        /// The field's name as the specification writes it.
+        field: &'static str,
+        /// The coding as the client named it.
+        coding: String,
+    },
     /// `Tus-Resumable` is absent or names a version that is not spoken here (tus 1.0.0, Core Protocol).
     #[error("Tus-Resumable must be 1.0.0")]
     TusVersion,
@@ -75,14 +83,21 @@ pub enum Rejection {
     /// The upload is the concatenation of others and takes no bytes of its own (tus concatenation).
     #[error("a final upload takes no bytes of its own")]
     FinalUpload,
-    /// A digest or checksum was sent in an algorithm that is not supported here.
-    #[error("{field}: algorithm {algorithm} is not supported")]
+    /// A digest or checksum was sent in an algorithm that is not supported here, and in no other.
+    #[error(
+        "{field}: the algorithm {algorithm} cannot be verified here; use sha-256 or sha-512, in Upload-Checksum sha256, sha1, md5 or crc32"
+    )]
     DigestAlgorithm {
         /// The field's name as the specification writes it.
         field: &'static str,
         /// The algorithm's name as the client sent it.
         algorithm: String,
     },
+    /// The request repeats a creation's `Idempotency-Key`, but is another request.
+    #[error(
+        "Idempotency-Key: an earlier request with another target, type, length, digest or body has this key; send a new key"
+    )]
+    KeyReused,
     /// The bytes do not have the digest that the request states.
     #[error("{field} does not match the bytes received")]
     DigestMismatch {

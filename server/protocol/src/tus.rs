@@ -197,6 +197,7 @@ pub(crate) fn problem_type(rejection: &Rejection) -> ProblemType {
     match rejection {
         Rejection::Malformed { field, .. } => digest::malformed(field),
         Rejection::MediaType { .. } => types::UNSUPPORTED_MEDIA_TYPE,
+        Rejection::Coding { .. } => types::UNSUPPORTED_CODING,
         Rejection::TusVersion => types::TUS_VERSION,
         Rejection::OffsetMismatch { .. } => types::OFFSET_MISMATCH,
         Rejection::OverlapMismatch { .. } => types::OVERLAP_MISMATCH,
@@ -207,6 +208,7 @@ pub(crate) fn problem_type(rejection: &Rejection) -> ProblemType {
         Rejection::AppendTooLarge { .. } => types::APPEND_TOO_LARGE,
         Rejection::AppendTooSmall { .. } => types::APPEND_TOO_SMALL,
         Rejection::FinalUpload => types::FINAL_UPLOAD,
+        Rejection::KeyReused => types::KEY_REUSED,
         Rejection::DigestAlgorithm { .. } => types::DIGEST_UNSUPPORTED_ALGORITHMS,
         Rejection::DigestMismatch { .. } => types::CHECKSUM_MISMATCH,
     }

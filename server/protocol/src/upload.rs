@@ -7,6 +7,9 @@
 //! 2. While bytes arrive, [`Admission::cap`] is the bound; [`Admission::overrun`] names the rule that a byte beyond it breaks.
 //! 3. When the body has ended by itself, [`Admission::end`] says whether the upload is now complete. A body that was cut has no
 //!    end: its bytes count, and the upload stays open.
+//!
+//! A rule about a body's length is checked as soon as the length is known. One that the framing declares is refused before a byte is
+//! taken. Any other is judged by what comes: nothing is assumed of it before, and the same rule holds at its end.
 
 use std::time::Duration;
 
@@ -32,6 +35,15 @@ pub enum Overrun {
     Invalidate,
     /// The request appends nothing (tus).
     Discard,
+}
+
+/// How a completed upload takes an append that may repeat the one that completed it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Repeated {
+    /// The stored final answer is given again.
+    Answered,
+    /// The stored final answer is given again if the body, whose length is not known, brings nothing; else this is broken.
+    IfEmpty(Rejection),
 }
 
 /// What a completed upload answers to a repeat of the append that completed it.
@@ -128,6 +140,7 @@ pub struct Admission {
     bound: Bound,
     completion: Completion,
     min_size: u64,
+    min_append_size: u64,
 }
 
 /// How an upload stands after a body has ended by itself.
@@ -180,7 +193,7 @@ impl Open {
                 provided: append.offset,
             });
         }
-        let admission = self.bounded(
+        let mut admission = self.bounded(
             Body {
                 start: append.offset,
                 completion: append.completion,
@@ -191,13 +204,11 @@ impl Open {
             limits,
         )?;
         // Only a request that says it is not the last can be held to the minimum; tus, which cannot announce one, never says so.
-        if let (Some(limit), Some(body), Completion::Later) = (
-            limits.min_append_size,
-            append.body_length,
-            append.completion,
-        ) && body < limit
-        {
-            return Err(Rejection::AppendTooSmall { limit });
+        if let (Some(limit), Completion::Later) = (limits.min_append_size, append.completion) {
+            if append.body_length.is_some_and(|body| body < limit) {
+                return Err(Rejection::AppendTooSmall { limit });
+            }
+            admission.min_append_size = limit;
         }
         Ok(admission)
     }
@@ -245,6 +256,7 @@ impl Open {
             bound,
             completion: body.completion,
             min_size,
+            min_append_size: 0,
         };
         match body.length {
             // A length that the framing declares beyond the bound is refused before a byte is taken, and costs nothing.
@@ -278,26 +290,32 @@ fn agreed(statements: [Option<u64>; 3]) -> Result<Option<u64>, Rejection> {
 }
 
 impl Complete {
-    /// Answers an append to a completed upload: `Ok` means that the stored final answer is to be given again.
+    /// Answers an append to a completed upload: whether the stored final answer is to be given again.
     ///
     /// # Errors
     /// [`Rejection::OffsetMismatch`] or [`Rejection::Completed`].
-    pub fn admit(&self, append: &Append) -> Result<(), Rejection> {
-        let empty = append.body_length == Some(0);
-        let finishes = append.completion != Completion::Later;
-        match append.repeat {
-            Repeat::Refused => Err(Rejection::Completed),
-            Repeat::Answered if append.offset != self.length => Err(Rejection::OffsetMismatch {
+    pub fn admit(&self, append: &Append) -> Result<Repeated, Rejection> {
+        if append.repeat == Repeat::Refused {
+            return Err(Rejection::Completed);
+        }
+        if append.offset != self.length {
+            return Err(Rejection::OffsetMismatch {
                 expected: self.length,
                 provided: append.offset,
-            }),
-            Repeat::Answered if empty && finishes => Ok(()),
-            Repeat::Answered => Err(match append.overrun {
-                Overrun::Discard => Rejection::OverLength {
-                    length: self.length,
-                },
-                Overrun::KeepToLength | Overrun::Invalidate => Rejection::Completed,
-            }),
+            });
+        }
+        let surplus = match append.overrun {
+            Overrun::Discard => Rejection::OverLength {
+                length: self.length,
+            },
+            Overrun::KeepToLength | Overrun::Invalidate => Rejection::Completed,
+        };
+        match (append.completion, append.body_length) {
+            (Completion::WithThisBody | Completion::AtLength, Some(0)) => Ok(Repeated::Answered),
+            (Completion::WithThisBody | Completion::AtLength, None) => {
+                Ok(Repeated::IfEmpty(surplus))
+            }
+            (Completion::Later, _) | (_, Some(_)) => Err(surplus),
         }
     }
 }
@@ -327,8 +345,14 @@ impl Admission {
     ///
     /// # Errors
     /// [`Rejection::InconsistentLength`] when the body's end contradicts the known length, [`Rejection::TooSmall`] when the
-    /// whole is below the smallest size. The bytes count in both cases; the upload stays open.
+    /// whole is below the smallest size, [`Rejection::AppendTooSmall`] when the body is. The bytes count in all cases; the upload
+    /// stays open.
     pub fn end(&self, received: u64) -> Result<End, Rejection> {
+        if received < self.min_append_size {
+            return Err(Rejection::AppendTooSmall {
+                limit: self.min_append_size,
+            });
+        }
         if received < self.overlap {
             // A body that ends within what it repeats says that the whole is shorter than what is held.
             return match self.completion {
@@ -506,7 +530,7 @@ mod tests {
     fn a_completed_upload_answers_an_empty_repeat() {
         let complete = Complete { length: 9 };
         let repeat = append(9, Completion::WithThisBody, Some(0));
-        assert_eq!(complete.admit(&repeat), Ok(()));
+        assert_eq!(complete.admit(&repeat), Ok(Repeated::Answered));
         let more = append(9, Completion::WithThisBody, Some(1));
         assert_eq!(complete.admit(&more), Err(Rejection::Completed));
         let elsewhere = append(3, Completion::WithThisBody, Some(6));
@@ -514,6 +538,49 @@ mod tests {
             complete.admit(&elsewhere),
             Err(Rejection::OffsetMismatch { expected: 9, .. })
         ));
+    }
+
+    #[test]
+    fn a_body_of_unknown_length_is_judged_by_what_comes() {
+        let complete = Complete { length: 9 };
+        for completion in [Completion::WithThisBody, Completion::AtLength] {
+            let chunked = append(9, completion, None);
+            let if_empty = Ok(Repeated::IfEmpty(Rejection::Completed));
+            assert_eq!(complete.admit(&chunked), if_empty);
+            let tus = Append {
+                overrun: Overrun::Discard,
+                ..chunked
+            };
+            let over = Rejection::OverLength { length: 9 };
+            assert_eq!(complete.admit(&tus), Ok(Repeated::IfEmpty(over)));
+            let refused = Append {
+                repeat: Repeat::Refused,
+                ..chunked
+            };
+            assert_eq!(complete.admit(&refused), Err(Rejection::Completed));
+        }
+        let later = append(9, Completion::Later, None);
+        assert_eq!(complete.admit(&later), Err(Rejection::Completed));
+
+        let limits = Limits {
+            min_append_size: Some(5),
+            ..NO_LIMITS
+        };
+        let open = Open {
+            offset: 3,
+            length: None,
+        };
+        let too_small = Err(Rejection::AppendTooSmall { limit: 5 });
+        let later = append(3, Completion::Later, None);
+        let admission = open.admit(&later, &limits, false).unwrap();
+        assert_eq!(
+            (admission.end(0), admission.end(4)),
+            (too_small.clone(), too_small)
+        );
+        assert_eq!(admission.end(5), Ok(End::Partial));
+        let last = append(3, Completion::WithThisBody, None);
+        let admission = open.admit(&last, &limits, false).unwrap();
+        assert_eq!(admission.end(0), Ok(End::Complete(Complete { length: 3 })));
     }
 
     #[derive(Debug, Clone)]

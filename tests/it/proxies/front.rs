@@ -190,7 +190,7 @@ fn envoy(address: SocketAddr, nodes: [&TestServer; 2], directory: &Path) -> Comm
         );
         // The first that is left is this node's.
         let admin = format!("{{ port_value: {} }}", node.admin().port());
-        text = text.replacen("{ port_value: 9090 }", &admin, 1);
+        text = text.replacen("{ port_value: 8079 }", &admin, 1);
     }
     let file = directory.join("envoy.yaml");
     std::fs::write(&file, text).unwrap();

@@ -1,6 +1,9 @@
-//! `longhaul config`: what can be set.
+//! `longhaul config`: what can be set, and whether it is set right.
+
+use std::path::Path;
 
 use crate::config::{Config, Flags};
+use crate::wiring;
 
 /// Print every setting with its default and what it means, as TOML
 #[derive(Debug, clap::Args)]
@@ -8,17 +11,24 @@ use crate::config::{Config, Flags};
 Examples:
   longhaul config > longhaul.toml                 a file to begin with
   longhaul config --effective --config longhaul.toml
-                                                  what a server started the same way would use")]
+                                                  what a server started the same way would use
+  longhaul config --check --config longhaul.toml  whether such a server would start with it")]
 pub struct Args {
     /// Print the values that the file, the environment and the flags add up to; secrets are blanked out
     #[arg(long)]
     effective: bool,
+    /// Look for mistakes in the file, the environment and the flags, and in the files that they name; serve nothing
+    #[arg(long, conflicts_with = "effective")]
+    check: bool,
     #[command(flatten)]
     flags: Flags,
 }
 
 impl Args {
     pub(crate) fn run(self) -> anyhow::Result<()> {
+        if self.check {
+            return check(&self.flags);
+        }
         let text = if self.effective {
             Config::effective(&self.flags)?
         } else {
@@ -26,4 +36,24 @@ impl Args {
         };
         super::print(&text)
     }
+}
+
+/// Prints what is doubted, and fails where a server would not start.
+fn check(flags: &Flags) -> anyhow::Result<()> {
+    let config = Config::load(flags)?;
+    config.check_reach(&[config.listen])?;
+    if let Some(tls) = config.tls.listener() {
+        tls.check()?;
+    }
+    if let Some(file) = &config.packs.signing_key {
+        wiring::read_signing_key(file)?;
+    }
+    let mut doubts = config.doubts(flags);
+    doubts.extend(config.log.level.doubts());
+    for doubt in doubts {
+        super::print(&format!("warning: {doubt}\n"))?;
+    }
+    let name = flags.config.as_deref().map(Path::display);
+    let of = name.map_or_else(String::new, |name| format!(" in {name}"));
+    super::print(&format!("the configuration{of} is right\n"))
 }

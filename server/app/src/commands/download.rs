@@ -19,13 +19,15 @@ Examples:
 Until it is whole and its SHA-256 is the server's, the file is called NAME.part; NAME.part.json \
 beside it tells what it is part of. A broken connection is made again and the download goes on; so \
 does one that is started again after it was interrupted, as long as the file on the server is the \
-same.
+same. A server that is not there is waited for, for some minutes; --retries 0 does not wait. A pack is \
+many files: `longhaul pull`.
 
 With --json, each line on standard output is an object with an `event`: started, progress, \
 retrying, restarted, done (file, url, etag, sha256, verified, bytes) or error (message, status, \
 resumable).")]
 pub struct Args {
     /// The file's URL
+    #[arg(value_parser = super::url::http_url)]
     url: Url,
     /// Where to: a file, or a directory that exists
     #[arg(short, long, value_name = "FILE")]
@@ -39,13 +41,14 @@ pub struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        if !matches!(self.url.scheme(), "http" | "https") {
-            bail!("{} is no http:// or https:// URL", self.url);
+        if super::url::pack(&self.url).is_some() {
+            bail!(
+                "{0} is a pack, many files: use `longhaul pull {0} DIRECTORY`",
+                self.url
+            );
         }
-        let mut url = self.url;
-        url.set_fragment(None);
         let job = Job {
-            url,
+            url: self.url,
             output: self.output,
             force: self.force,
         };

@@ -27,7 +27,7 @@ Examples:
   longhaul events replay 4f0c…                    deliver one of them after all
   longhaul events replay --all                    deliver all of them after all
 
-Asks the running server on its admin listener (`admin.listen`, 127.0.0.1:9090).")]
+Asks the running server on its admin listener (`admin.listen`, 127.0.0.1:8079).")]
 pub struct Args {
     #[command(subcommand)]
     action: Action,

@@ -15,7 +15,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  longhaul healthcheck                            asks /readyz on 127.0.0.1:9090
+  longhaul healthcheck                            asks /readyz on 127.0.0.1:8079
   longhaul healthcheck --config longhaul.toml     asks where a server started the same way answers
 
 Exits with 0 if the server is ready, with 1 and the reason if it is not.")]

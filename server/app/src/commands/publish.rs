@@ -20,7 +20,8 @@ The directory is read and hashed, and compared with the pack's latest version. C
 server has, of whatever pack and under whatever name, are not sent; the others go as one archive, \
 which is made while it is sent and never written to disk. The version appears at once when all is \
 there. A broken connection is made again and the upload goes on; so does a run that was \
-interrupted, when the same command is started again.
+interrupted, when the same command is started again. A file that changes between being hashed and \
+being sent is named, and nothing is published.
 
 Files must be plain and have names that are safe on every device: no links, no names that begin \
 with a dot, no two that differ only in case. What is wrong is listed, with what to do about it. \
@@ -36,7 +37,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME", value_parser = PackName::parse)]
     pack: PackName,
     /// The server
-    #[arg(long, value_name = "URL", default_value = super::LOCAL_SERVER)]
+    #[arg(long, value_name = "URL", default_value = super::LOCAL_SERVER, value_parser = super::url::server_url)]
     server: Url,
     /// Leave out files and directories of this name; `*` is any text, `?` any character; may be repeated
     #[arg(long, value_name = "GLOB")]

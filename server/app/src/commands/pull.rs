@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow, bail};
 use archive::PackName;
 use reqwest::Url;
 
@@ -20,20 +20,27 @@ Examples:
   longhaul pull maps ./maps --server https://files.example.org --public-key q0U8…=
   longhaul pull http://127.0.0.1:8080/packs/maps ./maps --verify
                                                   read every file, and heal what is damaged
+  longhaul pull http://127.0.0.1:8080/packs/maps ./maps --delete --dry-run
+                                                  what would be done, and what is of no pack
 
 Whatever files the directory has already, under whatever names, are not fetched again. The rest \
 comes as one archive, with one request that goes on where a broken connection or run ended. Every \
-file is checked against the catalogue's SHA-256. The new tree is made beside the directory, in \
-.NAME.longhaul, and takes its place in one step, so that there is always one whole version, \
-whatever happens.
+file is checked against the catalogue's SHA-256.
 
-The directory belongs to the pack: files that are not in the version go when it is replaced, \
-changed and missing ones are restored. What it has is noted in its .longhaul. A directory with \
-files that no pull has left there is refused, unless --force says that they may go.
+Your own files in the directory stay, and the summary names them; --delete removes them. A file of the \
+pack that was changed or lost here is what the pack says again, and is named. Where the version has a \
+file and something of yours stands at its path, nothing is changed and it is named: move it away, or \
+let --force replace it. A changed file that the version has no more stays. A first pull into a \
+directory that has files is refused, unless --force says that it is meant.
 
-With --json, standard output is one object with an `event`: pulled or up_to_date (directory, url, \
-pack, version, previous, files, size, added, changed, moved, removed, unchanged, healed, fetched, \
-requests, seconds) or error (message, status, resumable). Sizes are bytes.")]
+The directory itself stays: it may be a volume, be mounted elsewhere, or be where you are. The new \
+files are made in its .longhaul, and take their places one by one, each whole. While that goes on, \
+.longhaul/exchange.json is there; if it is cut, even by a power failure, the next pull finishes it.
+
+With --json, standard output is one object with an `event`: pulled, up_to_date or dry_run (directory, url, \
+pack, version, previous, files, size, added, changed, moved, removed, unchanged, healed, replaced, \
+replaced_paths, overruled, overruled_paths, unknown, unknown_paths, deleted, fetched, requests, \
+seconds) or error (message, status, resumable). Sizes are bytes; of paths there are at most ten.")]
 pub struct Args {
     /// The pack: …/packs/NAME, …/packs/NAME/versions/NUMBER, or its name alone
     #[arg(value_name = "PACK")]
@@ -41,7 +48,7 @@ pub struct Args {
     /// The directory
     directory: PathBuf,
     /// The server, where PACK is a name
-    #[arg(long, value_name = "URL", default_value = super::LOCAL_SERVER)]
+    #[arg(long, value_name = "URL", default_value = super::LOCAL_SERVER, value_parser = super::url::server_url)]
     server: Url,
     /// Refuse catalogues that this Ed25519 key has not signed; …/packs/signing-key shows a server's own
     #[arg(long, value_name = "BASE64")]
@@ -49,9 +56,15 @@ pub struct Args {
     /// Read every file, and do not trust that one of the same size and time is the same
     #[arg(long)]
     verify: bool,
-    /// Replace files that are of no pack, or of another one
+    /// Pull into a directory of no pack or of another one, and replace what stands in the way
     #[arg(short, long)]
     force: bool,
+    /// Remove files that are of no pack, too
+    #[arg(long)]
+    delete: bool,
+    /// Say what would be done, a line a file, and do nothing
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     options: Options,
 }
@@ -64,6 +77,8 @@ impl Args {
             public_key: self.public_key,
             verify: self.verify,
             force: self.force,
+            delete: self.delete,
+            dry_run: self.dry_run,
         };
         super::block_on(async { Ok(packs::pull(job, &self.options).await?) })
     }
@@ -71,13 +86,17 @@ impl Args {
 
 /// What has a scheme is a URL, everything else a name.
 fn address(pack: &str, server: &Url) -> anyhow::Result<PackAddress> {
-    let address = if pack.contains("://") {
-        pack.parse()
-    } else {
-        let name = PackName::parse(pack).with_context(|| format!("no pack is called `{pack}`"))?;
-        PackAddress::new(server, name)
-    };
-    address.map_err(anyhow::Error::msg)
+    let looks_like_url = pack.contains(['/', ':']);
+    if looks_like_url {
+        let url = super::url::http_url(pack).map_err(anyhow::Error::msg)?;
+        if super::url::is_of_file(&url) {
+            bail!("{url} is a file, not a pack: use `longhaul download {url}`");
+        }
+        let address: Result<PackAddress, _> = pack.parse();
+        return address.map_err(|error| anyhow!("{pack} is no pack: {error}"));
+    }
+    let name = PackName::parse(pack).with_context(|| format!("no pack is called `{pack}`"))?;
+    PackAddress::new(server, name).map_err(anyhow::Error::msg)
 }
 
 #[cfg(test)]

@@ -1,27 +1,36 @@
 //! `longhaul serve`: the server.
 
-use std::net::{SocketAddr, TcpListener};
+mod listening;
+mod reloading;
+
+use std::net::TcpListener;
+use std::sync::Arc;
 
 use anyhow::Context as _;
-use domain::access::Gate;
-use edge::serve::{ListenConfig, Listener};
+use domain::supervisor::Failure;
+use domain::{Health, MetadataStore, Supervisor, Uploads};
+use edge::serve::{ConfigError, Drained, Listener, Memory};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use self::reloading::Reloading;
 use crate::config::{Config, Flags};
+use crate::service_manager;
+use crate::telemetry::Log;
 use crate::wiring::Server;
-use crate::{supervisor, telemetry};
 
 /// Run the server
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   longhaul serve                                  on 127.0.0.1:8080, for everyone on this machine
-  longhaul serve --listen 0.0.0.0:80 --data /srv/longhaul --config longhaul.toml
+  longhaul serve --listen :80 --data /srv/longhaul --config longhaul.toml
   LONGHAUL_LOG__LEVEL=debug longhaul serve        any setting can come from the environment
+  kill -HUP PID                                   takes up changed keys, certificates and log level
 
-`longhaul config` lists all settings.")]
+`longhaul config` lists all settings, `longhaul config --check` finds mistakes in yours.")]
 pub struct Args {
     #[command(flatten)]
     flags: Flags,
@@ -30,10 +39,19 @@ pub struct Args {
 impl Args {
     /// Reads the configuration, begins the log and serves.
     pub(crate) fn run(self) -> anyhow::Result<()> {
+        // Before there is another thread.
+        let passed = service_manager::sockets()?;
         let config = Config::load(&self.flags)?;
-        telemetry::init(&config.log)?;
-        let passed = supervisor::sockets()?;
-        super::block_on(run(config, passed))
+        config.check_reach(&listening::addresses(&config, &passed)?)?;
+        let log = Log::begin(&config.log)?;
+        let runtime = super::runtime()?;
+        let served = runtime.block_on(run(config, passed, self.flags, &log));
+        if served.is_err() {
+            // What hangs must not keep the process: whatever was acknowledged is durable.
+            runtime.shutdown_background();
+        }
+        log.end();
+        served
     }
 }
 
@@ -41,120 +59,202 @@ impl Args {
 ///
 /// # Errors
 ///
-/// The server cannot be started with this configuration.
-pub async fn run(config: Config, passed: Vec<TcpListener>) -> anyhow::Result<()> {
-    check_access(&config, &addresses(&config, &passed)?)?;
+/// The server cannot be started with this configuration, or a task that it needs has ended.
+async fn run(
+    config: Config,
+    passed: Vec<TcpListener>,
+    flags: Flags,
+    log: &Log,
+) -> anyhow::Result<()> {
     raise_file_limit();
-    let mut stop = StopSignals::listen()?;
+    let mut signals = Signals::listen()?;
     // A file-size limit then fails the write, which is answered, instead of ending the process.
     let _file_size_limit = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))?;
     let server = Server::open(&config).await?;
-    let listeners = listen(&config, passed).await?;
-    let admin_listener = listen_for_admin(&config).await?;
-    announce(&config, &listeners, admin_listener.as_ref());
-
-    let shutdown = CancellationToken::new();
-    let over = CancellationToken::new();
-    let janitor = tokio::spawn(server.janitor.run(shutdown.clone()));
-    let departed = CancellationToken::new();
-    let staying = tokio::spawn({
-        let (leases, departed) = (server.leases.clone(), departed.clone());
-        async move { leases.stay(departed).await }
-    });
-    let heeding = tokio::spawn({
-        let uploads = server.uploads.clone();
-        async move { uploads.heed().await }
-    });
-    let webhooks = server.webhooks;
-    // They go on until the last upload is complete.
-    let delivered = CancellationToken::new();
-    let webhooks = webhooks.map(|webhooks| tokio::spawn(webhooks.run(delivered.clone())));
-    let health = server.admin.health.clone();
-    let admin = tokio::spawn(edge::serve::serve(
-        admin_listener.into_iter().collect(),
-        edge::routes::admin::transport(),
-        edge::routes::admin::service(server.admin),
-        over.clone(),
-    ));
-    let serving = tokio::spawn(edge::serve::serve(
-        listeners,
-        config.http.clone(),
-        edge::routes::service(server.api),
-        shutdown.clone(),
-    ));
-    supervisor::ready();
-    stop.received().await;
-    supervisor::stopping();
-    health.drain();
-    let draining = async {
-        if !config.http.drain_delay.is_zero() {
-            let delay = config.http.drain_delay;
-            tracing::info!(?delay, "no longer ready: load balancers may notice");
-            tokio::time::sleep(delay).await;
-        }
-        tracing::info!("stopping: uploads are made durable, clients will resume");
-        shutdown.cancel();
-        server.uploads.drain().await;
-        serving.await
-    };
-    let drained = tokio::select! {
-        drained = draining => drained??,
-        () = stop.received() => anyhow::bail!("told to stop twice: stopped at once"),
-    };
-    janitor.await?;
-    heeding.abort();
-    delivered.cancel();
-    if let Some(webhooks) = webhooks {
-        webhooks.await?;
+    for doubt in config.doubts(&flags) {
+        tracing::warn!("{doubt}");
     }
-    departed.cancel();
-    staying.await?;
-    // Whatever is asked there may need the stores.
-    over.cancel();
-    admin.await??;
-    server.metadata.close().await;
+    let listeners = listening::listen(&config, passed)?;
+    let admin = listening::listen_for_admin(&config)?;
+    announce(&config, &listeners, &admin, server.api.gate.is_open());
+    let mut reloading = Reloading {
+        flags,
+        log,
+        gate: server.api.gate.clone(),
+        certificates: listeners.iter().filter_map(Listener::certificate).collect(),
+        served: listeners.iter().map(Listener::address).collect(),
+        config: config.clone(),
+    };
+    let work = Work::begin(server, listeners, admin, &config);
+    let supervisor = work.supervisor.clone();
+    service_manager::ready();
+    loop {
+        tokio::select! {
+            told = signals.next() => match told {
+                Told::Stop => break,
+                Told::Reload => reloading.reload().await,
+            },
+            failure = supervisor.failure() => return Err(end_at_once(failure)),
+        }
+    }
+    service_manager::stopping();
+    let drained = tokio::select! {
+        drained = work.end(&config) => drained?,
+        () = signals.stop() => anyhow::bail!("told to stop twice: stopped at once"),
+        failure = supervisor.failure() => return Err(end_at_once(failure)),
+    };
     tracing::info!(connections_cut = drained.cut, "stopped");
     Ok(())
 }
 
-/// Where clients will be served.
-fn addresses(config: &Config, passed: &[TcpListener]) -> anyhow::Result<Vec<SocketAddr>> {
-    if passed.is_empty() {
-        return Ok(vec![config.listen]);
-    }
-    passed
-        .iter()
-        .map(TcpListener::local_addr)
-        .collect::<Result<_, _>>()
-        .context("failed to read the address of a socket that was passed")
+/// A server without one of its tasks is of no use, whereas a new process takes up everything that was acknowledged.
+fn end_at_once(failure: Failure) -> anyhow::Error {
+    tracing::error!(
+        task = failure.task,
+        panicked = failure.panicked,
+        "a task that the server needs has ended: the process ends, to be started again"
+    );
+    anyhow::Error::new(failure).context("stopped at once, since the server cannot do without")
 }
 
-async fn listen(config: &Config, passed: Vec<TcpListener>) -> anyhow::Result<Vec<Listener>> {
-    let tls = config.tls.listener();
-    if passed.is_empty() {
-        let address = config.listen;
-        return Ok(vec![Listener::bind(&ListenConfig { address, tls }).await?]);
-    }
-    let listeners = passed
-        .into_iter()
-        .map(|socket| Listener::from_std(socket, tls.as_ref()));
-    Ok(listeners.collect::<Result<_, _>>()?)
+/// The tasks of a server, and how each is told to end.
+struct Work {
+    supervisor: Supervisor,
+    health: Health,
+    uploads: Uploads,
+    metadata: Arc<dyn MetadataStore>,
+    serving: Task<Served>,
+    janitor: Task,
+    webhooks: Option<Task>,
+    staying: Task,
+    admin: Option<Task<Served>>,
+    /// They go on until their runtime does.
+    heeding: JoinHandle<()>,
 }
 
-async fn listen_for_admin(config: &Config) -> anyhow::Result<Option<Listener>> {
-    let Some(address) = config.admin.listen.address() else {
-        return Ok(None);
-    };
-    let listener = Listener::bind(&ListenConfig { address, tls: None }).await;
-    listener.map(Some).context(
-        "failed to start the admin listener. Another server on this machine may have its port: give this one another \
-         with --admin ADDR (setting `admin.listen`, variable LONGHAUL_ADMIN__LISTEN), or switch it off with --admin off",
-    )
+/// The end of serving on some listeners.
+type Served = Result<Drained, ConfigError>;
+
+/// A task that ends some time after it is told to.
+struct Task<T = ()> {
+    stop: CancellationToken,
+    ended: JoinHandle<T>,
+}
+
+impl<T: Send + 'static> Task<T> {
+    fn spawn<F: Future<Output = T> + Send + 'static>(
+        supervisor: &Supervisor,
+        name: &'static str,
+        work: impl FnOnce(CancellationToken) -> F,
+    ) -> Self {
+        let stop = CancellationToken::new();
+        let ended = supervisor.spawn(name, work(stop.clone()));
+        Self { stop, ended }
+    }
+
+    async fn end(self) -> anyhow::Result<T> {
+        self.stop.cancel();
+        Ok(self.ended.await?)
+    }
+}
+
+impl Work {
+    fn begin(
+        server: Server,
+        listeners: Vec<Listener>,
+        admin: Vec<Listener>,
+        config: &Config,
+    ) -> Self {
+        let Server {
+            api,
+            admin: asked,
+            uploads,
+            janitor,
+            leases,
+            webhooks,
+            metadata,
+            supervisor,
+            memory,
+        } = server;
+        let memory = Memory::new(&memory, &config.memory);
+        let health = asked.health.clone();
+        let (writing, heeded, http) = (Arc::clone(&metadata), uploads.clone(), config.http.clone());
+        // Ends when the store is closed.
+        supervisor.spawn("the writer of the metadata store", async move {
+            writing.ended().await;
+        });
+        Self {
+            heeding: supervisor.spawn("the task that hears other nodes", async move {
+                heeded.heed().await;
+            }),
+            janitor: Task::spawn(&supervisor, "the janitor", |stop| janitor.run(stop)),
+            webhooks: webhooks.map(|webhooks| {
+                Task::spawn(&supervisor, "the delivery of webhooks", |stop| {
+                    webhooks.run(stop)
+                })
+            }),
+            staying: Task::spawn(
+                &supervisor,
+                "the task that renews leases",
+                |stop| async move { leases.stay(stop).await },
+            ),
+            // Without a listener there would be nothing to serve.
+            admin: (!admin.is_empty()).then(|| {
+                Task::spawn(&supervisor, "the admin listener", |stop| {
+                    let service = edge::routes::admin::service(asked);
+                    let transport = edge::routes::admin::transport();
+                    edge::serve::serve(admin, transport, memory.clone(), service, stop)
+                })
+            }),
+            serving: Task::spawn(&supervisor, "the listener", |stop| {
+                edge::serve::serve(listeners, http, memory, edge::routes::service(api), stop)
+            }),
+            supervisor,
+            health,
+            uploads,
+            metadata,
+        }
+    }
+
+    /// Ends all of it, in the order in which one needs the other.
+    async fn end(self, config: &Config) -> anyhow::Result<Drained> {
+        self.health.drain();
+        let delay = config.http.drain_delay;
+        if !delay.is_zero() {
+            tracing::info!(?delay, "no longer ready: load balancers may notice");
+            tokio::time::sleep(delay).await;
+        }
+        tracing::info!("stopping: uploads are made durable, clients will resume");
+        self.supervisor.stop();
+        self.serving.stop.cancel();
+        self.janitor.stop.cancel();
+        self.uploads.drain().await;
+        let drained = self.serving.end().await??;
+        self.janitor.end().await?;
+        self.heeding.abort();
+        // Until the last upload was complete.
+        if let Some(webhooks) = self.webhooks {
+            webhooks.end().await?;
+        }
+        self.staying.end().await?;
+        // Whatever is asked there may need the stores.
+        if let Some(admin) = self.admin {
+            admin.end().await??;
+        }
+        self.metadata.close().await;
+        Ok(drained)
+    }
 }
 
 /// Says where the server is reached; where clients are served, last, since what started the server may wait for that.
-fn announce(config: &Config, listeners: &[Listener], admin: Option<&Listener>) {
-    if let Some(admin) = admin {
+fn announce(config: &Config, listeners: &[Listener], admin: &[Listener], is_open: bool) {
+    for address in listeners.iter().map(Listener::address).filter(|_| is_open) {
+        tracing::warn!(
+            %address,
+            "OPEN: no API key is configured, everyone who reaches this address may read, write and delete"
+        );
+    }
+    for admin in admin {
         let url = format!("http://{}", admin.address());
         tracing::info!(url, "listening for admin");
     }
@@ -181,45 +281,42 @@ fn raise_file_limit() {
     }
 }
 
-/// Without keys, only loopback is served, unless the operator says otherwise.
-fn check_access(config: &Config, addresses: &[SocketAddr]) -> anyhow::Result<()> {
-    let open = Gate::new(&config.access).is_open();
-    if !open {
-        return Ok(());
-    }
-    for address in addresses {
-        anyhow::ensure!(
-            config.access.open || address.ip().is_loopback(),
-            "refusing to serve {address} to everyone: no API key is configured. Make one with `longhaul hash-key` and put it \
-             under [access], or say --open if everyone may read, write and delete"
-        );
-        tracing::warn!(
-            %address,
-            "OPEN: no API key is configured, everyone who reaches this address may read, write and delete"
-        );
-    }
-    Ok(())
+/// An order that a signal gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Stop,
+    Reload,
 }
 
-/// SIGTERM and SIGINT. From the moment that they are listened to, they do not end the process by themselves.
-struct StopSignals {
+/// SIGTERM, SIGINT and SIGHUP. From the moment that they are listened to, they do not end the process by themselves.
+struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
 }
 
-impl StopSignals {
+impl Signals {
     fn listen() -> anyhow::Result<Self> {
+        let listen =
+            |kind, name| signal(kind).with_context(|| format!("failed to listen for {name}"));
         Ok(Self {
-            terminate: signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?,
-            interrupt: signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?,
+            terminate: listen(SignalKind::terminate(), "SIGTERM")?,
+            interrupt: listen(SignalKind::interrupt(), "SIGINT")?,
+            hangup: listen(SignalKind::hangup(), "SIGHUP")?,
         })
     }
 
     /// Waits for the next one.
-    async fn received(&mut self) {
+    async fn next(&mut self) -> Told {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => Told::Stop,
+            _ = self.interrupt.recv() => Told::Stop,
+            _ = self.hangup.recv() => Told::Reload,
         }
+    }
+
+    /// Waits for the next one that tells the server to stop; one that has begun to needs no new configuration.
+    async fn stop(&mut self) {
+        while self.next().await == Told::Reload {}
     }
 }

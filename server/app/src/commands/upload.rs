@@ -23,8 +23,12 @@ Examples:
   LONGHAUL_KEY=lh_… longhaul upload video.mov https://files.example.org/files --json
 
 A broken connection is made again and the upload goes on; so does an upload that is started again \
-after it was interrupted, as long as the file is the same. At the end the server's SHA-256 is \
-compared with the file's. --key and --header go to the server of URL only; fields about the target \
+after it was interrupted, as long as the file is the same. A server that is not there is waited for, \
+for some minutes; --retries 0 does not wait.
+
+When all is sent, the file is read once more and its SHA-256 goes along with the request that completes \
+the upload. So what appears on the server is the file as it was at one moment: if something writes to \
+it meanwhile, nothing appears, what was there stays, and the command says so. --key and --header go to the server of URL only; fields about the target \
 (If-…, Content-…) are sent once, at the beginning.
 
 With --json, each line on standard output is an object with an `event`: started, progress, \
@@ -34,6 +38,7 @@ pub struct Args {
     /// The file
     file: PathBuf,
     /// Where to: …/files for a name of the server's choice, …/files/PATH for this one, …/ to append the file's name
+    #[arg(value_parser = super::url::http_url)]
     url: Url,
     /// The request that the target expects, where its URL does not tell [default: post for …/files, else put]
     #[arg(long)]
@@ -58,6 +63,13 @@ enum Verb {
 impl Args {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let (method, target) = target(self.url, self.method, &self.file)?;
+        if let Some(pack) = super::url::pack(&target) {
+            let (name, server) = (pack.name(), target.origin().ascii_serialization());
+            bail!(
+                "{target} is a pack, which takes directories: use \
+                 `longhaul publish DIRECTORY --pack {name} --server {server}`"
+            );
+        }
         let record = match self.state {
             Some(path) => path,
             None => record_path(&self.file, &method, &target)?,
@@ -75,10 +87,6 @@ impl Args {
 
 /// The request that the URL stands for.
 fn target(mut url: Url, verb: Option<Verb>, file: &Path) -> anyhow::Result<(Method, Url)> {
-    if !matches!(url.scheme(), "http" | "https") {
-        bail!("{url} is no http:// or https:// URL");
-    }
-    url.set_fragment(None);
     if url.path().ends_with('/') {
         let name = file
             .file_name()
@@ -146,7 +154,6 @@ mod tests {
         )
         .unwrap();
         assert_eq!(method, Method::POST);
-        assert!(target("ftp://h/files".parse().unwrap(), None, Path::new("a")).is_err());
         assert!(target("http://h/files/".parse().unwrap(), None, Path::new("..")).is_err());
     }
 }

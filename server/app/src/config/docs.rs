@@ -4,6 +4,8 @@
 //! copy that could say something else. The sources are laid out by rustfmt: an item ends at a `}` in the first
 //! column, and each field begins a line.
 
+use std::sync::LazyLock;
+
 /// Each section's name, and the source file and name of its struct, or of its enum and the structs of its variants.
 /// Structs and enums that these name as types of their fields are looked for in the same file.
 pub(super) const SOURCES: &[(&str, &str, &str)] = &[
@@ -75,12 +77,59 @@ pub(super) struct Field {
     pub(super) name: &'static str,
     /// Paragraphs of one line each.
     pub(super) doc: String,
+    /// Of a setting: what it takes.
+    pub(super) takes: Takes,
     /// Of a section: what is in it, in the order of declaration.
     pub(super) fields: Vec<Self>,
 }
 
+/// The values that a setting can have, read from its type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Takes {
+    /// A value of this type of Rust.
+    A(&'static str),
+    /// One of these words.
+    OneOf(Vec<String>),
+}
+
+/// The full paths of all settings, with dots.
+pub(super) fn paths() -> Vec<String> {
+    fn walk(fields: &[Field], above: &str, paths: &mut Vec<String>) {
+        for field in fields {
+            let path = format!("{above}{}", field.name);
+            if field.fields.is_empty() {
+                paths.push(path);
+            } else {
+                walk(&field.fields, &format!("{path}."), paths);
+            }
+        }
+    }
+    let mut paths = Vec::new();
+    walk(all(), "", &mut paths);
+    paths
+}
+
+/// The setting or section with this full path.
+pub(super) fn find(path: &str) -> Option<&'static Field> {
+    let mut fields = all();
+    let mut keys = path.split('.').peekable();
+    loop {
+        let key = keys.next()?;
+        let field = fields.iter().find(|field| field.name == key)?;
+        match keys.peek() {
+            None => return Some(field),
+            Some(_) => fields = &field.fields,
+        }
+    }
+}
+
 /// Every setting there is.
-pub(super) fn all() -> Vec<Field> {
+pub(super) fn all() -> &'static [Field] {
+    static ALL: LazyLock<Vec<Field>> = LazyLock::new(read_all);
+    &ALL
+}
+
+fn read_all() -> Vec<Field> {
     let (root, sections): (Vec<_>, Vec<_>) =
         SOURCES.iter().partition(|(section, ..)| section.is_empty());
     let mut fields: Vec<Field> = root
@@ -101,6 +150,7 @@ fn read(source: &'static str, item: &str) -> Vec<Field> {
         return vec![Field {
             name: "type",
             doc: values,
+            takes: Takes::OneOf(choices(source, item)),
             fields: Vec::new(),
         }];
     }
@@ -116,10 +166,16 @@ fn read(source: &'static str, item: &str) -> Vec<Field> {
             Some(values) => format!("{doc}\n{values}"),
             None => doc,
         };
+        let choices = choices(source, type_name);
+        let takes = match choices.is_empty() || !is_near {
+            true => Takes::A(without_option(type_name)),
+            false => Takes::OneOf(choices),
+        };
         let is_struct = is_near && type_name != item && values(source, type_name).is_none();
         fields.push(Field {
             name,
             doc,
+            takes,
             fields: if is_struct {
                 read(source, type_name)
             } else {
@@ -130,8 +186,31 @@ fn read(source: &'static str, item: &str) -> Vec<Field> {
     fields
 }
 
+/// `Option<T>` as `T`: a setting that may be left out takes the same.
+fn without_option(type_name: &'static str) -> &'static str {
+    let inner = type_name.strip_prefix("Option<");
+    let inner = inner.and_then(|inner| inner.strip_suffix('>'));
+    let name = inner.unwrap_or(type_name);
+    name.rsplit("::").next().unwrap_or(name)
+}
+
 /// What the enum called `item` can be, one value a line, as it is written in the configuration.
 fn values(source: &'static str, item: &str) -> Option<String> {
+    let values = variants(source, item)?;
+    let values = values
+        .into_iter()
+        .map(|(name, doc)| format!("`{name}`: {doc}"));
+    Some(values.collect::<Vec<_>>().join("\n"))
+}
+
+/// The words for the variants of the enum called `item`; none where it is no enum.
+fn choices(source: &'static str, item: &str) -> Vec<String> {
+    let variants = variants(source, item).unwrap_or_default();
+    variants.into_iter().map(|(name, _)| name).collect()
+}
+
+/// The variants of an enum with their doc comments.
+fn variants(source: &'static str, item: &str) -> Option<Vec<(String, String)>> {
     let head = format!("pub enum {item} {{");
     let before = source.split_once(&format!("\n{head}\n"))?.0;
     let attributes = before.rsplit("\n\n").next()?;
@@ -146,9 +225,9 @@ fn values(source: &'static str, item: &str) -> Option<String> {
             let name = line.split([',', '(', '{']).next()?.trim();
             let is_name = name.starts_with(|c: char| c.is_ascii_uppercase())
                 && name.chars().all(char::is_alphanumeric);
-            is_name.then(|| format!("`{}`: {doc}", renamed(name, case)))
+            is_name.then(|| (renamed(name, case), doc))
         });
-    Some(values.collect::<Vec<_>>().join("\n"))
+    Some(values.collect())
 }
 
 /// A variant's name as serde's `rename_all` writes it.
@@ -292,7 +371,7 @@ pub enum Choice {
     #[test]
     fn every_setting_is_explained() {
         let mut found = Vec::new();
-        walk(&all(), "", &mut found);
+        walk(all(), "", &mut found);
         for (path, doc, _) in &found {
             assert!(doc.len() > 10, "{path} has no doc comment");
         }
@@ -319,6 +398,6 @@ pub enum Choice {
                 }
             }
         }
-        check(&super::super::Config::default().to_table(), &all(), "");
+        check(&super::super::Config::default().to_table(), all(), "");
     }
 }

@@ -10,7 +10,10 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
-use super::Error;
+use super::docs::{self, Takes};
+use super::environment::{self, Environment};
+use super::rules::lookup;
+use super::{Config, Error, print, words};
 
 /// Where a setting was said.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,85 +34,199 @@ impl fmt::Display for Origin {
             Self::Default => f.write_str("by default"),
             Self::File(path) => write!(f, "in {}", path.display()),
             Self::Variable(name) => write!(f, "from {name}"),
-            Self::Flags => f.write_str("from the command line"),
+            Self::Flags => f.write_str("on the command line"),
         }
     }
 }
 
 /// What has been said so far, and by whom.
 pub(super) struct Layers {
-    defaults: Table,
     merged: Table,
     /// By the full path of each value that is not a table.
     origins: BTreeMap<String, Origin>,
 }
 
-const PREFIX: &str = "LONGHAUL_";
-
 impl Layers {
     pub(super) fn new(defaults: Table) -> Self {
         Self {
-            merged: defaults.clone(),
-            defaults,
+            merged: defaults,
             origins: BTreeMap::new(),
         }
     }
 
     /// Lays `table` over what is there.
-    pub(super) fn add(&mut self, origin: &Origin, table: Table) {
+    ///
+    /// # Errors
+    ///
+    /// A list of keys that is empty and would take away those of a layer below.
+    pub(super) fn add(&mut self, origin: &Origin, table: Table) -> Result<(), Error> {
+        self.refuse_to_void_keys(origin, &table)?;
         note(&mut self.origins, "", &table, origin);
         merge(&mut self.merged, table);
+        Ok(())
     }
 
     /// Lays the environment over what is there. Its variables are one layer, whatever their order.
-    pub(super) fn add_environment<'v>(
-        &mut self,
-        variables: impl IntoIterator<Item = (&'v str, &'v str)>,
-    ) {
-        let mut environment = Table::new();
-        for (variable, value) in variables {
-            if let Some(table) = self.read_variable(variable, value) {
-                let origin = Origin::Variable(variable.to_owned());
-                note(&mut self.origins, "", &table, &origin);
-                merge(&mut environment, table);
-            }
+    ///
+    /// # Errors
+    ///
+    /// As [`Layers::add`].
+    pub(super) fn add_environment(&mut self, environment: &Environment) -> Result<(), Error> {
+        let mut layer = Table::new();
+        for (variable, path, value) in &environment.settings {
+            let value = environment::value(path, value);
+            let nested = path.iter().rev().fold(value, |value, key| {
+                Table::from_iter([(key.clone(), value)]).into()
+            });
+            let Value::Table(table) = nested else {
+                continue;
+            };
+            let origin = Origin::Variable(variable.clone());
+            self.refuse_to_void_keys(&origin, &table)?;
+            note(&mut self.origins, "", &table, &origin);
+            merge(&mut layer, table);
         }
-        merge(&mut self.merged, environment);
+        merge(&mut self.merged, layer);
+        Ok(())
     }
 
-    /// What one environment variable says, if it is one of ours.
-    ///
-    /// The value is taken as text where the default is text, and otherwise as TOML if it can be read as that.
-    fn read_variable(&self, variable: &str, value: &str) -> Option<Table> {
-        let name = variable.strip_prefix(PREFIX)?;
-        // Kubernetes describes a service called `longhaul` to every container in variables of this form.
-        if name.starts_with("SERVICE_") || name == "PORT" || name.starts_with("PORT_") {
-            return None;
-        }
-        let name = name.to_ascii_lowercase();
-        let path: Vec<&str> = name.split("__").collect();
-        let default = path[1..]
-            .iter()
-            .fold(self.defaults.get(path[0]), |value, key| value?.get(key));
-        let value = match default {
-            Some(Value::String(_)) => Value::String(value.to_owned()),
-            _ => parse(value).unwrap_or_else(|| Value::String(value.to_owned())),
-        };
-        let nested = path.iter().rev().fold(value, |value, key| {
-            Table::from_iter([((*key).to_owned(), value)]).into()
-        });
-        match nested {
-            Value::Table(table) => Some(table),
+    fn refuse_to_void_keys(&self, origin: &Origin, above: &Table) -> Result<(), Error> {
+        const KEYS: &str = "access.keys";
+        let count = |table| match lookup(table, KEYS) {
+            Some(Value::Array(keys)) => Some(keys.len()),
             _ => None,
+        };
+        if count(above) == Some(0) && count(&self.merged).is_some_and(|below| below > 0) {
+            return Err(Error::Conflict {
+                settings: vec![
+                    (KEYS.to_owned(), origin.clone()),
+                    (KEYS.to_owned(), self.origin(KEYS)),
+                ],
+                why: "the first is empty and would take away the keys of the second; remove one of the two".to_owned(),
+            });
         }
+        Ok(())
+    }
+
+    /// Returns the layer that said a setting.
+    pub(super) fn origin(&self, path: &str) -> Origin {
+        origin_of(&self.origins, path)
     }
 
     /// What the layers add up to.
     pub(super) fn resolve<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        serde_path_to_error::deserialize(Value::Table(self.merged.clone())).map_err(|error| {
-            let path = error.path().to_string();
-            explain(&self.origins, &path, error.into_inner().message())
-        })
+        self.refuse_empty_text()?;
+        let (path, message) = match deserialize(&self.merged) {
+            Ok(resolved) => return Ok(resolved),
+            Err(error) => error,
+        };
+        let path = self.culprit::<T>(path, &message);
+        Err(self.explain(&path, &message))
+    }
+
+    /// Text that is empty says nothing, however a layer came by it; a variable that is set to another one that is not, for example.
+    fn refuse_empty_text(&self) -> Result<(), Error> {
+        for (path, origin) in &self.origins {
+            let is_empty =
+                lookup(&self.merged, path).is_some_and(|value| value.as_str() == Some(""));
+            if is_empty && !MAY_BE_EMPTY.contains(&path.as_str()) {
+                return Err(Error::Empty {
+                    key: path.clone(),
+                    origin: origin.clone(),
+                    example: example(path, origin),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The setting that an error is about. Where the kind of a store is chosen by `type`, serde knows the section alone; then it is
+    /// the one without which the error is another.
+    fn culprit<T: DeserializeOwned>(&self, path: String, message: &str) -> String {
+        let Some(Value::Table(section)) = lookup(&self.merged, &path) else {
+            return path;
+        };
+        if message.starts_with("unknown field") || message.starts_with("missing field") {
+            return path;
+        }
+        let said = section.keys().filter(|key| {
+            let key = format!("{path}.{key}");
+            !key.ends_with(".type") && self.origins.contains_key(&key)
+        });
+        for key in said {
+            let mut without = self.merged.clone();
+            if let Some(Value::Table(section)) = without.get_mut(&path) {
+                section.remove(key);
+            }
+            if deserialize::<T>(&without).map_or_else(|(_, other)| other != message, |_| true) {
+                return format!("{path}.{key}");
+            }
+        }
+        path
+    }
+
+    /// Turns serde's message into one that names the setting, where it was said, and what is right there.
+    fn explain(&self, path: &str, message: &str) -> Error {
+        // serde writes: unknown field `a`, expected `b` / expected one of `b`, `c` / there are no fields.
+        if let Some(names) = message.strip_prefix("unknown field `") {
+            return self.unknown(path, names);
+        }
+        let origin = self.origin(path);
+        if let Some(name) = message.strip_prefix("missing field `") {
+            let name = name.split('`').next().unwrap_or_default();
+            let key = join(path, name);
+            return Error::Missing {
+                example: example(&key, &origin),
+                key,
+                origin,
+            };
+        }
+        let name = name_of(path);
+        let takes = docs::find(&without_index(path)).map(|field| &field.takes);
+        let right = words::right(name, takes.unwrap_or(&Takes::A("String")), None);
+        let why = match is_of_libraries(message, takes) {
+            true => format!("it takes {}", right.what),
+            false => message.trim().to_owned(),
+        };
+        let value = value_at(&self.merged, path)
+            .map(|value| shown(name, value))
+            // Whatever comes before an `@` may be a password.
+            .filter(|shown| !print::is_secret(name) && !shown.contains('@'));
+        Error::Invalid {
+            value,
+            example: (!why.contains('`')).then(|| example(path, &origin)),
+            key: path.to_owned(),
+            origin,
+            why,
+        }
+    }
+
+    fn unknown(&self, path: &str, names: &str) -> Error {
+        let mut names = names.split('`').step_by(2);
+        let field = names.next().unwrap_or_default();
+        let parent = path
+            .strip_suffix(field)
+            .map_or(path, |parent| parent.trim_end_matches('.'));
+        let key = join(parent, field);
+        // A name that there is belongs to the other kind of store.
+        if docs::find(&key).is_some() {
+            let kind = lookup(&self.merged, &join(parent, "type"));
+            return Error::OtherType {
+                origin: self.origin(&key),
+                section: parent.to_owned(),
+                kind: kind.and_then(Value::as_str).unwrap_or_default().to_owned(),
+                key,
+            };
+        }
+        let closest = names
+            .map(|name| (strsim::damerau_levenshtein(field, name), name))
+            .min()
+            .filter(|(distance, name)| *distance <= (name.len() / 3).max(1));
+        Error::Unknown {
+            origin: self.origin(&key),
+            key,
+            suggestion: closest.map(|(_, name)| join(parent, name)),
+        }
     }
 
     /// What was said, laid over `table`.
@@ -119,10 +236,73 @@ impl Layers {
     }
 }
 
-fn parse(text: &str) -> Option<Value> {
-    let mut table: Table = toml::from_str(&format!("value = {text}")).ok()?;
-    // More than one key means that the text broke out of its line.
-    (table.len() == 1).then(|| table.remove("value")).flatten()
+/// Settings whose empty text means something: no prefix. A bucket without a name is refused with its section.
+const MAY_BE_EMPTY: [&str; 2] = ["blobs.prefix", "blobs.bucket"];
+
+/// The value, or the path and message of an error.
+fn deserialize<T: DeserializeOwned>(table: &Table) -> Result<T, (String, String)> {
+    serde_path_to_error::deserialize(Value::Table(table.clone())).map_err(|error| {
+        let path = error.path().to_string();
+        (path, error.into_inner().message().to_owned())
+    })
+}
+
+/// Returns true for messages that are not in our words: serde's own, and those of libraries' types.
+fn is_of_libraries(message: &str, takes: Option<&Takes>) -> bool {
+    let is_serdes = ["invalid ", "unknown variant", "duplicate "]
+        .iter()
+        .any(|beginning| message.starts_with(beginning));
+    is_serdes || matches!(takes, Some(Takes::A("Url" | "Duration" | "ByteSize")))
+}
+
+/// `keys[0].sha256` as `keys`, which is the setting.
+fn without_index(path: &str) -> String {
+    path.split_once('[')
+        .map_or(path, |(list, _)| list)
+        .to_owned()
+}
+
+/// The name of a setting without its section, `sha256` of `access.keys[0].sha256`.
+fn name_of(path: &str) -> &str {
+    let name = path.rsplit('.').next().unwrap_or(path);
+    name.split_once('[').map_or(name, |(list, _)| list)
+}
+
+/// The value at serde's path, such as `access.keys[0].sha256`.
+fn value_at<'t>(table: &'t Table, path: &str) -> Option<&'t Value> {
+    let mut keys = path.split(['.', '[']);
+    let first = table.get(keys.next()?);
+    keys.fold(first, |value, key| match key.strip_suffix(']') {
+        Some(index) => value?.get(index.parse::<usize>().ok()?),
+        None => value?.get(key),
+    })
+}
+
+/// A value as it can be shown: without a password, and not too long.
+fn shown(name: &str, value: &Value) -> String {
+    const LONGEST: usize = 60;
+    let text = print::redacted(name, value.clone()).to_string();
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+/// A right value, written as the layer writes it.
+fn example(path: &str, origin: &Origin) -> String {
+    let setting = without_index(path);
+    let Some(value) = Config::example_value(&setting) else {
+        return Config::example(&setting);
+    };
+    match (origin, &value) {
+        (Origin::Variable(_), Value::String(text)) => {
+            format!("{}={text}", environment::variable_of(&setting))
+        }
+        (Origin::Variable(_), value) => {
+            format!("{}={value}", environment::variable_of(&setting))
+        }
+        _ => Config::example(&setting),
+    }
 }
 
 fn merge(below: &mut Table, above: Table) {
@@ -162,36 +342,6 @@ fn join(prefix: &str, key: &str) -> String {
     }
 }
 
-/// Turns serde's message into one that names the setting and where it was said.
-fn explain(origins: &BTreeMap<String, Origin>, path: &str, message: &str) -> Error {
-    // serde writes: unknown field `a`, expected `b` / expected one of `b`, `c` / there are no fields.
-    let Some(unknown) = message.strip_prefix("unknown field `") else {
-        return Error::Invalid {
-            key: path.to_owned(),
-            origin: origin_of(origins, path),
-            why: message.trim().to_owned(),
-        };
-    };
-    let mut names = unknown.split('`').step_by(2);
-    let field = names.next().unwrap_or_default();
-    let parent = path
-        .strip_suffix(field)
-        .map_or(path, |parent| parent.trim_end_matches('.'));
-    let closest = unknown
-        .split('`')
-        .skip(2)
-        .step_by(2)
-        .map(|name| (strsim::damerau_levenshtein(field, name), name))
-        .min()
-        .filter(|(distance, name)| *distance <= (name.len() / 3).max(1));
-    let key = join(parent, field);
-    Error::Unknown {
-        origin: origin_of(origins, &key),
-        key,
-        suggestion: closest.map(|(_, name)| join(parent, name)),
-    }
-}
-
 /// The origin of the value at `path`, of the list that holds it, or of something below it.
 fn origin_of(origins: &BTreeMap<String, Origin>, path: &str) -> Origin {
     let list = path.split_once('[').map_or(path, |(list, _)| list);
@@ -221,7 +371,8 @@ mod tests {
     fn merged(layers: &[&str]) -> Table {
         let mut all = Layers::new(toml::from_str(layers[0]).unwrap());
         for layer in &layers[1..] {
-            all.add(&Origin::Flags, toml::from_str(layer).unwrap());
+            all.add(&Origin::Flags, toml::from_str(layer).unwrap())
+                .unwrap();
         }
         all.merged
     }
@@ -263,18 +414,10 @@ mod tests {
         let postgres = "[metadata]\ntype = 'postgres'\nurl = 'y'";
         for variables in [[variables[0], variables[1]], [variables[1], variables[0]]] {
             let mut layers = Layers::new(toml::from_str(sqlite).unwrap());
-            layers.add_environment(variables);
+            let variables = variables.map(|(name, value)| (name.into(), value.into()));
+            let environment = Environment::read(variables).unwrap();
+            layers.add_environment(&environment).unwrap();
             assert_eq!(layers.merged, toml::from_str(postgres).unwrap());
         }
-    }
-
-    #[test]
-    fn a_variable_cannot_break_out_of_its_setting() {
-        let mut layers = Layers::new(Table::new());
-        layers.add_environment([("LONGHAUL_A", "1\nb = 2")]);
-        assert_eq!(
-            layers.merged,
-            Table::from_iter([("a".to_owned(), "1\nb = 2".into())])
-        );
     }
 }

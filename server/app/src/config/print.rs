@@ -16,7 +16,7 @@ const REDACTED: &str = "<redacted>";
 /// have in one of the `others`.
 pub(super) fn commented(table: &Table, others: &[&Table]) -> String {
     let mut text = String::new();
-    section(&mut text, "", table, others, &docs::all());
+    section(&mut text, "", table, others, docs::all());
     text
 }
 
@@ -78,11 +78,16 @@ fn comment(text: &mut String, doc: &str) {
     }
 }
 
-/// `value` without what a reader of the printed configuration could use to get in.
-fn redacted(name: &str, value: Value) -> Value {
-    let is_secret = ["password", "secret", "sha256", "token"]
+/// Returns true if a setting of this name holds a secret.
+pub(super) fn is_secret(name: &str) -> bool {
+    ["password", "secret", "sha256", "token"]
         .iter()
-        .any(|word| name.contains(word));
+        .any(|word| name.contains(word))
+}
+
+/// `value` without what a reader of the printed configuration could use to get in.
+pub(super) fn redacted(name: &str, value: Value) -> Value {
+    let is_secret = is_secret(name);
     match value {
         Value::String(_) if is_secret => Value::String(REDACTED.to_owned()),
         Value::String(text) => Value::String(without_password(text)),

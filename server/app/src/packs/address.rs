@@ -91,7 +91,8 @@ impl FromStr for PackAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        const FORM: &str = "a pack's URL is …/packs/NAME or …/packs/NAME/versions/NUMBER";
+        const FORM: &str = "a pack's URL is …/packs/NAME or …/packs/NAME/versions/NUMBER, \
+                            for example http://127.0.0.1:8080/packs/maps";
         let url: Url = text.parse().map_err(|error| format!("{error}; {FORM}"))?;
         if !matches!(url.scheme(), "http" | "https") {
             return Err(format!("it is no http:// or https:// URL; {FORM}"));

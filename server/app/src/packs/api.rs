@@ -338,8 +338,7 @@ impl Api {
                     how_to_go_on: "run the same command again to go on".to_owned(),
                 }));
             };
-            let (fruitless, retries) = (self.patience.fruitless(), self.patience.retries());
-            report.retrying(&reason, fruitless, retries, wait);
+            report.retrying(&reason, &self.patience, wait);
             tokio::time::sleep(wait).await;
             self.connection.renew()?;
         }
@@ -349,6 +348,7 @@ impl Api {
 /// A whole answer.
 struct Found {
     status: StatusCode,
+    is_page: bool,
     etag: Option<String>,
     coding: Option<String>,
     body: Vec<u8>,
@@ -358,13 +358,18 @@ impl Found {
     fn refusal(&self) -> Refusal {
         Refusal {
             status: self.status,
+            is_page: self.is_page,
             problem: serde_json::from_slice(&self.body).ok(),
         }
     }
 
     fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
         serde_json::from_slice(&self.body).map_err(|error| {
-            let what = format!("its JSON lacks something: {error}");
+            let what = if self.is_page {
+                "it is a web page, so no Longhaul server answers there".to_owned()
+            } else {
+                format!("it is not the JSON of a Longhaul server ({error})")
+            };
             Error::Transfer(transfer::Error::Nonsense(what))
         })
     }
@@ -391,6 +396,7 @@ async fn attempt(
     };
     Ok(Found {
         status: answer.status(),
+        is_page: transfer::is_page(answer.headers()),
         etag: field(&answer, ETAG),
         coding: field(&answer, CONTENT_ENCODING),
         body: body(connection, &mut answer).await?,
@@ -444,6 +450,7 @@ mod tests {
     fn found(coding: Option<&str>, body: &[u8]) -> Found {
         Found {
             status: StatusCode::OK,
+            is_page: false,
             etag: None,
             coding: coding.map(str::to_owned),
             body: body.to_owned(),

@@ -1,17 +1,15 @@
-//! The next tree, made of what is here and what came.
+//! The files that a directory is to get, made of what is here and what came.
 //!
-//! 1. All directories are made.
-//! 2. The archive is unpacked; each file must be one that was asked for, with the size and SHA-256 of the catalogue.
-//! 3. Files whose content is here are linked: the old tree goes away, so that each keeps one name in the end. A content
-//!    that is wanted more often, or with another permission, is copied, and checked on the way.
-//! 4. Everything is synced. Only then may the tree be put in place.
+//! 1. The archive is unpacked; each file must be one that was asked for, with the size and SHA-256 of the catalogue.
+//! 2. A file whose content is here under a name that goes away is linked, so that it keeps one name in the end. A
+//!    content that stays, is wanted more often, or with another permission, is copied, and checked on the way.
 //!
-//! All of it happens in a directory that counts for nothing yet, so it may end at any point.
+//! All of it happens in a place that counts for nothing yet, so it may end at any point.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{Read as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use archive::{Catalogue, Need, Sha256Digest, UnpackEvent, UnpackLimits, Unpacker};
@@ -20,74 +18,97 @@ use domain::digest::Hasher;
 
 use super::Error;
 use super::files::{Found, Stamp};
-use super::holding::Local;
+use super::plan::{Plan, Put};
+use super::staging::Staging;
+use super::survey::Survey;
 use super::work::Work;
 
 /// Bytes read at once.
 const PIECE: usize = 256 * 1024;
 
-/// What to make a tree of.
+/// What to make the files of.
 #[derive(Debug)]
 pub(super) struct Recipe<'a> {
     pub(super) target: &'a Catalogue,
-    pub(super) local: &'a Local,
+    pub(super) plan: &'a Plan,
+    pub(super) survey: &'a Survey,
     /// The files that come with the archive; of equal files the first.
     pub(super) need: &'a Need,
     /// None when nothing is needed.
     pub(super) archive: Option<&'a Path>,
 }
 
-/// Makes the tree at `directory`, which is not there yet, and tells when each of its files was modified.
+/// Makes the files of the plan at their places in `staging`, and tells by what each of them is known.
 pub(super) fn build(
     recipe: &Recipe<'_>,
-    directory: &Path,
+    staging: &Staging,
     work: &Work,
-) -> Result<Vec<(i64, i64)>, Error> {
+) -> Result<Vec<(u32, Stamp)>, Error> {
     let mut builder = Builder {
         recipe,
-        directory,
+        staging,
         work,
-        used: HashMap::new(),
+        sources: sources(recipe),
         linked: HashSet::new(),
     };
     builder.make_directories()?;
     if let Some(archive) = recipe.archive {
         builder.unpack(archive)?;
     }
-    for position in 0..recipe.target.tree().len() {
-        if !recipe.need.contains(position) {
-            builder.take_local(position)?;
+    for put in &recipe.plan.puts {
+        if !recipe.need.contains(put.position) {
+            builder.take_local(put.position)?;
         }
     }
-    builder.modified()
+    builder.stamps()
+}
+
+/// A local file that has a content.
+struct Source<'a> {
+    found: &'a Found,
+    /// Its name goes away, and no other file has it yet.
+    is_free: bool,
+}
+
+/// The local files by what is in them.
+fn sources<'a>(recipe: &Recipe<'a>) -> HashMap<Sha256Digest, Vec<Source<'a>>> {
+    let Plan { puts, removals, .. } = recipe.plan;
+    let removed = removals.iter().map(|removal| &*removal.path);
+    let leaving: HashSet<&str> = puts.iter().map(|put| &*put.path).chain(removed).collect();
+    let mut sources: HashMap<_, Vec<_>> = HashMap::new();
+    for (path, local) in recipe.survey.files() {
+        if let Some(sha256) = local.sha256 {
+            sources.entry(sha256).or_default().push(Source {
+                found: &local.found,
+                is_free: leaving.contains(path),
+            });
+        }
+    }
+    sources
 }
 
 struct Builder<'a> {
     recipe: &'a Recipe<'a>,
-    directory: &'a Path,
+    staging: &'a Staging,
     work: &'a Work,
-    /// For each content, how many of the local files were taken.
-    used: HashMap<Sha256Digest, usize>,
-    /// Local files that have a name in the new tree by now, by device and inode: the user may have linked some.
+    sources: HashMap<Sha256Digest, Vec<Source<'a>>>,
+    /// Local files that have a second name by now, by device and inode: the user may have linked some.
     linked: HashSet<(u64, u64)>,
 }
 
 impl Builder<'_> {
     fn path(&self, position: u32) -> PathBuf {
-        self.directory
-            .join(self.recipe.target.tree().path(position))
+        self.staging.staged(position)
     }
 
     fn make_directories(&self) -> Result<(), Error> {
-        let create = |path: &Path| fs::create_dir_all(path).map_err(Error::local("create", path));
-        create(self.directory)?;
-        let mut last = "";
-        for entry in self.recipe.target.tree().entries() {
-            // Files of one directory stand together, but for those of its subdirectories.
-            let (above, _) = entry.path.rsplit_once('/').unwrap_or_default();
+        let mut last = PathBuf::new();
+        for put in &self.recipe.plan.puts {
+            let path = self.path(put.position);
+            let above = path.parent().expect("a staged file is in a directory");
             if above != last {
-                create(&self.directory.join(above))?;
-                last = above;
+                fs::create_dir_all(above).map_err(Error::local("create", above))?;
+                last = above.to_owned();
             }
         }
         Ok(())
@@ -101,6 +122,7 @@ impl Builder<'_> {
                 entry_size: u64::MAX,
                 // The catalogue has told how much each file has.
                 total_size: u64::MAX,
+                path_bytes: u64::MAX,
                 ratio: u64::MAX,
             }),
             current: None,
@@ -138,7 +160,7 @@ impl Builder<'_> {
             .map_err(Error::local("create", path))
     }
 
-    /// Brings a file into the tree whose content is here or has just come with another.
+    /// Makes a file whose content is here or has just come with another.
     fn take_local(&mut self, position: u32) -> Result<(), Error> {
         let tree = self.recipe.target.tree();
         let sha256 = tree.sha256(position);
@@ -146,28 +168,26 @@ impl Builder<'_> {
         if self.recipe.need.contains(first) {
             return self.copy(&self.path(first), position);
         }
-        let sources = self
-            .recipe
-            .local
-            .with(&sha256)
-            .ok_or_else(|| Error::BadEntry {
-                path: tree.path(position).to_owned(),
-                what: "it is neither here nor in the archive",
-            })?;
-        // Each of them can be linked once.
-        let used = self.used.entry(sha256).or_default();
-        let Some(source) = sources.get(*used) else {
-            return self.copy(&sources[0].path, position);
+        let sources = self.sources.get_mut(&sha256);
+        let Some(sources) = sources.filter(|sources| !sources.is_empty()) else {
+            return Err(self.bad(position, "it is neither here nor in the archive"));
         };
-        *used += 1;
-        if source.executable == tree.executable(position) && self.link(source, position)? {
-            self.work.advance(source.stamp.size)
-        } else {
-            self.copy(&source.path, position)
+        let is_fit = |source: &&mut Source<'_>| {
+            source.is_free && source.found.executable == tree.executable(position)
+        };
+        if let Some(source) = sources.iter_mut().find(is_fit) {
+            source.is_free = false;
+            let found = source.found;
+            if self.link(found, position)? {
+                return self.work.advance(found.stamp.size);
+            }
+            return self.copy(&found.path, position);
         }
+        let found = sources[0].found;
+        self.copy(&found.path, position)
     }
 
-    /// Gives a local file its name in the new tree; `false` if it has one, or cannot have two.
+    /// Gives a local file its next name; `false` if it has one, or cannot have two.
     fn link(&mut self, source: &Found, position: u32) -> Result<bool, Error> {
         let path = self.path(position);
         let metadata =
@@ -186,23 +206,11 @@ impl Builder<'_> {
 
     /// Copies a file, without moving its bytes where the file system can share them.
     fn copy(&self, from: &Path, position: u32) -> Result<(), Error> {
-        let tree = self.recipe.target.tree();
-        let path = self.path(position);
-        fs::copy(from, &path).map_err(Error::local("copy", from))?;
-        let permissions = fs::metadata(&path).map_err(Error::local("read", &path))?;
-        let mode = permissions.mode();
-        let wanted = if tree.executable(position) {
-            // Whoever may read it may run it.
-            mode | (mode & 0o444) >> 2
-        } else {
-            mode & !0o111
-        };
-        if wanted != mode {
-            fs::set_permissions(&path, Permissions::from_mode(wanted))
-                .map_err(Error::local("change", &path))?;
-        }
-        let entry = tree.entry(position);
-        if self.hash(&path)? != entry.sha256 {
+        let mut source = File::open(from).map_err(Error::local("read", from))?;
+        let mut file = self.create(position)?;
+        io::copy(&mut source, &mut file).map_err(Error::local("copy", from))?;
+        let entry = self.recipe.target.tree().entry(position);
+        if self.hash(&self.path(position))? != entry.sha256 {
             return Err(Error::changed(from));
         }
         Ok(())
@@ -222,13 +230,13 @@ impl Builder<'_> {
         }
     }
 
-    fn modified(&self) -> Result<Vec<(i64, i64)>, Error> {
-        let modified = |position| {
-            let path = self.path(position);
+    fn stamps(&self) -> Result<Vec<(u32, Stamp)>, Error> {
+        let stamp = |put: &Put| {
+            let path = self.path(put.position);
             let metadata = fs::symlink_metadata(&path).map_err(Error::local("read", path))?;
-            Ok(Stamp::of(&metadata).modified)
+            Ok((put.position, Stamp::of(&metadata)))
         };
-        (0..self.recipe.target.tree().len()).map(modified).collect()
+        self.recipe.plan.puts.iter().map(stamp).collect()
     }
 }
 
@@ -255,7 +263,13 @@ impl Unpacking<'_> {
                 UnpackEvent::Data(bytes) => self.write(&bytes)?,
                 UnpackEvent::EndOfEntry { .. } => self.end()?,
                 // Permissions are the catalogue's.
-                UnpackEvent::Executable { .. } => {}
+                UnpackEvent::Executable { .. } | UnpackEvent::Pause => {}
+                UnpackEvent::Copy { path, .. } => {
+                    return Err(Error::BadEntry {
+                        path: path.as_str().to_owned(),
+                        what: "it is a link, which no archive of a server has",
+                    });
+                }
                 UnpackEvent::End => {
                     if self.came < self.builder.recipe.need.len() {
                         return Err(Error::BadEntry {
@@ -334,7 +348,7 @@ pub(super) fn sync(directory: &Path) -> Result<(), Error> {
     #[cfg(target_os = "linux")]
     {
         // One call for all files, instead of one for each of tens of thousands.
-        let fail = |source: std::io::Error| Error::local("sync", directory)(source);
+        let fail = |source: io::Error| Error::local("sync", directory)(source);
         let file = File::open(directory).map_err(fail)?;
         rustix::fs::syncfs(&file).map_err(|error| fail(error.into()))
     }
@@ -356,29 +370,15 @@ pub(super) fn sync(directory: &Path) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::os::unix::fs::PermissionsExt as _;
     use std::sync::Arc;
 
-    use archive::{
-        ArchiveFormat, Content, DigestSet, EntryPath, Forms, Layout, Limits, PackName, Plan,
-        Segment, Tree, lacking_digests,
-    };
+    use archive::lacking_digests;
     use tempfile::TempDir;
 
-    use super::super::holding::Survey;
-    use super::super::staging::Staging;
+    use super::super::fixture::{Files, catalogue, plain, pull, survey, zip};
     use super::*;
 
-    /// Contents and whether they are executable, by their paths.
-    type Files = BTreeMap<&'static str, (&'static str, bool)>;
-
-    const OLD: [(&str, (&str, bool)); 6] = [
-        ("edited", ("before", false)),
-        ("gone", ("leaves", false)),
-        ("here/deep/stays", ("stays", false)),
-        ("permission", ("becomes executable", false)),
-        ("run", ("#!", true)),
-        ("source", ("copied and moved", false)),
-    ];
     const NEW: [(&str, (&str, bool)); 8] = [
         ("copy/a", ("copied and moved", false)),
         ("copy/b", ("copied and moved", false)),
@@ -390,186 +390,110 @@ mod tests {
         ("run", ("#!", true)),
     ];
 
-    fn catalogue(files: &Files) -> Arc<Catalogue> {
-        let entries = files.iter().map(|(path, (content, executable))| {
-            let sha256 = Sha256Digest::of(content.as_bytes());
-            let path = EntryPath::parse(*path).unwrap();
-            (path, content.len() as u64, sha256, *executable)
-        });
-        let tree = Tree::try_from_entries(entries, Limits::default()).unwrap();
-        let content_of = |sha256: &Sha256Digest| {
-            let is_it = |content: &&str| Sha256Digest::of(content.as_bytes()) == *sha256;
-            let content = files.values().map(|(content, _)| *content).find(is_it)?;
-            Some(Content {
-                size: content.len() as u64,
-                crc32: crc32fast::hash(content.as_bytes()),
-            })
-        };
-        let pack = PackName::parse("maps").unwrap();
-        Arc::new(Catalogue::publish(pack, 1, tree, content_of).unwrap())
-    }
-
-    fn zip(files: &Files, catalogue: &Arc<Catalogue>, need: &Need) -> Vec<u8> {
-        let forms = Arc::new(Forms::raw(catalogue.tree()));
-        let plan = Plan::new(Arc::clone(catalogue), forms, None, need.clone()).unwrap();
-        let layout = Layout::new(ArchiveFormat::Zip, plan);
-        let mut bytes = Vec::new();
-        for segment in layout.slice(0..layout.len()) {
-            match segment {
-                Segment::Literal(literal) => bytes.extend_from_slice(&literal),
-                Segment::Blob(slice) => {
-                    let content = files[catalogue.tree().path(slice.position)].0;
-                    bytes.extend_from_slice(content.as_bytes());
-                }
-            }
-        }
-        bytes
-    }
-
-    fn write(directory: &Path, files: &Files) {
-        for (path, (content, executable)) in files {
-            let path = directory.join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(&path, content).unwrap();
-            let mode = if *executable { 0o755 } else { 0o644 };
-            fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
-        }
-    }
-
-    fn read(directory: &Path, prefix: &str, files: &mut BTreeMap<String, (String, bool)>) {
-        for entry in super::super::files::entries(directory).unwrap() {
-            let path = format!("{prefix}{}", entry.file_name().to_str().unwrap());
-            if entry.file_type().unwrap().is_dir() {
-                read(&entry.path(), &format!("{path}/"), files);
-            } else {
-                let content = fs::read_to_string(entry.path()).unwrap();
-                let executable = entry.metadata().unwrap().mode() & 0o111 != 0;
-                files.insert(path, (content, executable));
-            }
-        }
-    }
-
-    #[track_caller]
-    fn check(directory: &Path, expected: &Files) {
-        let mut files = BTreeMap::new();
-        read(directory, "", &mut files);
-        let found: Vec<_> = files
-            .iter()
-            .map(|(path, (content, executable))| (path.as_str(), (content.as_str(), *executable)))
-            .collect();
-        let expected: Vec<_> = expected.iter().map(|(path, file)| (*path, *file)).collect();
-        assert_eq!(found, expected);
-    }
-
-    /// A directory with the old tree, and all that leads to the new one.
+    /// A directory with an old version, and all that leads to the new one.
     struct Setting {
-        above: TempDir,
-        directory: PathBuf,
+        directory: TempDir,
+        staging: Staging,
         target: Arc<Catalogue>,
+        survey: Survey,
+        plan: Plan,
         need: Need,
         zip: Vec<u8>,
     }
 
     impl Setting {
         fn new() -> Self {
-            let above = tempfile::tempdir().unwrap();
-            let directory = above.path().join("maps");
-            write(&directory, &OLD.into());
-            let target = catalogue(&NEW.into());
-            let local = Self::survey(&directory);
-            let need = lacking_digests(target.tree(), &local.digests().collect::<DigestSet>());
+            let directory = tempfile::tempdir().unwrap();
+            let mut old = plain([
+                ("edited", "before"),
+                ("gone", "leaves"),
+                ("here/deep/stays", "stays"),
+                ("permission", "becomes executable"),
+                ("source", "copied and moved"),
+            ]);
+            old.insert("run", ("#!", true));
+            pull(directory.path(), &old, false).unwrap();
+            let target = catalogue(&NEW.into(), 2);
+            let held = super::super::fixture::held(directory.path()).unwrap();
+            let survey = survey(directory.path(), Some(&held), target.tree());
+            let need = lacking_digests(target.tree(), &survey.digests());
             Self {
+                plan: Plan::new(Some(held.catalogue.tree()), target.tree(), &survey),
+                staging: Staging::open(directory.path()).unwrap(),
                 zip: zip(&NEW.into(), &target, &need),
-                above,
                 directory,
+                survey,
                 target,
                 need,
             }
         }
 
-        fn survey(directory: &Path) -> Local {
-            let survey = Survey::of(directory, None).unwrap();
-            survey.finish(&Work::default()).unwrap()
-        }
-
-        /// Builds with this archive, in the place that the staging gives.
-        fn build(&self, staging: &Staging, zip: &[u8]) -> Result<Vec<(i64, i64)>, Error> {
-            let archive = self.above.path().join("archive.zip");
+        fn build(&self, zip: &[u8]) -> Result<Vec<(u32, Stamp)>, Error> {
+            self.staging.clear().unwrap();
+            let archive = self.staging.archive("archive.zip").unwrap();
             fs::write(&archive, zip).unwrap();
-            let local = Self::survey(&self.directory);
             let recipe = Recipe {
                 target: &self.target,
-                local: &local,
+                plan: &self.plan,
+                survey: &self.survey,
                 need: &self.need,
                 archive: Some(&archive),
             };
-            build(&recipe, &staging.next(), &Work::default())
+            build(&recipe, &self.staging, &Work::default())
         }
     }
 
     #[test]
-    fn a_tree_is_made_of_what_is_here_and_what_came() {
+    fn files_are_made_of_what_is_here_and_what_came() {
         let setting = Setting::new();
-        let needed: Vec<_> = setting
-            .need
-            .positions()
-            .map(|position| setting.target.tree().path(position))
-            .collect();
+        let path = |position| setting.target.tree().path(position);
+        let needed: Vec<_> = setting.need.positions().map(path).collect();
         assert_eq!(needed, ["edited", "new/zero"]);
-        let inode = |path: &str| fs::metadata(setting.directory.join(path)).unwrap().ino();
-        let (stays, source) = (inode("here/deep/stays"), inode("source"));
-
-        let staging = Staging::open(&setting.directory).unwrap();
-        let modified = setting.build(&staging, &setting.zip).unwrap();
-        check(&setting.directory, &OLD.into());
-        check(&staging.next(), &NEW.into());
-        sync(&staging.next()).unwrap();
-        staging.swap().unwrap();
-        staging.remove().unwrap();
-        check(&setting.directory, &NEW.into());
-
-        assert_eq!(inode("here/deep/stays"), stays, "no byte of it was copied");
-        assert_eq!(inode("copy/a"), source);
-        for (position, modified) in (0..).zip(modified) {
-            let path = setting.directory.join(setting.target.tree().path(position));
-            let metadata = fs::metadata(path).unwrap();
-            assert_eq!(
-                metadata.nlink(),
-                1,
-                "an edit of one file must not change another"
-            );
-            assert_eq!(Stamp::of(&metadata).modified, modified);
+        let stamps: BTreeMap<_, _> = setting.build(&setting.zip).unwrap().into_iter().collect();
+        let made: Vec<_> = stamps.keys().map(|position| path(*position)).collect();
+        let expected = [
+            "copy/a",
+            "copy/b",
+            "edited",
+            "new/twin",
+            "new/zero",
+            "permission",
+        ];
+        assert_eq!(made, expected);
+        let source = setting.directory.path().join("source");
+        let source = fs::metadata(source).unwrap().ino();
+        let mut linked = 0;
+        for (position, stamp) in stamps {
+            let staged = setting.staging.staged(position);
+            let metadata = fs::metadata(&staged).unwrap();
+            let (content, executable) = Files::from(NEW)[path(position)];
+            assert_eq!(fs::read_to_string(staged).unwrap(), content);
+            assert_eq!(metadata.permissions().mode() & 0o100 != 0, executable);
+            assert_eq!(Stamp::of(&metadata), stamp);
+            linked += u32::from(metadata.ino() == source);
         }
+        assert_eq!(linked, 1, "no byte of what moves is copied");
     }
 
     #[test]
-    fn a_run_that_ends_anywhere_changes_nothing_and_the_next_one_does_all() {
+    fn an_archive_that_ends_early_is_damage() {
         let setting = Setting::new();
         for cut in (0..setting.zip.len()).step_by(13) {
-            let staging = Staging::open(&setting.directory).unwrap();
-            let error = setting.build(&staging, &setting.zip[..cut]).unwrap_err();
+            let error = setting.build(&setting.zip[..cut]).unwrap_err();
             assert!(error.is_damage(), "cut at {cut}: {error}");
-            check(&setting.directory, &OLD.into());
         }
-        let staging = Staging::open(&setting.directory).unwrap();
-        assert!(!staging.next().exists());
-        setting.build(&staging, &setting.zip).unwrap();
-        check(&staging.next(), &NEW.into());
+        setting.build(&setting.zip).unwrap();
     }
 
     #[test]
     fn damage_in_any_byte_of_a_content_is_noticed() {
         let setting = Setting::new();
-        let at = setting
-            .zip
-            .windows(5)
-            .position(|bytes| bytes == b"after")
-            .unwrap();
+        let mut contents = setting.zip.windows(5);
+        let at = contents.position(|bytes| bytes == b"after").unwrap();
         for byte in at..at + 5 {
             let mut zip = setting.zip.clone();
             zip[byte] ^= 1;
-            let staging = Staging::open(&setting.directory).unwrap();
-            let error = setting.build(&staging, &zip).unwrap_err();
+            let error = setting.build(&zip).unwrap_err();
             assert!(error.is_damage(), "{error}");
         }
     }
@@ -579,11 +503,8 @@ mod tests {
         let setting = Setting::new();
         let mut files: Files = NEW.into();
         let refuse = |files: &Files, need: &Need, why: &str| {
-            let catalogue = catalogue(files);
-            let staging = Staging::open(&setting.directory).unwrap();
-            let error = setting
-                .build(&staging, &zip(files, &catalogue, need))
-                .unwrap_err();
+            let zip = zip(files, &catalogue(files, 2), need);
+            let error = setting.build(&zip).unwrap_err();
             assert!(
                 error.is_damage() && error.to_string().contains(why),
                 "{error}"
@@ -603,22 +524,12 @@ mod tests {
     #[test]
     fn a_file_that_is_edited_meanwhile_is_not_taken() {
         let setting = Setting::new();
-        let local = Setting::survey(&setting.directory);
-        fs::write(setting.directory.join("here/deep/stays"), "edited now").unwrap();
-        let archive = setting.above.path().join("archive.zip");
-        fs::write(&archive, &setting.zip).unwrap();
-        let recipe = Recipe {
-            target: &setting.target,
-            local: &local,
-            need: &setting.need,
-            archive: Some(&archive),
-        };
-        let staging = Staging::open(&setting.directory).unwrap();
-        let error = build(&recipe, &staging.next(), &Work::default()).unwrap_err();
+        fs::write(setting.directory.path().join("source"), "edited now").unwrap();
+        let error = setting.build(&setting.zip).unwrap_err();
         assert!(
             error
                 .to_string()
-                .contains("stays changed while it was read"),
+                .contains("source changed while it was read"),
             "{error}"
         );
     }

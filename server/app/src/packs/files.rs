@@ -138,11 +138,6 @@ fn hash(found: &Found, buffer: &mut [u8], work: &Work) -> Result<Hashed, Error> 
     })
 }
 
-/// What macOS tools leave in directories, and archives are read without: window positions and resource forks.
-pub(super) fn is_litter(name: &str) -> bool {
-    name == ".DS_Store" || name == "__MACOSX" || name.starts_with("._")
-}
-
 /// The entries of a directory in the order of their names.
 pub(super) fn entries(directory: &Path) -> Result<Vec<std::fs::DirEntry>, Error> {
     let fail = || Error::local("read the directory", directory);

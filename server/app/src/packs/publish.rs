@@ -11,7 +11,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use archive::{Catalogue, Sha256Digest, Tree};
-use bytesize::ByteSize;
 use etcetera::BaseStrategy as _;
 use reqwest::header::HeaderValue;
 use reqwest::{Method, Url};
@@ -23,9 +22,9 @@ use super::catalogue::{self, Changes};
 use super::content::Contents;
 use super::scan::{Ignored, Listing};
 use super::work::watched;
-use super::{Error, Failure, PackAddress, interruptible, tell_script};
+use super::{Error, Failure, PackAddress, counted, interruptible, tell_script};
 use crate::transfer::upload::{self, Parcel};
-use crate::transfer::{self, Direction, Options, Record, Report};
+use crate::transfer::{self, Direction, Options, Record, Report, words};
 
 /// Uploads in a row after which the server may lack as much as before.
 const MOST_ROUNDS: u32 = 5;
@@ -93,7 +92,7 @@ struct Ending {
     changes: Changes,
     /// Contents that were uploaded.
     contents: u64,
-    /// Bytes that were uploaded.
+    /// The bytes in them; what an archive adds is not counted.
     sent: u64,
     seconds: f64,
 }
@@ -122,14 +121,18 @@ impl Ending {
             Some(previous) => format!("{changes} since version {previous}"),
             None => format!("{files} files"),
         };
-        let saved = match self.size.saturating_sub(self.sent) {
-            0 => String::new(),
-            saved => format!(" ({} saved)", ByteSize(saved)),
+        let sent = match self.contents {
+            0 => "no content had to be sent".to_owned(),
+            contents => format!(
+                "{} of {} sent, as {}",
+                words::size(self.sent),
+                words::size(self.size),
+                counted(contents, "content"),
+            ),
         };
         format!(
-            "published {directory} as {pack} version {version}: {previous}; {} of {} sent{saved} in {seconds:.1} s: {url}",
-            ByteSize(self.sent),
-            ByteSize(self.size),
+            "published {directory} as {pack} version {version}: {previous}; {sent}, in {}: {url}",
+            words::seconds(*seconds),
         )
     }
 }
@@ -276,9 +279,11 @@ impl<'a> Publisher<'a> {
             let what = "it misses contents that the draft does not have";
             return Err(Error::Transfer(transfer::Error::Nonsense(what.to_owned())));
         };
-        let (size, contents) = (archive.size(), archive.len());
+        let (size, contents) = (archive.content_size(), archive.len());
         let parcel = Parcel {
             source: Arc::new(archive),
+            // The server proves each content.
+            stated: None,
             method: Method::POST,
             target: self.resolve(&draft.content_url)?,
             content_type: Some(HeaderValue::from_static("application/zip")),
@@ -334,6 +339,9 @@ async fn scan(job: &Publish, report: &mut Report) -> Result<Contents, Error> {
         Listing::of(&directory, &ignored)
     });
     let listing = listing.await?;
+    if let Some(left_out) = left_out(&listing.without_files) {
+        transfer::write_line(std::io::stderr(), &left_out);
+    }
     let what = format!("reading {} files", listing.len());
     let total = listing.total_size();
     let pack = job.address.name().clone();
@@ -342,6 +350,31 @@ async fn scan(job: &Publish, report: &mut Report) -> Result<Contents, Error> {
     })
     .await
 }
+
+/// Names the directories that a version is published without.
+fn left_out(without_files: &[String]) -> Option<String> {
+    let named = match without_files {
+        [] => return None,
+        [directory] => return Some(format!("left out {directory}, a directory without files")),
+        all => all
+            .iter()
+            .take(MOST_NAMED)
+            .map(String::as_str)
+            .collect::<Vec<_>>(),
+    };
+    let more = match without_files.len() - named.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Some(format!(
+        "left out {} directories without files: {}{more}",
+        without_files.len(),
+        named.join(", ")
+    ))
+}
+
+/// Directories that are named beside their number.
+const MOST_NAMED: usize = 5;
 
 /// A tree as the server takes it.
 fn draft_text(tree: &Tree) -> Vec<u8> {

@@ -2,21 +2,20 @@
 //!
 //! 1. The version's document is asked for, on condition that it is another than the one that the directory has.
 //! 2. The catalogue comes and is proved by its digest, and by its signature where a key is given.
-//! 3. The directory's files are compared with what an earlier pull left there; what differs is hashed. So it is known
-//!    which contents are here, and the rest is one need.
-//! 4. That need is fetched as one archive: as `since/{u}` where the directory has exactly version `u`, so that many
-//!    devices share it, else by the need itself.
-//! 5. The new tree is made beside the directory and takes its place in one step.
+//! 3. The directory's files are compared with what an earlier pull left there; what may differ is hashed. So it is known
+//!    what to do ([`Plan`]), and which contents are not here: they are one need.
+//! 4. That need is fetched as one archive: as `since/{u}` where the directory lacks exactly what version `u` does, so
+//!    that many devices share it, else by the need itself.
+//! 5. The new files are made in the directory's `.longhaul/`, and the [`Exchange`] puts them in place.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use archive::{Catalogue, DigestSet, Need, NeedName, Sha256Digest, lacking_digests};
+use archive::{Catalogue, Need, NeedName, Sha256Digest, Tree, lacking, lacking_digests};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use bytesize::ByteSize;
 use ed25519_dalek::{Signature, VerifyingKey};
 use reqwest::{StatusCode, Url};
 use serde::Serialize;
@@ -25,11 +24,15 @@ use tokio::time::Instant;
 use super::api::{Api, Asked, VersionDocument};
 use super::apply::{self, Recipe};
 use super::catalogue::{self, Changes};
-use super::holding::{self, Answer, Held, Holding, Local, State, Survey};
+use super::exchange::{Exchange, remove_if_empty};
+use super::files::hash_all;
+use super::holding::{self, Answer, Held, Holding, State};
+use super::plan::{Plan, ancestors};
 use super::staging::Staging;
+use super::survey::{Survey, Thing, is_absence};
 use super::work::watched;
-use super::{Error, Failure, PackAddress, interruptible, tell_script};
-use crate::transfer::{self, Direction, Options, Report, download};
+use super::{Error, Failure, Named, PackAddress, counted, interruptible, tell_script};
+use crate::transfer::{self, Direction, Options, Report, download, words};
 
 /// What to pull, and where to.
 #[derive(Debug)]
@@ -42,8 +45,12 @@ pub struct Pull {
     pub public_key: Option<PublicKey>,
     /// Read every file, and do not trust sizes and times.
     pub verify: bool,
-    /// Replace what is of no pack, or of another.
+    /// Pull into a directory of no pack, or of another, and replace what stands in the way.
     pub force: bool,
+    /// Remove what is of no pack.
+    pub delete: bool,
+    /// Say what would be done, and do nothing.
+    pub dry_run: bool,
 }
 
 /// An Ed25519 key that signs catalogues.
@@ -78,8 +85,8 @@ impl PublicKey {
 ///
 /// # Errors
 ///
-/// Says whether the same command can go on later. Whatever happens, the directory has one whole version, the old or
-/// the new.
+/// Says whether the same command can go on later. Whatever happens, the directory has one whole version, or its
+/// `.longhaul/exchange.json` says that it is between two; and the user's files are as they were.
 pub async fn pull(job: Pull, options: &Options) -> Result<(), Error> {
     let begun = Instant::now();
     let mut report = Report::of_steps(Direction::Download, options.json);
@@ -123,13 +130,27 @@ struct Ending {
     size: u64,
     #[serde(flatten)]
     changes: Changes,
-    /// Files that were missing or damaged.
+    /// Files that were missing, or not as a pull had left them.
     healed: u32,
+    /// Files of the pack that somebody had changed here, and that are what the pack says again.
+    replaced: usize,
+    replaced_paths: Vec<String>,
+    /// The user's things that stood in the way, and were replaced.
+    overruled: usize,
+    overruled_paths: Vec<String>,
+    /// The user's things, which stay.
+    unknown: usize,
+    unknown_paths: Vec<String>,
+    /// The user's things that were removed.
+    deleted: usize,
     /// Bytes of all answers.
     fetched: u64,
     requests: u64,
     seconds: f64,
 }
+
+/// Paths that an ending names, of those that it counts.
+const MOST_NAMED: usize = 10;
 
 impl Ending {
     fn summary(&self) -> String {
@@ -137,36 +158,77 @@ impl Ending {
             directory,
             pack,
             version,
-            requests,
             ..
         } = self;
-        let plural = if *requests == 1 { "" } else { "s" };
-        let cost = format!(
-            "{} of {} fetched with {requests} request{plural} in {:.1} s",
-            ByteSize(self.fetched),
-            ByteSize(self.size),
-            self.seconds
-        );
-        if self.event == UP_TO_DATE {
-            return format!("{directory} is up to date: {pack} version {version}; {cost}");
-        }
+        let is = match self.event {
+            UP_TO_DATE => format!("{directory} is up to date: {pack} version {version}"),
+            DRY_RUN => format!("{directory} would be {pack} version {version}"),
+            _ => format!("{directory} is {pack} version {version}"),
+        };
         let from = match self.previous {
             Some(previous) if previous != *version => format!(" (was {previous})"),
             Some(_) | None => String::new(),
         };
-        let healed = match self.healed {
+        let changes = match self.event {
+            UP_TO_DATE => String::new(),
+            _ => format!(": {}", self.changes),
+        };
+        let cost = format!(
+            "; {} fetched with {} in {}",
+            words::size(self.fetched),
+            counted(self.requests, "request"),
+            words::seconds(self.seconds)
+        );
+        format!(
+            "{is}{from}{changes}{}{cost}{}",
+            self.repairs(),
+            self.of_no_pack()
+        )
+    }
+
+    fn repairs(&self) -> String {
+        let mut text = match self.healed {
             0 => String::new(),
             healed => format!(", {healed} healed"),
         };
-        format!(
-            "{directory} is {pack} version {version}{from}: {}{healed}; {cost}",
-            self.changes
-        )
+        for (count, paths, what) in [
+            (
+                self.replaced,
+                &self.replaced_paths,
+                "changed here and put back",
+            ),
+            (
+                self.overruled,
+                &self.overruled_paths,
+                "in the way and replaced",
+            ),
+        ] {
+            if count > 0 {
+                text.push_str(&format!(" ({count} {what}: {})", Named::of(paths, count)));
+            }
+        }
+        if self.deleted > 0 {
+            text.push_str(&format!(", {} of no pack deleted", self.deleted));
+        }
+        text
+    }
+
+    fn of_no_pack(&self) -> String {
+        match self.unknown {
+            0 => String::new(),
+            unknown => {
+                let verb = if unknown == 1 { "stays" } else { "stay" };
+                let names = Named::of(&self.unknown_paths, unknown);
+                let files = counted(unknown as u64, "file");
+                format!("; {files} of no pack {verb} (--delete removes them): {names}")
+            }
+        }
     }
 }
 
 const UP_TO_DATE: &str = "up_to_date";
 const PULLED: &str = "pulled";
+const DRY_RUN: &str = "dry_run";
 
 struct Pulling<'a> {
     job: &'a Pull,
@@ -199,15 +261,35 @@ impl<'a> Pulling<'a> {
             options,
             report,
         };
-        let staging = Staging::open(&job.directory)?;
+        let staging = Arc::new(Staging::open(&job.directory)?);
+        pulling.finish_exchange(&staging)?;
         let held = pulling.held(staging.target())?;
         let target = pulling.target(held.as_ref()).await?;
         let ending = pulling.bring(held.as_ref(), &target, &staging).await?;
-        staging.remove()?;
+        if !job.dry_run {
+            staging.remove()?;
+        }
         Ok(ending)
     }
 
-    /// What the directory has, if a pull may replace it.
+    /// Finishes what a run began that ended too early, so that the directory has one version.
+    fn finish_exchange(&mut self, staging: &Staging) -> Result<(), Error> {
+        match Exchange::unfinished(staging)? {
+            Some(_) if self.job.dry_run => Err(Error::Unfinished(self.job.directory.clone())),
+            Some(exchange) => {
+                let version = exchange.version().to_owned();
+                exchange.run(self.job.force)?;
+                self.report.say(&format!(
+                    "finished what an earlier pull had begun: {} is {version}",
+                    self.job.directory.display()
+                ));
+                staging.clear()
+            }
+            None => staging.clear(),
+        }
+    }
+
+    /// What the directory has, if a pull may go into it.
     fn held(&self, directory: &Path) -> Result<Option<Held>, Error> {
         let asked = self.job.address.name().as_str();
         match Holding::of(directory)? {
@@ -316,52 +398,90 @@ impl<'a> Pulling<'a> {
         &mut self,
         held: Option<&Held>,
         target: &Target,
-        staging: &Staging,
+        staging: &Arc<Staging>,
     ) -> Result<Ending, Error> {
+        let tree = target.catalogue.tree();
+        let old = held.map(|held| held.catalogue.tree());
+        let survey = self.survey(held, tree, staging).await?;
+        let plan = Plan::new(old, tree, &survey);
+        if self.job.dry_run {
+            self.list(held, &plan);
+            return Ok(self.ending(DRY_RUN, held, target, &plan));
+        }
+        if !plan.in_the_way.is_empty() && !self.job.force {
+            return Err(Error::InTheWay {
+                directory: self.job.directory.clone(),
+                paths: Named(plan.in_the_way),
+            });
+        }
         let is_same = held.is_some_and(|held| held.catalogue.digest() == target.catalogue.digest());
-        let trusted = held.filter(|_| !self.job.verify);
-        let survey = Survey::of(staging.target(), trusted)?;
-        if is_same && survey.is_intact() {
-            return Ok(self.ending(UP_TO_DATE, held, target, 0));
-        }
-        let (what, to_read) = ("reading what is here", survey.to_read());
-        let local = watched(self.report, what, to_read, move |work| survey.finish(work)).await?;
-        let damaged = held.map_or(0, |held| {
-            local.lacks(staging.target(), held.catalogue.tree())
-        });
-        if is_same && damaged == 0 {
-            self.refresh(target, staging, &local)?;
-            return Ok(self.ending(UP_TO_DATE, held, target, 0));
-        }
-        let need = lacking_digests(
-            target.catalogue.tree(),
-            &local.digests().collect::<DigestSet>(),
-        );
-        let archive = if need.is_empty() {
-            None
+        let mut ending = if is_same && plan.is_empty() {
+            self.refresh(held, target, staging, &survey)?;
+            self.ending(UP_TO_DATE, held, target, &plan)
         } else {
-            let base = held.filter(|_| !is_same && damaged == 0);
-            Some(self.archive(base, target, &local, &need, staging).await?)
+            let need = lacking_digests(tree, &survey.digests());
+            let archive = self
+                .archive(old, held, target, &survey, &need, staging)
+                .await?;
+            let made = Made {
+                survey,
+                plan,
+                need,
+                archive: archive.clone(),
+            };
+            let built = self.build(target, made, staging).await;
+            if let (Err(error), Some(archive)) = (&built, archive)
+                && error.is_damage()
+            {
+                std::fs::remove_file(&archive).map_err(Error::local("remove", &archive))?;
+            }
+            let plan = self.exchange(target, built?, staging).await?;
+            self.ending(PULLED, held, target, &plan)
         };
-        let built = self
-            .build(target, local, need, archive.clone(), staging)
-            .await;
-        if let (Err(error), Some(archive)) = (&built, archive)
-            && error.is_damage()
-        {
-            std::fs::remove_file(&archive).map_err(Error::local("remove", &archive))?;
+        if self.job.delete {
+            self.delete(&mut ending, tree, staging)?;
         }
-        built?;
-        staging.swap()?;
-        let healed = if is_same { damaged } else { 0 };
-        Ok(self.ending(PULLED, held, target, healed))
+        Ok(ending)
+    }
+
+    /// Finds what is here, and reads what is not known and matters.
+    async fn survey(
+        &mut self,
+        held: Option<&Held>,
+        target: &Tree,
+        staging: &Staging,
+    ) -> Result<Survey, Error> {
+        let trusted = held.filter(|_| !self.job.verify);
+        let mut survey = Survey::of(staging.target(), trusted)?;
+        let unread = survey.unread(held.map(|held| held.catalogue.tree()), target);
+        if !unread.is_empty() {
+            let size = |(_, file): &(_, super::files::Found)| file.stamp.size;
+            let total = unread.iter().map(size).sum();
+            let (paths, files): (Vec<_>, Vec<_>) = unread.into_iter().unzip();
+            let what = "reading what is here";
+            let hashed = watched(self.report, what, total, move |work| hash_all(&files, work));
+            survey.know(paths.into_iter().zip(hashed.await?).collect());
+        }
+        Ok(survey)
     }
 
     /// Notes the times of files that were touched and not changed, so that they need not be read next time.
-    fn refresh(&self, target: &Target, staging: &Staging, local: &Local) -> Result<(), Error> {
-        let modified = local.modified(staging.target(), target.catalogue.tree());
+    fn refresh(
+        &self,
+        held: Option<&Held>,
+        target: &Target,
+        staging: &Staging,
+        survey: &Survey,
+    ) -> Result<(), Error> {
+        let modified = survey.modified(target.catalogue.tree());
         let state = self.state(target, modified);
-        holding::replace_state(staging.target(), &state)
+        let is_known = held.is_some_and(|held| held.state == state);
+        if is_known && held.is_some_and(|held| held.signature == target.signature) {
+            return Ok(());
+        }
+        let record = staging.record();
+        holding::write(&record, &target.bytes, target.signature.as_deref(), &state)?;
+        holding::take(&record, staging.place())
     }
 
     fn state(&self, target: &Target, modified: Vec<(i64, i64)>) -> State {
@@ -369,12 +489,89 @@ impl<'a> Pulling<'a> {
         State::new(url, &target.catalogue, target.asked.clone(), modified)
     }
 
-    /// Fetches the needed contents, as a version's difference where the directory has exactly that version.
+    /// Says what would be done, a line a path.
+    fn list(&self, held: Option<&Held>, plan: &Plan) {
+        if self.options.json {
+            return;
+        }
+        let is_old =
+            |path: &str| held.is_some_and(|held| held.catalogue.tree().position(path).is_some());
+        let puts = plan.puts.iter().map(|put| match &*put.path {
+            path if is_old(path) => ("change", path),
+            path => ("add", path),
+        });
+        let removals = plan
+            .removals
+            .iter()
+            .map(|removal| ("remove", &*removal.path));
+        let in_the_way = plan.in_the_way.iter().map(|path| ("in the way", &**path));
+        let of_no_pack = if self.job.delete { "delete" } else { "leave" };
+        let unknown = plan.unknown.iter().map(|path| (of_no_pack, &**path));
+        for (what, path) in puts.chain(removals).chain(in_the_way).chain(unknown) {
+            transfer::write_line(std::io::stdout(), &format!("{what}: {path}"));
+        }
+    }
+
+    /// Removes what is of no pack, and directories that are empty then.
+    fn delete(&self, ending: &mut Ending, tree: &Tree, staging: &Staging) -> Result<(), Error> {
+        let survey = Survey::of(staging.target(), None)?;
+        let mut left = Vec::new();
+        let of_tree: BTreeSet<&str> = tree
+            .entries()
+            .flat_map(|entry| ancestors(entry.path))
+            .collect();
+        for (path, thing) in survey.things().rev() {
+            let at = match thing {
+                // Its name may be one that cannot be written in Unicode.
+                Thing::File(local) => local.found.path.clone(),
+                _ => staging.target().join(path),
+            };
+            match thing {
+                Thing::Directory if of_tree.contains(path) => {}
+                Thing::Directory => remove_if_empty(&at)?,
+                Thing::File(_) | Thing::Other if tree.position(path).is_none() => {
+                    match std::fs::remove_file(&at) {
+                        Ok(()) => ending.deleted += 1,
+                        Err(error) if is_absence(&error) => left.push(path.to_owned()),
+                        Err(error) => return Err(Error::local("remove", &at)(error)),
+                    }
+                }
+                Thing::File(_) | Thing::Other | Thing::Closed => {}
+            }
+        }
+        if ending.deleted > 0 {
+            ending.event = PULLED;
+        }
+        ending.unknown = left.len();
+        ending.unknown_paths = left.into_iter().take(MOST_NAMED).collect();
+        Ok(())
+    }
+
+    /// Fetches the needed contents, as a version's difference where just that is needed.
     async fn archive(
+        &mut self,
+        old: Option<&Tree>,
+        held: Option<&Held>,
+        target: &Target,
+        survey: &Survey,
+        need: &Need,
+        staging: &Staging,
+    ) -> Result<Option<PathBuf>, Error> {
+        if need.is_empty() {
+            return Ok(None);
+        }
+        let tree = target.catalogue.tree();
+        let base = held.filter(|_| old.is_some_and(|old| lacking(tree, old) == *need));
+        self.fetch_need(base, target, survey, need, staging)
+            .await
+            .map(Some)
+    }
+
+    async fn fetch_need(
         &mut self,
         base: Option<&Held>,
         target: &Target,
-        local: &Local,
+        survey: &Survey,
         need: &Need,
         staging: &Staging,
     ) -> Result<PathBuf, Error> {
@@ -393,15 +590,16 @@ impl<'a> Pulling<'a> {
         let name = need.name();
         let url = address.of_version(version, &["need", &format!("{name}.zip")]);
         if let NeedName::Registered(_) = name {
+            let known = survey.digests();
             let wanted: HashSet<Sha256Digest> = target
                 .catalogue
                 .tree()
                 .entries()
                 .map(|entry| entry.sha256)
                 .collect();
-            let held: Vec<_> = local
-                .digests()
-                .filter(|sha256| wanted.contains(sha256))
+            let held: Vec<_> = wanted
+                .into_iter()
+                .filter(|sha256| known.contains(sha256))
                 .collect();
             let diff = address.of_version(version, &["diff"]);
             self.api.register_need(&diff, &held, self.report).await?;
@@ -434,36 +632,53 @@ impl<'a> Pulling<'a> {
         Ok(path)
     }
 
-    /// Makes the next tree, whole and durable.
+    /// Makes the new files and the new record.
     async fn build(
         &mut self,
         target: &Target,
-        local: Local,
-        need: Need,
-        archive: Option<PathBuf>,
-        staging: &Staging,
-    ) -> Result<(), Error> {
+        made: Made,
+        staging: &Arc<Staging>,
+    ) -> Result<Plan, Error> {
         let catalogue = Arc::clone(&target.catalogue);
-        let total = catalogue.tree().total_size();
-        let next = staging.next();
-        let modified = watched(self.report, "making the tree", total, move |work| {
+        let size = |put: &super::plan::Put| catalogue.tree().size(put.position);
+        let total = made.plan.puts.iter().map(size).sum();
+        let mut modified = made.survey.modified(catalogue.tree());
+        let place = Arc::clone(staging);
+        let built = watched(self.report, "making the files", total, move |work| {
             let recipe = Recipe {
                 target: &catalogue,
-                local: &local,
-                need: &need,
-                archive: archive.as_deref(),
+                plan: &made.plan,
+                survey: &made.survey,
+                need: &made.need,
+                archive: made.archive.as_deref(),
             };
-            apply::build(&recipe, &next, work)
+            let stamps = apply::build(&recipe, &place, work)?;
+            Ok((made.plan, stamps))
         });
-        let modified = modified.await?;
-        let state = self.state(target, modified);
-        let next = staging.next();
-        holding::write(&next, &target.bytes, target.signature.as_deref(), &state)?;
-        if let Ok(metadata) = std::fs::metadata(staging.target()) {
-            std::fs::set_permissions(&next, metadata.permissions())
-                .map_err(Error::local("change", &next))?;
+        let (plan, stamps) = built.await?;
+        for (position, stamp) in stamps {
+            modified[position as usize] = stamp.modified;
         }
-        watched(self.report, "syncing", 0, move |_| apply::sync(&next)).await
+        let state = self.state(target, modified);
+        let record = staging.record();
+        holding::write(&record, &target.bytes, target.signature.as_deref(), &state)?;
+        Ok(plan)
+    }
+
+    async fn exchange(
+        &mut self,
+        target: &Target,
+        plan: Plan,
+        staging: &Arc<Staging>,
+    ) -> Result<Plan, Error> {
+        let (pack, version) = (target.catalogue.pack(), target.catalogue.version());
+        let version = format!("{pack} version {version}");
+        let (place, force) = (Arc::clone(staging), self.job.force);
+        watched(self.report, "putting the files in place", 0, move |_| {
+            Exchange::new(&place, &plan, version).run(force)?;
+            Ok(plan)
+        })
+        .await
     }
 
     fn ending(
@@ -471,14 +686,27 @@ impl<'a> Pulling<'a> {
         event: &'static str,
         held: Option<&Held>,
         target: &Target,
-        healed: u32,
+        plan: &Plan,
     ) -> Ending {
         let tree = target.catalogue.tree();
         let version = target.catalogue.version();
-        let changes = match held {
+        let mut changes = match held {
             Some(held) => Changes::between(held.catalogue.tree(), tree),
             None => Changes::of_new(tree),
         };
+        // A changed file that the version has no more stays, so it is not removed.
+        let left = |entry: &archive::Entry<'_>| {
+            plan.unknown
+                .binary_search_by(|path| path.as_str().cmp(entry.path))
+                .is_ok()
+        };
+        let left = held.map_or(0, |held| {
+            held.catalogue.tree().entries().filter(left).count()
+        });
+        changes.removed = changes
+            .removed
+            .saturating_sub(u32::try_from(left).unwrap_or(u32::MAX));
+        let named = |paths: &[String]| paths.iter().take(MOST_NAMED).cloned().collect();
         Ending {
             event,
             directory: self.job.directory.display().to_string(),
@@ -489,12 +717,27 @@ impl<'a> Pulling<'a> {
             files: tree.len(),
             size: tree.total_size(),
             changes,
-            healed,
+            healed: plan.healed,
+            replaced: plan.replaced.len(),
+            replaced_paths: named(&plan.replaced),
+            overruled: plan.in_the_way.len(),
+            overruled_paths: named(&plan.in_the_way),
+            unknown: plan.unknown.len(),
+            unknown_paths: named(&plan.unknown),
+            deleted: 0,
             fetched: self.api.received(),
             requests: self.api.requests(),
             seconds: 0.0,
         }
     }
+}
+
+/// All that the new files are made of.
+struct Made {
+    survey: Survey,
+    plan: Plan,
+    need: Need,
+    archive: Option<PathBuf>,
 }
 
 #[cfg(test)]

@@ -2,21 +2,25 @@
 //!
 //! Every name is an [`EntryPath`], no two are the same file where case or normalization does not count, and all files
 //! are plain. What is wrong is gathered, so that it can be put right at once. What macOS adds to directories is left
-//! out, and so is the directory in which a pulled tree says what it is.
+//! out, and so is the directory in which a pulled tree says what it is. Trees consist of files, so directories without
+//! any are left out, too, and named.
 
 use std::collections::HashMap;
 use std::fs::FileType;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
-use archive::{Collision, EntryPath, Limits, Tree, TreeBuilder, TreeError};
+use archive::{Collision, EntryPath, Limits, Tree, TreeBuilder, TreeError, is_litter};
 
-use super::files::{Found, Hashed, entries, hash_all, is_litter};
+use super::files::{Found, Hashed, entries, hash_all};
 use super::work::Work;
 use super::{Error, STATE_DIRECTORY};
 
 /// The deepest directory that can hold a file: a path has at most 1,024 bytes.
 const DEEPEST: usize = 512;
+
+/// Names that begin with a dot are ordinary, but this one is published by mistake alone.
+const REPOSITORY: &str = ".git";
 
 /// Names of files and directories to leave out: `*` is any text, `?` any character.
 #[derive(Debug, Clone, Default)]
@@ -66,6 +70,8 @@ pub(super) struct Listing {
     /// In the order of their paths.
     files: Vec<(EntryPath<'static>, Found)>,
     total_size: u64,
+    /// Directories that are left out because there is no file in them, each without those below it.
+    pub(super) without_files: Vec<String>,
 }
 
 /// A directory as a tree, and where each of its files is.
@@ -88,11 +94,13 @@ impl Listing {
         let mut finder = Finder {
             ignored,
             files: Vec::new(),
+            without_files: Vec::new(),
             problems: Vec::new(),
         };
         finder.look_into(directory, "", 0)?;
         let Finder {
             mut files,
+            without_files,
             mut problems,
             ..
         } = finder;
@@ -111,6 +119,7 @@ impl Listing {
             directory: directory.to_owned(),
             total_size: files.iter().map(|(_, file)| file.stamp.size).sum(),
             files,
+            without_files,
         })
     }
 
@@ -149,6 +158,7 @@ impl Listing {
 struct Finder<'a> {
     ignored: &'a Ignored,
     files: Vec<(EntryPath<'static>, Found)>,
+    without_files: Vec<String>,
     problems: Vec<String>,
 }
 
@@ -172,9 +182,13 @@ impl Finder<'_> {
                     self.problem(&path, "it lies too deep");
                     continue;
                 }
+                if name == REPOSITORY {
+                    self.problem(&path, "it has the history of a Git repository, which few mean to publish: leave it out with --ignore '.git'");
+                    continue;
+                }
                 // A directory that cannot be is told once, and not for each of its files.
                 match EntryPath::normalize(below.as_str()) {
-                    Ok(_) => self.look_into(&path, &format!("{below}/"), depth + 1)?,
+                    Ok(_) => self.look_below(&path, below, depth)?,
                     Err(error) => self.problem(&path, &advice(&error.to_string(), &name)),
                 }
             } else if kind.is_file() {
@@ -188,6 +202,17 @@ impl Finder<'_> {
             } else {
                 self.problem(&path, special(kind));
             }
+        }
+        Ok(())
+    }
+
+    fn look_below(&mut self, path: &Path, below: String, depth: usize) -> Result<(), Error> {
+        let (files, named) = (self.files.len(), self.without_files.len());
+        let problems = self.problems.len();
+        self.look_into(path, &format!("{below}/"), depth + 1)?;
+        if self.files.len() == files && self.problems.len() == problems {
+            self.without_files.truncate(named);
+            self.without_files.push(below);
         }
         Ok(())
     }
@@ -312,17 +337,32 @@ mod tests {
         write(root, ".DS_Store", "litter");
         write(root, "b/._c.txt", "litter");
         write(root, ".longhaul/pull.json", "ours");
+        write(root, "Icon\r", "litter");
+        write(root, ".well-known/assetlinks.json", "x");
+        write(root, ".nojekyll", "");
+        write(root, "only litter/.DS_Store", "litter");
+        std::fs::create_dir_all(root.join("empty/below")).unwrap();
         let executable = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(root.join("run"), executable).unwrap();
 
+        let listing = Listing::of(root, &Ignored::default()).unwrap();
+        assert_eq!(listing.without_files, ["empty", "only litter"]);
         let scan = scan(root, &[]).unwrap();
         let paths: Vec<&str> = scan.tree.entries().map(|entry| entry.path).collect();
-        assert_eq!(paths, ["b.txt", "b/c.txt", "caf\u{e9}.txt", "run"]);
-        assert_eq!(scan.tree.sha256(1), Sha256Digest::of(b"three"));
-        assert_eq!(scan.hashed[1].crc32, crc32fast::hash(b"three"));
-        assert_eq!(scan.files[2].path, root.join("cafe\u{301}.txt"));
+        let expected = [
+            ".nojekyll",
+            ".well-known/assetlinks.json",
+            "b.txt",
+            "b/c.txt",
+            "caf\u{e9}.txt",
+            "run",
+        ];
+        assert_eq!(paths, expected);
+        assert_eq!(scan.tree.sha256(3), Sha256Digest::of(b"three"));
+        assert_eq!(scan.hashed[3].crc32, crc32fast::hash(b"three"));
+        assert_eq!(scan.files[4].path, root.join("cafe\u{301}.txt"));
         let executables: Vec<bool> = scan.tree.entries().map(|entry| entry.executable).collect();
-        assert_eq!(executables, [false, false, false, true]);
+        assert_eq!(executables, [false, false, false, false, false, true]);
     }
 
     #[test]
@@ -330,24 +370,26 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path();
         write(root, "good.txt", "1");
-        write(root, ".git/config", "2");
-        write(root, ".git/index", "3");
+        write(root, " git/config", "2");
+        write(root, " git/index", "3");
         write(root, "back\\slash", "4");
+        write(root, ".git/config", "5");
         symlink("good.txt", root.join("link")).unwrap();
 
         let error = scan(root, &[]).unwrap_err().to_string();
         assert_eq!(
-            error.matches(".git").count(),
+            error.matches(" git").count(),
             2,
             "once, with its advice: {error}"
         );
-        assert!(error.contains("--ignore '.git'"), "{error}");
+        assert!(error.contains("--ignore ' git'"), "{error}");
         assert!(
             error.contains("back\\slash: the path has a backslash"),
             "{error}"
         );
         assert!(error.contains("link: it is a symbolic link"), "{error}");
-        let left = scan(root, &[".git", "back*", "l?nk"]).unwrap();
+        assert!(error.contains("--ignore '.git'"), "{error}");
+        let left = scan(root, &["?git", "back*", "l?nk"]).unwrap();
         assert_eq!(left.tree.len(), 1);
     }
 

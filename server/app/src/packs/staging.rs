@@ -1,161 +1,148 @@
-//! The place beside a directory where its next tree is made, and the step that puts it in place.
+//! The place in a directory where its next version is made: `.longhaul/`, which also has the record of what it holds.
 //!
-//! For `maps` it is `.maps.longhaul`, on the same file system:
+//! It lies in the directory because that is where the user lets us write, and because it is on the same file system,
+//! however the directory is mounted. Beside the record there are
 //!
-//! - `next` is the tree in the making. Nothing in it counts before it is whole and synced.
-//! - The step itself exchanges `next` and the directory, so that at every moment one of the two whole trees is there.
-//!   Where a file system cannot do that, the directory becomes `old` first, and `next` becomes the directory then.
-//! - What is left, whichever tree that is, is removed.
+//! - `staging/`: the archive that is being fetched, and in `next/` the new files by their positions. Nothing in it
+//!   counts, and it goes when the pull is done;
+//! - `exchange.json`: the journal of an exchange under way (see [`exchange`](super::exchange)).
 //!
-//! After a crash at any point [`Staging::open`] finds one of two things: the directory is there, so whatever else is
-//! there is litter; or it is not there and `old` is, so the step was under way, and `old` becomes the directory again.
+//! One process at a time works on a directory: it holds a lock on `.longhaul/` itself.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
-use rustix::io::Errno;
-
-use super::Error;
+use super::{Error, STATE_DIRECTORY};
 use crate::transfer;
 
-/// The place for one directory, held by one process.
+/// Staged files in one directory.
+const PER_DIRECTORY: u32 = 4096;
+
+/// The place in one directory, held by one process.
 #[derive(Debug)]
 pub(super) struct Staging {
-    /// The directory that the tree is for.
+    /// The directory that the version is for.
     target: PathBuf,
+    /// The directory was not there before.
+    is_new: bool,
     place: PathBuf,
     /// Locked for as long as it is open.
     _lock: File,
 }
 
 impl Staging {
-    /// Makes or takes the place for `target`, and cleans up after a run that ended too early.
+    /// Makes or takes the place in `target`, which is made if it is not there.
     ///
     /// # Errors
     ///
     /// [`transfer::Error::Busy`] when another process works on the same directory.
     pub(super) fn open(target: &Path) -> Result<Self, Error> {
-        let target = resolved(target)?;
-        let name = target.file_name().ok_or_else(|| {
-            let source =
-                io::Error::other("it has no directory above it, where the next tree could be made");
-            Error::local("use", &target)(source)
-        })?;
-        let mut place = std::ffi::OsString::from(".");
-        place.push(name);
-        place.push(".longhaul");
-        let place = target.with_file_name(place);
-        let staging = Self {
+        let is_new = !target.exists();
+        if is_new {
+            fs::create_dir_all(target).map_err(Error::local("create", target))?;
+        }
+        let target = target
+            .canonicalize()
+            .map_err(Error::local("find", target))?;
+        if !target.is_dir() {
+            return Err(Error::NoDirectory(target));
+        }
+        let place = target.join(STATE_DIRECTORY);
+        Ok(Self {
             _lock: lock(&place)?,
             target,
+            is_new,
             place,
-        };
-        staging.recover()?;
-        Ok(staging)
+        })
     }
 
-    /// The directory that the tree is for, without links.
+    /// The directory that the version is for, without links.
     pub(super) fn target(&self) -> &Path {
         &self.target
     }
 
-    /// Where the tree is made.
-    pub(super) fn next(&self) -> PathBuf {
-        self.place.join("next")
+    pub(super) fn place(&self) -> &Path {
+        &self.place
+    }
+
+    pub(super) fn journal(&self) -> PathBuf {
+        self.place.join("exchange.json")
+    }
+
+    /// Where the new record is made.
+    pub(super) fn record(&self) -> PathBuf {
+        self.staging().join("record")
+    }
+
+    /// Where the file at this position of the tree is made.
+    pub(super) fn staged(&self, position: u32) -> PathBuf {
+        let (directory, name) = (position / PER_DIRECTORY, position % PER_DIRECTORY);
+        self.next()
+            .join(directory.to_string())
+            .join(name.to_string())
+    }
+
+    /// Where something of the user's is set aside that may go.
+    pub(super) fn aside(&self, number: usize) -> Result<PathBuf, Error> {
+        let aside = self.staging().join("aside");
+        fs::create_dir_all(&aside).map_err(Error::local("create", &aside))?;
+        Ok(aside.join(number.to_string()))
     }
 
     /// Where a download of this name goes; those of other names are removed.
     pub(super) fn archive(&self, name: &str) -> Result<PathBuf, Error> {
-        for entry in super::files::entries(&self.place)? {
-            let is_other = !entry.file_name().to_string_lossy().starts_with(name);
-            if is_other && entry.path() != self.next() && entry.path() != self.old() {
+        let archives = self.staging().join("archives");
+        fs::create_dir_all(&archives).map_err(Error::local("create", &archives))?;
+        for entry in super::files::entries(&archives)? {
+            if !entry.file_name().to_string_lossy().starts_with(name) {
                 fs::remove_file(entry.path()).map_err(Error::local("remove", entry.path()))?;
             }
         }
-        Ok(self.place.join(name))
+        Ok(archives.join(name))
     }
 
-    fn old(&self) -> PathBuf {
-        self.place.join("old")
-    }
-
-    /// Brings the directory back if a crash left it aside, and removes trees that are of no use.
-    fn recover(&self) -> Result<(), Error> {
-        if self.old().exists() && !self.target.exists() {
-            fs::rename(self.old(), &self.target)
-                .map_err(Error::local("bring back", &self.target))?;
-            sync_directory(self.above())?;
-        }
-        self.remove_trees()
-    }
-
-    /// Puts the next tree in the directory's place. It must be whole and synced.
-    pub(super) fn swap(&self) -> Result<(), Error> {
-        if !self.target.exists() {
-            self.put_in_place()?;
-        } else if !self.exchange()? {
-            self.set_aside()?;
-            self.put_in_place()?;
-        }
-        sync_directory(self.above())?;
-        sync_directory(&self.place)
-    }
-
-    /// Exchanges the trees in one step; `false` where the file system cannot.
-    fn exchange(&self) -> Result<bool, Error> {
-        match renameat_with(CWD, self.next(), CWD, &self.target, RenameFlags::EXCHANGE) {
-            Ok(()) => Ok(true),
-            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => Ok(false),
-            Err(error) => Err(Error::local("replace", &self.target)(error.into())),
-        }
-    }
-
-    fn set_aside(&self) -> Result<(), Error> {
-        fs::rename(&self.target, self.old()).map_err(Error::local("set aside", &self.target))
-    }
-
-    fn put_in_place(&self) -> Result<(), Error> {
-        fs::rename(self.next(), &self.target).map_err(Error::local("create", &self.target))
-    }
-
-    /// Removes the place; the command is done.
-    pub(super) fn remove(self) -> Result<(), Error> {
-        self.remove_trees()?;
-        // The lock goes with the directory: whoever waits for it notices that it is another one.
-        fs::remove_dir_all(&self.place).map_err(Error::local("remove", &self.place))
-    }
-
-    fn remove_trees(&self) -> Result<(), Error> {
-        for tree in [self.next(), self.old()] {
-            match fs::remove_dir_all(&tree) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(Error::local("remove", tree)(error)),
-            }
+    /// Removes what an earlier run made and did not put in place.
+    pub(super) fn clear(&self) -> Result<(), Error> {
+        let staging = self.staging();
+        for tree in [self.next(), self.record(), staging.join("aside")] {
+            remove_tree(&tree)?;
         }
         Ok(())
     }
 
-    fn above(&self) -> &Path {
-        self.place.parent().expect("the place has a name")
+    /// Removes what is of no use after a pull; the command is done.
+    pub(super) fn remove(&self) -> Result<(), Error> {
+        remove_tree(&self.staging())
+    }
+
+    fn staging(&self) -> PathBuf {
+        self.place.join("staging")
+    }
+
+    fn next(&self) -> PathBuf {
+        self.staging().join("next")
     }
 }
 
-/// The path without links, of a directory that may not be there yet.
-fn resolved(target: &Path) -> Result<PathBuf, Error> {
-    match target.canonicalize() {
-        Ok(path) => Ok(path),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let path = std::path::absolute(target).map_err(Error::local("find", target))?;
-            let above = path.parent().unwrap_or(&path);
-            fs::create_dir_all(above).map_err(Error::local("create", above))?;
-            let above = above.canonicalize().map_err(Error::local("find", above))?;
-            Ok(above.join(path.file_name().unwrap_or_default()))
+impl Drop for Staging {
+    /// Leaves no trace of a pull that came to nothing: only what is empty goes.
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(self.staging().join("archives"));
+        let _ = fs::remove_dir(self.staging());
+        if fs::remove_dir(&self.place).is_ok() && self.is_new {
+            let _ = fs::remove_dir(&self.target);
         }
-        Err(error) => Err(Error::local("find", target)(error)),
+    }
+}
+
+fn remove_tree(tree: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(tree) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::local("remove", tree)(error))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -166,6 +153,12 @@ fn lock(place: &Path) -> Result<File, Error> {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(Error::local("create", place)(error)),
+        }
+        match place.symlink_metadata() {
+            Ok(metadata) if metadata.is_dir() => {}
+            Ok(_) => return Err(Error::NoDirectory(place.to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(Error::local("read", place)(error)),
         }
         let directory = match File::open(place) {
             Ok(directory) => directory,
@@ -200,134 +193,58 @@ pub(super) fn sync_directory(path: &Path) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
-    use tempfile::TempDir;
-
     use super::*;
 
-    fn tree(path: &Path, content: &str) {
-        fs::create_dir_all(path.join("deep")).unwrap();
-        fs::write(path.join("deep/file"), content).unwrap();
-    }
-
-    fn content(path: &Path) -> String {
-        fs::read_to_string(path.join("deep/file")).unwrap()
-    }
-
-    /// A directory with the old tree, and its place with the new one.
-    fn setting() -> (TempDir, PathBuf, Staging) {
+    #[test]
+    fn a_pull_that_came_to_nothing_leaves_nothing() {
         let above = tempfile::tempdir().unwrap();
         let target = above.path().join("maps");
-        tree(&target, "old");
         let staging = Staging::open(&target).unwrap();
-        tree(&staging.next(), "new");
-        (above, target, staging)
-    }
-
-    fn names(above: &TempDir) -> Vec<String> {
-        let entries = super::super::files::entries(above.path()).unwrap();
-        entries
-            .iter()
-            .map(|entry| entry.file_name().into_string().unwrap())
-            .collect()
-    }
-
-    /// What the next run finds and leaves when this one ends here.
-    fn recovered(above: &TempDir, target: &Path, staging: Staging) -> String {
+        staging.archive("one.zip").unwrap();
         drop(staging);
-        let staging = Staging::open(target).unwrap();
-        assert!(!staging.next().exists() && !staging.old().exists());
-        let content = content(target);
-        staging.remove().unwrap();
-        assert_eq!(names(above), ["maps"]);
-        content
-    }
-
-    #[test]
-    fn the_new_tree_takes_the_place_of_the_old() {
-        let (above, target, staging) = setting();
-        staging.swap().unwrap();
-        assert_eq!(content(&target), "new");
-        staging.remove().unwrap();
-        assert_eq!(names(&above), ["maps"]);
-    }
-
-    #[test]
-    fn a_first_tree_is_simply_put_there() {
-        let above = tempfile::tempdir().unwrap();
-        let target = above.path().join("not/there/yet");
-        let staging = Staging::open(&target).unwrap();
-        tree(&staging.next(), "new");
-        staging.swap().unwrap();
-        staging.remove().unwrap();
-        assert_eq!(content(&target), "new");
-    }
-
-    #[test]
-    #[expect(clippy::print_stderr, reason = "a skipped test says so")]
-    fn whatever_step_was_the_last_a_whole_tree_is_found() {
-        let (above, target, staging) = setting();
-        assert_eq!(
-            recovered(&above, &target, staging),
-            "old",
-            "before the step"
-        );
-
-        let (above, target, staging) = setting();
-        if staging.exchange().unwrap() {
-            assert_eq!(recovered(&above, &target, staging), "new", "exchanged");
-        } else {
-            eprintln!("skipped: this file system cannot exchange");
-        }
-
-        let (above, target, staging) = setting();
-        staging.set_aside().unwrap();
         assert!(!target.exists());
-        assert_eq!(recovered(&above, &target, staging), "old", "set aside");
-
-        let (above, target, staging) = setting();
-        staging.set_aside().unwrap();
-        staging.put_in_place().unwrap();
-        assert_eq!(recovered(&above, &target, staging), "new", "put in place");
-
-        let (above, target, staging) = setting();
-        staging.set_aside().unwrap();
-        staging.put_in_place().unwrap();
-        fs::remove_file(staging.old().join("deep/file")).unwrap();
-        assert_eq!(recovered(&above, &target, staging), "new", "half removed");
-    }
-
-    #[test]
-    fn a_link_to_a_directory_stays_a_link() {
-        let above = tempfile::tempdir().unwrap();
-        tree(&above.path().join("real"), "old");
-        let link = above.path().join("link");
-        std::os::unix::fs::symlink("real", &link).unwrap();
-        let staging = Staging::open(&link).unwrap();
-        tree(&staging.next(), "new");
-        staging.swap().unwrap();
-        staging.remove().unwrap();
-        assert!(link.is_symlink());
-        assert_eq!(content(&above.path().join("real")), "new");
-    }
-
-    #[test]
-    fn a_place_has_one_holder_and_is_made_again() {
-        let above = tempfile::tempdir().unwrap();
-        let target = above.path().join("maps");
+        // What is there already stays, and so does what can be gone on with.
+        fs::create_dir(&target).unwrap();
+        drop(Staging::open(&target).unwrap());
+        assert_eq!(super::super::files::entries(&target).unwrap().len(), 0);
         let staging = Staging::open(&target).unwrap();
-        let error = Staging::open(&target).unwrap_err();
+        let archive = staging.archive("one.zip").unwrap();
+        fs::write(&archive, "1").unwrap();
+        drop(staging);
+        assert!(archive.exists());
+    }
+
+    #[test]
+    fn a_directory_has_one_holder() {
+        let target = tempfile::tempdir().unwrap();
+        let staging = Staging::open(target.path()).unwrap();
+        let error = Staging::open(target.path()).unwrap_err();
         assert!(
             matches!(error, Error::Transfer(transfer::Error::Busy { .. })),
             "{error}"
         );
-        staging.remove().unwrap();
-        Staging::open(&target).unwrap().remove().unwrap();
+        drop(staging);
+        Staging::open(target.path()).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_directory_is_not_pulled_into() {
+        let above = tempfile::tempdir().unwrap();
+        let file = above.path().join("file");
+        fs::write(&file, "").unwrap();
+        let error = Staging::open(&file).unwrap_err();
+        assert!(matches!(error, Error::NoDirectory(_)), "{error}");
+        // A link would lead what is staged somewhere else.
+        let place = above.path().join(STATE_DIRECTORY);
+        std::os::unix::fs::symlink("/tmp", place).unwrap();
+        let error = Staging::open(above.path()).unwrap_err();
+        assert!(matches!(error, Error::NoDirectory(_)), "{error}");
     }
 
     #[test]
     fn downloads_of_another_need_are_removed() {
-        let above = tempfile::tempdir().unwrap();
-        let staging = Staging::open(&above.path().join("maps")).unwrap();
+        let target = tempfile::tempdir().unwrap();
+        let staging = Staging::open(target.path()).unwrap();
         let first = staging.archive("one.zip").unwrap();
         fs::write(&first, "1").unwrap();
         fs::write(first.with_extension("zip.part"), "1").unwrap();

@@ -19,6 +19,21 @@ use tracing_subscriber::registry::LookupSpan;
 #[derive(Debug)]
 pub(super) struct JsonLines;
 
+/// Says that so many lines could not be written.
+pub(super) fn notice(lost: u64) -> String {
+    let mut timestamp = String::new();
+    // Writing to a String cannot fail.
+    let _ = SystemTime.format_time(&mut Writer::new(&mut timestamp));
+    let line = serde_json::json!({
+        "timestamp": timestamp,
+        "level": "WARN",
+        "lost": lost,
+        "message": "lines of the log were lost here: standard error could not be written",
+        "target": "app::telemetry",
+    });
+    format!("{line}\n")
+}
+
 #[derive(Debug, Serialize)]
 struct Line<'a> {
     timestamp: String,

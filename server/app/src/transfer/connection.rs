@@ -6,12 +6,12 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use reqwest::StatusCode;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName};
-use reqwest::{Certificate, StatusCode};
 use reqwest::{Client, ClientBuilder, Method, RequestBuilder, Response, Url, redirect};
 
 use super::error::{Error, Refusal, Setback};
-use super::{Options, fields};
+use super::{Options, fields, trust, words};
 
 /// Time for a TCP connection and a TLS handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -117,12 +117,7 @@ impl Connection {
         time: Duration,
         work: impl Future<Output = T>,
     ) -> Result<T, Setback> {
-        let stalled = || {
-            Setback::passing(format!(
-                "nothing came for {}",
-                humantime::format_duration(time)
-            ))
-        };
+        let stalled = || Setback::passing(format!("nothing came for {}", words::elapsed(time)));
         tokio::time::timeout(time, work)
             .await
             .map_err(|_| stalled())
@@ -142,17 +137,8 @@ impl Connection {
 fn client(options: &Options, home: &Url) -> Result<Client, Error> {
     let setup = |error: reqwest::Error| Error::Setup(chain(&error));
     if let Some(path) = &options.cacert {
-        let pem = std::fs::read(path).map_err(|source| Error::Local {
-            doing: "read",
-            path: path.clone(),
-            source,
-        })?;
-        let certificates = Certificate::from_pem_bundle(&pem).map_err(setup)?;
-        if certificates.is_empty() {
-            let message = format!("{} has no certificate", path.display());
-            return Err(Error::Setup(message));
-        }
-        let client = builder(options).tls_certs_only(certificates).build();
+        let trusted = trust::only(path, options.http2_prior_knowledge)?;
+        let client = builder(options).tls_backend_preconfigured(trusted).build();
         return client.map_err(setup);
     }
     match builder(options).build() {
@@ -212,37 +198,110 @@ fn redirected(answer: &Response) -> Option<Url> {
     is_as_safe.then_some(next)
 }
 
-/// What a failed request means: most failures pass, those of the request itself or of a certificate do not.
+/// What a failed request means. Most failures pass; those do not that come from the request itself, from a certificate,
+/// or from an address that leads to no server of the kind.
 pub(crate) fn setback(error: reqwest::Error) -> Setback {
+    let server = error.url().map(Server::of).unwrap_or_default();
     // An upload's URL is all that one needs to write to it, so it stays out of messages.
     let error = error.without_url();
     if error.is_builder() {
         return Setback::Final(Error::Setup(chain(&error)));
     }
-    if is_certificate_trouble(&error) {
-        return Setback::Final(Error::Setup(format!("{}; see --cacert", chain(&error))));
+    let causes = causes(&error);
+    if let Some(reason) = causes.iter().find_map(|cause| lasting(*cause, &server)) {
+        let server = server.origin;
+        return Setback::Final(Error::Unreachable { server, reason });
+    }
+    if error.is_connect() {
+        let refused = |cause: &&(dyn std::error::Error + 'static)| {
+            let error = cause.downcast_ref::<io::Error>();
+            error.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+        };
+        let reason = if error.is_timeout() {
+            "it does not answer".to_owned()
+        } else if causes.iter().any(refused) {
+            "connection refused".to_owned()
+        } else {
+            causes
+                .last()
+                .map_or_else(|| error.to_string(), ToString::to_string)
+        };
+        return Setback::passing(format!("cannot reach {}: {reason}", server.origin));
     }
     // The error itself only says that it was a request that failed.
     Setback::passing(error.source().map_or_else(|| error.to_string(), chain))
 }
 
-fn is_certificate_trouble(error: &reqwest::Error) -> bool {
-    let mut source = error.source();
-    while let Some(error) = source {
+/// The server of a URL, as messages name it.
+#[derive(Debug, Default)]
+struct Server {
+    /// With its scheme.
+    origin: String,
+    host: String,
+    /// The same with the other scheme.
+    other: String,
+}
+
+impl Server {
+    fn of(url: &Url) -> Self {
+        let origin = url.origin().ascii_serialization();
+        let (scheme, rest) = origin.split_once("://").unwrap_or_default();
+        let other = if scheme == "https" { "http" } else { "https" };
+        Self {
+            host: url.host_str().unwrap_or_default().to_owned(),
+            other: format!("{other}://{rest}"),
+            origin,
+        }
+    }
+}
+
+/// Why it is pointless to come again, if that is so.
+fn lasting(cause: &(dyn std::error::Error + 'static), server: &Server) -> Option<String> {
+    match cause.downcast_ref::<rustls::Error>() {
+        Some(rustls::Error::InvalidCertificate(error)) => {
+            return Some(format!(
+                "its certificate is not trusted ({error}); see --cacert, for example --cacert server.pem"
+            ));
+        }
+        Some(rustls::Error::InvalidMessage(_)) => {
+            let other = &server.other;
+            return Some(format!("it does not speak TLS; try {other}"));
+        }
+        Some(_) | None => {}
+    }
+    if cause
+        .downcast_ref::<hyper::Error>()
+        .is_some_and(hyper::Error::is_parse)
+    {
+        let hint = match server.other.strip_prefix("https") {
+            Some(_) => format!("; if it speaks TLS, try {}", server.other),
+            None => String::new(),
+        };
+        return Some(format!("what answers does not speak HTTP{hint}"));
+    }
+    // All that the system tells of a failed look-up is this text (gai_strerror(3)).
+    let words = cause.to_string();
+    let is_unknown = words.contains("failed to lookup address information")
+        && !words.contains("Temporary failure");
+    is_unknown.then(|| format!("there is no host `{}`; check the URL", server.host))
+}
+
+/// The causes of an error, from the outermost to the innermost.
+fn causes(error: &reqwest::Error) -> Vec<&(dyn std::error::Error + 'static)> {
+    let mut causes = Vec::new();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        causes.push(cause);
         // An io::Error shows not the error inside it but that one's source.
-        let mut inner = error;
-        while let Some(wrapped) = inner
+        next = match cause
             .downcast_ref::<io::Error>()
             .and_then(io::Error::get_ref)
         {
-            inner = wrapped;
-        }
-        if let Some(rustls::Error::InvalidCertificate(_)) = inner.downcast_ref() {
-            return true;
-        }
-        source = error.source();
+            Some(wrapped) => Some(wrapped),
+            None => cause.source(),
+        };
     }
-    false
+    causes
 }
 
 /// An error with its causes, each once.
@@ -275,6 +334,7 @@ pub(crate) async fn refusal(response: Response) -> Setback {
     }
     let refusal = Refusal {
         status,
+        is_page: is_page(response.headers()),
         problem: problem(response).await,
     };
     let passes = status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED;
@@ -292,6 +352,11 @@ pub(crate) async fn refusal(response: Response) -> Setback {
     } else {
         Setback::Final(Error::Refused(refusal))
     }
+}
+
+/// Whether an answer is meant to be looked at in a browser.
+pub(crate) fn is_page(headers: &HeaderMap) -> bool {
+    fields::text(headers, "content-type").is_some_and(|kind| kind.starts_with("text/html"))
 }
 
 async fn problem(mut response: Response) -> Option<super::error::Problem> {

@@ -17,7 +17,7 @@ use reqwest::{Method, Response, StatusCode, Url};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _, BufWriter};
 
-use super::connection::{Connection, refusal, setback};
+use super::connection::{Connection, is_page, refusal, setback};
 use super::error::{Error, Setback};
 use super::pace::Pace;
 use super::patience::Patience;
@@ -163,6 +163,7 @@ impl Download {
         if answer.status() != StatusCode::OK {
             return Err(unexpected(answer).await);
         }
+        self.refuse_page(answer.headers())?;
         if self.part.is_none() {
             let part = self.open_part(&answer)?;
             let matches = part.is_of(&self.url)
@@ -179,6 +180,18 @@ impl Download {
             }
         }
         self.receive_whole(answer, report).await
+    }
+
+    /// A login or an error page in the place of a file is worse than none.
+    fn refuse_page(&self, headers: &HeaderMap) -> Result<(), Setback> {
+        let path = self.url.path();
+        let is_wanted = path.ends_with(".html") || path.ends_with(".htm");
+        if is_page(headers) && fields::repr_digest(headers).is_none() && !is_wanted {
+            return Err(Setback::nonsense(
+                "it is a web page, so no Longhaul server answers there, or one asks for a login first",
+            ));
+        }
+        Ok(())
     }
 
     fn open_part(&self, answer: &Response) -> Result<Part, Error> {
@@ -270,6 +283,7 @@ impl Download {
         refuse_coding(answer.headers())?;
         self.started(report);
         let part = part(&mut self.part);
+        part.check_room()?;
         let size = part.size();
         let received = loop {
             let chunk = match self
@@ -379,12 +393,7 @@ impl Download {
                 how_to_go_on: self.how_to_go_on(),
             });
         };
-        report.retrying(
-            &reason,
-            self.patience.fruitless(),
-            self.patience.retries(),
-            wait,
-        );
+        report.retrying(&reason, &self.patience, wait);
         tokio::time::sleep(wait).await;
         self.connection.renew()
     }
@@ -574,6 +583,23 @@ impl Part {
             .etag
             .clone()
             .filter(|_| self.length > 0 && has_room)
+    }
+
+    /// Whether the rest has room where it goes.
+    fn check_room(&self) -> Result<(), Error> {
+        let Some(needs) = self.size().map(|size| size.saturating_sub(self.length)) else {
+            return Ok(());
+        };
+        let Ok(volume) = rustix::fs::fstatvfs(self.file.get_ref()) else {
+            return Ok(());
+        };
+        let has = volume.f_bavail.saturating_mul(volume.f_frsize);
+        // A file system that tells no size at all tells nothing.
+        if volume.f_blocks > 0 && needs > has {
+            let path = self.path.clone();
+            return Err(Error::NoRoom { path, needs, has });
+        }
+        Ok(())
     }
 
     /// Whether a 206 continues this part.

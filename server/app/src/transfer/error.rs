@@ -32,11 +32,31 @@ pub enum Error {
     /// The server does not do this.
     #[error("the server refused: {0}")]
     Refused(Refusal),
+    /// The address leads to no server that could take the request, now or later.
+    #[error("cannot reach {server}: {reason}")]
+    Unreachable {
+        /// Scheme, host and port.
+        server: String,
+        /// What is wrong, and what to do about it.
+        reason: String,
+    },
+    /// There is not enough room for what is to come.
+    #[error("{} needs {} and its file system has {} left: make room, or choose another place", path.display(), super::words::size(*needs), super::words::size(*has))]
+    NoRoom {
+        /// The file to be.
+        path: PathBuf,
+        /// In bytes.
+        needs: u64,
+        /// In bytes.
+        has: u64,
+    },
     /// The server's answer breaks the protocol.
     #[error("the server's answer makes no sense: {0}")]
     Nonsense(String),
     /// The server cannot resume uploads, or does not say so.
-    #[error("{url} does not announce resumable uploads (no Upload-Limit in its answer to OPTIONS)")]
+    #[error(
+        "{url} takes no resumable uploads: no Longhaul server answers there, or the path is wrong; a right one is http://127.0.0.1:8080/files/NAME"
+    )]
     NotResumable {
         /// The target.
         url: String,
@@ -62,10 +82,25 @@ pub enum Error {
         consequence: &'static str,
     },
     /// The file changed under the transfer.
-    #[error("{} changed while it was read; run the command again to take it as it is now", path.display())]
+    #[error("{} changed while it was read, so nothing came of this run and what there was stays; run the command again when nothing writes to the file", path.display())]
     FileChanged {
         /// The local file.
         path: PathBuf,
+    },
+    /// Only plain files can be uploaded.
+    #[error(
+        "{} is {}", path.display(),
+        if *is_directory {
+            "a directory: `longhaul publish DIRECTORY --pack NAME` publishes its files"
+        } else {
+            "no plain file, so a broken upload could not go on; write what it gives to a file first"
+        }
+    )]
+    NotAFile {
+        /// What is there.
+        path: PathBuf,
+        /// For these there is another command.
+        is_directory: bool,
     },
     /// There is a file where the download should go.
     #[error("{} exists; --force replaces it", path.display())]
@@ -100,11 +135,14 @@ impl Error {
         match self {
             Self::Interrupted { .. } | Self::GaveUp { .. } | Self::Busy { .. } => true,
             Self::Refused(_)
+            | Self::Unreachable { .. }
+            | Self::NoRoom { .. }
             | Self::Nonsense(_)
             | Self::NotResumable { .. }
             | Self::TooLarge { .. }
             | Self::Mismatch { .. }
             | Self::FileChanged { .. }
+            | Self::NotAFile { .. }
             | Self::Exists { .. }
             | Self::Local { .. }
             | Self::Setup(_) => false,
@@ -130,6 +168,8 @@ impl Error {
 pub struct Refusal {
     /// The answer's status.
     pub status: StatusCode,
+    /// The answer is a web page, which no answer of a Longhaul server is.
+    pub is_page: bool,
     /// The problem document's words.
     pub problem: Option<Problem>,
 }
@@ -137,6 +177,9 @@ pub struct Refusal {
 /// The members of a problem document that people can read.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Problem {
+    /// Names the kind of problem.
+    #[serde(default, rename = "type")]
+    pub kind: String,
     /// What kind of problem, in a few words.
     #[serde(default)]
     pub title: String,
@@ -148,11 +191,24 @@ pub struct Problem {
     pub request_id: String,
 }
 
+impl Refusal {
+    /// Whether the server got other bytes than the digest that was stated for them.
+    pub(crate) fn is_digest_mismatch(&self) -> bool {
+        let kind = self.problem.as_ref().map(|problem| &*problem.kind);
+        kind.is_some_and(|kind| kind.ends_with("#digest-mismatched-values"))
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.status)?;
+        let hint = match self.status {
+            _ if self.is_page => "; the answer is a web page, so this may be no Longhaul server",
+            StatusCode::UNAUTHORIZED => "; give the key with --key or LONGHAUL_KEY",
+            _ => "",
+        };
         let Some(problem) = &self.problem else {
-            return Ok(());
+            return f.write_str(hint);
         };
         for words in [&problem.title, &problem.detail]
             .into_iter()
@@ -163,12 +219,12 @@ impl fmt::Display for Refusal {
         if !problem.request_id.is_empty() {
             write!(f, " (request {})", printable(&problem.request_id))?;
         }
-        Ok(())
+        f.write_str(hint)
     }
 }
 
 /// The server's words without anything that would drive a terminal.
-fn printable(words: &str) -> String {
+pub(crate) fn printable(words: &str) -> String {
     words
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })
@@ -229,6 +285,7 @@ mod tests {
         let show = |problem| {
             Refusal {
                 status: StatusCode::PAYLOAD_TOO_LARGE,
+                is_page: false,
                 problem,
             }
             .to_string()

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use domain::digest::Sha256Digest;
 use protocol::digest::{self, Algorithm};
-use reqwest::header::{DATE, ETAG, HeaderMap, RETRY_AFTER};
+use reqwest::header::{DATE, ETAG, HeaderMap, HeaderValue, RETRY_AFTER};
 use sfv::{BareItem, Dictionary, Item, ListEntry, Parser};
 
 /// `Upload-Offset`: bytes.
@@ -53,6 +53,11 @@ pub(crate) fn repr_digest(headers: &HeaderMap) -> Option<Sha256Digest> {
         .into_iter()
         .find(|stated| stated.algorithm == Algorithm::Sha256)?;
     Some(Sha256Digest::from_bytes(sha256.value.try_into().ok()?))
+}
+
+/// A SHA-256 as a value of `Repr-Digest`.
+pub(crate) fn sha256(digest: Sha256Digest) -> HeaderValue {
+    digest::write(Algorithm::Sha256, digest.as_bytes()).expect("RFC 9530 has a key for SHA-256")
 }
 
 /// The entity tag, quotes and all.

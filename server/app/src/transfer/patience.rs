@@ -37,10 +37,24 @@ impl Patience {
         if self.fruitless > self.retries {
             return None;
         }
-        let doublings = (self.fruitless - 1).min(16);
-        let longest = self.first_delay.saturating_mul(1 << doublings).min(LONGEST);
+        let longest = self.longest(self.fruitless);
         let wait = longest.mul_f64(0.5 + 0.5 * f64::from(random) / f64::from(u32::MAX));
         Some(wait.max(asked.unwrap_or_default().min(LONGEST_ASKED)))
+    }
+
+    /// The longest wait after so many fruitless attempts.
+    fn longest(&self, fruitless: u32) -> Duration {
+        let doublings = fruitless.saturating_sub(1).min(16);
+        self.first_delay.saturating_mul(1 << doublings).min(LONGEST)
+    }
+
+    /// The waits that are left, all together, if nothing moves any more.
+    pub(crate) fn left(&self) -> Duration {
+        let first = self.fruitless.saturating_add(1);
+        // From the seventeenth on they are all the same.
+        let last = self.retries.min(first.saturating_add(16));
+        let growing: Duration = (first..=last).map(|attempt| self.longest(attempt)).sum();
+        growing.saturating_add(LONGEST.saturating_mul(self.retries.saturating_sub(last)))
     }
 
     /// Attempts in a row that moved nothing.
@@ -68,6 +82,21 @@ mod tests {
             waits,
             [500, 1000, 2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000]
         );
+    }
+
+    #[test]
+    fn what_is_left_is_the_sum_of_the_waits() {
+        let mut patience = Patience::new(4, Duration::from_secs(1));
+        assert_eq!(patience.left(), Duration::from_secs(1 + 2 + 4 + 8));
+        patience.next(None, 0);
+        assert_eq!(patience.left(), Duration::from_secs(2 + 4 + 8));
+        patience.reset();
+        assert_eq!(patience.left(), Duration::from_secs(15));
+        for _ in 0..5 {
+            patience.next(None, 0);
+        }
+        assert_eq!(patience.left(), Duration::ZERO);
+        assert!(Patience::new(u32::MAX, Duration::MAX).left() > Duration::from_secs(1 << 32));
     }
 
     #[test]

@@ -1,19 +1,23 @@
 //! What the user sees: a bar on a terminal, one line elsewhere, or events for scripts.
 
+use std::fmt;
 use std::io::{IsTerminal as _, stderr, stdout};
 use std::time::Duration;
 
-use bytesize::ByteSize;
 use domain::digest::Sha256Digest;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use serde::Serialize;
 use tokio::time::Instant;
 
 use super::connection::chain;
 use super::error::Error;
+use super::patience::Patience;
+use super::words;
 
 /// Least time between two progress events.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+/// Least time between two lines of progress.
+const LINES_INTERVAL: Duration = Duration::from_secs(15);
 
 /// One thing that happened, as `--json` writes it.
 #[derive(Debug, Serialize)]
@@ -90,21 +94,40 @@ pub(crate) struct Report {
 #[derive(Debug)]
 enum Audience {
     Terminal(ProgressBar),
-    /// Standard error is not a terminal: only the ending is told.
-    Line,
+    /// Standard error is not a terminal: a line now and then.
+    Lines {
+        /// What moves.
+        name: String,
+        last: Instant,
+    },
     Script {
         last: Option<(Instant, u64)>,
     },
+}
+
+impl Audience {
+    fn people() -> Self {
+        if stderr().is_terminal() {
+            Self::Terminal(ProgressBar::hidden())
+        } else {
+            Self::lines()
+        }
+    }
+
+    fn lines() -> Self {
+        Self::Lines {
+            name: String::new(),
+            last: Instant::now(),
+        }
+    }
 }
 
 impl Report {
     pub(crate) fn new(direction: Direction, json: bool) -> Self {
         let audience = if json {
             Audience::Script { last: None }
-        } else if stderr().is_terminal() {
-            Audience::Terminal(ProgressBar::hidden())
         } else {
-            Audience::Line
+            Audience::people()
         };
         Self {
             audience,
@@ -116,12 +139,12 @@ impl Report {
         }
     }
 
-    /// For a command of several steps, which tells its end itself: bars on a terminal, and nothing elsewhere.
+    /// For a command of several steps, which tells its end itself; scripts are told nothing else on standard output.
     pub(crate) fn of_steps(direction: Direction, json: bool) -> Self {
-        let audience = if !json && stderr().is_terminal() {
-            Audience::Terminal(ProgressBar::hidden())
+        let audience = if json {
+            Audience::lines()
         } else {
-            Audience::Line
+            Audience::people()
         };
         Self {
             audience,
@@ -150,7 +173,10 @@ impl Report {
                 bar.set_position(offset);
                 bar.enable_steady_tick(Duration::from_millis(200));
             }
-            Audience::Line => {}
+            Audience::Lines { name, last } => {
+                file.clone_into(name);
+                *last = Instant::now();
+            }
             Audience::Script { .. } => write_event(&Event::Started {
                 direction,
                 file,
@@ -165,7 +191,14 @@ impl Report {
     pub(crate) fn progress(&mut self, bytes: u64, size: Option<u64>) {
         match &mut self.audience {
             Audience::Terminal(bar) => bar.set_position(bytes),
-            Audience::Line => {}
+            Audience::Lines { name, last } => {
+                if last.elapsed() >= LINES_INTERVAL {
+                    *last = Instant::now();
+                    let moved = bytes.saturating_sub(self.begun_at);
+                    let rate = per_second(moved, self.begun.elapsed());
+                    write_line(stderr(), &progress_line(name, bytes, size, rate));
+                }
+            }
             Audience::Script { last } => {
                 let now = Instant::now();
                 let (since, at) = last.unwrap_or((self.begun, self.begun_at));
@@ -184,22 +217,23 @@ impl Report {
     }
 
     /// An attempt failed; the next one comes after `wait`.
-    pub(crate) fn retrying(&mut self, reason: &str, attempt: u32, retries: u32, wait: Duration) {
+    pub(crate) fn retrying(&mut self, reason: &str, patience: &Patience, wait: Duration) {
         self.retries += 1;
         match &self.audience {
-            Audience::Terminal(bar) => bar.println(format!(
-                "{reason}; trying again in {} ({attempt} of {retries})",
-                humantime::format_duration(rounded(wait))
-            )),
-            Audience::Line => {}
-            Audience::Script { .. } => {
-                write_event(&Event::Retrying {
-                    reason,
-                    attempt,
-                    retries,
-                    wait_seconds: wait.as_secs_f64(),
-                });
+            Audience::Terminal(_) | Audience::Lines { .. } => {
+                let left = wait.saturating_add(patience.left());
+                self.say(&format!(
+                    "{reason}; trying again in {}, and for {} in all (Ctrl-C to stop)",
+                    words::elapsed(wait),
+                    words::estimate(left),
+                ));
             }
+            Audience::Script { .. } => write_event(&Event::Retrying {
+                reason,
+                attempt: patience.fruitless(),
+                retries: patience.retries(),
+                wait_seconds: wait.as_secs_f64(),
+            }),
         }
     }
 
@@ -207,16 +241,25 @@ impl Report {
     pub(crate) fn restarted(&mut self, reason: &str) {
         self.restarts += 1;
         self.begun_at = 0;
+        if !matches!(self.audience, Audience::Script { .. }) {
+            self.say(&format!("{reason}; starting anew"));
+        }
         match &mut self.audience {
-            Audience::Terminal(bar) => {
-                bar.println(format!("{reason}; starting anew"));
-                bar.set_position(0);
-            }
-            Audience::Line => {}
+            Audience::Terminal(bar) => bar.set_position(0),
+            Audience::Lines { .. } => {}
             Audience::Script { last } => {
                 *last = None;
                 write_event(&Event::Restarted { reason });
             }
+        }
+    }
+
+    /// Something that whoever watches should know now, on a terminal or not.
+    pub(crate) fn say(&self, text: &str) {
+        match &self.audience {
+            Audience::Terminal(bar) if !bar.is_hidden() && !bar.is_finished() => bar.println(text),
+            Audience::Terminal(_) | Audience::Lines { .. } => write_line(stderr(), text),
+            Audience::Script { .. } => {}
         }
     }
 
@@ -234,7 +277,7 @@ impl Report {
                 bar.finish_and_clear();
                 write_line(stderr(), &self.summary(outcome));
             }
-            Audience::Line => write_line(stderr(), &self.summary(outcome)),
+            Audience::Lines { .. } => write_line(stderr(), &self.summary(outcome)),
             Audience::Script { .. } => write_event(&Event::Done {
                 file: &outcome.file,
                 url: &outcome.url,
@@ -250,7 +293,7 @@ impl Report {
     pub(crate) fn failed(&self, error: &Error) {
         match &self.audience {
             Audience::Terminal(bar) => bar.abandon(),
-            Audience::Line => {}
+            Audience::Lines { .. } => {}
             Audience::Script { .. } => write_event(&Event::Error {
                 message: chain(error),
                 status: error.status(),
@@ -273,9 +316,9 @@ impl Report {
         };
         let mut line = format!(
             "{verb} {from} to {to}: {} in {}, {}/s, {checked}",
-            ByteSize(outcome.bytes),
-            humantime::format_duration(rounded(elapsed)),
-            ByteSize(rate),
+            words::size(outcome.bytes),
+            words::elapsed(elapsed),
+            words::size(rate),
         );
         for (count, one, more) in [
             (self.retries, "retry", "retries"),
@@ -293,26 +336,42 @@ impl Report {
 
 fn style(has_size: bool) -> ProgressStyle {
     let template = if has_size {
-        "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} left"
+        "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {left}"
     } else {
         "{msg} {spinner} {binary_bytes} {binary_bytes_per_sec}"
     };
-    ProgressStyle::with_template(template).expect("the templates are well formed")
+    ProgressStyle::with_template(template)
+        .expect("the templates are well formed")
+        .with_key("left", |state: &ProgressState, to: &mut dyn fmt::Write| {
+            // Nothing can be said before anything has moved.
+            if !state.eta().is_zero() {
+                let _ = write!(to, "{} left", words::estimate(state.eta()));
+            }
+        })
+}
+
+/// How far it is, for a log.
+fn progress_line(name: &str, bytes: u64, size: Option<u64>, rate: u64) -> String {
+    let moved = words::size(bytes);
+    let rate_text = words::size(rate);
+    match size {
+        Some(size) => {
+            let left = size.saturating_sub(bytes).checked_div(rate);
+            let left = left.map_or_else(String::new, |seconds| {
+                format!(", {} left", words::estimate(Duration::from_secs(seconds)))
+            });
+            format!(
+                "{name}: {moved} of {}, {rate_text}/s{left}",
+                words::size(size)
+            )
+        }
+        None => format!("{name}: {moved}, {rate_text}/s"),
+    }
 }
 
 fn per_second(bytes: u64, elapsed: Duration) -> u64 {
     let millis = elapsed.as_millis().max(1);
     u64::try_from(u128::from(bytes) * 1000 / millis).unwrap_or(u64::MAX)
-}
-
-/// As exact as people want it.
-fn rounded(time: Duration) -> Duration {
-    let unit = if time < Duration::from_secs(10) {
-        100
-    } else {
-        1000
-    };
-    Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX) / unit * unit)
 }
 
 fn write_event(event: &Event<'_>) {
@@ -325,4 +384,26 @@ pub(crate) fn write_line(mut to: impl std::io::Write, line: &str) {
     let _ = to
         .write_all(format!("{line}\n").as_bytes())
         .and_then(|()| to.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_progress_says_how_long_it_takes_where_that_is_known() {
+        assert_eq!(
+            progress_line("a.mov", 1 << 20, Some(1 << 30), 1 << 20),
+            "a.mov: 1.0 MiB of 1.0 GiB, 1.0 MiB/s, about 17 min left"
+        );
+        assert_eq!(
+            progress_line("a.mov", 0, Some(1 << 50), 1),
+            "a.mov: 0 B of 1.0 PiB, 1 B/s, more than a day left"
+        );
+        assert_eq!(
+            progress_line("a.mov", 0, Some(9), 0),
+            "a.mov: 0 B of 9 B, 0 B/s"
+        );
+        assert_eq!(progress_line("a.mov", 5, None, 5), "a.mov: 5 B, 5 B/s");
+    }
 }

@@ -1,9 +1,10 @@
 //! Where an upload's bytes come from: a file, or something that is read like one.
 
-use std::fs::Metadata;
-use std::io::{self, Read as _, SeekFrom};
+use std::fs::{File, Metadata};
+use std::io;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::UNIX_EPOCH;
@@ -12,8 +13,7 @@ use bytes::{Bytes, BytesMut};
 use domain::digest::{Hasher, Sha256Digest};
 use futures::stream::{self, BoxStream, StreamExt as _};
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::error::Error;
 
@@ -46,30 +46,59 @@ pub(crate) struct Identity {
 }
 
 /// A file on disk, known by its size and when it was modified.
+///
+/// It is opened once: another file that takes its name, or its removal, changes nothing of what is read.
 #[derive(Debug)]
-pub(super) struct LocalFile {
+pub(crate) struct LocalFile {
     path: PathBuf,
+    file: Arc<File>,
     identity: Identity,
 }
 
 impl LocalFile {
     pub(super) fn new(path: PathBuf) -> Result<Self, Error> {
-        let fail = |path, source| Error::Local {
-            doing: "read",
-            path,
-            source,
-        };
-        match std::fs::metadata(&path) {
-            Ok(metadata) if metadata.is_file() => Ok(Self {
-                identity: identity(&metadata),
+        // Looked at first: opening a pipe would wait for somebody who writes to it.
+        let opened = std::fs::metadata(&path).and_then(|metadata| {
+            if !metadata.is_file() {
+                return Ok(Err(metadata.is_dir()));
+            }
+            let file = File::open(&path)?;
+            Ok(Ok((identity(&file.metadata()?), file)))
+        });
+        match opened {
+            Ok(Ok((identity, file))) => Ok(Self {
+                identity,
+                file: Arc::new(file),
                 path,
             }),
-            Ok(_) => {
-                let source = io::Error::other("only plain files can be uploaded");
-                Err(fail(path, source))
-            }
-            Err(source) => Err(fail(path, source)),
+            Ok(Err(is_directory)) => Err(Error::NotAFile { path, is_directory }),
+            Err(source) => Err(Error::Local {
+                doing: "read",
+                path,
+                source,
+            }),
         }
+    }
+
+    /// Reads all of the file, as it is now, for its SHA-256.
+    pub(super) async fn hash(&self) -> Result<Sha256Digest, Error> {
+        let (file, size) = (Arc::clone(&self.file), self.identity.size);
+        let hashing = Hashing::begin(file, size);
+        let sha256 = hashing
+            .finish()
+            .await
+            .map_err(|source| match source.kind() {
+                io::ErrorKind::UnexpectedEof => Error::FileChanged {
+                    path: self.path.clone(),
+                },
+                _ => Error::Local {
+                    doing: "read",
+                    path: self.path.clone(),
+                    source,
+                },
+            })?;
+        self.check_unchanged()?;
+        Ok(sha256)
     }
 }
 
@@ -84,7 +113,7 @@ impl Source for LocalFile {
     }
 
     fn check_unchanged(&self) -> Result<(), Error> {
-        match std::fs::metadata(&self.path) {
+        match self.file.metadata() {
             Ok(metadata) if identity(&metadata) == self.identity => Ok(()),
             _ => Err(Error::FileChanged {
                 path: self.path.clone(),
@@ -93,38 +122,29 @@ impl Source for LocalFile {
     }
 
     fn read(&self, range: Range<u64>, piece: usize) -> BoxStream<'static, io::Result<Bytes>> {
-        let path = self.path.clone();
-        let opening = async move {
-            let mut file = tokio::fs::File::open(&path).await?;
-            file.seek(SeekFrom::Start(range.start)).await?;
-            Ok(pieces(file, range.end - range.start, piece))
+        let next = move |(file, range): (Arc<File>, Range<u64>)| async move {
+            let left = usize::try_from(range.end - range.start).unwrap_or(piece);
+            if left == 0 {
+                return Ok(None);
+            }
+            let mut bytes = BytesMut::zeroed(left.min(piece));
+            let reading = spawn_blocking(move || {
+                let read = file.read_at(&mut bytes, range.start)?;
+                if read == 0 {
+                    return Err(became_shorter());
+                }
+                bytes.truncate(read);
+                let rest = range.start + read as u64..range.end;
+                Ok(Some((bytes.freeze(), (file, rest))))
+            });
+            reading.await.map_err(io::Error::other)?
         };
-        futures::TryFutureExt::try_flatten_stream(opening).boxed()
+        stream::try_unfold((Arc::clone(&self.file), range), next).boxed()
     }
 }
 
-/// The next `length` bytes of the file.
-fn pieces(
-    file: tokio::fs::File,
-    length: u64,
-    piece: usize,
-) -> impl stream::Stream<Item = io::Result<Bytes>> {
-    stream::try_unfold((file, length), move |(mut file, left)| async move {
-        let next = usize::try_from(left).unwrap_or(piece).min(piece);
-        if next == 0 {
-            return Ok(None);
-        }
-        let mut bytes = BytesMut::zeroed(next);
-        let read = file.read(&mut bytes).await?;
-        if read == 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "the file became shorter",
-            ));
-        }
-        bytes.truncate(read);
-        Ok(Some((bytes.freeze(), (file, left - read as u64))))
-    })
+fn became_shorter() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter")
 }
 
 fn identity(metadata: &Metadata) -> Identity {
@@ -139,37 +159,26 @@ fn identity(metadata: &Metadata) -> Identity {
     }
 }
 
-/// The file's hash, in the making on a thread of its own.
-pub(super) struct Hashing {
-    thread: Option<JoinHandle<io::Result<Option<Sha256Digest>>>>,
+/// The hash of a file, in the making on a thread of its own.
+struct Hashing {
+    thread: JoinHandle<io::Result<Option<Sha256Digest>>>,
     /// Tells the thread that nobody waits any more: the program would not end before it.
     stop: Arc<AtomicBool>,
 }
 
 impl Hashing {
-    pub(super) fn begin(path: PathBuf) -> Self {
+    fn begin(file: Arc<File>, size: u64) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let thread = tokio::task::spawn_blocking(move || hash(&path, &stopped));
         Self {
-            thread: Some(thread),
+            thread: spawn_blocking(move || hash(&file, size, &stopped)),
             stop,
         }
     }
 
-    pub(super) async fn finish(&mut self, path: &Path) -> Result<Sha256Digest, Error> {
-        let fail = |source| Error::Local {
-            doing: "read",
-            path: path.to_owned(),
-            source,
-        };
-        let thread = self.thread.take().expect("an upload has one end");
-        match thread.await {
-            Ok(Ok(Some(sha256))) => Ok(sha256),
-            Ok(Ok(None)) => Err(fail(io::ErrorKind::Interrupted.into())),
-            Ok(Err(source)) => Err(fail(source)),
-            Err(panic) => Err(fail(io::Error::other(panic))),
-        }
+    async fn finish(mut self) -> io::Result<Sha256Digest> {
+        let hashed = (&mut self.thread).await.map_err(io::Error::other)??;
+        hashed.ok_or_else(|| io::ErrorKind::Interrupted.into())
     }
 }
 
@@ -180,18 +189,21 @@ impl Drop for Hashing {
 }
 
 /// `None` when told to stop.
-fn hash(path: &Path, stop: &AtomicBool) -> io::Result<Option<Sha256Digest>> {
-    let mut file = std::fs::File::open(path)?;
+fn hash(file: &File, size: u64, stop: &AtomicBool) -> io::Result<Option<Sha256Digest>> {
     let mut hasher = Hasher::new();
     let mut buffer = vec![0; PIECE];
-    loop {
-        let read = file.read(&mut buffer)?;
-        if read == 0 {
-            return Ok(Some(hasher.finish()));
-        }
+    let mut at = 0;
+    while at < size {
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
         }
+        let most = usize::try_from(size - at).unwrap_or(PIECE).min(PIECE);
+        let read = file.read_at(&mut buffer[..most], at)?;
+        if read == 0 {
+            return Err(became_shorter());
+        }
         hasher.update(&buffer[..read]);
+        at += read as u64;
     }
+    Ok(Some(hasher.finish()))
 }

@@ -6,11 +6,14 @@
 //!    on disk before any byte moves, so that another run can go on.
 //! 3. One `PATCH` carries all that is left, or as much as `max-append-size` allows.
 //! 4. After a cut, `HEAD` tells how much is durable, and 3 follows from there.
-//! 5. The final answer's `Repr-Digest` must be the SHA-256 of the file.
+//! 5. A `PATCH` of nothing completes the upload. It states the file's SHA-256 (`Repr-Digest`), and a server that got
+//!    other bytes publishes nothing.
 //!
-//! The hash is computed by a thread of its own while the bytes move, not beforehand: the transfer begins at once, and a
-//! resumed one need not wait until the part that is there already is read again. The price is that damage shows
-//! after the upload and not before it counts.
+//! **A file that changes meanwhile is never published as a mixture.** For 5 the file is read a second time, after its
+//! last byte was sent. Where both readings are the same bytes, they are what the file was between the two; where they
+//! are not, the server refuses. Size and time of modification are looked at, too, but nothing rests on them: programs
+//! set times back, and write through maps. So the price of an upload is a second reading, which also covers what
+//! earlier runs sent.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,6 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use domain::digest::Sha256Digest;
 use futures::stream::{Stream, TryStreamExt as _};
 use reqwest::header::{
     CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE, HeaderMap, HeaderValue,
@@ -35,11 +39,14 @@ use super::pace::Pace;
 use super::patience::Patience;
 use super::record::Record;
 use super::report::{Direction, Outcome, Report};
-use super::source::{Hashing, Identity, LocalFile, PIECE, Source};
-use super::{Options, fields, name};
+use super::source::{Identity, LocalFile, PIECE, Source};
+use super::{Options, fields, name, words};
 
 /// A server may need longer to finish an upload than to take bytes: to hash, to copy, to publish.
 const FINISHING: u32 = 10;
+
+/// From this size on, in bytes, people wonder what takes so long.
+const LONG_READING: u64 = 1 << 30;
 
 /// What to upload, and where to.
 #[derive(Debug)]
@@ -59,6 +66,8 @@ pub struct Job {
 /// Something to upload, and how.
 pub(crate) struct Parcel {
     pub(crate) source: Arc<dyn Source>,
+    /// The file whose digest the completing request states; none where the server knows by itself what it should get.
+    pub(crate) stated: Option<Arc<LocalFile>>,
     pub(crate) method: Method,
     pub(crate) target: Url,
     pub(crate) content_type: Option<HeaderValue>,
@@ -87,24 +96,28 @@ pub async fn run(job: Job, options: &Options) -> Result<(), Error> {
 
 async fn send_file(job: Job, options: &Options, report: &mut Report) -> Result<Outcome, Error> {
     let path = job.file;
+    let file = Arc::new(LocalFile::new(path.clone())?);
     let parcel = Parcel {
-        source: Arc::new(LocalFile::new(path.clone())?),
+        stated: Some(Arc::clone(&file)),
+        source: Arc::clone(&file) as Arc<dyn Source>,
         method: job.method,
         target: job.target,
         content_type: job.content_type,
         record: job.record,
     };
     let mut upload = Upload::prepare(parcel, options)?;
-    let mut hashing = Hashing::begin(path.clone());
     let transfer = async {
         let answer = upload.run(report).await?;
-        upload.compare(answer, &path, &mut hashing).await
+        upload.compare(answer, &file, &path).await
     };
     let ended = tokio::select! {
         ended = transfer => ended,
         // Nothing is lost with the dropped attempt: the record is written, and the server keeps what arrived.
         () = super::interruption() => Err(Error::Interrupted { how_to_go_on: upload.how_to_go_on() }),
     };
+    if let Err(Error::FileChanged { .. }) = &ended {
+        upload.cancel().await;
+    }
     upload.settle(ended)
 }
 
@@ -146,6 +159,8 @@ struct Upload {
     offset: Option<u64>,
     /// The highest durable offset so far.
     reached: u64,
+    /// The SHA-256 of what is here, read after all was sent.
+    digest: Option<Sha256Digest>,
     /// What one append may carry, in bytes.
     most_per_append: Option<u64>,
     restarts: u32,
@@ -183,6 +198,7 @@ impl Upload {
             memory: earlier.unwrap_or(fresh),
             offset: None,
             reached: 0,
+            digest: None,
             most_per_append: None,
             restarts: 0,
             has_started: false,
@@ -240,7 +256,11 @@ impl Upload {
                 self.patience.reset();
             }
             report.progress(offset, Some(size));
-            if let Some(answer) = self.append(&upload, offset, report).await? {
+            let answer = match self.parcel.stated.clone() {
+                Some(file) if offset == size => self.complete(&upload, &file, report).await?,
+                _ => self.append(&upload, offset, report).await?,
+            };
+            if let Some(answer) = answer {
                 return Ok(answer);
             }
         }
@@ -342,17 +362,26 @@ impl Upload {
         }))
     }
 
-    /// Sends what is left from `offset` on. The final answer, or `None` when there is more to send.
+    /// The SHA-256 of the file, read after all of it was sent.
+    async fn local_digest(&mut self, file: &LocalFile) -> Result<Sha256Digest, Error> {
+        match self.digest {
+            Some(digest) => Ok(digest),
+            None => Ok(*self.digest.insert(file.hash().await?)),
+        }
+    }
+
+    /// Sends what is left from `offset` on. The final answer, or `None` when there is more to do.
     async fn append(
         &mut self,
         upload: &Url,
         offset: u64,
         report: &mut Report,
     ) -> Result<Option<Answer>, Setback> {
-        let size = self.memory.identity.size;
-        let left = size - offset;
+        let left = self.memory.identity.size - offset;
         let length = self.most_per_append.map_or(left, |most| left.min(most));
-        let completes = length == left;
+        // A digest that is to be stated is not known before all is sent.
+        let completes = length == left && self.parcel.stated.is_none();
+        self.digest = None;
 
         let sent = Arc::new(AtomicU64::new(0));
         let piece = self.pace.lock().await.piece(PIECE);
@@ -367,11 +396,50 @@ impl Upload {
             .body(Body::wrap_stream(content))
             .send();
         let answer = self.watch(sending, &sent, offset, length, report).await?;
+        self.judge(answer, offset, length, completes).await
+    }
 
-        let status = answer.status();
+    /// Completes an upload of which the server has every byte, if they are those of the file.
+    async fn complete(
+        &mut self,
+        upload: &Url,
+        file: &LocalFile,
+        report: &mut Report,
+    ) -> Result<Option<Answer>, Setback> {
+        let size = self.memory.identity.size;
+        if size >= LONG_READING && self.digest.is_none() {
+            report.say("everything is sent; reading the file once more, to prove it");
+        }
+        let digest = self.local_digest(file).await?;
+        let completion = self
+            .append_request(upload, size, true)
+            .header(CONTENT_LENGTH, 0)
+            .header("repr-digest", fields::sha256(digest))
+            .send();
+        let answer = self
+            .watch(completion, &AtomicU64::new(0), size, 0, report)
+            .await?;
+        match self.judge(answer, size, 0, true).await {
+            Err(Setback::Final(Error::Refused(refusal))) if refusal.is_digest_mismatch() => {
+                Err(Setback::start_anew(
+                    "the server has other bytes than the file: it changed meanwhile, or they were damaged on the way",
+                ))
+            }
+            judged => judged,
+        }
+    }
+
+    /// What the answer to an append of `length` bytes means: the final answer, or `None` when there is more to do.
+    async fn judge(
+        &mut self,
+        answer: Response,
+        offset: u64,
+        length: u64,
+        completes: bool,
+    ) -> Result<Option<Answer>, Setback> {
         let told = fields::upload_offset(answer.headers());
-        match status {
-            _ if status.is_success() => {}
+        match answer.status() {
+            status if status.is_success() => {}
             StatusCode::NOT_FOUND | StatusCode::GONE => {
                 return Err(Setback::start_anew("the server no longer has the upload"));
             }
@@ -398,7 +466,6 @@ impl Upload {
             }
             _ => return Err(refusal(answer).await),
         }
-
         let is_complete = fields::upload_complete(answer.headers());
         if told.is_some_and(|told| told != offset + length)
             || (completes && is_complete == Some(false))
@@ -475,10 +542,8 @@ impl Upload {
                     .patience()
                     .saturating_mul(if now < length { 1 } else { FINISHING });
             if moved_at.elapsed() > allowed {
-                return Err(Setback::passing(format!(
-                    "nothing moved for {}",
-                    humantime::format_duration(allowed)
-                )));
+                let allowed = words::elapsed(allowed);
+                return Err(Setback::passing(format!("nothing moved for {allowed}")));
             }
         }
     }
@@ -511,12 +576,7 @@ impl Upload {
                 how_to_go_on: self.how_to_go_on(),
             });
         };
-        report.retrying(
-            &reason,
-            self.patience.fruitless(),
-            self.patience.retries(),
-            wait,
-        );
+        report.retrying(&reason, &self.patience, wait);
         tokio::time::sleep(wait).await;
         self.connection.renew()
     }
@@ -525,11 +585,10 @@ impl Upload {
     async fn compare(
         &mut self,
         answer: Answer,
+        source: &LocalFile,
         file: &Path,
-        hashing: &mut Hashing,
     ) -> Result<Outcome, Error> {
-        let local = hashing.finish(file).await?;
-        self.parcel.source.check_unchanged()?;
+        let local = self.local_digest(source).await?;
 
         let file_url = fields::text(&answer.headers, CONTENT_LOCATION.as_str())
             .or_else(|| fields::text(&answer.headers, LOCATION.as_str()))
@@ -570,6 +629,14 @@ impl Upload {
         })
     }
 
+    /// Has the server forget what it got. It would by itself, some day.
+    async fn cancel(&self) {
+        if let Some(upload) = &self.memory.upload {
+            let request = versioned(self.connection.follow_up(Method::DELETE, upload));
+            let _ = self.connection.send(request).await;
+        }
+    }
+
     /// Keeps the record if another run can use it, and removes it otherwise.
     fn settle<T>(mut self, ended: Result<T, Error>) -> Result<T, Error> {
         let Some(record) = self.record.take() else {
@@ -600,7 +667,7 @@ impl Upload {
     fn forget(&mut self) -> Result<(), Error> {
         self.memory.upload = None;
         self.memory.idempotency_key = random_key()?;
-        (self.offset, self.reached) = (None, 0);
+        (self.offset, self.reached, self.digest) = (None, 0, None);
         self.remember()
     }
 

@@ -11,6 +11,7 @@ mod download;
 mod secure;
 mod server;
 mod upload;
+mod words;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, SanType, date_time_ymd};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -52,6 +53,68 @@ async fn a_certificate_must_be_trusted() {
         .await
         .succeeded();
     assert_eq!(machine.read("back"), file);
+}
+
+/// A server with a certificate of its own making, as `openssl req -x509` makes it: one that calls itself an authority.
+async fn self_signed(machine: &Machine, change: impl FnOnce(&mut CertificateParams)) -> Server {
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    change(&mut params);
+    let key = KeyPair::generate().unwrap();
+    let cert = params.self_signed(&key).unwrap();
+    machine.write("server.pem", cert.pem().as_bytes());
+    let key = PrivatePkcs8KeyDer::from(key.serialize_der());
+    let config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![cert.der().clone()], key.into())
+        .unwrap();
+    Server::start_tls(TlsAcceptor::from(Arc::new(config))).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_self_signed_certificate_in_hand_is_trusted() {
+    let machine = Machine::new();
+    machine.write("movie.mov", b"movie");
+    let server = self_signed(&machine, |_| {}).await;
+    let url = format!("{}/files/f", server.url);
+    let upload = ["upload", "movie.mov", &url, "--cacert"];
+    machine
+        .run(&[&upload[..], &["server.pem"]].concat())
+        .await
+        .succeeded();
+    // It is this certificate that is trusted, and not whoever calls itself the same.
+    let other = Machine::new();
+    self_signed(&other, |_| {}).await;
+    let other = other.path("server.pem").display().to_string();
+    machine
+        .run(&[&upload[..], &[&other]].concat())
+        .await
+        .failed_with(1, "its certificate is not trusted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_in_hand_has_its_name_and_its_time() {
+    let machine = Machine::new();
+    machine.write("movie.mov", b"movie");
+    let past = |params: &mut CertificateParams| params.not_after = date_time_ymd(2001, 1, 1);
+    let future = |params: &mut CertificateParams| params.not_before = date_time_ymd(4000, 1, 1);
+    let elsewhere = |params: &mut CertificateParams| {
+        params.subject_alt_names = vec![SanType::DnsName("other.example".try_into().unwrap())];
+    };
+    let changes: [(&str, &dyn Fn(&mut CertificateParams)); 3] = [
+        ("expired", &past),
+        ("not valid yet", &future),
+        ("not valid for name", &elsewhere),
+    ];
+    for (why, change) in changes {
+        let server = self_signed(&machine, change).await;
+        let url = format!("{}/files/f", server.url);
+        let upload = ["upload", "movie.mov", &url, "--cacert", "server.pem"];
+        let run = machine.run(&upload).await;
+        run.failed_with(1, "its certificate is not trusted");
+        assert!(run.stderr.contains(why), "{why}: {}", run.stderr);
+        assert_eq!(server.books().requests.len(), 0, "{why}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

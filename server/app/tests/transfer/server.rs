@@ -385,6 +385,10 @@ async fn upload(State(server): State<Server>, Path(id): Path<usize>, request: Re
     match request.method().as_str() {
         "HEAD" => standing(&server, id, StatusCode::NO_CONTENT),
         "PATCH" => append(&server, id, request, mischief).await,
+        "DELETE" => {
+            server.books().uploads.remove(&id);
+            StatusCode::NO_CONTENT.into_response()
+        }
         _ => StatusCode::METHOD_NOT_ALLOWED.into_response(),
     }
 }
@@ -429,6 +433,7 @@ async fn append(server: &Server, id: usize, request: Request, mischief: Mischief
     assert_eq!(headers["content-type"], "application/partial-upload");
     let offset: usize = headers["upload-offset"].to_str().unwrap().parse().unwrap();
     let completes = headers["upload-complete"] == "?1";
+    let stated = headers.get("repr-digest").cloned();
     let mut content = request.into_body().into_data_stream();
     if let Some(answer) = unwanted(server, id, offset, completes) {
         while let Some(Ok(_)) = content.next().await {}
@@ -469,6 +474,12 @@ async fn append(server: &Server, id: usize, request: Request, mischief: Mischief
     let mut books = server.books();
     let upload = books.uploads.get_mut(&id).unwrap();
     if upload.content.len() == upload.length && completes {
+        let has = Sha256Digest::of(&upload.content);
+        let has = protocol::digest::write(Algorithm::Sha256, has.as_bytes());
+        if stated.is_some() && stated != has {
+            books.uploads.remove(&id);
+            return mismatch();
+        }
         upload.is_complete = true;
         let (target, content) = (upload.target.clone(), upload.content.clone());
         books.files.insert(target, content);
@@ -482,6 +493,14 @@ async fn append(server: &Server, id: usize, request: Request, mischief: Mischief
     }
     drop(books);
     standing(server, id, StatusCode::CREATED)
+}
+
+/// Other bytes came than the digest that is stated for them.
+fn mismatch() -> Response {
+    let problem =
+        r#"{"type": "https://iana.org/assignments/http-problem-types#digest-mismatched-values"}"#;
+    let kind = [("content-type", "application/problem+json")];
+    (StatusCode::BAD_REQUEST, kind, problem).into_response()
 }
 
 fn last_answer(books: &Books, upload: &Upload) -> Response {

@@ -1,3 +1,5 @@
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -5,7 +7,7 @@ use domain::digest::Sha256Digest;
 use tokio::time::Instant;
 
 use crate::server::{Manners, Mischief, Server};
-use crate::{Machine, Random, content, finish, signal, until};
+use crate::{Machine, Random, Run, content, finish, signal, until};
 
 const MIB: usize = 1024 * 1024;
 
@@ -169,7 +171,7 @@ async fn a_conflict_tells_where_to_go_on() {
         .succeeded();
     let books = server.books();
     assert_eq!(books.files["/files/f"], file);
-    assert_eq!((books.appended, books.count("PATCH")), (file.len(), 3));
+    assert_eq!((books.appended, books.count("PATCH")), (file.len(), 4));
     // Only the target was asked: the conflict itself told the offset.
     assert_eq!(
         books
@@ -245,7 +247,8 @@ async fn appends_keep_to_the_limit() {
         .await
         .succeeded();
     assert_eq!(server.file("/files/f"), file);
-    assert_eq!(server.count("PATCH"), 5);
+    // Four pieces, one of them twice, and the completion.
+    assert_eq!(server.count("PATCH"), 6);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -264,7 +267,7 @@ async fn a_limit_that_is_told_late_is_kept_too() {
         .await
         .succeeded();
     assert_eq!(server.file("/files/f"), file);
-    assert_eq!(server.count("PATCH"), 3);
+    assert_eq!(server.count("PATCH"), 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -342,7 +345,7 @@ async fn a_server_without_resumable_uploads_is_left_alone() {
     let run = machine
         .run(&["upload", "movie.mov", &format!("{}/files/f", server.url)])
         .await;
-    run.failed_with(1, "does not announce resumable uploads");
+    run.failed_with(1, "takes no resumable uploads");
     assert_eq!(server.count("PUT"), 0);
 }
 
@@ -505,20 +508,107 @@ async fn another_file_is_not_joined_to_the_first() {
     assert_eq!(server.file("/files/f"), other);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_changes_meanwhile_is_noticed() {
+/// Uploads over a good version, and does something to the file while it is under way.
+async fn changed_meanwhile(change: impl FnOnce(&Machine)) -> (Machine, Server, Run) {
     let (machine, server, _) = setting(2 * MIB, Manners::default()).await;
+    let path = "/files/f".to_owned();
+    server.books().files.insert(path, b"good".to_vec());
     let url = format!("{}/files/f", server.url);
     let child = machine
         .command(&["upload", "movie.mov", &url, "--limit-rate", "1MiB"])
         .spawn()
         .unwrap();
     until(|| server.appended() >= MIB / 2).await;
-    machine.write("movie.mov", &content(2 * MIB, 3));
-    finish(child)
-        .await
-        .failed_with(1, "movie.mov changed while it was read");
+    change(&machine);
+    let run = finish(child).await;
     assert_eq!(machine.records(), 0);
+    (machine, server, run)
+}
+
+fn opened(machine: &Machine) -> File {
+    let path = machine.path("movie.mov");
+    File::options().write(true).open(path).unwrap()
+}
+
+/// Overwrites some bytes in the part that was sent and in the one that was not, in place.
+fn scribble(machine: &Machine) {
+    let file = opened(machine);
+    file.write_all_at(b"XXXX", 10).unwrap();
+    file.write_all_at(b"YYYY", 2 * MIB as u64 - 10).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_changes_meanwhile_leaves_what_was_there() {
+    let resize = |machine: &Machine, size: usize| opened(machine).set_len(size as u64).unwrap();
+    let changes: [(&str, &dyn Fn(&Machine)); 4] = [
+        ("written into", &scribble),
+        ("written anew", &|machine| {
+            machine.write("movie.mov", &content(2 * MIB, 3));
+        }),
+        ("cut", &|machine| resize(machine, MIB)),
+        ("grown", &|machine| resize(machine, 3 * MIB)),
+    ];
+    for (what, change) in changes {
+        let (_machine, server, run) = changed_meanwhile(change).await;
+        run.failed_with(1, "movie.mov changed while it was read");
+        run.failed_with(1, "what there was stays; run the command again");
+        assert_eq!(server.file("/files/f"), b"good", "{what}");
+        assert_eq!(
+            server.books().uploads(),
+            0,
+            "{what}: the upload is cancelled"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_no_time_betrays_is_found_by_the_second_reading() {
+    let (machine, server, run) = changed_meanwhile(|machine| {
+        let modified = opened(machine).metadata().unwrap().modified().unwrap();
+        scribble(machine);
+        opened(machine).set_modified(modified).unwrap();
+    })
+    .await;
+    // The server refused the mixture, and got the file as it is by now.
+    run.succeeded();
+    assert!(run.stderr.contains("1 new start"), "{}", run.stderr);
+    assert_eq!(server.file("/files/f"), machine.read("movie.mov"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_replaced_or_removed_goes_up_as_it_was_opened() {
+    let replace = |machine: &Machine| {
+        machine.write("new", &content(MIB, 4));
+        std::fs::rename(machine.path("new"), machine.path("movie.mov")).unwrap();
+    };
+    let (_machine, server, run) = changed_meanwhile(replace).await;
+    run.succeeded();
+    assert_eq!(server.file("/files/f"), content(2 * MIB, 1));
+
+    let remove = |machine: &Machine| std::fs::remove_file(machine.path("movie.mov")).unwrap();
+    let (_machine, server, run) = changed_meanwhile(remove).await;
+    run.succeeded();
+    assert_eq!(server.file("/files/f"), content(2 * MIB, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_earlier_run_sent_is_proved_too() {
+    let (machine, server, _) = setting(2 * MIB, Manners::default()).await;
+    let url = format!("{}/files/f", server.url);
+    server.plan("PATCH", [MIB, 0].map(Mischief::CutAfter));
+    machine
+        .run(&["upload", "movie.mov", &url, "--retries", "0"])
+        .await
+        .failed_with(75, "");
+    // Another file of the same size and time.
+    let modified = opened(&machine).metadata().unwrap().modified().unwrap();
+    let other = content(2 * MIB, 2);
+    machine.write("movie.mov", &other);
+    opened(&machine).set_modified(modified).unwrap();
+    server.books().mischief.clear();
+    let run = machine.json(&["upload", "movie.mov", &url]).await;
+    assert_eq!(run.succeeded().events("restarted").len(), 1);
+    assert_eq!(server.file("/files/f"), other);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -627,14 +717,14 @@ async fn what_cannot_be_uploaded_is_said() {
         .run(&["upload", "absent.mov", &url])
         .await
         .failed_with(1, "failed to read");
-    machine
-        .run(&["upload", ".", &url])
-        .await
-        .failed_with(1, "only plain files can be uploaded");
+    machine.run(&["upload", ".", &url]).await.failed_with(
+        1,
+        "`longhaul publish DIRECTORY --pack NAME` publishes its files",
+    );
     machine
         .run(&["upload", "movie.mov", "ftp://localhost/files"])
         .await
-        .failed_with(1, "is no http:// or https:// URL");
+        .failed_with(2, "a URL begins with http:// or https://");
     machine
         .run(&["upload", "movie.mov", &url, "--header", "nonsense"])
         .await

@@ -9,11 +9,13 @@ pub(super) struct Input {
     bytes: BytesMut,
     /// How many bytes were taken out.
     consumed: u64,
+    fed: u64,
     is_finished: bool,
 }
 
 impl Input {
     pub(super) fn feed(&mut self, chunk: Bytes) {
+        self.fed += chunk.len() as u64;
         if self.bytes.is_empty() {
             self.bytes = chunk
                 .try_into_mut()
@@ -34,6 +36,11 @@ impl Input {
 
     pub(super) fn consumed(&self) -> u64 {
         self.consumed
+    }
+
+    /// How many bytes were put in.
+    pub(super) fn fed(&self) -> u64 {
+        self.fed
     }
 
     /// What is there, be it little or much.

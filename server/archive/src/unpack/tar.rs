@@ -1,9 +1,16 @@
-//! Tar: POSIX ustar with pax records, GNU's long names, and the older kind without either.
+//! Tar: POSIX ustar with pax records, GNU's long names and sparse files, and the older kind without either.
+
+mod extension;
+mod sparse;
 
 use std::ops::Range;
 
+use bytes::Bytes;
+
+use self::extension::{Extension, Kind as ExtensionKind};
+use self::sparse::{Runs, TextMap};
 use super::input::Input;
-use super::{Admission, Intake, UnpackEvent, UnpackFault};
+use super::{Admission, Intake, UnpackEvent, UnpackFault, skip_filling};
 
 #[derive(Debug, Default)]
 pub(super) struct Reader {
@@ -24,33 +31,46 @@ enum State {
         kind: ExtensionKind,
         len: usize,
     },
-    /// The data of an entry; `is_told` if there are events for it.
-    Data {
-        is_told: bool,
-        size: u64,
-        left: u64,
-        crc32: crc32fast::Hasher,
-    },
+    /// More blocks with the runs of a sparse file, behind its header.
+    MapBlocks(Box<Begun>),
+    /// The runs of a sparse file as text, at the beginning of its data.
+    MapText(Box<Begun>, TextMap),
+    /// The data of an entry.
+    Data(Box<Body>),
     /// Zeros up to the next block.
     Padding {
         left: usize,
     },
-    /// Behind the first block of zeros.
-    End,
+    /// Behind the first block of zeros; so many more came.
+    End {
+        filling: u64,
+    },
     Done,
 }
 
-#[derive(Debug, Clone, Copy)]
-enum ExtensionKind {
-    Pax,
-    PaxGlobal,
-    GnuLongName,
+/// An entry whose header is read, up to where its bytes lie.
+#[derive(Debug)]
+struct Begun {
+    header: Header,
+    path: String,
+    /// Of a file with holes, in bytes; else as many as are stored.
+    size: u64,
+    /// Bytes in the archive that are not read yet, without padding.
+    stored: u64,
+    runs: Runs,
 }
 
-#[derive(Debug, Default)]
-struct Extension {
-    path: Option<Vec<u8>>,
-    size: Option<u64>,
+/// An entry while its bytes come.
+#[derive(Debug)]
+struct Body {
+    is_told: bool,
+    size: u64,
+    /// How many bytes came out.
+    so_far: u64,
+    runs: Runs,
+    /// Bytes up to the next block, behind the last.
+    padding: usize,
+    crc32: crc32fast::Hasher,
 }
 
 impl Reader {
@@ -67,99 +87,50 @@ impl Reader {
             return Ok(Some(UnpackEvent::Executable { number }));
         }
         loop {
-            match &mut self.state {
-                State::Header => {
-                    let Some(bytes) = input.peek(BLOCK)? else {
-                        return Ok(None);
-                    };
-                    let block: Block = bytes.try_into().expect("as long as asked for");
-                    input.skip(BLOCK);
-                    if let Some(event) = self.begin_entry(&block, intake)? {
-                        return Ok(Some(event));
+            // Each step puts the state that it leaves, unless that is the next header.
+            let step = match std::mem::take(&mut self.state) {
+                State::Header => self.read_header(input, intake)?,
+                State::Extension { kind, len } => self.read_extension(kind, len, input)?,
+                State::MapBlocks(begun) => self.read_map_block(begun, input, intake)?,
+                State::MapText(begun, map) => self.read_map_text(begun, map, input, intake)?,
+                State::Data(body) => self.read_data(body, input, intake)?,
+                State::Padding { left } => self.read_padding(left, input)?,
+                State::End { mut filling } => {
+                    if skip_filling(input, &mut filling)? {
+                        self.state = State::Done;
+                        return Ok(Some(UnpackEvent::End));
                     }
+                    self.state = State::End { filling };
+                    Step::Starve
                 }
-                State::Extension { kind, len } => {
-                    let (kind, len) = (*kind, *len);
-                    let Some(bytes) = input.peek(len.next_multiple_of(BLOCK))? else {
-                        return Ok(None);
-                    };
-                    self.extension.read(kind, &bytes[..len])?;
-                    input.skip(len.next_multiple_of(BLOCK));
-                    self.state = State::Header;
-                }
-                State::Data {
-                    is_told,
-                    size,
-                    left: 0,
-                    crc32,
-                } => {
-                    let end = UnpackEvent::EndOfEntry {
-                        size: *size,
-                        crc32: std::mem::take(crc32).finalize(),
-                    };
-                    let is_told = *is_told;
-                    self.state = State::Padding {
-                        left: padding(*size),
-                    };
-                    self.name = None;
-                    if is_told {
-                        return Ok(Some(end));
-                    }
-                }
-                State::Data {
-                    is_told,
-                    size,
-                    left,
-                    crc32,
-                } => {
-                    let Some(bytes) = input.take_up_to(*left)? else {
-                        return Ok(None);
-                    };
-                    intake.count(bytes.len(), *size - *left)?;
-                    *left -= bytes.len() as u64;
-                    crc32.update(&bytes);
-                    if *is_told {
-                        return Ok(Some(UnpackEvent::Data(bytes)));
-                    }
-                }
-                State::Padding { left } => {
-                    if input.peek(*left)?.is_none() {
-                        return Ok(None);
-                    }
-                    input.skip(*left);
-                    self.state = State::Header;
-                }
-                State::End => {
-                    // Tools fill their last record with zeros.
-                    if input.available().iter().any(|byte| *byte != 0) {
-                        return Err(UnpackFault::TrailingBytes);
-                    }
-                    input.skip(input.available().len());
-                    if !input.is_finished() {
-                        return Ok(None);
-                    }
+                State::Done => {
                     self.state = State::Done;
-                    return Ok(Some(UnpackEvent::End));
+                    Step::Starve
                 }
-                State::Done => return Ok(None),
+            };
+            match step {
+                Step::Go if intake.is_pause_due() => return Ok(Some(UnpackEvent::Pause)),
+                Step::Go => {}
+                Step::Starve => return Ok(None),
+                Step::Tell(event) => return Ok(Some(event)),
             }
         }
     }
 
-    /// Reads a header; an event if it begins a file that is told.
-    fn begin_entry(
-        &mut self,
-        block: &Block,
-        intake: &mut Intake,
-    ) -> Result<Option<UnpackEvent>, UnpackFault> {
+    fn read_header(&mut self, input: &mut Input, intake: &mut Intake) -> Result<Step, UnpackFault> {
+        let Some(bytes) = input.peek(BLOCK)? else {
+            return Ok(Step::Starve);
+        };
+        let block: Block = bytes.try_into().expect("as long as asked for");
+        input.skip(BLOCK);
         if block.iter().all(|byte| *byte == 0) {
-            if self.extension.path.is_some() || self.extension.size.is_some() {
+            if !self.extension.is_empty() {
                 return Err(MALFORMED_HEADER);
             }
-            self.state = State::End;
-            return Ok(None);
+            self.state = State::End { filling: 0 };
+            return Ok(Step::Go);
         }
-        let header = Header::read(block).map_err(|fault| {
+        let header = Header::read(&block).map_err(|fault| {
             let is_first = intake.entries == 0 && self.name.is_none();
             if is_first {
                 UnpackFault::NotAnArchive
@@ -167,27 +138,55 @@ impl Reader {
                 fault
             }
         })?;
-        self.name = Some(
-            String::from_utf8_lossy(self.extension.path.as_deref().unwrap_or(&header.path))
-                .into_owned(),
-        );
-
+        let path = self.extension.path().unwrap_or(&header.path);
+        self.name = Some(String::from_utf8_lossy(path).into_owned());
         match header.kind {
-            b'x' => return self.begin_extension(ExtensionKind::Pax, header.size),
-            b'g' => return self.begin_extension(ExtensionKind::PaxGlobal, header.size),
-            b'L' => return self.begin_extension(ExtensionKind::GnuLongName, header.size),
-            b'0' | 0 | b'7' | b'5' => {}
-            b'1' | b'2' | b'K' => return Err(UnpackFault::Link),
-            b'S' => return Err(SPARSE),
-            _ => return Err(UnpackFault::NotAFile),
+            b'x' | b'X' => self.begin_extension(ExtensionKind::Pax, header.size),
+            b'g' => self.begin_extension(ExtensionKind::PaxGlobal, header.size),
+            b'L' => self.begin_extension(ExtensionKind::GnuLongName, header.size),
+            b'K' => self.begin_extension(ExtensionKind::GnuLongLink, header.size),
+            // The label that GNU tar gives a volume.
+            b'V' if header.size == 0 => Ok(Step::Go),
+            b'0' | 0 | b'7' | b'5' | b'1' | b'S' => self.begin_entry(header, &block, intake),
+            b'2' => Err(UnpackFault::Link),
+            _ => Err(UnpackFault::NotAFile),
         }
-        let Extension { path, size } = std::mem::take(&mut self.extension);
-        let path = path.unwrap_or(header.path);
-        let mut path = String::from_utf8(path).map_err(|_| UnpackFault::NameNotUtf8)?;
-        if header.kind == b'5' && !path.ends_with('/') {
-            path.push('/');
-        }
-        let size = match size {
+    }
+
+    fn begin_extension(&mut self, kind: ExtensionKind, len: u64) -> Result<Step, UnpackFault> {
+        let len = usize::try_from(len)
+            .ok()
+            .filter(|len| *len <= MAX_EXTENSION_BYTES)
+            .ok_or(MALFORMED_EXTENSION)?;
+        self.state = State::Extension { kind, len };
+        Ok(Step::Go)
+    }
+
+    fn read_extension(
+        &mut self,
+        kind: ExtensionKind,
+        len: usize,
+        input: &mut Input,
+    ) -> Result<Step, UnpackFault> {
+        let padded = len.next_multiple_of(BLOCK);
+        let Some(bytes) = input.peek(padded)? else {
+            self.state = State::Extension { kind, len };
+            return Ok(Step::Starve);
+        };
+        self.extension.read(kind, &bytes[..len])?;
+        input.skip(padded);
+        Ok(Step::Go)
+    }
+
+    /// Begins an entry whose header this is, up to where its bytes are.
+    fn begin_entry(
+        &mut self,
+        header: Header,
+        block: &Block,
+        intake: &mut Intake,
+    ) -> Result<Step, UnpackFault> {
+        let extension = std::mem::take(&mut self.extension);
+        let stored = match extension.size {
             None => header.size,
             Some(size) if size == header.size => size,
             // What GNU tar, Python and Go write when the number does not fit.
@@ -195,87 +194,211 @@ impl Reader {
             // Readers that see different sizes would see different entries behind this one (CVE-2025-62518).
             Some(_) => return Err(UnpackFault::WrongSize),
         };
+        let path = extension.path().unwrap_or(&header.path).to_vec();
+        let mut path = String::from_utf8(path).map_err(|_| UnpackFault::NameNotUtf8)?;
+        if header.kind == b'5' && !path.ends_with('/') {
+            path.push('/');
+        }
+        if header.kind == b'1' {
+            let target = extension.link.as_deref().unwrap_or(&header.link);
+            return self.end_link(&path, target, &header, intake);
+        }
+        let mut begun = Box::new(Begun {
+            header,
+            path,
+            size: stored,
+            stored,
+            runs: Runs::whole(stored),
+        });
+        if begun.header.kind == b'S' {
+            begun.size = number(&block[483..495])?;
+            begun.runs = Runs::default();
+            begun.runs.push_all(&block[386..482])?;
+            if block[482] != 0 {
+                self.state = State::MapBlocks(begun);
+                return Ok(Step::Go);
+            }
+        } else if let Some(sparse) = extension.sparse {
+            begun.size = sparse.size.ok_or(MALFORMED_EXTENSION)?;
+            if sparse.is_map_in_data {
+                self.state = State::MapText(begun, TextMap::default());
+                return Ok(Step::Go);
+            }
+            begun.runs = sparse.runs;
+        }
+        self.admit(*begun, intake)
+    }
+
+    fn read_map_block(
+        &mut self,
+        mut begun: Box<Begun>,
+        input: &mut Input,
+        intake: &mut Intake,
+    ) -> Result<Step, UnpackFault> {
+        let Some(block) = input.peek(BLOCK)? else {
+            self.state = State::MapBlocks(begun);
+            return Ok(Step::Starve);
+        };
+        begun.runs.push_all(&block[..504])?;
+        let goes_on = block[504] != 0;
+        input.skip(BLOCK);
+        if goes_on {
+            self.state = State::MapBlocks(begun);
+            return Ok(Step::Go);
+        }
+        self.admit(*begun, intake)
+    }
+
+    fn read_map_text(
+        &mut self,
+        mut begun: Box<Begun>,
+        mut map: TextMap,
+        input: &mut Input,
+        intake: &mut Intake,
+    ) -> Result<Step, UnpackFault> {
+        if begun.stored < BLOCK as u64 {
+            return Err(MALFORMED_SPARSE);
+        }
+        let Some(block) = input.peek(BLOCK)? else {
+            self.state = State::MapText(begun, map);
+            return Ok(Step::Starve);
+        };
+        let runs = map.read(block)?;
+        input.skip(BLOCK);
+        begun.stored -= BLOCK as u64;
+        match runs {
+            None => {
+                self.state = State::MapText(begun, map);
+                Ok(Step::Go)
+            }
+            Some(runs) => {
+                begun.runs = runs;
+                self.admit(*begun, intake)
+            }
+        }
+    }
+
+    /// Judges an entry whose bytes come next.
+    fn admit(&mut self, begun: Begun, intake: &mut Intake) -> Result<Step, UnpackFault> {
+        let Begun {
+            header,
+            path,
+            size,
+            stored,
+            runs,
+        } = begun;
+        runs.check(size, stored)?;
         let admission = intake.admit(&path)?;
         intake.check_size(size)?;
-        let crc32 = crc32fast::Hasher::new();
-        match admission {
-            Admission::Directory if size > 0 => Err(UnpackFault::DirectoryWithContents),
-            Admission::Directory | Admission::Ignored => {
-                self.state = State::Data {
-                    is_told: false,
-                    size,
-                    left: size,
-                    crc32,
-                };
-                Ok(None)
-            }
+        let (is_told, step) = match admission {
+            Admission::Directory if size > 0 => return Err(UnpackFault::DirectoryWithContents),
+            Admission::Directory | Admission::Ignored => (false, Step::Go),
             Admission::File { path, number } => {
-                self.state = State::Data {
-                    is_told: true,
-                    size,
-                    left: size,
-                    crc32,
-                };
                 self.executable = header.is_executable.then_some(number);
-                Ok(Some(UnpackEvent::Entry {
-                    path,
-                    size: Some(size),
-                }))
+                let size = Some(size);
+                (true, Step::Tell(UnpackEvent::Entry { path, size }))
             }
-        }
+        };
+        self.state = State::Data(Box::new(Body {
+            is_told,
+            size,
+            so_far: 0,
+            runs,
+            padding: padding(stored),
+            crc32: crc32fast::Hasher::new(),
+        }));
+        Ok(step)
     }
 
-    fn begin_extension(
+    /// Takes a hard link for a copy of the file that it means.
+    fn end_link(
         &mut self,
-        kind: ExtensionKind,
-        len: u64,
-    ) -> Result<Option<UnpackEvent>, UnpackFault> {
-        let len = usize::try_from(len)
-            .ok()
-            .filter(|len| *len <= MAX_EXTENSION_BYTES)
-            .ok_or(MALFORMED_EXTENSION)?;
-        self.state = State::Extension { kind, len };
-        Ok(None)
-    }
-}
-
-impl Extension {
-    fn read(&mut self, kind: ExtensionKind, bytes: &[u8]) -> Result<(), UnpackFault> {
-        match kind {
-            ExtensionKind::GnuLongName => {
-                self.path = Some(until_nul(bytes).to_vec());
-                Ok(())
+        path: &str,
+        target: &[u8],
+        header: &Header,
+        intake: &mut Intake,
+    ) -> Result<Step, UnpackFault> {
+        if header.size > 0 {
+            return Err(UnpackFault::Unsupported {
+                feature: "hard links with contents",
+            });
+        }
+        let target = std::str::from_utf8(target).map_err(|_| UnpackFault::NameNotUtf8)?;
+        // Looked up before its own name is known, or it could mean itself.
+        let earlier = intake.earlier(target);
+        match intake.admit(path)? {
+            Admission::Directory => Err(UnpackFault::NotAFile),
+            Admission::Ignored => Ok(Step::Go),
+            Admission::File { path, number } => {
+                let of = earlier.ok_or_else(|| UnpackFault::HardLink {
+                    target: target.chars().take(200).collect(),
+                })?;
+                self.executable = header.is_executable.then_some(number);
+                self.name = None;
+                Ok(Step::Tell(UnpackEvent::Copy { path, of }))
             }
-            ExtensionKind::Pax | ExtensionKind::PaxGlobal => self.read_records(kind, bytes),
         }
     }
 
-    fn read_records(&mut self, kind: ExtensionKind, mut bytes: &[u8]) -> Result<(), UnpackFault> {
-        while !bytes.is_empty() {
-            let (key, value, rest) = split_record(bytes).ok_or(MALFORMED_EXTENSION)?;
-            bytes = rest;
-            let is_of_one_entry = matches!(key, b"path" | b"size");
-            if is_of_one_entry && matches!(kind, ExtensionKind::PaxGlobal) {
-                return Err(UnpackFault::Unsupported {
-                    feature: "paths and sizes for all entries",
-                });
-            }
-            match key {
-                b"path" => self.path = Some(value.to_vec()),
-                b"size" => self.size = Some(decimal(value).ok_or(MALFORMED_EXTENSION)?),
-                _ if key.starts_with(b"GNU.sparse") => return Err(SPARSE),
-                // Times, owners, extended attributes: nothing that a tree has.
-                _ => {}
-            }
+    fn read_data(
+        &mut self,
+        mut body: Box<Body>,
+        input: &mut Input,
+        intake: &mut Intake,
+    ) -> Result<Step, UnpackFault> {
+        if body.so_far == body.size {
+            self.state = State::Padding { left: body.padding };
+            self.name = None;
+            return Ok(match body.is_told {
+                true => Step::Tell(UnpackEvent::EndOfEntry {
+                    size: body.size,
+                    crc32: body.crc32.finalize(),
+                }),
+                false => Step::Go,
+            });
         }
-        Ok(())
+        let next = body.runs.next(body.so_far, body.size);
+        let bytes = if next.is_hole {
+            let len = next.len.min(HOLE.len() as u64);
+            intake.expand(len)?;
+            Bytes::from_static(&HOLE[..usize::try_from(len).expect("no more than a piece")])
+        } else {
+            match input.take_up_to(next.len)? {
+                Some(bytes) => bytes,
+                None => {
+                    self.state = State::Data(body);
+                    return Ok(Step::Starve);
+                }
+            }
+        };
+        intake.count(bytes.len(), body.so_far)?;
+        body.so_far += bytes.len() as u64;
+        body.crc32.update(&bytes);
+        let is_told = body.is_told;
+        self.state = State::Data(body);
+        Ok(match is_told {
+            true => Step::Tell(UnpackEvent::Data(bytes)),
+            false => Step::Go,
+        })
+    }
+
+    fn read_padding(&mut self, left: usize, input: &mut Input) -> Result<Step, UnpackFault> {
+        if input.peek(left)?.is_none() {
+            self.state = State::Padding { left };
+            return Ok(Step::Starve);
+        }
+        input.skip(left);
+        Ok(Step::Go)
     }
 }
 
 type Block = [u8; BLOCK];
 
+#[derive(Debug)]
 struct Header {
     path: Vec<u8>,
+    /// What a link means.
+    link: Vec<u8>,
     size: u64,
     kind: u8,
     is_executable: bool,
@@ -283,10 +406,16 @@ struct Header {
 
 impl Header {
     fn read(block: &Block) -> Result<Self, UnpackFault> {
-        let sum: u64 = block.iter().copied().map(u64::from).sum();
-        let own: u64 = block[CHECKSUM].iter().copied().map(u64::from).sum();
-        // The checksum counts itself as spaces.
-        if number(&block[CHECKSUM])? != sum - own + 8 * u64::from(b' ') {
+        // The checksum counts itself as spaces, and some old tools take bytes for signed.
+        let counted = block[..CHECKSUM.start].iter().chain(&block[CHECKSUM.end..]);
+        let spaces = 8 * i64::from(b' ');
+        let unsigned: i64 = spaces + counted.clone().copied().map(i64::from).sum::<i64>();
+        let signed: i64 = spaces
+            + counted
+                .map(|byte| i64::from(byte.cast_signed()))
+                .sum::<i64>();
+        let stated = number(&block[CHECKSUM])?;
+        if ![unsigned, signed].contains(&i64::try_from(stated).unwrap_or(-1)) {
             return Err(MALFORMED_HEADER);
         }
         let name = until_nul(&block[..100]);
@@ -299,6 +428,7 @@ impl Header {
         };
         Ok(Self {
             path,
+            link: until_nul(&block[157..257]).to_vec(),
             size: number(&block[124..136])?,
             kind: block[156],
             is_executable: number(&block[100..108])? & 0o100 != 0,
@@ -334,22 +464,6 @@ fn number(field: &[u8]) -> Result<u64, UnpackFault> {
         })
 }
 
-/// Splits `LENGTH KEY=VALUE` and a line feed off, where the length counts itself.
-fn split_record(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
-    let space = bytes.iter().take(20).position(|byte| *byte == b' ')?;
-    let len = usize::try_from(decimal(&bytes[..space])?).ok()?;
-    let record = bytes.get(space + 1..len)?.strip_suffix(b"\n")?;
-    let equals = record.iter().position(|byte| *byte == b'=')?;
-    Some((&record[..equals], &record[equals + 1..], &bytes[len..]))
-}
-
-fn decimal(digits: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(digits)
-        .ok()
-        .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
-    text.parse().ok()
-}
-
 fn until_nul(bytes: &[u8]) -> &[u8] {
     &bytes[..bytes
         .iter()
@@ -374,6 +488,18 @@ const MALFORMED_HEADER: UnpackFault = UnpackFault::Malformed {
 const MALFORMED_EXTENSION: UnpackFault = UnpackFault::Malformed {
     record: "extended tar header",
 };
-const SPARSE: UnpackFault = UnpackFault::Unsupported {
-    feature: "sparse files",
+const MALFORMED_SPARSE: UnpackFault = UnpackFault::Malformed {
+    record: "map of a sparse file",
 };
+
+/// Zeros of a hole, a piece at a time.
+static HOLE: [u8; 64 * 1024] = [0; 64 * 1024];
+
+/// What a step led to.
+enum Step {
+    /// On to the next.
+    Go,
+    /// Bytes are lacking.
+    Starve,
+    Tell(UnpackEvent),
+}

@@ -7,21 +7,25 @@
 //! The size of an entry may also follow its data (bit 3). A deflate stream shows its own end, so that is no problem
 //! there; a stored entry whose header does not tell the size anyway cannot be read this way and is refused.
 
-use std::collections::HashMap;
+mod name;
+
 use std::fmt;
 
 use bytes::Bytes;
 use flate2::{Decompress, FlushDecompress, Status};
 use sha2::{Digest as _, Sha256};
 
+use self::name::decode_name;
 use super::input::Input;
-use super::{Admission, Intake, UnpackEvent, UnpackFault};
+use super::{Admission, Intake, UnpackEvent, UnpackFault, skip_filling};
 
 #[derive(Debug, Default)]
 pub(super) struct Reader {
     state: State,
-    /// Entries that the central directory has yet to confirm, by the offsets of their local headers.
-    unconfirmed: HashMap<u64, Seen>,
+    /// Entries in the order of the offsets of their local headers.
+    seen: Vec<Seen>,
+    /// How many of them the central directory has yet to confirm.
+    unconfirmed: usize,
     directory: Option<Directory>,
     zip64_end: Option<Zip64End>,
     inflate: Inflate,
@@ -41,6 +45,7 @@ enum State {
     /// In the comment at the end.
     Comment {
         left: usize,
+        filling: u64,
     },
     Done,
 }
@@ -80,7 +85,6 @@ enum Method {
 }
 
 /// What the central directory has to repeat of an entry.
-#[derive(Debug, PartialEq, Eq)]
 struct Facts {
     name: NameHash,
     method: Method,
@@ -89,12 +93,46 @@ struct Facts {
     size: u64,
 }
 
+/// An entry that was read, in as little memory as will do: there may be a million.
 #[derive(Debug)]
 struct Seen {
-    facts: Facts,
-    is_directory: bool,
-    /// The number of the file, if it was told.
-    number: Option<u32>,
+    /// Where its local header begins.
+    offset: u64,
+    facts: FactsHash,
+    kind: SeenKind,
+    is_confirmed: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SeenKind {
+    /// A file that was told, by its number.
+    File(u32),
+    Directory,
+    Ignored,
+}
+
+/// The first half of a SHA-256, as of a name.
+type FactsHash = [u8; 16];
+
+impl Facts {
+    fn hash(&self) -> FactsHash {
+        let Self {
+            name,
+            method,
+            crc32,
+            stored,
+            size,
+        } = self;
+        let mut bytes = name.to_vec();
+        bytes.push(match method {
+            Method::Stored => 0,
+            Method::Deflated => 8,
+        });
+        bytes.extend(crc32.to_le_bytes());
+        bytes.extend(stored.to_le_bytes());
+        bytes.extend(size.to_le_bytes());
+        hash_of(&bytes)
+    }
 }
 
 #[derive(Debug)]
@@ -126,6 +164,11 @@ impl Reader {
         self.name.as_deref()
     }
 
+    /// About how much memory the entries take, in bytes.
+    pub(super) fn memory(&self) -> usize {
+        self.seen.capacity() * size_of::<Seen>()
+    }
+
     pub(super) fn advance(
         &mut self,
         input: &mut Input,
@@ -138,13 +181,14 @@ impl Reader {
                 State::Record => self.read_record(input, intake)?,
                 State::Data(current) => self.read_data(current, input, intake)?,
                 State::Descriptor(current) => self.read_descriptor(current, input)?,
-                State::Comment { left } => self.read_comment(left, input)?,
+                State::Comment { left, filling } => self.read_comment(left, filling, input)?,
                 State::Done => {
                     self.state = State::Done;
                     Step::Starve
                 }
             };
             match step {
+                Step::Go if intake.is_pause_due() => return Ok(Some(UnpackEvent::Pause)),
                 Step::Go => {}
                 Step::Starve => return Ok(None),
                 Step::Tell(event) => return Ok(Some(event)),
@@ -188,6 +232,8 @@ impl Reader {
         self.name = Some(String::from_utf8_lossy(name).into_owned());
 
         let flags = u16_at(record, 6);
+        let path = decode_name(name, flags & HAS_UTF8_NAME != 0, extra)?;
+        self.name = Some(path.clone());
         let has_descriptor = flags & HAS_DESCRIPTOR != 0;
         let mut sizes = Sizes {
             size: u32_at(record, 22).into(),
@@ -196,7 +242,7 @@ impl Reader {
         };
         let header = LocalHeader {
             name: hash_of(name),
-            is_directory: name.ends_with(b"/"),
+            is_directory: path.ends_with('/'),
             method: method_of(flags, u16_at(record, 8))?,
             has_descriptor,
             crc32: u32_at(record, 14),
@@ -205,8 +251,7 @@ impl Reader {
                 sizes
             },
         };
-        let admission =
-            intake.admit(std::str::from_utf8(name).map_err(|_| UnpackFault::NameNotUtf8)?)?;
+        let admission = intake.admit(&path)?;
         if !has_descriptor {
             intake.check_size(header.sizes.size)?;
         }
@@ -278,6 +323,7 @@ impl Reader {
         };
 
         intake.count(bytes.len(), current.size)?;
+        intake.expand(bytes.len() as u64)?;
         current.size += bytes.len() as u64;
         current.crc32.update(&bytes);
         if matches!(current.admission, Admission::Directory) && current.size > 0 {
@@ -366,26 +412,30 @@ impl Reader {
             ..
         } = current.header;
         let (stored, size) = (said.stored, said.size);
-        let number = match current.admission {
-            Admission::File { number, .. } => Some(number),
-            Admission::Directory | Admission::Ignored => None,
+        let kind = match current.admission {
+            Admission::File { number, .. } => SeenKind::File(number),
+            Admission::Directory | Admission::Ignored if is_directory => SeenKind::Directory,
+            Admission::Directory | Admission::Ignored => SeenKind::Ignored,
         };
-        let seen = Seen {
-            facts: Facts {
-                name,
-                method,
-                crc32,
-                stored,
-                size,
-            },
-            is_directory,
-            number,
+        let facts = Facts {
+            name,
+            method,
+            crc32,
+            stored,
+            size,
         };
-        self.unconfirmed.insert(current.offset, seen);
+        self.seen.push(Seen {
+            offset: current.offset,
+            facts: facts.hash(),
+            kind,
+            is_confirmed: false,
+        });
+        self.unconfirmed += 1;
         self.name = None;
-        Ok(number.map_or(Step::Go, |_| {
-            Step::Tell(UnpackEvent::EndOfEntry { size, crc32 })
-        }))
+        Ok(match kind {
+            SeenKind::File(_) => Step::Tell(UnpackEvent::EndOfEntry { size, crc32 }),
+            SeenKind::Directory | SeenKind::Ignored => Step::Go,
+        })
     }
 
     fn read_central_header(&mut self, input: &mut Input) -> Result<Step, UnpackFault> {
@@ -414,28 +464,36 @@ impl Reader {
             stored: sizes.stored,
             size: sizes.size,
         };
-        let seen = self
-            .unconfirmed
-            .remove(&sizes.offset)
-            .ok_or(UnpackFault::Inconsistent)?;
-        if seen.facts != facts {
-            return Err(UnpackFault::Inconsistent);
-        }
+        let kind = self.confirm(sizes.offset, &facts)?;
         let is_unix = matches!(record[5], HOST_UNIX | HOST_DARWIN);
         let mode = if is_unix { u32_at(record, 38) >> 16 } else { 0 };
         match mode >> 12 {
             0 | 0o10 => {}
-            0o04 if seen.is_directory => {}
+            0o04 if kind == SeenKind::Directory => {}
             0o12 => return Err(UnpackFault::Link),
             _ => return Err(UnpackFault::NotAFile),
         }
         self.directory_at(input.consumed()).records += 1;
         input.skip(len);
         self.name = None;
-        Ok(match seen.number {
-            Some(number) if mode & 0o100 != 0 => Step::Tell(UnpackEvent::Executable { number }),
-            Some(_) | None => Step::Go,
+        Ok(match kind {
+            SeenKind::File(number) if mode & 0o100 != 0 => {
+                Step::Tell(UnpackEvent::Executable { number })
+            }
+            SeenKind::File(_) | SeenKind::Directory | SeenKind::Ignored => Step::Go,
         })
+    }
+
+    /// Finds the entry whose header is at this offset, once.
+    fn confirm(&mut self, offset: u64, facts: &Facts) -> Result<SeenKind, UnpackFault> {
+        let index = self.seen.binary_search_by_key(&offset, |seen| seen.offset);
+        let seen = &mut self.seen[index.map_err(|_| UnpackFault::Inconsistent)?];
+        if seen.is_confirmed || seen.facts != facts.hash() {
+            return Err(UnpackFault::Inconsistent);
+        }
+        seen.is_confirmed = true;
+        self.unconfirmed -= 1;
+        Ok(seen.kind)
     }
 
     fn read_zip64_end(&mut self, input: &mut Input) -> Result<Step, UnpackFault> {
@@ -513,25 +571,30 @@ impl Reader {
         if !fits(all, directory.records, u16::MAX.into())
             || !fits(begin, directory.begin, u32::MAX.into())
             || !fits(size, directory_end - directory.begin, u32::MAX.into())
-            || !self.unconfirmed.is_empty()
+            || self.unconfirmed > 0
         {
             return Err(UnpackFault::Inconsistent);
         }
         input.skip(22);
-        self.state = State::Comment { left: comment_len };
+        self.state = State::Comment {
+            left: comment_len,
+            filling: 0,
+        };
         Ok(Step::Go)
     }
 
-    fn read_comment(&mut self, left: usize, input: &mut Input) -> Result<Step, UnpackFault> {
+    fn read_comment(
+        &mut self,
+        left: usize,
+        mut filling: u64,
+        input: &mut Input,
+    ) -> Result<Step, UnpackFault> {
         let there = left.min(input.available().len());
         input.skip(there);
         // `bsdtar` fills its last record with zeros, of a zip too.
-        if input.available().iter().any(|byte| *byte != 0) {
-            return Err(UnpackFault::TrailingBytes);
-        }
-        input.skip(input.available().len());
-        if !input.is_finished() {
-            self.state = State::Comment { left: left - there };
+        if !skip_filling(input, &mut filling)? {
+            let left = left - there;
+            self.state = State::Comment { left, filling };
             return Ok(Step::Starve);
         }
         if there < left {
@@ -724,6 +787,7 @@ fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 }
 
 const HAS_DESCRIPTOR: u16 = 1 << 3;
+const HAS_UTF8_NAME: u16 = 1 << 11;
 /// Encryption, strong encryption, and headers masked by it.
 const IS_ENCRYPTED: u16 = 1 | 1 << 6 | 1 << 13;
 const ZIP64_FIELD: u16 = 1;

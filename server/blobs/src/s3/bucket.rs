@@ -2,15 +2,27 @@
 //!
 //! Bodies are whole buffers in memory: so the SDK can send them again, knows their checksums before it begins, and sends these as
 //! header fields, which more servers understand than trailers. A `200` that carries an error is an error to the SDK, and is tried again.
+//!
+//! Servers differ in what they leave out and in how they order what they list. So nothing here relies on what the protocol calls
+//! optional, nor on any order:
+//!
+//! - No multipart upload is begun with a checksum algorithm. With one, it could only be completed with the checksum of every part, which
+//!   some servers do not list, and parts could only be copied into it where the server makes up checksums for them. What parts are
+//!   verified by on their way is the SHA-256 that every request is signed with, and `Content-MD5` if that is chosen or the server takes
+//!   that SHA-256 on trust, as SeaweedFS does.
+//! - Lists are read to their end by the server's own markers, or by the last name where it states none, then put in order here, each
+//!   entry once. A list that goes on without anything new is a contradiction and an error, never a short list.
+//! - An entity tag without quotes is the same as with. A time that is not stated is [`UNKNOWN`], which never becomes old.
 
-use std::collections::HashMap;
-use std::error::Error;
-use std::fmt::Debug;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::{Debug, Write as _};
+use std::hash::Hash;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use aws_sdk_s3::Client;
-use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::config::{self, RequestChecksumCalculation};
 use aws_sdk_s3::primitives::{ByteStream, DateTime, SdkBody};
 use aws_sdk_s3::types::{
     ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart, Delete, ObjectIdentifier,
@@ -23,8 +35,9 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use md5::{Digest as _, Md5};
 
 use super::config::Checksums;
+use super::failures::{Trouble, meaning, other, trouble};
 use super::names::{Rank, Tag};
-use super::requests::{Operation, Requests};
+use super::requests::{Operation, Requests, Spoiler};
 
 /// How many objects one request deletes at most (`DeleteObjects`).
 const MOST_DELETED: usize = 1000;
@@ -32,21 +45,8 @@ const MOST_DELETED: usize = 1000;
 const AT_ONCE: usize = 4;
 /// The metadata of an object that says who made it.
 const TAG: &str = "longhaul-tag";
-
-/// Why the server did not do it.
-#[derive(Debug)]
-pub(super) enum Trouble {
-    /// There is no such object.
-    NoObject,
-    /// There is no such multipart upload, or not any more.
-    NoUpload,
-    /// An object is not what the request relies on.
-    Changed,
-    /// There is no room left.
-    Full,
-    /// Anything else.
-    Other(Box<dyn Error + Send + Sync>),
-}
+/// When something was made of which the server does not say that.
+const UNKNOWN: Timestamp = Timestamp::from_millis(i64::MAX);
 
 /// What must be at a name for an object to be put there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,13 +76,66 @@ pub(super) struct Listed {
     pub(super) modified_at: Timestamp,
 }
 
-/// A page of a list.
+/// A page of a list, in the order of the names.
 #[derive(Debug)]
 pub(super) struct Page<T> {
     pub(super) entries: Vec<T>,
     /// Whether there is more after the last entry.
     pub(super) more: bool,
 }
+
+/// Where a list was asked for so far.
+#[derive(Debug)]
+struct Markers<M> {
+    used: HashSet<M>,
+    /// How many entries there were at the last one.
+    entries: usize,
+    /// How many pages in a row brought nothing new.
+    idle: u32,
+}
+
+impl<M: Clone + Eq + Hash> Markers<M> {
+    /// Most pages in a row that bring nothing new.
+    const MOST_IDLE: u32 = 16;
+
+    fn new() -> Self {
+        Self {
+            used: HashSet::new(),
+            entries: 0,
+            idle: 0,
+        }
+    }
+
+    /// Where a list of which so many `entries` are known goes on: where the server states, or else behind the `last` entry; but never
+    /// where it was asked for before.
+    fn next(&mut self, entries: usize, stated: Option<M>, last: Option<M>) -> Result<M, Trouble> {
+        self.idle = match entries > self.entries {
+            true => 0,
+            false => self.idle + 1,
+        };
+        self.entries = entries;
+        let mut candidates = [stated, last].into_iter().flatten();
+        candidates
+            .find(|marker| self.used.insert(marker.clone()))
+            .filter(|_| self.idle <= Self::MOST_IDLE)
+            .ok_or_else(|| {
+                other("the server says that a list goes on, but not where; nothing is concluded from it")
+            })
+    }
+}
+
+/// Where a list of objects goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Place {
+    Token(String),
+    Behind(String),
+}
+
+/// Where a list of multipart uploads goes on: behind a name, or behind an upload to it.
+type UploadMarker = (String, Option<String>);
+
+/// Multipart uploads by name and id, and when they were begun.
+type Uploads = BTreeMap<(String, String), Timestamp>;
 
 /// A multipart upload that is under way.
 #[derive(Debug, Clone)]
@@ -98,8 +151,7 @@ pub(super) struct Part {
     pub(super) number: u32,
     /// In bytes.
     pub(super) size: u64,
-    etag: String,
-    checksum: Option<String>,
+    pub(super) etag: String,
 }
 
 /// A bucket of an S3 server.
@@ -108,20 +160,28 @@ pub(super) struct Bucket {
     client: Client,
     name: String,
     checksums: Checksums,
+    /// Whether parts are sent with `Content-MD5`.
+    parts_have_md5: Arc<AtomicBool>,
     requests: Arc<Requests>,
 }
 
-/// Sends a request of the SDK, counted.
+/// Sends a request of the SDK, counted, and with these settings if there are any.
 macro_rules! send {
-    ($bucket:ident, $operation:ident, $request:expr) => {
+    ($bucket:ident, $operation:ident, $request:expr $(, $settings:expr)?) => {
         $request
             .bucket(&$bucket.name)
             .customize()
             .interceptor($bucket.requests.counter(Operation::$operation))
+            $(.config_override($settings))?
             .send()
             .await
             .map_err(trouble)
     };
+}
+
+/// Keeps the SDK from stating a checksum algorithm.
+fn without_checksum() -> config::Builder {
+    config::Builder::new().request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
 }
 
 impl Bucket {
@@ -130,6 +190,7 @@ impl Bucket {
             client,
             name,
             checksums,
+            parts_have_md5: Arc::new(AtomicBool::new(checksums == Checksums::Md5)),
             requests: Arc::default(),
         }
     }
@@ -152,12 +213,12 @@ impl Bucket {
             .key(name)
             .set_metadata(Some(metadata))
             .set_checksum_algorithm(self.algorithm())
-            .set_content_md5(self.md5(&bytes))
+            .set_content_md5((self.checksums == Checksums::Md5).then(|| md5(&bytes)))
             .set_if_none_match(condition.if_none_match())
             .set_if_match(condition.if_match())
             .body(body(bytes));
         let put = send!(self, Put, request)?;
-        Ok(put.e_tag.unwrap_or_default())
+        Ok(etag(put.e_tag))
     }
 
     /// Begins to get an object or a range of it, which must still have the entity tag, if one is given.
@@ -189,7 +250,7 @@ impl Bucket {
         let metadata = head.metadata.unwrap_or_default();
         let object = Object {
             size: size(head.content_length),
-            etag: head.e_tag.unwrap_or_default(),
+            etag: etag(head.e_tag),
             tag: metadata.get(TAG).and_then(|tag| tag.parse().ok()),
         };
         Ok(Some((object, metadata)))
@@ -209,30 +270,40 @@ impl Bucket {
             .set_start_after(after.map(str::to_owned))
             .max_keys(limit);
         let listed = send!(self, List, request)?;
-        let entries = listed.contents.unwrap_or_default().into_iter();
-        Ok(Page {
-            entries: entries
-                .filter_map(|object| {
-                    Some(Listed {
-                        name: object.key?,
-                        modified_at: timestamp(object.last_modified),
-                    })
-                })
-                .collect(),
-            more: listed.is_truncated.unwrap_or(false),
-        })
+        let mut found: BTreeMap<_, _> = objects(listed.contents, prefix).collect();
+        found.retain(|name, _| after.is_none_or(|after| &**name > after));
+        let entries = objects_in_order(found);
+        let more = listed.is_truncated.unwrap_or(false);
+        match more && entries.is_empty() {
+            true => Err(other(
+                "the server's list of objects goes on without an entry",
+            )),
+            false => Ok(Page { entries, more }),
+        }
     }
 
-    /// All objects whose names begin with `prefix`.
+    /// All objects whose names begin with `prefix`, in order.
     pub(super) async fn list_all(&self, prefix: &str) -> Result<Vec<Listed>, Trouble> {
-        let mut all: Vec<Listed> = Vec::new();
+        let mut all = BTreeMap::new();
+        let mut markers = Markers::new();
+        let (mut token, mut after) = (None, None);
         loop {
-            let last = all.last().map(|listed| listed.name.clone());
-            let page = self.list(prefix, last.as_deref(), 1000).await?;
-            let is_last = !page.more || page.entries.is_empty();
-            all.extend(page.entries);
-            if is_last {
-                return Ok(all);
+            let request = self
+                .client
+                .list_objects_v2()
+                .prefix(prefix)
+                .set_continuation_token(token.take())
+                .set_start_after(after.take());
+            let listed = send!(self, List, request)?;
+            all.extend(objects(listed.contents, prefix));
+            if !listed.is_truncated.unwrap_or(false) {
+                return Ok(objects_in_order(all));
+            }
+            let last = all.keys().next_back().cloned().map(Place::Behind);
+            let stated = listed.next_continuation_token.map(Place::Token);
+            match markers.next(all.len(), stated, last)? {
+                Place::Token(next) => token = Some(next),
+                Place::Behind(last) => after = Some(last),
             }
         }
     }
@@ -243,20 +314,25 @@ impl Bucket {
             ([], _) => Ok(()),
             ([name], _) => self.delete_one(name).await,
             // Deleting many needs a checksum by the protocol, which such a server may not know.
-            (names, None) => {
-                stream::iter(names.to_vec())
-                    .map(|name| async move { self.delete_one(&name).await })
-                    .buffer_unordered(AT_ONCE)
-                    .try_collect()
-                    .await
-            }
+            (names, None) => self.delete_each(names).await,
             (names, Some(algorithm)) => {
                 for names in names.chunks(MOST_DELETED) {
-                    self.delete_many(names, algorithm.clone()).await?;
+                    match self.delete_many(names, algorithm.clone()).await {
+                        Err(Trouble::Refused(_)) => self.delete_each(names).await?,
+                        deleted => deleted?,
+                    }
                 }
                 Ok(())
             }
         }
+    }
+
+    async fn delete_each(&self, names: &[String]) -> Result<(), Trouble> {
+        stream::iter(names.to_vec())
+            .map(|name| async move { self.delete_one(&name).await })
+            .buffer_unordered(AT_ONCE)
+            .try_collect()
+            .await
     }
 
     async fn delete_one(&self, name: &str) -> Result<(), Trouble> {
@@ -293,11 +369,11 @@ impl Bucket {
             .find(|error| error.code() != Some("NoSuchKey"));
         match failed {
             None => Ok(()),
-            Some(error) => Err(other(format!(
-                "{}: {}",
-                error.code().unwrap_or("an object was not deleted"),
-                error.message().unwrap_or_default()
-            ))),
+            Some(error) => {
+                let code = error.code().unwrap_or("an object was not deleted");
+                let said = format!("{code}: {}", error.message().unwrap_or_default());
+                Err(meaning(200, code, said.into()))
+            }
         }
     }
 
@@ -307,9 +383,8 @@ impl Bucket {
             .client
             .create_multipart_upload()
             .key(name)
-            .set_metadata(Some(metadata_of(tag)))
-            .set_checksum_algorithm(self.algorithm());
-        send!(self, CreateUpload, request)?
+            .set_metadata(Some(metadata_of(tag)));
+        send!(self, CreateUpload, request, without_checksum())?
             .upload_id
             .ok_or_else(|| other("the server did not name the multipart upload"))
     }
@@ -328,40 +403,70 @@ impl Bucket {
             .key(name)
             .upload_id(upload)
             .part_number(part_number(number)?)
-            .set_checksum_algorithm(self.algorithm())
-            .set_content_md5(self.md5(&bytes))
+            .set_content_md5(
+                self.parts_have_md5
+                    .load(Ordering::Relaxed)
+                    .then(|| md5(&bytes)),
+            )
             .body(body(bytes));
-        let sent = send!(self, UploadPart, request)?;
+        let sent = send!(self, UploadPart, request, without_checksum())?;
         Ok(Part {
             number,
             size,
-            etag: sent.e_tag.unwrap_or_default(),
-            checksum: self.checksum(
-                sent.checksum_crc32,
-                sent.checksum_crc64_nvme,
-                sent.checksum_sha256,
-            ),
+            etag: etag(sent.e_tag),
         })
     }
 
-    /// Has a range of an object, which is given by its name and entity tag, become a part of an upload, given by its name and id.
+    /// Sends other bytes as a part than the request is signed for. Whether the server notices; if not, parts are sent with `Content-MD5`
+    /// from now on, unless nothing is to be verified.
+    pub(super) async fn notices_spoilt_part(
+        &self,
+        name: &str,
+        upload: &str,
+    ) -> Result<bool, Trouble> {
+        let request = self.client.upload_part().bucket(&self.name).key(name);
+        let request = request.upload_id(upload).part_number(3);
+        let sent = request
+            .body(body(Bytes::from_static(b"signed")))
+            .customize()
+            .interceptor(self.requests.counter(Operation::UploadPart))
+            .interceptor(Spoiler(b"spoilt"))
+            .config_override(without_checksum())
+            .send()
+            .await;
+        let notices = match sent {
+            Ok(_) => false,
+            Err(error) => match error.raw_response().map(|said| said.status().as_u16()) {
+                // Whatever else it refuses the next request says, too.
+                Some(400..=499) => true,
+                Some(_) | None => return Err(trouble(error)),
+            },
+        };
+        if !notices && self.checksums != Checksums::None {
+            self.parts_have_md5.store(true, Ordering::Relaxed);
+        }
+        Ok(notices)
+    }
+
+    /// Has a range of an object, which is given by its name, become a part of an upload, given by its name and id.
     pub(super) async fn copy_part(
         &self,
-        (source, etag): (&str, &str),
+        (source, object): (&str, &Object),
         (name, upload): (&str, &str),
         number: u32,
         range: Range<u64>,
     ) -> Result<Part, Trouble> {
+        // Amazon S3 copies ranges of large objects only, and whole ones of any size.
+        let part = (range != (0..object.size)).then(|| range_of(&range));
         let request = self
             .client
             .upload_part_copy()
             .key(name)
             .upload_id(upload)
             .part_number(part_number(number)?)
-            // Names are made of characters that stand for themselves in a URL, if the prefix is.
-            .copy_source(format!("{}/{source}", self.name))
-            .copy_source_range(range_of(&range))
-            .copy_source_if_match(etag);
+            .copy_source(in_url(&format!("{}/{source}", self.name)))
+            .set_copy_source_range(part)
+            .copy_source_if_match(&object.etag);
         let copied = send!(self, CopyPart, request)?;
         let copied = copied
             .copy_part_result
@@ -369,12 +474,7 @@ impl Bucket {
         Ok(Part {
             number,
             size: range.end - range.start,
-            etag: copied.e_tag.unwrap_or_default(),
-            checksum: self.checksum(
-                copied.checksum_crc32,
-                copied.checksum_crc64_nvme,
-                copied.checksum_sha256,
-            ),
+            etag: etag(copied.e_tag),
         })
     }
 
@@ -388,8 +488,13 @@ impl Bucket {
     ) -> Result<(), Trouble> {
         let parts = parts
             .iter()
-            .map(|part| self.completed(part))
-            .collect::<Result<Vec<_>, _>>()?;
+            .map(|part| {
+                Ok(CompletedPart::builder()
+                    .part_number(part_number(part.number)?)
+                    .e_tag(&part.etag)
+                    .build())
+            })
+            .collect::<Result<Vec<_>, Trouble>>()?;
         let parts = CompletedMultipartUpload::builder()
             .set_parts(Some(parts))
             .build();
@@ -419,7 +524,8 @@ impl Bucket {
 
     /// The parts that a multipart upload has, in the order of their numbers.
     pub(super) async fn parts(&self, name: &str, upload: &str) -> Result<Vec<Part>, Trouble> {
-        let mut parts = Vec::new();
+        let mut parts = BTreeMap::new();
+        let mut markers = Markers::new();
         let mut marker: Option<String> = None;
         loop {
             let request = self
@@ -431,21 +537,19 @@ impl Bucket {
             let listed = send!(self, ListParts, request)?;
             for part in listed.parts.unwrap_or_default() {
                 let number = part.part_number.unwrap_or_default();
-                parts.push(Part {
-                    number: u32::try_from(number).map_err(other)?,
+                let number = u32::try_from(number).map_err(other)?;
+                let part = Part {
+                    number,
                     size: size(part.size),
-                    etag: part.e_tag.unwrap_or_default(),
-                    checksum: self.checksum(
-                        part.checksum_crc32,
-                        part.checksum_crc64_nvme,
-                        part.checksum_sha256,
-                    ),
-                });
+                    etag: etag(part.e_tag),
+                };
+                parts.insert(number, part);
             }
-            marker = listed.next_part_number_marker;
-            if !listed.is_truncated.unwrap_or(false) || marker.is_none() {
-                return Ok(parts);
+            if !listed.is_truncated.unwrap_or(false) {
+                return Ok(parts.into_values().collect());
             }
+            let last = parts.keys().next_back().map(u32::to_string);
+            marker = Some(markers.next(parts.len(), listed.next_part_number_marker, last)?);
         }
     }
 
@@ -456,44 +560,80 @@ impl Bucket {
         prefix: &str,
         after: Option<&str>,
     ) -> Result<Page<ListedUpload>, Trouble> {
-        let mut entries: Vec<ListedUpload> = Vec::new();
-        let (mut name_marker, mut id_marker) = (after.map(str::to_owned), None);
+        let mut found = Uploads::new();
+        let mut markers = Markers::new();
+        let mut marker = after.map(|name| (name.to_owned(), None));
         loop {
-            let request = self
-                .client
-                .list_multipart_uploads()
-                .prefix(prefix)
-                .set_key_marker(name_marker.take())
-                .set_upload_id_marker(id_marker.take());
-            let listed = send!(self, ListUploads, request)?;
-            let before = entries.len();
-            entries.extend(
-                listed
-                    .uploads
-                    .unwrap_or_default()
-                    .into_iter()
-                    .filter_map(|upload| {
-                        Some(ListedUpload {
-                            name: upload.key?,
-                            id: upload.upload_id?,
-                            initiated_at: timestamp(upload.initiated),
-                        })
-                    }),
-            );
-            let more = listed.is_truncated.unwrap_or(false) && entries.len() > before;
-            let goes_on = more
-                && entries.first().map(|upload| &upload.name)
-                    == entries.last().map(|upload| &upload.name);
-            if !goes_on {
-                if more {
-                    // The rest of the last name's uploads may be on the next page.
-                    let last = entries.last().map(|upload| upload.name.clone());
-                    entries.retain(|upload| Some(&upload.name) != last.as_ref());
-                }
-                return Ok(Page { entries, more });
+            let next = self
+                .more_uploads(prefix, marker.take(), &mut found, &mut markers)
+                .await?;
+            found.retain(|(name, _), _| after.is_none_or(|after| &**name > after));
+            let Some(next) = next else {
+                return Ok(Page {
+                    entries: uploads_in_order(found),
+                    more: false,
+                });
+            };
+            let first = found.keys().next().map(|(name, _)| name);
+            let last = found.keys().next_back().map(|(name, _)| name.clone());
+            if first != last.as_ref() {
+                // The rest of the last name's uploads may be on the next page.
+                found.retain(|(name, _), _| Some(name) != last.as_ref());
+                return Ok(Page {
+                    entries: uploads_in_order(found),
+                    more: true,
+                });
             }
-            (name_marker, id_marker) = (listed.next_key_marker, listed.next_upload_id_marker);
+            marker = Some(next);
         }
+    }
+
+    /// All multipart uploads to names that begin with `prefix`, in order.
+    pub(super) async fn all_uploads(&self, prefix: &str) -> Result<Vec<ListedUpload>, Trouble> {
+        let mut found = Uploads::new();
+        let mut markers = Markers::new();
+        let mut marker = None;
+        loop {
+            marker = self
+                .more_uploads(prefix, marker, &mut found, &mut markers)
+                .await?;
+            if marker.is_none() {
+                return Ok(uploads_in_order(found));
+            }
+        }
+    }
+
+    /// Adds those behind `marker` to what was found; where there are more, if there are.
+    async fn more_uploads(
+        &self,
+        prefix: &str,
+        marker: Option<UploadMarker>,
+        found: &mut Uploads,
+        markers: &mut Markers<UploadMarker>,
+    ) -> Result<Option<UploadMarker>, Trouble> {
+        let (name, id) = marker.map_or((None, None), |(name, id)| (Some(name), id));
+        let request = self
+            .client
+            .list_multipart_uploads()
+            .prefix(prefix)
+            .set_key_marker(name)
+            .set_upload_id_marker(id);
+        let listed = send!(self, ListUploads, request)?;
+        for upload in listed.uploads.unwrap_or_default() {
+            if let (Some(name), Some(id)) = (upload.key, upload.upload_id)
+                && name.starts_with(prefix)
+            {
+                found.insert((name, id), timestamp(upload.initiated));
+            }
+        }
+        if !listed.is_truncated.unwrap_or(false) {
+            return Ok(None);
+        }
+        let id = listed.next_upload_id_marker;
+        let stated = listed.next_key_marker.map(|name| (name, id));
+        let last = found.keys().next_back().cloned();
+        let last = last.map(|(name, id)| (name, Some(id)));
+        markers.next(found.len(), stated, last).map(Some)
     }
 
     fn algorithm(&self) -> Option<ChecksumAlgorithm> {
@@ -504,54 +644,12 @@ impl Bucket {
             Checksums::Md5 | Checksums::None => None,
         }
     }
-
-    fn md5(&self, bytes: &[u8]) -> Option<String> {
-        (self.checksums == Checksums::Md5).then(|| BASE64_STANDARD.encode(Md5::digest(bytes)))
-    }
-
-    /// The one checksum that the server was asked for.
-    fn checksum(
-        &self,
-        crc32: Option<String>,
-        crc64nvme: Option<String>,
-        sha256: Option<String>,
-    ) -> Option<String> {
-        match self.checksums {
-            Checksums::Crc32 => crc32,
-            Checksums::Crc64nvme => crc64nvme,
-            Checksums::Sha256 => sha256,
-            Checksums::Md5 | Checksums::None => None,
-        }
-    }
-
-    fn completed(&self, part: &Part) -> Result<CompletedPart, Trouble> {
-        let completed = CompletedPart::builder()
-            .part_number(part_number(part.number)?)
-            .e_tag(&part.etag);
-        let checksum = part.checksum.clone();
-        Ok(match self.checksums {
-            Checksums::Crc32 => completed.set_checksum_crc32(checksum),
-            Checksums::Crc64nvme => completed.set_checksum_crc64_nvme(checksum),
-            Checksums::Sha256 => completed.set_checksum_sha256(checksum),
-            Checksums::Md5 | Checksums::None => completed,
-        }
-        .build())
-    }
 }
 
 impl Object {
     /// The session that made it, if that is said.
     pub(super) fn maker(&self) -> Option<Rank> {
         self.tag.map(|tag| tag.rank)
-    }
-}
-
-impl Part {
-    /// Whether its checksum is one of parts, which completing an upload does not take. versitygw 1.8 states and keeps the checksum of
-    /// the whole object as that of a part that is copied from it.
-    pub(super) fn is_spoilt(&self) -> bool {
-        let is_of_parts = |checksum: &String| checksum.contains('-');
-        self.checksum.as_ref().is_some_and(is_of_parts)
     }
 }
 
@@ -571,6 +669,11 @@ impl Condition {
 /// The metadata that says who made an object.
 pub(super) fn metadata_of(tag: Tag) -> HashMap<String, String> {
     HashMap::from([(TAG.to_owned(), tag.to_string())])
+}
+
+/// What `Content-MD5` says of these bytes.
+fn md5(bytes: &[u8]) -> String {
+    BASE64_STANDARD.encode(Md5::digest(bytes))
 }
 
 fn body(bytes: Bytes) -> ByteStream {
@@ -594,33 +697,53 @@ fn part_number(number: u32) -> Result<i32, Trouble> {
 
 fn timestamp(time: Option<DateTime>) -> Timestamp {
     let millis = time.and_then(|time| time.to_millis().ok());
-    Timestamp::from_millis(millis.unwrap_or(0))
+    millis.map_or(UNKNOWN, Timestamp::from_millis)
 }
 
-pub(super) fn other(error: impl Into<Box<dyn Error + Send + Sync>>) -> Trouble {
-    Trouble::Other(error.into())
-}
-
-/// What an error of the SDK means.
-fn trouble<E>(error: SdkError<E>) -> Trouble
-where
-    E: ProvideErrorMetadata + Error + Send + Sync + 'static,
-{
-    let status = error
-        .raw_response()
-        .map_or(0, |response| response.status().as_u16());
-    let code = error.code().unwrap_or_default();
-    match (status, code) {
-        (_, "NoSuchUpload") => Trouble::NoUpload,
-        (_, "NoSuchBucket") => Trouble::Other(said(&error)),
-        (404, _) | (_, "NoSuchKey" | "NotFound") => Trouble::NoObject,
-        (412, _) | (_, "PreconditionFailed" | "ConditionalRequestConflict") => Trouble::Changed,
-        (507, _) | (_, "QuotaExceeded" | "XMinioStorageFull" | "StorageFull") => Trouble::Full,
-        _ => Trouble::Other(said(&error)),
+/// An entity tag with its quotes.
+fn etag(stated: Option<String>) -> String {
+    let stated = stated.unwrap_or_default();
+    match stated.is_empty() || stated.ends_with('"') {
+        true => stated,
+        false => format!("\"{stated}\""),
     }
 }
 
-/// An error in one line: what the SDK says of its errors is in their sources.
-fn said<E: Error + 'static>(error: &SdkError<E>) -> Box<dyn Error + Send + Sync> {
-    DisplayErrorContext(error).to_string().into()
+/// The objects of a list whose names begin with `prefix`.
+fn objects(
+    listed: Option<Vec<aws_sdk_s3::types::Object>>,
+    prefix: &str,
+) -> impl Iterator<Item = (String, Timestamp)> {
+    let listed = listed.unwrap_or_default().into_iter();
+    listed
+        .filter_map(|object| Some((object.key?, timestamp(object.last_modified))))
+        .filter(move |(name, _)| name.starts_with(prefix))
+}
+
+fn objects_in_order(found: BTreeMap<String, Timestamp>) -> Vec<Listed> {
+    let listed = |(name, modified_at)| Listed { name, modified_at };
+    found.into_iter().map(listed).collect()
+}
+
+fn uploads_in_order(found: Uploads) -> Vec<ListedUpload> {
+    let listed = |((name, id), initiated_at)| ListedUpload {
+        name,
+        id,
+        initiated_at,
+    };
+    found.into_iter().map(listed).collect()
+}
+
+/// A name as it stands in a URL.
+fn in_url(name: &str) -> String {
+    let mut text = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        match byte {
+            b'/' | b'-' | b'_' | b'.' | b'~' | b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => {
+                text.push(char::from(byte));
+            }
+            _ => write!(text, "%{byte:02X}").expect("a string takes all"),
+        }
+    }
+    text
 }

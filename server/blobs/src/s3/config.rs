@@ -5,7 +5,9 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use serde::{Deserialize, Serialize};
+use serde::de::{self, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use url::Url;
 
 use crate::OpenError;
 
@@ -25,22 +27,29 @@ pub struct Config {
     pub bucket: String,
     /// What the name of every object begins with, so that one bucket can hold several stores; for example `longhaul/`.
     pub prefix: String,
-    /// The URL of the server, without the bucket; left out for Amazon S3.
+    /// The URL of the server, without the bucket, for example `https://s3.example.org`; left out for Amazon S3.
     pub endpoint: Option<String>,
-    /// The region that requests are signed for; left out, that of the environment or of the AWS profile, else `us-east-1`.
+    /// The region that requests are signed for; left out, that of the environment, of the AWS profile or, without an `endpoint`, of the
+    /// machine in Amazon's cloud, else `us-east-1`.
     pub region: Option<String>,
     /// Whether the bucket is named in the path of a URL instead of the host name. Most servers that are not Amazon's need it.
     pub path_style: bool,
-    /// The key id to sign with. Left out with the secret, credentials come from the environment, the AWS profile, or the
-    /// machine's role.
+    /// The key id to sign with. Left out with the secret, credentials come from the environment, the AWS profile, the container, or,
+    /// where the endpoint is Amazon's, the machine's role.
     pub access_key_id: Option<String>,
     /// The secret that belongs to `access_key_id`.
     pub secret_access_key: Option<Secret>,
-    /// How the server verifies what it is sent.
+    /// What the server verifies objects by, beside the SHA-256 that every request is signed with. Parts of multipart uploads are sent
+    /// with `Content-MD5` at most, if that is chosen or the server, tried at the start, takes that SHA-256 on trust: servers agree on
+    /// nothing more.
     pub checksums: Checksums,
-    /// Whether the server refuses to put an object where `If-None-Match` or `If-Match` says so. Where it does not, every upload takes
-    /// some more requests, which keep out what a server of this store that was paused still sends.
-    pub conditional_writes: bool,
+    /// Whether the server refuses to put an object where `If-None-Match` or `If-Match` says so: `true`, `false`, or `"auto"`, which
+    /// tries it at the start. Where it does not, every upload takes some more requests, which keep out what a server of this store that
+    /// was paused still sends.
+    pub conditional_writes: Ability,
+    /// Whether the server copies a part of an object to a multipart upload: `true`, `false`, or `"auto"`, which tries it at the start.
+    /// Where it does not, what an upload had before a crash is read and sent once more.
+    pub copy_parts: Ability,
     /// The size of the parts of a multipart upload: 5 MiB to 64 MiB. Uploads whose length would take more than 10,000 parts get
     /// larger ones.
     pub part_size: ByteSize,
@@ -59,7 +68,7 @@ pub struct Config {
     /// was cut later has to ask the server anew.
     #[serde(with = "humantime_serde")]
     pub redirect_lifetime: Duration,
-    /// What clients know the S3 server by, where that is not `endpoint`.
+    /// What clients know the S3 server by, where that is not `endpoint`: a URL as there.
     pub redirect_endpoint: Option<String>,
     /// How long connecting may take.
     #[serde(with = "humantime_serde")]
@@ -85,7 +94,8 @@ impl Default for Config {
             access_key_id: None,
             secret_access_key: None,
             checksums: Checksums::Crc32,
-            conditional_writes: true,
+            conditional_writes: Ability::Auto,
+            copy_parts: Ability::Auto,
             part_size: ByteSize::mib(8),
             parts_in_flight: const { NonZeroUsize::new(2).unwrap() },
             memory: ByteSize::mib(256),
@@ -107,15 +117,34 @@ impl Config {
     ///
     /// # Errors
     /// [`OpenError::Setting`] for the first that is not.
-    pub(super) fn check(&self) -> Result<(), OpenError> {
+    pub(crate) fn check(&self) -> Result<(), OpenError> {
         let part = self.part_size.as_u64();
         let read = self.read_size.as_u64();
         let rules = [
-            (!self.bucket.is_empty(), "bucket", "the name of a bucket"),
             (
-                !self.prefix.starts_with('/') && self.prefix.len() <= 512,
+                is_bucket(&self.bucket),
+                "bucket",
+                "the name of a bucket alone, for example \"longhaul\"",
+            ),
+            (
+                is_prefix(&self.prefix),
                 "prefix",
-                "at most 512 bytes long and without a slash at its beginning",
+                "at most 512 bytes of text on one line, and without a slash at its beginning, for example \"longhaul/\"",
+            ),
+            (
+                self.endpoint.as_deref().is_none_or(is_url),
+                "endpoint",
+                "a URL without the bucket, for example \"https://s3.example.org\"",
+            ),
+            (
+                self.redirect_endpoint.as_deref().is_none_or(is_url),
+                "redirect_endpoint",
+                "a URL without the bucket, for example \"https://s3.example.org\"",
+            ),
+            (
+                self.region.as_deref().is_none_or(is_region),
+                "region",
+                "the name of a region, for example \"eu-central-1\"",
             ),
             (
                 (SMALLEST_PART..=MOST_GATHERED).contains(&part),
@@ -160,19 +189,102 @@ impl Config {
     }
 }
 
-/// How a server verifies what it is sent.
+/// Whether this can be the name of a bucket, or the ARN of an access point.
+fn is_bucket(text: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    text.starts_with("arn:") || (!text.is_empty() && text.bytes().all(is_plain))
+}
+
+fn is_prefix(text: &str) -> bool {
+    !text.starts_with('/') && text.len() <= 512 && !text.contains(char::is_control)
+}
+
+fn is_region(text: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+    !text.is_empty() && text.bytes().all(is_plain)
+}
+
+/// Whether this is a URL that names a server and perhaps a path.
+fn is_url(text: &str) -> bool {
+    let Ok(url) = text.parse::<Url>() else {
+        return false;
+    };
+    let is_http = matches!(url.scheme(), "http" | "https");
+    let has_host = url.host_str().is_some_and(|host| !host.is_empty());
+    let is_bare = !text.contains(['?', '#', '@']);
+    is_http && has_host && is_bare
+}
+
+/// Whether a server can do something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ability {
+    /// It is tried.
+    Auto,
+    /// It can.
+    Yes,
+    /// It cannot.
+    No,
+}
+
+impl From<bool> for Ability {
+    fn from(can: bool) -> Self {
+        match can {
+            true => Self::Yes,
+            false => Self::No,
+        }
+    }
+}
+
+impl Serialize for Ability {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => serializer.serialize_str("auto"),
+            Self::Yes => serializer.serialize_bool(true),
+            Self::No => serializer.serialize_bool(false),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Ability {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AbilityVisitor)
+    }
+}
+
+struct AbilityVisitor;
+
+impl Visitor<'_> for AbilityVisitor {
+    type Value = Ability;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("true, false or \"auto\"")
+    }
+
+    fn visit_bool<E: de::Error>(self, said: bool) -> Result<Ability, E> {
+        Ok(said.into())
+    }
+
+    fn visit_str<E: de::Error>(self, said: &str) -> Result<Ability, E> {
+        match said {
+            "auto" => Ok(Ability::Auto),
+            _ => Err(E::invalid_value(Unexpected::Str(said), &self)),
+        }
+    }
+}
+
+/// What a server verifies objects by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Checksums {
-    /// `x-amz-checksum-crc32`, which most servers know.
+    /// `x-amz-checksum-crc32`, which most servers know, for objects that are put with one request.
     Crc32,
     /// `x-amz-checksum-crc64nvme`.
     Crc64nvme,
     /// `x-amz-checksum-sha256`.
     Sha256,
-    /// `Content-MD5`, which every server knows.
+    /// `Content-MD5`, which every server knows, for parts of multipart uploads, too.
     Md5,
-    /// Not at all.
+    /// The signature alone.
     None,
 }
 
@@ -197,5 +309,96 @@ impl From<String> for Secret {
 impl Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(…)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(change: impl FnOnce(&mut Config)) -> Option<&'static str> {
+        let mut config = Config {
+            bucket: "longhaul".to_owned(),
+            ..Config::default()
+        };
+        change(&mut config);
+        match config.check() {
+            Ok(()) => None,
+            Err(OpenError::Setting { setting, .. }) => Some(setting),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    #[test]
+    fn an_endpoint_is_a_url_of_a_server() {
+        for url in [
+            "https://s3.example.org",
+            "http://127.0.0.1:9000",
+            "http://[::1]:9000/",
+            "https://example.org/storage",
+        ] {
+            let said = Some(url.to_owned());
+            assert_eq!(refused(|config| config.endpoint = said.clone()), None);
+            assert_eq!(refused(|config| config.redirect_endpoint = said), None);
+        }
+        for text in [
+            "",
+            "s3.example.org",
+            "localhost:9000",
+            "127.0.0.1:9000",
+            "//s3.example.org",
+            "https://",
+            "ftp://s3.example.org",
+            "s3://bucket",
+            "https://key:secret@s3.example.org",
+            "https://s3.example.org?x=y",
+            "https://s3.example.org/#x",
+            "https://s3 example.org",
+        ] {
+            let said = Some(text.to_owned());
+            let found = refused(|config| config.endpoint = said.clone());
+            assert_eq!(found, Some("endpoint"), "{text}");
+            let found = refused(|config| config.redirect_endpoint = said);
+            assert_eq!(found, Some("redirect_endpoint"), "{text}");
+        }
+    }
+
+    #[test]
+    fn names_are_names_alone() {
+        for text in ["", "s3://longhaul", "longhaul/files", "long haul"] {
+            let found = refused(|config| config.bucket = text.to_owned());
+            assert_eq!(found, Some("bucket"), "{text}");
+        }
+        for text in ["", "eu central 1", "https://eu-central-1"] {
+            let found = refused(|config| config.region = Some(text.to_owned()));
+            assert_eq!(found, Some("region"), "{text}");
+        }
+        for text in ["/files", "a\nb"] {
+            let found = refused(|config| config.prefix = text.to_owned());
+            assert_eq!(found, Some("prefix"), "{text}");
+        }
+        let arn = "arn:aws:s3:eu-central-1:123456789012:accesspoint/longhaul";
+        assert_eq!(refused(|config| config.bucket = arn.to_owned()), None);
+    }
+
+    #[test]
+    fn an_ability_is_tried_or_said() {
+        for (text, expected) in [
+            ("conditional_writes = true", Ability::Yes),
+            ("conditional_writes = false", Ability::No),
+            ("conditional_writes = 'auto'", Ability::Auto),
+            ("", Ability::Auto),
+        ] {
+            let config: Config = toml::from_str(text).expect("it is one of three");
+            assert_eq!(config.conditional_writes, expected, "{text}");
+            let again = toml::to_string(&config).expect("a configuration is text");
+            assert_eq!(
+                toml::from_str::<Config>(&again).expect("so is this"),
+                config
+            );
+        }
+        let error = toml::from_str::<Config>("conditional_writes = 'perhaps'").unwrap_err();
+        let expected = "true, false or \"auto\"";
+        assert!(error.to_string().contains(expected), "{error}");
     }
 }

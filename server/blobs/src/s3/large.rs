@@ -12,7 +12,8 @@ use domain::blob_store::BlobError;
 use futures::StreamExt as _;
 
 use super::Shared;
-use super::bucket::{Condition, Object, Part, Trouble, other};
+use super::bucket::{Condition, Object, Part};
+use super::failures::{Trouble, other};
 use super::memory::Room;
 use super::names::Tag;
 use super::tail::{Kept, Tail};
@@ -35,7 +36,7 @@ impl Session {
         };
         let name = self.shared.names.large(self.key(), tag);
         let object = self.put_together(&name, tag).await?;
-        let (from, whole) = ((&*name, &*object.etag), 0..object.size);
+        let (from, whole) = ((&*name, &object), 0..object.size);
         let to = (&*self.published(), &*upload);
         let copied = self.shared.copy_part(from, to, number, whole).await;
         let part = copied.map_err(|trouble| self.failed(trouble))?;
@@ -97,9 +98,7 @@ impl Session {
         }
         match bytes.len() == size {
             true => Ok((bytes.freeze(), room)),
-            false => Err(BlobError::Missing {
-                key: self.key().clone(),
-            }),
+            false => Err(self.contradicted()),
         }
     }
 }
@@ -117,8 +116,7 @@ impl Kept {
 impl Shared {
     /// Aborts multipart uploads to parts of a blob that nobody finished.
     pub(super) async fn abort_large(&self, key: &BlobKey) -> Result<(), Trouble> {
-        let listed = self.bucket.uploads(&self.names.staged(key), None).await?;
-        for upload in listed.entries {
+        for upload in self.bucket.all_uploads(&self.names.staged(key)).await? {
             self.bucket.abort(&upload.name, &upload.id).await?;
         }
         Ok(())

@@ -9,8 +9,8 @@ use aws_sdk_s3::config::ResponseChecksumValidation;
 use aws_sdk_s3::presigning::PresigningConfig;
 use domain::blob_store::LinkFields;
 
-use super::bucket::{Trouble, other};
 use super::config::Config;
+use super::failures::{Trouble, other};
 
 /// Signs links, for objects that are large enough.
 #[derive(Debug)]

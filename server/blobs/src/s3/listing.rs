@@ -6,7 +6,7 @@ use domain::blob_store::BlobEntry;
 use domain::{BlobKey, Timestamp};
 
 use super::Shared;
-use super::bucket::Trouble;
+use super::failures::Trouble;
 
 /// How many objects one request lists (`ListObjectsV2`).
 const PAGE: i32 = 1000;
@@ -110,7 +110,7 @@ impl Shared {
         let mut name = after.map(|key| format!("{prefix}{key}"));
         loop {
             let listed = self.bucket.list(prefix, name.as_deref(), limit).await?;
-            let more = listed.more && !listed.entries.is_empty();
+            let more = listed.more;
             name = listed.entries.last().map(|object| object.name.clone());
             for object in listed.entries {
                 let key = object.name.strip_prefix(prefix);
@@ -155,7 +155,7 @@ impl Shared {
         let mut name = after.map(|key| format!("{}~", self.names.staged(key)));
         loop {
             let listed = self.bucket.list(&prefix, name.as_deref(), PAGE).await?;
-            let more = listed.more && !listed.entries.is_empty();
+            let more = listed.more;
             name = listed.entries.last().map(|object| object.name.clone());
             for object in listed.entries {
                 let Some(key) = self.names.key_of_staged(&object.name) else {
@@ -200,7 +200,7 @@ impl Shared {
         });
         loop {
             let listed = self.bucket.uploads(&prefix, name.as_deref()).await?;
-            let more = listed.more && !listed.entries.is_empty();
+            let more = listed.more;
             name = listed.entries.last().map(|upload| upload.name.clone());
             for upload in listed.entries {
                 let key = match place {

@@ -11,8 +11,8 @@ use domain::blob_store::BlobError;
 use tokio::time::Instant;
 
 use super::Shared;
-use super::bucket::{Object, Part, Trouble};
-use super::failures::failed;
+use super::bucket::{Object, Part};
+use super::failures::{Trouble, failed};
 use super::names::{Kind, Rank};
 use super::notes::{Extent, Notes, State, Upload};
 
@@ -39,9 +39,8 @@ pub(super) struct Standing {
     pub(super) upload: Option<LiveUpload>,
     /// Whether the object is the whole blob, which was published, as far as can be told: notes may be left of it.
     pub(super) is_published: bool,
-    /// Whether all that the newest note speaks of is there. Otherwise its multipart upload is gone, and what it came to is not there yet
-    /// or never will be.
-    pub(super) is_settled: bool,
+    /// The multipart upload that the newest note speaks of, where it is gone, and what it came to is not there yet or never will be.
+    pub(super) vanished: Option<String>,
     /// From where on nothing counts any more.
     cut: u64,
 }
@@ -81,7 +80,8 @@ impl Shared {
         let mut pause = PAUSE;
         loop {
             let standing = self.glance(key, rank).await?;
-            if standing.is_settled || standing.length() >= needed || Instant::now() >= until {
+            if standing.vanished.is_none() || standing.length() >= needed || Instant::now() >= until
+            {
                 return Ok(standing);
             }
             tokio::time::sleep(pause).await;
@@ -157,7 +157,7 @@ impl Shared {
                 counted: Notes::default(),
                 notes,
                 is_published: object.is_some(),
-                is_settled: true,
+                vanished: None,
                 object,
                 base: size,
                 part_size: None,
@@ -171,7 +171,7 @@ impl Shared {
                 counted: Notes::default(),
                 notes,
                 is_published: true,
-                is_settled: true,
+                vanished: None,
                 object,
                 base: size,
                 part_size: Some(state.part_size),
@@ -181,7 +181,7 @@ impl Shared {
         // What the session itself put there is either the whole blob, or a base that it made when its parts became larger, or that
         // somebody else made when it was left behind; then notes have more.
         let is_own = maker == Some(stated_by);
-        let mut is_settled = true;
+        let mut vanished = None;
         let (upload, base) = match state.upload {
             None if is_own => (None, size),
             None => (None, state.base.min(size)),
@@ -195,12 +195,13 @@ impl Shared {
                         let is_before = tag.is_some_and(|tag| {
                             tag.rank == upload.tag.rank && tag.nth < upload.tag.nth
                         });
-                        is_settled = tag == Some(upload.tag) || (is_own && !is_before);
-                        let base = match is_settled {
-                            true => size,
-                            false => state.base.min(size),
-                        };
-                        (None, base)
+                        match tag == Some(upload.tag) || (is_own && !is_before) {
+                            true => (None, size),
+                            false => {
+                                vanished = Some(upload.id);
+                                (None, state.base.min(size))
+                            }
+                        }
                     }
                     Err(trouble) => return Err(failed(key, "look at", trouble)),
                 }
@@ -210,8 +211,8 @@ impl Shared {
             cut: cut(&notes, Some(stated_by)),
             counted: notes.clone(),
             notes,
-            is_published: is_own && upload.is_none() && is_settled,
-            is_settled,
+            is_published: is_own && upload.is_none() && vanished.is_none(),
+            vanished,
             object,
             base,
             part_size: Some(state.part_size),

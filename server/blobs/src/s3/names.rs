@@ -5,6 +5,7 @@
 //! PREFIX sealed/<key>                who published it, where the blob does not say so itself
 //! PREFIX staged/<key>!/<note>        what is known of a blob that grows
 //! PREFIX probe                       overwritten now and then, to see whether writing works
+//! PREFIX probe-<key>                 with what is found out at the start what the server can do, and deleted then
 //! ```
 //!
 //! The `!` has the objects of keys come in the order of the keys, of which one may be the beginning of another: it is less than
@@ -198,6 +199,15 @@ impl Names {
 
     pub(super) fn probe(&self) -> String {
         format!("{}probe", self.prefix)
+    }
+
+    /// An object to find out by what the server can do.
+    pub(super) fn scratch(&self, key: &BlobKey) -> String {
+        format!("{}{key}", self.all_scratch())
+    }
+
+    pub(super) fn all_scratch(&self) -> String {
+        format!("{}probe-", self.prefix)
     }
 
     /// The key of a published blob's object.

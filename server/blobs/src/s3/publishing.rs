@@ -12,8 +12,8 @@ use domain::blob_store::BlobError;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::Shared;
-use super::bucket::{Condition, Object, Part, Trouble, metadata_of, other};
-use super::failures::failed;
+use super::bucket::{Condition, Object, Part, metadata_of};
+use super::failures::{Refusal, Trouble, broken, failed, other};
 use super::names::{Rank, Tag};
 use super::notes::Upload;
 use super::writing::Session;
@@ -209,10 +209,10 @@ impl Session {
             let (shared, published, part_size) = (&self.shared, &self.published(), self.part_size);
             let copied: Result<Vec<Part>, Trouble> = stream::iter(missing)
                 .map(|number| {
-                    let etag = &object.etag;
+                    let object = &object;
                     let end = u64::from(number) * part_size;
                     let range = end - part_size..end;
-                    let (from, to) = ((&**published, &**etag), (&**published, &*upload.id));
+                    let (from, to) = ((&**published, object), (&**published, &*upload.id));
                     async move { shared.copy_part(from, to, number, range).await }
                 })
                 .buffer_unordered(COPIES_AT_ONCE)
@@ -265,7 +265,7 @@ impl Session {
 
     fn condition(&self) -> Condition {
         match &self.object {
-            _ if !self.shared.conditional_writes => Condition::Always,
+            _ if !self.shared.abilities.conditional_writes => Condition::Always,
             None => Condition::Vacant,
             Some(object) => Condition::Holds(object.etag.clone()),
         }
@@ -326,34 +326,38 @@ impl Session {
 }
 
 impl Shared {
-    /// As [`Bucket::copy_part`](super::bucket::Bucket::copy_part), but where that spoils the part.
+    /// As [`Bucket::copy_part`](super::bucket::Bucket::copy_part); where the server does not copy, the same bytes are sent again.
     pub(super) async fn copy_part(
         &self,
-        from: (&str, &str),
+        from: (&str, &Object),
         to: (&str, &str),
         number: u32,
         range: Range<u64>,
     ) -> Result<Part, Trouble> {
-        let copied = self.bucket.copy_part(from, to, number, range.clone());
-        let copied = copied.await?;
-        if !copied.is_spoilt() {
-            return Ok(copied);
+        if self.abilities.copies_parts() {
+            let copied = self.bucket.copy_part(from, to, number, range.clone()).await;
+            match copied {
+                Err(Trouble::Refused(refusal)) => self.abilities.does_not_copy_parts(&refusal),
+                copied => return copied,
+            }
         }
-        if copied.size > self.most_gathered {
-            return Err(other(
-                "the server states a wrong checksum of a part that it copied; set blobs.checksums to \"md5\"",
-            ));
+        let (name, object) = from;
+        let length = range.end - range.start;
+        if length > self.most_gathered {
+            return Err(Trouble::Refused(Refusal {
+                advice: "the server does not copy parts, which files of more than 10,000 parts take; set blobs.part_size to \"64 MiB\"",
+                source: format!("a part of {length} bytes cannot be copied").into(),
+            }));
         }
-        // The same bytes again, from here.
-        let size = usize::try_from(range.end - range.start).map_err(other)?;
+        let size = usize::try_from(length).map_err(other)?;
         let _room = self.memory.room(size).await;
         let mut bytes = BytesMut::with_capacity(size);
-        let mut answer = self.bucket.get(from.0, range, Some(from.1)).await?;
-        while let Some(chunk) = answer.try_next().await.map_err(other)? {
+        let mut answer = self.bucket.get(name, range, Some(&object.etag)).await?;
+        while let Some(chunk) = answer.try_next().await.map_err(broken)? {
             bytes.extend_from_slice(&chunk);
         }
         if bytes.len() != size {
-            return Err(other("the answer ended too early"));
+            return Err(broken("the answer ended too early"));
         }
         self.bucket
             .upload_part(to.0, to.1, number, bytes.freeze())

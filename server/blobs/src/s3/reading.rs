@@ -15,8 +15,8 @@ use futures::{StreamExt as _, stream};
 use tokio::task::JoinSet;
 
 use super::blocks::Blocks;
-use super::bucket::{Bucket, Trouble, other};
-use super::failures::failed;
+use super::bucket::Bucket;
+use super::failures::{Trouble, broken, failed, other};
 use super::links::Links;
 
 /// How often in a row an answer may break off without a byte.
@@ -141,8 +141,8 @@ impl Reading {
                     }
                     return Ok(Some(chunk));
                 }
-                Some(Err(error)) => other(error),
-                None => other("the answer ended too early"),
+                Some(Err(error)) => broken(error),
+                None => broken("the answer ended too early"),
             };
             self.breaks += 1;
             if self.breaks > MOST_BREAKS {
@@ -185,7 +185,7 @@ impl Reading {
     fn failed(&self, trouble: Trouble) -> BlobError {
         match trouble {
             // It has been deleted, and perhaps another was put in its place.
-            Trouble::Changed => BlobError::Missing {
+            Trouble::NoObject | Trouble::Changed => BlobError::Missing {
                 key: self.source.key.clone(),
             },
             trouble => failed(&self.source.key, "read", trouble),

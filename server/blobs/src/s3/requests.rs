@@ -1,11 +1,14 @@
-//! Counting what the server is asked.
+//! What is done with requests as they are sent: they are counted.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextRef;
+use aws_sdk_s3::config::interceptors::{
+    BeforeTransmitInterceptorContextMut, BeforeTransmitInterceptorContextRef,
+};
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::BoxError;
+use aws_sdk_s3::primitives::SdkBody;
 use std::sync::Arc;
 
 /// The operations of S3 that are used.
@@ -88,6 +91,26 @@ impl Intercept for Counter {
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         self.requests.counts[self.operation as usize].fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// Sends these bytes in the place of those that the request is signed for, which are as many.
+#[derive(Debug)]
+pub(super) struct Spoiler(pub(super) &'static [u8]);
+
+impl Intercept for Spoiler {
+    fn name(&self) -> &'static str {
+        "Spoiler"
+    }
+
+    fn modify_before_transmit(
+        &self,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        *context.request_mut().body_mut() = SdkBody::from(self.0);
         Ok(())
     }
 }

@@ -19,6 +19,7 @@ use domain::BlobKey;
 use domain::blob_store::{BlobError, Growth};
 
 use super::Shared;
+use super::bucket::Part;
 use super::failures::failed;
 use super::keys::Turn;
 use super::looking::{LiveUpload, Standing};
@@ -91,11 +92,11 @@ impl Session {
                 let name = shared.names.note(key, claim);
                 let deleted = shared.bucket.delete(&[name]).await;
                 deleted.map_err(|trouble| failed(key, "give up the claim of", trouble))?;
-                return Err(BlobError::Missing { key: key.clone() });
+                return Err(shared.too_short(key, &standing, offset).await?);
             }
             turn.check()?;
             let is_handed_on = standing.is_handed_on(|rank| turn.is_idle(rank));
-            let must_be_bound = standing.object.is_some() || !shared.conditional_writes;
+            let must_be_bound = standing.object.is_some() || !shared.abilities.conditional_writes;
             let mut session = Self::of(shared, turn, rank, growth, &standing);
             session.nth = cares.nth;
             let goes_on = match &standing.upload {
@@ -181,9 +182,7 @@ impl Session {
         let start = start.unwrap_or(self.base / self.part_size * self.part_size);
         let solid = self.base.max(start);
         let Some(pieces) = standing.pieces(solid, offset) else {
-            return Err(BlobError::Missing {
-                key: self.key().clone(),
-            });
+            return Err(self.contradicted());
         };
         let mut kept = Vec::new();
         if start < self.base {
@@ -203,7 +202,7 @@ impl Session {
 
     fn go_on_with(&mut self, live: LiveUpload) {
         self.upload = Some(live.upload);
-        let by_number = |part: super::bucket::Part| (part.number, part);
+        let by_number = |part: Part| (part.number, part);
         self.parts = live.parts.into_iter().map(by_number).collect();
     }
 
@@ -230,13 +229,46 @@ impl Session {
 }
 
 impl Shared {
+    /// The error of who finds fewer bytes of a blob than were acknowledged.
+    ///
+    /// What a list does not have is no proof of a loss, and nothing is dropped for it. Bytes are lost only where the server denies both the
+    /// multipart upload that has them, however it is asked, and the object that it would have become.
+    async fn too_short(
+        &self,
+        key: &BlobKey,
+        standing: &Standing,
+        offset: u64,
+    ) -> Result<BlobError, BlobError> {
+        let length = standing.length();
+        let is_denied = match &standing.vanished {
+            Some(id) => !self.uploads_to(key).await?.contains(id),
+            None => false,
+        };
+        if is_denied {
+            tracing::error!(
+                %key,
+                offset,
+                length,
+                "a multipart upload is gone from the bucket; remove the rule that aborts those that are not complete (lifecycle rules; MinIO: api stale_uploads_expiry), or let it wait longer than uploads.lifetime"
+            );
+            return Ok(BlobError::Missing { key: key.clone() });
+        }
+        let (offset, length) = (offset.to_string(), length.to_string());
+        Ok(BlobError::Inconsistent {
+            key: key.clone(),
+            reason: format!(
+                "{offset} bytes of it were acknowledged, and the S3 server lists {length}; see that it lists all objects below blobs.prefix and all parts of multipart uploads, and that nothing else deletes there"
+            ),
+        })
+    }
+
     /// The ids of all multipart uploads to where a blob is published.
     pub(super) async fn uploads_to(&self, key: &BlobKey) -> Result<Vec<String>, BlobError> {
         let published = self.names.published(key);
-        let listed = self.bucket.uploads(&published, None).await;
+        let listed = self.bucket.all_uploads(&published).await;
         let listed = listed.map_err(|trouble| failed(key, "look at", trouble))?;
-        let uploads = listed.entries.into_iter();
-        Ok(uploads
+        Ok(listed
+            .into_iter()
             .filter(|upload| upload.name == published)
             .map(|upload| upload.id)
             .collect())

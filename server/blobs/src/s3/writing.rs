@@ -16,8 +16,8 @@ use futures::StreamExt as _;
 use tokio::task::JoinSet;
 
 use super::Shared;
-use super::bucket::{Object, Part, Trouble, other};
-use super::failures::failed;
+use super::bucket::{Object, Part};
+use super::failures::{Trouble, failed, other};
 use super::keys::Turn;
 use super::names::{Kind, Note, Rank, Tag};
 use super::notes::{Extent, State, Upload};
@@ -111,6 +111,14 @@ impl Session {
         }
     }
 
+    /// The error of who finds less of what was acknowledged than there should be.
+    pub(super) fn contradicted(&self) -> BlobError {
+        BlobError::Inconsistent {
+            key: self.key().clone(),
+            reason: "the S3 server has less of an object that it acknowledged; see that nothing else writes or deletes below blobs.prefix".to_owned(),
+        }
+    }
+
     pub(super) fn next(&mut self) -> u64 {
         self.nth += 1;
         self.nth
@@ -181,9 +189,7 @@ impl Session {
         }
         bytes.extend_from_slice(self.tail.held().1);
         if bytes.len() != size {
-            return Err(BlobError::Missing {
-                key: self.key().clone(),
-            });
+            return Err(self.contradicted());
         }
         self.tail.hold(bytes, room);
         Ok(())

@@ -4,12 +4,17 @@
 //! them: conditions, parts of one size that follow one another, no completion without parts. It keeps an eye on what the store promises
 //! itself, too: that a part of a multipart upload is only ever sent with one content ([`FaultyS3::violations`]).
 //!
+//! Where servers differ, it is as strict as the strictest: into a multipart upload that was begun with a checksum algorithm nothing can
+//! be copied (MinIO), its parts are listed without checksums (SeaweedFS), and without those it is not completed; a part has no checksum
+//! that its upload was not begun with (Amazon S3). How else servers differ are its [`Habits`].
+//!
 //! Who sends a request is told by the key id that it is signed with, so that tests can have several servers share the bucket, and
 //! have one of them pause.
 //!
-//! Whoever includes this file needs `bytes`, `http`, `http-body-util`, `hyper`, `hyper-util` and `tokio`.
+//! Whoever includes this file needs `bytes`, `http`, `http-body-util`, `hyper`, `hyper-util`, `sha2` and `tokio`.
 
 mod faults;
+mod habits;
 mod requests;
 mod state;
 
@@ -25,6 +30,8 @@ use tokio::task::JoinSet;
 
 use self::faults::Faults;
 pub(crate) use self::faults::{Fault, Pause, next_random};
+pub(crate) use self::habits::Habits;
+use self::habits::Manner;
 use self::requests::Late;
 use self::state::State;
 
@@ -43,6 +50,7 @@ struct Shared {
     address: SocketAddr,
     state: Mutex<State>,
     faults: Mutex<Faults>,
+    manner: Mutex<Manner>,
     late: Mutex<Vec<Late>>,
 }
 
@@ -56,6 +64,7 @@ impl FaultyS3 {
             address: listener.local_addr().expect("it is bound"),
             state: Mutex::default(),
             faults: Mutex::default(),
+            manner: Mutex::default(),
             late: Mutex::default(),
         });
         let mut serving = JoinSet::new();
@@ -74,6 +83,22 @@ impl FaultyS3 {
     /// Has the `nth` of the requests for an operation from now on, counted from 1, fail so.
     pub(crate) fn nth(&self, operation: &'static str, nth: u64, fault: Fault) {
         self.faults().plan(operation, nth, fault);
+    }
+
+    /// Has it these habits from now on.
+    pub(crate) fn behave(&self, habits: Habits) {
+        self.shared.manner().habits = habits;
+    }
+
+    /// Has every request for an operation refused from now on, with this status and code.
+    pub(crate) fn refuse(&self, operation: &'static str, status: u16, code: &'static str) {
+        let mut manner = self.shared.manner();
+        manner.refusals.insert(operation, (status, code));
+    }
+
+    /// Has it refuse nothing any more.
+    pub(crate) fn relent(&self) {
+        self.shared.manner().refusals.clear();
     }
 
     /// Whether all that was planned has happened.
@@ -105,7 +130,8 @@ impl FaultyS3 {
     /// Does what was asked long ago, and nobody waits for any more.
     pub(crate) fn catch_up(&self) {
         for late in std::mem::take(&mut *self.shared.late()) {
-            requests::do_late(&mut self.state(), late);
+            let habits = self.shared.manner().habits;
+            requests::do_late(&mut self.state(), habits, late);
         }
     }
 
@@ -131,6 +157,11 @@ impl FaultyS3 {
         self.state().abort_all();
     }
 
+    /// The names of objects of which a part was taken on trust.
+    pub(crate) fn trusted(&self) -> Vec<String> {
+        self.state().trusted.clone()
+    }
+
     /// The promises that were broken.
     pub(crate) fn violations(&self) -> Vec<String> {
         self.state().violations.clone()
@@ -152,6 +183,10 @@ impl Shared {
 
     fn faults(&self) -> MutexGuard<'_, Faults> {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn manner(&self) -> MutexGuard<'_, Manner> {
+        self.manner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn late(&self) -> MutexGuard<'_, Vec<Late>> {

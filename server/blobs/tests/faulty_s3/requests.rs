@@ -9,12 +9,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::stream;
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, header};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
+use sha2::{Digest as _, Sha256};
 
 use super::faults::{Fate, Fault, Pause};
+use super::habits::Habits;
 use super::state::{Condition, Hidden, Object, Refusal, State};
 use super::{BUCKET, Shared};
 
@@ -104,7 +106,18 @@ pub(super) async fn answer(
         let _ = goes_on.clone().wait_for(|goes_on| *goes_on).await;
         shared.state().show_upload(hidden);
     }
-    let answer = done(&mut shared.state(), &asked).unwrap_or_else(refusal);
+    let (habits, refused) = {
+        let manner = shared.manner();
+        (manner.habits, manner.refusals.get(operation).copied())
+    };
+    let answer = match refused {
+        Some(refused) => Err(refused),
+        None if !habits.trusting && !asked.is_as_signed() => {
+            Err((400, "XAmzContentSHA256Mismatch"))
+        }
+        None => done(&mut shared.state(), habits, &asked),
+    };
+    let answer = answer.unwrap_or_else(refusal);
     if let Some((Pause::After, goes_on)) = &pause {
         let _ = goes_on.clone().wait_for(|goes_on| *goes_on).await;
     }
@@ -148,29 +161,29 @@ fn operation(
 }
 
 /// Does what is asked, and answers nobody.
-pub(super) fn do_late(state: &mut State, (asked, hidden): Late) {
+pub(super) fn do_late(state: &mut State, habits: Habits, (asked, hidden): Late) {
     state.show_upload(hidden);
     // What is refused is not done.
-    let _ = done(state, &asked);
+    let _ = done(state, habits, &asked);
 }
 
 /// Does what is asked.
-fn done(state: &mut State, asked: &Asked) -> Result<Answer, Refusal> {
+fn done(state: &mut State, habits: Habits, asked: &Asked) -> Result<Answer, Refusal> {
     let name = asked.name.as_str();
     let upload = asked.says("uploadId").unwrap_or_default();
     match asked.operation {
         "PutObject" => {
-            let metadata = asked.metadata();
-            let etag = state.put(name, asked.body.clone(), metadata, &asked.condition())?;
-            Ok(Answer::tagged(etag))
+            let (metadata, condition) = (asked.metadata(habits), asked.condition(habits));
+            let etag = state.put(name, asked.body.clone(), metadata, &condition)?;
+            Ok(Answer::tagged(etag, habits))
         }
         "GetObject" => {
             let object = state.get(name, asked.header("if-match"))?;
-            asked.part_of(object)
+            asked.part_of(object, habits)
         }
         "HeadObject" => {
             let object = state.find(name)?;
-            let mut answer = Answer::of(object);
+            let mut answer = Answer::of(object, habits);
             answer.length = Some(object.bytes.len());
             answer.body = Bytes::new();
             Ok(answer)
@@ -186,103 +199,129 @@ fn done(state: &mut State, asked: &Asked) -> Result<Answer, Refusal> {
             }
             Ok(Answer::xml("<DeleteResult></DeleteResult>".to_owned()))
         }
-        "ListObjectsV2" => Ok(list(state, asked)),
+        "ListObjectsV2" => Ok(list(state, habits, asked)),
         "CreateMultipartUpload" => {
-            let id = state.create_upload(name, asked.metadata());
+            let algorithm = asked.header("x-amz-checksum-algorithm").is_some();
+            let id = state.create_upload(name, asked.metadata(habits), algorithm);
             Ok(Answer::xml(format!(
                 "<InitiateMultipartUploadResult><UploadId>{id}</UploadId></InitiateMultipartUploadResult>"
             )))
         }
         "UploadPart" => {
+            if habits.trusting && asked.header("content-md5").is_none() {
+                state.trusted.push(name.to_owned());
+            }
+            let has_checksum = |name: &HeaderName| name.as_str().starts_with("x-amz-checksum-");
+            state.check_checksum(name, upload, asked.headers.keys().any(has_checksum))?;
             let etag = state.upload_part(name, upload, asked.number(), asked.body.clone())?;
-            Ok(Answer::tagged(etag))
+            Ok(Answer::tagged(etag, habits))
         }
         "UploadPartCopy" => {
-            let source = decoded(asked.header("x-amz-copy-source").unwrap_or_default());
-            let source = source.trim_start_matches('/').to_owned();
-            let from = source
-                .strip_prefix(&format!("{BUCKET}/"))
-                .ok_or((404, "NoSuchBucket"))?;
-            let range = asked
-                .range("x-amz-copy-source-range")
-                .ok_or((400, "InvalidArgument"))?;
-            let if_match = asked.header("x-amz-copy-source-if-match");
-            let copied = state.copy_part(name, upload, asked.number(), (from, range, if_match))?;
+            let etag = copy_part(state, asked)?;
+            let etag = escaped(&as_stated(&etag, habits));
             Ok(Answer::xml(format!(
-                "<CopyPartResult><ETag>{}</ETag></CopyPartResult>",
-                escaped(&copied)
+                "<CopyPartResult><ETag>{etag}</ETag></CopyPartResult>"
             )))
         }
         "CompleteMultipartUpload" => {
-            let body = String::from_utf8_lossy(&asked.body).into_owned();
-            let parts: Vec<(u32, String)> = tagged(&body, "Part")
-                .map(|part| {
-                    let number = tagged(part, "PartNumber").next().unwrap_or_default();
-                    let etag = tagged(part, "ETag").next().unwrap_or_default();
-                    (number.parse().unwrap_or(0), unescaped(etag))
-                })
-                .collect();
-            let etag = state.complete(name, upload, &parts, &asked.condition())?;
+            let etag = state.complete(name, upload, &asked.parts(), &asked.condition(habits))?;
             Ok(Answer::xml(format!(
                 "<CompleteMultipartUploadResult><ETag>{}</ETag></CompleteMultipartUploadResult>",
-                escaped(&etag)
+                escaped(&as_stated(&etag, habits))
             )))
         }
         "AbortMultipartUpload" => state.abort(name, upload).map(|()| Answer::status(204)),
-        "ListParts" => {
-            let after = asked.says("part-number-marker");
-            let after = after.and_then(|after| after.parse().ok()).unwrap_or(0);
-            let (parts, more) = state.parts(name, upload, after, MOST_PARTS)?;
-            let mut xml = format!("<ListPartsResult><IsTruncated>{more}</IsTruncated>");
-            for (number, size, etag) in &parts {
-                let _ = write!(
-                    xml,
-                    "<Part><PartNumber>{number}</PartNumber><Size>{size}</Size><ETag>{}</ETag></Part>",
-                    escaped(etag)
-                );
-            }
-            if let Some((last, ..)) = parts.last().filter(|_| more) {
-                let _ = write!(xml, "<NextPartNumberMarker>{last}</NextPartNumberMarker>");
-            }
-            Ok(Answer::xml(xml + "</ListPartsResult>"))
-        }
-        "ListMultipartUploads" => Ok(list_uploads(state, asked)),
+        "ListParts" => list_parts(state, habits, asked),
+        "ListMultipartUploads" => Ok(list_uploads(state, habits, asked)),
         _ => Err((501, "NotImplemented")),
     }
 }
 
-fn list(state: &State, asked: &Asked) -> Answer {
+fn copy_part(state: &mut State, asked: &Asked) -> Result<String, Refusal> {
+    let (name, upload) = (&asked.name, asked.says("uploadId").unwrap_or_default());
+    let source = decoded(asked.header("x-amz-copy-source").unwrap_or_default());
+    let from = source.trim_start_matches('/').strip_prefix(BUCKET);
+    let from = from.and_then(|from| from.strip_prefix('/'));
+    let from = from.ok_or((404, "NoSuchBucket"))?;
+    let range = match asked.header("x-amz-copy-source-range") {
+        None => 0..state.find(from)?.bytes.len(),
+        Some(_) => asked
+            .range("x-amz-copy-source-range")
+            .ok_or((400, "InvalidArgument"))?,
+    };
+    let if_match = asked.header("x-amz-copy-source-if-match");
+    state.copy_part(name, upload, asked.number(), (from, range, if_match))
+}
+
+fn list(state: &State, habits: Habits, asked: &Asked) -> Answer {
     let limit = asked.says("max-keys").and_then(|limit| limit.parse().ok());
     let limit = limit.unwrap_or(MOST_LISTED).min(MOST_LISTED);
     let prefix = asked.says("prefix").unwrap_or_default();
-    let (objects, more) = state.list(prefix, asked.says("start-after"), limit);
+    let token = asked.says("continuation-token");
+    let all = state.list(prefix, asked.says("start-after"));
+    let is_marker = |(name, _): &(String, _)| Some(name.as_str()) == token;
+    let (objects, more) = habits.page(all, is_marker, limit);
     let mut xml = format!("<ListBucketResult><IsTruncated>{more}</IsTruncated>");
-    for (name, object) in objects {
+    for (name, object) in &objects {
         let _ = write!(
             xml,
-            "<Contents><Key>{}</Key><Size>{}</Size><LastModified>{}</LastModified></Contents>",
-            escaped(&name),
+            "<Contents><Key>{}</Key><Size>{}</Size>{}</Contents>",
+            escaped(name),
             object.bytes.len(),
-            time(object.modified)
+            dated("LastModified", object.modified, habits)
         );
+    }
+    if let Some((last, _)) = objects.last().filter(|_| more && !habits.terse) {
+        let last = escaped(last);
+        let _ = write!(xml, "<NextContinuationToken>{last}</NextContinuationToken>");
     }
     Answer::xml(xml + "</ListBucketResult>")
 }
 
-fn list_uploads(state: &State, asked: &Asked) -> Answer {
+fn list_parts(state: &State, habits: Habits, asked: &Asked) -> Result<Answer, Refusal> {
+    let upload = asked.says("uploadId").unwrap_or_default();
+    let after = asked.says("part-number-marker");
+    let mut all = state.parts(&asked.name, upload)?;
+    if habits.hides_last_part {
+        all.pop();
+    }
+    let is_marker = |(number, ..): &(u32, _, _)| Some(number.to_string().as_str()) == after;
+    let (parts, more) = habits.page(all, is_marker, MOST_PARTS);
+    let mut xml = format!("<ListPartsResult><IsTruncated>{more}</IsTruncated>");
+    for (number, size, etag) in &parts {
+        let etag = escaped(&as_stated(etag, habits));
+        let _ = write!(
+            xml,
+            "<Part><PartNumber>{number}</PartNumber><Size>{size}</Size><ETag>{etag}</ETag></Part>"
+        );
+    }
+    if let Some((last, ..)) = parts.last().filter(|_| more && !habits.terse) {
+        let _ = write!(xml, "<NextPartNumberMarker>{last}</NextPartNumberMarker>");
+    }
+    Ok(Answer::xml(xml + "</ListPartsResult>"))
+}
+
+fn list_uploads(state: &State, habits: Habits, asked: &Asked) -> Answer {
     let prefix = asked.says("prefix").unwrap_or_default();
-    let after = (asked.says("key-marker"), asked.says("upload-id-marker"));
-    let (uploads, more) = state.list_uploads(prefix, after, MOST_UPLOADS);
+    let (name, id) = (asked.says("key-marker"), asked.says("upload-id-marker"));
+    let mut all = state.list_uploads(prefix);
+    if id.is_none() {
+        all.retain(|(listed, ..)| name.is_none_or(|name| listed.as_str() > name));
+    }
+    let is_marker = |(listed, upload, _): &(String, String, u64)| {
+        (Some(listed.as_str()), Some(upload.as_str())) == (name, id)
+    };
+    let (uploads, more) = habits.page(all, is_marker, MOST_UPLOADS);
     let mut xml = format!("<ListMultipartUploadsResult><IsTruncated>{more}</IsTruncated>");
     for (name, id, initiated) in &uploads {
         let _ = write!(
             xml,
-            "<Upload><Key>{}</Key><UploadId>{id}</UploadId><Initiated>{}</Initiated></Upload>",
+            "<Upload><Key>{}</Key><UploadId>{id}</UploadId>{}</Upload>",
             escaped(name),
-            time(*initiated)
+            dated("Initiated", *initiated, habits)
         );
     }
-    if let Some((name, id, _)) = uploads.last().filter(|_| more) {
+    if let Some((name, id, _)) = uploads.last().filter(|_| more && !habits.terse) {
         let _ = write!(
             xml,
             "<NextKeyMarker>{}</NextKeyMarker><NextUploadIdMarker>{id}</NextUploadIdMarker>",
@@ -290,6 +329,22 @@ fn list_uploads(state: &State, asked: &Asked) -> Answer {
         );
     }
     Answer::xml(xml + "</ListMultipartUploadsResult>")
+}
+
+/// An element with a time, if the server has the habit of saying it.
+fn dated(element: &str, millis: u64, habits: Habits) -> String {
+    match habits.terse {
+        true => String::new(),
+        false => format!("<{element}>{}</{element}>", time(millis)),
+    }
+}
+
+/// An entity tag as the server has the habit of writing it.
+fn as_stated(etag: &str, habits: Habits) -> String {
+    match habits.terse {
+        true => etag.trim_matches('"').to_owned(),
+        false => etag.to_owned(),
+    }
 }
 
 impl Asked {
@@ -301,19 +356,49 @@ impl Asked {
         self.headers.get(name)?.to_str().ok()
     }
 
+    /// Whether the body is what the request is signed for.
+    fn is_as_signed(&self) -> bool {
+        let signed = self.header("x-amz-content-sha256");
+        let digest = Sha256::digest(&self.body);
+        let mut found = String::new();
+        for byte in digest {
+            let _ = write!(found, "{byte:02x}");
+        }
+        signed.is_none_or(|signed| signed == found)
+    }
+
     fn number(&self) -> u32 {
         let number = self.says("partNumber").and_then(|text| text.parse().ok());
         number.unwrap_or(0)
     }
 
-    fn condition(&self) -> Condition {
+    fn condition(&self, habits: Habits) -> Condition {
+        if habits.unconditional {
+            return Condition::default();
+        }
         Condition {
             if_match: self.header("if-match").map(str::to_owned),
             if_none_match: self.header("if-none-match").map(str::to_owned),
         }
     }
 
-    fn metadata(&self) -> Vec<(String, String)> {
+    /// The number and entity tag of each part that is named, and whether each has a checksum.
+    fn parts(&self) -> Vec<(u32, String, bool)> {
+        let body = String::from_utf8_lossy(&self.body);
+        tagged(&body, "Part")
+            .map(|part| {
+                let number = tagged(part, "PartNumber").next().unwrap_or_default();
+                let etag = tagged(part, "ETag").next().unwrap_or_default();
+                let number = number.parse().unwrap_or(0);
+                (number, unescaped(etag), part.contains("<Checksum"))
+            })
+            .collect()
+    }
+
+    fn metadata(&self, habits: Habits) -> Vec<(String, String)> {
+        if habits.forgetful {
+            return Vec::new();
+        }
         self.headers
             .iter()
             .filter(|(name, _)| name.as_str().starts_with("x-amz-meta-"))
@@ -329,8 +414,8 @@ impl Asked {
         Some(first.parse().ok()?..last.parse::<usize>().ok()? + 1)
     }
 
-    fn part_of(&self, object: &Object) -> Result<Answer, Refusal> {
-        let mut answer = Answer::of(object);
+    fn part_of(&self, object: &Object, habits: Habits) -> Result<Answer, Refusal> {
+        let mut answer = Answer::of(object, habits);
         let Some(range) = self.range("range") else {
             return Ok(answer);
         };
@@ -357,14 +442,15 @@ impl Answer {
         }
     }
 
-    fn tagged(etag: String) -> Self {
+    fn tagged(etag: String, habits: Habits) -> Self {
         let mut answer = Self::status(200);
+        let etag = as_stated(&etag, habits);
         answer.headers.push(("etag".to_owned(), etag));
         answer
     }
 
-    fn of(object: &Object) -> Self {
-        let mut answer = Self::tagged(object.etag.clone());
+    fn of(object: &Object, habits: Habits) -> Self {
+        let mut answer = Self::tagged(object.etag.clone(), habits);
         answer.headers.extend(object.metadata.iter().cloned());
         answer.body = object.bytes.clone();
         answer

@@ -22,6 +22,8 @@ pub(super) struct State {
     /// Counts changes; it is the time, too.
     changes: u64,
     pub(super) violations: Vec<String>,
+    /// The names of objects of which a part was sent with nothing to verify it by.
+    pub(super) trusted: Vec<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -38,6 +40,8 @@ pub(super) type Hidden = ((String, String), Upload);
 #[derive(Debug)]
 pub(super) struct Upload {
     metadata: Vec<(String, String)>,
+    /// Whether it was begun with a checksum algorithm.
+    algorithm: bool,
     parts: BTreeMap<u32, (Bytes, String)>,
     initiated: u64,
 }
@@ -48,9 +52,6 @@ pub(super) struct Condition {
     pub(super) if_match: Option<String>,
     pub(super) if_none_match: Option<String>,
 }
-
-/// A page of names with the time of each, and whether there are more.
-pub(super) type Page<T> = (Vec<T>, bool);
 
 impl State {
     pub(super) fn objects(&self) -> BTreeSet<String> {
@@ -90,35 +91,49 @@ impl State {
         self.objects.remove(name);
     }
 
-    pub(super) fn list(
-        &self,
-        prefix: &str,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Page<(String, &Object)> {
+    /// The objects behind a name, in order.
+    pub(super) fn list(&self, prefix: &str, after: Option<&str>) -> Vec<(String, &Object)> {
         let from = match after {
             Some(after) if after >= prefix => Bound::Excluded(after),
             _ => Bound::Included(prefix),
         };
-        let mut found = self
-            .objects
+        self.objects
             .range::<str, _>((from, Bound::Unbounded))
             .take_while(|(name, _)| name.starts_with(prefix))
-            .map(|(name, object)| (name.clone(), object));
-        let page = found.by_ref().take(limit).collect();
-        (page, found.next().is_some())
+            .map(|(name, object)| (name.clone(), object))
+            .collect()
     }
 
-    pub(super) fn create_upload(&mut self, name: &str, metadata: Vec<(String, String)>) -> String {
+    pub(super) fn create_upload(
+        &mut self,
+        name: &str,
+        metadata: Vec<(String, String)>,
+        algorithm: bool,
+    ) -> String {
         self.changes += 1;
         let id = format!("upload-{:08}", self.changes);
         let upload = Upload {
             metadata,
+            algorithm,
             parts: BTreeMap::new(),
             initiated: self.changes,
         };
         self.uploads.insert((name.to_owned(), id.clone()), upload);
         id
+    }
+
+    /// Whether a part may have a checksum, or none.
+    pub(super) fn check_checksum(
+        &self,
+        name: &str,
+        id: &str,
+        has_checksum: bool,
+    ) -> Result<(), Refusal> {
+        let upload = self.uploads.get(&(name.to_owned(), id.to_owned()));
+        match upload.ok_or(NO_UPLOAD)?.algorithm == has_checksum {
+            true => Ok(()),
+            false => Err((400, "InvalidRequest")),
+        }
     }
 
     pub(super) fn upload_part(
@@ -147,6 +162,7 @@ impl State {
         source: (&str, Range<usize>, Option<&str>),
     ) -> Result<String, Refusal> {
         let (from, range, if_match) = source;
+        self.check_checksum(name, id, false)?;
         let object = self.get(from, if_match)?;
         if range.end > object.bytes.len() {
             return Err((416, "InvalidRange"));
@@ -155,12 +171,12 @@ impl State {
         self.upload_part(name, id, number, bytes)
     }
 
-    /// `parts` are numbers with entity tags.
+    /// `parts` are numbers with entity tags, and whether each has a checksum.
     pub(super) fn complete(
         &mut self,
         name: &str,
         id: &str,
-        parts: &[(u32, String)],
+        parts: &[(u32, String, bool)],
         condition: &Condition,
     ) -> Result<String, Refusal> {
         let place = (name.to_owned(), id.to_owned());
@@ -168,16 +184,22 @@ impl State {
         if parts.is_empty() {
             return Err((400, "MalformedXML"));
         }
+        if parts
+            .iter()
+            .any(|(.., checksum)| *checksum != upload.algorithm)
+        {
+            return Err((400, "InvalidRequest"));
+        }
         if (1..)
             .zip(parts)
-            .any(|(place, (number, _))| place != *number)
+            .any(|(place, (number, ..))| place != *number)
         {
             return Err((400, "InvalidPartOrder"));
         }
         let mut whole = Vec::new();
         let first = upload.parts.get(&1).map_or(0, |(bytes, _)| bytes.len());
-        let last = parts.last().map(|(number, _)| number);
-        for (number, etag) in parts {
+        let last = parts.last().map(|(number, ..)| number);
+        for (number, etag, _) in parts {
             let (bytes, stored) = upload.parts.get(number).ok_or(BAD_PART)?;
             let is_last = Some(number) == last;
             // The last one may be shorter, none may be longer: what R2 asks for.
@@ -212,43 +234,22 @@ impl State {
         self.uploads.clear();
     }
 
-    /// The number, size and entity tag of each part after `after`.
-    pub(super) fn parts(
-        &self,
-        name: &str,
-        id: &str,
-        after: u32,
-        limit: usize,
-    ) -> Result<Page<(u32, usize, String)>, Refusal> {
+    /// The number, size and entity tag of each part.
+    pub(super) fn parts(&self, name: &str, id: &str) -> Result<Vec<(u32, usize, String)>, Refusal> {
         let upload = self.uploads.get(&(name.to_owned(), id.to_owned()));
-        let mut parts = upload
-            .ok_or(NO_UPLOAD)?
-            .parts
-            .range(after + 1..)
-            .map(|(number, (bytes, etag))| (*number, bytes.len(), etag.clone()));
-        let page = parts.by_ref().take(limit).collect();
-        Ok((page, parts.next().is_some()))
+        let parts = upload.ok_or(NO_UPLOAD)?.parts.iter();
+        Ok(parts
+            .map(|(number, (bytes, etag))| (*number, bytes.len(), etag.clone()))
+            .collect())
     }
 
-    /// The name, id and time of each multipart upload behind the markers.
-    pub(super) fn list_uploads(
-        &self,
-        prefix: &str,
-        after: (Option<&str>, Option<&str>),
-        limit: usize,
-    ) -> Page<(String, String, u64)> {
-        let is_after = |name: &str, id: &str| match after {
-            (None, _) => true,
-            (Some(marker), None) => name > marker,
-            (Some(marker), Some(last)) => (name, id) > (marker, last),
-        };
-        let mut found = self
-            .uploads
+    /// The name, id and time of each multipart upload.
+    pub(super) fn list_uploads(&self, prefix: &str) -> Vec<(String, String, u64)> {
+        self.uploads
             .iter()
-            .filter(|((name, id), _)| name.starts_with(prefix) && is_after(name, id))
-            .map(|((name, id), upload)| (name.clone(), id.clone(), upload.initiated));
-        let page = found.by_ref().take(limit).collect();
-        (page, found.next().is_some())
+            .filter(|((name, _), _)| name.starts_with(prefix))
+            .map(|((name, id), upload)| (name.clone(), id.clone(), upload.initiated))
+            .collect()
     }
 
     fn check(&self, name: &str, condition: &Condition) -> Result<(), Refusal> {

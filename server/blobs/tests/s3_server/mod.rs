@@ -1,11 +1,12 @@
-//! An S3 server for the tests of one program, with a bucket for each: versitygw on a directory.
+//! An S3 server for the tests of one program, with a place for each: a bucket, or a prefix of one.
 //!
-//! The first test that asks starts it, on a free port of loopback. A shell watches over it that waits for the end of its standard
-//! input, which is when the program of the tests ends, in whatever way; then it ends the server and removes the directory.
+//! `TESTS_S3` says which: `versitygw`, as it is if nothing is said, `seaweedfs`, `minio` or `garage`. The first test that asks starts it
+//! on free ports of loopback, by `start.sh`, a shell that watches over it until the program of the tests ends.
 //!
 //! Whoever includes this file needs `tempfile` and nothing else.
 
 use std::io::{BufRead as _, BufReader};
+use std::net::TcpListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,17 +14,65 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-/// The key id that the server knows.
-pub(crate) const ACCESS_KEY: &str = "tests";
+/// The key id that the server knows; Garage takes none of another form.
+pub(crate) const ACCESS_KEY: &str = "GK31c2f218a2e44f485b94239e";
 /// The secret that belongs to [`ACCESS_KEY`].
-pub(crate) const SECRET_KEY: &str = "secret-of-tests";
+pub(crate) const SECRET_KEY: &str =
+    "b892c0665f0ada8a4755dae98baa3b133590e11dae3bcc1f9d769d67f16c3835";
 /// The region that requests are signed for.
 pub(crate) const REGION: &str = "us-east-1";
 
-/// The server of this program; waits, at most half a minute, until it listens.
+/// The one bucket of a server whose buckets are dear, with a prefix for each place.
+const BUCKET: &str = "tests";
+
+/// The S3 servers that tests can run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Versitygw,
+    Seaweedfs,
+    Minio,
+    Garage,
+}
+
+impl Kind {
+    const ALL: [Self; 4] = [Self::Versitygw, Self::Seaweedfs, Self::Minio, Self::Garage];
+
+    /// What this run is about.
+    ///
+    /// # Panics
+    /// `TESTS_S3` says something else.
+    fn of_this_run() -> Self {
+        let Some(said) = std::env::var_os("TESTS_S3") else {
+            return Self::Versitygw;
+        };
+        let kind = Self::ALL.into_iter().find(|kind| said == *kind.name());
+        kind.unwrap_or_else(|| {
+            panic!("TESTS_S3 is versitygw, seaweedfs, minio or garage, not {said:?}")
+        })
+    }
+
+    /// As `TESTS_S3` and `start.sh` have it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Versitygw => "versitygw",
+            Self::Seaweedfs => "seaweedfs",
+            Self::Minio => "minio",
+            Self::Garage => "garage",
+        }
+    }
+
+    fn program(self) -> &'static str {
+        match self {
+            Self::Seaweedfs => "weed",
+            kind => kind.name(),
+        }
+    }
+}
+
+/// The server of this program; waits, at most a minute, until it serves.
 ///
 /// # Panics
-/// versitygw is not installed, or does not start.
+/// It is not installed, or does not start.
 pub(crate) fn s3_server() -> &'static S3Server {
     static SERVER: OnceLock<S3Server> = OnceLock::new();
     SERVER.get_or_init(S3Server::start)
@@ -32,40 +81,48 @@ pub(crate) fn s3_server() -> &'static S3Server {
 /// A running S3 server. Buckets are addressed by path.
 #[derive(Debug)]
 pub(crate) struct S3Server {
+    pub(crate) kind: Kind,
     endpoint: String,
-    /// Holds a directory for each bucket; the access log is the file `requests` beside it.
-    pub(crate) buckets: PathBuf,
+    /// Holds all that it has.
+    directory: PathBuf,
     /// Holds the other end of its standard input.
     _watch: Child,
 }
 
-/// Starts the program $1 on the directory $2, says which process it is, and ends it when standard input ends.
-const WATCH: &str = r#"
-"$1" --port 127.0.0.1:0 --quiet --access-log "$2/requests" posix "$2/buckets" >"$2/log" 2>&1 &
-echo $!
-cat >/dev/null
-kill -KILL $!
-wait
-rm -rf "$2"
-"#;
+/// A bucket, or a part of one, that nobody else has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) bucket: String,
+    pub(crate) prefix: String,
+}
 
 impl S3Server {
     fn start() -> Self {
+        let kind = Kind::of_this_run();
         let directory = tempfile::Builder::new()
             .prefix("s3-")
             .tempdir()
             .expect("there is a temporary directory")
             // What removes it in the end is the watch.
             .keep();
-        let buckets = directory.join("buckets");
-        std::fs::create_dir(&buckets).expect("the directory is new");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .ancestors()
+            .map(|above| above.join("server/blobs/tests/s3_server/start.sh"))
+            .find(|script| script.is_file())
+            .expect("it lies beside this file");
+        // versitygw takes any port, and its process shows which.
+        let port = match kind {
+            Kind::Versitygw => 0,
+            Kind::Seaweedfs | Kind::Minio | Kind::Garage => free_ports(),
+        };
         let mut watch = Command::new("sh")
-            .args(["-c", WATCH, "watch"])
-            .arg(program())
+            .arg(script)
+            .args([kind.name(), &program(kind.program()).to_string_lossy()])
             .arg(&directory)
-            .env("ROOT_ACCESS_KEY", ACCESS_KEY)
-            .env("ROOT_SECRET_KEY", SECRET_KEY)
-            .env("VGW_REGION", REGION)
+            .arg(port.to_string())
+            .env("KEY", ACCESS_KEY)
+            .env("SECRET", SECRET_KEY)
+            .env("REGION", REGION)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             // So that what is typed to end the tests does not end it first.
@@ -77,15 +134,47 @@ impl S3Server {
         BufReader::new(stdout)
             .read_line(&mut told)
             .expect("the shell speaks text");
-        let port = port(told.trim()).unwrap_or_else(|| {
-            let log = std::fs::read_to_string(directory.join("log"));
-            panic!("versitygw does not listen: {}", log.unwrap_or_default())
-        });
-        Self {
-            endpoint: format!("http://127.0.0.1:{port}"),
-            buckets,
+        let port = match kind {
+            Kind::Versitygw => listening_port(told.trim()),
+            Kind::Seaweedfs | Kind::Minio | Kind::Garage => Some(port),
+        };
+        let server = Self {
+            kind,
+            endpoint: format!("http://127.0.0.1:{}", port.unwrap_or(0)),
+            directory,
             _watch: watch,
-        }
+        };
+        let serves = port.is_some() && (kind == Kind::Versitygw || server.makes_bucket());
+        let log = std::fs::read_to_string(server.directory.join("log"));
+        assert!(
+            serves,
+            "{kind:?} does not serve: {}",
+            log.unwrap_or_default()
+        );
+        server
+    }
+
+    /// Makes the one bucket, where it is not there yet; false if that was in vain for a minute.
+    fn makes_bucket(&self) -> bool {
+        (0..300).any(|_| {
+            let status = Command::new("curl")
+                .args(["--silent", "--output", "/dev/null", "--write-out", "%{http_code}"])
+                .args(["--request", "PUT", "--max-time", "5"])
+                .args(["--aws-sigv4", &format!("aws:amz:{REGION}:s3")])
+                .args(["--user", &format!("{ACCESS_KEY}:{SECRET_KEY}")])
+                // The digest of nothing.
+                .args(["--header", "x-amz-content-sha256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"])
+                .arg(format!("{}/{BUCKET}", self.endpoint))
+                .output()
+                .expect("curl is installed")
+                .stdout;
+            // Garage's was made on the command line, and is the key's own.
+            let is_there = matches!(&*status, b"200" | b"204" | b"409");
+            if !is_there {
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            is_there
+        })
     }
 
     /// Where it is, as a URL without a path.
@@ -93,30 +182,65 @@ impl S3Server {
         &self.endpoint
     }
 
-    /// The name of a new and empty bucket.
-    pub(crate) fn fresh_bucket(&self) -> String {
+    /// What holds a directory for each bucket, where that is so; the access log is the file `requests` beside it.
+    ///
+    /// # Panics
+    /// It is not so.
+    pub(crate) fn buckets(&self) -> PathBuf {
+        assert_eq!(self.kind, Kind::Versitygw, "no other keeps files");
+        self.directory.join("buckets")
+    }
+
+    /// A new and empty place.
+    pub(crate) fn fresh(&self) -> Place {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("bucket-{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        // A bucket of this server is a directory.
-        std::fs::create_dir(self.buckets.join(&name)).expect("names are used once");
-        name
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        match self.kind {
+            Kind::Versitygw => {
+                let bucket = format!("bucket-{count}");
+                // A bucket of this server is a directory.
+                std::fs::create_dir(self.buckets().join(&bucket)).expect("names are used once");
+                Place {
+                    bucket,
+                    // Not at the top, as in a bucket that others use too.
+                    prefix: "some/prefix/".to_owned(),
+                }
+            }
+            Kind::Seaweedfs | Kind::Minio | Kind::Garage => Place {
+                bucket: BUCKET.to_owned(),
+                prefix: format!("place-{count}/"),
+            },
+        }
     }
 }
 
-/// Where versitygw is: where `tests/run` installs it, else in `PATH`.
-fn program() -> PathBuf {
+/// Where a program is: where `tests/s3/install` puts it, else in `PATH`.
+fn program(name: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .ancestors()
         .map(|directory| directory.join("tests/.cache/bin"))
         .chain(std::env::split_paths(&path))
-        .map(|directory| directory.join("versitygw"))
+        .map(|directory| directory.join(name))
         .find(|program| program.is_file())
-        .expect("versitygw is not installed; run `tests/s3/install`, as tests/run does")
+        .unwrap_or_else(|| {
+            panic!("{name} is not installed; run `tests/s3/install`, as tests/run does")
+        })
+}
+
+/// The first of four ports that are free, as are those by 10,000 above them, where SeaweedFS listens as well. All of them are below the
+/// ports that systems give out.
+fn free_ports() -> u16 {
+    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let begin = u16::try_from(std::process::id() % 1000).expect("it is less");
+    let candidates = (0..1000).map(|nth| 15_000 + (begin + nth) % 1000 * 6);
+    let mut free = candidates
+        .filter(|first| (*first..first + 4).all(|port| is_free(port) && is_free(port + 10_000)));
+    free.next().expect("some of a thousand are free")
 }
 
 /// The port that `process` chose to listen on; nothing if it has none after half a minute.
-fn port(process: &str) -> Option<u16> {
+fn listening_port(process: &str) -> Option<u16> {
     let process = Path::new("/proc").join(process);
     (0..3000).find_map(|_| {
         let port = listening(&process);

@@ -7,7 +7,7 @@ use futures::stream::{BoxStream, StreamExt as _};
 use tokio::sync::mpsc;
 
 use super::{PackError, Shared};
-use crate::blob_store::{BlobError, Growth};
+use crate::blob_store::{BlobStream, Growth};
 use crate::digest::Hasher;
 use crate::files::Content;
 use crate::ingest::BodyFault;
@@ -108,37 +108,34 @@ impl Shared {
             .await
             .map_err(Error::blob("open a blob"))?;
         let chunks = blob.read(0..content.size);
-        read_elsewhere(
-            chunks
-                .map(|chunk| chunk.map_err(Interruption::Store))
-                .boxed(),
-            u64::MAX,
-            read,
-        )
-        .await
+        read_elsewhere(chunks, read).await
     }
 }
 
-/// Reads a document as it comes from a client, of at most `limit` bytes, on a thread that may block.
-pub(super) async fn read_body<T: Send + 'static>(
-    body: DocumentBody,
-    limit: u64,
-    read: impl FnOnce(&mut dyn Read) -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    let chunks = body.map(|chunk| chunk.map_err(Interruption::Body));
-    read_elsewhere(chunks.boxed(), limit, read).await
+/// A body of which the beginning was read.
+pub(super) enum Beginning {
+    /// It is the whole.
+    Whole(Vec<u8>),
+    /// There is more; the beginning comes again.
+    Part(DocumentBody),
 }
 
-/// What ends a document before its end.
-enum Interruption {
-    Body(BodyFault),
-    Store(BlobError),
+/// Reads a body until it ends or there are more than `most` bytes.
+pub(super) async fn beginning(mut body: DocumentBody, most: usize) -> Result<Beginning, Error> {
+    let mut read = Vec::new();
+    while let Some(chunk) = body.next().await {
+        read.extend_from_slice(&chunk?);
+        if read.len() > most {
+            let read = futures::stream::iter([Ok(Bytes::from(read))]);
+            return Ok(Beginning::Part(read.chain(body).boxed()));
+        }
+    }
+    Ok(Beginning::Whole(read))
 }
 
 /// Feeds `chunks` to `read` on a thread that may block. What interrupts the chunks is the outcome, whatever `read` makes of it.
 async fn read_elsewhere<T: Send + 'static>(
-    mut chunks: BoxStream<'static, Result<Bytes, Interruption>>,
-    limit: u64,
+    mut chunks: BlobStream,
     read: impl FnOnce(&mut dyn Read) -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     let (sender, receiver) = mpsc::channel(QUEUE);
@@ -149,22 +146,16 @@ async fn read_elsewhere<T: Send + 'static>(
         };
         read(&mut reader)
     });
-    let mut left = limit;
     let interruption = loop {
         match chunks.next().await {
             None => break None,
-            Some(Ok(chunk)) => match left.checked_sub(chunk.len() as u64) {
-                None => break Some(PackError::DocumentTooLarge { limit }.into()),
-                Some(rest) => {
-                    left = rest;
-                    // A reader that has seen enough hangs up, and knows why.
-                    if sender.send(Ok(chunk)).await.is_err() {
-                        break None;
-                    }
+            // A reader that has seen enough hangs up, and knows why.
+            Some(Ok(chunk)) => {
+                if sender.send(Ok(chunk)).await.is_err() {
+                    break None;
                 }
-            },
-            Some(Err(Interruption::Body(fault))) => break Some(fault.into()),
-            Some(Err(Interruption::Store(error))) => break Some(Error::blob("read a blob")(error)),
+            }
+            Some(Err(error)) => break Some(Error::blob("read a blob")(error)),
         }
     };
     if interruption.is_some() {

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use archive::{Draft, PackName};
 
 use super::documents::DocumentBody;
-use super::{PackError, Packs, Shared, look_up};
+use super::{PackError, Packs, Shared};
 use crate::access::Action;
 use crate::digest::Sha256Digest;
 use crate::files::Content;
@@ -50,8 +50,12 @@ impl Authorized<Packs> {
         let shared = &self.service.shared;
         let tree = shared.keep_document(document).await?;
         let record = shared.new_draft(pack, Some(tree.clone()));
+        let _memory = shared.turns.for_document(tree.size).await;
         let made = async {
             let draft = shared.read_draft(&tree).await?;
+            if draft.tree.is_empty() {
+                return Err(PackError::NoFiles.into());
+            }
             shared
                 .facts
                 .insert_draft(&record)
@@ -141,11 +145,12 @@ impl Shared {
         id: &DraftId,
     ) -> Result<DraftStatus, Error> {
         let record = self.existing_draft(pack, id).await?;
-        let draft = match &record.tree {
-            Some(tree) => Some(self.read_draft(tree).await?),
-            None => None,
+        let Some(tree) = record.tree.clone() else {
+            return self.status(record, None).await;
         };
-        self.status(record, draft.as_ref()).await
+        let _memory = self.turns.for_document(tree.size).await;
+        let draft = self.read_draft(&tree).await?;
+        self.status(record, Some(&draft)).await
     }
 
     async fn status(
@@ -163,7 +168,7 @@ impl Shared {
         };
         let missing = match record.published {
             Some(_) => Missing::default(),
-            None => self.missing(draft).await?,
+            None => self.missing(&record.id, draft).await?,
         };
         Ok(DraftStatus {
             record,
@@ -183,8 +188,8 @@ impl Shared {
         .await
     }
 
-    /// What the server lacks of a tree.
-    pub(super) async fn missing(&self, draft: &Draft) -> Result<Missing, Error> {
+    /// What the server lacks of a draft's tree. What it does not lack the draft holds from now on: whoever is told so does not send it.
+    pub(super) async fn missing(&self, id: &DraftId, draft: &Draft) -> Result<Missing, Error> {
         let tree = &draft.tree;
         let mut seen = HashSet::with_capacity(tree.len() as usize);
         let mut wanted = Vec::new();
@@ -194,8 +199,8 @@ impl Shared {
             }
         }
         let sha256s: Vec<Sha256Digest> = wanted.iter().map(|(sha256, _)| *sha256).collect();
-        for content in look_up(&*self.facts, &sha256s).await? {
-            seen.remove(&content.sha256);
+        for known in self.hold(id, &sha256s).await?.unwrap_or_default() {
+            seen.remove(&known);
         }
         let lacking = wanted
             .into_iter()

@@ -1,18 +1,20 @@
 //! From a draft to a version, and from a version to nothing.
 
 use std::collections::{HashMap, HashSet};
-use std::io::Write as _;
+use std::io::Write;
 use std::sync::Arc;
 
 use archive::{Catalogue, CatalogueError, Draft, Form, Forms, PackName, Tree};
 use bytes::Bytes;
+use protocol::conditional::EntityTag;
 
 use super::places::Places;
 use super::{PackError, Packs, Shared, look_up};
 use crate::access::Action;
 use crate::blob_store::BlobStream;
 use crate::digest::Sha256Digest;
-use crate::files::Content;
+use crate::files::{Content, WriteCondition};
+use crate::ingest::Stops;
 use crate::pack_store::{DraftRecord, PackVersion, Published, StoredContent};
 use crate::{Authorized, BlobKey, DraftId, Error};
 
@@ -25,12 +27,12 @@ const GZIP_LEVEL: u32 = 9;
 const ZSTD_LEVEL: i32 = 12;
 
 impl Authorized<Packs> {
-    /// Publishes a draft as the next version of its pack. One that is published already stays the version that it became. Says
-    /// whether this call published it.
+    /// Publishes a draft as the next version of its pack, if `condition` holds of its newest ([`PackVersion::state`]). One that is
+    /// published already stays the version that it became. Says whether this call published it.
     ///
     /// # Errors
-    /// [`PackError::Missing`], [`PackError::Outdated`], [`PackError::WrongSize`], [`Error::NotFound`], [`Error::Forbidden`] or a
-    /// store's.
+    /// [`PackError::Missing`], [`PackError::Outdated`], [`PackError::WrongSize`], [`PackError::NoFiles`],
+    /// [`Error::PreconditionFailed`], [`Error::NotFound`], [`Error::Forbidden`] or a store's.
     ///
     /// # Cancel safety
     /// When dropped, it is published or not.
@@ -38,10 +40,14 @@ impl Authorized<Packs> {
         &self,
         pack: &PackName,
         id: &DraftId,
+        condition: &WriteCondition,
     ) -> Result<(PackVersion, bool), Error> {
         self.principal.check(Action::PublishPack(pack))?;
-        let owner = self.principal.name();
-        self.service.shared.publish(pack, id, owner).await
+        let publisher = Publisher {
+            owner: self.principal.name(),
+            condition,
+        };
+        self.service.shared.publish(pack, id, publisher).await
     }
 
     /// Retires a version. Downloads that began before can go on for a while.
@@ -63,12 +69,33 @@ impl Authorized<Packs> {
     }
 }
 
+/// Who publishes, and what must hold for that.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Publisher<'a> {
+    pub(crate) owner: Option<&'a str>,
+    /// Of the pack's newest version.
+    pub(crate) condition: &'a WriteCondition,
+}
+
+impl PackVersion {
+    /// The state that a pack is in while this version is its newest, as entity tags tell it: each tag of what is told of the version,
+    /// or of a pack whose newest it is, is this, alone or followed by a dot and more.
+    pub fn state(&self) -> Sha256Digest {
+        self.catalogue.sha256
+    }
+
+    fn is_named_by(&self, tag: &EntityTag) -> bool {
+        let (state, _) = tag.opaque().split_once('.').unwrap_or((tag.opaque(), ""));
+        state.parse() == Ok(self.state())
+    }
+}
+
 impl Shared {
-    pub(crate) async fn publish(
+    async fn publish(
         &self,
         pack: &PackName,
         id: &DraftId,
-        owner: Option<&str>,
+        publisher: Publisher<'_>,
     ) -> Result<(PackVersion, bool), Error> {
         let record = self.existing_draft(pack, id).await?;
         if let Some(number) = record.published {
@@ -80,8 +107,34 @@ impl Shared {
             }
             .into());
         };
+        let _memory = self.turns.for_document(document.size).await;
         let draft = self.read_draft(document).await?;
-        self.publish_draft(&record, &draft, owner).await
+        let never = Stops::never();
+        self.publish_draft(&record, &draft, publisher, &never).await
+    }
+
+    /// Fails unless `condition` holds of the newest version of a pack.
+    pub(crate) async fn check_newest(
+        &self,
+        pack: &PackName,
+        condition: &WriteCondition,
+    ) -> Result<(), Error> {
+        if *condition == WriteCondition::default() {
+            return Ok(());
+        }
+        let newest = self.newest(pack).await?;
+        let names = newest
+            .as_ref()
+            .map(|newest| |tag: &EntityTag| newest.is_named_by(tag));
+        match condition.holds_of(names) {
+            true => Ok(()),
+            false => Err(Error::PreconditionFailed),
+        }
+    }
+
+    async fn newest(&self, pack: &PackName) -> Result<Option<PackVersion>, Error> {
+        let newest = self.facts.version(pack, None).await;
+        newest.map_err(Error::metadata("read a version"))
     }
 
     /// Unpacks an archive into a draft.
@@ -90,9 +143,12 @@ impl Shared {
         pack: &PackName,
         id: &DraftId,
         archive: BlobStream,
+        stops: &Stops,
     ) -> Result<(), Error> {
+        let mut turn = self.turns.take(stops).await?;
         let record = self.open_draft(pack, id).await?;
-        self.unpack(&record, archive).await.map(drop)
+        let unpacked = self.unpack(&record, archive, &mut turn, stops).await;
+        unpacked.map(drop)
     }
 
     /// Publishes the tree that an archive has, as the draft `id`, which is made if it is not there. If it is published already, it
@@ -101,9 +157,11 @@ impl Shared {
         &self,
         pack: &PackName,
         id: DraftId,
-        owner: Option<&str>,
+        publisher: Publisher<'_>,
         archive: BlobStream,
+        stops: &Stops,
     ) -> Result<u64, Error> {
+        let mut turn = self.turns.take(stops).await?;
         let known = self.facts.draft(&id).await;
         let record = match known.map_err(Error::metadata("read a draft"))? {
             Some(record) => record,
@@ -120,17 +178,24 @@ impl Shared {
         if let Some(number) = record.published {
             return Ok(number);
         }
-        let unpacked = self.unpack(&record, archive).await;
-        if matches!(unpacked, Err(Error::Pack(_))) {
+        let published = async {
+            let tree = self.unpack(&record, archive, &mut turn, stops).await?;
+            let tree = tree.ok_or_else(|| Error::Corrupt {
+                what: "a draft".to_owned(),
+            })?;
+            let draft = Draft { tree, base: None };
+            self.publish_draft(&record, &draft, publisher, stops).await
+        };
+        let published = published.await;
+        if matches!(
+            published,
+            Err(Error::Pack(_) | Error::PreconditionFailed | Error::ClientGone)
+        ) {
+            // Nobody comes back for it.
             let forgotten = self.facts.forget_draft(&id, self.clock.now()).await;
             forgotten.map_err(Error::metadata("forget a draft"))?;
         }
-        let tree = unpacked?.ok_or_else(|| Error::Corrupt {
-            what: "a draft".to_owned(),
-        })?;
-        let draft = Draft { tree, base: None };
-        let (version, _) = self.publish_draft(&record, &draft, owner).await?;
-        Ok(version.number)
+        published.map(|(version, _)| version.number)
     }
 
     /// Publishes the tree of a draft, however often others come in between.
@@ -138,13 +203,26 @@ impl Shared {
         &self,
         record: &DraftRecord,
         draft: &Draft,
-        owner: Option<&str>,
+        publisher: Publisher<'_>,
+        stops: &Stops,
     ) -> Result<(PackVersion, bool), Error> {
+        if draft.tree.is_empty() {
+            return Err(PackError::NoFiles.into());
+        }
         for _ in 0..ATTEMPTS {
+            stops.check()?;
+            // Asked before what must hold is looked at: whoever publishes in between takes the number.
+            let number = self
+                .facts
+                .next_version(&record.pack)
+                .await
+                .map_err(Error::metadata("read a pack"))?;
+            self.check_newest(&record.pack, publisher.condition).await?;
             if let Some(base) = draft.base {
                 self.check_base(&record.pack, base).await?;
             }
-            if let Some(published) = self.try_publish(record, draft, owner).await? {
+            let attempt = self.try_publish(record, draft, number, publisher.owner, stops);
+            if let Some(published) = attempt.await? {
                 return Ok(published);
             }
         }
@@ -152,12 +230,7 @@ impl Shared {
     }
 
     async fn check_base(&self, pack: &PackName, base: u64) -> Result<(), Error> {
-        let latest = self
-            .facts
-            .version(pack, None)
-            .await
-            .map_err(Error::metadata("read a version"))?
-            .map(|version| version.number);
+        let latest = self.newest(pack).await?.map(|version| version.number);
         match latest {
             Some(latest) if latest == base => Ok(()),
             latest => Err(PackError::Outdated { base, latest }.into()),
@@ -169,19 +242,16 @@ impl Shared {
         &self,
         record: &DraftRecord,
         draft: &Draft,
+        number: u64,
         owner: Option<&str>,
+        stops: &Stops,
     ) -> Result<Option<(PackVersion, bool)>, Error> {
-        let contents = self.contents_of(draft).await?;
-        let number = self
-            .facts
-            .next_version(&record.pack)
+        let contents = self.contents_of(&record.id, draft).await?;
+        let (pack, tree, stops) = (record.pack.clone(), draft.tree.clone(), stops.clone());
+        let making = move || Documents::make(pack, number, tree, &contents, &stops);
+        let documents = tokio::task::spawn_blocking(making)
             .await
-            .map_err(Error::metadata("read a pack"))?;
-        let (pack, tree) = (record.pack.clone(), draft.tree.clone());
-        let documents =
-            tokio::task::spawn_blocking(move || Documents::make(pack, number, tree, &contents))
-                .await
-                .expect("making a catalogue does not panic")?;
+            .expect("making a catalogue does not panic")?;
         let (files, size) = (documents.files, documents.size);
         let held = Arc::clone(&documents.held);
         let [catalogue, catalogue_gzip, catalogue_zstd, forms, places] =
@@ -229,6 +299,7 @@ impl Shared {
     /// All contents of a tree.
     async fn contents_of(
         &self,
+        id: &DraftId,
         draft: &Draft,
     ) -> Result<HashMap<Sha256Digest, StoredContent>, Error> {
         let distinct: HashSet<Sha256Digest> =
@@ -241,7 +312,7 @@ impl Shared {
             .map(|content| (content.sha256, content))
             .collect();
         if contents.len() < wanted {
-            let missing = Box::new(self.missing(draft).await?);
+            let missing = Box::new(self.missing(id, draft).await?);
             return Err(PackError::Missing { missing }.into());
         }
         Ok(contents)
@@ -290,6 +361,7 @@ impl Documents {
         number: u64,
         tree: Tree,
         contents: &HashMap<Sha256Digest, StoredContent>,
+        stops: &Stops,
     ) -> Result<Self, Error> {
         let content_of = |sha256: &Sha256Digest| {
             let content = contents.get(sha256)?;
@@ -336,10 +408,8 @@ impl Documents {
         Ok(Self {
             files: u64::from(tree.len()),
             size: tree.total_size(),
-            gzip: gzip(&canonical).into(),
-            zstd: zstd::bulk::compress(&canonical, ZSTD_LEVEL)
-                .expect("only memory can be lacking")
-                .into(),
+            gzip: gzip(&canonical, stops)?.into(),
+            zstd: zstd(&canonical, stops)?.into(),
             catalogue: canonical.into(),
             forms: forms.encode().into(),
             places: places.encode().into(),
@@ -349,11 +419,31 @@ impl Documents {
 }
 
 /// Compresses without a time, so that the same catalogue gives the same bytes.
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder =
-        flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(GZIP_LEVEL));
-    encoder
-        .write_all(bytes)
-        .and_then(|()| encoder.finish())
-        .expect("writing to memory does not fail")
+fn gzip(bytes: &[u8], stops: &Stops) -> Result<Vec<u8>, Error> {
+    let level = flate2::Compression::new(GZIP_LEVEL);
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), level);
+    write_in_steps(&mut encoder, bytes, stops)?;
+    Ok(encoder.finish().expect(IN_MEMORY))
 }
+
+fn zstd(bytes: &[u8], stops: &Stops) -> Result<Vec<u8>, Error> {
+    let mut encoder = zstd::stream::Encoder::new(Vec::new(), ZSTD_LEVEL).expect(IN_MEMORY);
+    let size = Some(bytes.len() as u64);
+    encoder.set_pledged_src_size(size).expect(IN_MEMORY);
+    write_in_steps(&mut encoder, bytes, stops)?;
+    Ok(encoder.finish().expect(IN_MEMORY))
+}
+
+/// A catalogue of a million files takes many seconds, and whoever wants it may not wait so long.
+fn write_in_steps(to: &mut impl Write, bytes: &[u8], stops: &Stops) -> Result<(), Error> {
+    for step in bytes.chunks(STEP) {
+        stops.check()?;
+        to.write_all(step).expect(IN_MEMORY);
+    }
+    Ok(())
+}
+
+/// Bytes that are compressed between two looks around.
+const STEP: usize = 1024 * 1024;
+
+const IN_MEMORY: &str = "writing to memory does not fail";

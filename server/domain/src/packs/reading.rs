@@ -1,16 +1,18 @@
 //! What is told of packs, and read from them.
 
+use std::io::Read;
 use std::sync::Arc;
 
 use archive::{
-    ArchiveFormat, Diff, EntryPath, Holdings, Layout, Need, NeedName, PackName, UnknownException,
-    lacking, lacking_digests, lacking_except,
+    ArchiveFormat, Diff, Holdings, Layout, Need, NeedName, PackName, UnknownException, lacking,
+    lacking_digests, lacking_except,
 };
+use budget::Held;
 use ed25519_dalek::Signer as _;
 use protocol::coding::Coding;
 
 use super::archives::Choice;
-use super::documents::{DocumentBody, read_body};
+use super::documents::{Beginning, DocumentBody, beginning};
 use super::versions::Version;
 use super::{PackError, Packs, Shared};
 use crate::access::Action;
@@ -50,16 +52,7 @@ impl Archive {
 
     /// Whether whoever receives it need not do anything: the trees are the same.
     pub fn changes_nothing(&self) -> bool {
-        let Diff {
-            duplicates,
-            copies,
-            removals,
-            unchanged: _,
-        } = self.layout.diff();
-        self.layout.plan().need().is_empty()
-            && duplicates.is_empty()
-            && copies.is_empty()
-            && removals.is_empty()
+        self.layout.plan().need().is_empty() && self.layout.diff().is_empty()
     }
 }
 
@@ -67,7 +60,7 @@ impl Archive {
 #[derive(Debug, Clone)]
 pub struct PackFile {
     /// Its path.
-    pub path: EntryPath<'static>,
+    pub path: String,
     /// Its size in bytes.
     pub size: u64,
     /// The digest of its content.
@@ -204,9 +197,7 @@ impl Authorized<Packs> {
             .open_slice(&version.places.raw(position), entry.size)
             .await?;
         Ok(PackFile {
-            path: EntryPath::parse(entry.path.to_owned()).map_err(|_| Error::Corrupt {
-                what: "a catalogue".to_owned(),
-            })?,
+            path: entry.path.to_owned(),
             size: entry.size,
             sha256: entry.sha256,
             published_at: version.record.published_at,
@@ -255,8 +246,9 @@ impl Authorized<Packs> {
         Ok(self.service.shared.virtual_archive(version, layout))
     }
 
-    /// What the sender of `holdings` (as [`archive::Holdings`] describes them) lacks of a version, as URLs name it;
-    /// none where that is nothing. A need that is too long for a URL is registered, so the same question gives the same name.
+    /// What the sender of `holdings` (as [`archive::Holdings`] describes them) lacks of a version, as URLs name it; none where it has
+    /// the very tree, with its paths and permissions, so that nothing at all is to be done. It may lack no content and yet have to
+    /// rename, copy or remove: that is an empty need. Digests alone do not tell, so to them the answer is never none. A need that is too long for a URL is registered, so the same question gives the same name.
     ///
     /// # Errors
     /// [`PackError::Document`], [`PackError::DocumentTooLarge`], [`PackError::UnknownException`], [`Error::NotFound`], a fault of
@@ -270,13 +262,7 @@ impl Authorized<Packs> {
         self.principal.check(Action::ReadPack(pack))?;
         let shared = &self.service.shared;
         let version = shared.load(shared.version(pack, number).await?).await?;
-        let limits = shared.config.tree_limits();
-        let limit = shared.config.max_document.as_u64();
-        let holdings = read_body(holdings, limit, move |reader| {
-            Holdings::read_json(reader, limits)
-                .map_err(|error| PackError::Document(crate::error::chain(&error)).into())
-        })
-        .await?;
+        let (holdings, _memory) = shared.read_holdings(holdings).await?;
         let base = match &holdings {
             Holdings::Version { version, .. } => {
                 let base = shared.version(pack, Some(*version)).await?;
@@ -285,12 +271,12 @@ impl Authorized<Packs> {
             Holdings::Tree(_) | Holdings::Digests(_) => None,
         };
         let target = Arc::clone(&version);
-        let need = tokio::task::spawn_blocking(move || lacking_of(&target, base, &holdings))
+        let compared = tokio::task::spawn_blocking(move || lacking_of(&target, base, &holdings))
             .await
             .expect("comparing does not panic")?;
-        if need.is_empty() {
+        let Some(need) = compared else {
             return Ok(None);
-        }
+        };
         let name = need.name();
         if let NeedName::Registered(sha256) = &name {
             shared.register(&version, sha256, &need).await?;
@@ -299,21 +285,35 @@ impl Authorized<Packs> {
     }
 }
 
+/// Bytes of a document that is read without being stored.
+const FEW_BYTES: usize = 256 * 1024;
+
+/// None where nothing at all is to be done.
 fn lacking_of(
     target: &Version,
     base: Option<Arc<Version>>,
     holdings: &Holdings,
-) -> Result<Need, PackError> {
+) -> Result<Option<Need>, PackError> {
     let tree = target.catalogue.tree();
-    match (holdings, base) {
-        (Holdings::Tree(held), _) => Ok(lacking(tree, held)),
-        (Holdings::Digests(held), _) => Ok(lacking_digests(tree, held)),
+    let (need, held) = match (holdings, &base) {
+        (Holdings::Tree(held), _) => (lacking(tree, held), held),
+        (Holdings::Digests(held), _) => return Ok(Some(lacking_digests(tree, held))),
         (Holdings::Version { except, .. }, Some(base)) => {
-            lacking_except(tree, base.catalogue.tree(), except)
-                .map_err(|UnknownException { path }| PackError::UnknownException { path })
+            let held = base.catalogue.tree();
+            let need =
+                lacking_except(tree, held, except).map_err(|UnknownException { path }| {
+                    PackError::UnknownException {
+                        path,
+                        base: base.record.number,
+                        version: target.record.number,
+                    }
+                })?;
+            (need, held)
         }
-        (Holdings::Version { .. }, None) => Ok(Need::all(tree.len())),
-    }
+        (Holdings::Version { .. }, None) => return Ok(Some(Need::all(tree.len()))),
+    };
+    let is_same = need.is_empty() && Diff::new(tree, Some(held), &need).is_empty();
+    Ok((!is_same).then_some(need))
 }
 
 impl PackVersion {
@@ -328,6 +328,32 @@ impl PackVersion {
 }
 
 impl Shared {
+    /// Reads what a client has. What is long is stored first, so that the memory which it takes is known before it is taken, and no slow
+    /// client holds it.
+    async fn read_holdings(&self, body: DocumentBody) -> Result<(Holdings, Option<Held>), Error> {
+        let limits = self.config.tree_limits();
+        let read = move |reader: &mut dyn Read| {
+            Holdings::read_json(reader, limits)
+                .map_err(|error| PackError::Document(crate::error::chain(&error)).into())
+        };
+        let body = match beginning(body, FEW_BYTES).await? {
+            Beginning::Whole(bytes) => {
+                let limit = self.config.max_document.as_u64();
+                if bytes.len() as u64 > limit {
+                    return Err(PackError::DocumentTooLarge { limit }.into());
+                }
+                let read = tokio::task::spawn_blocking(move || read(&mut &*bytes)).await;
+                return Ok((read.expect("reading holdings does not panic")?, None));
+            }
+            Beginning::Part(body) => body,
+        };
+        let document = self.keep_document(body).await?;
+        let memory = self.turns.for_document(document.size).await;
+        let holdings = self.read_document(&document, read).await;
+        self.delete(&document.blob).await;
+        Ok((holdings?, memory))
+    }
+
     pub(super) async fn version(
         &self,
         pack: &PackName,

@@ -4,7 +4,6 @@
 //! other has, as they are, those contents that the first has deflated. When either is full, both are published, and recorded
 //! with their contents in one transaction.
 
-use std::collections::HashSet;
 use std::mem;
 use std::num::NonZero;
 use std::sync::Arc;
@@ -13,7 +12,6 @@ use std::thread;
 use bytes::Bytes;
 use futures::future::join_all;
 
-use super::look_up;
 use super::unpacking::deflating::{Batch, Formed, FormedBatch, Small};
 use super::unpacking::ledger::{Ledger, Staging};
 use crate::Error;
@@ -133,8 +131,7 @@ impl Segments {
 /// Deflates what is not stored yet, on several threads. The order stays.
 async fn form_new(ledger: &Ledger<'_>, batch: Batch) -> Result<Vec<FormedBatch>, Error> {
     let sha256s: Vec<Sha256Digest> = batch.contents().iter().map(|small| small.sha256).collect();
-    let stored = look_up(&*ledger.shared().facts, &sha256s).await?;
-    let stored: HashSet<Sha256Digest> = stored.iter().map(|content| content.sha256).collect();
+    let stored = ledger.known(&sha256s).await?;
     let mut new = batch.contents().to_vec();
     new.retain(|small| !stored.contains(&small.sha256));
     let batch = Arc::new(batch);

@@ -14,24 +14,31 @@ mod gathering;
 mod large;
 pub(super) mod ledger;
 
+use std::collections::HashSet;
+
 use archive::Tree;
 use futures::StreamExt as _;
+#[cfg(feature = "testing")]
+use tokio_util::sync::CancellationToken;
 
 use self::gathering::{Gathering, Step};
 use self::large::Large;
 use self::ledger::Ledger;
 use super::segments::{self, Segments};
+use super::turns::Turn;
 use super::{PackError, Shared, look_up};
-use crate::Error;
 use crate::blob_store::BlobStream;
 use crate::digest::Sha256Digest;
-use crate::pack_store::DraftRecord;
+use crate::ingest::Stops;
+use crate::pack_store::{DraftRecord, StoredContent};
+use crate::{BlobKey, DraftId, Error};
 
 impl Shared {
     /// Unpacks an archive into contents that `draft` holds. With a tree, every entry must be one of its files, with its size and
     /// digest; without one, returns the tree that the archive itself has.
     ///
-    /// May be repeated: what is stored already is not stored again.
+    /// May be repeated: what is stored already is not stored again. A sign to stop ends it within a step, which is 8 MiB of what
+    /// comes out of the archive; what was recorded stays for the next try.
     ///
     /// # Errors
     /// [`PackError::Archive`] and [`PackError::Entry`] refuse the archive; [`Error::NotFound`] or [`PackError::Published`] say that the
@@ -40,10 +47,12 @@ impl Shared {
     ///
     /// # Cancel safety
     /// May be dropped anywhere, as a crash may come anywhere: what was recorded stays, the rest is found by the janitor.
-    pub(crate) async fn unpack(
+    pub(super) async fn unpack(
         &self,
         draft: &DraftRecord,
         archive: BlobStream,
+        turn: &mut Turn<'_>,
+        stops: &Stops,
     ) -> Result<Option<Tree>, Error> {
         let tree = match &draft.tree {
             Some(tree) => Some(self.read_draft(tree).await?.tree),
@@ -52,15 +61,32 @@ impl Shared {
         let gathering =
             Gathering::new(tree, self.config.tree_limits(), self.config.unpack_limits());
         let mut ledger = Ledger::new(self, &draft.id);
-        let unpacked = store_all(gathering, archive, &mut ledger).await;
+        let unpacked = store_all(gathering, archive, &mut ledger, turn, stops).await;
         if let Err(error) = &unpacked {
             ledger.clean_up(error).await;
         }
         unpacked
     }
 
-    async fn is_stored(&self, sha256: Sha256Digest) -> Result<bool, Error> {
-        Ok(!look_up(&*self.facts, &[sha256]).await?.is_empty())
+    /// Those of the contents that are stored. An open draft holds them from now on, so they stay; none if it is not open.
+    pub(super) async fn hold(
+        &self,
+        draft: &DraftId,
+        sha256s: &[Sha256Digest],
+    ) -> Result<Option<HashSet<Sha256Digest>>, Error> {
+        let mut stored = look_up(&*self.facts, sha256s).await?;
+        if stored.is_empty() {
+            return Ok(Some(HashSet::new()));
+        }
+        let blobs: HashSet<&BlobKey> = stored.iter().flat_map(StoredContent::blobs).collect();
+        let blobs: Vec<BlobKey> = blobs.into_iter().cloned().collect();
+        let held = self.facts.hold_blobs(draft, &blobs).await;
+        let Some(held) = held.map_err(Error::metadata("hold contents"))? else {
+            return Ok(None);
+        };
+        let held: HashSet<BlobKey> = held.into_iter().collect();
+        stored.retain(|content| content.blobs().all(|blob| held.contains(blob)));
+        Ok(Some(stored.iter().map(|content| content.sha256).collect()))
     }
 }
 
@@ -75,7 +101,26 @@ impl super::Packs {
         draft: &DraftRecord,
         archive: BlobStream,
     ) -> Result<Option<Tree>, Error> {
-        self.shared.unpack(draft, archive).await
+        self.unpack_until(draft, archive, CancellationToken::new())
+            .await
+    }
+
+    /// As [`Packs::unpack`](super::Packs::unpack), until the server is drained.
+    ///
+    /// # Errors
+    /// As there, and [`Error::Draining`].
+    pub async fn unpack_until(
+        &self,
+        draft: &DraftRecord,
+        archive: BlobStream,
+        draining: CancellationToken,
+    ) -> Result<Option<Tree>, Error> {
+        let stops = Stops {
+            draining,
+            ..Stops::never()
+        };
+        let mut turn = self.shared.turns.take(&stops).await?;
+        self.shared.unpack(draft, archive, &mut turn, &stops).await
     }
 }
 
@@ -84,19 +129,24 @@ async fn store_all(
     mut gathering: Gathering,
     mut archive: BlobStream,
     ledger: &mut Ledger<'_>,
+    turn: &mut Turn<'_>,
+    stops: &Stops,
 ) -> Result<Option<Tree>, Error> {
     let mut segments = Segments::default();
     let mut large = None;
     loop {
+        stops.check()?;
         let step;
         (gathering, step) = step_elsewhere(gathering).await;
+        turn.grow(gathering.memory(), stops).await?;
         match step? {
             Step::Feed => match archive.next().await {
                 Some(chunk) => gathering.feed(chunk.map_err(Error::blob("read an archive"))?),
                 None => gathering.finish(),
             },
+            Step::Look => {}
             Step::Batch(batch) => segments.store(ledger, batch).await?,
-            Step::LargeBegins(Some(sha256)) if ledger.shared().is_stored(sha256).await? => {
+            Step::LargeBegins(Some(sha256)) if !ledger.known(&[sha256]).await?.is_empty() => {
                 gathering.skip();
             }
             Step::LargeBegins(_) => large = Some(Large::begin(ledger).await?),
@@ -108,7 +158,7 @@ async fn store_all(
                 let mut large = large.take().expect(BEGUN);
                 match formed {
                     // It may be known only now what it is, or another upload may have brought it meanwhile.
-                    Some(formed) if !ledger.shared().is_stored(formed.sha256).await? => {
+                    Some(formed) if ledger.known(&[formed.sha256]).await?.is_empty() => {
                         large.write(ledger, piece).await?;
                         large.keep(ledger, formed).await?;
                         if ledger.unrecorded() >= segments::FULL {

@@ -125,7 +125,14 @@ impl FaultyMetadataStore {
         };
         match self.fault(operation) {
             None => work.await,
-            Some(Fault::Fails | Fault::BreaksAfter(_)) => Err(planned()),
+            // It refuses or contradicts itself in no way that differs from failing.
+            Some(
+                Fault::Fails | Fault::BreaksAfter(_) | Fault::IsRefused | Fault::IsContradicted,
+            ) => Err(planned()),
+            Some(Fault::IsAway) => Err(MetadataError::Unreachable {
+                doing: "do what a test planned to fail",
+                source: format!("{operation:?}").into(),
+            }),
             Some(Fault::FailsAfter) => work.await.and_then(|_| Err(planned())),
             Some(Fault::IsFull) => Err(MetadataError::Full),
             Some(Fault::Takes(time)) => {
@@ -341,6 +348,10 @@ impl MetadataStore for FaultyMetadataStore {
     async fn check(&self) -> Result<(), MetadataError> {
         let work = self.inner.check();
         self.run(Operation::Check, work).await
+    }
+
+    async fn ended(&self) {
+        self.inner.ended().await;
     }
 
     async fn close(&self) {

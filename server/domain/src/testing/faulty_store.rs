@@ -52,6 +52,12 @@ pub enum Fault {
     FailsAfter,
     /// There is no room left.
     IsFull,
+    /// The store is out of reach.
+    IsAway,
+    /// The store refuses.
+    IsRefused,
+    /// The store contradicts what it acknowledged.
+    IsContradicted,
     /// It takes this much longer. With tokio's paused clock, no real time passes.
     Takes(Duration),
     /// It waits until the gate is opened.
@@ -189,6 +195,9 @@ impl Plan {
             Some(Fault::Fails | Fault::BreaksAfter(_)) => Err(planned(operation)),
             Some(Fault::FailsAfter) => work.await.and_then(|_| Err(planned(operation))),
             Some(Fault::IsFull) => Err(BlobError::Full),
+            Some(Fault::IsAway) => Err(away(operation)),
+            Some(Fault::IsRefused) => Err(refused(operation)),
+            Some(Fault::IsContradicted) => Err(contradicted()),
             Some(Fault::Takes(time)) => {
                 tokio::time::sleep(time).await;
                 work.await
@@ -207,6 +216,9 @@ impl Plan {
             Some(Fault::Fails) => failing(error),
             Some(Fault::FailsAfter) => bytes.chain(failing(error)).boxed(),
             Some(Fault::IsFull) => failing(BlobError::Full),
+            Some(Fault::IsAway) => failing(away(operation)),
+            Some(Fault::IsRefused) => failing(refused(operation)),
+            Some(Fault::IsContradicted) => failing(contradicted()),
             Some(Fault::Takes(time)) => tokio::time::sleep(time)
                 .map(move |()| bytes)
                 .flatten_stream()
@@ -234,6 +246,28 @@ fn planned(operation: Operation) -> BlobError {
     BlobError::Failed {
         doing: format!("{operation:?}").to_lowercase(),
         source: "planned by the test".into(),
+    }
+}
+
+fn away(operation: Operation) -> BlobError {
+    BlobError::Unreachable {
+        doing: format!("{operation:?}").to_lowercase(),
+        source: "planned by the test".into(),
+    }
+}
+
+fn refused(operation: Operation) -> BlobError {
+    BlobError::Refused {
+        doing: format!("{operation:?}").to_lowercase(),
+        advice: "change the test".to_owned(),
+        source: "planned by the test".into(),
+    }
+}
+
+fn contradicted() -> BlobError {
+    BlobError::Inconsistent {
+        key: "planned".parse().expect("a key"),
+        reason: "planned by the test".to_owned(),
     }
 }
 

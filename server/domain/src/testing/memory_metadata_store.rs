@@ -16,7 +16,7 @@ use super::memory_pack_store::PackFacts;
 use crate::clock::SystemClock;
 use crate::digest::Sha256Digest;
 use crate::events::Event;
-use crate::files::{Content, File, WriteCondition};
+use crate::files::{Content, DELETED_REMEMBERED, File, WriteCondition};
 use crate::metadata_store::{
     Ask, Asked, Deleted, Guarded, Hold, Inserted, Lease, MetadataError, MetadataStore, Seen,
     Written, node_lease,
@@ -45,6 +45,8 @@ impl Default for MemoryMetadataStore {
 pub(super) struct Facts {
     uploads: BTreeMap<UploadId, Upload>,
     files: BTreeMap<FilePath, File>,
+    /// When bytes last came under the paths of deleted files.
+    deleted: BTreeMap<FilePath, Timestamp>,
     pub(super) blobs: BTreeMap<BlobKey, Record>,
     pub(super) packs: PackFacts,
     /// Who has a lease, and until when.
@@ -107,11 +109,17 @@ impl Facts {
         gone: Gone,
         expires_at: Timestamp,
     ) -> Guarded {
-        let epoch = epoch.or_else(|| Some(self.uploads.get(id)?.epoch));
-        let held = epoch.and_then(|epoch| self.held(id, epoch));
-        let Some((upload, _)) = held else {
+        let Some(upload) = self.uploads.get_mut(id) else {
             return Guarded::Fenced;
         };
+        let ends = match upload.state {
+            UploadState::Open(_) => epoch.is_none_or(|epoch| epoch == upload.epoch),
+            UploadState::Complete(_) => epoch.is_none(),
+            UploadState::Gone(_) => false,
+        };
+        if !ends {
+            return Guarded::Fenced;
+        }
         upload.expires_at = expires_at;
         upload.holder = None;
         upload.told = None;
@@ -123,7 +131,13 @@ impl Facts {
     fn write(&mut self, file: &File, doing: &'static str) -> Result<Written, MetadataError> {
         self.check_blob(&file.content, doing)?;
         self.need_blob(&file.content);
-        match self.files.insert(file.path.clone(), file.clone()) {
+        let path = &file.path;
+        let before = self.files.get(path).map(File::latest_at);
+        let written = File {
+            previous_at: before.or_else(|| self.deleted.get(path).copied()),
+            ..file.clone()
+        };
+        match self.files.insert(path.clone(), written) {
             None => Ok(Written::Created),
             Some(old) => {
                 self.doom(&old.content.blob, file.modified_at);
@@ -355,7 +369,9 @@ impl MetadataStore for MemoryMetadataStore {
         expires_at: Timestamp,
     ) -> Result<Guarded, MetadataError> {
         let mut facts = self.facts();
-        let expired = |upload: &Upload| upload.expires_at <= now;
+        let expired = |upload: &Upload| {
+            upload.expires_at <= now && matches!(upload.state, UploadState::Open(_))
+        };
         if !facts.uploads.get(id).is_some_and(expired) {
             return Ok(Guarded::Fenced);
         }
@@ -450,6 +466,10 @@ impl MetadataStore for MemoryMetadataStore {
             return Ok(Deleted::ConditionFailed(Box::new(current)));
         }
         facts.files.remove(path);
+        facts.deleted.insert(path.clone(), current.latest_at());
+        facts
+            .deleted
+            .retain(|_, at| *at >= now.minus(DELETED_REMEMBERED));
         facts.doom(&current.content.blob, now);
         Ok(Deleted::Done)
     }

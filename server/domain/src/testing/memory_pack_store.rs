@@ -214,11 +214,31 @@ impl PackStore for MemoryMetadataStore {
                 .held
                 .extend(blobs.iter().map(|blob| blob.blob.clone()));
         }
+        let mut places = BTreeSet::new();
         for content in contents {
             let known = facts.packs.contents.entry(content.sha256);
-            known.or_insert_with(|| content.clone());
+            let known = known.or_insert_with(|| content.clone());
+            places.extend(known.blobs().cloned());
+        }
+        if let Some(draft) = facts.packs.open_draft(draft) {
+            draft.held.extend(places);
         }
         Ok(true)
+    }
+
+    async fn hold_blobs(
+        &self,
+        draft: &DraftId,
+        blobs: &[BlobKey],
+    ) -> Result<Option<Vec<BlobKey>>, MetadataError> {
+        let mut facts = self.facts();
+        let mut held = blobs.to_vec();
+        held.retain(|key| facts.blobs.contains_key(key) && !facts.is_doomed(key));
+        let Some(draft) = facts.packs.open_draft(draft) else {
+            return Ok(None);
+        };
+        draft.held.extend(held.iter().cloned());
+        Ok(Some(held))
     }
 
     async fn drop_contents(

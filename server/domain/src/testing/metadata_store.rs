@@ -13,7 +13,7 @@ use futures::future::join_all;
 use protocol::upload::{Complete, Open};
 
 use crate::digest::{Hasher, Sha256Digest};
-use crate::files::{Content, Description, File, WriteCondition};
+use crate::files::{Content, DELETED_REMEMBERED, Description, File, WriteCondition};
 use crate::ids::SystemRandomness;
 use crate::metadata_store::{
     Ask, Asked, Deleted, Guarded, Hold, Inserted, Lease, MetadataError, Seen, Written, node_lease,
@@ -58,6 +58,7 @@ macro_rules! metadata_store_contract {
             a_fenced_holder_learns_nothing_of_the_file
             an_ended_upload_is_gone
             an_upload_is_ended_whoever_holds_it
+            a_complete_upload_is_ended_and_its_file_stays
             only_an_expired_upload_expires
             open_uploads_are_found_by_their_reference
             expired_uploads_are_found
@@ -65,6 +66,8 @@ macro_rules! metadata_store_contract {
             a_file_reads_back
             a_condition_decides_on_writing
             a_condition_decides_on_deleting
+            what_was_there_before_has_a_time
+            a_date_decides_on_writing
             one_of_many_creators_wins
             a_file_is_as_last_written
             files_are_listed_in_byte_order
@@ -166,6 +169,7 @@ pub fn file(path: &str, content: &str, modified_at: Timestamp) -> File {
         },
         description: Description::default(),
         modified_at,
+        previous_at: None,
     }
 }
 
@@ -176,6 +180,7 @@ fn path(text: &str) -> FilePath {
 const ALWAYS: WriteCondition = WriteCondition {
     if_match: None,
     if_none_match: None,
+    if_unmodified_since: None,
 };
 
 fn if_absent() -> WriteCondition {
@@ -206,6 +211,15 @@ async fn put(store: &dyn MetadataStore, file: &File) -> Written {
     store.put_file(file, &ALWAYS, None).await.unwrap()
 }
 
+/// The file under a path, but for what was there before, which has a test of its own.
+async fn read(store: &dyn MetadataStore, path: &FilePath) -> Option<File> {
+    let file = store.file(path).await.unwrap()?;
+    Some(File {
+        previous_at: None,
+        ..file
+    })
+}
+
 async fn is_known(store: &dyn MetadataStore, key: &BlobKey) -> bool {
     let known = store.known_blobs(std::slice::from_ref(key)).await.unwrap();
     !known.is_empty()
@@ -233,6 +247,7 @@ pub async fn an_upload_reads_back(store: &dyn MetadataStore) {
         condition: WriteCondition {
             if_match: Some("\"a\", W/\"b\"".to_owned()),
             if_none_match: Some("*".to_owned()),
+            if_unmodified_since: Some("Sun, 06 Nov 1994 08:49:37 GMT".to_owned()),
         },
         description: Description {
             media_type: Some("text/plain; charset=utf-8".to_owned()),
@@ -890,10 +905,6 @@ pub async fn a_completed_upload_stays_readable(store: &dyn MetadataStore) {
         .complete_upload(&upload, &completed, at(99), None)
         .await;
     assert_eq!(written.unwrap(), Written::Fenced);
-    let ended = store
-        .end_upload(&upload.id, None, Gone::Cancelled, at(99))
-        .await;
-    assert_eq!(ended.unwrap(), Guarded::Fenced);
 
     let deleted = store
         .delete_file(upload.path().unwrap(), &ALWAYS, at(2))
@@ -922,7 +933,11 @@ pub async fn completing_replaces_a_file(store: &dyn MetadataStore) {
         })
     );
     let current = store.file(&old.path).await.unwrap();
-    assert_eq!(current, upload.file(&completed));
+    let expected = upload.file(&completed).map(|file| File {
+        previous_at: Some(old.modified_at),
+        ..file
+    });
+    assert_eq!(current, expected);
     assert_eq!(doomed(store).await, [old.content.blob]);
 }
 
@@ -1040,6 +1055,41 @@ pub async fn an_upload_is_ended_whoever_holds_it(store: &dyn MetadataStore) {
         )
         .await;
     assert_eq!(recorded.unwrap(), Guarded::Fenced);
+}
+
+/// A complete upload ends without an epoch alone; what it became stays, and its key is free again.
+pub async fn a_complete_upload_is_ended_and_its_file_stays(store: &dyn MetadataStore) {
+    let mut upload = upload("a");
+    upload.plan.idempotency_key = Some("key".to_owned());
+    let upload = claimed(store, &upload).await;
+    let completed = completed("x", at(1));
+    let written = store
+        .complete_upload(&upload, &completed, at(50), None)
+        .await;
+    assert_eq!(written.unwrap(), Written::Created);
+    let kept = store.upload(&upload.id).await.unwrap();
+    for fenced in [
+        store
+            .end_upload(&upload.id, Some(upload.epoch), Gone::Invalid, at(99))
+            .await,
+        store.expire_upload(&upload.id, at(60), at(99)).await,
+    ] {
+        assert_eq!(fenced.unwrap(), Guarded::Fenced);
+        assert_eq!(store.upload(&upload.id).await.unwrap(), kept);
+    }
+
+    let ended = store
+        .end_upload(&upload.id, None, Gone::Cancelled, at(9))
+        .await;
+    assert_eq!(ended.unwrap(), Guarded::Done);
+    let read = store.upload(&upload.id).await.unwrap().unwrap();
+    assert_eq!(read.state, UploadState::Gone(Gone::Cancelled));
+    assert_eq!((read.expires_at, read.plan.idempotency_key), (at(9), None));
+    let file = store.file(&path("a")).await.unwrap().unwrap();
+    assert_eq!(Some(file), upload.file(&completed));
+    assert!(is_known(store, &upload.blob).await);
+    assert_eq!(doomed(store).await, []);
+    assert_eq!(store.forget_uploads(at(9), 10).await.unwrap(), 1);
 }
 
 /// Whether an upload's time is up is decided when it is ended, not when it was found.
@@ -1204,9 +1254,12 @@ pub async fn a_condition_decides_on_writing(store: &dyn MetadataStore) {
     assert_eq!(write(&two, if_match(one.etag())).await, Written::Replaced);
     assert_eq!(
         write(&three, if_match(one.etag())).await,
-        Written::ConditionFailed(Some(Box::new(two.clone())))
+        Written::ConditionFailed(Some(Box::new(File {
+            previous_at: Some(one.modified_at),
+            ..two.clone()
+        })))
     );
-    assert_eq!(store.file(&two.path).await.unwrap(), Some(two));
+    assert_eq!(read(store, &two.path).await, Some(two));
     assert!(!is_known(store, &three.content.blob).await);
 }
 
@@ -1228,6 +1281,73 @@ pub async fn a_condition_decides_on_deleting(store: &dyn MetadataStore) {
     assert_eq!(store.file(&current.path).await.unwrap(), None);
     assert_eq!(delete(ALWAYS).await, Deleted::Missing);
     assert_eq!(delete(if_match("*".to_owned())).await, Deleted::Missing);
+}
+
+/// When bytes last came under a path before is known of every file, of one whose predecessor was deleted, too.
+pub async fn what_was_there_before_has_a_time(store: &dyn MetadataStore) {
+    let path = path("a");
+    let before = async || store.file(&path).await.unwrap().unwrap().previous_at;
+    let delete = async |now| store.delete_file(&path, &ALWAYS, now).await.unwrap();
+    put(store, &file("a", "one", at(5))).await;
+    assert_eq!(before().await, None);
+    // A clock that is set back, or another node's, does not make an earlier time the latest.
+    for (content, time, latest) in [
+        ("two", 3, 5),
+        ("three", 4, 5),
+        ("four", 9, 5),
+        ("five", 9, 9),
+    ] {
+        put(store, &file("a", content, at(time))).await;
+        assert_eq!(before().await, Some(at(latest)), "{content}");
+    }
+    put(store, &file("a", "six", at(8))).await;
+    assert_eq!(delete(at(9)).await, Deleted::Done);
+    put(store, &file("a", "seven", at(9))).await;
+    assert_eq!(before().await, Some(at(9)));
+    let uploaded = claimed(store, &upload("a")).await;
+    store
+        .complete_upload(&uploaded, &completed("eight", at(9)), at(99), None)
+        .await
+        .unwrap();
+    assert_eq!(before().await, Some(at(9)));
+
+    // It is forgotten when no clock can be so far behind.
+    let later = at(9).plus(DELETED_REMEMBERED).plus(Duration::from_secs(1));
+    assert_eq!(delete(later).await, Deleted::Done);
+    put(store, &file("a", "nine", later)).await;
+    assert_eq!(before().await, None);
+}
+
+/// A date counts as a condition of writing only where it tells contents apart.
+pub async fn a_date_decides_on_writing(store: &dyn MetadataStore) {
+    let date = |millis| {
+        let time = Timestamp::from_millis(millis).into();
+        let text = protocol::date::write(time).unwrap();
+        WriteCondition {
+            if_unmodified_since: Some(text.to_str().unwrap().to_owned()),
+            ..ALWAYS
+        }
+    };
+    let file = |content, millis| file("a", content, Timestamp::from_millis(millis));
+    let write = async |file: &File, since| {
+        let written = store.put_file(file, &date(since), None).await.unwrap();
+        matches!(written, Written::Created | Written::Replaced)
+    };
+    assert!(
+        write(&file("one", 5_100), 1_000).await,
+        "there is nothing to be modified"
+    );
+    assert!(!write(&file("two", 6_100), 4_000).await);
+    assert!(write(&file("two", 6_100), 5_000).await);
+    assert!(write(&file("three", 6_900), 6_000).await);
+    // Somebody with this date may have the second's first bytes.
+    assert!(!write(&file("four", 7_000), 6_000).await);
+    let delete = async |since| store.delete_file(&path("a"), &date(since), at(9)).await;
+    assert!(matches!(
+        delete(6_000).await.unwrap(),
+        Deleted::ConditionFailed(_)
+    ));
+    assert_eq!(delete(7_000).await.unwrap(), Deleted::Done);
 }
 
 /// Of many that write where nothing may be, one succeeds, and its file is there.
@@ -1266,7 +1386,7 @@ pub async fn a_file_is_as_last_written(store: &dyn MetadataStore) {
             }
         });
         written.unwrap();
-        assert_eq!(store.file(&path).await.unwrap(), Some(file));
+        assert_eq!(read(store, &path).await, Some(file));
         if round % 5 == 4 {
             let (deleted, _) = futures::join!(
                 store.delete_file(&path, &ALWAYS, at(round)),
@@ -1429,7 +1549,11 @@ pub async fn writing_a_file_again_keeps_its_blob(store: &dyn MetadataStore) {
     assert_eq!(put(store, &file).await, Written::Created);
     assert_eq!(put(store, &file).await, Written::Replaced);
     assert_eq!(doomed(store).await, []);
-    assert_eq!(store.file(&file.path).await.unwrap(), Some(file));
+    let expected = File {
+        previous_at: Some(file.modified_at),
+        ..file.clone()
+    };
+    assert_eq!(store.file(&file.path).await.unwrap(), Some(expected));
 }
 
 /// What is doomed may be deleted at any moment: no file can be made of it.

@@ -52,6 +52,9 @@ macro_rules! pack_store_contract {
             many_contents_are_stored_and_looked_up
             known_contents_keep_their_places
             contents_can_be_stored_again
+            known_contents_are_held_where_they_lie
+            a_draft_holds_what_it_goes_without
+            an_only_draft_holds_what_others_let_go
             contents_lie_in_the_blobs_given
             a_blob_of_contents_has_one_content
             a_content_goes_with_any_of_its_blobs
@@ -104,6 +107,7 @@ const START: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 const ALWAYS: WriteCondition = WriteCondition {
     if_match: None,
     if_none_match: None,
+    if_unmodified_since: None,
 };
 
 /// No version's number.

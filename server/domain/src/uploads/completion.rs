@@ -6,11 +6,13 @@ use protocol::rejection::Rejection;
 use protocol::upload::{Complete, Open};
 
 use super::{Outcome, Shared};
+use crate::blob_store::BlobStream;
 use crate::digest::{Digests, Hasher, Sha256Digest};
 use crate::events::Event;
 use crate::holders::Turn;
 use crate::ingest::Stops;
 use crate::metadata_store::{Guarded, Written};
+use crate::packs::Publisher;
 use crate::upload::{Completed, Gone, Plan, Progress, Target, Upload, UploadState};
 use crate::{BlobKey, DraftId, Error, StagedBlob};
 
@@ -93,13 +95,18 @@ impl Shared {
             None => self.blobs.publish(&upload.blob, complete.length).await,
         };
         published.map_err(Error::blob("publish a blob"))?;
-        let version = match self.make_use_of(upload, complete).await {
+        let version = match self.make_use_of(upload, complete, stops).await {
             Ok(version) => version,
-            Err(error @ (Error::Pack(_) | Error::NotFound { .. })) => {
+            Err(error @ (Error::Pack(_) | Error::NotFound { .. } | Error::PreconditionFailed)) => {
                 self.abandon(upload, resumable).await?;
                 return Err(error);
             }
-            Err(error) => return Err(error),
+            // It stays whole and durable, and its client comes again.
+            Err(error) if resumable => return Err(error),
+            Err(error) => {
+                self.abandon(upload, resumable).await?;
+                return Err(error);
+            }
         };
         let mut completed = Completed {
             complete,
@@ -130,7 +137,12 @@ impl Shared {
     }
 
     /// Takes out of the published blob of an upload what it is for. The number of the version, where it is one.
-    async fn make_use_of(&self, upload: &Upload, complete: Complete) -> Result<Option<u64>, Error> {
+    async fn make_use_of(
+        &self,
+        upload: &Upload,
+        complete: Complete,
+        stops: &Stops,
+    ) -> Result<Option<u64>, Error> {
         let archive = async || {
             let blob = self.blobs.open(&upload.blob, complete.length).await;
             let blob = blob.map_err(Error::blob("open a blob"))?;
@@ -141,17 +153,19 @@ impl Shared {
             Target::Draft { pack, draft } => {
                 self.packs
                     .shared
-                    .fill(pack, draft, archive().await?)
+                    .fill(pack, draft, archive().await?, stops)
                     .await?;
                 Ok(None)
             }
             Target::Pack(pack) => {
                 let draft = DraftId::of_upload(&upload.id);
-                let owner = upload.plan.owner.as_deref();
-                let version =
-                    self.packs
-                        .shared
-                        .publish_archive(pack, draft, owner, archive().await?);
+                let publisher = Publisher {
+                    owner: upload.plan.owner.as_deref(),
+                    condition: &upload.plan.condition,
+                };
+                let archive = archive().await?;
+                let packs = &self.packs.shared;
+                let version = packs.publish_archive(pack, draft, publisher, archive, stops);
                 version.await.map(Some)
             }
         }
@@ -301,19 +315,28 @@ impl Shared {
             .read_staged(blob, 0..length)
             .await
             .map_err(Error::blob("read a staged blob"))?;
-        loop {
-            let bytes = tokio::select! {
-                biased;
-                error = stops.given() => return Err(error),
-                // Cancel safe: nobody reads on.
-                bytes = stored.next() => bytes,
-            };
-            let Some(bytes) = bytes else {
-                return Ok(());
-            };
-            let bytes = bytes.map_err(Error::blob("read a staged blob"))?;
-            *digests = std::mem::take(digests).updated_elsewhere(bytes).await;
-        }
+        digest_of(&mut stored, digests, stops).await
+    }
+}
+
+/// Has `digests` see stored bytes to their end, until a sign to stop.
+pub(super) async fn digest_of(
+    stored: &mut BlobStream,
+    digests: &mut Digests,
+    stops: &Stops,
+) -> Result<(), Error> {
+    loop {
+        let bytes = tokio::select! {
+            biased;
+            error = stops.given() => return Err(error),
+            // Cancel safe: nobody reads on.
+            bytes = stored.next() => bytes,
+        };
+        let Some(bytes) = bytes else {
+            return Ok(());
+        };
+        let bytes = bytes.map_err(Error::blob("read stored bytes"))?;
+        *digests = std::mem::take(digests).updated(bytes).await;
     }
 }
 

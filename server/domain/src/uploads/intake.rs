@@ -6,11 +6,12 @@ use async_trait::async_trait;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use protocol::digest::{self, Algorithm, Stated, StatedDigests};
 use protocol::rejection::Rejection;
-use protocol::upload::{Admission, Append, Completion, Create, Limits, Open, Overrun, Repeat};
+use protocol::upload::{Admission, Completion, Create, Limits, Open, Overrun, Repeated};
 
 use super::completion::{Whole, stated_of_whole, takes_reading_back};
+use super::repeat::{Compared, Extent, is_repeat};
 use super::verdict::{Ended, Verdict};
-use super::{Addition, Creation, Failure, Outcome, ProgressSink, Shared};
+use super::{Addition, Creation, Failure, Maker, Outcome, ProgressSink, Shared};
 use crate::blob_store::{BlobError, Growth, StagedBlob};
 use crate::digest::{Digests, Hasher};
 use crate::gatekeeper::Proposal;
@@ -19,14 +20,14 @@ use crate::ingest::{
     BodyFault, BodyPart, Checkpoint, Ingest, Replay, Rhythm, Source, Stops, UploadBody,
 };
 use crate::metadata_store::{Guarded, Hold, Inserted, Seen};
-use crate::upload::{Plan, Progress, Target, Upload, UploadState};
+use crate::upload::{Gone, Plan, Progress, Target, Upload, UploadState};
 use crate::{BlobKey, Error, UploadId};
 
 impl Shared {
     pub(super) async fn create(
         &self,
         creation: Creation,
-        owner: Option<String>,
+        maker: Maker,
         body: UploadBody,
         sink: Arc<dyn ProgressSink>,
     ) -> Result<Outcome, Failure> {
@@ -52,7 +53,7 @@ impl Shared {
                 condition: creation.condition,
                 description: creation.description,
                 repr_digest: recorded(&creation.digests.representation),
-                owner,
+                owner: maker.owner,
                 client_ref: creation.client_ref,
                 idempotency_key: creation.idempotency_key,
                 tus_metadata: creation.tus_metadata,
@@ -81,6 +82,9 @@ impl Shared {
         let turn = self.turn(id).await?;
         turn.holds(upload.epoch);
         if creation.resumable {
+            if maker.abandoned.is_cancelled() {
+                return Err(Error::ClientGone.into());
+            }
             let inserted = self
                 .metadata
                 .insert_upload(&upload)
@@ -94,8 +98,7 @@ impl Shared {
                     description: self.hooks.gatekeeper.is_none(),
                 };
                 if !is_repeat(&upload.plan, &existing.plan, compared) {
-                    let reason = "was used for another upload";
-                    return Err(Rejection::malformed("Idempotency-Key", reason).into());
+                    return Err(Rejection::KeyReused.into());
                 }
                 let request = (creation.create, creation.digests);
                 return self.found_again(*existing, request, body, sink).await;
@@ -107,9 +110,7 @@ impl Shared {
             }
             return Err(error.into());
         }
-        if creation.resumable {
-            sink.created(&upload);
-        }
+        let is_known = creation.resumable && (sink.created(&upload) || can_be_found(&upload.plan));
         let (request, body) = match creation.parts {
             None => {
                 let request = Request {
@@ -129,7 +130,11 @@ impl Shared {
                 }
             },
         };
-        let stops = self.stops(&turn);
+        let mut stops = self.stops(&turn);
+        if upload.path().is_none() && !creation.resumable {
+            // Unpacking takes a while, and nobody could ask for its outcome.
+            stops.abandoned = maker.abandoned.clone();
+        }
         let taken = self
             .take_in(&mut upload, request, Hasher::new(), body, &stops, sink)
             .await;
@@ -142,11 +147,33 @@ impl Shared {
                 self.invalidate(&mut upload).await?;
                 Err(error.into())
             }
+            Err(error @ Error::ClientGone) if creation.resumable && !is_known => {
+                self.forget(&upload).await;
+                Err(error.into())
+            }
             Err(error) if creation.resumable => Err(Failure::of(error, upload)),
             Err(error) => {
                 self.discard(&upload.blob).await;
                 Err(error.into())
             }
+        }
+    }
+
+    /// Gives up an upload that nobody knows of, so that nobody can go on with it.
+    async fn forget(&self, upload: &Upload) {
+        let now = self.clock.now();
+        let ended = self
+            .metadata
+            .end_upload(&upload.id, Some(upload.epoch), Gone::Cancelled, now)
+            .await;
+        match ended {
+            Ok(Guarded::Done) => self.discard(&upload.blob).await,
+            Ok(Guarded::Fenced) => {}
+            // It expires.
+            Err(error) => tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "an upload that nobody knows of is kept"
+            ),
         }
     }
 
@@ -167,7 +194,10 @@ impl Shared {
             Target::Draft { pack, draft } => {
                 self.packs.shared.open_draft(pack, draft).await.map(drop)
             }
-            Target::Pack(_) => Ok(()),
+            Target::Pack(pack) => {
+                let shared = &self.packs.shared;
+                shared.check_newest(pack, &plan.condition).await
+            }
         }
     }
 
@@ -237,48 +267,6 @@ impl Shared {
         Ok((request, body.boxed()))
     }
 
-    /// Answers a creation that repeats an earlier one. A body that is the whole again goes on where the earlier one ended: what it
-    /// repeats is compared, the rest is taken in. Other bodies are not read; the client learns the offset, as if it had asked for it.
-    async fn found_again(
-        &self,
-        upload: Upload,
-        (create, digests): (Create, StatedDigests),
-        body: UploadBody,
-        sink: Arc<dyn ProgressSink>,
-    ) -> Result<Outcome, Failure> {
-        let upload = self.alive(Some(upload))?;
-        sink.created(&upload);
-        match &upload.state {
-            UploadState::Complete(_) => Ok(Outcome::of(upload)),
-            UploadState::Open(_) if create.completion == Completion::WithThisBody => {
-                let append = Append {
-                    offset: 0,
-                    completion: create.completion,
-                    length: create.length,
-                    body_length: create.body_length,
-                    overrun: create.overrun,
-                    repeat: Repeat::Refused,
-                };
-                let addition = Addition { append, digests };
-                let turn = self.turn(upload.id).await?;
-                self.append(turn, upload.id, addition, body, sink, Replays::Allowed)
-                    .await
-            }
-            // It takes no bytes from a client: nobody goes on from its offset, and to end whoever makes it would be to give it up.
-            UploadState::Open(progress)
-                if upload.plan.is_concatenation()
-                    && progress.open.length != Some(progress.open.offset) =>
-            {
-                Ok(Outcome::of(upload))
-            }
-            UploadState::Open(_) | UploadState::Gone(_) => {
-                let turn = self.turn(upload.id).await?;
-                let standing = self.standing(&upload.id, &turn, create.completion);
-                Ok(Outcome::of(standing.await?))
-            }
-        }
-    }
-
     pub(super) async fn append(
         &self,
         turn: Turn,
@@ -300,21 +288,29 @@ impl Shared {
             UploadState::Complete(completed) => {
                 let completed = completed.clone();
                 let append = &addition.append;
-                let Err(rejection) = completed.complete.admit(append) else {
-                    return Ok(Outcome::Complete(upload, completed));
+                let finishes = append.completion != Completion::Later;
+                let (rejection, may_repeat) = match completed.complete.admit(append) {
+                    Ok(Repeated::Answered) => return Ok(Outcome::Complete(upload, completed)),
+                    Ok(Repeated::IfEmpty(rejection)) => (rejection, true),
+                    Err(rejection) => (rejection, told && finishes),
                 };
                 let here = (&upload, &completed);
-                return match told && self.repeats_the_end(here, append, body, &stops).await? {
+                let rest = (append.offset, Extent::ToTheEnd);
+                return match may_repeat && self.repeats(here, rest, body, &stops).await? {
                     true => Ok(Outcome::Complete(upload, completed)),
                     false => Err(Failure::of(rejection, upload)),
                 };
             }
             UploadState::Gone(gone) => return Err(Error::Gone(*gone).into()),
         };
+        let mut limits = self.config.limits();
+        if replays == Replays::OfCreation {
+            limits.min_append_size = None;
+        }
         let admitted = progress.open.admit(
             &addition.append,
-            &self.config.limits(),
-            told || replays == Replays::Allowed,
+            &limits,
+            told || replays != Replays::Refused,
         );
         let admission = match admitted {
             Ok(admission) => admission,
@@ -560,8 +556,15 @@ struct Request {
 pub(super) enum Replays {
     /// They are compared.
     Allowed,
+    /// They are compared: the request is a creation that comes again.
+    OfCreation,
     /// That is an offset mismatch.
     Refused,
+}
+
+/// Whether a client that was not told of its upload can find it.
+fn can_be_found(plan: &Plan) -> bool {
+    plan.idempotency_key.is_some() || plan.client_ref.is_some()
 }
 
 /// Whether a creation is over once its upload is recorded: nothing comes with it, nor does that complete it.
@@ -573,21 +576,6 @@ fn brings_nothing(creation: &Creation) -> bool {
         Completion::AtLength => create.length == Some(0),
     };
     create.body_length == Some(0) && creation.parts.is_none() && !completes
-}
-
-/// What of two creations must be the same.
-#[derive(Debug, Clone, Copy)]
-struct Compared {
-    target: bool,
-    description: bool,
-}
-
-/// Whether a creation asks for the upload that an earlier one with the same key made.
-fn is_repeat(asked: &Plan, existing: &Plan, compared: Compared) -> bool {
-    (!compared.target || asked.target == existing.target)
-        && (!compared.description || asked.description == existing.description)
-        && asked.repr_digest == existing.repr_digest
-        && asked.tus_concat == existing.tus_concat
 }
 
 /// The algorithms to run over a body: of what is stated already, and of what its trailers may state.

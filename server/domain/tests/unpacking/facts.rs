@@ -196,6 +196,15 @@ impl PackStore for Facts {
         }
     }
 
+    async fn hold_blobs(
+        &self,
+        draft: &DraftId,
+        blobs: &[BlobKey],
+    ) -> Result<Option<Vec<BlobKey>>, MetadataError> {
+        self.close_if_due(draft).await;
+        self.inner.hold_blobs(draft, blobs).await
+    }
+
     async fn drop_contents(
         &self,
         draft: &DraftId,

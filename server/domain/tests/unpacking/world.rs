@@ -3,21 +3,24 @@
 use std::collections::{BTreeSet, HashMap};
 use std::io::Read as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use archive::{PackName, Sha256Digest, Tree};
 use blobs::memory::MemoryStore;
+use budget::Budget;
 use bytes::Bytes;
 use domain::blob_store::{BlobError, BlobState, BlobStream, Growth};
 use domain::files::Content;
 use domain::ids::SystemRandomness;
 use domain::pack_store::{DraftRecord, MOST_LOOKED_UP, Place, StoredContent};
-use domain::packs::{Config, EntryFault, PackError};
+use domain::packs::{Config, EntryFault, Means, PackError};
 use domain::testing::{FaultyStore, ManualClock};
 use domain::{BlobKey, BlobStore, Clock, DraftId, Error, Outbox, PackStore, Packs};
 use flate2::read::DeflateDecoder;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::archives::File;
 use crate::facts::Facts;
@@ -45,15 +48,15 @@ impl World {
         let memory = MemoryStore::new(Arc::clone(&clock) as Arc<dyn Clock>);
         let blobs = Arc::new(FaultyStore::new(Arc::new(memory.clone())));
         let facts = Arc::new(Facts::default());
-        let packs = Packs::new(
-            Arc::clone(&blobs) as Arc<dyn BlobStore>,
-            Arc::clone(&facts) as Arc<dyn PackStore>,
-            Arc::clone(&clock) as Arc<dyn Clock>,
-            Arc::new(SystemRandomness),
-            config,
-            None,
-            Outbox::silent(),
-        );
+        let means = Means {
+            blobs: Arc::clone(&blobs) as Arc<dyn BlobStore>,
+            facts: Arc::clone(&facts) as Arc<dyn PackStore>,
+            clock: Arc::clone(&clock) as Arc<dyn Clock>,
+            randomness: Arc::new(SystemRandomness),
+            outbox: Outbox::silent(),
+            memory: Budget::new(512 << 20),
+        };
+        let packs = Packs::new(means, config, None);
         Self {
             clock,
             memory,
@@ -129,6 +132,25 @@ impl World {
         };
         let archive = stream_of(beginning, CHUNK).chain(stream::iter([Err(fault)]));
         self.packs.unpack(draft, archive.boxed()).await
+    }
+
+    /// The server is drained when so many chunks were read. Says how many were read after all.
+    pub(crate) async fn unpack_drained(
+        &self,
+        draft: &DraftRecord,
+        archive: &[u8],
+        after: usize,
+    ) -> (Result<Option<Tree>, Error>, usize) {
+        let draining = CancellationToken::new();
+        let read = Arc::new(AtomicUsize::new(0));
+        let (sign, count) = (draining.clone(), Arc::clone(&read));
+        let counted = stream_of(archive, CHUNK).inspect(move |_| {
+            if count.fetch_add(1, Ordering::Relaxed) + 1 == after {
+                sign.cancel();
+            }
+        });
+        let unpacked = self.packs.unpack_until(draft, counted.boxed(), draining);
+        (unpacked.await, read.load(Ordering::Relaxed))
     }
 
     pub(crate) fn unpack_apart(

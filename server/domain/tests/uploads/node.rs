@@ -66,15 +66,16 @@ impl Node {
         let facts = Arc::clone(&stores.facts);
         let metadata = FaultyMetadataStore::new(Arc::clone(&facts) as Arc<dyn MetadataStore>);
         let metadata = Arc::new(metadata);
-        let packs = Packs::new(
-            Arc::clone(&blobs) as Arc<dyn BlobStore>,
-            facts as Arc<dyn PackStore>,
-            Arc::clone(&clock) as Arc<dyn Clock>,
-            Arc::new(SystemRandomness),
-            packs::Config::default(),
-            None,
-            Outbox::silent(),
-        );
+        let memory = budget::Budget::new(1 << 30);
+        let packs = packs::Means {
+            blobs: Arc::clone(&blobs) as Arc<dyn BlobStore>,
+            facts: facts as Arc<dyn PackStore>,
+            clock: Arc::clone(&clock) as Arc<dyn Clock>,
+            randomness: Arc::new(SystemRandomness),
+            outbox: Outbox::silent(),
+            memory: memory.clone(),
+        };
+        let packs = Packs::new(packs, packs::Config::default(), None);
         let leases = Leases::new(
             Arc::clone(&metadata) as Arc<dyn MetadataStore>,
             NodeId::random(&SystemRandomness),
@@ -88,6 +89,7 @@ impl Node {
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             randomness: Arc::new(SystemRandomness),
             node: leases.node(),
+            memory,
         };
         Self {
             blobs,
@@ -266,7 +268,9 @@ pub(crate) fn bytes(bytes: &[u8]) -> UploadBody {
 pub(crate) struct Watched(watch::Sender<u64>);
 
 impl ProgressSink for Watched {
-    fn created(&self, _: &Upload) {}
+    fn created(&self, _: &Upload) -> bool {
+        true
+    }
     fn progressed(&self, offset: u64) {
         self.0.send_replace(offset);
     }

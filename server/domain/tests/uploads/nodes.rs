@@ -224,8 +224,9 @@ async fn the_offset_that_a_repeated_creation_is_told_is_accepted() {
         let id = world.nodes[0].half(keyed(creation())).await.id;
         let older = Lying::begin(&world.nodes[0], id, some(HALF));
         older.send(&WHOLE[20..30], 30).await;
-        let again = keyed(unfinished(creation()));
-        match world.nodes[repeated].create(again, bytes(WHOLE)).await {
+        let mut again = keyed(unfinished(creation()));
+        again.create.body_length = Some(0);
+        match world.nodes[repeated].create(again, bytes(b"")).await {
             Ok(Outcome::Partial(upload)) => assert_eq!((upload.id, offset(&upload)), (id, 30)),
             other => panic!("{other:?}"),
         }
@@ -843,4 +844,36 @@ async fn usual_requests_ask_for_no_more_than_on_one_node() {
     asked_for();
     node.authorized().cancel(id).await.unwrap();
     assert_eq!(asked_for(), [0, 1, 0, 0, 0, 0, 0, 0, 1]);
+}
+
+/// What the blob store is short of is no proof of a loss; what passes or is refused costs nothing, either.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_in_doubt_costs_an_upload_nothing() {
+    for (operation, fault) in [
+        (Operation::Stage, Fault::IsContradicted),
+        (Operation::Stage, Fault::IsAway),
+        (Operation::Stage, Fault::IsRefused),
+        (Operation::Write, Fault::IsAway),
+        (Operation::Sync, Fault::IsRefused),
+        (Operation::Publish, Fault::IsAway),
+        (Operation::Publish, Fault::IsContradicted),
+    ] {
+        let world = World::new().await;
+        let id = world.half().await;
+        let [one, other] = &world.nodes;
+        one.blobs.next(operation, fault.clone());
+        let answer = one.append(rest(HALF), id, bytes(&WHOLE[20..])).await;
+        let error = answer.unwrap_err().error;
+        // The client comes again, or is told that an operator has to do something.
+        let is_as_it_should = match fault {
+            Fault::IsRefused => matches!(error, Error::StoreRefuses { .. }),
+            _ => matches!(error, Error::Busy),
+        };
+        assert!(is_as_it_should, "{operation:?}: {error:?}");
+        let told = other.told(id).await;
+        let from = usize::try_from(told).unwrap();
+        let answer = other.append(rest(told), id, bytes(&WHOLE[from..])).await;
+        let upload = completed(answer);
+        assert_eq!(one.published(&upload).await, WHOLE, "{operation:?}");
+    }
 }

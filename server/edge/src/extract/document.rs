@@ -11,13 +11,15 @@ use domain::uploads::BodyFault;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING};
 use http::{HeaderMap, HeaderValue};
-use protocol::problem::Problem;
+use protocol::digest::StatedDigests;
+use protocol::problem::{Problem, types};
 use protocol::rejection::Rejection;
 use tokio::io::AsyncRead;
 use tokio_util::io::{ReaderStream, StreamReader};
 
 use super::body;
-use crate::problem::{Failure, own};
+use super::query::malformed;
+use crate::problem::Failure;
 
 /// Bytes of a decompressed chunk.
 const CHUNK: usize = 64 * 1024;
@@ -27,13 +29,20 @@ const CHUNK: usize = 64 * 1024;
 const ZSTD_WINDOW: u32 = 23;
 
 /// Reads a document that may be compressed by gzip or zstd. How long it may be is for the reader to say, of the plain bytes.
+///
+/// Digests of documents are not verified, and what is not verified is refused.
 pub(crate) fn document(fields: &HeaderMap, body: Body) -> Result<DocumentBody, Failure> {
+    let stated = StatedDigests::read(fields).map_err(domain::Error::Rejected)?;
+    if stated != StatedDigests::default() {
+        let detail = "Digests of documents are not verified; leave out Repr-Digest, Content-Digest and their like.";
+        return Err(malformed(detail));
+    }
     let chunks = body::chunks(body);
     let mut codings = fields.get_all(CONTENT_ENCODING).iter();
     match (codings.next(), codings.next()) {
         (None, _) => Ok(chunks.boxed()),
         (Some(coding), None) => match coding.as_bytes().to_ascii_lowercase().as_slice() {
-            b"identity" => Ok(chunks.boxed()),
+            b"" | b"identity" => Ok(chunks.boxed()),
             b"gzip" | b"x-gzip" => {
                 let mut decoder = GzipDecoder::new(reader(chunks));
                 decoder.multiple_members(true);
@@ -52,8 +61,8 @@ pub(crate) fn document(fields: &HeaderMap, body: Body) -> Result<DocumentBody, F
 }
 
 fn unsupported() -> Failure {
-    let problem = Problem::new(own::UNSUPPORTED_CODING)
-        .detailed("Send the document as it is, or compressed by gzip or zstd.");
+    let problem = Problem::new(types::UNSUPPORTED_CODING)
+        .detailed("Send the document as it is, or with Content-Encoding: gzip or zstd.");
     Failure::from(problem).with(ACCEPT_ENCODING, HeaderValue::from_static("gzip, zstd"))
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use axum::body::Body;
+use bytes::Bytes;
 use domain::files::Description;
 use domain::uploads::{BodyFault, BodyPart, UploadBody};
 use futures::StreamExt as _;
@@ -11,8 +12,9 @@ use futures::stream;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use multer::{Constraints, Field, Multipart, SizeLimit};
+use protocol::digest::StatedDigests;
 use protocol::rejection::Rejection;
-use protocol::{disposition, media_type};
+use protocol::{content, disposition, media_type};
 
 const FORM: &str = "multipart/form-data";
 
@@ -38,6 +40,8 @@ impl Around {
 pub(crate) struct FormFile {
     /// What its part says of it.
     pub(crate) description: Description,
+    /// What its part says that its bytes must hash to.
+    pub(crate) digests: StatedDigests,
     /// Its bytes.
     pub(crate) body: UploadBody,
 }
@@ -67,21 +71,28 @@ pub(crate) async fn file(fields: &HeaderMap, body: Body) -> Result<FormFile, Rej
         })
     };
     let mut form = Multipart::with_constraints(counted, boundary, constraints);
-    let file = loop {
-        let Some(field) = next(&mut form).await? else {
+    let (file, name, start) = loop {
+        let Some(mut field) = next(&mut form).await? else {
             return Err(broken("the form has no file"));
         };
-        match field.file_name() {
-            Some(_) => break field,
-            None => pass_over(field).await?,
+        let Some(name) = disposition::form_file_name(field.headers()) else {
+            pass_over(field).await?;
+            continue;
+        };
+        // A browser's field in which no file was chosen has neither a name nor bytes.
+        if !name.is_empty() {
+            break (field, name, None);
+        }
+        if let Some(start) = chunk(&mut field).await? {
+            break (field, name, Some(start));
         }
     };
+    content::check(file.headers())?;
     let description = Description {
-        media_type: file
-            .content_type()
-            .and_then(|value| media_type::parse(value.as_ref())),
-        filename: file.file_name().and_then(disposition::sanitised),
+        media_type: media_type::declared(file.headers()),
+        filename: disposition::sanitised(&name),
     };
+    let digests = StatedDigests::read(file.headers())?;
     around.in_file.store(true, Ordering::Relaxed);
     let rest = stream::once(async move {
         around.in_file.store(false, Ordering::Relaxed);
@@ -90,20 +101,27 @@ pub(crate) async fn file(fields: &HeaderMap, body: Body) -> Result<FormFile, Rej
             Err(rejection) => Some(Err(BodyFault::Broken(rejection))),
         }
     });
-    let body = file
+    let body = stream::iter(start.map(Ok))
+        .chain(file)
         .map(|bytes| match bytes {
             Ok(bytes) => Ok(BodyPart::Data(bytes)),
             Err(error) => Err(fault(&error)),
         })
         .chain(rest.filter_map(async |fault| fault))
         .boxed();
-    Ok(FormFile { description, body })
+    Ok(FormFile {
+        description,
+        digests,
+        body,
+    })
 }
 
 /// Reads what follows the file.
 async fn end(mut form: Multipart<'static>) -> Result<(), Rejection> {
-    while let Some(field) = next(&mut form).await? {
-        if field.file_name().is_some() {
+    while let Some(mut field) = next(&mut form).await? {
+        let name = disposition::form_file_name(field.headers());
+        let is_empty = chunk(&mut field).await?.is_none();
+        if name.is_some_and(|name| !name.is_empty() || !is_empty) {
             return Err(broken("the form has more than one file"));
         }
         pass_over(field).await?;
@@ -117,12 +135,19 @@ async fn next(form: &mut Multipart<'static>) -> Result<Option<Field<'static>>, R
         .map_err(|error| broken(&error.to_string()))
 }
 
+/// Reads the next bytes of a field; there is at least one.
+async fn chunk(field: &mut Field<'static>) -> Result<Option<Bytes>, Rejection> {
+    loop {
+        let chunk = field.chunk().await;
+        match chunk.map_err(|error| broken(&error.to_string()))? {
+            Some(bytes) if bytes.is_empty() => {}
+            chunk => return Ok(chunk),
+        }
+    }
+}
+
 async fn pass_over(mut field: Field<'static>) -> Result<(), Rejection> {
-    while let Some(_passed_over) = field
-        .chunk()
-        .await
-        .map_err(|error| broken(&error.to_string()))?
-    {}
+    while chunk(&mut field).await?.is_some() {}
     Ok(())
 }
 

@@ -9,8 +9,16 @@
 //!
 //! So bytes written *from inside `poll_flush`, while the current exchange's response is not handed to hyper*, stand
 //! exactly between two messages. [`Outlet::take`] is called from there and nowhere else.
+//!
+//! hyper adds its `100 Continue` when the body is first asked for, and what hyper adds leaves before what is queued here.
+//! Proxies exist that relay only the first interim response of an exchange, and it is the 104 that a client cannot do
+//! without. So a body whose client waits for the `100` is not asked for until the queue is taken ([`Outlet::poll_taken`]):
+//! what a handler sent before it read the body leaves before the `100`. On HTTP/2 both go through one queue.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::task::AtomicWaker;
@@ -26,6 +34,8 @@ const MAX_QUEUED: usize = 16 * 1024;
 pub(crate) struct Outlet {
     queue: Mutex<Queue>,
     connection: AtomicWaker,
+    /// The body that waits for the queue to be taken.
+    body: AtomicWaker,
 }
 
 #[derive(Debug, Default)]
@@ -83,6 +93,7 @@ impl Outlet {
         queue.exchange += 1;
         queue.gate = if allowed { Gate::Open } else { Gate::Shut };
         queue.bytes.clear();
+        self.body.wake();
         queue.exchange
     }
 
@@ -107,8 +118,20 @@ impl Outlet {
             // The response that waits for these bytes is polled again after the flush.
             self.connection.wake();
         }
+        self.body.wake();
         // Not `split`: an idle connection should not keep the buffer.
         Some(std::mem::take(&mut queue.bytes).freeze())
+    }
+
+    /// Waits until nothing that `exchange` sent is queued.
+    pub(crate) fn poll_taken(&self, exchange: u64, task: &mut Context<'_>) -> Poll<()> {
+        // Before the look, so that no wake-up falls between.
+        self.body.register(task.waker());
+        let queue = self.lock();
+        if queue.exchange == exchange && queue.gate != Gate::Shut && !queue.bytes.is_empty() {
+            return Poll::Pending;
+        }
+        Poll::Ready(())
     }
 
     /// The connection is gone.
@@ -116,6 +139,7 @@ impl Outlet {
         let mut queue = self.lock();
         queue.gate = Gate::Shut;
         queue.bytes = BytesMut::new();
+        self.body.wake();
     }
 
     /// Wakes the connection's task.
@@ -204,6 +228,23 @@ mod tests {
         let length = encode(RESUMPTION, &HeaderMap::new()).len();
         assert_eq!(sent, MAX_QUEUED / length);
         assert_eq!(outlet.take().unwrap().len(), sent * length);
+    }
+
+    #[test]
+    fn a_body_waits_for_what_was_sent_before_it_is_asked_for() {
+        let mut task = Context::from_waker(std::task::Waker::noop());
+        let outlet = Arc::new(Outlet::default());
+        let exchange = outlet.begin(true);
+        assert!(outlet.poll_taken(exchange, &mut task).is_ready());
+        let sender = Sender::new(Arc::clone(&outlet), exchange);
+        sender.send(RESUMPTION, &HeaderMap::new()).unwrap();
+        assert!(outlet.poll_taken(exchange, &mut task).is_pending());
+        assert!(outlet.take().is_some());
+        assert!(outlet.poll_taken(exchange, &mut task).is_ready());
+        // Nothing is taken for a connection that is gone, and its bodies have to learn of that.
+        sender.send(RESUMPTION, &HeaderMap::new()).unwrap();
+        outlet.close();
+        assert!(outlet.poll_taken(exchange, &mut task).is_ready());
     }
 
     #[test]

@@ -4,37 +4,57 @@
 //! that does not read. [`Sender`] does the first by giving the stream's responder away with the final response,
 //! [`Backlog`] the second.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use budget::Held;
 use bytes::Bytes;
 use h2::server::SendResponse;
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use tokio::sync::Notify;
 
 use super::InterimError;
+use crate::serve::Context;
 
 /// Most interim responses that may wait for one connection.
 const MAX_QUEUED: usize = 256;
 
-/// How many interim responses a connection has queued and not yet handed to the socket.
-#[derive(Debug, Default)]
+/// What an interim response takes, beside its fields.
+const RESPONSE: usize = 512;
+
+/// The interim responses that a connection has queued and not yet handed to the socket.
+#[derive(Debug)]
 pub(crate) struct Backlog {
-    queued: AtomicUsize,
+    /// The memory that each takes.
+    queued: Mutex<VecDeque<Held>>,
     left: Notify,
+    context: Arc<Context>,
 }
 
 impl Backlog {
+    pub(crate) fn new(context: Arc<Context>) -> Self {
+        Self {
+            queued: Mutex::default(),
+            left: Notify::new(),
+            context,
+        }
+    }
+
     /// How many wait now; to be given to [`sent`](Self::sent) once everything older has left.
     pub(crate) fn waiting(&self) -> usize {
-        self.queued.load(Ordering::Acquire)
+        self.lock().len()
     }
 
     /// That many have left.
     pub(crate) fn sent(&self, count: usize) {
-        if count > 0 && self.queued.fetch_sub(count, Ordering::AcqRel) == count {
+        if count == 0 {
+            return;
+        }
+        let mut queued = self.lock();
+        queued.drain(..count);
+        if queued.is_empty() {
             self.left.notify_waiters();
         }
     }
@@ -54,12 +74,19 @@ impl Backlog {
         }
     }
 
-    fn enter(&self) -> bool {
-        self.queued
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| {
-                (n < MAX_QUEUED).then_some(n + 1)
-            })
-            .is_ok()
+    /// Makes room for one more, if there may be one.
+    fn enter(&self, fields: &HeaderMap) -> bool {
+        let mut queued = self.lock();
+        if queued.len() >= MAX_QUEUED {
+            return false;
+        }
+        let fields: usize = fields.values().map(HeaderValue::len).sum();
+        let held = self.context.memory.try_small((RESPONSE + fields) as u64);
+        held.map(|held| queued.push_back(held)).is_some()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Held>> {
+        self.queued.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -83,7 +110,7 @@ impl Sender {
     pub(crate) fn send(&self, status: StatusCode, fields: HeaderMap) -> Result<(), InterimError> {
         let mut responder = self.lock();
         let responder = responder.as_mut().ok_or(InterimError::Closed)?;
-        if !self.backlog.enter() {
+        if !self.backlog.enter(&fields) {
             return Err(InterimError::Full);
         }
         let mut response = Response::new(());

@@ -4,7 +4,6 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::SystemTime;
 
 use axum::body::Body;
 use axum::response::Response;
@@ -18,7 +17,10 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body::{Frame, SizeHint};
-use protocol::conditional::{EntityTag, Preconditions, Validators, Verdict, range_applies};
+use protocol::conditional::{
+    EntityTag, Modified, Preconditions, Validators, Verdict, range_applies,
+};
+use protocol::date;
 use protocol::fields::name::REPR_DIGEST;
 use protocol::multipart_ranges::{Boundary, MultipartRanges, Piece};
 use protocol::problem::{Problem, types};
@@ -39,7 +41,7 @@ pub(crate) struct Representation {
     /// Its strong entity tag.
     pub(crate) tag: EntityTag,
     /// When it came to be, where that is known.
-    pub(crate) last_modified: Option<SystemTime>,
+    pub(crate) last_modified: Option<Modified>,
     /// Its length in bytes.
     pub(crate) size: u64,
     /// Its media type.
@@ -187,9 +189,10 @@ impl Representation {
         let mut fields = self.others.clone();
         fields.insert(ETAG, self.tag.to_value());
         fields.insert(CACHE_CONTROL, self.cache_control.clone());
-        if let Some(at) = self.last_modified {
-            let date = httpdate::fmt_http_date(at);
-            let date = HeaderValue::from_str(&date).expect("a date is a field value");
+        if let Some(date) = self
+            .last_modified
+            .and_then(|modified| date::write(modified.at))
+        {
             fields.insert(LAST_MODIFIED, date);
         }
         fields

@@ -6,7 +6,6 @@ use domain::File;
 use domain::digest::Sha256Digest;
 use http::HeaderValue;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use protocol::conditional::EntityTag;
 use serde::Serialize;
 
 use crate::extract::FILES;
@@ -60,11 +59,6 @@ pub(crate) fn url(api: &Api, file: &File) -> String {
 /// A file's entity tag as a field value.
 pub(crate) fn etag(file: &File) -> HeaderValue {
     HeaderValue::from_str(&file.etag()).expect("a quoted hexadecimal text is a field value")
-}
-
-/// The strong entity tag of a content under its own path.
-pub(crate) fn tag(sha256: &Sha256Digest) -> EntityTag {
-    EntityTag::strong(sha256.to_string()).expect("hexadecimal digits are a tag")
 }
 
 /// `Repr-Digest` of a representation (RFC 9530 §3).

@@ -1,5 +1,6 @@
 //! Answers about uploads: the dialect says what is told, this file hands it what there is to tell.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use archive::PackName;
@@ -7,8 +8,8 @@ use axum::body::Body;
 use axum::response::{IntoResponse as _, Response};
 use domain::upload::{Completed, Plan, Product, Target, Upload, UploadState};
 use domain::uploads::{self, Outcome, ProgressSink};
-use domain::{Error, File};
-use http::header::{CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE, ETAG, LOCATION};
+use domain::{Blob, Error, File};
+use http::header::{CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE, ETAG, LOCATION, VARY};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use protocol::answer::{Answer, Deadline, Known, Refusal, Standing, Via};
 use protocol::dialect::Dialect;
@@ -21,6 +22,7 @@ use serde::Serialize;
 use crate::extract::UPLOADS;
 use crate::interim::Interim;
 use crate::problem::Failure;
+use crate::respond::content::Representation;
 use crate::respond::file::{self, FileDocument};
 use crate::respond::{JSON, pack, time, url_value};
 use crate::routes::Api;
@@ -122,9 +124,29 @@ impl Answering {
             if *method == Method::GET {
                 answer.status = StatusCode::OK;
                 answer.fields.insert(CONTENT_TYPE, JSON);
+                answer
+                    .fields
+                    .insert(VARY, HeaderValue::from_static("Accept"));
             }
             written(answer, document)
         })
+    }
+
+    /// The answer to a `GET` of an upload that became this file, with the file's bytes, which `open` gives.
+    pub(crate) async fn content(
+        &self,
+        (file, mut representation): (&File, Representation),
+        request: &HeaderMap,
+        open: impl Future<Output = Result<Arc<dyn Blob>, Failure>>,
+    ) -> Result<Response, Failure> {
+        representation.others.extend(self.dialect.refusal_fields());
+        let url = url_value(&file::url(&self.api, file));
+        representation.others.insert(CONTENT_LOCATION, url);
+        let vary = HeaderValue::from_static("Accept");
+        representation.others.insert(VARY, vary);
+        representation
+            .answer_or_redirect(&Method::GET, request, open)
+            .await
     }
 
     /// Names what a completed upload became.
@@ -153,7 +175,8 @@ impl Answering {
     }
 
     /// The answer to a request that failed. After a 104, a fault that will pass cuts the exchange: clients resume after a cut, and
-    /// give up after a 5xx.
+    /// give up after a 5xx. One that will not pass, as a store that refuses or is full, is told: a client that resumes would be cut for
+    /// ever.
     pub(crate) fn failed(&self, failure: uploads::Failure, announced: bool) -> Failure {
         match failure.error {
             Error::Rejected(rejection) => match &failure.upload {
@@ -239,13 +262,15 @@ impl Announcer {
 }
 
 impl ProgressSink for Announcer {
-    fn created(&self, upload: &Upload) {
+    fn created(&self, upload: &Upload) -> bool {
         let answering = &self.answering;
         let fields =
             answering.with_standing(upload, |standing| answering.dialect.announcement(standing));
-        if self.send(fields) {
+        let sent = self.send(fields);
+        if sent {
             self.announced.store(true, Ordering::Relaxed);
         }
+        sent
     }
 
     fn progressed(&self, offset: u64) {

@@ -1,20 +1,25 @@
 //! What operators and their machines ask, on a listener of its own. Nothing here asks for a credential.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{FromRef, State};
 use axum::routing::get;
-use axum::{Json, Router};
+use axum::{Json, Router, middleware};
 use domain::Health;
 use domain::health::NotReady;
 use domain::webhooks::DeadLetters;
 use protocol::problem::Problem;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json};
 
+use super::host::{self, Hosts};
 use crate::problem::{self, Failure, own};
-use crate::serve;
+use crate::serve::{self, InvalidAddress, ListenAddress};
+
+/// The default port for operators: the one before that for clients.
+const DEFAULT_PORT: u16 = 8079;
 
 /// The admin listener. It asks for no credential: let only this machine or a private network reach it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,29 +27,37 @@ use crate::serve;
 pub struct Config {
     /// The address and port of `/livez`, `/readyz` and `/events/dead`, in cleartext, or `off`. Each server on a machine needs its own.
     pub listen: AdminAddress,
+    /// Answer everyone who reaches the listener. Needed where `listen` is no loopback address, since nobody is asked for a
+    /// credential there: say it only where a private network keeps others away.
+    pub open: bool,
+    /// Names under which `/events/dead` may be asked, without a port, such as `longhaul.example.org`. Addresses, `localhost`
+    /// and names without a dot always work; `/livez` and `/readyz` answer to every name. Other names are refused, because a
+    /// web page could have its own name point to this listener.
+    pub hosts: Vec<String>,
 }
 
 /// Where the admin listener is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AdminAddress {
     /// Nowhere.
     Off,
-    /// At this address and port; port 0 takes a free one.
-    At(SocketAddr),
+    /// There.
+    At(ListenAddress),
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listen: AdminAddress::At(SocketAddr::from((Ipv4Addr::LOCALHOST, 9090))),
+            listen: AdminAddress::At(ListenAddress::loopback(DEFAULT_PORT)),
+            open: false,
+            hosts: Vec::new(),
         }
     }
 }
 
 impl AdminAddress {
     /// The address, unless there is none.
-    pub fn address(self) -> Option<SocketAddr> {
+    pub fn address(self) -> Option<ListenAddress> {
         match self {
             Self::Off => None,
             Self::At(address) => Some(address),
@@ -52,34 +65,42 @@ impl AdminAddress {
     }
 }
 
+/// A text that says neither where the listener is nor that there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0}; or `off`")]
+pub struct InvalidAdminAddress(InvalidAddress);
+
 impl std::str::FromStr for AdminAddress {
-    type Err = &'static str;
+    type Err = InvalidAdminAddress;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
             "off" => Ok(Self::Off),
-            text => text
-                .parse()
+            text => ListenAddress::parse(text, DEFAULT_PORT)
                 .map(Self::At)
-                .map_err(|_| "expected an address and port, such as 127.0.0.1:9090, or `off`"),
+                .map_err(InvalidAdminAddress),
         }
     }
 }
 
-impl TryFrom<String> for AdminAddress {
-    type Error = &'static str;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
+impl fmt::Display for AdminAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::At(address) => address.fmt(f),
+        }
     }
 }
 
-impl From<AdminAddress> for String {
-    fn from(address: AdminAddress) -> Self {
-        match address {
-            AdminAddress::Off => "off".to_owned(),
-            AdminAddress::At(address) => address.to_string(),
-        }
+impl Serialize for AdminAddress {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for AdminAddress {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        serve::text_or_port(deserializer, str::parse)
     }
 }
 
@@ -90,6 +111,8 @@ pub struct Admin {
     pub health: Health,
     /// The events that were given up.
     pub dead_letters: DeadLetters,
+    /// The names under which more than the state is told.
+    pub hosts: Arc<Hosts>,
 }
 
 /// How the listener is served: few connections, and nothing on it is worth waiting for at the end.
@@ -103,19 +126,27 @@ pub fn transport() -> serve::Config {
 
 /// The service that answers every request on the listener.
 pub fn service(admin: Admin) -> Router {
-    let router = Router::new()
+    let hosts = Arc::clone(&admin.hosts);
+    // An orchestrator asks these by whatever name it has for the server.
+    let probes = Router::new()
         .route("/livez", get(live))
-        .route("/readyz", get(ready))
-        .merge(super::events::router())
+        .route("/readyz", get(ready));
+    let router = super::events::router()
         .fallback(no_such_resource)
+        .layer(middleware::from_fn_with_state(hosts, host::check_admin))
+        .merge(probes)
         .method_not_allowed_fallback(problem::no_such_method)
         .with_state(admin);
     super::told(router)
 }
 
-/// The process answers, which is all that is asked.
-async fn live() -> Json<Value> {
-    Json(json!({ "status": "live" }))
+/// The process answers, and every task that it needs runs.
+async fn live(State(health): State<Health>) -> Result<Json<Value>, Failure> {
+    health.live().map_err(|ended| {
+        let detail = format!("The process is about to end, since {ended}.");
+        Problem::new(own::NOT_LIVE).detailed(detail)
+    })?;
+    Ok(Json(json!({ "status": "live" })))
 }
 
 async fn ready(State(health): State<Health>) -> Result<Json<Value>, Failure> {
@@ -147,12 +178,20 @@ mod tests {
 
     #[test]
     fn an_address_is_read_as_it_is_written() {
-        for text in ["off", "127.0.0.1:9090", "[::]:0"] {
+        for (text, read) in [
+            ("off", "off"),
+            ("127.0.0.1:81", "127.0.0.1:81"),
+            ("[::]:0", "[::]:0"),
+            ("81", "127.0.0.1:81"),
+            (":81", ":81"),
+            ("localhost", "localhost:8079"),
+        ] {
             let address: AdminAddress = text.parse().unwrap();
-            assert_eq!(String::from(address), text);
+            assert_eq!(address.to_string(), read);
         }
-        for text in ["", "on", "9090", "localhost:9090", "OFF"] {
-            assert!(text.parse::<AdminAddress>().is_err(), "{text}");
+        for text in ["", "on", "OFF", "nowhere:81"] {
+            let refused = text.parse::<AdminAddress>().unwrap_err().to_string();
+            assert!(refused.ends_with("or `off`"), "{text}: {refused}");
         }
     }
 

@@ -17,6 +17,7 @@ use serde_json::Value;
 use super::admin::Admin;
 use super::packs::Names;
 use super::page;
+use crate::extract::query::{self, malformed};
 use crate::problem::Failure;
 use crate::respond::time;
 
@@ -25,6 +26,7 @@ pub(super) fn router() -> Router<Admin> {
         .route("/events/dead", get(list))
         .route("/events/dead/replay", post(replay_all))
         .route("/events/dead/{id}/replay", post(replay))
+        .route_layer(middleware::from_fn(query::check))
         .layer(middleware::from_fn(from_no_page))
 }
 
@@ -39,7 +41,7 @@ async fn from_no_page(request: Request, next: Next) -> Result<Response, Failure>
 #[derive(Debug, Deserialize)]
 struct ListQuery {
     cursor: Option<String>,
-    limit: Option<usize>,
+    limit: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -73,8 +75,8 @@ async fn list(
     State(dead_letters): State<DeadLetters>,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Json<DeadEventList>, Failure> {
-    let Query(query) = query.map_err(|error| page::malformed(error.body_text()))?;
-    let limit = page::limit(query.limit)?;
+    let Query(query) = query.map_err(|error| malformed(error.body_text()))?;
+    let limit = page::limit(query.limit.as_deref())?;
     let after = match &query.cursor {
         Some(cursor) => page::name(cursor)?.parse().map_err(|_| page::no_cursor())?,
         None => 0,

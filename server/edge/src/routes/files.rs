@@ -11,6 +11,7 @@ use protocol::disposition::{self, Disposition};
 use serde::{Deserialize, Serialize};
 
 use super::{page, uploads};
+use crate::extract::query::malformed;
 use crate::extract::{Access, Target};
 use crate::problem::Failure;
 use crate::respond::content::{BYTES, CHANGING, Representation};
@@ -45,15 +46,15 @@ async fn download(
         .await
 }
 
-fn representation(file: &File) -> Representation {
+pub(super) fn representation(file: &File) -> Representation {
     let description = &file.description;
     let name = description
         .filename
         .as_deref()
         .unwrap_or_else(|| file.path.file_name());
     Representation {
-        tag: file::tag(&file.content.sha256),
-        last_modified: Some(file.modified_at.into()),
+        tag: domain::files::tag(&file.content.sha256),
+        last_modified: Some(file.modified()),
         size: file.content.size,
         media_type: description
             .media_type
@@ -81,7 +82,7 @@ struct ListQuery {
     #[serde(default)]
     prefix: String,
     #[serde(default)]
-    limit: Option<usize>,
+    limit: Option<String>,
     #[serde(default)]
     cursor: Option<String>,
 }
@@ -99,8 +100,8 @@ async fn list(
     Access(files): Access<Files>,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Json<FileList>, Failure> {
-    let Query(query) = query.map_err(|error| page::malformed(error.body_text()))?;
-    let limit = page::limit(query.limit)?;
+    let Query(query) = query.map_err(|error| malformed(error.body_text()))?;
+    let limit = page::limit(query.limit.as_deref())?;
     let after = query.cursor.as_deref().map(page::name).transpose()?;
     let mut found = files
         .list(&query.prefix, after.as_deref(), limit + 1)

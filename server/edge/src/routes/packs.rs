@@ -14,23 +14,24 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use domain::pack_store::PackVersion;
 use domain::packs::{Archive, Selection};
-use domain::{Authorized, Blob, DraftId, Packs};
+use domain::{Authorized, Blob, DraftId, Packs, Timestamp, files};
 use http::header::{
-    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LOCATION, CONTENT_TYPE, LOCATION, VARY,
+    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LOCATION, CONTENT_TYPE, ETAG, LOCATION, VARY,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use protocol::coding::Coding;
-use protocol::conditional::EntityTag;
+use protocol::conditional::{DateOf, EntityTag, Modified};
 use protocol::disposition::{self, Disposition};
+use protocol::media_type;
 use protocol::problem::Problem;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::page::malformed;
 use super::{page, uploads};
 use crate::extract::Access;
 use crate::extract::document::document;
+use crate::extract::query::malformed;
 use crate::problem::{Failure, own};
 use crate::respond::content::{BYTES, CHANGING, InMemory, Representation};
 use crate::respond::pack::{
@@ -146,7 +147,7 @@ fn number(text: &str) -> Result<Option<u64>, Failure> {
 
 #[derive(Debug, Deserialize)]
 struct ListQuery {
-    limit: Option<usize>,
+    limit: Option<String>,
     cursor: Option<String>,
 }
 
@@ -155,7 +156,7 @@ impl ListQuery {
         query: Result<Query<Self>, QueryRejection>,
     ) -> Result<(usize, Option<String>), Failure> {
         let Query(query) = query.map_err(|error| malformed(error.body_text()))?;
-        Ok((page::limit(query.limit)?, query.cursor))
+        Ok((page::limit(query.limit.as_deref())?, query.cursor))
     }
 }
 
@@ -181,7 +182,7 @@ async fn list(
         .iter()
         .map(|pack| PackDocument::new(&api, pack))
         .collect();
-    tell(&asked, &PackList { packs, cursor }).await
+    tell(&asked, &PackList { packs, cursor }, None).await
 }
 
 async fn pack(
@@ -205,7 +206,7 @@ async fn pack(
             .collect(),
         cursor,
     };
-    tell(&asked, &page).await
+    tell(&asked, &page, summary.latest.as_ref()).await
 }
 
 async fn version(
@@ -216,7 +217,7 @@ async fn version(
 ) -> Result<Response, Failure> {
     let version = packs.version(&pack_name(&name)?, number(&v)?).await?;
     let document = version_document(&api, &packs, &version).await?;
-    tell(&asked, &document).await
+    tell(&asked, &document, Some(&version)).await
 }
 
 async fn version_document(
@@ -287,7 +288,7 @@ async fn catalogue(
     let file_name = format!("{}-{}.json", version.pack, version.number);
     let representation = Representation {
         tag: tag.expect("hexadecimal digits and a name are a tag"),
-        last_modified: Some(version.published_at.into()),
+        last_modified: Some(published(version.published_at, number, DateOf::Codings)),
         size: content.size,
         media_type: JSON,
         disposition: Some(disposition::write(Disposition::Attachment, &file_name)),
@@ -315,7 +316,7 @@ async fn signature(
         .into());
     };
     let bytes = Bytes::copy_from_slice(&signature.0);
-    let representation = in_memory(&bytes, BYTES);
+    let representation = in_memory(&bytes, BYTES, None);
     let open = async { Ok(Arc::new(InMemory(bytes)) as Arc<dyn Blob>) };
     representation
         .answer(&asked.method, &asked.fields, open)
@@ -339,7 +340,7 @@ async fn signing_key(Access(packs): Access<Packs>, asked: Asked) -> Result<Respo
         algorithm: "ed25519",
         public_key: STANDARD.encode(key),
     };
-    tell(&asked, &key).await
+    tell(&asked, &key, None).await
 }
 
 async fn one_file(
@@ -351,10 +352,10 @@ async fn one_file(
     let found = packs.file(&pack_name(&name)?, number, &path).await?;
     let path = found.path.as_str();
     let file_name = path.rsplit('/').next().unwrap_or(path);
-    let media_type = mime_guess::from_path(path).first_raw();
+    let media_type = media_type::of_name(path);
     let representation = Representation {
-        tag: file::tag(&found.sha256),
-        last_modified: Some(found.published_at.into()),
+        tag: files::tag(&found.sha256),
+        last_modified: Some(published(found.published_at, number, DateOf::This)),
         size: found.size,
         media_type: media_type.map_or(BYTES, HeaderValue::from_static),
         disposition: Some(disposition::write(Disposition::Attachment, file_name)),
@@ -402,7 +403,7 @@ async fn since(
     }
     let document =
         DiffDocument::new(&api, &archives).expect("a selection since a version has a base");
-    tell(&asked, &document).await
+    tell(&asked, &document, None).await
 }
 
 async fn need(
@@ -450,7 +451,7 @@ async fn send(
     let layout = archive.layout();
     let representation = Representation {
         tag: EntityTag::strong(layout.tag().as_str()).expect("base64url is a tag"),
-        last_modified: Some(version.published_at.into()),
+        last_modified: Some(published(version.published_at, number, DateOf::This)),
         size: layout.len(),
         media_type: HeaderValue::from_static(format.media_type()),
         disposition: Some(disposition::write(
@@ -547,14 +548,22 @@ async fn publish(
     State(api): State<Api>,
     Access(packs): Access<Packs>,
     Names((name, id)): Names<(String, String)>,
+    asked: Asked,
 ) -> Result<Response, Failure> {
-    let (version, is_new) = packs.publish(&pack_name(&name)?, &draft_id(&id)?).await?;
+    let condition = uploads::condition(&asked.fields)?;
+    let (version, is_new) = packs
+        .publish(&pack_name(&name)?, &draft_id(&id)?, &condition)
+        .await?;
     let document = version_document(&api, &packs, &version).await?;
-    if !is_new {
-        return Ok(fresh(StatusCode::OK, &document));
-    }
-    let url = version_url(&api, &version.pack, version.number);
-    Ok(created(&url, &document))
+    let mut response = if is_new {
+        let url = version_url(&api, &version.pack, version.number);
+        created(&url, &document)
+    } else {
+        fresh(StatusCode::OK, &document)
+    };
+    let tag = document_tag(&encoded(&document), Some(&version));
+    response.headers_mut().insert(ETAG, tag.to_value());
+    Ok(response)
 }
 
 /// 201 with a document.
@@ -566,7 +575,7 @@ fn created(url: &str, document: &impl Serialize) -> Response {
 
 /// A document that is true now and not to be kept.
 fn fresh(status: StatusCode, document: &impl Serialize) -> Response {
-    let body = serde_json::to_vec(document).expect("a document of ours is JSON");
+    let body = encoded(document);
     let fields = [
         (CONTENT_TYPE, JSON),
         (CACHE_CONTROL, HeaderValue::from_static("no-store")),
@@ -574,27 +583,60 @@ fn fresh(status: StatusCode, document: &impl Serialize) -> Response {
     (status, fields, body).into_response()
 }
 
-/// A document under its URL, with an entity tag by which caches ask whether it changed.
-async fn tell(asked: &Asked, document: &impl Serialize) -> Result<Response, Failure> {
-    let bytes = Bytes::from(serde_json::to_vec(document).expect("a document of ours is JSON"));
-    let representation = in_memory(&bytes, JSON);
+/// A document under its URL, with an entity tag by which caches ask whether it changed. Of what is told of a version, or of a pack whose
+/// newest it is, the tag can be a condition of publishing.
+async fn tell(
+    asked: &Asked,
+    document: &impl Serialize,
+    newest: Option<&PackVersion>,
+) -> Result<Response, Failure> {
+    let bytes = encoded(document);
+    let representation = in_memory(&bytes, JSON, newest);
     let open = async { Ok(Arc::new(InMemory(bytes)) as Arc<dyn Blob>) };
     representation
         .answer(&asked.method, &asked.fields, open)
         .await
 }
 
-fn in_memory(bytes: &Bytes, media_type: HeaderValue) -> Representation {
+fn encoded(document: &impl Serialize) -> Bytes {
+    Bytes::from(serde_json::to_vec(document).expect("a document of ours is JSON"))
+}
+
+/// The state of the pack, where it is of one, and the digest of the bytes.
+fn document_tag(bytes: &Bytes, newest: Option<&PackVersion>) -> EntityTag {
     let digest = Sha256Digest::of(bytes);
+    match newest {
+        None => files::tag(&digest),
+        Some(newest) => EntityTag::strong(format!("{}.{digest}", newest.state()))
+            .expect("hexadecimal digits and a dot are a tag"),
+    }
+}
+
+fn in_memory(
+    bytes: &Bytes,
+    media_type: HeaderValue,
+    newest: Option<&PackVersion>,
+) -> Representation {
     Representation {
-        tag: file::tag(&digest),
+        tag: document_tag(bytes, newest),
         last_modified: None,
         size: bytes.len() as u64,
         media_type,
         disposition: None,
-        repr_digest: Some(file::repr_digest(&digest)),
+        repr_digest: Some(file::repr_digest(&Sha256Digest::of(bytes))),
         others: HeaderMap::new(),
         cache_control: CHANGING,
+    }
+}
+
+/// The date of what a version gives. Under its number there is never another; under `latest`, two versions may have the same second.
+fn published(at: Timestamp, number: Option<u64>, under_a_number: DateOf) -> Modified {
+    Modified {
+        at: at.into(),
+        date: match number {
+            Some(_) => under_a_number,
+            None => DateOf::Several,
+        },
     }
 }
 

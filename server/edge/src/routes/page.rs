@@ -2,9 +2,9 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use protocol::problem::Problem;
 
-use crate::problem::{Failure, own};
+use crate::extract::query::malformed;
+use crate::problem::Failure;
 
 /// How many things a list has, unless the request says otherwise.
 const LISTED: usize = 100;
@@ -12,12 +12,18 @@ const LISTED: usize = 100;
 const MOST_LISTED: usize = 1000;
 
 /// How many things a page is to have.
-pub(super) fn limit(asked: Option<usize>) -> Result<usize, Failure> {
-    let limit = asked.unwrap_or(LISTED);
-    match (1..=MOST_LISTED).contains(&limit) {
-        true => Ok(limit),
-        false => Err(malformed(format!("A limit is 1 to {MOST_LISTED}."))),
-    }
+pub(super) fn limit(asked: Option<&str>) -> Result<usize, Failure> {
+    let Some(asked) = asked else {
+        return Ok(LISTED);
+    };
+    let limit = asked.parse().ok();
+    limit
+        .filter(|limit| (1..=MOST_LISTED).contains(limit))
+        .ok_or_else(|| {
+            malformed(format!(
+                "limit must be a number from 1 to {MOST_LISTED}, such as limit={LISTED}."
+            ))
+        })
 }
 
 /// Cuts what was found with room for one more than `limit` down to it. If it was more, the cursor of the next page, as `cursor` makes it of
@@ -41,14 +47,12 @@ pub(super) fn cursor(name: &str) -> String {
 pub(super) fn name(cursor: &str) -> Result<String, Failure> {
     let name = URL_SAFE_NO_PAD.decode(cursor).ok();
     name.and_then(|name| String::from_utf8(name).ok())
+        .filter(|name| !name.contains(char::is_control))
         .ok_or_else(no_cursor)
 }
 
 pub(super) fn no_cursor() -> Failure {
-    malformed("That is no cursor.")
-}
-
-/// A request whose query cannot be read; `detail` says why.
-pub(super) fn malformed(detail: impl Into<String>) -> Failure {
-    Problem::new(own::MALFORMED_REQUEST).detailed(detail).into()
+    malformed(
+        "cursor must be the one of the page before, as it is there; leave it out for the first page.",
+    )
 }

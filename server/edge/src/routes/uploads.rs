@@ -8,14 +8,16 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get};
 use axum::{Json, Router};
 use domain::files::{Description, WriteCondition};
+use domain::upload::{self, Upload, UploadState};
 use domain::uploads::{Addition, Creation, ProgressSink};
-use domain::{UploadId, Uploads, upload};
-use http::header::{CONTENT_RANGE, IF_MATCH, IF_NONE_MATCH};
+use domain::{Authorized, Error, UploadId, Uploads};
+use http::header::{ACCEPT, IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE};
 use http::{HeaderMap, HeaderName, Method};
 use protocol::answer::Via;
 use protocol::dialect::Dialect;
 use protocol::digest::StatedDigests;
-use protocol::fields::name::IDEMPOTENCY_KEY;
+use protocol::fields::name::{IDEMPOTENCY_KEY, UPLOAD_CLIENT_REF};
+use protocol::media_type;
 use protocol::problem::Problem;
 use protocol::rejection::Rejection;
 use protocol::request::BodyUse;
@@ -23,15 +25,15 @@ use protocol::tus::{self, Concat};
 use protocol::upload::Completion;
 use serde::{Deserialize, Serialize};
 
+use crate::extract::query::malformed;
 use crate::extract::{Access, HolderAccess, Target, UPLOADS, UploadTarget, body, form};
 use crate::interim::Interim;
 use crate::problem::{Failure, no_such_method, own};
 use crate::respond::upload::{Announcer, Answering, UploadDocument, told, written};
 use crate::routes::Api;
+use crate::routes::files;
 use crate::routes::packs::{self, Names};
-
-/// The client's own reference of an upload, by which it finds its open uploads again.
-const UPLOAD_CLIENT_REF: HeaderName = HeaderName::from_static("upload-client-ref");
+use crate::serve::Peer;
 
 /// Most uploads that a list has.
 const MOST_LISTED: usize = 1000;
@@ -63,7 +65,7 @@ pub(super) async fn create(
     uploads: Access<Uploads>,
     request: Request,
 ) -> Result<Response, Failure> {
-    creation(api, uploads, None, request).await
+    Box::pin(creation(api, uploads, None, request)).await
 }
 
 /// Makes an upload at a path of the client's choice.
@@ -73,7 +75,8 @@ pub(super) async fn create_at(
     Target(path): Target,
     request: Request,
 ) -> Result<Response, Failure> {
-    creation(api, uploads, Some(upload::Target::File(path)), request).await
+    let target = upload::Target::File(path);
+    Box::pin(creation(api, uploads, Some(target), request)).await
 }
 
 /// Makes an upload of an archive with contents of a draft.
@@ -87,7 +90,7 @@ pub(super) async fn create_content(
         pack: packs::pack_name(&pack)?,
         draft: packs::draft_id(&draft)?,
     };
-    creation(api, uploads, Some(target), request).await
+    Box::pin(creation(api, uploads, Some(target), request)).await
 }
 
 /// Makes an upload of an archive of a whole tree, which is to be a version.
@@ -98,7 +101,7 @@ pub(super) async fn create_version(
     request: Request,
 ) -> Result<Response, Failure> {
     let target = upload::Target::Pack(packs::publishable(&pack)?);
-    creation(api, uploads, Some(target), request).await
+    Box::pin(creation(api, uploads, Some(target), request)).await
 }
 
 async fn creation(
@@ -108,6 +111,7 @@ async fn creation(
     request: Request,
 ) -> Result<Response, Failure> {
     let (head, body) = request.into_parts();
+    let uploads = of_peer(uploads, &head.extensions);
     let fields = &head.headers;
     let dialect = Dialect::of_creation(&head.method, fields);
     let answering = Answering {
@@ -116,11 +120,6 @@ async fn creation(
         limits: uploads.limits(),
         via: Via::Creation,
     };
-    if fields.contains_key(CONTENT_RANGE) {
-        // RFC 9110 §14.5: a part must not be taken for the whole.
-        let rejection = Rejection::malformed("Content-Range", "has no meaning in a creation");
-        return Err(answering.refused(&rejection));
-    }
     let read = dialect
         .read_create(fields, body::length(&body))
         .map_err(|rejection| answering.refused(&rejection))?;
@@ -128,19 +127,16 @@ async fn creation(
         media_type: read.media_type,
         filename: read.file_name,
     };
-    let mut create = read.create;
+    let (mut create, mut digests) = (read.create, read.digests);
     let body = match read.body {
         BodyUse::Appended if form::is_form(fields) => {
-            if read.digests != StatedDigests::default() {
-                // They are of the form, and what is kept is its file.
-                let reason = "of a form are not supported";
-                let rejection = Rejection::malformed("Content-Digest", reason);
-                return Err(answering.refused(&rejection));
-            }
-            let form = form::file(fields, body)
-                .await
-                .map_err(|rejection| answering.refused(&rejection))?;
+            let form = match stated_of_form(&digests) {
+                Some(rejection) => Err(rejection),
+                None => form::file(fields, body).await,
+            };
+            let form = form.map_err(|rejection| answering.refused(&rejection))?;
             description = form.description;
+            digests = form.digests;
             create.body_length = None;
             form.body
         }
@@ -156,6 +152,9 @@ async fn creation(
     if target.is_some() {
         description.filename = None;
     }
+    if description.media_type.is_none() {
+        description.media_type = type_of_name(target.as_ref(), &description).map(str::to_owned);
+    }
     let tus_concat = concat.map(|concat| concat.raw().to_owned());
     let tus_metadata = read
         .tus
@@ -167,7 +166,7 @@ async fn creation(
         target,
         condition: condition(fields)?,
         description,
-        digests: read.digests,
+        digests,
         client_ref: text(fields, &UPLOAD_CLIENT_REF)?,
         idempotency_key: text(fields, &IDEMPOTENCY_KEY)?,
         tus_metadata,
@@ -178,6 +177,28 @@ async fn creation(
     match uploads.create(creation, body, sink).await {
         Ok(outcome) => Ok(answering.outcome(&outcome)),
         Err(failure) => Err(answering.failed(failure, announcer.announced())),
+    }
+}
+
+/// The first digest of a form, if any is stated: what is kept is the form's file, which has other bytes.
+fn stated_of_form(stated: &StatedDigests) -> Option<Rejection> {
+    let reason =
+        "is of the form; state it in the head of the file's part, or send the file as the body";
+    let first = stated.content.iter().chain(&stated.representation).next();
+    let announced = stated.trailing.first().map(|_| "Trailer");
+    let field = first.map(|first| first.field).or(announced)?;
+    Some(Rejection::malformed(field, reason))
+}
+
+/// The type that the name of the file to be tells.
+fn type_of_name(
+    target: Option<&upload::Target>,
+    description: &Description,
+) -> Option<&'static str> {
+    match target {
+        Some(upload::Target::File(path)) => media_type::of_name(path.file_name()),
+        Some(upload::Target::Draft { .. } | upload::Target::Pack(_)) => None,
+        None => media_type::of_name(description.filename.as_deref()?),
     }
 }
 
@@ -203,6 +224,7 @@ async fn resource(
     target: UploadTarget,
     request: Request,
 ) -> Result<Response, Failure> {
+    let uploads = of_peer(uploads, request.extensions());
     let dialect = Dialect::of_upload_request(request.method(), request.headers());
     let answering = Answering {
         api,
@@ -224,10 +246,12 @@ async fn resource(
                 Dialect::Tus => Completion::AtLength,
                 Dialect::Plain | Dialect::Ietf(_) => Completion::Later,
             };
-            match uploads.retrieve(id, completion).await {
-                Ok(upload) => Ok(answering.retrieved(&method, &upload)),
-                Err(failure) => Err(answering.failed(failure, false)),
+            let upload = uploads.retrieve(id, completion).await;
+            let upload = upload.map_err(|failure| answering.failed(failure, false))?;
+            if method == Method::GET && is_content(&upload) && !asks_for_json(request.headers()) {
+                return content(&answering, &uploads, &upload, request.headers()).await;
             }
+            Ok(answering.retrieved(&method, &upload))
         }
         Method::PATCH => {
             let (parts, body) = request.into_parts();
@@ -264,6 +288,53 @@ async fn resource(
     }
 }
 
+/// Whether the URL of an upload stands for the bytes of a file: once it is complete. tus clients take it for the file's.
+fn is_content(upload: &Upload) -> bool {
+    matches!(upload.state, UploadState::Complete(_)) && upload.path().is_some()
+}
+
+/// Whether `Accept` names JSON, and not only everything.
+fn asks_for_json(fields: &HeaderMap) -> bool {
+    let lines = fields.get_all(ACCEPT).iter();
+    let texts = lines.filter_map(|line| line.to_str().ok());
+    let mut members = texts.flat_map(|line| line.split(','));
+    members.any(|member| {
+        let mut parts = member.split(';').map(str::trim);
+        let is_json = parts
+            .next()
+            .is_some_and(|range| range.eq_ignore_ascii_case("application/json"));
+        let is_refused = parts.any(|parameter| {
+            let weight = parameter
+                .split_once('=')
+                .filter(|(name, _)| name.eq_ignore_ascii_case("q"));
+            weight.is_some_and(|(_, weight)| weight.parse() == Ok(0.0))
+        });
+        is_json && !is_refused
+    })
+}
+
+/// The bytes of the file that a completed upload became. The upload's URL is leave to read what the upload brought, and nothing else:
+/// once the file is deleted, or replaced with another content, it gives none.
+async fn content(
+    answering: &Answering,
+    uploads: &Authorized<Uploads>,
+    upload: &Upload,
+    request: &HeaderMap,
+) -> Result<Response, Failure> {
+    let file = uploads.file(upload).await.map_err(|error| match error {
+        Error::NotFound { .. } => Failure::from(Problem::new(own::NOT_FOUND).detailed(
+            "The file that this upload became was deleted or replaced. Ask with Accept: application/json for the upload itself.",
+        ))
+        .with_all(answering.dialect.refusal_fields()),
+        error => error.into(),
+    })?;
+    let open = async { Ok(uploads.open_file(&file).await?) };
+    let representation = files::representation(&file);
+    answering
+        .content((&file, representation), request, open)
+        .await
+}
+
 /// What an upload target tells of uploads, to anyone who asks.
 pub(super) async fn discover(State(api): State<Api>, request: Request) -> Response {
     let dialect = Dialect::of_upload_request(request.method(), request.headers());
@@ -287,8 +358,7 @@ async fn list(
     query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<UploadList>, Failure> {
     let Query(query) = query.map_err(|_| {
-        Problem::new(own::MALFORMED_REQUEST)
-            .detailed("Ask for the uploads of one reference: /uploads?client_ref=…")
+        malformed("Ask for the uploads of one reference, such as /uploads?client_ref=photo-7.")
     })?;
     let uploads = uploads.list(&query.client_ref, MOST_LISTED).await?;
     Ok(Json(UploadList {
@@ -304,6 +374,7 @@ pub(super) fn condition(fields: &HeaderMap) -> Result<WriteCondition, Failure> {
     Ok(WriteCondition {
         if_match: text(fields, &IF_MATCH)?,
         if_none_match: text(fields, &IF_NONE_MATCH)?,
+        if_unmodified_since: text(fields, &IF_UNMODIFIED_SINCE)?,
     })
 }
 
@@ -316,6 +387,14 @@ fn text(fields: &HeaderMap, name: &HeaderName) -> Result<Option<String>, Failure
         lines.push(line);
     }
     Ok((!lines.is_empty()).then(|| lines.join(", ")))
+}
+
+/// The uploads, for requests that take the places of whoever sent this one.
+fn of_peer(uploads: Authorized<Uploads>, extensions: &http::Extensions) -> Authorized<Uploads> {
+    match extensions.get::<Peer>() {
+        Some(peer) => uploads.for_peer(peer.address.ip()),
+        None => uploads,
+    }
 }
 
 fn interim(extensions: &http::Extensions) -> Interim {

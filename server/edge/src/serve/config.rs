@@ -10,10 +10,23 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Connections served at once, over all listeners of one [`serve`](crate::serve::serve). With all taken, the
-    /// connection that has been idle longest is closed, and accepting pauses until a place is free: clients wait in the
-    /// kernel's backlog instead of being refused.
+    /// Connections served at once, over all listeners of one [`serve`](crate::serve::serve). With all taken, the address
+    /// that holds the most of them makes room for one that holds fewer: it loses a connection that is idle or has not sent
+    /// a whole head, and one with a request only if it has more than its share of the places. The /64 of an IPv6 address
+    /// counts as one address. New connections wait if there is no room yet, an eighth of `max_connections` at most.
     pub max_connections: usize,
+    /// Most connections of one address, such as 1000. Without it, one address may have all places that nobody else needs,
+    /// as a reverse proxy or the clients behind one NAT do.
+    pub max_connections_per_peer: Option<usize>,
+    /// Reverse proxies in front of this server, as addresses or networks, such as `["10.0.0.5", "10.1.0.0/16"]`. Their
+    /// connections are those of many clients: `max_connections_per_peer` does not hold for them, and no request of theirs
+    /// is cut to make room.
+    #[serde(deserialize_with = "addresses_or_networks")]
+    pub proxies: Vec<IpNet>,
+    /// Requests that may be worked on although their client is gone, over all connections: uploads that were begun and
+    /// cut, until what came of them is kept. Beyond it, an address that left such requests is not served until there are
+    /// fewer.
+    pub max_detached_requests: usize,
     /// Largest head of a request: request line and fields, in bytes. `431` beyond. 8 KiB to 1 MiB.
     pub max_head_size: ByteSize,
     /// Most fields in a head, and most in a trailer section. `431` beyond. HTTP/1 only; HTTP/2 is held by the size.
@@ -31,9 +44,13 @@ pub struct Config {
     /// How long a request's body may bring nothing before the exchange is cut. A slow body is fine as long as bytes come.
     #[serde(with = "humantime_serde")]
     pub body_idle_timeout: Duration,
-    /// How long a peer may leave an answer unread, not taking a single byte, before it is cut off.
+    /// How long a peer may leave an answer unread, not taking a single byte, before it is cut off. With less than a quarter of
+    /// `memory.total` left, it has to take 64 KiB in that time.
     #[serde(with = "humantime_serde")]
     pub write_stall_timeout: Duration,
+    /// Most bytes of answers that wait in the kernel for one connection, beyond those on their way to the peer: what a peer
+    /// that does not read costs there. More is no faster. 16 KiB to 16 MiB; Linux and macOS only.
+    pub max_unsent: ByteSize,
     /// How long to read on and discard when a handler answered without reading the body, so that the client sees the
     /// answer and not a reset connection.
     #[serde(with = "humantime_serde")]
@@ -61,15 +78,17 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Http2Config {
-    /// Streams open at once.
+    /// Streams open at once, and requests of one connection that are worked on at once, those of reset streams included.
     pub max_streams: u32,
     /// Receive window of each stream at the start: what a client may send ahead of the handler. A connection's window
-    /// is twice that. 64 KiB or more.
+    /// is twice that. It is memory that every connection can take, so it begins small, and grows where that makes an upload
+    /// faster. 64 KiB or more.
     pub window: ByteSize,
     /// What a stream's window may grow to on a path whose delay needs it: a window a round trip is the most that one
     /// upload can carry. At most 512 MiB.
     pub max_window: ByteSize,
-    /// By how much the windows of all connections together may have grown. Beyond it the rest stays as it is.
+    /// By how much the windows of all connections together may have grown, which counts in `memory.total`. Beyond it the rest
+    /// stays as it is.
     pub window_growth: ByteSize,
     /// Largest frame a client may send. 16 KiB to 16 MiB.
     pub max_frame_size: ByteSize,
@@ -145,6 +164,9 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             max_connections: 10_000,
+            max_connections_per_peer: None,
+            proxies: Vec::new(),
+            max_detached_requests: 1_000,
             max_head_size: ByteSize::kib(32),
             max_head_fields: 100,
             head_timeout: Duration::from_secs(20),
@@ -152,6 +174,7 @@ impl Default for Config {
             tls_handshake_timeout: Duration::from_secs(15),
             body_idle_timeout: Duration::from_secs(60),
             write_stall_timeout: Duration::from_secs(60),
+            max_unsent: ByteSize::kib(128),
             linger_timeout: Duration::from_secs(2),
             linger_size: ByteSize::mib(1),
             drain_delay: Duration::ZERO,
@@ -167,9 +190,9 @@ impl Default for Http2Config {
     fn default() -> Self {
         Self {
             max_streams: 128,
-            window: ByteSize::kib(256),
+            window: ByteSize::kib(64),
             max_window: ByteSize::mib(8),
-            window_growth: ByteSize::mib(256),
+            window_growth: ByteSize::mib(128),
             max_frame_size: ByteSize::kib(32),
         }
     }
@@ -181,6 +204,14 @@ impl Default for Http2Config {
 pub struct ConfigError {
     field: &'static str,
     rule: &'static str,
+}
+
+impl ConfigError {
+    /// The field's path below [`Config`].
+    #[must_use]
+    pub fn field(&self) -> &'static str {
+        self.field
+    }
 }
 
 impl Config {
@@ -205,6 +236,13 @@ impl Config {
             "8 KiB to 1 MiB",
         )?;
         within(
+            "max_unsent",
+            self.max_unsent,
+            ByteSize::kib(16),
+            ByteSize::mib(16),
+            "16 KiB to 16 MiB",
+        )?;
+        within(
             "http2.window",
             self.http2.window,
             ByteSize::kib(64),
@@ -227,6 +265,11 @@ impl Config {
         )?;
         for (field, count) in [
             ("max_connections", self.max_connections),
+            (
+                "max_connections_per_peer",
+                self.max_connections_per_peer.unwrap_or(usize::MAX),
+            ),
+            ("max_detached_requests", self.max_detached_requests),
             ("max_head_fields", self.max_head_fields),
             ("http2.max_streams", self.http2.max_streams as usize),
         ] {

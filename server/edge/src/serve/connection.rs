@@ -10,20 +10,20 @@ use std::{
 };
 
 use axum::{body::Body, response::Response};
+use budget::Budget;
 use bytes::{Bytes, BytesMut};
 use http::Request;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     net::TcpStream,
     runtime::Handle,
-    sync::{Notify, Semaphore},
     time::{sleep, timeout},
 };
 use tokio_rustls::server::TlsStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service;
 
-use super::{Config, Peer, h1, h2, tls::Acceptor};
+use super::{Config, Peer, h1, h2, memory::Share, places::Place, tls::Acceptor};
 
 /// What every HTTP/2 connection begins with (RFC 9113 §3.4).
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -47,7 +47,7 @@ impl<S> Handler for S where
 
 /// What a connection's parts need to know of its surroundings.
 #[derive(Debug)]
-pub(super) struct Context {
+pub(crate) struct Context {
     pub(super) config: Arc<Config>,
     pub(super) peer: Peer,
     /// Whether this peer may get interim responses.
@@ -60,10 +60,12 @@ pub(super) struct Context {
     pub(super) tasks: TaskTracker,
     /// How long an HTTP/1 connection without a request keeps its buffers.
     pub(super) shed_after: Duration,
-    /// Told when a new connection waits for a place: one idle connection should make room.
-    pub(super) room: Arc<Notify>,
-    /// What is left of [`Http2Config::window_growth`](super::Http2Config::window_growth), in KiB.
-    pub(super) window_growth: Arc<Semaphore>,
+    /// The connection's place, held until everything that works for it has ended.
+    pub(super) place: Place,
+    /// What the connection may hold for its peer.
+    pub(crate) memory: Share,
+    /// What is left of [`Http2Config::window_growth`](super::Http2Config::window_growth).
+    pub(super) windows: Budget,
 }
 
 /// Long enough to reuse the buffers in a run of requests.
@@ -78,13 +80,28 @@ impl Context {
         self.config.linger_size.as_u64()
     }
 
-    /// Runs the rest of a handler whose connection is gone.
-    pub(super) fn run_on<F: Future<Output: Send> + Send + 'static>(&self, handler: F) {
-        let cut = self.cut.clone();
+    /// Runs the rest of a handler whose connection is gone. It counts until it ends.
+    pub(super) fn run_on<F: Future<Output: Send> + Send + 'static>(self: &Arc<Self>, handler: F) {
         // Without a runtime everything ends anyway.
         if let Ok(runtime) = Handle::try_current() {
-            let handler = async move { cut.run_until_cancelled(handler).await.map(drop) };
+            let context = Arc::clone(self);
+            let detached = self.place.detach();
+            let handler = async move {
+                let _detached = detached;
+                context.cut.run_until_cancelled(handler).await.map(drop)
+            };
             self.tasks.spawn_on(handler, &runtime);
+        }
+    }
+
+    /// Runs what nobody is served by; `None` if the connection has to close before its end, because its place is needed or
+    /// the server shuts down.
+    async fn unserved<F: Future>(&self, step: F) -> Option<F::Output> {
+        tokio::select! {
+            biased;
+            output = step => Some(output),
+            () = self.drain.cancelled() => None,
+            () = self.place.asked_to_leave() => None,
         }
     }
 }
@@ -109,28 +126,12 @@ pub(super) async fn serve<S: Handler>(
     handler: S,
 ) {
     let address = context.peer.address;
-    // Answers and interim responses are written whole; Nagle's algorithm would only delay the last part.
-    if let Err(error) = socket.set_nodelay(true) {
+    if let Err(error) = prepare(&socket, &context.config) {
         tracing::debug!(peer = %address, %error, "connection gone before it began");
         return;
     }
-    let (mut io, negotiated) = match acceptor {
-        None => (Socket::Plain(socket), None),
-        Some(acceptor) => match Box::pin(timeout(
-            context.config.tls_handshake_timeout,
-            acceptor.accept(socket),
-        ))
-        .await
-        {
-            Ok(Ok(stream)) => {
-                let protocol = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
-                (Socket::Tls(Box::new(stream)), protocol)
-            }
-            Ok(Err(error)) => {
-                return tracing::debug!(peer = %address, %error, "TLS handshake failed");
-            }
-            Err(_) => return tracing::debug!(peer = %address, "TLS handshake timed out"),
-        },
+    let Some((mut io, negotiated)) = open(socket, acceptor, &context).await else {
+        return;
     };
     let Some(first) = first_bytes(&mut io, &context).await else {
         return;
@@ -138,17 +139,59 @@ pub(super) async fn serve<S: Handler>(
     let sniffed = match negotiated.as_deref() {
         Some(b"h2") => Some((Protocol::Http2, first)),
         Some(b"http/1.1") => Some((Protocol::Http1, first)),
-        _ => timeout(context.config.head_timeout, sniff(&mut io, first))
-            .await
-            .ok()
-            .and_then(Result::ok),
+        _ => {
+            let sniffing = timeout(context.config.head_timeout, sniff(&mut io, first));
+            let sniffed = context.unserved(sniffing).await;
+            sniffed.and_then(Result::ok).and_then(Result::ok)
+        }
     };
     let context = Arc::new(context);
+    let peer = context.peer;
     match sniffed {
         Some((Protocol::Http1, ahead)) => h1::serve(io, ahead, context, handler).await,
         Some((Protocol::Http2, ahead)) => Box::pin(h2::serve(io, ahead, context, handler)).await,
-        None => tracing::debug!(peer = %address, "connection ended before its first request"),
+        None => tracing::debug!(peer = %peer.address, "connection ended before its first request"),
     }
+}
+
+/// The bytes below HTTP, and the protocol that TLS agreed on.
+async fn open(
+    socket: TcpStream,
+    acceptor: Option<Acceptor>,
+    context: &Context,
+) -> Option<(Socket, Option<Vec<u8>>)> {
+    let peer = context.peer.address;
+    let Some(acceptor) = acceptor else {
+        return Some((Socket::Plain(socket), None));
+    };
+    let handshake = timeout(
+        context.config.tls_handshake_timeout,
+        acceptor.accept(socket),
+    );
+    match Box::pin(context.unserved(handshake)).await {
+        Some(Ok(Ok(stream))) => {
+            let protocol = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+            return Some((Socket::Tls(Box::new(stream)), protocol));
+        }
+        Some(Ok(Err(error))) => tracing::debug!(%peer, %error, "TLS handshake failed"),
+        Some(Err(_)) => tracing::debug!(%peer, "TLS handshake timed out"),
+        None => tracing::debug!(%peer, "TLS handshake broken off"),
+    }
+    None
+}
+
+/// Sets what every accepted socket needs.
+fn prepare(socket: &TcpStream, config: &Config) -> io::Result<()> {
+    // Answers and interim responses are written whole; Nagle's algorithm would only delay the last part.
+    socket.set_nodelay(true)?;
+    // Without a bound, the kernel takes megabytes for a peer that has once read fast. What is on its way is not bounded by
+    // this, so a long path carries as much as before.
+    #[cfg(any(target_os = "linux", target_os = "macos"))]
+    {
+        let unsent = u32::try_from(config.max_unsent.as_u64()).unwrap_or(u32::MAX);
+        socket2::SockRef::from(socket).set_tcp_notsent_lowat(unsent)?;
+    }
+    Ok(())
 }
 
 enum Protocol {
@@ -193,7 +236,7 @@ pub(super) async fn first_bytes<I: AsyncRead + Unpin>(
         bytes = read => bytes,
         () = context.drain.cancelled() => None,
         () = sleep(context.config.keep_alive_timeout) => None,
-        () = context.room.notified() => None,
+        () = context.place.asked_to_leave() => None,
     }
 }
 

@@ -15,7 +15,6 @@ use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::{Context as Task, Poll},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -31,6 +30,8 @@ use self::{
 };
 use super::{
     connection::{Context, Handler, Transport, first_bytes},
+    metrics,
+    places::Standing,
     refusal,
 };
 
@@ -55,16 +56,18 @@ pub(super) async fn serve<I: Transport, S: Handler>(
         .max_buf_size(BUFFER_SIZE.max(context.max_head_size() + 8 * 1024));
     loop {
         if !wire.has_ahead() {
+            context.place.stand(Standing::Idle);
             match first_bytes(&mut wire, &context).await {
                 Some(bytes) => wire.put_ahead(bytes),
                 None => return close(wire, Linger::No, &context).await,
             }
         }
+        context.place.stand(Standing::Unserved);
         // Boxed, so that an idle connection's task is small.
         match Box::pin(busy(&builder, wire, Arc::clone(&context), handler.clone())).await {
             Outcome::Idle(idle) => wire = idle,
             Outcome::Close(wire, linger) => return close(wire, linger, &context).await,
-            Outcome::Broken => return,
+            Outcome::Broken => return context.place.gone(),
         }
     }
 }
@@ -104,7 +107,9 @@ async fn busy<I: Transport, S: Handler>(
     line.quiet_from(Instant::now());
     let mut timer = pin!(tokio::time::sleep(context.shed_after));
     let mut draining = pin!(context.drain.cancelled());
+    let mut leaving = pin!(context.place.asked_to_leave());
     let mut drained = None;
+    let mut last_head = pin!(tokio::time::sleep(context.config.linger_timeout));
     loop {
         let exchanges = Exchanges::new(Arc::clone(&line), Arc::clone(&context), handler.clone());
         let mut connection = builder.serve_connection(TokioIo::new(wire), exchanges);
@@ -122,14 +127,24 @@ async fn busy<I: Transport, S: Handler>(
                 } else {
                     Drained::Idle
                 });
+                last_head
+                    .as_mut()
+                    .reset(Instant::now() + context.config.linger_timeout);
                 Pin::new(&mut connection).graceful_shutdown();
                 task.waker().wake_by_ref();
+            }
+            // hyper would wait for the rest of a first head.
+            if told && !line.in_flight() && last_head.as_mut().poll(task).is_ready() {
+                return Poll::Ready(Event::Leave);
             }
             line.poll_unread(task);
             if line.is_cut() {
                 return Poll::Ready(Event::Expired(Deadline::Cut));
             }
-            poll_deadline(&line, context.shed_after, timer.as_mut(), task).map(Event::Expired)
+            if leaving.as_mut().poll(task).is_ready() {
+                return Poll::Ready(Event::Leave);
+            }
+            poll_deadline(&line, &context, timer.as_mut(), task).map(Event::Expired)
         })
         .await;
         wire = match event {
@@ -145,6 +160,10 @@ async fn busy<I: Transport, S: Handler>(
                     }
                 };
             }
+            Event::Leave => {
+                tracing::debug!(peer = %context.peer.address, "connection closed to make room, or to end");
+                return Outcome::Broken;
+            }
             Event::Expired(deadline) => {
                 let parts = connection.into_parts();
                 let mut wire = parts.io.into_inner();
@@ -153,6 +172,7 @@ async fn busy<I: Transport, S: Handler>(
                     Deadline::Shed if !wire.has_ahead() => return Outcome::Idle(wire),
                     // Part of a head is there: hyper goes on with it.
                     Deadline::Shed => {
+                        context.place.stand(Standing::Unserved);
                         line.expect_head();
                         wire
                     }
@@ -167,6 +187,7 @@ async fn busy<I: Transport, S: Handler>(
                         return Outcome::Close(wire, Linger::Yes);
                     }
                     Deadline::Unread | Deadline::Stall => {
+                        metrics::stalled();
                         tracing::debug!(peer = %context.peer.address, "peer does not read its answer");
                         return Outcome::Broken;
                     }
@@ -179,6 +200,8 @@ async fn busy<I: Transport, S: Handler>(
 enum Event {
     Ended(hyper::Result<()>),
     Expired(Deadline),
+    /// The connection's place is needed, or the server shuts down and has waited for a request long enough.
+    Leave,
 }
 
 /// Polls the one timer of a busy connection against the nearest deadline.
@@ -187,12 +210,13 @@ enum Event {
 /// being woken for nothing now and then.
 fn poll_deadline(
     line: &Line,
-    shed_after: Duration,
+    context: &Context,
     mut timer: Pin<&mut Sleep>,
     task: &mut Task<'_>,
 ) -> Poll<Deadline> {
     loop {
-        let Some((at, deadline)) = line.deadline(shed_after) else {
+        let scarce = context.memory.is_scarce();
+        let Some((at, deadline)) = line.deadline(context.shed_after, scarce) else {
             return Poll::Pending;
         };
         if at <= Instant::now() {
@@ -215,6 +239,7 @@ fn poll_deadline(
 /// socket with unread bytes resets it and may destroy an answer on its way (RFC 9112 §9.6).
 async fn close<I: Transport>(mut wire: Wire<I>, linger: Linger, context: &Context) {
     wire.disarm();
+    context.place.stand(Standing::Unserved);
     let _ = timeout(context.config.linger_timeout, wire.shutdown()).await;
     if matches!(linger, Linger::No) {
         return;
@@ -229,5 +254,8 @@ async fn close<I: Transport>(mut wire: Wire<I>, linger: Linger, context: &Contex
             left = rest;
         }
     };
-    let _ = timeout(context.config.linger_timeout, discard).await;
+    tokio::select! {
+        _ = timeout(context.config.linger_timeout, discard) => {}
+        () = context.place.asked_to_leave() => {}
+    }
 }

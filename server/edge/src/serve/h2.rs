@@ -8,28 +8,39 @@ mod window;
 mod wire;
 
 use std::{
+    collections::HashMap,
     future::poll_fn,
     io,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context as Task, Poll},
-    time::Duration,
 };
 
+use budget::Held;
 use bytes::Bytes;
 use h2::{Reason, RecvStream, server};
 use http::Request;
 use tokio::{
-    task::JoinSet,
+    task::{self, JoinSet},
     time::{Instant, Sleep, sleep, timeout},
 };
 
 use self::{window::Window, wire::Wire};
-use super::connection::{Context, Handler, PREFACE, Transport};
+use super::{
+    connection::{Context, Handler, PREFACE, Transport},
+    metrics,
+    places::Standing,
+};
 use crate::interim::h2::Backlog;
 
-/// Most bytes of an answer that h2 holds for a stream beyond what the socket and the window take.
-const MAX_SEND_BUFFER: usize = 256 * 1024;
+/// Most bytes of an answer that h2 holds for a stream while the socket is full: one chunk that it sends, one that it sends next.
+const MAX_SEND_BUFFER: usize = 128 * 1024;
+
+/// What a stream takes, beside the head of its request: its task, its handler, and what h2 knows of it (measured).
+const STREAM: usize = 8 * 1024;
+
+/// What a field takes beside its name and value.
+const FIELD: usize = 64;
 
 type Connection<I> = server::Connection<Wire<I>, Bytes>;
 type Stream = (Request<RecvStream>, server::SendResponse<Bytes>);
@@ -42,17 +53,24 @@ pub(super) async fn serve<I: Transport, S: Handler>(
     handler: S,
 ) {
     let wire = Wire::new(io, ahead, PREFACE.len());
-    let mut streams = JoinSet::new();
-    let result = match handshake(&wire, &context).await {
+    let mut streams = Streams::default();
+    let handshake = tokio::select! {
+        biased;
+        handshake = handshake(&wire, &context) => handshake,
+        () = context.drain.cancelled() => return,
+        () = context.place.asked_to_leave() => return,
+    };
+    let result = match handshake {
         Ok(connection) => run(connection, &wire, &mut streams, &context, handler).await,
         Err(error) => Err(error),
     };
     drop(wire);
+    context.place.gone();
     if let Err(error) = result {
         tracing::debug!(peer = %context.peer.address, %error, "connection broke");
     }
     // Handlers whose request is unread learn of the end from its body; the others drop out.
-    while streams.join_next().await.is_some() {}
+    while streams.tasks.join_next().await.is_some() {}
 }
 
 async fn handshake<I: Transport>(wire: &Wire<I>, context: &Context) -> io::Result<Connection<I>> {
@@ -80,23 +98,27 @@ async fn handshake<I: Transport>(wire: &Wire<I>, context: &Context) -> io::Resul
 async fn run<I: Transport, S: Handler>(
     mut connection: Connection<I>,
     wire: &Wire<I>,
-    streams: &mut JoinSet<()>,
+    streams: &mut Streams,
     context: &Arc<Context>,
     handler: S,
 ) -> io::Result<()> {
     let pings = connection.ping_pong().expect("taken once");
-    let mut window = Window::new(
-        pings,
-        &context.config.http2,
-        Arc::clone(&context.window_growth),
-    );
-    let backlog = Arc::new(Backlog::default());
+    let mut window = Window::new(pings, &context.config.http2, context.windows.clone());
+    let backlog = Arc::new(Backlog::new(Arc::clone(context)));
     let mut phase = Phase::Idle(Instant::now());
     let mut timer = pin!(sleep(context.config.keep_alive_timeout));
     let mut stall = pin!(sleep(context.config.write_stall_timeout));
     let mut drain = pin!(context.drain.cancelled());
     let mut draining = false;
+    let mut served = false;
+    let most = context.config.http2.max_streams as usize;
     loop {
+        if served {
+            context.place.stand(phase.standing());
+        }
+        // A handler whose stream was reset may go on, and counts until it ends.
+        let is_held_back = context.place.is_held_back();
+        let takes_more = streams.tasks.len() < most && !is_held_back;
         if let Some(deadline) = phase.deadline(context) {
             timer.as_mut().reset(deadline);
         }
@@ -104,14 +126,25 @@ async fn run<I: Transport, S: Handler>(
         tokio::select! {
             biased;
             next = poll_fn(|task| {
-                match poll_next(&mut connection, wire, &backlog, &mut window, task) {
-                    Ok(None) => poll_stall(wire, stall.as_mut(), context.config.write_stall_timeout, task).map(Ok),
+                match poll_next(&mut connection, takes_more, wire, &backlog, &mut window, task) {
+                    Ok(None) => poll_stall(wire, stall.as_mut(), context, task).map(Ok),
                     Ok(Some(next)) => Poll::Ready(Ok(next)),
                     Err(error) => Poll::Ready(Err(error)),
                 }
             }) => match next? {
-                Next::Stream((request, responder)) => {
+                Next::Stream((request, mut responder)) => {
                     phase = phase.busy();
+                    served = true;
+                    let Some(held) = context.memory.try_small(size(&request)) else {
+                        metrics::refused();
+                        // Nothing was processed: the client may try again (RFC 9113 §8.7).
+                        responder.send_reset(Reason::REFUSED_STREAM);
+                        if streams.tasks.is_empty() {
+                            phase = phase.idle();
+                        }
+                        continue;
+                    };
+                    let id = responder.stream_id();
                     let serving = stream::serve(
                         request,
                         responder,
@@ -119,23 +152,24 @@ async fn run<I: Transport, S: Handler>(
                         Arc::clone(context),
                         handler.clone(),
                     );
-                    streams.spawn(serving);
+                    wire.opened(id.into());
+                    streams.spawn(id.into(), held, serving);
                 }
                 Next::Closed => return Ok(()),
                 Next::Flood => {
+                    metrics::flooded();
                     tracing::info!(peer = %context.peer.address, "connection cut: too many frames that carry nothing");
                     return abort(connection, wire, Reason::ENHANCE_YOUR_CALM, context).await;
                 }
                 Next::Stall => {
+                    metrics::stalled();
                     wire.abort();
                     return Err(io::Error::new(io::ErrorKind::TimedOut, "the peer does not read"));
                 }
             },
-            Some(ended) = streams.join_next() => {
-                if let Err(error) = ended && error.is_panic() {
-                    tracing::error!(%error, "a handler panicked; its stream is reset");
-                }
-                if streams.is_empty() {
+            Some((stream, answered)) = streams.ended() => {
+                wire.closed(stream, answered);
+                if streams.tasks.is_empty() {
                     wire.release();
                     phase = phase.idle();
                 }
@@ -143,11 +177,12 @@ async fn run<I: Transport, S: Handler>(
             () = drain.as_mut(), if !draining => {
                 draining = true;
                 connection.graceful_shutdown();
-                phase = phase.closing(streams.is_empty());
+                phase = phase.closing(streams.tasks.is_empty());
             }
-            () = context.room.notified(), if matches!(phase, Phase::Idle(_)) => {
-                connection.graceful_shutdown();
-                phase = phase.closing(true);
+            () = context.place.let_go(), if is_held_back => {}
+            () = context.place.asked_to_leave() => {
+                tracing::debug!(peer = %context.peer.address, "connection closed: its place was needed");
+                return abort(connection, wire, Reason::NO_ERROR, context).await;
             }
             () = timer.as_mut(), if phase.deadline(context).is_some() => {
                 if matches!(phase, Phase::Closing(_)) {
@@ -157,6 +192,60 @@ async fn run<I: Transport, S: Handler>(
                 phase = phase.closing(true);
             }
         }
+    }
+}
+
+/// What the head of a request and its stream take.
+fn size(request: &Request<RecvStream>) -> u64 {
+    let fields = request.headers().iter();
+    let fields: usize = fields
+        .map(|(name, value)| FIELD + name.as_str().len() + value.len())
+        .sum();
+    let target = request
+        .uri()
+        .path_and_query()
+        .map_or(0, |target| target.as_str().len());
+    (STREAM + fields + target) as u64
+}
+
+/// The streams that are being served.
+#[derive(Default)]
+struct Streams {
+    /// Each with whether it was answered.
+    tasks: JoinSet<bool>,
+    numbers: HashMap<task::Id, u32>,
+}
+
+impl Streams {
+    fn spawn(
+        &mut self,
+        stream: u32,
+        held: Held,
+        serving: impl Future<Output = bool> + Send + 'static,
+    ) {
+        let task = self.tasks.spawn(async move {
+            let _open = (metrics::Open::stream(), held);
+            serving.await
+        });
+        self.numbers.insert(task.id(), stream);
+    }
+
+    /// Waits for the next that ends; tells which, and whether it was answered.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped at any time.
+    async fn ended(&mut self) -> Option<(u32, bool)> {
+        let (task, answered) = match self.tasks.join_next_with_id().await? {
+            Ok(ended) => ended,
+            Err(error) => {
+                if error.is_panic() {
+                    tracing::error!(%error, "a handler panicked; its stream is reset");
+                }
+                (error.id(), false)
+            }
+        };
+        Some((self.numbers.remove(&task).unwrap_or_default(), answered))
     }
 }
 
@@ -196,6 +285,14 @@ impl Phase {
         }
     }
 
+    fn standing(self) -> Standing {
+        match self {
+            Self::Idle(_) => Standing::Idle,
+            Self::Busy { .. } => Standing::Serving,
+            Self::Closing(_) => Standing::Unserved,
+        }
+    }
+
     /// When the phase has lasted too long; a busy one has no end of its own.
     fn deadline(self, context: &Context) -> Option<Instant> {
         match self {
@@ -217,16 +314,23 @@ enum Next {
     Stall,
 }
 
-/// Lets h2 work, then puts everything that came of it on the wire.
+/// Lets h2 work, then puts everything that came of it on the wire. Streams that are not taken wait with h2, which bounds
+/// them.
 fn poll_next<I: Transport>(
     connection: &mut Connection<I>,
+    takes_more: bool,
     wire: &Wire<I>,
     backlog: &Backlog,
     window: &mut Window,
     task: &mut Task<'_>,
 ) -> io::Result<Option<Next>> {
     let waiting = backlog.waiting();
-    let next = connection.poll_accept(task);
+    let next = match takes_more {
+        true => connection.poll_accept(task),
+        false => connection
+            .poll_closed(task)
+            .map(|closed| closed.err().map(Err)),
+    };
     window.poll(connection, wire.received(), task);
     if wire.poll_drain(task)?.is_ready() {
         backlog.sent(waiting);
@@ -242,18 +346,19 @@ fn poll_next<I: Transport>(
     }
 }
 
-/// Ready when the peer has read nothing for `limit`.
+/// Ready when the peer has read too little for too long.
 fn poll_stall<I: Transport>(
     wire: &Wire<I>,
     mut timer: Pin<&mut Sleep>,
-    limit: Duration,
+    context: &Context,
     task: &mut Task<'_>,
 ) -> Poll<Next> {
-    let Some(since) = wire.blocked() else {
+    let limit = context.config.write_stall_timeout;
+    let Some(deadline) = wire.deadline(limit, context.memory.is_scarce()) else {
         return Poll::Pending;
     };
-    if timer.deadline() != since + limit {
-        timer.as_mut().reset(since + limit);
+    if timer.deadline() != deadline {
+        timer.as_mut().reset(deadline);
     }
     timer.poll(task).map(|()| Next::Stall)
 }

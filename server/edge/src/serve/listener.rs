@@ -2,11 +2,12 @@
 
 use std::{io, net::SocketAddr};
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 use super::{
+    address::{Bind, ListenAddress},
     config::{ListenConfig, TlsConfig},
-    tls::{Acceptor, TlsError},
+    tls::{Acceptor, Certificate, TlsError},
 };
 
 /// A bound socket, cleartext or TLS.
@@ -43,13 +44,36 @@ impl Listener {
     /// # Errors
     ///
     /// The address cannot be bound, or the certificate not be loaded.
-    pub async fn bind(config: &ListenConfig) -> Result<Self, ListenError> {
-        let bind = |source| ListenError::Bind {
-            address: config.address,
-            source,
-        };
-        let socket = TcpListener::bind(config.address).await.map_err(bind)?;
-        Self::from_tokio(socket, config.tls.as_ref())
+    pub fn bind(config: &ListenConfig) -> Result<Self, ListenError> {
+        Self::from_tokio(listen(config.address)?, config.tls.as_ref())
+    }
+
+    /// Binds every address that `address` stands for. Those that this machine does not have are left out where the rest is enough.
+    ///
+    /// # Errors
+    ///
+    /// As [`bind`](Self::bind).
+    pub fn bind_all(
+        address: ListenAddress,
+        tls: Option<&TlsConfig>,
+    ) -> Result<Vec<Self>, ListenError> {
+        let mut listeners = Vec::<Self>::new();
+        for Bind {
+            mut address,
+            needed,
+        } in address.binds()
+        {
+            // Where the port was to be a free one, all have the same.
+            if let Some(first) = listeners.first() {
+                address.set_port(first.address.port());
+            }
+            match listen(address) {
+                Err(ListenError::Bind { source, .. })
+                    if !needed.is_needed(&source, !listeners.is_empty()) => {}
+                socket => listeners.push(Self::from_tokio(socket?, tls)?),
+            }
+        }
+        Ok(listeners)
     }
 
     /// Takes over a socket that is bound and listening already, from a test or from socket activation. Needs a tokio
@@ -84,6 +108,12 @@ impl Listener {
         })
     }
 
+    /// Its certificate, if it speaks TLS.
+    #[must_use]
+    pub fn certificate(&self) -> Option<Certificate> {
+        self.acceptor.as_ref().map(Acceptor::certificate)
+    }
+
     /// Where it listens, with the port that was chosen.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
@@ -95,4 +125,20 @@ impl Listener {
     pub fn is_secure(&self) -> bool {
         self.acceptor.is_some()
     }
+}
+
+/// Connections that may wait to be accepted; the kernel's own bound is `net.core.somaxconn`.
+const BACKLOG: u32 = 1024;
+
+fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
+    let bind = || {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    bind().map_err(|source| ListenError::Bind { address, source })
 }

@@ -2,7 +2,7 @@
 
 use axum::{body::Body, response::Response};
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -27,6 +27,45 @@ pub(super) fn host() -> Response {
     ))
 }
 
+/// A body in transfer codings that are not undone here, whatever the resource.
+///
+/// `chunked`, once and last, is the only coding that is understood. Content that would be kept or judged as it came, coded,
+/// is refused: another coding with `501` (RFC 9112 §6.1), `chunked` twice, with parameters or before another coding with
+/// `400` (§6.1, §6.3, §7.1). hyper has already refused a request whose last coding is not `chunked`, and one of HTTP/1.0
+/// with any, since nobody can know where such a body ends.
+pub(super) fn transfer_coding(fields: &HeaderMap) -> Option<Response> {
+    let lines = fields.get_all(header::TRANSFER_ENCODING).iter();
+    let codings: Vec<&[u8]> = lines
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii)
+        .filter(|coding| !coding.is_empty())
+        .collect();
+    let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
+    let (last, before) = codings.split_last()?;
+    let foreign = before.iter().find(|coding| {
+        let name = coding
+            .split(|byte| *byte == b';')
+            .next()
+            .unwrap_or_default();
+        !is_chunked(name.trim_ascii())
+    });
+    if !is_chunked(last) || (foreign.is_none() && !before.is_empty()) {
+        return Some(closing(response(
+            StatusCode::BAD_REQUEST,
+            "Transfer-Encoding must end with chunked, have it once and without parameters",
+        )));
+    }
+    foreign.map(|coding| {
+        closing(response(
+            StatusCode::NOT_IMPLEMENTED,
+            &format!(
+                "the transfer coding {} is not supported: send the body as it is, or with Transfer-Encoding: chunked alone",
+                coding.escape_ascii(),
+            ),
+        ))
+    })
+}
+
 /// The handler's response, if it is a final one.
 pub(super) fn unless_final(answer: Response) -> Response {
     if answer.status().is_informational() {
@@ -48,11 +87,13 @@ pub(super) fn raw(status: StatusCode) -> Bytes {
         StatusCode::REQUEST_TIMEOUT => "the head of the request did not arrive in time",
         StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => "the head of the request is too large",
         StatusCode::URI_TOO_LONG => "the request's target is too long",
-        _ => "the request is not HTTP/1.1",
+        _ => {
+            "the head of the request is not valid HTTP/1.1: look at its request line, Content-Length and Transfer-Encoding"
+        }
     };
     let body = document(status, detail);
     let head = format!(
-        "HTTP/1.1 {} {}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\nconnection: close\r\ndate: {}\r\n\r\n",
+        "HTTP/1.1 {} {}\r\ncontent-type: application/problem+json\r\ncache-control: no-store\r\ncontent-length: {}\r\nconnection: close\r\ndate: {}\r\n\r\n",
         status.as_str(),
         status.canonical_reason().unwrap_or_default(),
         body.len(),
@@ -67,6 +108,9 @@ fn response(status: StatusCode, detail: &str) -> Response {
     response
         .headers_mut()
         .insert(header::CONTENT_TYPE, PROBLEM_JSON);
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
@@ -89,4 +133,38 @@ fn document(status: StatusCode, detail: &str) -> Vec<u8> {
     })
     .to_string()
     .into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunked_once_and_last_is_the_only_transfer_coding() {
+        for (lines, expected) in [
+            (&[][..], None),
+            (&["chunked"], None),
+            (&["CHUNKED"], None),
+            (&[" , chunked ,"], None),
+            (&["gzip, chunked"], Some(501)),
+            (&["gzip,chunked"], Some(501)),
+            (&["gzip", "chunked"], Some(501)),
+            (&["identity, chunked"], Some(501)),
+            (&["x-foo;a=b, chunked"], Some(501)),
+            (&["chunked, br, chunked"], Some(501)),
+            (&["xchunked, chunked"], Some(501)),
+            (&["chunked, chunked"], Some(400)),
+            (&["chunked", "Chunked"], Some(400)),
+            (&["chunked;q=1, chunked"], Some(400)),
+            (&["chunked;q=1"], Some(400)),
+            (&["chunked, gzip"], Some(400)),
+        ] {
+            let mut fields = HeaderMap::new();
+            for line in lines {
+                fields.append(header::TRANSFER_ENCODING, HeaderValue::from_static(line));
+            }
+            let status = transfer_coding(&fields).map(|response| response.status().as_u16());
+            assert_eq!(status, expected, "{lines:?}");
+        }
+    }
 }

@@ -26,7 +26,7 @@ const MAX_FILE_SIZE: u64 = 1024 * 1024;
 #[derive(Clone)]
 pub(super) struct Acceptor {
     tls: TlsAcceptor,
-    certificate: Arc<Certificate>,
+    certificate: Certificate,
 }
 
 /// Why a certificate was not taken up.
@@ -66,16 +66,28 @@ pub enum TlsError {
     Setup(#[source] rustls::Error),
 }
 
+impl TlsConfig {
+    /// Loads the two files, and says what is wrong with them.
+    ///
+    /// # Errors
+    ///
+    /// They cannot be read, or do not make a pair.
+    pub fn check(&self) -> Result<(), TlsError> {
+        Acceptor::load(self).map(drop)
+    }
+}
+
 impl Acceptor {
     /// Loads the certificate.
     pub(super) fn load(config: &TlsConfig) -> Result<Self, TlsError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let certificate = Arc::new(Certificate::load(config.clone(), Arc::clone(&provider))?);
+        let files = Files::load(config.clone(), Arc::clone(&provider))?;
+        let certificate = Certificate(Arc::new(files));
         let mut server = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(TlsError::Setup)?
             .with_no_client_auth()
-            .with_cert_resolver(Arc::clone(&certificate) as Arc<dyn ResolvesServerCert>);
+            .with_cert_resolver(Arc::clone(&certificate.0) as Arc<dyn ResolvesServerCert>);
         server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         // Mobile clients reconnect all the time: tickets save them a round of signatures, and us a cache.
         server.ticketer = aws_lc_rs::Ticketer::new().map_err(TlsError::Setup)?;
@@ -83,6 +95,10 @@ impl Acceptor {
             tls: TlsAcceptor::from(Arc::new(server)),
             certificate,
         })
+    }
+
+    pub(super) fn certificate(&self) -> Certificate {
+        self.certificate.clone()
     }
 
     pub(super) fn accept(&self, socket: TcpStream) -> Accept<TcpStream> {
@@ -97,15 +113,13 @@ impl Acceptor {
     pub(super) async fn follow(self) {
         let interval = self
             .certificate
+            .0
             .files
             .reload_interval
             .max(Duration::from_millis(100));
         loop {
             tokio::time::sleep(interval).await;
-            let certificate = Arc::clone(&self.certificate);
-            if let Err(error) = tokio::task::spawn_blocking(move || certificate.reload()).await {
-                tracing::error!(%error, "failed to look for a new certificate");
-            }
+            self.certificate.reload().await;
         }
     }
 }
@@ -113,13 +127,34 @@ impl Acceptor {
 impl std::fmt::Debug for Acceptor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Acceptor")
-            .field("files", &self.certificate.files)
+            .field("certificate", &self.certificate)
             .finish_non_exhaustive()
     }
 }
 
+/// The certificate of a listener. Clones are of the same one.
+#[derive(Debug, Clone)]
+pub struct Certificate(Arc<Files>);
+
+impl Certificate {
+    /// Reads the files again. A new pair is taken up by the next handshake; of an unusable one is logged that it is, once, and the old
+    /// pair stays. Returns whether a new pair was taken up.
+    ///
+    /// # Cancel safety
+    ///
+    /// A reading that was begun ends.
+    pub async fn reload(&self) -> bool {
+        let files = Arc::clone(&self.0);
+        let reloaded = tokio::task::spawn_blocking(move || files.reload()).await;
+        reloaded.unwrap_or_else(|error| {
+            tracing::error!(%error, "failed to look for a new certificate");
+            false
+        })
+    }
+}
+
 /// The pair of files and what was last made of them.
-struct Certificate {
+struct Files {
     files: TlsConfig,
     provider: Arc<CryptoProvider>,
     pair: ArcSwap<CertifiedKey>,
@@ -134,7 +169,7 @@ struct Pem {
     key: Vec<u8>,
 }
 
-impl Certificate {
+impl Files {
     fn load(files: TlsConfig, provider: Arc<CryptoProvider>) -> Result<Self, TlsError> {
         let pem = Pem::read(&files)?;
         let pair = pem.pair(&files, &provider)?;
@@ -148,24 +183,30 @@ impl Certificate {
 
     /// Reads the files again. The contents are compared, not the times of change: a file system's clock is coarse, and
     /// mounted secrets change by a renamed directory.
-    fn reload(&self) {
+    fn reload(&self) -> bool {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         match Pem::read(&self.files) {
-            Ok(pem) if seen.as_ref() == Some(&pem) => {}
+            Ok(pem) if seen.as_ref() == Some(&pem) => false,
             Ok(pem) => {
-                match pem.pair(&self.files, &self.provider) {
+                let pair = pem.pair(&self.files, &self.provider);
+                *seen = Some(pem);
+                match pair {
                     Ok(pair) => {
                         self.pair.store(Arc::new(pair));
                         tracing::info!(certificate = %self.files.certificate.display(), "new certificate taken up");
+                        true
                     }
-                    Err(error) => self.refuse(&error),
+                    Err(error) => {
+                        self.refuse(&error);
+                        false
+                    }
                 }
-                *seen = Some(pem);
             }
             Err(error) => {
                 if seen.take().is_some() {
                     self.refuse(&error);
                 }
+                false
             }
         }
     }
@@ -224,7 +265,7 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
         })
 }
 
-impl std::fmt::Debug for Certificate {
+impl std::fmt::Debug for Files {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Certificate")
             .field("files", &self.files)
@@ -232,7 +273,7 @@ impl std::fmt::Debug for Certificate {
     }
 }
 
-impl ResolvesServerCert for Certificate {
+impl ResolvesServerCert for Files {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.pair.load_full())
     }

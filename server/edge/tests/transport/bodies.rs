@@ -302,7 +302,7 @@ async fn a_client_is_held_back_when_its_handler_does_not_read() {
         body.send_data(vec![0; capacity].into(), false).unwrap();
         body.reserve_capacity(length - granted);
     }
-    assert_eq!(granted, 256 * 1024, "the window at the start");
+    assert_eq!(granted, 64 * 1024, "the window at the start");
     go.send(()).await.unwrap();
     body.send_data(vec![0; length - granted].into(), true)
         .unwrap();

@@ -6,7 +6,7 @@ use std::{
 };
 
 use axum::{Router, body::Body, routing::any};
-use edge::serve::Config;
+use edge::serve::{Config, Memory};
 use http_body_util::BodyExt;
 use tokio::sync::oneshot;
 
@@ -130,6 +130,46 @@ async fn a_client_that_reads_slowly_is_not_cut_off() {
             .unwrap();
     }
     assert!(dropped.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_client_that_reads_slowly_is_cut_off_when_memory_is_scarce() {
+    let (config, router, _dropped) = stalling();
+    let memory = budget::Config {
+        per_connection: bytesize::ByteSize::kib(256),
+        ..budget::Config::default()
+    };
+    let memory = Memory::new(&budget::Budget::new(512 * 1024), &memory);
+    let server = Server::start_with(config, memory, router).await;
+    // One answer has the connection's own memory, the other all that connections may have together.
+    let (mut client, connection) = h2::client::Builder::new()
+        .initial_connection_window_size(1 << 20)
+        .handshake::<_, bytes::Bytes>(server.connect_h2().await)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let mut answers = Vec::new();
+    for _ in 0..2 {
+        let (response, _) = client.send_request(get("/"), true).unwrap();
+        answers.push(soon(response).await.unwrap().into_body());
+    }
+    for mut answer in answers {
+        // As slow as the client that is not cut off.
+        let error = loop {
+            match soon(answer.data()).await.unwrap() {
+                Ok(_) => {
+                    let _ = answer.flow_control().release_capacity(100);
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                Err(error) => break error,
+            }
+        };
+        assert!(error.is_reset(), "{error:?}");
+    }
+    // What they held is there again.
+    let (response, _) = client.send_request(get("/"), true).unwrap();
+    let mut answer = soon(response).await.unwrap().into_body();
+    soon(answer.data()).await.unwrap().unwrap();
 }
 
 #[tokio::test]

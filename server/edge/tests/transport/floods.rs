@@ -14,9 +14,9 @@ use crate::support::{H2, Server, chattering, get, soon, uploads};
 pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
 const PRIORITY: u8 = 2;
-const RST_STREAM: u8 = 3;
+pub(crate) const RST_STREAM: u8 = 3;
 pub(crate) const SETTINGS: u8 = 4;
-const PING: u8 = 6;
+pub(crate) const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
@@ -221,6 +221,55 @@ async fn empty_continuations() {
         frame(CONTINUATION, 0, 1, &[])
     })
     .await;
+}
+
+#[tokio::test]
+async fn headers_on_a_stream_that_is_over() {
+    // Trailers must end their stream: the server resets it, and is sent more.
+    let open = frame(HEADERS, END_HEADERS, 1, &request(METHOD_POST, "/never"));
+    check("HEADERS", open, |_| {
+        frame(HEADERS, END_HEADERS, 1, &[0x00, 1, b'a', 1, b'b'])
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn requests_beyond_the_streams_there_may_be() {
+    // Each is refused, which answers nothing.
+    check("refused requests", vec![], |n| {
+        frame(
+            HEADERS,
+            END_HEADERS | END_STREAM,
+            2 * n + 1,
+            &request(METHOD_GET, "/never"),
+        )
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn large_header_blocks() {
+    // Fields of the table by one byte each, on one stream after the other, of which none is answered.
+    let fields = [request(METHOD_GET, "/never"), vec![0x90; 8 * 1024]].concat();
+    check("header blocks", vec![], move |n| {
+        frame(HEADERS, END_HEADERS | END_STREAM, 2 * n + 1, &fields)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn many_small_requests_are_no_flood() {
+    let server = Server::start(Config::default(), router()).await;
+    let mut client = server.h2().await;
+    for _ in 0..100 {
+        let mut responses = Vec::new();
+        for _ in 0..100 {
+            responses.push(client.request(get("/hello"), true).await.0);
+        }
+        for response in responses {
+            assert_eq!(H2::response(response).await.unwrap().1, "hello");
+        }
+    }
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::{Router, routing::get};
-use edge::serve::{Config, Listener, serve};
+use edge::serve::{Config, Listener, Memory, serve};
 use http::Request;
 use tokio_util::sync::CancellationToken;
 
@@ -112,6 +112,7 @@ async fn several_listeners_and_sockets_handed_in() {
     let server = tokio::spawn(serve(
         listeners,
         Config::default(),
+        Memory::default(),
         uploads(),
         shutdown.clone(),
     ));

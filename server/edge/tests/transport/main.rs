@@ -4,10 +4,12 @@
 
 mod answers;
 mod bodies;
+mod codings;
 mod ends;
 mod floods;
 mod interim;
 mod limits;
+mod places;
 mod shutdown;
 mod support;
 mod tls;

@@ -92,6 +92,7 @@ async fn dropping_the_server_cuts_its_connections() {
     let server = tokio::spawn(edge::serve::serve(
         vec![listener],
         Config::default(),
+        edge::serve::Memory::default(),
         router(),
         shutdown,
     ));

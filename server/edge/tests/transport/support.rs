@@ -12,14 +12,14 @@ use axum::{Extension, Router, body::Body, response::Response};
 use bytes::{Bytes, BytesMut};
 use edge::{
     interim::{Interim, InterimError},
-    serve::{Config, Drained, ListenConfig, Listener, TlsConfig, serve},
+    serve::{Config, Drained, ListenConfig, Listener, Memory, TlsConfig, serve},
 };
 use http::{HeaderMap, Request, StatusCode};
 use rcgen::{CertifiedKey, KeyPair};
 use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     sync::Notify,
     task::JoinHandle,
     time::timeout,
@@ -45,22 +45,26 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) async fn start(config: Config, router: Router) -> Self {
-        Self::listen(config, router, None).await
+        Self::listen(config, Memory::default(), router, None).await
+    }
+
+    pub(crate) async fn start_with(config: Config, memory: Memory, router: Router) -> Self {
+        Self::listen(config, memory, router, None).await
     }
 
     pub(crate) async fn start_tls(config: Config, router: Router) -> Self {
-        Self::listen(config, router, Some(Identity::new())).await
+        Self::listen(config, Memory::default(), router, Some(Identity::new())).await
     }
 
-    async fn listen(config: Config, router: Router, tls: Option<Identity>) -> Self {
+    async fn listen(config: Config, memory: Memory, router: Router, tls: Option<Identity>) -> Self {
         let listen = ListenConfig {
             address: "127.0.0.1:0".parse().unwrap(),
             tls: tls.as_ref().map(|identity| identity.config.clone()),
         };
-        let listener = Listener::bind(&listen).await.unwrap();
+        let listener = Listener::bind(&listen).unwrap();
         let address = listener.address();
         let shutdown = CancellationToken::new();
-        let served = serve(vec![listener], config, router, shutdown.clone());
+        let served = serve(vec![listener], config, memory, router, shutdown.clone());
         let task = tokio::spawn(async { served.await.unwrap() });
         Self {
             address,
@@ -78,6 +82,15 @@ impl Server {
                 identity.connect(socket, b"http/1.1").await,
             ))),
         }
+    }
+
+    /// A connection from another address of this machine, such as `127.0.0.2`.
+    pub(crate) async fn connect_from(&self, address: &str) -> Raw {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket
+            .bind(SocketAddr::new(address.parse().unwrap(), 0))
+            .unwrap();
+        Raw::new(Io::Plain(socket.connect(self.address).await.unwrap()))
     }
 
     pub(crate) async fn connect_h2(&self) -> Io {

@@ -80,8 +80,5 @@ async fn a_listener_without_a_usable_certificate_does_not_start() {
             reload_interval: Duration::from_secs(1),
         }),
     };
-    assert!(matches!(
-        Listener::bind(&listen).await,
-        Err(ListenError::Tls(_))
-    ));
+    assert!(matches!(Listener::bind(&listen), Err(ListenError::Tls(_))));
 }

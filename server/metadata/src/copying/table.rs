@@ -11,9 +11,10 @@ pub(super) struct Table {
 /// All tables that are copied, each after those that it refers to.
 ///
 /// Leases are not: they belong to running servers.
-pub(super) const TABLES: [Table; 11] = [
+pub(super) const TABLES: [Table; 12] = [
     table("blobs", "key"),
     table("files", "path"),
+    table("deleted_files", "path"),
     table("uploads", "id"),
     table("packs", "name"),
     table("pack_versions", "id"),

@@ -1,7 +1,7 @@
 //! The changes that the store can make: each reads what it decides by, under a lock, then writes.
 
 use domain::events::Event;
-use domain::files::{Content, File, WriteCondition};
+use domain::files::{Content, DELETED_REMEMBERED, File, WriteCondition};
 use domain::metadata_store::{
     Deleted, Guarded, Hold, Inserted, Lease, MetadataError, Seen, Written,
 };
@@ -43,6 +43,7 @@ impl Command for InsertUpload<'_> {
             .bind(draft)
             .bind(plan.condition.if_match.as_deref())
             .bind(plan.condition.if_none_match.as_deref())
+            .bind(plan.condition.if_unmodified_since.as_deref())
             .bind(plan.description.media_type.as_deref())
             .bind(plan.description.filename.as_deref())
             .bind(plan.repr_digest.as_deref())
@@ -362,10 +363,31 @@ impl Command for DeleteFile<'_> {
         }
         let blob = &current.content.blob;
         locks::blobs(connection, &[blob.as_str()], Self::DOING).await?;
+        self.remember(connection, &current).await?;
         let delete = sqlx::query(sql::DELETE_FILE).bind(path.as_str());
         exactly(1, connection, delete, Self::DOING).await?;
         doom(connection, blob, self.now, Self::DOING).await?;
         Ok(Deleted::Done)
+    }
+}
+
+impl DeleteFile<'_> {
+    /// Remembers the file's time while another might come under its path in the same second.
+    async fn remember(
+        &self,
+        connection: &mut PgConnection,
+        current: &File,
+    ) -> Result<(), MetadataError> {
+        let oldest = self.now.minus(DELETED_REMEMBERED);
+        let forget = sqlx::query(FORGET_DELETED).bind(oldest.as_millis());
+        affected(connection, forget, Self::DOING).await?;
+        if current.latest_at() < oldest {
+            return Ok(());
+        }
+        let remember = sqlx::query(sql::REMEMBER_DELETED)
+            .bind(self.path.as_str())
+            .bind(current.latest_at().as_millis());
+        exactly(1, connection, remember, Self::DOING).await
     }
 }
 
@@ -474,6 +496,9 @@ with quickly as (
 )",
     sql::tell_upload!("\nfrom quickly")
 );
+
+/// Rows that another deletion forgets or writes are left to it.
+pub(super) const FORGET_DELETED: &str = sql::forget_deleted!("\n    for update skip locked");
 
 const LEASE: &str = sql::lease!(now!());
 

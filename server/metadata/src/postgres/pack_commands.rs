@@ -16,7 +16,7 @@ use super::transaction::{Command, affected, engine, exactly};
 use super::{locks, pack_lists};
 use crate::failures::failed;
 use crate::pack_sql;
-use crate::rows::{Row, column};
+use crate::rows::{Row, blob_key, column};
 use crate::values::{limited, sought};
 
 /// How many contents are written by one statement, which bounds the memory that it takes.
@@ -153,8 +153,62 @@ impl Command for StoreContents<'_> {
         affected(connection, hold, Self::DOING).await?;
         for contents in &self.contents {
             contents.store(connection, Self::DOING).await?;
+            // Storing has locked the rows of those that are known, so they lie where they lie until the end.
+            let elsewhere: Vec<String> = contents.elsewhere(connection, &self.blobs.keys).await?;
+            if elsewhere.is_empty() {
+                continue;
+            }
+            let keys: Vec<&str> = elsewhere.iter().map(String::as_str).collect();
+            locks::blobs(connection, &keys, Self::DOING).await?;
+            // In the place of those whose blobs were doomed before the lock.
+            contents.store(connection, Self::DOING).await?;
+            let elsewhere = contents.elsewhere(connection, &self.blobs.keys).await?;
+            let hold = sqlx::query(pack_lists::HOLD_BY_DRAFT)
+                .bind(draft.as_str())
+                .bind(&elsewhere);
+            affected(connection, hold, Self::DOING).await?;
         }
         Ok(true)
+    }
+}
+
+/// See [`hold_blobs`](domain::PackStore::hold_blobs).
+pub(super) struct HoldBlobs<'a> {
+    pub(super) draft: &'a DraftId,
+    pub(super) blobs: &'a [BlobKey],
+}
+
+impl Command for HoldBlobs<'_> {
+    type Answer = Option<Vec<BlobKey>>;
+    const DOING: &'static str = "hold contents";
+
+    async fn run(
+        &self,
+        connection: &mut PgConnection,
+    ) -> Result<Option<Vec<BlobKey>>, MetadataError> {
+        locks::draft(connection, self.draft, Self::DOING).await?;
+        let draft = self.draft.to_string();
+        let is_open: bool = sqlx::query_scalar(pack_sql::IS_OPEN_DRAFT)
+            .bind(draft.as_str())
+            .fetch_one(&mut *connection)
+            .await
+            .map_err(engine(Self::DOING))?;
+        if !is_open {
+            return Ok(None);
+        }
+        let keys = keys(self.blobs);
+        locks::blobs(connection, &keys, Self::DOING).await?;
+        let held: Vec<String> = sqlx::query_scalar(pack_lists::KNOWN_BLOBS)
+            .bind(&keys)
+            .fetch_all(&mut *connection)
+            .await
+            .map_err(engine(Self::DOING))?;
+        let hold = sqlx::query(pack_lists::HOLD_BY_DRAFT)
+            .bind(draft.as_str())
+            .bind(&held);
+        affected(connection, hold, Self::DOING).await?;
+        let held: Result<_, _> = held.iter().map(|key| blob_key(key)).collect();
+        held.map(Some)
     }
 }
 
@@ -481,6 +535,20 @@ impl<'a> Contents<'a> {
                 .push(form.map(|form| form.sha256.as_bytes().as_slice()));
         }
         Ok(columns)
+    }
+
+    /// The blobs that they lie in beside these.
+    async fn elsewhere(
+        &self,
+        connection: &mut PgConnection,
+        blobs: &[&str],
+    ) -> Result<Vec<String>, MetadataError> {
+        sqlx::query_scalar(pack_lists::OTHER_PLACES)
+            .bind(&self.sha256s)
+            .bind(blobs)
+            .fetch_all(&mut *connection)
+            .await
+            .map_err(engine(StoreContents::DOING))
     }
 
     async fn store(

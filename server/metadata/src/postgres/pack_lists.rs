@@ -55,6 +55,26 @@ select
 from unnest($2::text[]) as list (key)
 on conflict do nothing";
 
+/// Those of the blobs $1 that are not doomed.
+pub(super) const KNOWN_BLOBS: &str = "
+select key
+from blobs
+where key = any($1)
+  and doomed_at is null";
+
+/// The blobs in which the contents $1 lie, but for the blobs $2.
+pub(super) const OTHER_PLACES: &str = "
+select raw_blob
+from contents
+where sha256 = any($1)
+  and not raw_blob = any($2)
+union
+select deflated_blob
+from contents
+where sha256 = any($1)
+  and deflated_blob is not null
+  and not deflated_blob = any($2)";
+
 /// Has the version with row's id $1 hold the blobs $2 and $3.
 pub(super) const HOLD_BY_VERSION: &str = "
 insert into version_blobs (

@@ -12,7 +12,7 @@ use domain::{BlobKey, DraftId, Timestamp};
 use sqlx::{Executor, Postgres};
 
 use super::pack_commands::{
-    DropContents, ForgetDraft, ForgetNeeds, InsertDraft, PublishVersion, RegisterNeed,
+    DropContents, ForgetDraft, ForgetNeeds, HoldBlobs, InsertDraft, PublishVersion, RegisterNeed,
     RetireVersion, StoreContents,
 };
 use super::transaction::engine;
@@ -86,6 +86,14 @@ impl PackStore for PostgresStore {
     ) -> Result<bool, MetadataError> {
         let command = StoreContents::new(draft, blobs, contents, expires_at)?;
         self.run(command).await
+    }
+
+    async fn hold_blobs(
+        &self,
+        draft: &DraftId,
+        blobs: &[BlobKey],
+    ) -> Result<Option<Vec<BlobKey>>, MetadataError> {
+        self.run(HoldBlobs { draft, blobs }).await
     }
 
     async fn drop_contents(

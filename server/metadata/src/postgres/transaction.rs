@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use domain::metadata_store::MetadataError;
-use sqlx::PgConnection;
-use sqlx::Postgres;
 use sqlx::postgres::PgArguments;
+use sqlx::{Connection as _, PgConnection, Postgres};
 use thiserror::Error;
 use tokio::time::Instant;
 
 use super::PostgresStore;
-use crate::failures::{NotAsExpected, failed};
+use crate::failures::{Kind, NotAsExpected, failed, is_cut_off};
 
 /// How often a change is tried at most. Locks are taken in one order, so that more than once is rare.
 const ATTEMPTS: u32 = 10;
@@ -55,6 +54,13 @@ enum Failure {
     Ambiguous(MetadataError),
 }
 
+impl Failure {
+    fn is_of_surroundings(&self) -> bool {
+        let (Self::Repeatable(error) | Self::Ambiguous(error)) = self;
+        matches!(error, MetadataError::Unreachable { .. }) && !was_overtaken(error)
+    }
+}
+
 impl PostgresStore {
     /// Makes a change, and returns its answer once that is durable. Where the engine goes away meanwhile, as when it is restarted, the
     /// change is made again once it is back, within the time that a connection is waited for.
@@ -83,13 +89,28 @@ impl PostgresStore {
 
     async fn attempt<C: Command>(&self, command: &C) -> Result<C::Answer, Failure> {
         let engine = || engine(C::DOING);
+        let connection = self.pool.acquire().await.map_err(engine());
+        let mut connection = connection.map_err(Failure::Repeatable)?;
+        let attempt = Self::attempt_on(&mut connection, command).await;
+        if let Err(failure) = &attempt
+            && failure.is_of_surroundings()
+        {
+            // Another one may lead to an engine that can do it: the new primary, after a failover.
+            connection.close_on_drop();
+        }
+        attempt
+    }
+
+    async fn attempt_on<C: Command>(
+        connection: &mut PgConnection,
+        command: &C,
+    ) -> Result<C::Answer, Failure> {
+        let engine = || engine(C::DOING);
         if C::SCOPE == Scope::Statements {
-            let connection = self.pool.acquire().await.map_err(engine());
-            let mut connection = connection.map_err(Failure::Repeatable)?;
-            let answer = command.run(&mut connection).await;
+            let answer = command.run(connection).await;
             return answer.map_err(Failure::Repeatable);
         }
-        let transaction = self.pool.begin().await.map_err(engine());
+        let transaction = connection.begin().await.map_err(engine());
         let mut transaction = transaction.map_err(Failure::Repeatable)?;
         match command.run(&mut transaction).await {
             Ok(answer) => {
@@ -164,7 +185,8 @@ pub(super) struct Overtaken(pub(super) &'static str);
 fn was_overtaken(error: &MetadataError) -> bool {
     /// `serialization_failure`, `deadlock_detected`
     const CODES: [&str; 2] = ["40001", "40P01"];
-    let MetadataError::Failed { source, .. } = error else {
+    let (MetadataError::Failed { source, .. } | MetadataError::Unreachable { source, .. }) = error
+    else {
         return false;
     };
     let ended_by_engine = || {
@@ -180,31 +202,29 @@ fn was_overtaken(error: &MetadataError) -> bool {
 /// A failure of the engine.
 pub(super) fn engine(doing: &'static str) -> impl FnOnce(sqlx::Error) -> MetadataError {
     move |error| {
-        if is_full(&error) {
-            MetadataError::Full
-        } else if is_lost(&error) {
-            MetadataError::Unreachable {
-                doing,
-                source: error.into(),
-            }
-        } else {
-            failed(doing, error)
-        }
+        let code = error.as_database_error().and_then(|error| error.code());
+        let kind = match code.as_deref() {
+            Some(code) => kind_of_code(code),
+            None if is_cut_off(&error) => Kind::Surroundings,
+            None => Kind::Own,
+        };
+        kind.told(doing, error)
     }
 }
 
-/// Whether there is no room left (`disk_full`), or a bound of the engine is reached (class 54, program limit exceeded).
-fn is_full(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|error| error.code());
-    code.is_some_and(|code| code == "53100" || code.starts_with("54"))
-}
-
-/// Whether the engine went away, is on its way down or up, or has no connection left. Class 08 is of failed connections, class 57P of
-/// what an operator does.
-fn is_lost(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|error| error.code());
-    let by_code = code.is_some_and(|code| code.starts_with("08") || code.starts_with("57P"));
-    by_code || matches!(error, sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut)
+/// What an error code says: classes are its first two characters (<https://www.postgresql.org/docs/current/errcodes-appendix.html>).
+fn kind_of_code(code: &str) -> Kind {
+    match (code.get(..2).unwrap_or_default(), code) {
+        // `disk_full`; program limit exceeded.
+        (_, "53100") | ("54", _) => Kind::Full,
+        // What is missing is the engine's own file.
+        (_, "58P01" | "58P02") => Kind::Own,
+        // Failed connections, credentials, rollbacks by the engine, resources, what an operator does, the engine's system; a
+        // database that is not there yet, a standby, a session or a lock that took too long.
+        ("08" | "28" | "40" | "53" | "57" | "58", _)
+        | (_, "3D000" | "25006" | "25P03" | "25P04" | "55006" | "55P03") => Kind::Surroundings,
+        _ => Kind::Own,
+    }
 }
 
 /// A statement with its parameters. A connection prepares a text once: it must have the same list of parameters wherever it is run,
@@ -236,5 +256,33 @@ pub(super) async fn exactly(
         Ok(())
     } else {
         Err(failed(doing, NotAsExpected { expected, affected }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_surrounds_the_engine_is_no_fault_of_the_request() {
+        for (codes, kind) in [
+            (&["53100", "54000"][..], Kind::Full),
+            // admin_shutdown, cannot_connect_now, query_canceled, too_many_connections, out_of_memory
+            (
+                &["57P01", "57P03", "57014", "53300", "53200"],
+                Kind::Surroundings,
+            ),
+            // connection_failure, read_only_sql_transaction, serialization_failure, lock_not_available, io_error
+            (
+                &["08006", "25006", "40001", "55P03", "58030"],
+                Kind::Surroundings,
+            ),
+            // unique_violation, undefined_table, data_corrupted, undefined_file
+            (&["23505", "42P01", "XX001", "58P01"], Kind::Own),
+        ] {
+            for code in codes {
+                assert_eq!(kind_of_code(code), kind, "{code}");
+            }
+        }
     }
 }

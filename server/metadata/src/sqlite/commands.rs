@@ -4,7 +4,7 @@
 //! then does, so what is written together is one text of several statements.
 
 use domain::events::Event;
-use domain::files::{File, WriteCondition};
+use domain::files::{DELETED_REMEMBERED, File, WriteCondition};
 use domain::metadata_store::{
     Deleted, Guarded, Hold, Inserted, Lease, MetadataError, Seen, Written,
 };
@@ -48,6 +48,7 @@ impl Command for InsertUpload {
             .bind(draft)
             .bind(plan.condition.if_match.as_deref())
             .bind(plan.condition.if_none_match.as_deref())
+            .bind(plan.condition.if_unmodified_since.as_deref())
             .bind(plan.description.media_type.as_deref())
             .bind(plan.description.filename.as_deref())
             .bind(plan.repr_digest.as_deref())
@@ -363,11 +364,32 @@ impl Command for DeleteFile {
         if !self.condition.holds(Some(&current)) {
             return Ok(Deleted::ConditionFailed(Box::new(current)));
         }
+        self.remember(transaction, &current).await?;
         let delete = sqlx::query(sql::DELETE_FILE).bind(path.as_str());
         exactly(1, transaction, delete, Self::DOING).await?;
         doom(transaction, &current.content.blob, self.now, Self::DOING).await?;
         transaction.changed(path, None);
         Ok(Deleted::Done)
+    }
+}
+
+impl DeleteFile {
+    /// Remembers the file's time while another might come under its path in the same second.
+    async fn remember(
+        &self,
+        transaction: &mut Transaction<'_>,
+        current: &File,
+    ) -> Result<(), MetadataError> {
+        let oldest = self.now.minus(DELETED_REMEMBERED);
+        let forget = sqlx::query(FORGET_DELETED).bind(oldest.as_millis());
+        affected(transaction, forget, Self::DOING).await?;
+        if current.latest_at() < oldest {
+            return Ok(());
+        }
+        let remember = sqlx::query(sql::REMEMBER_DELETED)
+            .bind(self.path.as_str())
+            .bind(current.latest_at().as_millis());
+        exactly(1, transaction, remember, Self::DOING).await
     }
 }
 
@@ -463,6 +485,8 @@ impl Command for Check {
 /// A client of the upload $1 is told $2 at $3.
 pub(super) const TELL_UPLOAD: &str = sql::tell_upload!("");
 
+pub(super) const FORGET_DELETED: &str = sql::forget_deleted!("");
+
 const LEASE: &str = sql::lease!(now!());
 
 const FORGET_LEASES: &str = sql::forget_leases!(now!());
@@ -486,7 +510,9 @@ async fn replaced(
     current: Option<&File>,
     doing: &'static str,
 ) -> Result<Written, MetadataError> {
-    transaction.changed(&file.path, Some(file));
+    // As it is now: the store knows what was there before.
+    let stored = read_file(&mut *transaction.connection, &file.path, doing).await?;
+    transaction.changed(&file.path, stored.as_ref());
     let Some(current) = current else {
         return Ok(Written::Created);
     };

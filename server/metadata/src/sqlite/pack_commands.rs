@@ -16,7 +16,7 @@ use super::writer::{Command, Transaction};
 use super::{engine, pack_lists};
 use crate::failures::failed;
 use crate::pack_sql;
-use crate::rows::{Row, column};
+use crate::rows::{Row, blob_key, column};
 use crate::values::{limited, sought};
 
 /// How many contents are written by one statement, which bounds the memory that it takes.
@@ -152,8 +152,60 @@ impl Command for StoreContents {
         for contents in &self.contents {
             let store = sqlx::query(pack_lists::STORE_CONTENTS).bind(contents.as_str());
             affected(transaction, store, Self::DOING).await?;
+            let hold = sqlx::query(pack_lists::HOLD_PLACES)
+                .bind(draft.as_str())
+                .bind(contents.as_str());
+            affected(transaction, hold, Self::DOING).await?;
         }
         Ok(true)
+    }
+}
+
+/// See [`hold_blobs`](domain::PackStore::hold_blobs).
+#[derive(Debug)]
+pub(super) struct HoldBlobs {
+    draft: DraftId,
+    /// A JSON array of keys.
+    blobs: String,
+}
+
+impl HoldBlobs {
+    pub(super) fn new(draft: &DraftId, blobs: &[BlobKey]) -> Result<Self, MetadataError> {
+        Ok(Self {
+            draft: *draft,
+            blobs: keys(blobs, Self::DOING)?,
+        })
+    }
+}
+
+impl Command for HoldBlobs {
+    type Answer = Option<Vec<BlobKey>>;
+    const DOING: &'static str = "hold contents";
+
+    async fn run(
+        &self,
+        transaction: &mut Transaction<'_>,
+    ) -> Result<Option<Vec<BlobKey>>, MetadataError> {
+        let draft = self.draft.to_string();
+        let is_open: bool = sqlx::query_scalar(pack_sql::IS_OPEN_DRAFT)
+            .bind(draft.as_str())
+            .fetch_one(&mut *transaction.connection)
+            .await
+            .map_err(engine(Self::DOING))?;
+        if !is_open {
+            return Ok(None);
+        }
+        let hold = sqlx::query(pack_lists::HOLD_KNOWN_BLOBS)
+            .bind(draft.as_str())
+            .bind(self.blobs.as_str());
+        affected(transaction, hold, Self::DOING).await?;
+        let held: Vec<String> = sqlx::query_scalar(pack_lists::KNOWN_BLOBS)
+            .bind(self.blobs.as_str())
+            .fetch_all(&mut *transaction.connection)
+            .await
+            .map_err(engine(Self::DOING))?;
+        let held: Result<_, _> = held.iter().map(|key| blob_key(key)).collect();
+        held.map(Some)
     }
 }
 

@@ -59,6 +59,52 @@ from json_each($2)
 where true
 on conflict do nothing";
 
+/// Has the draft $1 hold those of the blobs $2 that are not doomed.
+pub(super) const HOLD_KNOWN_BLOBS: &str = "
+insert into draft_blobs (
+  draft,
+  blob
+)
+select
+  $1,
+  blobs.key
+from json_each($2) as list
+join blobs on blobs.key = list.value
+where blobs.doomed_at is null
+on conflict do nothing";
+
+/// Those of the blobs $1 that are not doomed.
+pub(super) const KNOWN_BLOBS: &str = "
+select distinct blobs.key
+from json_each($1) as list
+join blobs on blobs.key = list.value
+where blobs.doomed_at is null";
+
+/// Has the draft $1 hold the blobs in which the contents $2 lie: rows that begin with the digest.
+pub(super) const HOLD_PLACES: &str = "
+insert into draft_blobs (
+  draft,
+  blob
+)
+select
+  $1,
+  contents.raw_blob
+from json_each($2) as list
+join contents on contents.sha256 = unhex(list.value ->> 0)
+where true
+on conflict do nothing;
+insert into draft_blobs (
+  draft,
+  blob
+)
+select
+  $1,
+  contents.deflated_blob
+from json_each($2) as list
+join contents on contents.sha256 = unhex(list.value ->> 0)
+where contents.deflated_blob is not null
+on conflict do nothing";
+
 /// Has the version with row's id $1 hold the blobs $2, and those of $3: rows that begin with the key.
 pub(super) const HOLD_BY_VERSION: &str = "
 insert into version_blobs (

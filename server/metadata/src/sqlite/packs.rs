@@ -12,7 +12,7 @@ use domain::{BlobKey, DraftId, Timestamp};
 use sqlx::{Executor, Sqlite};
 
 use super::pack_commands::{
-    DropContents, ForgetDraft, ForgetNeeds, InsertDraft, PublishVersion, RegisterNeed,
+    DropContents, ForgetDraft, ForgetNeeds, HoldBlobs, InsertDraft, PublishVersion, RegisterNeed,
     RetireVersion, StoreContents, array,
 };
 use super::{SqliteStore, engine, pack_lists};
@@ -82,6 +82,15 @@ impl PackStore for SqliteStore {
         expires_at: Timestamp,
     ) -> Result<bool, MetadataError> {
         let command = StoreContents::new(draft, blobs, contents, expires_at)?;
+        self.writer.run(command).await
+    }
+
+    async fn hold_blobs(
+        &self,
+        draft: &DraftId,
+        blobs: &[BlobKey],
+    ) -> Result<Option<Vec<BlobKey>>, MetadataError> {
+        let command = HoldBlobs::new(draft, blobs)?;
         self.writer.run(command).await
     }
 

@@ -10,6 +10,7 @@
 //! failures that roll back the whole transaction by themselves, such as a full disk. Where a commit fails, its whole batch fails.
 
 use std::fmt::Debug;
+use std::iter;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cache::{FileCache, Known};
-use crate::failures::failed;
+use crate::failures::{Kind, failed};
 
 /// How many batches come between two looks at the write-ahead log's length.
 const LOOK_AT_LOG: u32 = 64;
@@ -115,8 +116,9 @@ impl Writer {
         // processor time for each change.
         let (runtime, running) = (Handle::current(), task.token());
         thread::spawn(move || {
+            // Given back however the thread ends.
+            let _running = running;
             runtime.block_on(worker.run());
-            drop(running);
         });
         task.close();
         Self {
@@ -147,6 +149,11 @@ impl Writer {
     /// Runs what is in the queue, and ends.
     pub(super) async fn close(&self) {
         self.closing.cancel();
+        self.ended().await;
+    }
+
+    /// Returns when the writer has ended, by [`Writer::close`] or by a fault: then nothing can be written any more.
+    pub(super) async fn ended(&self) {
         self.task.wait().await;
     }
 }
@@ -194,11 +201,8 @@ impl<C: Command> Job for Pending<C> {
     }
 
     fn fail(self: Box<Self>, error: Arc<sqlx::Error>) {
-        let error = if super::is_full(&error) {
-            MetadataError::Full
-        } else {
-            failed(C::DOING, NotCommitted(error))
-        };
+        let kind = super::kind(&error);
+        let error = kind.told(C::DOING, NotCommitted(error));
         let _ = self.reply.send(Err(error));
     }
 }
@@ -262,9 +266,16 @@ impl Worker {
             Ok(()) => jobs.drain(..).for_each(Job::answer),
             Err(Failure::Engine(error)) => fail(jobs.drain(..), error),
             Err(Failure::Command) => {
-                for mut job in jobs.drain(..) {
+                let mut jobs = jobs.drain(..);
+                while let Some(mut job) = jobs.next() {
                     match self.attempt(std::slice::from_mut(&mut job)).await {
                         Ok(()) | Err(Failure::Command) => job.answer(),
+                        // The others would only wait as long for the same.
+                        Err(Failure::Engine(error))
+                            if super::kind(&error) == Kind::Surroundings =>
+                        {
+                            fail(iter::once(job).chain(jobs.by_ref()), error);
+                        }
                         Err(Failure::Engine(error)) => fail([job], error),
                     }
                 }
@@ -333,10 +344,11 @@ impl Worker {
 
 fn fail(jobs: impl IntoIterator<Item = Box<dyn Job>>, error: sqlx::Error) {
     let error = Arc::new(error);
-    tracing::error!(
-        error = &*error as &dyn std::error::Error,
-        "a transaction failed"
-    );
+    let cause = &*error as &dyn std::error::Error;
+    match super::kind(&error) {
+        Kind::Surroundings => tracing::warn!(error = cause, "a transaction has to wait"),
+        Kind::Full | Kind::Own => tracing::error!(error = cause, "a transaction failed"),
+    }
     for job in jobs {
         job.fail(Arc::clone(&error));
     }
@@ -428,6 +440,15 @@ mod tests {
             answers
         }
 
+        /// Runs the commands as they come.
+        async fn batch_unheld<C: Command>(
+            &self,
+            commands: impl IntoIterator<Item = C>,
+        ) -> Vec<Result<C::Answer, MetadataError>> {
+            let commands = commands.into_iter().map(|command| self.writer.run(command));
+            futures::future::join_all(commands).await
+        }
+
         /// Keeps the writer busy until it is released.
         async fn hold(&self) -> Arc<Gate> {
             let gate = Arc::new(Gate {
@@ -515,6 +536,8 @@ mod tests {
     enum Then {
         Succeed,
         Fail,
+        /// As a fault of the program does.
+        Panic,
         /// Leaves behind what no commit accepts.
         FailAtCommit,
     }
@@ -537,6 +560,7 @@ mod tests {
             match then {
                 Then::Succeed => Ok(()),
                 Then::Fail => Err(failed(Self::DOING, "it was told to fail")),
+                Then::Panic => panic!("it was told to panic"),
                 Then::FailAtCommit => {
                     let insert = "insert into pairs values ('no such word')";
                     execute(transaction.connection, insert)
@@ -545,6 +569,24 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Whoever watches over it must learn of that, as nothing can be written any more.
+    #[tokio::test]
+    async fn a_panic_ends_the_writer_for_everyone_to_see() {
+        let fresh = fresh(LOG_LIMIT).await;
+        let watched = Arc::clone(&fresh.writer);
+        let ended = tokio::spawn(async move { watched.ended().await });
+        let before = fresh.writer.run(word("before", Then::Succeed)).await;
+        assert!(before.is_ok() && !ended.is_finished());
+
+        let panicked = fresh.writer.run(word("lost", Then::Panic)).await;
+        assert!(panicked.is_err());
+        ended.await.unwrap();
+        let after = fresh.writer.run(word("after", Then::Succeed)).await;
+        assert!(after.is_err());
+        assert_eq!(fresh.words().await, ["before"]);
+        fresh.writer.close().await;
     }
 
     fn succeeded(answers: Vec<Result<(), MetadataError>>) -> Vec<bool> {
@@ -607,6 +649,28 @@ mod tests {
         // What fits still fits.
         let answers = store.batch([word("x", Then::Succeed)]).await;
         assert_eq!(succeeded(answers), [true]);
+    }
+
+    #[tokio::test]
+    async fn a_lock_of_another_process_passes() {
+        let store = fresh_with(LOG_LIMIT, |options| {
+            options.busy_timeout(std::time::Duration::from_millis(10))
+        })
+        .await;
+        let mut other = store.options.connect().await.unwrap();
+        execute(&mut other, "begin immediate").await.unwrap();
+        let waiting = ["a", "b"].map(|text| word(text, Then::Succeed));
+        for answer in store.batch_unheld(waiting).await {
+            let error = answer.unwrap_err();
+            assert!(
+                matches!(error, MetadataError::Unreachable { .. }),
+                "{error:?}"
+            );
+        }
+        execute(&mut other, "rollback").await.unwrap();
+        let answers = store.batch([word("a", Then::Succeed)]).await;
+        assert_eq!(succeeded(answers), [true]);
+        assert_eq!(store.words().await, ["a"]);
     }
 
     #[tokio::test]

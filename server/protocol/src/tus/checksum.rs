@@ -21,7 +21,12 @@ pub(crate) fn read(fields: &HeaderMap) -> Result<Option<Stated>, Rejection> {
     if !fields.contains_key(&name::UPLOAD_CHECKSUM) {
         return Ok(None);
     }
-    let malformed = || Rejection::malformed(FIELD, "must be an algorithm and a checksum in base64");
+    let malformed = || {
+        Rejection::malformed(
+            FIELD,
+            "must be an algorithm and a checksum in base64, such as sha1 2jmj7l5rSw0yVb/vlWAYkK/YBwk=",
+        )
+    };
     let (algorithm, value) = fields::single(fields, &name::UPLOAD_CHECKSUM)
         .and_then(|checksum| checksum.split_once(' '))
         .ok_or_else(malformed)?;

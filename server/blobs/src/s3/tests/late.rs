@@ -112,8 +112,8 @@ async fn every_request_is_late_once(attempts: u32) {
     };
     for catches in [Catches::AfterNext, Catches::Last] {
         for (operation, most) in REQUESTS {
+            let store = node_with(&server, "a", Limits::default(), change).await;
             for nth in 1..=most {
-                let store = node_with(&server, "a", Limits::default(), change).await;
                 server.nth(operation, nth, Fault::Late);
                 let what = format!("{attempts}, {catches:?}, {operation}, {nth}");
                 is_late(&store, &server, catches, &what).await;

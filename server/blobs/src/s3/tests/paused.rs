@@ -255,7 +255,7 @@ async fn a_writer_that_paused_after_taking_a_blob_back_changes_nothing() {
 #[tokio::test]
 async fn a_writer_that_paused_changes_nothing_on_a_server_without_conditions() {
     let plain = |config| Config {
-        conditional_writes: false,
+        conditional_writes: Ability::No,
         ..config
     };
     for before in [Before::Nothing, Before::Published] {
@@ -504,7 +504,7 @@ async fn what_is_published_as_it_was_stays_so() {
             for longer in [true, false] {
                 for moment in [Pause::Before, Pause::After] {
                     is_published_as_it_was(pauses, longer, moment, |config| Config {
-                        conditional_writes,
+                        conditional_writes: conditional_writes.into(),
                         ..config
                     })
                     .await;
@@ -587,7 +587,7 @@ async fn parts_grow_while_the_server_is_slow(is_done: bool) {
 async fn a_writer_whose_parts_grow_changes_nothing_when_it_paused() {
     for conditional_writes in [true, false] {
         let plain = |config| Config {
-            conditional_writes,
+            conditional_writes: conditional_writes.into(),
             ..config
         };
         let server = FaultyS3::start().await;

@@ -10,6 +10,7 @@ use archive::{
     Tree, deflating_pays,
 };
 use async_trait::async_trait;
+use budget::Budget;
 use bytes::Bytes;
 use bytesize::ByteSize;
 use futures::{StreamExt as _, stream};
@@ -21,7 +22,7 @@ use crate::ids::SystemRandomness;
 use crate::pack_store::{PackVersion, Place, StoredContent};
 use crate::packs::places::Places;
 use crate::packs::versions::Version;
-use crate::packs::{Config, Packs, Shared};
+use crate::packs::{Config, Means, Packs, Shared};
 use crate::testing::{ManualClock, MemoryMetadataStore};
 use crate::{Blob, BlobKey, BlobStore, Outbox, StagedBlob, Timestamp};
 
@@ -317,17 +318,21 @@ pub(in crate::packs) fn shared(
         log: Arc::default(),
     };
     let log = Arc::clone(&shelf.log);
+    let means = Means {
+        blobs: Arc::new(shelf),
+        facts: Arc::new(MemoryMetadataStore::default()),
+        clock: Arc::new(ManualClock::default()),
+        randomness: Arc::new(SystemRandomness),
+        outbox: Outbox::silent(),
+        memory: Budget::new(512 << 20),
+    };
     let packs = Packs::new(
-        Arc::new(shelf),
-        Arc::new(MemoryMetadataStore::default()),
-        Arc::new(ManualClock::default()),
-        Arc::new(SystemRandomness),
+        means,
         Config {
             version_memory: memory,
             ..Config::default()
         },
         None,
-        Outbox::silent(),
     );
     (packs.shared, log)
 }

@@ -15,6 +15,7 @@ use bytes::Bytes;
 
 use super::deflating::{Batch, Deflation, Formed, Small};
 use crate::digest::{Hasher, Sha256Digest};
+use crate::pack_store::StoredContent;
 use crate::packs::{EntryFault, PackError};
 
 /// Bytes of the largest content that is gathered with others.
@@ -40,20 +41,12 @@ pub(super) struct Gathering {
 /// What the archive's files are compared with, or become.
 #[derive(Debug)]
 enum Files {
-    Expected(Tree),
-    Learnt {
-        files: Vec<File>,
-        /// Their numbers. A tar tells so before a file is whole, a zip after all files.
-        executables: HashSet<u32>,
-        limits: Limits,
+    Expected {
+        tree: Tree,
+        /// The positions of the files that came, in their order.
+        came: Vec<u32>,
     },
-}
-
-#[derive(Debug)]
-struct File {
-    path: EntryPath<'static>,
-    size: u64,
-    sha256: Sha256Digest,
+    Learnt(TreeBuilder),
 }
 
 /// The file at hand.
@@ -64,6 +57,7 @@ struct Entry {
     size: u64,
     hasher: Hasher,
     kept: Kept,
+    executable: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -91,6 +85,8 @@ enum Kept {
 pub(super) enum Step {
     /// Feed more of the archive, or tell that it has ended.
     Feed,
+    /// Nothing, but enough was done to see whether there should be more.
+    Look,
     /// Store these. None of them came before.
     Batch(Batch),
     /// A large content comes, with this digest if that is known. [`Gathering::skip`] it if it is stored already.
@@ -118,12 +114,11 @@ impl Gathering {
         Self {
             unpacker: Unpacker::new(unpack_limits),
             files: match tree {
-                Some(tree) => Files::Expected(tree),
-                None => Files::Learnt {
-                    files: Vec::new(),
-                    executables: HashSet::new(),
-                    limits,
+                Some(tree) => Files::Expected {
+                    tree,
+                    came: Vec::new(),
                 },
+                None => Files::Learnt(TreeBuilder::of_unpacked(limits)),
             },
             seen: HashSet::new(),
             batch: empty_batch(),
@@ -153,19 +148,38 @@ impl Gathering {
     /// # Errors
     /// [`PackError::Archive`] or [`PackError::Entry`]; there is no going on then.
     pub(super) fn step(&mut self) -> Result<Step, PackError> {
+        let mut work = 0;
         loop {
             let Some(event) = self.unpacker.next_event().map_err(refused)? else {
                 return Ok(Step::Feed);
             };
+            work += WORK_OF_EVENT;
             let step = match event {
+                UnpackEvent::Pause => {
+                    work += WORK_OF_PAUSE;
+                    None
+                }
+                UnpackEvent::Copy { path, of } => {
+                    self.copy(&path, of)?;
+                    None
+                }
+                UnpackEvent::Data(bytes) => {
+                    work += bytes.len();
+                    self.take_in(&bytes)?
+                }
                 UnpackEvent::Entry { path, size } => self.begin(path, size)?,
-                UnpackEvent::Data(bytes) => self.take_in(&bytes)?,
                 UnpackEvent::EndOfEntry { size, crc32 } => self.end_entry(size, crc32)?,
-                UnpackEvent::Executable { number } => self.set_executable(number),
-                UnpackEvent::End => Some(self.end()?),
+                UnpackEvent::Executable { number } => {
+                    self.set_executable(number as usize);
+                    None
+                }
+                UnpackEvent::End => Some(self.end()),
             };
             if let Some(step) = step {
                 return Ok(step);
+            }
+            if work >= BATCH {
+                return Ok(Step::Look);
             }
         }
     }
@@ -175,17 +189,18 @@ impl Gathering {
         path: EntryPath<'static>,
         size: Option<u64>,
     ) -> Result<Option<Step>, PackError> {
-        let expected = match &self.files {
-            Files::Expected(tree) => {
+        let expected = match &mut self.files {
+            Files::Expected { tree, came } => {
                 let position = tree
                     .position(path.as_str())
                     .ok_or_else(|| fault(&path, EntryFault::Unexpected))?;
+                came.push(position);
                 Some(Expected {
                     size: tree.size(position),
                     sha256: tree.sha256(position),
                 })
             }
-            Files::Learnt { .. } => None,
+            Files::Learnt(_) => None,
         };
         if let (Some(expected), Some(size)) = (expected, size)
             && expected.size != size
@@ -200,8 +215,30 @@ impl Gathering {
             kept: Kept::InBatch {
                 start: self.batch.bytes.len(),
             },
+            executable: false,
         });
         Ok(None)
+    }
+
+    /// A file with the content of an earlier one.
+    fn copy(&mut self, path: &EntryPath<'_>, of: u32) -> Result<(), PackError> {
+        match &mut self.files {
+            Files::Learnt(tree) => {
+                let (size, sha256) = tree.file(of as usize);
+                tree.push(path, size, sha256, false).map_err(no_tree)
+            }
+            Files::Expected { tree, came } => {
+                let position = tree
+                    .position(path.as_str())
+                    .ok_or_else(|| fault(path, EntryFault::Unexpected))?;
+                let original = came[of as usize];
+                came.push(position);
+                match tree.sha256(original) == tree.sha256(position) {
+                    true => Ok(()),
+                    false => Err(fault(path, EntryFault::Digest)),
+                }
+            }
+        }
     }
 
     fn take_in(&mut self, bytes: &[u8]) -> Result<Option<Step>, PackError> {
@@ -251,12 +288,9 @@ impl Gathering {
                 return Err(fault(&entry.path, EntryFault::Digest));
             }
         }
-        if let Files::Learnt { files, .. } = &mut self.files {
-            files.push(File {
-                path: entry.path,
-                size,
-                sha256,
-            });
+        if let Files::Learnt(tree) = &mut self.files {
+            tree.push(&entry.path, size, sha256, entry.executable)
+                .map_err(no_tree)?;
         }
         let is_new = self.seen.insert(sha256);
         Ok(match entry.kept {
@@ -296,27 +330,46 @@ impl Gathering {
         self.batch.bytes.len() >= BATCH || self.batch.contents.len() >= BATCH_CONTENTS
     }
 
-    fn set_executable(&mut self, number: u32) -> Option<Step> {
-        // Of a file that is expected, the draft has said so or not.
-        if let Files::Learnt { executables, .. } = &mut self.files {
-            executables.insert(number);
+    /// Of a file that is expected, the draft has said so or not.
+    fn set_executable(&mut self, number: usize) {
+        let Files::Learnt(tree) = &mut self.files else {
+            return;
+        };
+        // A tar tells so before the file is whole, a zip after all files.
+        match &mut self.entry {
+            Some(entry) if number == tree.len() => entry.executable = true,
+            Some(_) | None => tree.set_executable(number),
         }
-        None
     }
 
-    fn end(&mut self) -> Result<Step, PackError> {
+    fn end(&mut self) -> Step {
         let batch = mem::take(&mut self.batch);
         let tree = match &mut self.files {
-            Files::Expected(_) => None,
-            Files::Learnt {
-                files,
-                executables,
-                limits,
-            } => Some(build(mem::take(files), executables, *limits)?),
+            Files::Expected { .. } => None,
+            Files::Learnt(tree) => {
+                let nothing = TreeBuilder::of_unpacked(Limits::default());
+                Some(mem::replace(tree, nothing).finish())
+            }
         };
-        Ok(Step::End(batch, tree))
+        Step::End(batch, tree)
+    }
+
+    /// About how much memory is taken by what must be remembered of each file and content, in bytes, up to the end of publishing.
+    pub(super) fn memory(&self) -> usize {
+        let of_tree = match &self.files {
+            Files::Expected { tree, came } => tree.memory() + came.capacity() * size_of::<u32>(),
+            // Twice while it is sorted, and a catalogue is made of it and of the places of its contents.
+            Files::Learnt(tree) => 3 * tree.memory(),
+        };
+        let of_contents = self.seen.capacity() * (size_of::<Sha256Digest>() + 1)
+            + self.seen.len() * size_of::<StoredContent>();
+        self.unpacker.memory() + of_tree + of_contents
     }
 }
+
+/// Work is counted in bytes, and a step is over after a batch of it.
+const WORK_OF_EVENT: usize = 512;
+const WORK_OF_PAUSE: usize = 1024 * 1024;
 
 const INSIDE: &str = "an unpacker tells of an entry's beginning first";
 
@@ -332,17 +385,6 @@ fn hand_on(piece: &mut Vec<u8>, deflation: &mut Deflation) -> Piece {
     let raw = Bytes::from(mem::replace(piece, Vec::with_capacity(PIECE)));
     let deflated = deflation.go_on(&raw);
     Piece { raw, deflated }
-}
-
-fn build(files: Vec<File>, executables: &HashSet<u32>, limits: Limits) -> Result<Tree, PackError> {
-    let mut builder = TreeBuilder::new(limits);
-    for (number, file) in (0..).zip(files) {
-        let executable = executables.contains(&number);
-        builder
-            .push(&file.path, file.size, file.sha256, executable)
-            .map_err(no_tree)?;
-    }
-    Ok(builder.finish())
 }
 
 fn refused(error: UnpackError) -> PackError {
@@ -363,10 +405,10 @@ fn no_tree(error: TreeError) -> PackError {
     let (entry, fault) = match error {
         TreeError::TooManyEntries { limit } => (None, UnpackFault::TooManyEntries { limit }),
         TreeError::TooLarge { limit } => (None, UnpackFault::TooLarge { limit }),
-        TreeError::PathsTooLong => {
-            let feature = "paths of more than 4 GiB together";
-            (None, UnpackFault::Unsupported { feature })
+        TreeError::TooManyDirectories { limit } => {
+            (None, UnpackFault::TooManyDirectories { limit })
         }
+        TreeError::PathsTooLong { limit } => (None, UnpackFault::PathsTooLong { limit }),
         TreeError::Collision { path, collision } => (
             Some(path.as_str().to_owned()),
             UnpackFault::Collision(collision),

@@ -3,6 +3,7 @@
 //! A blob is staged, then published, then recorded with the contents that lie in it. Each of these is known here before it
 //! happens, so that nothing is forgotten wherever the call ends.
 
+use std::collections::HashSet;
 use std::error::Error as StdError;
 use std::mem;
 
@@ -63,10 +64,6 @@ impl<'a> Ledger<'a> {
         }
     }
 
-    pub(in crate::packs) fn shared(&self) -> &'a Shared {
-        self.shared
-    }
-
     /// Begins a blob.
     pub(in crate::packs) async fn stage(&mut self) -> Result<Staging, Error> {
         let key = BlobKey::random(&*self.shared.randomness);
@@ -111,6 +108,20 @@ impl<'a> Ledger<'a> {
     /// Notes a content whose blobs are published, to be recorded with them.
     pub(in crate::packs) fn note(&mut self, content: StoredContent) {
         self.contents.push(content);
+    }
+
+    /// Those of the contents that are stored already, and stay so: the draft holds them from now on.
+    ///
+    /// # Errors
+    /// As [`Ledger::record`].
+    pub(in crate::packs) async fn known(
+        &self,
+        sha256s: &[Sha256Digest],
+    ) -> Result<HashSet<Sha256Digest>, Error> {
+        match self.shared.hold(self.draft, sha256s).await? {
+            Some(known) => Ok(known),
+            None => Err(self.refusal().await),
+        }
     }
 
     /// Bytes of the blobs that are published and not recorded.

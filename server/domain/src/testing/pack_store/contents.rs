@@ -1,5 +1,7 @@
 //! Contents: where they lie, and when they are known.
 
+use std::collections::BTreeSet;
+
 use archive::Deflated;
 
 use super::{Ports, at, blob, digest, is_failure, place, stored};
@@ -202,4 +204,92 @@ pub async fn a_content_that_went_can_be_stored_anew(ports: &Ports) {
     assert_eq!(ports.content("a").await, None);
     ports.give(&draft, "a", &third).await;
     assert_eq!(ports.content("a").await, Some(stored("a", &third)));
+}
+
+/// A draft that brings a content which is known by now holds it where it lies, beside its own blob.
+pub async fn known_contents_are_held_where_they_lie(ports: &Ports) {
+    let (first, second) = (blob("first"), blob("second"));
+    let deflated = StoredContent {
+        deflated: Some((
+            Deflated {
+                size: 1,
+                sha256: digest("deflated"),
+            },
+            place(&second, 0),
+        )),
+        ..stored("b", &first)
+    };
+    let one = ports.insert("maps").await;
+    let blobs = [first.clone(), second.clone()];
+    let contents = [stored("a", &first), deflated.clone()];
+    let taken = ports
+        .packs
+        .store_contents(&one.id, &blobs, &contents, at(9))
+        .await;
+    assert!(taken.unwrap());
+    let other = ports.insert("maps").await;
+    let own = blob("own");
+    let contents = [stored("a", &own), stored("b", &own)];
+    let taken = ports
+        .packs
+        .store_contents(&other.id, std::slice::from_ref(&own), &contents, at(9))
+        .await;
+    assert!(taken.unwrap());
+    assert!(ports.packs.forget_draft(&one.id, at(1)).await.unwrap());
+    assert_eq!(ports.doomed().await, []);
+    assert_eq!(ports.content("a").await, Some(stored("a", &first)));
+    assert_eq!(ports.content("b").await, Some(deflated));
+    assert!(ports.packs.forget_draft(&other.id, at(2)).await.unwrap());
+    assert_eq!(ports.doomed().await.len(), 3);
+}
+
+/// Of blobs that are there, doomed and unknown, a draft comes to hold the first, if it is open.
+pub async fn a_draft_holds_what_it_goes_without(ports: &Ports) {
+    let (there, doomed, unknown) = (blob("there"), blob("doomed"), blob("unknown"));
+    ports.doom(&doomed).await;
+    let version = ports.version_of("maps", 1, "a", &[&there]).await;
+    let draft = ports.insert("other").await;
+    let keys = [&there, &doomed, &unknown, &there].map(|blob| blob.blob.clone());
+    let hold = async |id| {
+        let held = ports.packs.hold_blobs(id, &keys).await.unwrap()?;
+        Some(held.into_iter().collect::<BTreeSet<_>>())
+    };
+    assert_eq!(
+        hold(&draft.id).await,
+        Some(BTreeSet::from([there.blob.clone()]))
+    );
+    let retired = ports
+        .packs
+        .retire_version(&version.pack, version.number, at(1))
+        .await;
+    assert!(retired.unwrap());
+    assert!(!ports.doomed().await.contains(&there.blob));
+    assert_eq!(ports.content("a").await, Some(stored("a", &there)));
+    ports.publish(&draft, 1, &[&there]).await;
+    assert_eq!(hold(&draft.id).await, None);
+    assert!(ports.packs.forget_draft(&draft.id, at(2)).await.unwrap());
+    assert_eq!(hold(&draft.id).await, None);
+    assert_eq!(ports.content("a").await, Some(stored("a", &there)));
+}
+
+/// Many that let go of a blob and one that takes hold of it: it is held, or known to be gone.
+pub async fn an_only_draft_holds_what_others_let_go(ports: &Ports) {
+    for round in 0..20 {
+        let shared = blob("shared");
+        let keys = [shared.blob.clone()];
+        let versions = [1, 2].map(|n| format!("maps {round} {n}"));
+        for name in &versions {
+            ports.version_of(name, 1, "a", &[&shared]).await;
+        }
+        let draft = ports.insert("other").await;
+        let packs = versions.each_ref().map(|name| super::name(name));
+        let [one, other] = packs
+            .each_ref()
+            .map(|pack| ports.packs.retire_version(pack, 1, at(1)));
+        let (held, one, other) = tokio::join!(ports.packs.hold_blobs(&draft.id, &keys), one, other);
+        assert!(one.unwrap() && other.unwrap());
+        let is_held = !held.unwrap().unwrap().is_empty();
+        assert_eq!(ports.content("a").await.is_some(), is_held);
+        ports.packs.forget_draft(&draft.id, at(2)).await.unwrap();
+    }
 }

@@ -153,6 +153,7 @@ pub async fn a_file_keeps_what_a_pack_lets_go(ports: &Ports) {
         content: content.clone(),
         description: Description::default(),
         modified_at: at(12),
+        previous_at: None,
     };
     let draft = ports.insert("maps").await;
     for segment in [&first, &second] {

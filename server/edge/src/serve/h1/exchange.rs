@@ -20,6 +20,8 @@ use crate::{
     serve::{
         body::{BodyError, End, RequestBody, Source},
         connection::{Context, Handler},
+        memory::Counted,
+        places::{Detached, Standing},
         refusal,
     },
 };
@@ -47,6 +49,7 @@ impl<S: Handler> hyper::service::Service<Request<Incoming>> for Exchanges<S> {
     type Future = Exchange<S>;
 
     fn call(&self, request: Request<Incoming>) -> Exchange<S> {
+        self.context.place.stand(Standing::Serving);
         let modern = request.version() >= Version::HTTP_11;
         let number = self.line.begin(modern && self.context.interim);
         let interim = match (modern, self.context.interim) {
@@ -83,6 +86,7 @@ impl<S: Handler> hyper::service::Service<Request<Incoming>> for Exchanges<S> {
             line: Arc::clone(&self.line),
             context: Arc::clone(&self.context),
             number,
+            detached: None,
         }
     }
 }
@@ -97,7 +101,7 @@ fn refusal_of(request: &Request<Incoming>) -> Option<Response> {
     if hosts > 1 || (hosts == 0 && request.version() >= Version::HTTP_11) {
         return Some(refusal::host());
     }
-    None
+    refusal::transfer_coding(request.headers())
 }
 
 /// Runs the handler, then holds its response until the interim responses before it have left.
@@ -106,6 +110,8 @@ pub(super) struct Exchange<S: Handler> {
     line: Arc<Line>,
     context: Arc<Context>,
     number: u64,
+    /// Set while the handler works although its client is gone: hyper waits for it.
+    detached: Option<Detached>,
 }
 
 enum State<S: Handler> {
@@ -122,9 +128,15 @@ impl<S: Handler> Future for Exchange<S> {
 
     fn poll(mut self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Self::Output> {
         if let State::Handling(handler) = &mut self.state {
-            let response = match ready!(handler.as_mut().poll(task)) {
-                Ok(response) => response,
-                Err(never) => match never {},
+            let response = match handler.as_mut().poll(task) {
+                Poll::Ready(Ok(response)) => response,
+                Poll::Ready(Err(never)) => match never {},
+                Poll::Pending => {
+                    if self.detached.is_none() && self.line.has_failed() {
+                        self.detached = Some(self.context.place.detach());
+                    }
+                    return Poll::Pending;
+                }
             };
             self.state = if Cut::is_wanted(&response) {
                 self.line.cut(self.number);
@@ -147,7 +159,7 @@ impl<S: Handler> Future for Exchange<S> {
         }
         self.line.answering();
         Poll::Ready(Ok(response.map(|body| Answer {
-            body,
+            body: Counted::new(body, Arc::clone(&self.context)),
             line: Arc::clone(&self.line),
             exchange: self.number,
         })))
@@ -172,7 +184,7 @@ struct Content {
     incoming: Incoming,
     line: Arc<Line>,
     exchange: u64,
-    /// The client waits for `100 Continue`, which the first poll sends.
+    /// The client waits for `100 Continue`, which hyper sends at the first poll.
     unasked: bool,
 }
 
@@ -184,10 +196,15 @@ impl http_body::Body for Content {
         mut self: Pin<&mut Self>,
         task: &mut Task<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        self.unasked = false;
-        Pin::new(&mut self.incoming)
-            .poll_frame(task)
-            .map_err(BodyError::from)
+        if self.unasked {
+            ready!(self.line.outlet.poll_taken(self.exchange, task));
+            self.unasked = false;
+        }
+        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(task));
+        if let Some(Err(_)) = frame {
+            self.line.request_failed(self.exchange);
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -216,7 +233,7 @@ impl Source for Content {
 
 /// A response's body on its way to hyper, which drops it when it has it all.
 pub(super) struct Answer {
-    body: Body,
+    body: Counted,
     line: Arc<Line>,
     exchange: u64,
 }

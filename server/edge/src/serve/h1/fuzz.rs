@@ -14,12 +14,12 @@ use std::{
 };
 
 use axum::{Router, body::Body, extract::Request, response::Response};
+use budget::Budget;
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::BodyExt;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf},
-    sync::{Notify, Semaphore},
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -27,8 +27,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     interim::{Cut, Interim},
     serve::{
-        Config, Peer,
+        Config, Memory, Peer,
         connection::{Context, Transport},
+        places::Place,
     },
 };
 
@@ -354,8 +355,9 @@ async fn connection(seed: u64) -> (u64, u64) {
         cut: CancellationToken::new(),
         tasks: TaskTracker::new(),
         shed_after: Duration::from_micros(random.of(&[0, 100, 2_000, 1_000_000])),
-        room: Arc::new(Notify::new()),
-        window_growth: Arc::new(Semaphore::new(0)),
+        place: Place::alone(),
+        memory: Memory::default().share(),
+        windows: Budget::new(1),
     };
     // Thousands of tiny writes show no more than hundreds.
     let sizes = if most.min(capacity) < 100 {

@@ -1,6 +1,7 @@
 //! What hyper, the handler, the socket's wrapper and the connection's task know together of the current exchange.
 
 use std::{
+    io,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
@@ -11,7 +12,10 @@ use http_body::Body;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use crate::{interim::h1::Outlet, serve::Config};
+use crate::{
+    interim::h1::Outlet,
+    serve::{Config, stall::Stall},
+};
 
 /// The shared state of one connection.
 #[derive(Debug)]
@@ -34,11 +38,13 @@ struct State {
     /// Number of the current exchange; news of earlier ones is ignored.
     exchange: u64,
     request: Request,
+    /// The request's body failed: it will not come to its end.
+    failed: bool,
     response: Response,
     /// hyper has something to flush.
     unflushed: bool,
-    /// Since when the socket takes nothing.
-    blocked: Option<Instant>,
+    /// The socket takes nothing, or little.
+    stall: Stall,
     /// Since when there has been no exchange; counts while there is none.
     quiet: Instant,
     /// Part of a head has come.
@@ -93,9 +99,10 @@ impl Line {
             state: Mutex::new(State {
                 exchange: 0,
                 request: Request::Done,
+                failed: false,
                 response: Response::Done,
                 unflushed: false,
-                blocked: None,
+                stall: Stall::default(),
                 quiet: Instant::now(),
                 head: false,
             }),
@@ -116,6 +123,7 @@ impl Line {
         let mut state = self.lock();
         state.exchange = exchange;
         state.request = Request::Open;
+        state.failed = false;
         state.response = Response::Open;
         state.head = false;
         exchange
@@ -124,6 +132,16 @@ impl Line {
     /// The request's body is at its end.
     pub(super) fn request_done(&self, exchange: u64) {
         self.change(exchange, |state| state.request = Request::Done);
+    }
+
+    /// The request's body failed, and the handler is told so.
+    pub(super) fn request_failed(&self, exchange: u64) {
+        self.change(exchange, |state| state.failed = true);
+    }
+
+    /// Whether the handler works on a request that will not come to its end.
+    pub(super) fn has_failed(&self) -> bool {
+        self.lock().failed
     }
 
     /// The handler left the rest of the body. It is read and discarded if that is not too much, `readable` permitting.
@@ -194,21 +212,21 @@ impl Line {
 
     // The socket.
 
-    /// hyper has handed bytes to the socket, or tried to.
-    pub(super) fn wrote<T>(&self, result: &Poll<T>) {
+    /// Bytes were handed to the socket, or tried to.
+    pub(super) fn wrote(&self, result: &Poll<io::Result<usize>>) {
         let mut state = self.lock();
         state.unflushed = true;
-        state.blocked = if result.is_pending() {
-            state.blocked.or_else(|| Some(Instant::now()))
-        } else {
-            None
-        };
+        match result {
+            Poll::Pending => state.stall.block(Instant::now()),
+            Poll::Ready(Ok(written)) => state.stall.took(*written, Instant::now()),
+            Poll::Ready(Err(_)) => {}
+        }
     }
 
     /// Everything hyper had is with the socket. Tells whether there was anything.
     pub(super) fn flushed(&self) -> bool {
         let mut state = self.lock();
-        state.blocked = None;
+        state.stall.clear();
         std::mem::take(&mut state.unflushed)
     }
 
@@ -270,12 +288,15 @@ impl Line {
         task.waker().wake_by_ref();
     }
 
-    /// What comes next if nothing else happens.
-    pub(super) fn deadline(&self, shed_after: Duration) -> Option<(Instant, Deadline)> {
+    /// What comes next if nothing else happens; `scarce` tells whether others need the memory.
+    pub(super) fn deadline(
+        &self,
+        shed_after: Duration,
+        scarce: bool,
+    ) -> Option<(Instant, Deadline)> {
         let state = self.lock();
-        let stall = state
-            .blocked
-            .map(|since| (since + self.limits.write_stall, Deadline::Stall));
+        let stall = state.stall.deadline(self.limits.write_stall, scarce);
+        let stall = stall.map(|at| (at, Deadline::Stall));
         let own = match (&state.request, state.response) {
             // Interim responses before the cut are worth a short wait.
             (_, Response::Cut(since)) => Some((since + self.limits.linger, Deadline::Cut)),

@@ -65,7 +65,9 @@ impl<I: Transport> Wire<I> {
 
     fn poll_out(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.out.is_empty() {
-            let written = ready!(Pin::new(&mut self.io).poll_write(task, &self.out))?;
+            let result = Pin::new(&mut self.io).poll_write(task, &self.out);
+            self.line.wrote(&result);
+            let written = ready!(result)?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -98,11 +100,11 @@ impl<I: Transport> Wire<I> {
         length: usize,
         write: impl FnOnce(Pin<&mut I>, &mut Context<'_>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        let result = match self.poll_out(task) {
-            Poll::Ready(Ok(())) if self.refuse(head) => Poll::Ready(Ok(length)),
-            Poll::Ready(Ok(())) => write(Pin::new(&mut self.io), task),
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => Poll::Pending,
+        ready!(self.poll_out(task))?;
+        let result = if self.refuse(head) {
+            Poll::Ready(Ok(length))
+        } else {
+            write(Pin::new(&mut self.io), task)
         };
         self.line.wrote(&result);
         result
@@ -163,11 +165,7 @@ impl<I: Transport> AsyncWrite for Wire<I> {
         if this.out.is_empty() {
             this.out = this.line.outlet.take().unwrap_or_default();
         }
-        if !this.out.is_empty() {
-            let result = this.poll_out(task);
-            this.line.wrote(&result);
-            ready!(result)?;
-        }
+        ready!(this.poll_out(task))?;
         ready!(Pin::new(&mut this.io).poll_flush(task))?;
         if this.line.flushed() {
             // hyper 1.12 can fall asleep after this flush although a pipelined request is in its buffer already: its

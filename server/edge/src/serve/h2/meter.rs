@@ -1,10 +1,15 @@
 //! Counts what a peer's frames cost against what they carry.
 //!
-//! Most frames of HTTP/2 cost the receiver work and the sender next to nothing: `PING` and `SETTINGS` want answers,
-//! `RST_STREAM` throws a request away that was begun, empty `DATA` and unknown frames want to be looked at (RFC 9113
-//! §10.5). h2 bounds the memory that they take. The [`Meter`] bounds their number: a peer has an allowance that fills
-//! with time, and earns more with every KiB that is really transferred, either way, because window updates and the like
-//! come with transfers.
+//! Frames of HTTP/2 cost the receiver work and the sender next to nothing: `HEADERS` and `CONTINUATION` want to be decoded
+//! even where their stream is over, `PING` and `SETTINGS` want answers, `RST_STREAM` throws a request away that was begun,
+//! empty `DATA` and unknown frames want to be looked at (RFC 9113 §10.5). h2 bounds the memory that they take. The [`Meter`]
+//! bounds their number, and the bytes to be decoded.
+//!
+//! Every frame costs something, whatever its type and its stream. A peer has an allowance that fills with time. It earns more
+//! with what really comes of its frames: with every request that is answered, and with every KiB that is transferred, either
+//! way. So what honest clients send is always covered, and nothing needs to be known of the ways to waste it.
+
+use std::collections::HashSet;
 
 use tokio::time::Instant;
 
@@ -16,6 +21,16 @@ const ALLOWANCE_PER_SECOND: u64 = 400;
 
 /// What may be earned ahead: enough for all the window updates of a long path.
 const MAX_EARNED: u64 = 1_000_000;
+
+/// What an answered request earns: its own head, and the frames around it.
+const ANSWERED: u64 = 32;
+
+/// What a header section costs on a stream that has begun. A request has one at most, its trailers; on a stream that is over
+/// it is in vain.
+const TRAILERS: u64 = 20;
+
+/// Bytes of a header block that cost as much as a frame: each may stand for a field (RFC 7541 §6.1).
+const BLOCK: u64 = 512;
 
 const FRAME_HEAD: usize = 9;
 
@@ -32,6 +47,11 @@ pub(super) struct Meter {
     earned: u64,
     /// Bytes of content received.
     received: u64,
+    /// The newest stream that the peer has begun.
+    begun: u32,
+    /// The newest stream that was ever served, and those that are being served.
+    served: u32,
+    open: HashSet<u32>,
 }
 
 /// A peer that sends too many frames that carry nothing.
@@ -49,6 +69,23 @@ impl Meter {
             refilled: now,
             earned: 0,
             received: 0,
+            begun: 0,
+            served: 0,
+            open: HashSet::new(),
+        }
+    }
+
+    /// A stream is being served.
+    pub(super) fn opened(&mut self, stream: u32) {
+        self.open.insert(stream);
+        self.served = self.served.max(stream);
+    }
+
+    /// A stream is served no more, and has been answered or not.
+    pub(super) fn closed(&mut self, stream: u32, answered: bool) {
+        self.open.remove(&stream);
+        if answered {
+            self.earn(ANSWERED * 1024);
         }
     }
 
@@ -77,30 +114,40 @@ impl Meter {
             bytes = &bytes[taken..];
             if self.head_filled == FRAME_HEAD {
                 self.head_filled = 0;
-                let [a, b, c, kind, ..] = self.head;
+                let [a, b, c, kind, _, stream @ ..] = self.head;
                 let length = u32::from_be_bytes([0, a, b, c]);
                 self.skip = length as usize;
-                self.frame(kind, u64::from(length), now)?;
+                let stream = u32::from_be_bytes(stream) & (u32::MAX >> 1);
+                self.frame(kind, stream, u64::from(length), now)?;
             }
         }
     }
 
-    fn frame(&mut self, kind: u8, length: u64, now: Instant) -> Result<(), Flood> {
+    fn frame(&mut self, kind: u8, stream: u32, length: u64, now: Instant) -> Result<(), Flood> {
         const DATA: u8 = 0;
         const HEADERS: u8 = 1;
         const RST_STREAM: u8 = 3;
         const SETTINGS: u8 = 4;
+        const CONTINUATION: u8 = 9;
         match kind {
-            DATA if length > 0 => {
+            DATA => {
                 self.received += length;
+                // Of a stream that nobody reads, the bytes are a waste, too. A new one may not have been looked at yet.
+                if stream <= self.served && !self.open.contains(&stream) {
+                    return self.spend(1 + length / 4096, now);
+                }
                 self.earn(length);
                 // A frame of few bytes costs as much as a full one.
                 self.spend(1, now)
             }
-            // Bounded by the streams that may be open; opening and resetting them is counted with the reset.
-            HEADERS => Ok(()),
-            RST_STREAM | SETTINGS => self.spend(10, now),
-            _ => self.spend(1, now),
+            HEADERS if stream <= self.begun => self.spend(TRAILERS + length / BLOCK, now),
+            HEADERS => {
+                self.begun = stream;
+                self.spend(1 + length / BLOCK, now)
+            }
+            CONTINUATION => self.spend(1 + length / BLOCK, now),
+            RST_STREAM | SETTINGS => self.spend(10 + length / 1024, now),
+            _ => self.spend(1 + length / 1024, now),
         }
     }
 
@@ -130,8 +177,13 @@ mod tests {
     use super::*;
 
     fn frame(kind: u8, payload: usize) -> Vec<u8> {
+        frame_of(1, kind, payload)
+    }
+
+    fn frame_of(stream: u32, kind: u8, payload: usize) -> Vec<u8> {
         let length = u32::try_from(payload).unwrap().to_be_bytes();
-        let mut bytes = vec![length[1], length[2], length[3], kind, 0, 0, 0, 0, 1];
+        let mut bytes = vec![length[1], length[2], length[3], kind, 0];
+        bytes.extend(stream.to_be_bytes());
         bytes.resize(9 + payload, 0);
         bytes
     }
@@ -153,12 +205,16 @@ mod tests {
         let now = Instant::now();
         for (kind, payload, bound) in [
             (0, 0, 4_000),
+            // The first opens the stream.
+            (1, 5, 200),
+            (1, 5_120, 133),
             (2, 5, 4_000),
             (3, 4, 400),
             (4, 0, 400),
             (6, 8, 4_000),
             (8, 4, 4_000),
             (9, 20, 4_000),
+            (9, 5_120, 363),
             (77, 1, 4_000),
         ] {
             let mut meter = Meter::new(0, now);
@@ -169,6 +225,50 @@ mod tests {
                 "frames of type {kind}"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn requests_that_are_answered_earn_their_frames() {
+        let now = Instant::now();
+        let mut meter = Meter::new(0, now);
+        for stream in (1..100_000).step_by(2) {
+            // A head of 2 KiB, a body, trailers, a priority and two window updates.
+            let frames = [(1, 2_048), (0, 10), (1, 30), (2, 5), (8, 4), (8, 4)];
+            let frames = frames.map(|(kind, payload)| frame_of(stream, kind, payload));
+            assert_eq!(let_through(&mut meter, now, frames), 6, "request {stream}");
+            meter.opened(stream);
+            meter.closed(stream, true);
+        }
+        // What nobody answers earns nothing.
+        let mut meter = Meter::new(0, now);
+        let mut refused = 0;
+        while meter
+            .observe(&frame_of(2 * refused + 1, 1, 20), now)
+            .is_ok()
+        {
+            meter.closed(2 * refused + 1, false);
+            refused += 1;
+        }
+        assert_eq!(refused, 4_000);
+    }
+
+    #[tokio::test]
+    async fn content_for_streams_that_are_over_earns_nothing() {
+        let now = Instant::now();
+        let mut meter = Meter::new(0, now);
+        let full = || std::iter::repeat_n(frame(0, 16 * 1024), 10_000);
+        meter.opened(1);
+        assert_eq!(let_through(&mut meter, now, full()), 10_000);
+        let mut meter = Meter::new(0, now);
+        meter.opened(1);
+        meter.closed(1, false);
+        assert_eq!(let_through(&mut meter, now, full()), 800);
+        // What was on its way when the stream ended: a window's worth.
+        let mut meter = Meter::new(0, now);
+        meter.opened(1);
+        meter.closed(1, false);
+        let late = std::iter::repeat_n(frame(0, 16 * 1024), 512);
+        assert_eq!(let_through(&mut meter, now, late), 512);
     }
 
     #[tokio::test]

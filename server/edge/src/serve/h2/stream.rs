@@ -8,7 +8,6 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context as Task, Poll, ready},
-    time::Duration,
 };
 
 use axum::{body::Body, response::Response};
@@ -16,7 +15,7 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream, server::SendResponse};
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body::{Body as _, Frame, SizeHint};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tower::ServiceExt;
 
 use crate::{
@@ -28,26 +27,29 @@ use crate::{
     serve::{
         body::{BodyError, End, RequestBody, Source},
         connection::{Context, Handler},
-        date, refusal,
+        date,
+        memory::Counted,
+        metrics, refusal,
+        stall::Stall,
     },
 };
 
-/// Serves one stream to its end.
+/// Serves one stream to its end; tells whether the peer has its answer.
 pub(super) async fn serve<S: Handler>(
     request: Request<RecvStream>,
     responder: SendResponse<Bytes>,
     backlog: Arc<Backlog>,
     context: Arc<Context>,
     handler: S,
-) {
+) -> bool {
     let method = request.method().clone();
     let sender = Sender::new(responder, Arc::clone(&backlog));
     // However this ends, a panic included, the sender's clones must not keep the stream open.
     let _closing = CloseOnDrop(sender.clone());
     let leftover = Arc::new(Leftover::default());
     let request = prepare(request, &sender, &leftover, &context);
-    let Some(response) = handle(request, &sender, &leftover, handler).await else {
-        return;
+    let Some(response) = handle(request, &sender, &leftover, &context, handler).await else {
+        return false;
     };
     if Cut::is_wanted(&response) {
         // Resetting a stream throws away what h2 has queued for it.
@@ -55,38 +57,19 @@ pub(super) async fn serve<S: Handler>(
         if let Some(mut responder) = sender.take() {
             responder.send_reset(CUT);
         }
-        return;
+        return false;
     }
     let Some(responder) = sender.take() else {
-        return;
+        return false;
     };
-    match answer(
-        responder,
-        response,
-        &method,
-        context.config.write_stall_timeout,
-    )
-    .await
-    {
+    match answer(responder, response, &method, &context).await {
         Ok(()) => leftover.discard(&context).await,
-        Err(Unanswered::Peer) => {}
-        Err(Unanswered::Body(error)) => {
-            tracing::warn!(
-                error = &*error as &dyn std::error::Error,
-                "answer cut: its body failed"
-            );
-        }
-        Err(Unanswered::Length { declared, sent }) => {
-            tracing::error!(
-                declared,
-                sent,
-                "answer cut: its body is not as long as declared"
-            );
-        }
-        Err(Unanswered::Stalled) => {
-            tracing::debug!(peer = %context.peer.address, "peer does not read its answer");
+        Err(unanswered) => {
+            unanswered.tell(&context);
+            return false;
         }
     }
+    true
 }
 
 /// How a cut looks: the code that the text on resumable uploads names for it (httpwg/http-extensions#3475), and the
@@ -147,18 +130,23 @@ async fn handle<S: Handler>(
     request: Request<Body>,
     sender: &Sender,
     leftover: &Leftover,
+    context: &Context,
     handler: S,
 ) -> Option<Response> {
     if request.method() == Method::CONNECT {
         return Some(refusal::connect());
     }
     let mut response = pin!(handler.oneshot(request));
+    let mut detached = None;
     poll_fn(|task| {
         if let Poll::Ready(response) = response.as_mut().poll(task) {
             return Poll::Ready(Some(response.unwrap_or_else(|never| match never {})));
         }
-        if sender.poll_reset(task) && !leftover.is_reading.load(Ordering::Acquire) {
-            return Poll::Ready(None);
+        if sender.poll_reset(task) {
+            if !leftover.is_reading.load(Ordering::Acquire) {
+                return Poll::Ready(None);
+            }
+            detached.get_or_insert_with(|| context.place.detach());
         }
         Poll::Pending
     })
@@ -177,6 +165,27 @@ enum Unanswered {
     Length { declared: u64, sent: u64 },
 }
 
+impl Unanswered {
+    fn tell(&self, context: &Context) {
+        match self {
+            Self::Peer => {}
+            Self::Body(error) => tracing::warn!(
+                error = &**error as &dyn std::error::Error,
+                "answer cut: its body failed"
+            ),
+            Self::Length { declared, sent } => tracing::error!(
+                declared,
+                sent,
+                "answer cut: its body is not as long as declared"
+            ),
+            Self::Stalled => {
+                metrics::stalled();
+                tracing::debug!(peer = %context.peer.address, "peer does not read its answer");
+            }
+        }
+    }
+}
+
 impl From<h2::Error> for Unanswered {
     fn from(_: h2::Error) -> Self {
         Self::Peer
@@ -187,7 +196,7 @@ async fn answer(
     mut responder: SendResponse<Bytes>,
     response: Response,
     method: &Method,
-    stall: Duration,
+    context: &Arc<Context>,
 ) -> Result<(), Unanswered> {
     let (parts, body) = refusal::unless_final(response).into_parts();
     let mut head = http::Response::new(());
@@ -216,7 +225,7 @@ async fn answer(
     if ends {
         return Ok(());
     }
-    let result = pump(body, &mut stream, declared, stall).await;
+    let result = pump(body, &mut stream, declared, context).await;
     if result.is_err() {
         // The peer must not take what it got for the whole.
         stream.send_reset(Reason::INTERNAL_ERROR);
@@ -246,16 +255,40 @@ fn content_length(head: &mut http::Response<()>, bodiless: bool, body: &Body) ->
     Some(exact)
 }
 
-/// Sends the body as fast as the peer's windows and the socket take it.
+/// Sends the body as fast as the peer's windows and the socket take it, and waits until they have.
 async fn pump(
     body: Body,
     stream: &mut SendStream<Bytes>,
     declared: Option<u64>,
-    stall: Duration,
+    context: &Arc<Context>,
+) -> Result<(), Unanswered> {
+    let (body, mut gone) = Counted::watched(body, Arc::clone(context));
+    send_all(body, stream, declared, context).await?;
+    // h2 may still hold some of it: the peer can take back a window that it has opened.
+    loop {
+        let left = poll_fn(|task| match stream.poll_reset(task) {
+            Poll::Ready(_) => Poll::Ready(Err(Unanswered::Peer)),
+            Poll::Pending => gone.poll_recv(task).map(|_| Ok(())),
+        });
+        match timeout(context.config.write_stall_timeout, left).await {
+            Ok(left) => return left,
+            Err(_) if context.memory.is_scarce() => return Err(Unanswered::Stalled),
+            Err(_) => {}
+        }
+    }
+}
+
+async fn send_all(
+    body: Counted,
+    stream: &mut SendStream<Bytes>,
+    declared: Option<u64>,
+    context: &Context,
 ) -> Result<(), Unanswered> {
     let mut body = pin!(body);
     let mut sent = 0;
     loop {
+        // What the peer has no window for stays with the store.
+        room(1, stream, &mut Stall::default(), context).await?;
         let frame = poll_fn(|task| match stream.poll_reset(task) {
             Poll::Ready(_) => Poll::Ready(Err(Unanswered::Peer)),
             Poll::Pending => body.as_mut().poll_frame(task).map(Ok),
@@ -281,7 +314,7 @@ async fn pump(
                 } else if let Some(declared) = declared.filter(|declared| sent > *declared) {
                     return Err(Unanswered::Length { declared, sent });
                 }
-                send(data, last, stream, stall).await?;
+                send(data, last, stream, context).await?;
                 if last {
                     return Ok(());
                 }
@@ -296,12 +329,12 @@ async fn pump(
     }
 }
 
-/// Sends `data` in the pieces that the windows allow. A peer that opens no window for `stall` is cut off.
+/// Sends `data` in the pieces that the windows allow.
 async fn send(
     mut data: Bytes,
     last: bool,
     stream: &mut SendStream<Bytes>,
-    stall: Duration,
+    context: &Context,
 ) -> Result<(), Unanswered> {
     if data.is_empty() {
         return if last {
@@ -310,15 +343,31 @@ async fn send(
             Ok(())
         };
     }
+    let mut stall = Stall::default();
     while !data.is_empty() {
-        stream.reserve_capacity(data.len());
-        let capacity = timeout(stall, poll_fn(|task| poll_capacity(stream, task)))
-            .await
-            .map_err(|_| Unanswered::Stalled)??;
-        let piece = data.split_to(capacity.min(data.len()));
+        let room = room(data.len(), stream, &mut stall, context).await?;
+        let piece = data.split_to(room.min(data.len()));
+        stall.took(piece.len(), Instant::now());
         stream.send_data(piece, last && data.is_empty())?;
     }
     Ok(())
+}
+
+/// Waits until h2 takes some of `wanted` bytes. A peer that opens no window for too long is cut off.
+async fn room(
+    wanted: usize,
+    stream: &mut SendStream<Bytes>,
+    stall: &mut Stall,
+    context: &Context,
+) -> Result<usize, Unanswered> {
+    stream.reserve_capacity(wanted);
+    stall.block(Instant::now());
+    let limit = context.config.write_stall_timeout;
+    let deadline = stall.deadline(limit, context.memory.is_scarce());
+    let deadline = deadline.expect("it is blocked");
+    timeout_at(deadline, poll_fn(|task| poll_capacity(stream, task)))
+        .await
+        .map_err(|_| Unanswered::Stalled)?
 }
 
 fn poll_capacity(

@@ -4,15 +4,14 @@
 //! `PING` measures how much comes in a round trip, and when that is most of the window, the window grows to four times its size.
 
 use std::{
-    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
+use budget::{Budget, Held};
 use bytes::Bytes;
 use h2::{Ping, PingPong, server::Connection};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::serve::Http2Config;
@@ -26,9 +25,9 @@ pub(super) struct Window {
     size: u32,
     max: u32,
     sample: Sample,
-    /// The server's allowance for grown windows, and this connection's part of it, in KiB.
-    growth: Arc<Semaphore>,
-    grown: Vec<OwnedSemaphorePermit>,
+    /// What all windows may grow by, and what this connection has taken of it.
+    growth: Budget,
+    grown: Vec<Held>,
 }
 
 enum Sample {
@@ -39,7 +38,7 @@ enum Sample {
 }
 
 impl Window {
-    pub(super) fn new(pings: PingPong, config: &Http2Config, growth: Arc<Semaphore>) -> Self {
+    pub(super) fn new(pings: PingPong, config: &Http2Config, growth: Budget) -> Self {
         let bytes = |size: bytesize::ByteSize| u32::try_from(size.as_u64()).unwrap_or(u32::MAX / 8);
         Self {
             pings,
@@ -98,15 +97,14 @@ impl Window {
     {
         let size = (self.size * 4).min(self.max);
         // The connection's window grows by twice as much as a stream's.
-        let growth = (size - self.size) / 1024 * 2;
-        let Ok(permit) = Arc::clone(&self.growth).try_acquire_many_owned(growth) else {
+        let Some(held) = self.growth.try_take(u64::from(size - self.size) * 2) else {
             return;
         };
         // Refused while an earlier change is not acknowledged; then the next measurement tries again.
         if connection.set_initial_window_size(size).is_ok() {
             connection.set_target_window_size(size * 2);
             self.size = size;
-            self.grown.push(permit);
+            self.grown.push(held);
         }
     }
 }

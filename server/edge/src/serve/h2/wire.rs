@@ -9,6 +9,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::meter::Meter;
-use crate::serve::connection::Transport;
+use crate::serve::{connection::Transport, stall::Stall};
 
 /// What is gathered for a peer that takes it at once.
 const GATHER: usize = 64 * 1024;
@@ -38,8 +39,8 @@ struct Core<I> {
     unflushed: bool,
     /// How much may be gathered.
     limit: usize,
-    /// Since when the socket takes nothing.
-    blocked: Option<Instant>,
+    /// The socket takes nothing, or little.
+    stall: Stall,
     meter: Meter,
     flooded: bool,
 }
@@ -54,16 +55,19 @@ impl<I: Transport> Wire<I> {
             written: 0,
             unflushed: false,
             limit: GATHER,
-            blocked: None,
+            stall: Stall::default(),
             meter,
             flooded: false,
         };
         Self(Arc::new(Mutex::new(core)))
     }
 
-    /// Writes what was gathered.
+    /// Writes what was gathered, when h2 has nothing more to say for now.
     pub(super) fn poll_drain(&self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.lock().poll_drain(task)
+        let core = &mut *self.lock();
+        ready!(core.poll_drain(task))?;
+        core.stall.clear();
+        Poll::Ready(Ok(()))
     }
 
     /// Makes closing look like a failure to the peer.
@@ -79,9 +83,19 @@ impl<I: Transport> Wire<I> {
         }
     }
 
-    /// Since when the peer takes nothing.
-    pub(super) fn blocked(&self) -> Option<Instant> {
-        self.lock().blocked
+    /// When the peer has taken too little for too long; see [`Stall::deadline`].
+    pub(super) fn deadline(&self, limit: Duration, scarce: bool) -> Option<Instant> {
+        self.lock().stall.deadline(limit, scarce)
+    }
+
+    /// A stream has begun.
+    pub(super) fn opened(&self, stream: u32) {
+        self.lock().meter.opened(stream);
+    }
+
+    /// A stream has ended, with an answer that the peer has or without.
+    pub(super) fn closed(&self, stream: u32, answered: bool) {
+        self.lock().meter.closed(stream, answered);
     }
 
     /// Whether the peer has sent more frames than it may; nothing more is read from it.
@@ -113,7 +127,9 @@ impl<I: Transport> Core<I> {
                 Poll::Ready(written) => {
                     self.written += written;
                     self.meter.sent(written);
-                    self.blocked = None;
+                    if self.stall.is_blocked() {
+                        self.stall.took(written, Instant::now());
+                    }
                     self.unflushed = true;
                 }
                 Poll::Pending => return self.block(),
@@ -124,7 +140,6 @@ impl<I: Transport> Core<I> {
                 return self.block();
             }
             self.unflushed = false;
-            self.blocked = None;
         }
         self.written = 0;
         self.out.clear();
@@ -138,7 +153,7 @@ impl<I: Transport> Core<I> {
     /// The socket takes no more for now.
     fn block(&mut self) -> Poll<io::Result<()>> {
         self.limit = GATHER_BLOCKED;
-        self.blocked.get_or_insert_with(Instant::now);
+        self.stall.block(Instant::now());
         Poll::Pending
     }
 
@@ -173,10 +188,15 @@ impl<I: Transport> AsyncRead for Wire<I> {
             let length = core.ahead.len().min(buffer.remaining());
             buffer.put_slice(&core.ahead.split_to(length));
         }
-        core.flooded = core
+        let observed = core
             .meter
-            .observe(&buffer.filled()[before..], Instant::now())
-            .is_err();
+            .observe(&buffer.filled()[before..], Instant::now());
+        if observed.is_err() {
+            core.flooded = true;
+            // Not even the work on what has come already.
+            buffer.set_filled(before);
+            return Poll::Pending;
+        }
         Poll::Ready(Ok(()))
     }
 }

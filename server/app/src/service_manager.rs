@@ -1,4 +1,4 @@
-//! What a supervisor such as systemd hands to the program, and what it is told: `sd_listen_fds(3)`, `sd_notify(3)`.
+//! Sockets from a service manager such as systemd, and notes to it: `sd_listen_fds(3)`, `sd_notify(3)`.
 
 use std::net::TcpListener;
 
@@ -25,12 +25,12 @@ pub fn sockets() -> anyhow::Result<Vec<TcpListener>> {
     Ok(sockets)
 }
 
-/// Tells the supervisor that requests are served.
+/// Tells the service manager that requests are served.
 pub fn ready() {
     tell(&[NotifyState::Ready]);
 }
 
-/// Tells the supervisor that the process is about to end.
+/// Tells the service manager that the process is about to end.
 pub fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
@@ -38,6 +38,6 @@ pub fn stopping() {
 /// Does nothing without `NOTIFY_SOCKET`.
 fn tell(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!(%error, "failed to tell the supervisor");
+        tracing::warn!(%error, "failed to tell the service manager");
     }
 }
