@@ -126,7 +126,7 @@ mod tests {
     #[tokio::test]
     async fn a_panic_after_a_pause_is_found_as_well() {
         let supervisor = Supervisor::default();
-        let held = vec![1];
+        let held = [1];
         supervisor.spawn("accepting", async move {
             tokio::task::yield_now().await;
             assert!(held.is_empty(), "as a test wants it");

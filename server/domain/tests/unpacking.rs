@@ -542,6 +542,7 @@ async fn content_moves_the_expiry_of_its_draft() {
 #[test]
 fn any_archive_comes_out_as_it_went_in() {
     let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
         .build()
         .unwrap();
     let contents = proptest::collection::vec((0..6_u64, 0..3_usize, proptest::bool::ANY), 0..12);

@@ -101,7 +101,8 @@ async fn a_certificate_in_hand_has_its_name_and_its_time() {
     let elsewhere = |params: &mut CertificateParams| {
         params.subject_alt_names = vec![SanType::DnsName("other.example".try_into().unwrap())];
     };
-    let changes: [(&str, &dyn Fn(&mut CertificateParams)); 3] = [
+    type Change = dyn Fn(&mut CertificateParams);
+    let changes: [(&str, &Change); 3] = [
         ("expired", &past),
         ("not valid yet", &future),
         ("not valid for name", &elsewhere),

@@ -564,7 +564,7 @@ async fn a_node_goes_on_with_what_it_left() {
 
 /// Taking an archive apart cannot stop half-way; to begin anew elsewhere would only take longer.
 #[tokio::test(start_paused = true)]
-async fn an_archive_that_is_being_used_is_waited_for() {
+async fn an_archive_that_is_being_used_is_let_go_of_for_a_newer_request() {
     let world = World::new().await;
     let [one, other] = &world.nodes;
     let using = Barrier::new();
@@ -586,10 +586,13 @@ async fn an_archive_that_is_being_used_is_waited_for() {
     tokio::time::sleep(WAIT * 10).await;
     assert!(!asking.is_finished());
     using.open();
-    let refused = older.await.unwrap().unwrap_err().error;
-    assert!(matches!(refused, Error::Pack(_)), "{refused:?}");
-    let asked = asking.await.unwrap().unwrap_err().error;
-    assert!(matches!(asked, Error::Gone(Gone::Invalid)), "{asked:?}");
+    let ended = older.await.unwrap().unwrap_err().error;
+    assert!(matches!(ended, Error::Superseded), "{ended:?}");
+    let asked = asking.await.unwrap().unwrap();
+    let UploadState::Open(progress) = &asked.state else {
+        panic!("{asked:?}")
+    };
+    assert_eq!(progress.open.offset, 14);
 }
 
 /// It has become so since it was looked at, and its node hears nothing.

@@ -104,7 +104,7 @@ fn work_is_cut_only_beyond_a_fair_share() {
     let busy: Vec<_> = (0..6)
         .map(|_| placed(&full, ATTACKER, Standing::Serving))
         .collect();
-    let mut waiters = vec![waiting(&full, CLIENT), waiting(&full, OTHER)];
+    let mut waiters = [waiting(&full, CLIENT), waiting(&full, OTHER)];
     assert_eq!(leaving(&busy), [0, 1]);
     drop(busy);
     assert!(waiters.iter_mut().all(|waiter| waiter.try_recv().is_ok()));
