@@ -540,8 +540,8 @@ fn scribble(machine: &Machine) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_changes_meanwhile_leaves_what_was_there() {
     let resize = |machine: &Machine, size: usize| opened(machine).set_len(size as u64).unwrap();
-    type Change = dyn Fn(&Machine);
-    let changes: [(&str, &Change); 4] = [
+    type Change<'a> = dyn Fn(&Machine) + 'a;
+    let changes: [(&str, &Change<'_>); 4] = [
         ("written into", &scribble),
         ("written anew", &|machine| {
             machine.write("movie.mov", &content(2 * MIB, 3));
