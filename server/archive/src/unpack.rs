@@ -17,7 +17,7 @@
 //! or `\` between them. A tar must have its end mark, or one that was cut between two files would look whole.
 //!
 //! Some entries are passed over, though checked like the others: directories (trees consist of files), the document
-//! of our own archives, and what macOS adds ([`is_litter`](crate::is_litter)).
+//! of our own archives, and what macOS adds ([`is_litter`]).
 //!
 //! # What it costs
 //!
