@@ -6,7 +6,8 @@
 //! wakes up. Either way the offset is final when the request goes on. Of two nodes that take over at once, the last to claim the
 //! upload holds it, and the other's request ends as superseded.
 //!
-//! What makes use of a whole archive cannot stop half-way. It is waited for while its node is alive, as it is on one node.
+//! Unpacking an archive stops between two of its steps for a newer request. While the step runs, it is waited for as long as its node is
+//! alive, as it is on one node; the archive stays uploaded.
 
 use std::time::Duration;
 

@@ -562,7 +562,7 @@ async fn a_node_goes_on_with_what_it_left() {
     assert_eq!(node.metadata.count(Fact::AskToYield), 0);
 }
 
-/// Taking an archive apart cannot stop half-way; to begin anew elsewhere would only take longer.
+/// Unpacking stops between two steps: the archive stays whole and durable, and whoever asks is told so.
 #[tokio::test(start_paused = true)]
 async fn an_archive_that_is_being_used_is_let_go_of_for_a_newer_request() {
     let world = World::new().await;
