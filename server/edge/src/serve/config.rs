@@ -166,7 +166,7 @@ impl Default for Config {
             max_connections: 10_000,
             max_connections_per_peer: None,
             proxies: Vec::new(),
-            max_detached_requests: 1_000,
+            max_detached_requests: 200,
             max_head_size: ByteSize::kib(32),
             max_head_fields: 100,
             head_timeout: Duration::from_secs(20),

@@ -240,22 +240,28 @@ fn poll_deadline(
 async fn close<I: Transport>(mut wire: Wire<I>, linger: Linger, context: &Context) {
     wire.disarm();
     context.place.stand(Standing::Unserved);
-    let _ = timeout(context.config.linger_timeout, wire.shutdown()).await;
-    if matches!(linger, Linger::No) {
-        return;
-    }
-    let discard = async {
-        let mut buffer = vec![0; 16 * 1024];
-        let mut left = context.linger_size();
-        while let Ok(n @ 1..) = wire.read(&mut buffer).await {
-            let Some(rest) = left.checked_sub(n as u64) else {
-                break;
-            };
-            left = rest;
+    let ending = async {
+        let _ = timeout(context.config.linger_timeout, wire.shutdown()).await;
+        if matches!(linger, Linger::Yes) {
+            let discarding = discard(&mut wire, context.linger_size());
+            let _ = timeout(context.config.linger_timeout, discarding).await;
         }
     };
     tokio::select! {
-        _ = timeout(context.config.linger_timeout, discard) => {}
+        biased;
+        () = ending => {}
         () = context.place.asked_to_leave() => {}
+    }
+}
+
+/// Reads up to `most` bytes, for nothing.
+async fn discard<I: Transport>(wire: &mut Wire<I>, most: u64) {
+    let mut buffer = vec![0; 16 * 1024];
+    let mut left = most;
+    while let Ok(n @ 1..) = wire.read(&mut buffer).await {
+        let Some(rest) = left.checked_sub(n as u64) else {
+            return;
+        };
+        left = rest;
     }
 }

@@ -182,7 +182,7 @@ async fn run<I: Transport, S: Handler>(
             () = context.place.let_go(), if is_held_back => {}
             () = context.place.asked_to_leave() => {
                 tracing::debug!(peer = %context.peer.address, "connection closed: its place was needed");
-                return abort(connection, wire, Reason::NO_ERROR, context).await;
+                return leave(connection, wire).await;
             }
             () = timer.as_mut(), if phase.deadline(context).is_some() => {
                 if matches!(phase, Phase::Closing(_)) {
@@ -361,6 +361,20 @@ fn poll_stall<I: Transport>(
         timer.as_mut().reset(deadline);
     }
     timer.poll(task).map(|()| Next::Stall)
+}
+
+/// Makes room without waiting for the peer, which hears of it if it has room itself.
+async fn leave<I: Transport>(mut connection: Connection<I>, wire: &Wire<I>) -> io::Result<()> {
+    connection.abrupt_shutdown(Reason::NO_ERROR);
+    poll_fn(|task| {
+        let closed = connection.poll_closed(task);
+        let _ = wire.poll_drain(task)?;
+        match closed {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(io::Error::other(error))),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(())),
+        }
+    })
+    .await
 }
 
 /// Ends the connection at once, with a reason that the peer gets if it reads.

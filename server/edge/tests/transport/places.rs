@@ -166,6 +166,22 @@ impl Work {
     }
 }
 
+/// Waits until everything that was sent over HTTP/2 has been read.
+async fn pong(client: &mut Raw) {
+    client.send(frame(PING, 0, 0, b"12345678")).await;
+    soon(async {
+        loop {
+            let head = client.content(9).await;
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            client.content(usize::try_from(length).unwrap()).await;
+            if head[3..5] == [PING, 1] {
+                return;
+            }
+        }
+    })
+    .await;
+}
+
 const KEEP: &str = "PUT /keep HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n12345";
 
 #[tokio::test]
@@ -224,19 +240,7 @@ async fn streams_that_were_reset_count_while_they_are_worked_on() {
             .send(frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]))
             .await;
     }
-    client.send(frame(PING, 0, 0, b"12345678")).await;
-    soon(async {
-        loop {
-            let head = client.content(9).await;
-            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-            client.content(usize::try_from(length).unwrap()).await;
-            if head[3..5] == [PING, 1] {
-                break;
-            }
-        }
-    })
-    .await;
-    // Everything that was sent has been read.
+    pong(&mut client).await;
     assert_eq!(work.begun.load(Ordering::SeqCst), 8);
 
     gate.add_permits(1000);
@@ -256,6 +260,28 @@ async fn streams_that_were_reset_count_while_they_are_worked_on() {
     })
     .await;
     assert_eq!(work.most.load(Ordering::SeqCst), 8);
+}
+
+#[tokio::test]
+async fn streams_that_are_reset_at_once_are_not_worked_on() {
+    let work = Work::default();
+    let gate = Arc::new(Semaphore::new(0));
+    let server = Server::start(Config::default(), work.router(&gate)).await;
+    let mut client = server.connect().await;
+    client
+        .send([PREFACE, &frame(SETTINGS, 0, 0, &[])].concat())
+        .await;
+    pong(&mut client).await;
+    let mut frames = Vec::new();
+    for stream in (1..40).step_by(2) {
+        frames.extend(frame(HEADERS, END_HEADERS, stream, &put_head()));
+        frames.extend(frame(DATA, 0, stream, b"x"));
+        frames.extend(frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]));
+    }
+    client.send(frames).await;
+    pong(&mut client).await;
+    // One write is read at once, or cut in two.
+    assert!(work.begun.load(Ordering::SeqCst) <= 1);
 }
 
 #[tokio::test]

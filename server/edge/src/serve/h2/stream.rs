@@ -125,7 +125,8 @@ fn prepare(
 /// Runs the handler; `None` when its client went away first.
 ///
 /// The handler is dropped then, unless it has not read its request to the end: it gets an error from the body and the
-/// chance to keep what came.
+/// chance to keep what came. A request that was reset before this is not worked on at all: beginning and resetting at once
+/// makes no work.
 async fn handle<S: Handler>(
     request: Request<Body>,
     sender: &Sender,
@@ -135,6 +136,9 @@ async fn handle<S: Handler>(
 ) -> Option<Response> {
     if request.method() == Method::CONNECT {
         return Some(refusal::connect());
+    }
+    if poll_fn(|task| Poll::Ready(sender.poll_reset(task))).await {
+        return None;
     }
     let mut response = pin!(handler.oneshot(request));
     let mut detached = None;
