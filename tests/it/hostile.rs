@@ -1,8 +1,11 @@
 //! Peers that make the server hold what they do not take: it is bounded, and others are served meanwhile.
 
+use std::time::Duration;
+
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tests::frames::{self, Frames, LARGEST_WINDOW};
 use tests::{Client, Content, Request, TestServer, Version};
+use tokio::time::sleep;
 
 /// Connections together hold half of this.
 const LITTLE: &str = "[memory]\ntotal = \"64 MiB\"\nper_connection = \"4 MiB\"";
@@ -43,7 +46,7 @@ async fn healthy(server: &TestServer, content: Content) {
     }
 }
 
-/// Runs an attack: the peak is bounded while others are served.
+/// Runs an attack: the peak is bounded while others are served, and the memory given back when the attackers are gone.
 async fn check<T>(server: &TestServer, content: Content, attack: impl AsyncFn() -> T, most: u64) {
     let before = server.resident().total;
     server.process().forget_peak();
@@ -54,6 +57,15 @@ async fn check<T>(server: &TestServer, content: Content, attack: impl AsyncFn() 
     let grown = server.process().peak().saturating_sub(before);
     assert!(grown < most, "{} MiB more", grown / MIB);
     drop(attackers);
+    let mut stays = u64::MAX;
+    for _ in 0..300 {
+        stays = server.resident().total.saturating_sub(before);
+        if stays < HALF {
+            return;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    panic!("{} MiB stay", stays / MIB);
 }
 
 /// Asks for the file on 100 streams of each of `connections`.

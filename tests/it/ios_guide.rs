@@ -176,7 +176,7 @@ fn cases() -> Vec<Case> {
             "names",
             base()
                 .with("Größe & mehr/日本 100%#?.txt", "n")
-                .with("known/x", "dot"),
+                .with(".well-known/x", "dot"),
             1,
         ),
         case(
