@@ -15,7 +15,7 @@ struct Rule {
 }
 
 /// The table "Direction" of `server/ARCHITECTURE.md`.
-const RULES: [Rule; 8] = [
+const RULES: [Rule; 9] = [
     Rule {
         name: "budget",
         may_use: &[],
@@ -57,16 +57,38 @@ const RULES: [Rule; 8] = [
         must_not_know: &["http", "axum", "hyper", "h2", "tower", "rustix", "aws-"],
     },
     Rule {
-        name: "edge",
-        may_use: &["budget", "domain", "protocol", "archive"],
+        name: "transport",
+        may_use: &["budget"],
         must_not_know: &["sqlx", "rusqlite", "rustix", "aws-"],
+    },
+    Rule {
+        name: "edge",
+        may_use: &["transport", "domain", "protocol", "archive"],
+        must_not_know: &[
+            "hyper",
+            "h2",
+            "rustls",
+            "tokio-rustls",
+            "socket2",
+            "sqlx",
+            "rusqlite",
+            "rustix",
+            "aws-",
+        ],
     },
     Rule {
         name: "app",
         may_use: &[
-            "budget", "protocol", "archive", "domain", "blobs", "metadata", "edge",
+            "budget",
+            "protocol",
+            "archive",
+            "domain",
+            "blobs",
+            "metadata",
+            "transport",
+            "edge",
         ],
-        must_not_know: &["sqlx", "rusqlite", "aws-"],
+        must_not_know: &["h2", "tokio-rustls", "socket2", "sqlx", "rusqlite", "aws-"],
     },
 ];
 
@@ -114,7 +136,9 @@ fn fields_have_their_names_in_one_list() {
     // Its fields are refused.
     let elsewhere = Path::new("protocol/src/content.rs");
     let server = Path::new(env!("CARGO_MANIFEST_DIR")).join("../server");
-    let mut folders = vec![server.join("protocol/src"), server.join("edge/src")];
+    let mut folders = ["protocol/src", "transport/src", "edge/src"]
+        .map(|folder| server.join(folder))
+        .to_vec();
     let mut read = 0;
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap() {

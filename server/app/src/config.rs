@@ -20,8 +20,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use edge::routes::admin::AdminAddress;
-use edge::serve::{ListenAddress, TlsConfig};
 use serde::{Deserialize, Serialize};
+use transport::{ListenAddress, TlsConfig};
 use url::Url;
 
 use crate::{telemetry, webhooks};
@@ -49,7 +49,7 @@ pub struct Config {
     /// What operators and their machines ask: whether the server works.
     pub admin: edge::routes::admin::Config,
     /// The transport: limits and timeouts of connections.
-    pub http: edge::serve::Config,
+    pub http: transport::Config,
     /// Memory that peers can make the server hold.
     pub memory: budget::Config,
     /// How uploads are taken in.
@@ -77,7 +77,7 @@ impl Default for Config {
             access: domain::access::Config::default(),
             tls: Tls::default(),
             admin: edge::routes::admin::Config::default(),
-            http: edge::serve::Config::default(),
+            http: transport::Config::default(),
             memory: budget::Config::default(),
             uploads: domain::uploads::Config::default(),
             packs: domain::packs::Config::default(),

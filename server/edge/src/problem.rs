@@ -17,7 +17,7 @@ use protocol::fields::name::X_REQUEST_ID;
 use protocol::problem::{MEDIA_TYPE, Problem, ProblemType, types};
 use uuid::Uuid;
 
-use crate::interim::Cut;
+use transport::Cut;
 
 /// Problems that belong to this server and to no upload protocol.
 pub(crate) mod own {

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use domain::supervisor::Failure;
 use domain::{Health, MetadataStore, Supervisor, Uploads};
-use edge::serve::{ConfigError, Drained, Listener, Memory};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use transport::{ConfigError, Drained, Listener, Memory};
 
 use self::reloading::Reloading;
 use crate::config::{Config, Flags};
@@ -202,12 +202,12 @@ impl Work {
             admin: (!admin.is_empty()).then(|| {
                 Task::spawn(&supervisor, "the admin listener", |stop| {
                     let service = edge::routes::admin::service(asked);
-                    let transport = edge::routes::admin::transport();
-                    edge::serve::serve(admin, transport, memory.clone(), service, stop)
+                    let config = edge::routes::admin::transport();
+                    transport::serve(admin, config, memory.clone(), service, stop)
                 })
             }),
             serving: Task::spawn(&supervisor, "the listener", |stop| {
-                edge::serve::serve(listeners, http, memory, edge::routes::service(api), stop)
+                transport::serve(listeners, http, memory, edge::routes::service(api), stop)
             }),
             supervisor,
             health,

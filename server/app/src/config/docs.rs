@@ -22,7 +22,7 @@ pub(super) const SOURCES: &[(&str, &str, &str)] = &[
     ),
     (
         "http",
-        include_str!("../../../edge/src/serve/config.rs"),
+        include_str!("../../../transport/src/config.rs"),
         "Config",
     ),
     (

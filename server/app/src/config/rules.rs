@@ -8,8 +8,8 @@ use std::time::Duration;
 use blobs::OpenError;
 use bytesize::ByteSize;
 use domain::digest::Sha256Digest;
-use edge::serve::InterimPolicy;
 use toml::{Table, Value};
+use transport::InterimPolicy;
 use url::Url;
 
 use super::docs::{self, Takes};

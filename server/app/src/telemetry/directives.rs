@@ -14,7 +14,7 @@ const HUSHED: &str = "sqlx::postgres::notice=warn,aws_sdk_s3::http_response_chec
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
 
 /// The parts of the program, and libraries whose events help to understand what it does.
-const PARTS: [&str; 20] = [
+const PARTS: [&str; 21] = [
     "app",
     "archive",
     "blobs",
@@ -23,6 +23,7 @@ const PARTS: [&str; 20] = [
     "edge",
     "metadata",
     "protocol",
+    "transport",
     "aws_config",
     "aws_runtime",
     "aws_sdk_s3",
@@ -135,7 +136,7 @@ mod tests {
             "WARN",
             "off",
             "info,edge=debug",
-            "info, edge::serve=trace,sqlx=off",
+            "info, transport::h2=trace,sqlx=off",
             "warn,edge[request]=debug",
             "warn,edge[request{id=1}]=trace",
         ] {

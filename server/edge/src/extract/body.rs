@@ -9,7 +9,7 @@ use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use protocol::digest::StatedDigests;
 
-use crate::serve::BodyError;
+use transport::BodyError;
 
 /// How many bytes the body has, in bytes, where its framing tells.
 pub(crate) fn length(body: &Body) -> Option<u64> {

@@ -20,12 +20,12 @@ use protocol::upload::Limits;
 use serde::Serialize;
 
 use crate::extract::UPLOADS;
-use crate::interim::Interim;
 use crate::problem::Failure;
 use crate::respond::content::Representation;
 use crate::respond::file::{self, FileDocument};
 use crate::respond::{JSON, pack, time, url_value};
 use crate::routes::Api;
+use transport::Interim;
 
 /// How one request for an upload is answered.
 #[derive(Debug, Clone)]

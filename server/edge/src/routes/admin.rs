@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::host::{self, Hosts};
 use crate::problem::{self, Failure, own};
-use crate::serve::{self, InvalidAddress, ListenAddress};
+use transport::{InvalidAddress, ListenAddress};
 
 /// The default port for operators: the one before that for clients.
 const DEFAULT_PORT: u16 = 8079;
@@ -100,7 +100,7 @@ impl Serialize for AdminAddress {
 
 impl<'de> Deserialize<'de> for AdminAddress {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        serve::text_or_port(deserializer, str::parse)
+        transport::text_or_port(deserializer, str::parse)
     }
 }
 
@@ -116,11 +116,11 @@ pub struct Admin {
 }
 
 /// How the listener is served: few connections, and nothing on it is worth waiting for at the end.
-pub fn transport() -> serve::Config {
-    serve::Config {
+pub fn transport() -> transport::Config {
+    transport::Config {
         max_connections: 64,
         drain_grace: Duration::from_secs(1),
-        ..serve::Config::default()
+        ..transport::Config::default()
     }
 }
 

@@ -27,13 +27,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::extract::query::malformed;
 use crate::extract::{Access, HolderAccess, Target, UPLOADS, UploadTarget, body, form};
-use crate::interim::Interim;
 use crate::problem::{Failure, no_such_method, own};
 use crate::respond::upload::{Announcer, Answering, UploadDocument, told, written};
 use crate::routes::Api;
 use crate::routes::files;
 use crate::routes::packs::{self, Names};
-use crate::serve::Peer;
+use transport::Interim;
+use transport::Peer;
 
 /// Most uploads that a list has.
 const MOST_LISTED: usize = 1000;

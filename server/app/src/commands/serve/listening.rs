@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 
 use anyhow::Context as _;
-use edge::serve::{ListenAddress, ListenError, Listener};
+use transport::{ListenAddress, ListenError, Listener};
 
 use crate::config::Config;
 

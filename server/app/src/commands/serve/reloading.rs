@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 
 use domain::access::Gate;
-use edge::serve::{Certificate, ListenAddress};
+use transport::{Certificate, ListenAddress};
 
 use crate::config::{Config, Flags};
 use crate::telemetry::Log;

@@ -1,0 +1,310 @@
+//! One accepted connection, from its first byte to the protocol that serves it.
+
+use std::{
+    convert::Infallible,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context as Task, Poll, ready},
+    time::Duration,
+};
+
+use axum::{body::Body, response::Response};
+use budget::Budget;
+use bytes::{Bytes, BytesMut};
+use http::Request;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    runtime::Handle,
+    time::{sleep, timeout},
+};
+use tokio_rustls::server::TlsStream;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::Service;
+
+use crate::{Config, Peer, h1, h2, memory::Share, places::Place, tls::Acceptor};
+
+/// What every HTTP/2 connection begins with (RFC 9113 §3.4).
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A service that answers every request, as a `Router` does.
+pub(crate) trait Handler:
+    Service<Request<Body>, Response = Response, Error = Infallible, Future: Send>
+    + Clone
+    + Send
+    + 'static
+{
+}
+
+impl<S> Handler for S where
+    S: Service<Request<Body>, Response = Response, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + 'static
+{
+}
+
+/// What a connection's parts need to know of its surroundings.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) config: Arc<Config>,
+    pub(crate) peer: Peer,
+    /// Whether this peer may get interim responses.
+    pub(crate) interim: bool,
+    /// Finish what is going on, begin nothing.
+    pub(crate) drain: CancellationToken,
+    /// End at once.
+    pub(crate) cut: CancellationToken,
+    /// What the server waits for at its end.
+    pub(crate) tasks: TaskTracker,
+    /// How long an HTTP/1 connection without a request keeps its buffers.
+    pub(crate) shed_after: Duration,
+    /// The connection's place, held until everything that works for it has ended.
+    pub(crate) place: Place,
+    /// What the connection may hold for its peer.
+    pub(crate) memory: Share,
+    /// What is left of [`Http2Config::window_growth`](crate::Http2Config::window_growth).
+    pub(crate) windows: Budget,
+}
+
+/// Long enough to reuse the buffers in a run of requests.
+pub(crate) const SHED_AFTER: Duration = Duration::from_millis(500);
+
+impl Context {
+    pub(crate) fn max_head_size(&self) -> usize {
+        usize::try_from(self.config.max_head_size.as_u64()).unwrap_or(usize::MAX)
+    }
+
+    pub(crate) fn linger_size(&self) -> u64 {
+        self.config.linger_size.as_u64()
+    }
+
+    /// Runs the rest of a handler whose connection is gone. It counts until it ends.
+    pub(crate) fn run_on<F: Future<Output: Send> + Send + 'static>(self: &Arc<Self>, handler: F) {
+        // Without a runtime everything ends anyway.
+        if let Ok(runtime) = Handle::try_current() {
+            let context = Arc::clone(self);
+            let detached = self.place.detach();
+            let handler = async move {
+                let _detached = detached;
+                context.cut.run_until_cancelled(handler).await.map(drop)
+            };
+            self.tasks.spawn_on(handler, &runtime);
+        }
+    }
+
+    /// Runs what nobody is served by; `None` if the connection has to close before its end, because its place is needed or
+    /// the server shuts down.
+    async fn unserved<F: Future>(&self, step: F) -> Option<F::Output> {
+        tokio::select! {
+            biased;
+            output = step => Some(output),
+            () = self.drain.cancelled() => None,
+            () = self.place.asked_to_leave() => None,
+        }
+    }
+}
+
+/// The bytes below a protocol.
+pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// Makes closing look like a failure to the peer, not like an end.
+    fn abort(&mut self);
+}
+
+/// A TCP connection, with or without TLS.
+enum Socket {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// Serves an accepted connection to its end.
+pub(crate) async fn serve<S: Handler>(
+    socket: TcpStream,
+    acceptor: Option<Acceptor>,
+    context: Context,
+    handler: S,
+) {
+    let address = context.peer.address;
+    if let Err(error) = prepare(&socket, &context.config) {
+        tracing::debug!(peer = %address, %error, "connection gone before it began");
+        return;
+    }
+    let Some((mut io, negotiated)) = open(socket, acceptor, &context).await else {
+        return;
+    };
+    let Some(first) = first_bytes(&mut io, &context).await else {
+        return;
+    };
+    let sniffed = match negotiated.as_deref() {
+        Some(b"h2") => Some((Protocol::Http2, first)),
+        Some(b"http/1.1") => Some((Protocol::Http1, first)),
+        _ => {
+            let sniffing = timeout(context.config.head_timeout, sniff(&mut io, first));
+            let sniffed = context.unserved(sniffing).await;
+            sniffed.and_then(Result::ok).and_then(Result::ok)
+        }
+    };
+    let context = Arc::new(context);
+    let peer = context.peer;
+    match sniffed {
+        Some((Protocol::Http1, ahead)) => h1::serve(io, ahead, context, handler).await,
+        Some((Protocol::Http2, ahead)) => Box::pin(h2::serve(io, ahead, context, handler)).await,
+        None => tracing::debug!(peer = %peer.address, "connection ended before its first request"),
+    }
+}
+
+/// The bytes below HTTP, and the protocol that TLS agreed on.
+async fn open(
+    socket: TcpStream,
+    acceptor: Option<Acceptor>,
+    context: &Context,
+) -> Option<(Socket, Option<Vec<u8>>)> {
+    let peer = context.peer.address;
+    let Some(acceptor) = acceptor else {
+        return Some((Socket::Plain(socket), None));
+    };
+    let handshake = timeout(
+        context.config.tls_handshake_timeout,
+        acceptor.accept(socket),
+    );
+    match Box::pin(context.unserved(handshake)).await {
+        Some(Ok(Ok(stream))) => {
+            let protocol = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+            return Some((Socket::Tls(Box::new(stream)), protocol));
+        }
+        Some(Ok(Err(error))) => tracing::debug!(%peer, %error, "TLS handshake failed"),
+        Some(Err(_)) => tracing::debug!(%peer, "TLS handshake timed out"),
+        None => tracing::debug!(%peer, "TLS handshake broken off"),
+    }
+    None
+}
+
+/// Sets what every accepted socket needs.
+fn prepare(socket: &TcpStream, config: &Config) -> io::Result<()> {
+    // Answers and interim responses are written whole; Nagle's algorithm would only delay the last part.
+    socket.set_nodelay(true)?;
+    // Without a bound, the kernel takes megabytes for a peer that has once read fast. What is on its way is not bounded by
+    // this, so a long path carries as much as before.
+    #[cfg(any(target_os = "linux", target_os = "macos"))]
+    {
+        let unsent = u32::try_from(config.max_unsent.as_u64()).unwrap_or(u32::MAX);
+        socket2::SockRef::from(socket).set_tcp_notsent_lowat(unsent)?;
+    }
+    Ok(())
+}
+
+enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// Tells the protocol from the first bytes: HTTP/2 by its preface, anything else is left to HTTP/1 to refuse.
+async fn sniff(io: &mut Socket, first: Bytes) -> io::Result<(Protocol, Bytes)> {
+    let mut bytes = BytesMut::from(first);
+    loop {
+        let length = bytes.len().min(PREFACE.len());
+        if bytes[..length] != PREFACE[..length] {
+            return Ok((Protocol::Http1, bytes.freeze()));
+        }
+        if length == PREFACE.len() {
+            return Ok((Protocol::Http2, bytes.freeze()));
+        }
+        if io.read_buf(&mut bytes).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+/// Waits for a request to begin and returns its first bytes; `None` when the connection should close instead: its peer
+/// is gone or silent for too long, its place is needed, or the server shuts down.
+///
+/// Holds no buffer while it waits.
+pub(crate) async fn first_bytes<I: AsyncRead + Unpin>(
+    io: &mut I,
+    context: &Context,
+) -> Option<Bytes> {
+    let read = std::future::poll_fn(|task| {
+        let mut space = [0; 2048];
+        let mut buffer = ReadBuf::new(&mut space);
+        ready!(Pin::new(&mut *io).poll_read(task, &mut buffer)).ok();
+        Poll::Ready(Some(Bytes::copy_from_slice(buffer.filled())).filter(|bytes| !bytes.is_empty()))
+    });
+    // Dropping a read that is pending loses nothing; the others hold no state worth keeping.
+    tokio::select! {
+        biased;
+        bytes = read => bytes,
+        () = context.drain.cancelled() => None,
+        () = sleep(context.config.keep_alive_timeout) => None,
+        () = context.place.asked_to_leave() => None,
+    }
+}
+
+impl Transport for Socket {
+    fn abort(&mut self) {
+        let stream = match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_mut().0,
+        };
+        // Fails only if the connection is gone already.
+        let _ = stream.set_zero_linger();
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        task: &mut Task<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_read(task, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(task, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        task: &mut Task<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_write(task, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(task, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        task: &mut Task<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(task, slices),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(task, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(task),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(task),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(task),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(task),
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! One request and its response, between hyper and the handler.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context as Task, Poll, ready},
+};
+
+use axum::{body::Body, response::Response};
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Version, header};
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+use tower::{ServiceExt, util::Oneshot};
+
+use super::line::Line;
+use crate::{
+    body::{BodyError, End, RequestBody, Source},
+    connection::{Context, Handler},
+    interim::{self, Cut, Interim, InterimError},
+    memory::Counted,
+    places::{Detached, Standing},
+    refusal,
+};
+
+/// hyper's view of the handler.
+pub(super) struct Exchanges<S> {
+    line: Arc<Line>,
+    context: Arc<Context>,
+    handler: S,
+}
+
+impl<S> Exchanges<S> {
+    pub(super) fn new(line: Arc<Line>, context: Arc<Context>, handler: S) -> Self {
+        Self {
+            line,
+            context,
+            handler,
+        }
+    }
+}
+
+impl<S: Handler> hyper::service::Service<Request<Incoming>> for Exchanges<S> {
+    type Response = http::Response<Answer>;
+    type Error = Infallible;
+    type Future = Exchange<S>;
+
+    fn call(&self, request: Request<Incoming>) -> Exchange<S> {
+        self.context.place.stand(Standing::Serving);
+        let modern = request.version() >= Version::HTTP_11;
+        let number = self.line.begin(modern && self.context.interim);
+        let interim = match (modern, self.context.interim) {
+            (false, _) => Interim::shut(InterimError::Unsupported),
+            (true, false) => Interim::shut(InterimError::Disabled),
+            (true, true) => interim::h1::Sender::new(Arc::clone(&self.line.outlet), number).into(),
+        };
+        let refusal = refusal_of(&request);
+        let expects_continue = modern
+            && request
+                .headers()
+                .get(header::EXPECT)
+                .is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        let mut request = request.map(|incoming| {
+            let source = Content {
+                incoming,
+                line: Arc::clone(&self.line),
+                exchange: number,
+                unasked: expects_continue,
+            };
+            Body::new(RequestBody::new(
+                source,
+                self.context.config.body_idle_timeout,
+            ))
+        });
+        request.extensions_mut().insert(self.context.peer);
+        request.extensions_mut().insert(interim);
+        let state = match refusal {
+            Some(response) => State::Holding(response),
+            None => State::Handling(Box::pin(self.handler.clone().oneshot(request))),
+        };
+        Exchange {
+            state,
+            line: Arc::clone(&self.line),
+            context: Arc::clone(&self.context),
+            number,
+            detached: None,
+        }
+    }
+}
+
+/// What no handler should have to deal with.
+fn refusal_of(request: &Request<Incoming>) -> Option<Response> {
+    if request.method() == Method::CONNECT {
+        return Some(refusal::connect());
+    }
+    // RFC 9112 §3.2: exactly one Host, from HTTP/1.1 on.
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    if hosts > 1 || (hosts == 0 && request.version() >= Version::HTTP_11) {
+        return Some(refusal::host());
+    }
+    refusal::transfer_coding(request.headers())
+}
+
+/// Runs the handler, then holds its response until the interim responses before it have left.
+pub(super) struct Exchange<S: Handler> {
+    state: State<S>,
+    line: Arc<Line>,
+    context: Arc<Context>,
+    number: u64,
+    /// Set while the handler works although its client is gone: hyper waits for it.
+    detached: Option<Detached>,
+}
+
+enum State<S: Handler> {
+    Handling(Pin<Box<Oneshot<S, Request<Body>>>>),
+    Holding(Response),
+    /// The connection's task ends the connection.
+    Cut,
+    /// hyper has the response.
+    Done,
+}
+
+impl<S: Handler> Future for Exchange<S> {
+    type Output = Result<http::Response<Answer>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Self::Output> {
+        if let State::Handling(handler) = &mut self.state {
+            let response = match handler.as_mut().poll(task) {
+                Poll::Ready(Ok(response)) => response,
+                Poll::Ready(Err(never)) => match never {},
+                Poll::Pending => {
+                    if self.detached.is_none() && self.line.has_failed() {
+                        self.detached = Some(self.context.place.detach());
+                    }
+                    return Poll::Pending;
+                }
+            };
+            self.state = if Cut::is_wanted(&response) {
+                self.line.cut(self.number);
+                State::Cut
+            } else {
+                State::Holding(refusal::unless_final(response))
+            };
+        }
+        // The flush that follows takes what is queued and wakes this task.
+        if !self.line.outlet.finish() {
+            return Poll::Pending;
+        }
+        let State::Holding(mut response) = std::mem::replace(&mut self.state, State::Done) else {
+            self.state = State::Cut;
+            return Poll::Pending;
+        };
+        if self.line.is_abandoned() {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
+        self.line.answering();
+        Poll::Ready(Ok(response.map(|body| Answer {
+            body: Counted::new(body, Arc::clone(&self.context)),
+            line: Arc::clone(&self.line),
+            exchange: self.number,
+        })))
+    }
+}
+
+impl<S: Handler> Drop for Exchange<S> {
+    /// The connection is gone, and hyper drops what it was doing. A handler that has not read its request to the end
+    /// runs on without it: its body tells it, and it may keep what came.
+    fn drop(&mut self) {
+        if let State::Handling(handler) = std::mem::replace(&mut self.state, State::Done)
+            && self.line.is_reading()
+            && !std::thread::panicking()
+        {
+            self.context.run_on(handler);
+        }
+    }
+}
+
+/// A request's body as hyper delivers it.
+struct Content {
+    incoming: Incoming,
+    line: Arc<Line>,
+    exchange: u64,
+    /// The client waits for `100 Continue`, which hyper sends at the first poll.
+    unasked: bool,
+}
+
+impl http_body::Body for Content {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        task: &mut Task<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.unasked {
+            ready!(self.line.outlet.poll_taken(self.exchange, task));
+            self.unasked = false;
+        }
+        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(task));
+        if let Some(Err(_)) = frame {
+            self.line.request_failed(self.exchange);
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+impl Source for Content {
+    fn finish(self, end: End) {
+        match end {
+            End::Complete => self.line.request_done(self.exchange),
+            // Reading on would ask the client for a body that nobody wants.
+            End::Unread => self
+                .line
+                .request_unread(self.exchange, self.incoming, !self.unasked),
+            End::Failed => self
+                .line
+                .request_unread(self.exchange, self.incoming, false),
+        }
+    }
+}
+
+/// A response's body on its way to hyper, which drops it when it has it all.
+pub(super) struct Answer {
+    body: Counted,
+    line: Arc<Line>,
+    exchange: u64,
+}
+
+impl http_body::Body for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        task: &mut Task<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(task));
+        if let Some(Err(error)) = &frame {
+            tracing::warn!(
+                error = error as &dyn std::error::Error,
+                "answer cut: its body failed"
+            );
+            self.line.response_broken(self.exchange);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.line.response_done(self.exchange);
+    }
+}

@@ -1,0 +1,34 @@
+//! The transport: listeners, TLS, connections and their end.
+//!
+//! [`serve`] runs one service (an `axum::Router`, say) over any number of [`Listener`]s. HTTP/1.1 goes through hyper,
+//! HTTP/2 through the `h2` crate directly, because neither hyper nor axum can send interim responses. Each request
+//! carries a [`Peer`] and an [`Interim`] in its extensions; errors of its body can be told apart with
+//! [`BodyError::of`].
+
+mod address;
+mod body;
+mod config;
+mod connection;
+mod date;
+mod h1;
+mod h2;
+mod interim;
+mod listener;
+mod memory;
+mod metrics;
+mod places;
+mod refusal;
+mod server;
+mod stall;
+mod tls;
+
+pub use self::{
+    address::{InvalidAddress, ListenAddress, text_or_port},
+    body::BodyError,
+    config::{Config, ConfigError, Http2Config, InterimPolicy, ListenConfig, TlsConfig},
+    interim::{Cut, Interim, InterimError},
+    listener::{ListenError, Listener},
+    memory::Memory,
+    server::{Drained, Peer, serve},
+    tls::{Certificate, TlsError},
+};

@@ -1,0 +1,63 @@
+//! What the transport tells of itself, through the [`metrics`] facade.
+
+use std::time::Duration;
+
+use metrics::{counter, gauge};
+
+use crate::memory::Memory;
+
+/// How often the gauge of the memory held is set.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Counts a thing that is open, for as long as this is held.
+#[derive(Debug)]
+pub(crate) struct Open(&'static str);
+
+impl Open {
+    pub(crate) fn connection() -> Self {
+        Self::new("longhaul_connections")
+    }
+
+    pub(crate) fn stream() -> Self {
+        Self::new("longhaul_http2_streams")
+    }
+
+    fn new(name: &'static str) -> Self {
+        gauge!(name).increment(1.0);
+        Self(name)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        gauge!(self.0).decrement(1.0);
+    }
+}
+
+/// An answer waits for memory.
+pub(crate) fn waited() {
+    counter!("longhaul_memory_waits_total").increment(1);
+}
+
+/// A peer was cut off because it did not take what was held for it.
+pub(crate) fn stalled() {
+    counter!("longhaul_stalled_peers_total").increment(1);
+}
+
+/// A connection was cut because its frames cost more than they carry.
+pub(crate) fn flooded() {
+    counter!("longhaul_http2_floods_total").increment(1);
+}
+
+/// A stream was refused because there was no memory for it.
+pub(crate) fn refused() {
+    counter!("longhaul_http2_refused_streams_total").increment(1);
+}
+
+/// Tells how much memory is held, for ever.
+pub(crate) async fn watch(memory: Memory) {
+    loop {
+        gauge!("longhaul_memory_held_bytes").set(memory.held() as f64);
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
