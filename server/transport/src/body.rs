@@ -2,7 +2,6 @@
 
 use std::{
     error::Error,
-    io,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -38,33 +37,6 @@ impl BodyError {
             cause = error.source();
         }
         None
-    }
-}
-
-impl From<hyper::Error> for BodyError {
-    fn from(error: hyper::Error) -> Self {
-        // hyper reports broken framing as these two kinds (`proto/h1/decode.rs`), everything else is a lost connection.
-        let kind = error
-            .source()
-            .and_then(<dyn Error>::downcast_ref)
-            .map(io::Error::kind);
-        match kind {
-            Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => {
-                Self::Malformed(error.into())
-            }
-            _ => Self::Disconnected(error.into()),
-        }
-    }
-}
-
-impl From<h2::Error> for BodyError {
-    fn from(error: h2::Error) -> Self {
-        // What the library itself resets is the peer's breach of the protocol, a wrong `Content-Length` for one.
-        if error.is_reset() && error.is_library() {
-            Self::Malformed(error.into())
-        } else {
-            Self::Disconnected(error.into())
-        }
     }
 }
 

@@ -1,110 +1,29 @@
 //! One accepted connection, from its first byte to the protocol that serves it.
 
 use std::{
-    convert::Infallible,
     io,
     pin::Pin,
     sync::Arc,
     task::{Context as Task, Poll, ready},
-    time::Duration,
 };
 
-use axum::{body::Body, response::Response};
-use budget::Budget;
 use bytes::{Bytes, BytesMut};
-use http::Request;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     net::TcpStream,
-    runtime::Handle,
     time::{sleep, timeout},
 };
 use tokio_rustls::server::TlsStream;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tower::Service;
 
-use crate::{Config, Peer, h1, h2, memory::Share, places::Place, tls::Acceptor};
+use crate::{
+    Config,
+    context::{Context, Handler},
+    h1, h2,
+    tls::Acceptor,
+};
 
 /// What every HTTP/2 connection begins with (RFC 9113 §3.4).
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// A service that answers every request, as a `Router` does.
-pub(crate) trait Handler:
-    Service<Request<Body>, Response = Response, Error = Infallible, Future: Send>
-    + Clone
-    + Send
-    + 'static
-{
-}
-
-impl<S> Handler for S where
-    S: Service<Request<Body>, Response = Response, Error = Infallible, Future: Send>
-        + Clone
-        + Send
-        + 'static
-{
-}
-
-/// What a connection's parts need to know of its surroundings.
-#[derive(Debug)]
-pub(crate) struct Context {
-    pub(crate) config: Arc<Config>,
-    pub(crate) peer: Peer,
-    /// Whether this peer may get interim responses.
-    pub(crate) interim: bool,
-    /// Finish what is going on, begin nothing.
-    pub(crate) drain: CancellationToken,
-    /// End at once.
-    pub(crate) cut: CancellationToken,
-    /// What the server waits for at its end.
-    pub(crate) tasks: TaskTracker,
-    /// How long an HTTP/1 connection without a request keeps its buffers.
-    pub(crate) shed_after: Duration,
-    /// The connection's place, held until everything that works for it has ended.
-    pub(crate) place: Place,
-    /// What the connection may hold for its peer.
-    pub(crate) memory: Share,
-    /// What is left of [`Http2Config::window_growth`](crate::Http2Config::window_growth).
-    pub(crate) windows: Budget,
-}
-
-/// Long enough to reuse the buffers in a run of requests.
-pub(crate) const SHED_AFTER: Duration = Duration::from_millis(500);
-
-impl Context {
-    pub(crate) fn max_head_size(&self) -> usize {
-        usize::try_from(self.config.max_head_size.as_u64()).unwrap_or(usize::MAX)
-    }
-
-    pub(crate) fn linger_size(&self) -> u64 {
-        self.config.linger_size.as_u64()
-    }
-
-    /// Runs the rest of a handler whose connection is gone. It counts until it ends.
-    pub(crate) fn run_on<F: Future<Output: Send> + Send + 'static>(self: &Arc<Self>, handler: F) {
-        // Without a runtime everything ends anyway.
-        if let Ok(runtime) = Handle::try_current() {
-            let context = Arc::clone(self);
-            let detached = self.place.detach();
-            let handler = async move {
-                let _detached = detached;
-                context.cut.run_until_cancelled(handler).await.map(drop)
-            };
-            self.tasks.spawn_on(handler, &runtime);
-        }
-    }
-
-    /// Runs what nobody is served by; `None` if the connection has to close before its end, because its place is needed or
-    /// the server shuts down.
-    async fn unserved<F: Future>(&self, step: F) -> Option<F::Output> {
-        tokio::select! {
-            biased;
-            output = step => Some(output),
-            () = self.drain.cancelled() => None,
-            () = self.place.asked_to_leave() => None,
-        }
-    }
-}
 
 /// The bytes below a protocol.
 pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {
@@ -141,7 +60,7 @@ pub(crate) async fn serve<S: Handler>(
         Some(b"http/1.1") => Some((Protocol::Http1, first)),
         _ => {
             let sniffing = timeout(context.config.head_timeout, sniff(&mut io, first));
-            let sniffed = context.unserved(sniffing).await;
+            let sniffed = context.unless_closing(sniffing).await;
             sniffed.and_then(Result::ok).and_then(Result::ok)
         }
     };
@@ -168,7 +87,7 @@ async fn open(
         context.config.tls_handshake_timeout,
         acceptor.accept(socket),
     );
-    match Box::pin(context.unserved(handshake)).await {
+    match Box::pin(context.unless_closing(handshake)).await {
         Some(Ok(Ok(stream))) => {
             let protocol = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
             return Some((Socket::Tls(Box::new(stream)), protocol));

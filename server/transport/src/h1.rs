@@ -29,7 +29,8 @@ use self::{
     wire::Wire,
 };
 use crate::{
-    connection::{Context, Handler, Transport, first_bytes},
+    connection::{Transport, first_bytes},
+    context::{Context, Handler},
     metrics,
     places::Standing,
     refusal,

@@ -28,7 +28,8 @@ use tokio::{
 use self::{window::Window, wire::Wire};
 use crate::interim::h2::Backlog;
 use crate::{
-    connection::{Context, Handler, PREFACE, Transport},
+    connection::{PREFACE, Transport},
+    context::{Context, Handler},
     metrics,
     places::Standing,
 };

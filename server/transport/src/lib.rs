@@ -6,9 +6,11 @@
 //! [`BodyError::of`].
 
 mod address;
+mod answer;
 mod body;
 mod config;
 mod connection;
+mod context;
 mod date;
 mod h1;
 mod h2;
@@ -18,6 +20,7 @@ mod memory;
 mod metrics;
 mod places;
 mod refusal;
+mod request;
 mod server;
 mod stall;
 mod tls;
@@ -26,9 +29,10 @@ pub use self::{
     address::{InvalidAddress, ListenAddress, text_or_port},
     body::BodyError,
     config::{Config, ConfigError, Http2Config, InterimPolicy, ListenConfig, TlsConfig},
+    context::Peer,
     interim::{Cut, Interim, InterimError},
     listener::{ListenError, Listener},
     memory::Memory,
-    server::{Drained, Peer, serve},
+    server::{Drained, serve},
     tls::{Certificate, TlsError},
 };

@@ -26,7 +26,7 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::sync::mpsc;
 
-use crate::{Http2Config, connection::Context, metrics};
+use crate::{Http2Config, context::Context, metrics};
 
 /// What is read from an answer's body at a time, at most, as far as the body's pieces allow.
 pub(crate) const CHUNK: u64 = 64 * 1024;

@@ -16,23 +16,14 @@ use tokio_util::{
 use tower::Service;
 
 use crate::{
-    Config, ConfigError, Listener, Memory,
-    connection::{self, Context, Handler},
+    Config, ConfigError, Listener, Memory, Peer, connection,
+    context::{Context, Handler, SHED_AFTER},
     metrics,
     places::{Place, Places},
 };
 
 /// How many connections make room at once when the system has no more files.
 const SHED_AT_ONCE: usize = 16;
-
-/// Who sent a request; in the extensions of each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Peer {
-    /// The other end of the connection: the client, or the proxy before it.
-    pub address: SocketAddr,
-    /// Whether the connection is encrypted up to this process.
-    pub secure: bool,
-}
 
 /// How serving ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,7 +161,7 @@ impl Server {
             drain: self.drain,
             cut: self.cut,
             tasks: self.tasks,
-            shed_after: connection::SHED_AFTER,
+            shed_after: SHED_AFTER,
             memory: self.memory.share(),
             windows: self.windows,
         }

@@ -2,6 +2,8 @@
 
 use std::{
     convert::Infallible,
+    error::Error as _,
+    io,
     pin::Pin,
     sync::Arc,
     task::{Context as Task, Poll, ready},
@@ -17,11 +19,12 @@ use tower::{ServiceExt, util::Oneshot};
 use super::line::Line;
 use crate::{
     body::{BodyError, End, RequestBody, Source},
-    connection::{Context, Handler},
+    context::{Context, Handler},
     interim::{self, Cut, Interim, InterimError},
     memory::Counted,
     places::{Detached, Standing},
     refusal,
+    request::expects_continue,
 };
 
 /// hyper's view of the handler.
@@ -56,11 +59,7 @@ impl<S: Handler> hyper::service::Service<Request<Incoming>> for Exchanges<S> {
             (true, true) => interim::h1::Sender::new(Arc::clone(&self.line.outlet), number).into(),
         };
         let refusal = refusal_of(&request);
-        let expects_continue = modern
-            && request
-                .headers()
-                .get(header::EXPECT)
-                .is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        let expects_continue = modern && expects_continue(request.headers());
         let mut request = request.map(|incoming| {
             let source = Content {
                 incoming,
@@ -225,6 +224,22 @@ impl Source for Content {
             End::Failed => self
                 .line
                 .request_unread(self.exchange, self.incoming, false),
+        }
+    }
+}
+
+impl From<hyper::Error> for BodyError {
+    fn from(error: hyper::Error) -> Self {
+        // hyper reports broken framing as these two kinds (`proto/h1/decode.rs`), everything else is a lost connection.
+        let kind = error
+            .source()
+            .and_then(<dyn std::error::Error>::downcast_ref)
+            .map(io::Error::kind);
+        match kind {
+            Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => {
+                Self::Malformed(error.into())
+            }
+            _ => Self::Disconnected(error.into()),
         }
     }
 }

@@ -14,7 +14,6 @@ use std::{
 };
 
 use axum::{Router, body::Body, extract::Request, response::Response};
-use budget::Budget;
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::BodyExt;
@@ -22,13 +21,12 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf},
     time::{sleep, timeout},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Config, Memory, Peer,
-    connection::{Context, Transport},
+    Config,
+    connection::Transport,
+    context::Context,
     interim::{Cut, Interim},
-    places::Place,
 };
 
 #[test]
@@ -343,19 +341,8 @@ async fn connection(seed: u64) -> (u64, u64) {
         ..Config::default()
     };
     let context = Context {
-        config: Arc::new(config),
-        peer: Peer {
-            address: ([127, 0, 0, 1], 1).into(),
-            secure: false,
-        },
-        interim: true,
-        drain: CancellationToken::new(),
-        cut: CancellationToken::new(),
-        tasks: TaskTracker::new(),
         shed_after: Duration::from_micros(random.of(&[0, 100, 2_000, 1_000_000])),
-        place: Place::alone(),
-        memory: Memory::default().share(),
-        windows: Budget::new(1),
+        ..Context::alone(config)
     };
     // Thousands of tiny writes show no more than hundreds.
     let sizes = if most.min(capacity) < 100 {

@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use tokio::sync::Notify;
 
 use super::InterimError;
-use crate::connection::Context;
+use crate::context::Context;
 
 /// Most interim responses that may wait for one connection.
 const MAX_QUEUED: usize = 256;
