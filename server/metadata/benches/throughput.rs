@@ -1,9 +1,16 @@
-//! What a store does in a second, against the disk that the temporary directory is on. `cargo bench -p metadata`.
+//! Measures the throughput of each store against the disk that the temporary
+//! directory is on. `cargo bench -p metadata`.
 //!
-//! Writing is compared with a transaction for each change, reading with a store that keeps no file rows in memory. The columns are
-//! callers at once, operations a second, the time that 99 of 100 took at most, and processor time of one (Linux only).
+//! SQLite's writing is compared with a transaction for each change, its reading with a store that
+//! keeps no file rows in memory. PostgreSQL is the server that the tests start. The columns are
+//! callers at once, operations a second, the time that 99 of 100 took at most, and processor time of
+//! one in this process (Linux only).
 
 #![expect(clippy::print_stdout, reason = "it prints a table")]
+#![expect(clippy::unwrap_used, reason = "the helper of the tests is included")]
+
+#[path = "../tests/cluster/mod.rs"]
+mod cluster;
 
 use std::future::Future;
 use std::num::NonZeroUsize;
@@ -17,13 +24,22 @@ use domain::metadata_store::{Guarded, Hold, Inserted, Written};
 use domain::testing::metadata_store::{completed, file, progress, upload};
 use domain::upload::Upload;
 use domain::{MetadataStore, Timestamp};
-use metadata::{Config, SqliteConfig};
+use metadata::{Config, PostgresConfig, SqliteConfig};
 use tokio::time::Instant;
 
 const LATER: Timestamp = Timestamp::from_millis(1_900_000_000_000);
 
 async fn opened(config: SqliteConfig, directory: &Path) -> Arc<dyn MetadataStore> {
     let store = metadata::open(&Config::Sqlite(config), directory).await;
+    store.expect("the database opens").metadata
+}
+
+async fn opened_in_postgres() -> Arc<dyn MetadataStore> {
+    let config = PostgresConfig {
+        connections: 64.try_into().expect("not zero"),
+        ..cluster::fresh_schema().await
+    };
+    let store = metadata::open(&Config::Postgres(config), "/nowhere".as_ref()).await;
     store.expect("the database opens").metadata
 }
 
@@ -86,14 +102,20 @@ fn row(what: &str, callers: usize, figures: &Figures) {
     println!("{what:<44} {callers:>7} {per_second:>10.0} {p99:>12.2?} {processor:>12.2?}");
 }
 
-/// The life of an upload, step by step.
-async fn writing(what: &str, batch: usize, callers: usize, count: usize) {
+/// Writing in SQLite, with up to `batch` changes a transaction.
+async fn writing_in_sqlite(what: &str, batch: usize, callers: usize, count: usize) {
     let directory = tempfile::tempdir().expect("a directory");
     let config = SqliteConfig {
         batch: NonZeroUsize::new(batch).expect("not zero"),
         ..SqliteConfig::default()
     };
     let store = opened(config, directory.path()).await;
+    writing(&store, what, callers, count).await;
+    store.close().await;
+}
+
+/// The life of an upload, step by step.
+async fn writing(store: &Arc<dyn MetadataStore>, what: &str, callers: usize, count: usize) {
     let uploads: Arc<Vec<Vec<Upload>>> = Arc::new(
         (0..callers)
             .map(|caller| {
@@ -104,7 +126,7 @@ async fn writing(what: &str, batch: usize, callers: usize, count: usize) {
             .collect(),
     );
 
-    let given = (Arc::clone(&store), Arc::clone(&uploads));
+    let given = (Arc::clone(store), Arc::clone(&uploads));
     let figures = measure(callers, count, move |caller, n| {
         let (store, uploads) = given.clone();
         async move {
@@ -114,7 +136,7 @@ async fn writing(what: &str, batch: usize, callers: usize, count: usize) {
     });
     row(&format!("insert_upload, {what}"), callers, &figures.await);
 
-    let given = (Arc::clone(&store), Arc::clone(&uploads));
+    let given = (Arc::clone(store), Arc::clone(&uploads));
     let figures = measure(callers, count, move |caller, n| {
         let (store, uploads) = given.clone();
         async move {
@@ -126,7 +148,7 @@ async fn writing(what: &str, batch: usize, callers: usize, count: usize) {
     });
     row(&format!("record_progress, {what}"), callers, &figures.await);
 
-    let given = (Arc::clone(&store), Arc::clone(&uploads));
+    let given = (Arc::clone(store), Arc::clone(&uploads));
     let figures = measure(callers, count, move |caller, n| {
         let (store, uploads) = given.clone();
         async move {
@@ -136,18 +158,23 @@ async fn writing(what: &str, batch: usize, callers: usize, count: usize) {
         }
     });
     row(&format!("complete_upload, {what}"), callers, &figures.await);
-    store.close().await;
 }
 
-/// Looking up files by path, of which there are 10,000.
-async fn reading(what: &str, file_cache: ByteSize, callers: usize, count: usize) {
-    const FILES: usize = 10_000;
+/// Reading from SQLite, with a cache of this size.
+async fn reading_from_sqlite(what: &str, file_cache: ByteSize, callers: usize, count: usize) {
     let directory = tempfile::tempdir().expect("a directory");
     let config = SqliteConfig {
         file_cache,
         ..SqliteConfig::default()
     };
     let store = opened(config, directory.path()).await;
+    reading(&store, what, callers, count).await;
+    store.close().await;
+}
+
+/// Looking up files by path, of which there are 1,000.
+async fn reading(store: &Arc<dyn MetadataStore>, what: &str, callers: usize, count: usize) {
+    const FILES: usize = 1000;
     let mut paths = Vec::new();
     for n in 0..FILES {
         let file = file(&format!("directory/IMG_{n:06}.HEIC"), "hello", LATER);
@@ -157,7 +184,7 @@ async fn reading(what: &str, file_cache: ByteSize, callers: usize, count: usize)
             .await;
         assert!(matches!(written, Ok(Written::Created)));
     }
-    let given = (Arc::clone(&store), Arc::new(paths));
+    let given = (Arc::clone(store), Arc::new(paths));
     let figures = measure(callers, count, move |caller, n| {
         let (store, paths) = given.clone();
         async move {
@@ -166,7 +193,6 @@ async fn reading(what: &str, file_cache: ByteSize, callers: usize, count: usize)
         }
     });
     row(&format!("file, {what}"), callers, &figures.await);
-    store.close().await;
 }
 
 #[tokio::main]
@@ -176,24 +202,20 @@ async fn main() {
         "operation", "callers", "per second", "p99", "processor"
     );
     for callers in [1, 16, 64] {
-        let count = 12_800 / callers;
-        writing("group commit", 256, callers, count.min(1000)).await;
-        writing("a transaction each", 1, callers, count.min(1000) / 4).await;
+        let count = (12_800 / callers).min(1000);
+        writing_in_sqlite("group commit", 256, callers, count).await;
+        writing_in_sqlite("a transaction each", 1, callers, count / 4).await;
+        let store = opened_in_postgres().await;
+        writing(&store, "PostgreSQL", callers, count / 4).await;
+        store.close().await;
     }
     for callers in [1, 16, 64] {
-        reading(
-            "no rows in memory",
-            ByteSize::b(0),
-            callers,
-            32_000 / callers,
-        )
-        .await;
-        reading(
-            "rows in memory",
-            ByteSize::mib(64),
-            callers,
-            640_000 / callers,
-        )
-        .await;
+        let none = ByteSize::b(0);
+        reading_from_sqlite("no rows in memory", none, callers, 32_000 / callers).await;
+        let cache = ByteSize::mib(64);
+        reading_from_sqlite("rows in memory", cache, callers, 640_000 / callers).await;
+        let store = opened_in_postgres().await;
+        reading(&store, "PostgreSQL", callers, 8000 / callers).await;
+        store.close().await;
     }
 }

@@ -1,7 +1,10 @@
 //! The statements about events that all engines share, in the manner of [`sql`](crate::sql).
 
+use crate::engine::Statement;
+
 /// Records the event $1. It is due at once if no other of its subject $3 is pending.
-pub(crate) const RECORD_EVENT: &str = "
+pub(crate) const RECORD_EVENT: Statement = Statement::same(
+    "
 insert into events (
   id,
   kind,
@@ -25,10 +28,12 @@ values (
     )
     then cast($5 as bigint)
   end
-)";
+)",
+);
 
 /// Events that are due at $1.
-pub(crate) const DUE_EVENTS: &str = "
+pub(crate) const DUE_EVENTS: Statement = Statement::same(
+    "
 select
   id,
   kind,
@@ -39,30 +44,38 @@ select
 from events
 where due_at <= $1
 order by due_at, position
-limit $2";
+limit $2",
+);
 
 /// The subject of the pending event $1.
-pub(crate) const SUBJECT_OF_PENDING: &str = "
+pub(crate) const SUBJECT_OF_PENDING: Statement = Statement::same(
+    "
 select subject
 from events
 where id = $1
-  and dead_at is null";
+  and dead_at is null",
+);
 
 /// The subject of the dead event $1.
-pub(crate) const SUBJECT_OF_DEAD: &str = "
+pub(crate) const SUBJECT_OF_DEAD: Statement = Statement::same(
+    "
 select subject
 from events
 where id = $1
-  and dead_at is not null";
+  and dead_at is not null",
+);
 
 /// Forgets the pending event $1.
-pub(crate) const DELETE_EVENT: &str = "
+pub(crate) const DELETE_EVENT: Statement = Statement::same(
+    "
 delete from events
 where id = $1
-  and dead_at is null";
+  and dead_at is null",
+);
 
 /// Has the pending event $1 wait until $3 because of $2, if it is the first of its subject.
-pub(crate) const POSTPONE_EVENT: &str = "
+pub(crate) const POSTPONE_EVENT: Statement = Statement::same(
+    "
 update events
 set
   failures = failures + 1,
@@ -71,10 +84,12 @@ set
     when due_at is not null then cast($3 as bigint)
   end
 where id = $1
-  and dead_at is null";
+  and dead_at is null",
+);
 
 /// Gives the pending event $1 up at $3 because of $2.
-pub(crate) const GIVE_EVENT_UP: &str = "
+pub(crate) const GIVE_EVENT_UP: Statement = Statement::same(
+    "
 update events
 set
   failures = failures + 1,
@@ -82,7 +97,8 @@ set
   due_at = null,
   dead_at = $3
 where id = $1
-  and dead_at is null";
+  and dead_at is null",
+);
 
 /// Of subject $1, the first pending event.
 macro_rules! first_pending {
@@ -100,17 +116,17 @@ where position = (
 }
 
 /// Makes the first pending event of subject $1 due at $2, unless it has a time already.
-pub(crate) const CALL_FIRST_EVENT: &str = concat!(
+pub(crate) const CALL_FIRST_EVENT: Statement = Statement::same(concat!(
     "
 update events
 set due_at = $2",
     first_pending!(),
     "
   and due_at is null"
-);
+));
 
 /// Makes the first pending event of subject $1 one that waits, if the event $2 lies before it.
-pub(crate) const REST_FIRST_EVENT: &str = concat!(
+pub(crate) const REST_FIRST_EVENT: Statement = Statement::same(concat!(
     "
 update events
 set due_at = null",
@@ -121,20 +137,23 @@ set due_at = null",
     from events
     where id = $2
   )"
-);
+));
 
 /// Makes the dead event $1 pending again.
-pub(crate) const REVIVE_EVENT: &str = "
+pub(crate) const REVIVE_EVENT: Statement = Statement::same(
+    "
 update events
 set
   failures = 0,
   last_error = null,
   dead_at = null
 where id = $1
-  and dead_at is not null";
+  and dead_at is not null",
+);
 
 /// Dead events after position $1.
-pub(crate) const DEAD_EVENTS: &str = "
+pub(crate) const DEAD_EVENTS: Statement = Statement::same(
+    "
 select
   id,
   kind,
@@ -149,10 +168,12 @@ from events
 where dead_at is not null
   and position > $1
 order by position
-limit $2";
+limit $2",
+);
 
 /// Forgets events that died before $1.
-pub(crate) const FORGET_DEAD_EVENTS: &str = "
+pub(crate) const FORGET_DEAD_EVENTS: Statement = Statement::same(
+    "
 delete from events
 where position in (
   select position
@@ -160,4 +181,5 @@ where position in (
   where dead_at < $1
   order by dead_at
   limit $2
-)";
+)",
+);

@@ -71,3 +71,8 @@ pub(crate) struct NotAsExpected {
     pub(crate) expected: u64,
     pub(crate) affected: u64,
 }
+
+/// A change that others made of what this one had gone by; a new transaction will see it.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub(crate) struct Overtaken(pub(crate) &'static str);

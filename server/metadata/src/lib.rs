@@ -1,21 +1,40 @@
 //! Where facts are kept: adapters of [`MetadataStore`], [`PackStore`] and [`EventStore`] over SQL databases.
 //!
-//! [`open`] connects to the database that a [`Config`] names and brings its schema up to date. SQL text that all engines share
-//! is in `sql`, what rows mean is in `rows`, and the same for packs in `pack_sql` and `pack_rows` and for events in `event_sql` and
-//! `event_rows`; each engine, `sqlite` and `postgres`, has a module for the rest. The schema is in `/migrations`.
+//! [`open`] connects to the database that a [`Config`] names and brings its schema up to date.
+//!
+//! Each port is implemented once, in `store`, over any `Engine`. Changes are in `commands`: a
+//! `Command` reads, locks and writes through a `Transaction`. Queries go through a `Reader`. SQL text
+//! is in `sql`, what rows mean is in `rows`, and the same for packs in `pack_sql`, `pack_lists` and
+//! `pack_rows`, and for events in `event_sql` and `event_rows`. The engines have what only they know:
+//! `sqlite` the one writer with its group commit, and files in memory; `postgres` transactions that
+//! are made again, locks, and notifications. The schema is in `/migrations`.
+//!
+//! # Adding a fact
+//!
+//! 1. Give both `/migrations/sqlite` and `/migrations/postgres` a migration of the same number.
+//! 2. Give the port in `domain` its method, `domain::testing` its double in memory and its contract.
+//! 3. Add the column to the statements in `sql` and to the row in `rows`. A new statement is one
+//!    text, or a pair where the dialects differ.
+//! 4. Write the command or the query here, once. `copying` takes new columns along by itself, new
+//!    tables once they are in its list.
 
 mod cache;
+mod commands;
 pub mod copying;
 mod database_url;
+mod engine;
 mod event_rows;
 mod event_sql;
 mod failures;
+mod pack_lists;
 mod pack_rows;
 mod pack_sql;
 mod postgres;
+mod queries;
 mod rows;
 mod sql;
 mod sqlite;
+mod store;
 mod values;
 
 // The helper of the tests beside names this crate as they do.
@@ -39,6 +58,8 @@ use sqlx::migrate::{MigrateError, Migrator};
 use thiserror::Error;
 
 pub use self::database_url::{DatabaseUrl, InvalidUrl};
+use self::engine::Engine;
+use self::store::Store;
 
 /// Which database, and how it is used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -212,22 +233,19 @@ pub struct Stores {
 ///
 /// The store works on the current runtime; end it with [`close`](MetadataStore::close).
 pub async fn open(config: &Config, data_dir: &Path) -> Result<Stores, OpenError> {
-    match config {
-        Config::Sqlite(config) => {
-            let store = Arc::new(sqlite::SqliteStore::open(config, data_dir).await?);
-            Ok(Stores {
-                metadata: Arc::<sqlite::SqliteStore>::clone(&store),
-                packs: Arc::<sqlite::SqliteStore>::clone(&store),
-                events: store,
-            })
-        }
-        Config::Postgres(config) => {
-            let store = Arc::new(postgres::PostgresStore::open(config).await?);
-            Ok(Stores {
-                metadata: Arc::<postgres::PostgresStore>::clone(&store),
-                packs: Arc::<postgres::PostgresStore>::clone(&store),
-                events: store,
-            })
+    Ok(match config {
+        Config::Sqlite(config) => Stores::over(sqlite::SqliteEngine::open(config, data_dir).await?),
+        Config::Postgres(config) => Stores::over(postgres::PostgresEngine::open(config).await?),
+    })
+}
+
+impl Stores {
+    fn over(engine: impl Engine) -> Self {
+        let store = Arc::new(Store(engine));
+        Self {
+            metadata: Arc::clone(&store) as _,
+            packs: Arc::clone(&store) as _,
+            events: store,
         }
     }
 }

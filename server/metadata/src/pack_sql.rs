@@ -1,5 +1,7 @@
-//! The statements about packs that all engines share, in the manner of [`sql`](crate::sql). Those over lists are each engine's own.
+//! The statements about packs, in the manner of [`sql`](crate::sql). Those over lists are in
+//! [`pack_lists`](crate::pack_lists).
 
+use crate::engine::{Script, Statement};
 use crate::sql::need_blob;
 
 macro_rules! draft_columns {
@@ -100,7 +102,8 @@ join pack_versions on pack_versions.pack = packs.name",
 }
 
 /// Records a draft. No row is inserted if its name is there already.
-pub(crate) const INSERT_DRAFT: &str = "
+pub(crate) const INSERT_DRAFT: Statement = Statement::same(
+    "
 insert into drafts (
   id,
   pack,
@@ -109,7 +112,8 @@ insert into drafts (
   expires_at
 )
 values ($1, $2, $3, $4, $5)
-on conflict do nothing";
+on conflict do nothing",
+);
 
 /// Has the draft $4 hold the blob $1.
 macro_rules! hold_tree {
@@ -123,14 +127,15 @@ values ($4, $1)"
     };
 }
 
-/// Has the draft $4 hold the blob $1. One row must be affected.
-pub(crate) const HOLD_BLOB: &str = hold_tree!();
-
-/// Has the draft $4 hold the blob $1 of size $2 and digest $3: two statements, each of which must affect one row.
-pub(crate) const HOLD_TREE: &str = concat!(need_blob!(), ";", hold_tree!());
+/// Has the draft $4 hold the blob $1 of size $2 and digest $3: two statements, each of which must
+/// affect one row.
+pub(crate) const HOLD_TREE: Script = Script {
+    sqlite: concat!(need_blob!(), ";", hold_tree!()),
+    postgres: &[(need_blob!(), 3), (hold_tree!(), 4)],
+};
 
 /// The draft with name $1.
-pub(crate) const DRAFT: &str = concat!(
+pub(crate) const DRAFT: Statement = Statement::same(concat!(
     "select",
     draft_columns!(),
     "from drafts
@@ -138,87 +143,116 @@ left join blobs
   on blobs.key = drafts.tree
   and blobs.doomed_at is null
 where drafts.id = $1"
-);
+));
 
 /// Drafts whose time is up at $1.
-pub(crate) const EXPIRED_DRAFTS: &str = "
+pub(crate) const EXPIRED_DRAFTS: Statement = Statement::same(
+    "
 select id
 from drafts
 where expires_at <= $1
 order by expires_at, id
-limit $2";
+limit $2",
+);
 
 /// Whether the draft $1 is there, and its time was up at $2 where that is not null.
-pub(crate) const MAY_FORGET_DRAFT: &str = "
+pub(crate) const MAY_FORGET_DRAFT: Statement = Statement::same(
+    "
 select exists (
   select 1
   from drafts
   where id = $1
     and ($2 is null or expires_at <= $2)
-)";
+)",
+);
 
 /// Moves the expiry of the open draft $1.
-pub(crate) const PROLONG_DRAFT: &str = "
+pub(crate) const PROLONG_DRAFT: Statement = Statement::same(
+    "
 update drafts
 set expires_at = $2
 where id = $1
-  and published is null";
+  and published is null",
+);
 
 /// Whether the draft $1 is there and open.
-pub(crate) const IS_OPEN_DRAFT: &str = "
+pub(crate) const IS_OPEN_DRAFT: Statement = Statement::same(
+    "
 select exists (
   select 1
   from drafts
   where id = $1
     and published is null
-)";
+)",
+);
 
 /// What the draft $1 of pack $2 was published as.
-pub(crate) const PUBLISHED: &str = "
+pub(crate) const PUBLISHED: Statement = Statement::same(
+    "
 select published
 from drafts
 where id = $1
-  and pack = $2";
+  and pack = $2",
+);
 
 /// Notes that the open draft $1 is published as version $2 and kept until $3.
-pub(crate) const PUBLISH_DRAFT: &str = "
+pub(crate) const PUBLISH_DRAFT: Statement = Statement::same(
+    "
 update drafts
 set
   tree = null,
   expires_at = $3,
   published = $2
 where id = $1
-  and published is null";
+  and published is null",
+);
+
+/// Names what the draft $1 holds.
+pub(crate) const HELD_BY_DRAFT: Statement = Statement::same(
+    "
+select blob
+from draft_blobs
+where draft = $1",
+);
 
 /// Takes all blobs from the draft $1, and names them.
-pub(crate) const RELEASE_DRAFT: &str = "
+pub(crate) const RELEASE_DRAFT: Statement = Statement::same(
+    "
 delete from draft_blobs
 where draft = $1
-returning blob";
+returning blob",
+);
 
 /// Forgets the draft $1, which holds nothing any more.
-pub(crate) const DELETE_DRAFT: &str = "
+pub(crate) const DELETE_DRAFT: Statement = Statement::same(
+    "
 delete from drafts
-where id = $1";
+where id = $1",
+);
 
 /// The number that was given last to a version of the pack $1.
-pub(crate) const LAST_NUMBER: &str = "
+pub(crate) const LAST_NUMBER: Statement = Statement::same(
+    "
 select last_number
 from packs
-where name = $1";
+where name = $1",
+);
 
 /// Gives the number $2 to a version of the pack $1.
-pub(crate) const GIVE_NUMBER: &str = "
+pub(crate) const GIVE_NUMBER: Statement = Statement::same(
+    "
 insert into packs (
   name,
   last_number
 )
 values ($1, $2)
 on conflict (name) do update
-set last_number = excluded.last_number";
+set last_number = excluded.last_number",
+);
 
 /// Records a version and returns its row's id.
-pub(crate) const INSERT_VERSION: &str = "
+pub(crate) const INSERT_VERSION: Statement = Statement::same(
+    "
 insert into pack_versions (
   pack,
   number,
@@ -232,62 +266,70 @@ insert into pack_versions (
   published_at
 )
 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
-returning id";
+returning id",
+);
 
 /// The row's id of the pack $1's version $2.
-pub(crate) const VERSION_ID: &str = "
+pub(crate) const VERSION_ID: Statement = Statement::same(
+    "
 select id
 from pack_versions
 where pack = $1
-  and number = $2";
+  and number = $2",
+);
 
 /// Takes all blobs from the version with row's id $1, and names them.
-pub(crate) const RELEASE_VERSION: &str = "
+pub(crate) const RELEASE_VERSION: Statement = Statement::same(
+    "
 delete from version_blobs
 where version = $1
-returning blob";
+returning blob",
+);
 
 /// Forgets the version with row's id $1, which holds nothing any more, and its needs.
-pub(crate) const DELETE_VERSION: &str = "
+pub(crate) const DELETE_VERSION: Statement = Statement::same(
+    "
 delete from pack_versions
-where id = $1";
+where id = $1",
+);
 
 /// The pack $1's version $2.
-pub(crate) const VERSION: &str = concat!(
+pub(crate) const VERSION: Statement = Statement::same(concat!(
     versions!(),
     "
 where packs.name = $1
   and pack_versions.number = $2"
-);
+));
 
 /// The pack $1's versions below $2.
-pub(crate) const VERSIONS: &str = concat!(
+pub(crate) const VERSIONS: Statement = Statement::same(concat!(
     versions!(),
     "
 where packs.name = $1
   and pack_versions.number < $2
 order by pack_versions.number desc
 limit $3"
-);
+));
 
 /// The pack $1.
-pub(crate) const PACK: &str = concat!(
+pub(crate) const PACK: Statement = Statement::same(concat!(
     summaries!(),
     "
 where packs.name = $1"
-);
+));
 
 /// Packs after $1.
-pub(crate) const PACKS: &str = concat!(
+pub(crate) const PACKS: Statement = Statement::same(concat!(
     summaries!(),
     "
 where packs.name > $1
 order by packs.name
 limit $2"
-);
+));
 
 /// Registers the need $4 with digest $3 of the pack $1's version $2 until $5. No row is affected if there is no such version.
-pub(crate) const REGISTER_NEED: &str = "
+pub(crate) const REGISTER_NEED: Statement = Statement::same(
+    "
 insert into needs (
   version,
   sha256,
@@ -306,19 +348,23 @@ on conflict (version, sha256) do update
 set expires_at = case
   when needs.expires_at < excluded.expires_at then excluded.expires_at
   else needs.expires_at
-end";
+end",
+);
 
 /// The need with digest $3 of the pack $1's version $2.
-pub(crate) const NEED: &str = "
+pub(crate) const NEED: Statement = Statement::same(
+    "
 select needs.encoded
 from pack_versions
 join needs on needs.version = pack_versions.id
 where pack_versions.pack = $1
   and pack_versions.number = $2
-  and needs.sha256 = $3";
+  and needs.sha256 = $3",
+);
 
 /// Forgets needs whose time is up at $1.
-pub(crate) const FORGET_NEEDS: &str = "
+pub(crate) const FORGET_NEEDS: Statement = Statement::same(
+    "
 delete from needs
 where id in (
   select id
@@ -326,4 +372,5 @@ where id in (
   where expires_at <= $1
   order by expires_at
   limit $2
-)";
+)",
+);

@@ -1,7 +1,33 @@
-//! The statements that all engines share, as static text: `$1` placeholders, `returning`, partial indexes by literal state.
+//! Statements as static text: `$1` placeholders, `returning`, partial indexes by literal state.
 //!
-//! Some go together always. An engine that takes several statements with one list of parameters has them as one text; each has a
-//! constant of its own as well, with the same numbers of the parameters.
+//! Where the dialects differ, a statement is a macro over the dialect, or a pair of texts. Some
+//! statements go together always, as a [`Script`] with one list of values.
+
+use crate::engine::{Script, Statement};
+
+/// Makes a pair of a macro over the dialect.
+macro_rules! pair {
+    ($statement:ident) => {
+        $crate::engine::Statement {
+            sqlite: $statement!(sqlite),
+            postgres: $statement!(postgres),
+        }
+    };
+}
+
+pub(crate) use pair;
+
+/// The present moment by the engine's clock, in milliseconds since 1970.
+macro_rules! now {
+    (sqlite) => {
+        "cast(unixepoch('subsec') * 1000 as integer)"
+    };
+    (postgres) => {
+        "floor(extract(epoch from clock_timestamp()) * 1000)::bigint"
+    };
+}
+
+pub(crate) use now;
 
 macro_rules! upload_columns {
     () => {
@@ -40,8 +66,6 @@ macro_rules! upload_columns {
 "
     };
 }
-
-pub(crate) use upload_columns;
 
 macro_rules! file_columns {
     () => {
@@ -161,24 +185,25 @@ where id = $8
     };
 }
 
-/// Records that a file needs the blob $1 of size $2 and digest $3. One row must be affected.
-pub(crate) const NEED_BLOB: &str = need_blob!();
-
-/// Writes a file with blob $1 over the one that path $4 may have. One row must be affected.
-pub(crate) const WRITE_FILE: &str = put_file!();
-
-/// Completes the open upload $8 under epoch $9. One row must be affected.
-pub(crate) const CLOSE_UPLOAD: &str = complete_upload!();
-
 /// Writes a file: two statements, each of which must affect one row.
-pub(crate) const PUT_FILE: &str = concat!(need_blob!(), ";", put_file!());
+pub(crate) const PUT_FILE: Script = Script {
+    sqlite: concat!(need_blob!(), ";", put_file!()),
+    postgres: &[(need_blob!(), 3), (put_file!(), 7)],
+};
 
 /// Completes an upload and writes its file: three statements, each of which must affect one row.
-pub(crate) const COMPLETE_UPLOAD: &str =
-    concat!(need_blob!(), ";", put_file!(), ";", complete_upload!());
+pub(crate) const COMPLETE_UPLOAD: Script = Script {
+    sqlite: concat!(need_blob!(), ";", put_file!(), ";", complete_upload!()),
+    postgres: &[
+        (need_blob!(), 3),
+        (put_file!(), 7),
+        (complete_upload!(), 11),
+    ],
+};
 
 /// Completes the upload $1 under epoch $2 whose archive went to a pack, as version $6 if it became one.
-pub(crate) const COMPLETE_ARCHIVE: &str = "
+pub(crate) const COMPLETE_ARCHIVE: Statement = Statement::same(
+    "
 update uploads
 set
   state = 'complete',
@@ -193,11 +218,12 @@ set
   expires_at = $7
 where id = $1
   and epoch = $2
-  and state = 'open'";
+  and state = 'open'",
+);
 
 /// Records an open upload: the columns up to `expires_at`, then offset, length and hash state. No row is inserted if its name,
 /// its blob or its idempotency key is there already.
-pub(crate) const INSERT_UPLOAD: &str = "
+pub(crate) const INSERT_UPLOAD: Statement = Statement::same("
 insert into uploads (
   id,
   blob,
@@ -227,28 +253,38 @@ insert into uploads (
 values (
   $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, 'open', $21, $22, $23
 )
-on conflict do nothing";
+on conflict do nothing");
 
 /// The upload with name $1.
-pub(crate) const UPLOAD: &str = concat!(
+pub(crate) const UPLOAD: Statement = Statement::same(concat!(
     "select",
     upload_columns!(),
     "from uploads
 where id = $1"
-);
+));
 
-/// The upload with idempotency key $1 of owner $2.
-pub(crate) const UPLOAD_BY_IDEMPOTENCY_KEY: &str = concat!(
-    "select",
-    upload_columns!(),
-    "from uploads
+/// The upload with idempotency key $1 of owner $2, in PostgreSQL by the digest that the index has.
+pub(crate) const UPLOAD_BY_IDEMPOTENCY_KEY: Statement = Statement {
+    sqlite: concat!(
+        "select",
+        upload_columns!(),
+        "from uploads
 where idempotency_key = $1
   and owner is not distinct from $2"
-);
+    ),
+    postgres: concat!(
+        "select",
+        upload_columns!(),
+        "from uploads
+where sha256(replace(idempotency_key, '\\', '\\\\')::bytea) = sha256(replace($1, '\\', '\\\\')::bytea)
+  and idempotency_key = $1
+  and owner is not distinct from $2"
+    ),
+};
 
 /// Raises the epoch of the open upload $1, whose holder is $2 from then on; where $3 is not null, only if that is its offset, $4 its
 /// length, and $5 the offset that its client was told.
-pub(crate) const CLAIM_UPLOAD: &str = concat!(
+pub(crate) const CLAIM_UPLOAD: Statement = Statement::same(concat!(
     "update uploads
 set
   epoch = epoch + 1,
@@ -265,21 +301,24 @@ where id = $1
   )
 returning",
     upload_columns!()
-);
+));
 
 /// Whether the upload $1 is open under epoch $2.
-pub(crate) const HOLDS_UPLOAD: &str = "
+pub(crate) const HOLDS_UPLOAD: Statement = Statement::same(
+    "
 select exists (
   select 1
   from uploads
   where id = $1
     and epoch = $2
     and state = 'open'
-)";
+)",
+);
 
 /// Progress of the open upload $1 under epoch $2, unless it is further already. Its holder lets go if $7, and what was
 /// told is forgotten if $8.
-pub(crate) const RECORD_PROGRESS: &str = "
+pub(crate) const RECORD_PROGRESS: Statement = Statement::same(
+    "
 update uploads
 set
   upload_offset = $3,
@@ -292,10 +331,12 @@ set
 where id = $1
   and epoch = $2
   and state = 'open'
-  and upload_offset <= $3";
+  and upload_offset <= $3",
+);
 
 /// The holder of the open upload $1 under epoch $2 lets go, and what was told is forgotten if $3.
-pub(crate) const RELEASE_UPLOAD: &str = "
+pub(crate) const RELEASE_UPLOAD: Statement = Statement::same(
+    "
 update uploads
 set
   holder = null,
@@ -303,12 +344,15 @@ set
   told_at = case when $3 then null else told_at end
 where id = $1
   and epoch = $2
-  and state = 'open'";
+  and state = 'open'",
+);
 
-/// A client of the upload $1, which has the epoch $4, is told $2 at $3, each null if what was told is forgotten.
+/// A client of the upload $1, which has the epoch $4, is told $2 at $3, each null if what was told
+/// is forgotten. Nobody waits for the disk in PostgreSQL: whoever loses this asks again.
 macro_rules! tell_upload {
-    ($from:literal) => {
+    ($before:literal, $from:literal) => {
         concat!(
+            $before,
             "
 update uploads
 set
@@ -321,12 +365,24 @@ where id = $1
   and state <> 'gone'"
         )
     };
+    (sqlite) => {
+        tell_upload!("", "")
+    };
+    (postgres) => {
+        tell_upload!(
+            "
+with quickly as (
+  select set_config('synchronous_commit', 'off', true)
+)",
+            "\nfrom quickly"
+        )
+    };
 }
 
-pub(crate) use tell_upload;
+pub(crate) const TELL_UPLOAD: Statement = pair!(tell_upload);
 
 /// Whether the upload $1 is open under epoch $2, and the file under path $3: one row, whatever there is.
-pub(crate) const HELD_AND_FILE: &str = concat!(
+pub(crate) const HELD_AND_FILE: Statement = Statement::same(concat!(
     "select
   exists (
     select 1
@@ -339,11 +395,12 @@ pub(crate) const HELD_AND_FILE: &str = concat!(
     "from (select 1) as one
 left join files on files.path = $3
 left join blobs on blobs.key = files.blob"
-);
+));
 
 /// Ends the open upload $1, under epoch $2 and if its time was up at $5, each where that is not null. Where both are, ends it also
 /// if it is complete.
-pub(crate) const END_UPLOAD: &str = "
+pub(crate) const END_UPLOAD: Statement = Statement::same(
+    "
 update uploads
 set
   expires_at = $3,
@@ -371,26 +428,44 @@ where id = $1
       and $2 is null
       and $5 is null
     )
-  )";
+  )",
+);
 
-/// Open uploads of client reference $1 and owner $2.
-pub(crate) const OPEN_UPLOADS: &str = concat!(
-    "select",
-    upload_columns!(),
-    "from uploads
-where client_ref = $1
+/// Open uploads of client reference $1 and owner $2, in PostgreSQL by the digest that the index has.
+macro_rules! open_uploads {
+    (sqlite) => {
+        open_uploads!("client_ref = $1")
+    };
+    (postgres) => {
+        open_uploads!(
+            "sha256(replace(client_ref, '\\', '\\\\')::bytea) = sha256(replace($1, '\\', '\\\\')::bytea)
+  and client_ref = $1"
+        )
+    };
+    ($is_of_client:literal) => {
+        concat!(
+            "select",
+            upload_columns!(),
+            "from uploads
+where ",
+            $is_of_client,
+            "
   and owner is not distinct from $2
   and state = 'open'
 order by created_at, id
 limit $3"
-);
+        )
+    };
+}
 
-/// Open uploads whose time is up at $1, but for those of another node than $3 that is alive. `$now` is the engine's present moment.
+pub(crate) const OPEN_UPLOADS: Statement = pair!(open_uploads);
+
+/// Open uploads whose time is up at $1, but for those of another node than $3 that is alive.
 macro_rules! expired_uploads {
-    ($now:expr) => {
+    ($dialect:ident) => {
         concat!(
             "select",
-            $crate::sql::upload_columns!(),
+            upload_columns!(),
             "from uploads
 where state = 'open'
   and expires_at <= $1
@@ -400,7 +475,7 @@ where state = 'open'
     where leases.name = 'node/' || uploads.holder
       and uploads.holder <> $3
       and leases.expires_at > ",
-            $now,
+            now!($dialect),
             "
   )
 order by expires_at
@@ -409,10 +484,11 @@ limit $2"
     };
 }
 
-pub(crate) use expired_uploads;
+pub(crate) const EXPIRED_UPLOADS: Statement = pair!(expired_uploads);
 
 /// Forgets closed uploads whose time is up at $1.
-pub(crate) const FORGET_UPLOADS: &str = "
+pub(crate) const FORGET_UPLOADS: Statement = Statement::same(
+    "
 delete from uploads
 where id in (
   select id
@@ -421,38 +497,48 @@ where id in (
     and expires_at <= $1
   order by expires_at
   limit $2
-)";
+)",
+);
 
 /// Dooms the blob $1 at $2 unless something needs it.
-pub(crate) const DOOM_BLOB: &str = concat!(
+pub(crate) const DOOM_BLOB: Statement = Statement::same(concat!(
     "
 update blobs
 set doomed_at = $2
 where key = $1",
     unless_needed!()
-);
+));
 
 /// The file under path $1.
-pub(crate) const FILE: &str = concat!(
+pub(crate) const FILE: Statement = Statement::same(concat!(
     "select",
     file_columns!(),
     "from files
 left join blobs on blobs.key = files.blob
 where files.path = $1"
-);
+));
 
 /// Remembers the time $2 of the file under path $1, which is to be deleted.
-pub(crate) const REMEMBER_DELETED: &str = "
+pub(crate) const REMEMBER_DELETED: Statement = Statement::same(
+    "
 insert into deleted_files (
   path,
   modified_at
 )
 values ($1, $2)
 on conflict (path) do update
-set modified_at = excluded.modified_at";
+set modified_at = excluded.modified_at",
+);
 
-/// Forgets the times of deleted files that lie before $1, some at a time.
+/// Forgets the times of deleted files that lie before $1, some at a time. Rows that another deletion
+/// forgets or writes are left to it.
 macro_rules! forget_deleted {
+    (sqlite) => {
+        forget_deleted!("")
+    };
+    (postgres) => {
+        forget_deleted!("\n    for update skip locked")
+    };
     ($lock:literal) => {
         concat!(
             "
@@ -469,15 +555,18 @@ where path in (
         )
     };
 }
-pub(crate) use forget_deleted;
+
+pub(crate) const FORGET_DELETED: Statement = pair!(forget_deleted);
 
 /// Deletes the file under path $1.
-pub(crate) const DELETE_FILE: &str = "
+pub(crate) const DELETE_FILE: Statement = Statement::same(
+    "
 delete from files
-where path = $1";
+where path = $1",
+);
 
 /// Files from path $1 on.
-pub(crate) const FILES_FROM: &str = concat!(
+pub(crate) const FILES_FROM: Statement = Statement::same(concat!(
     "select",
     file_columns!(),
     "from files
@@ -485,10 +574,10 @@ left join blobs on blobs.key = files.blob
 where files.path >= $1
 order by files.path
 limit $2"
-);
+));
 
 /// Files from path $1 to below path $2.
-pub(crate) const FILES_BETWEEN: &str = concat!(
+pub(crate) const FILES_BETWEEN: Statement = Statement::same(concat!(
     "select",
     file_columns!(),
     "from files
@@ -497,15 +586,17 @@ where files.path >= $1
   and files.path < $2
 order by files.path
 limit $3"
-);
+));
 
 /// Blobs that were doomed before $1.
-pub(crate) const DOOMED_BLOBS: &str = "
+pub(crate) const DOOMED_BLOBS: Statement = Statement::same(
+    "
 select key
 from blobs
 where doomed_at < $1
 order by doomed_at
-limit $2";
+limit $2",
+);
 
 /// Forgets the contents in the blob $1 if that is doomed.
 macro_rules! forget_contents {
@@ -532,18 +623,42 @@ where key = $1
     };
 }
 
-/// Forgets the contents in the blob $1 if that is doomed.
-pub(crate) const FORGET_CONTENTS: &str = forget_contents!();
-
-/// Forgets the blob $1 if it is doomed and no content is in it any more.
-pub(crate) const DELETE_BLOB: &str = delete_blob!();
-
 /// Forgets the blob $1 if it is doomed, and the contents that were in it: two statements.
-pub(crate) const FORGET_BLOB: &str = concat!(forget_contents!(), ";", delete_blob!());
+pub(crate) const FORGET_BLOB: Script = Script {
+    sqlite: concat!(forget_contents!(), ";", delete_blob!()),
+    postgres: &[(forget_contents!(), 1), (delete_blob!(), 1)],
+};
 
-/// Gives the lease $1 to the node $2 for $3 milliseconds, unless another has it. `$now` is the engine's present moment.
+/// Those of the keys $1 that a file or an open upload needs, or that are doomed.
+pub(crate) const KNOWN_BLOBS: Statement = Statement {
+    sqlite: "
+select value
+from json_each($1)
+where exists (
+    select 1
+    from blobs
+    where key = value
+  )
+  or exists (
+    select 1
+    from uploads
+    where blob = value
+      and state = 'open'
+  )",
+    postgres: "
+select key
+from blobs
+where key = any($1)
+union
+select blob
+from uploads
+where blob = any($1)
+  and state = 'open'",
+};
+
+/// Gives the lease $1 to the node $2 for $3 milliseconds, unless another has it.
 macro_rules! lease {
-    ($now:expr) => {
+    ($dialect:ident) => {
         concat!(
             "
 insert into leases (
@@ -552,7 +667,7 @@ insert into leases (
   expires_at
 )
 values ($1, $2, ",
-            $now,
+            now!($dialect),
             " + $3)
 on conflict (name) do update
 set
@@ -560,24 +675,26 @@ set
   expires_at = excluded.expires_at
 where leases.holder = excluded.holder
   or leases.expires_at <= ",
-            $now,
+            now!($dialect),
             "
 returning expires_at"
         )
     };
 }
 
-pub(crate) use lease;
+pub(crate) const LEASE: Statement = pair!(lease);
 
 /// Gives the lease $1 of the node $2 back.
-pub(crate) const RELEASE_LEASE: &str = "
+pub(crate) const RELEASE_LEASE: Statement = Statement::same(
+    "
 delete from leases
 where name = $1
-  and holder = $2";
+  and holder = $2",
+);
 
-/// Forgets $1 leases that have expired. `$now` is the engine's present moment.
+/// Forgets $1 leases that have expired.
 macro_rules! forget_leases {
-    ($now:expr) => {
+    ($dialect:ident) => {
         concat!(
             "
 delete from leases
@@ -585,7 +702,7 @@ where name in (
   select name
   from leases
   where expires_at <= ",
-            $now,
+            now!($dialect),
             "
   limit $1
 )"
@@ -593,4 +710,15 @@ where name in (
     };
 }
 
-pub(crate) use forget_leases;
+pub(crate) const FORGET_LEASES: Statement = pair!(forget_leases);
+
+/// Writes what is there already, and returns a row: a number that nobody reads, in the first page of
+/// SQLite's database, or a row that PostgreSQL's always has. That takes all that any other write does.
+pub(crate) const TOUCH: Statement = Statement {
+    sqlite: "pragma user_version = 1; select 1",
+    postgres: "
+update _sqlx_migrations
+set execution_time = execution_time
+where version = 1
+returning version",
+};

@@ -1,17 +1,6 @@
 //! SQLite: one file, one writer with group commit, a few readers, and the file rows in memory.
 
-/// The present moment by the engine's clock, in milliseconds since 1970.
-macro_rules! now {
-    () => {
-        "cast(unixepoch('subsec') * 1000 as integer)"
-    };
-}
-
-mod commands;
-mod events;
-mod pack_commands;
-mod pack_lists;
-mod packs;
+mod session;
 mod writer;
 
 use std::error::Error;
@@ -22,32 +11,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use domain::events::Event;
-use domain::files::{File, WriteCondition};
-use domain::metadata_store::{
-    Ask, Asked, Deleted, Guarded, Hold, Inserted, Lease, MetadataError, MetadataStore, Seen,
-    Written,
-};
-use domain::upload::{Completed, Gone, Progress, Told, Upload};
-use domain::{BlobKey, FilePath, NodeId, Timestamp, UploadId};
+use domain::metadata_store::{Ask, Asked, MetadataError};
+use domain::{File, FilePath};
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions, Executor, Sqlite, SqlitePool};
+use sqlx::{ConnectOptions, SqlitePool};
 
-use self::commands::{
-    Check, ClaimUpload, CompleteUpload, DeleteFile, EndUpload, ForgetBlob, ForgetLeases,
-    ForgetUploads, InsertUpload, PutFile, RecordProgress, ReleaseLease, ReleaseUpload, TakeLease,
-    TellUpload,
-};
+use self::session::Reader;
 use self::writer::{Means, Writer};
 use crate::cache::FileCache;
-use crate::failures::{Kind, failed, is_cut_off};
-use crate::rows::{FileRow, UploadRow, blob_key};
-use crate::values::{PathRange, limited};
-use crate::{OpenError, SqliteConfig, sql, unmigrated, values};
+use crate::engine::{Command, Engine};
+use crate::failures::{Kind, is_cut_off};
+use crate::queries::read_file;
+use crate::{OpenError, SqliteConfig, unmigrated};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/sqlite");
 
@@ -60,9 +38,9 @@ const LOG_LIMIT: u64 = 64 << 20;
 /// How long a caller waits for a reader that is free.
 const READER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A metadata store in a SQLite database that this process alone uses.
+/// A SQLite database that this process alone uses.
 #[derive(Debug)]
-pub(crate) struct SqliteStore {
+pub(crate) struct SqliteEngine {
     writer: Writer,
     readers: SqlitePool,
     files: Arc<FileCache>,
@@ -70,7 +48,7 @@ pub(crate) struct SqliteStore {
     lock: fs::File,
 }
 
-impl SqliteStore {
+impl SqliteEngine {
     /// Opens the database, makes it if there is none, and brings its schema up to date.
     pub(crate) async fn open(config: &SqliteConfig, data_dir: &Path) -> Result<Self, OpenError> {
         let file = data_dir.join(&config.file);
@@ -125,267 +103,25 @@ impl SqliteStore {
     }
 }
 
-#[async_trait]
-impl MetadataStore for SqliteStore {
-    async fn insert_upload(&self, upload: &Upload) -> Result<Inserted, MetadataError> {
-        self.writer.run(InsertUpload(upload.clone())).await
+impl Engine for SqliteEngine {
+    type Reader = Reader;
+
+    fn reader(&self, doing: &'static str) -> Reader {
+        Reader {
+            pool: self.readers.clone(),
+            doing,
+        }
     }
 
-    async fn upload(&self, id: &UploadId) -> Result<Option<Upload>, MetadataError> {
-        read_upload(&self.readers, id, "read an upload").await
-    }
-
-    async fn claim_upload(
-        &self,
-        id: &UploadId,
-        holder: Option<NodeId>,
-        seen: Option<Seen>,
-    ) -> Result<Option<Upload>, MetadataError> {
-        let command = ClaimUpload {
-            id: *id,
-            holder,
-            seen,
-        };
-        self.writer.run(command).await
-    }
-
-    async fn record_progress(
-        &self,
-        id: &UploadId,
-        epoch: u64,
-        progress: &Progress,
-        expires_at: Timestamp,
-        hold: Hold,
-    ) -> Result<Guarded, MetadataError> {
-        let command = RecordProgress {
-            id: *id,
-            epoch,
-            progress: progress.clone(),
-            expires_at,
-            hold,
-        };
-        self.writer.run(command).await
-    }
-
-    async fn tell_upload(
-        &self,
-        id: &UploadId,
-        epoch: u64,
-        told: Option<Told>,
-    ) -> Result<Guarded, MetadataError> {
-        let command = TellUpload {
-            id: *id,
-            epoch,
-            told,
-        };
-        self.writer.run(command).await
-    }
-
-    async fn release_upload(&self, id: &UploadId, epoch: u64) -> Result<(), MetadataError> {
-        self.writer.run(ReleaseUpload { id: *id, epoch }).await
-    }
-
-    /// One process uses the database, so there is no other node to ask.
-    async fn ask_to_yield(&self, _: &Ask) -> Result<Asked, MetadataError> {
-        Ok(Asked::Nobody)
-    }
-
-    fn asks(&self) -> BoxStream<'static, Ask> {
-        stream::pending().boxed()
-    }
-
-    async fn complete_upload(
-        &self,
-        upload: &Upload,
-        completed: &Completed,
-        expires_at: Timestamp,
-        event: Option<&Event>,
-    ) -> Result<Written, MetadataError> {
-        let command = CompleteUpload {
-            upload: upload.clone(),
-            completed: completed.clone(),
-            expires_at,
-            event: event.cloned(),
-        };
-        self.writer.run(command).await
-    }
-
-    async fn end_upload(
-        &self,
-        id: &UploadId,
-        epoch: Option<u64>,
-        gone: Gone,
-        expires_at: Timestamp,
-    ) -> Result<Guarded, MetadataError> {
-        let command = EndUpload {
-            id: *id,
-            epoch,
-            expired_at: None,
-            gone,
-            expires_at,
-        };
-        self.writer.run(command).await
-    }
-
-    async fn expire_upload(
-        &self,
-        id: &UploadId,
-        now: Timestamp,
-        expires_at: Timestamp,
-    ) -> Result<Guarded, MetadataError> {
-        let command = EndUpload {
-            id: *id,
-            epoch: None,
-            expired_at: Some(now),
-            gone: Gone::Expired,
-            expires_at,
-        };
-        self.writer.run(command).await
-    }
-
-    async fn open_uploads(
-        &self,
-        owner: Option<&str>,
-        client_ref: &str,
-        limit: usize,
-    ) -> Result<Vec<Upload>, MetadataError> {
-        let rows: Vec<UploadRow> = sqlx::query_as(sql::OPEN_UPLOADS)
-            .bind(client_ref)
-            .bind(owner)
-            .bind(limited(limit))
-            .fetch_all(&self.readers)
-            .await
-            .map_err(engine("find a client's uploads"))?;
-        rows.into_iter().map(Upload::try_from).collect()
-    }
-
-    async fn expired_uploads(
-        &self,
-        now: Timestamp,
-        node: NodeId,
-        limit: usize,
-    ) -> Result<Vec<Upload>, MetadataError> {
-        let rows: Vec<UploadRow> = sqlx::query_as(EXPIRED_UPLOADS)
-            .bind(now.as_millis())
-            .bind(limited(limit))
-            .bind(node.to_string())
-            .fetch_all(&self.readers)
-            .await
-            .map_err(engine("find expired uploads"))?;
-        rows.into_iter().map(Upload::try_from).collect()
-    }
-
-    async fn forget_uploads(&self, now: Timestamp, limit: usize) -> Result<u64, MetadataError> {
-        self.writer.run(ForgetUploads { now, limit }).await
-    }
-
-    async fn put_file(
-        &self,
-        file: &File,
-        condition: &WriteCondition,
-        event: Option<&Event>,
-    ) -> Result<Written, MetadataError> {
-        let command = PutFile {
-            file: file.clone(),
-            condition: condition.clone(),
-            event: event.cloned(),
-        };
+    async fn change<C: Command>(&self, command: C) -> Result<C::Answer, MetadataError> {
         self.writer.run(command).await
     }
 
     async fn file(&self, path: &FilePath) -> Result<Option<File>, MetadataError> {
-        let read = read_file(&self.readers, path, "read a file's record");
+        let mut reader = self.reader("read a file's record");
+        let read = read_file(&mut reader, path);
         let known = self.files.get_or_read(path, read).await?;
         Ok(known.map(|file| File::clone(&file)))
-    }
-
-    async fn delete_file(
-        &self,
-        path: &FilePath,
-        condition: &WriteCondition,
-        now: Timestamp,
-    ) -> Result<Deleted, MetadataError> {
-        let command = DeleteFile {
-            path: path.clone(),
-            condition: condition.clone(),
-            now,
-        };
-        self.writer.run(command).await
-    }
-
-    async fn list_files(
-        &self,
-        prefix: &str,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<File>, MetadataError> {
-        let range = PathRange::new(prefix, after);
-        let rows: Vec<FileRow> = match range.end {
-            Some(end) => sqlx::query_as(sql::FILES_BETWEEN)
-                .bind(range.from)
-                .bind(end)
-                .bind(limited(limit))
-                .fetch_all(&self.readers),
-            None => sqlx::query_as(sql::FILES_FROM)
-                .bind(range.from)
-                .bind(limited(limit))
-                .fetch_all(&self.readers),
-        }
-        .await
-        .map_err(engine("list files"))?;
-        rows.into_iter().map(File::try_from).collect()
-    }
-
-    async fn known_blobs(&self, keys: &[BlobKey]) -> Result<Vec<BlobKey>, MetadataError> {
-        let doing = "look blobs up";
-        let texts: Vec<&str> = keys.iter().map(BlobKey::as_str).collect();
-        let known: Vec<String> = sqlx::query_scalar(KNOWN_BLOBS)
-            .bind(serde_json::to_string(&texts).map_err(|error| failed(doing, error))?)
-            .fetch_all(&self.readers)
-            .await
-            .map_err(engine(doing))?;
-        known.iter().map(|key| blob_key(key)).collect()
-    }
-
-    async fn doomed_blobs(
-        &self,
-        before: Timestamp,
-        limit: usize,
-    ) -> Result<Vec<BlobKey>, MetadataError> {
-        let doomed: Vec<String> = sqlx::query_scalar(sql::DOOMED_BLOBS)
-            .bind(before.as_millis())
-            .bind(limited(limit))
-            .fetch_all(&self.readers)
-            .await
-            .map_err(engine("find doomed blobs"))?;
-        doomed.iter().map(|key| blob_key(key)).collect()
-    }
-
-    async fn forget_blob(&self, key: &BlobKey) -> Result<(), MetadataError> {
-        self.writer.run(ForgetBlob(key.clone())).await
-    }
-
-    async fn lease(
-        &self,
-        name: &str,
-        node: NodeId,
-        duration: Duration,
-    ) -> Result<Option<Lease>, MetadataError> {
-        let command = TakeLease {
-            name: name.to_owned(),
-            node,
-            millis: values::millis(duration),
-        };
-        self.writer.run(command).await
-    }
-
-    async fn release_lease(&self, name: &str, node: NodeId) -> Result<(), MetadataError> {
-        let name = name.to_owned();
-        self.writer.run(ReleaseLease { name, node }).await
-    }
-
-    async fn forget_leases(&self, limit: usize) -> Result<u64, MetadataError> {
-        self.writer.run(ForgetLeases { limit }).await
     }
 
     /// A lock beside the database keeps other processes out.
@@ -393,8 +129,13 @@ impl MetadataStore for SqliteStore {
         false
     }
 
-    async fn check(&self) -> Result<(), MetadataError> {
-        self.writer.run(Check).await
+    /// One process uses the database, so there is no other node to ask.
+    async fn ask_to_yield(&self, _: Ask) -> Result<Asked, MetadataError> {
+        Ok(Asked::Nobody)
+    }
+
+    fn asks(&self) -> BoxStream<'static, Ask> {
+        stream::pending().boxed()
     }
 
     async fn ended(&self) {
@@ -413,25 +154,6 @@ impl MetadataStore for SqliteStore {
         }
     }
 }
-
-/// Open uploads whose time is up at $1, but for those of a node that is alive.
-const EXPIRED_UPLOADS: &str = sql::expired_uploads!(now!());
-
-/// Those of the keys in the JSON array $1 that a file or an open upload needs, or that are doomed.
-const KNOWN_BLOBS: &str = "
-select value
-from json_each($1)
-where exists (
-    select 1
-    from blobs
-    where key = value
-  )
-  or exists (
-    select 1
-    from uploads
-    where blob = value
-      and state = 'open'
-  )";
 
 fn common_options(config: &SqliteConfig, file: &Path) -> SqliteConnectOptions {
     let page_cache = config.page_cache.as_u64().div_ceil(1024);
@@ -454,34 +176,8 @@ fn writer_options(config: &SqliteConfig, file: &Path) -> SqliteConnectOptions {
         .thread_name(|_| "sqlite-writer".to_owned())
 }
 
-async fn read_upload(
-    executor: impl Executor<'_, Database = Sqlite>,
-    id: &UploadId,
-    doing: &'static str,
-) -> Result<Option<Upload>, MetadataError> {
-    let row: Option<UploadRow> = sqlx::query_as(sql::UPLOAD)
-        .bind(id.to_string())
-        .fetch_optional(executor)
-        .await
-        .map_err(engine(doing))?;
-    row.map(Upload::try_from).transpose()
-}
-
-async fn read_file(
-    executor: impl Executor<'_, Database = Sqlite>,
-    path: &FilePath,
-    doing: &'static str,
-) -> Result<Option<File>, MetadataError> {
-    let row: Option<FileRow> = sqlx::query_as(sql::FILE)
-        .bind(path.as_str())
-        .fetch_optional(executor)
-        .await
-        .map_err(engine(doing))?;
-    row.map(File::try_from).transpose()
-}
-
-/// A failure of the engine.
-fn engine(doing: &'static str) -> impl FnOnce(sqlx::Error) -> MetadataError {
+/// Makes a failure of the engine.
+fn failure(doing: &'static str) -> impl FnOnce(sqlx::Error) -> MetadataError {
     move |error| kind(&error).told(doing, error)
 }
 
@@ -570,6 +266,7 @@ mod tests {
     use sqlx::{AssertSqlSafe, SqliteConnection};
 
     use super::*;
+    use crate::{event_sql, pack_lists, pack_sql, sql};
 
     /// Tables that grow.
     const TABLES: [&str; 12] = [
@@ -605,7 +302,7 @@ mod tests {
     }
 
     /// Checks that statements go about by an index each, and walk through or sort no table.
-    pub(super) async fn find_their_indexes(statements: &[(&str, &str)]) {
+    async fn find_their_indexes(statements: &[(&str, &str)]) {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("test.sqlite");
         let options = writer_options(&SqliteConfig::default(), &file);
@@ -647,38 +344,148 @@ mod tests {
     #[tokio::test]
     async fn each_statement_finds_its_index() {
         find_their_indexes(&[
-            (sql::UPLOAD, "sqlite_autoindex_uploads_1 (id=?)"),
+            (sql::UPLOAD.sqlite, "sqlite_autoindex_uploads_1 (id=?)"),
             (
-                sql::UPLOAD_BY_IDEMPOTENCY_KEY,
+                sql::UPLOAD_BY_IDEMPOTENCY_KEY.sqlite,
                 "uploads_idempotency (idempotency_key=?)",
             ),
-            (sql::CLAIM_UPLOAD, "sqlite_autoindex_uploads_1 (id=?)"),
-            (sql::HOLDS_UPLOAD, "sqlite_autoindex_uploads_1 (id=?)"),
-            (sql::RECORD_PROGRESS, "sqlite_autoindex_uploads_1 (id=?)"),
-            (sql::RELEASE_UPLOAD, "sqlite_autoindex_uploads_1 (id=?)"),
-            (commands::TELL_UPLOAD, "sqlite_autoindex_uploads_1 (id=?)"),
-            (EXPIRED_UPLOADS, "leases USING PRIMARY KEY (name=?)"),
-            (sql::COMPLETE_UPLOAD, "sqlite_autoindex_uploads_1 (id=?)"),
-            (sql::END_UPLOAD, "sqlite_autoindex_uploads_1 (id=?)"),
-            (sql::OPEN_UPLOADS, "uploads_open_client_ref (client_ref=?)"),
-            (EXPIRED_UPLOADS, "uploads_open_expires_at (expires_at<?)"),
             (
-                sql::FORGET_UPLOADS,
+                sql::CLAIM_UPLOAD.sqlite,
+                "sqlite_autoindex_uploads_1 (id=?)",
+            ),
+            (
+                sql::HOLDS_UPLOAD.sqlite,
+                "sqlite_autoindex_uploads_1 (id=?)",
+            ),
+            (
+                sql::RECORD_PROGRESS.sqlite,
+                "sqlite_autoindex_uploads_1 (id=?)",
+            ),
+            (
+                sql::RELEASE_UPLOAD.sqlite,
+                "sqlite_autoindex_uploads_1 (id=?)",
+            ),
+            (sql::TELL_UPLOAD.sqlite, "sqlite_autoindex_uploads_1 (id=?)"),
+            (
+                sql::EXPIRED_UPLOADS.sqlite,
+                "leases USING PRIMARY KEY (name=?)",
+            ),
+            (
+                sql::COMPLETE_UPLOAD.sqlite,
+                "sqlite_autoindex_uploads_1 (id=?)",
+            ),
+            (sql::END_UPLOAD.sqlite, "sqlite_autoindex_uploads_1 (id=?)"),
+            (
+                sql::OPEN_UPLOADS.sqlite,
+                "uploads_open_client_ref (client_ref=?)",
+            ),
+            (
+                sql::EXPIRED_UPLOADS.sqlite,
+                "uploads_open_expires_at (expires_at<?)",
+            ),
+            (
+                sql::FORGET_UPLOADS.sqlite,
                 "uploads_closed_expires_at (expires_at<?)",
             ),
-            (sql::DOOM_BLOB, "files_blob (blob=?)"),
-            (sql::HELD_AND_FILE, "PRIMARY KEY (path=?)"),
-            (sql::FILE, "PRIMARY KEY (path=?)"),
-            (sql::DELETE_FILE, "PRIMARY KEY (path=?)"),
+            (sql::DOOM_BLOB.sqlite, "files_blob (blob=?)"),
+            (sql::HELD_AND_FILE.sqlite, "PRIMARY KEY (path=?)"),
+            (sql::FILE.sqlite, "PRIMARY KEY (path=?)"),
+            (sql::DELETE_FILE.sqlite, "PRIMARY KEY (path=?)"),
             (
-                commands::FORGET_DELETED,
+                sql::FORGET_DELETED.sqlite,
                 "deleted_files_modified_at (modified_at<?)",
             ),
-            (sql::FILES_FROM, "PRIMARY KEY (path>?)"),
-            (sql::FILES_BETWEEN, "PRIMARY KEY (path>? AND path<?)"),
-            (KNOWN_BLOBS, "uploads_open_blob (blob=?)"),
-            (sql::DOOMED_BLOBS, "blobs_doomed_at (doomed_at<?)"),
-            (sql::FORGET_BLOB, "PRIMARY KEY (key=?)"),
+            (sql::FILES_FROM.sqlite, "PRIMARY KEY (path>?)"),
+            (sql::FILES_BETWEEN.sqlite, "PRIMARY KEY (path>? AND path<?)"),
+            (sql::KNOWN_BLOBS.sqlite, "uploads_open_blob (blob=?)"),
+            (sql::DOOMED_BLOBS.sqlite, "blobs_doomed_at (doomed_at<?)"),
+            (sql::FORGET_BLOB.sqlite, "PRIMARY KEY (key=?)"),
+        ])
+        .await;
+    }
+
+    #[tokio::test]
+    async fn each_statement_about_packs_finds_its_index() {
+        let version = "pack_versions_number (pack=? AND number=?)";
+        find_their_indexes(&[
+            (sql::DOOM_BLOB.sqlite, "version_blobs_blob (blob=?)"),
+            (sql::DOOM_BLOB.sqlite, "draft_blobs_blob (blob=?)"),
+            (sql::FORGET_BLOB.sqlite, "contents_raw_blob (raw_blob=?)"),
+            (
+                sql::FORGET_BLOB.sqlite,
+                "contents_deflated_blob (deflated_blob=?)",
+            ),
+            (pack_sql::DRAFT.sqlite, "PRIMARY KEY (id=?)"),
+            (
+                pack_sql::EXPIRED_DRAFTS.sqlite,
+                "drafts_expires_at (expires_at<?)",
+            ),
+            (pack_sql::PROLONG_DRAFT.sqlite, "PRIMARY KEY (id=?)"),
+            (pack_sql::PUBLISHED.sqlite, "PRIMARY KEY (id=?)"),
+            (pack_sql::PUBLISH_DRAFT.sqlite, "PRIMARY KEY (id=?)"),
+            (pack_sql::RELEASE_DRAFT.sqlite, "PRIMARY KEY (draft=?)"),
+            (pack_sql::DELETE_DRAFT.sqlite, "PRIMARY KEY (id=?)"),
+            (pack_sql::LAST_NUMBER.sqlite, "PRIMARY KEY (name=?)"),
+            (pack_sql::VERSION_ID.sqlite, version),
+            (pack_sql::RELEASE_VERSION.sqlite, "PRIMARY KEY (version=?)"),
+            (
+                pack_sql::DELETE_VERSION.sqlite,
+                "INTEGER PRIMARY KEY (rowid=?)",
+            ),
+            (pack_sql::VERSION.sqlite, version),
+            (
+                pack_sql::VERSIONS.sqlite,
+                "pack_versions_number (pack=? AND number<?)",
+            ),
+            (pack_sql::PACK.sqlite, version),
+            (pack_sql::PACK.sqlite, "pack_versions_number (pack=?)"),
+            (pack_sql::PACKS.sqlite, "PRIMARY KEY (name>?)"),
+            (pack_sql::PACKS.sqlite, version),
+            (pack_sql::REGISTER_NEED.sqlite, version),
+            (
+                pack_sql::NEED.sqlite,
+                "needs_sha256 (version=? AND sha256=?)",
+            ),
+            (
+                pack_sql::FORGET_NEEDS.sqlite,
+                "needs_expires_at (expires_at<?)",
+            ),
+            (pack_lists::CONTENTS.sqlite, "contents_sha256 (sha256=?)"),
+            (pack_lists::CONTENTS.sqlite, "PRIMARY KEY (key=?)"),
+            (
+                pack_lists::DROP_BLOBS.sqlite,
+                "draft_blobs_blob (blob=? AND draft=?)",
+            ),
+            (pack_lists::BLOBS_GONE.sqlite, "PRIMARY KEY (key=?)"),
+            (pack_lists::DOOM_BLOBS.sqlite, "PRIMARY KEY (key=?)"),
+            (pack_lists::DOOM_BLOBS.sqlite, "files_blob (blob=?)"),
+            (pack_lists::DOOM_BLOBS.sqlite, "version_blobs_blob (blob=?)"),
+            (pack_lists::DOOM_BLOBS.sqlite, "draft_blobs_blob (blob=?)"),
+            (pack_lists::STORE_CONTENTS.sqlite, "PRIMARY KEY (key=?)"),
+        ])
+        .await;
+    }
+
+    #[tokio::test]
+    async fn each_statement_about_events_finds_its_index() {
+        let by_id = "events_id (id=?)";
+        let first = "events_pending (subject=?)";
+        find_their_indexes(&[
+            (event_sql::RECORD_EVENT.sqlite, first),
+            (event_sql::DUE_EVENTS.sqlite, "events_due_at (due_at<?)"),
+            (event_sql::SUBJECT_OF_PENDING.sqlite, by_id),
+            (event_sql::SUBJECT_OF_DEAD.sqlite, by_id),
+            (event_sql::DELETE_EVENT.sqlite, by_id),
+            (event_sql::POSTPONE_EVENT.sqlite, by_id),
+            (event_sql::GIVE_EVENT_UP.sqlite, by_id),
+            (event_sql::REVIVE_EVENT.sqlite, by_id),
+            (event_sql::CALL_FIRST_EVENT.sqlite, first),
+            (event_sql::REST_FIRST_EVENT.sqlite, first),
+            (event_sql::DEAD_EVENTS.sqlite, "events_dead (position>?)"),
+            (
+                event_sql::FORGET_DEAD_EVENTS.sqlite,
+                "events_dead_at (dead_at<?)",
+            ),
         ])
         .await;
     }

@@ -1,6 +1,131 @@
 //! Values on their way into statements, the same for every engine.
 
+use std::borrow::Cow;
 use std::time::Duration;
+
+use archive::Sha256Digest;
+use domain::{BlobKey, Timestamp};
+use serde::{Serialize, Serializer};
+
+/// A parameter of a statement.
+#[derive(Debug, Clone)]
+pub(crate) enum Value<'q> {
+    Bool(bool),
+    Int(Option<i64>),
+    Text(Option<Cow<'q, str>>),
+    Bytes(Option<Cow<'q, [u8]>>),
+    /// A list: a JSON array in SQLite, an array in PostgreSQL.
+    List(&'q Column<'q>),
+    /// Rows: a JSON array of arrays in SQLite; in PostgreSQL an array for each column, which take
+    /// the place of that many parameters.
+    Table(&'q [Column<'q>]),
+}
+
+/// The values of a list, or of a column of a table.
+#[derive(Debug, Clone)]
+pub(crate) enum Column<'q> {
+    Ints(Vec<Option<i64>>),
+    Texts(Vec<Option<&'q str>>),
+    /// In SQLite as hexadecimal text.
+    Digests(Vec<Option<&'q Sha256Digest>>),
+}
+
+/// Lists the parameters of a statement.
+macro_rules! values {
+    ($($value:expr),* $(,)?) => {
+        &[$($crate::values::Value::from($value)),*]
+    };
+}
+pub(crate) use values;
+
+/// Makes values of what they are made of.
+macro_rules! into_value {
+    ($($from:ty => |$value:ident| $into:expr),* $(,)?) => {
+        $(impl<'q> From<$from> for Value<'q> {
+            fn from($value: $from) -> Self {
+                $into
+            }
+        })*
+    };
+}
+
+into_value!(
+    bool => |value| Self::Bool(value),
+    i64 => |value| Self::Int(Some(value)),
+    Option<i64> => |value| Self::Int(value),
+    Timestamp => |value| Self::Int(Some(value.as_millis())),
+    Option<Timestamp> => |value| Self::Int(value.map(Timestamp::as_millis)),
+    &'q str => |value| Self::Text(Some(value.into())),
+    Option<&'q str> => |value| Self::Text(value.map(Cow::Borrowed)),
+    String => |value| Self::Text(Some(value.into())),
+    Option<String> => |value| Self::Text(value.map(Cow::Owned)),
+    &'q BlobKey => |value| Self::Text(Some(value.as_str().into())),
+    &'q [u8] => |value| Self::Bytes(Some(value.into())),
+    &'q Sha256Digest => |value| Self::Bytes(Some(value.as_bytes().as_slice().into())),
+    &'q Column<'q> => |value| Self::List(value),
+    &'q [Column<'q>] => |value| Self::Table(value),
+);
+
+impl<'q> Column<'q> {
+    /// Collects texts, none of which is null.
+    pub(crate) fn texts(texts: impl IntoIterator<Item = &'q str>) -> Self {
+        Self::Texts(texts.into_iter().map(Some).collect())
+    }
+
+    /// Collects digests, none of which is null.
+    pub(crate) fn digests(digests: impl IntoIterator<Item = &'q Sha256Digest>) -> Self {
+        Self::Digests(digests.into_iter().map(Some).collect())
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Ints(values) => values.len(),
+            Self::Texts(values) => values.len(),
+            Self::Digests(values) => values.len(),
+        }
+    }
+}
+
+/// The value at an index of a column, as JSON.
+struct Cell<'a>(&'a Column<'a>, usize);
+
+impl Serialize for Cell<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(column, index) = *self;
+        match column {
+            Column::Ints(values) => values[index].serialize(serializer),
+            Column::Texts(values) => values[index].serialize(serializer),
+            Column::Digests(values) => match values[index] {
+                Some(digest) => serializer.collect_str(digest),
+                None => serializer.serialize_none(),
+            },
+        }
+    }
+}
+
+impl Serialize for Column<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq((0..self.len()).map(|index| Cell(self, index)))
+    }
+}
+
+/// Columns of one length, as JSON row by row.
+pub(crate) struct Rows<'a>(pub(crate) &'a [Column<'a>]);
+
+impl Serialize for Rows<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let length = self.0.first().map_or(0, Column::len);
+        serializer.collect_seq((0..length).map(|index| Line(self.0, index)))
+    }
+}
+
+struct Line<'a>(&'a [Column<'a>], usize);
+
+impl Serialize for Line<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|column| Cell(column, self.1)))
+    }
+}
 
 /// A limit as a statement takes it.
 pub(crate) fn limited(limit: usize) -> i64 {
@@ -16,6 +141,17 @@ pub(crate) fn millis(time: Duration) -> i64 {
 /// The number of a version that is looked for. One that no column can hold is none's, as is the greatest that one can.
 pub(crate) fn sought(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// Whether text has the one character that text in PostgreSQL cannot have. No row has such text.
+pub(crate) fn has_nul(text: &str) -> bool {
+    text.contains('\0')
+}
+
+/// Text up to its first NUL. As none is in a row, what comes after the one in order comes after the
+/// other.
+pub(crate) fn before_nul(text: &str) -> &str {
+    text.split('\0').next().unwrap_or_default()
 }
 
 /// The paths that begin with a prefix and come after one of them: those from `from` on, and below `end` where there is one.

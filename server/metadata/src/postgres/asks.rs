@@ -9,12 +9,12 @@ use domain::metadata_store::{Ask, Asked, MetadataError};
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use serde::{Deserialize, Serialize};
-use sqlx::PgConnection;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 
-use super::transaction::{Command, Scope, affected};
-use crate::failures::failed;
+use crate::engine::{Command, Scope, Statement, Transaction};
 use crate::rows::column;
+use crate::sql::now;
+use crate::values::values;
 
 const CHANNEL: &str = "longhaul_yield";
 
@@ -25,7 +25,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Sends $1 if the node $4 that holds the open upload $2 under epoch $3 is alive; a row if so.
-pub(super) const ASK: &str = concat!(
+pub(super) const ASK: Statement = Statement::same(concat!(
     "
 select pg_notify('longhaul_yield', $1)
 from uploads
@@ -38,12 +38,13 @@ where id = $2
     from leases
     where leases.name = 'node/' || uploads.holder
       and leases.expires_at > ",
-    now!(),
+    now!(postgres),
     "
   )"
-);
+));
 
 /// See [`ask_to_yield`](domain::MetadataStore::ask_to_yield).
+#[derive(Debug)]
 pub(super) struct AskToYield(pub(super) Ask);
 
 impl Command for AskToYield {
@@ -51,20 +52,20 @@ impl Command for AskToYield {
     const DOING: &'static str = "ask for an upload";
     const SCOPE: Scope = Scope::Statements;
 
-    async fn run(&self, connection: &mut PgConnection) -> Result<Asked, MetadataError> {
+    async fn run<T: Transaction>(&self, transaction: &mut T) -> Result<Asked, MetadataError> {
         let Ask {
             upload,
             node,
             epoch,
         } = self.0;
-        let text = serde_json::to_string(&Text::of(&self.0))
-            .map_err(|error| failed(Self::DOING, error))?;
-        let ask = sqlx::query(ASK)
-            .bind(text)
-            .bind(upload.to_string())
-            .bind(column(epoch)?)
-            .bind(node.to_string());
-        Ok(match affected(connection, ask, Self::DOING).await? {
+        let text = serde_json::to_string(&Text::of(&self.0));
+        let values = values![
+            text.map_err(|error| transaction.failed(error))?,
+            upload.to_string(),
+            column(epoch)?,
+            node.to_string(),
+        ];
+        Ok(match transaction.run(ASK, values).await? {
             0 => Asked::Nobody,
             _ => Asked::Holder,
         })

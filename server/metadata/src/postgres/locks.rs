@@ -12,14 +12,12 @@
 //! - The **subject** of events is locked by name by whoever changes which of its events is the first. So the order of events is that
 //!   of the changes that they tell of.
 
-use archive::PackName;
-use domain::metadata_store::MetadataError;
-use domain::{DraftId, FilePath, UploadId};
 use sqlx::PgConnection;
 
-use super::transaction::{affected, engine};
+use crate::engine::Lock;
+use crate::values::sought;
 
-/// What names are locked as: the first half of an advisory lock's key, the same in every release.
+/// Kinds of names: the first half of an advisory lock's key, the same in every release.
 const PATHS: i32 = 1;
 const PACKS: i32 = 2;
 const SUBJECTS: i32 = 3;
@@ -40,7 +38,7 @@ where id = $1
 for update";
 
 pub(super) const LOCK_VERSION: &str = "
-select id
+select 1
 from pack_versions
 where pack = $1
   and number = $2
@@ -54,77 +52,20 @@ where key = any($1)
 order by key
 for no key update";
 
-/// Locks an upload.
-pub(super) async fn upload(
-    connection: &mut PgConnection,
-    id: &UploadId,
-    doing: &'static str,
-) -> Result<(), MetadataError> {
-    let lock = sqlx::query(LOCK_UPLOAD).bind(id.to_string());
-    affected(connection, lock, doing).await.map(drop)
-}
-
-/// Locks what a path has, be it a file or none.
-pub(super) async fn path(
-    connection: &mut PgConnection,
-    path: &FilePath,
-    doing: &'static str,
-) -> Result<(), MetadataError> {
-    let lock = sqlx::query(LOCK_NAME).bind(PATHS).bind(path.as_str());
-    affected(connection, lock, doing).await.map(drop)
-}
-
-/// Locks a draft and what it holds.
-pub(super) async fn draft(
-    connection: &mut PgConnection,
-    id: &DraftId,
-    doing: &'static str,
-) -> Result<(), MetadataError> {
-    let lock = sqlx::query(LOCK_DRAFT).bind(id.to_string());
-    affected(connection, lock, doing).await.map(drop)
-}
-
-/// Locks which number a pack's next version has.
-pub(super) async fn pack(
-    connection: &mut PgConnection,
-    name: &PackName,
-    doing: &'static str,
-) -> Result<(), MetadataError> {
-    let lock = sqlx::query(LOCK_NAME).bind(PACKS).bind(name.as_str());
-    affected(connection, lock, doing).await.map(drop)
-}
-
-/// Locks a version and what it holds, and returns its row's id.
-pub(super) async fn version(
-    connection: &mut PgConnection,
-    pack: &PackName,
-    number: i64,
-    doing: &'static str,
-) -> Result<Option<i64>, MetadataError> {
-    sqlx::query_scalar(LOCK_VERSION)
-        .bind(pack.as_str())
-        .bind(number)
-        .fetch_optional(connection)
-        .await
-        .map_err(engine(doing))
-}
-
-/// Locks those of the blobs that are recorded.
-pub(super) async fn blobs(
-    connection: &mut PgConnection,
-    keys: &[&str],
-    doing: &'static str,
-) -> Result<(), MetadataError> {
-    let lock = sqlx::query(LOCK_BLOBS).bind(keys);
-    affected(connection, lock, doing).await.map(drop)
-}
-
-/// Locks which events of a subject there are.
-pub(super) async fn subject(
-    connection: &mut PgConnection,
-    subject: &str,
-    doing: &'static str,
-) -> Result<(), MetadataError> {
-    let lock = sqlx::query(LOCK_NAME).bind(SUBJECTS).bind(subject);
-    affected(connection, lock, doing).await.map(drop)
+/// Locks until the transaction ends.
+pub(super) async fn lock(connection: &mut PgConnection, lock: Lock<'_>) -> sqlx::Result<()> {
+    let named = |kind: i32, name| sqlx::query(LOCK_NAME).bind(kind).bind(name);
+    let statement = match lock {
+        Lock::Upload(id) => sqlx::query(LOCK_UPLOAD).bind(id.to_string()),
+        Lock::Path(path) => named(PATHS, path.as_str()),
+        Lock::Draft(id) => sqlx::query(LOCK_DRAFT).bind(id.to_string()),
+        Lock::Pack(name) => named(PACKS, name.as_str()),
+        Lock::Version(pack, number) => sqlx::query(LOCK_VERSION)
+            .bind(pack.as_str())
+            .bind(sought(number)),
+        Lock::Blobs([]) => return Ok(()),
+        Lock::Blobs(keys) => sqlx::query(LOCK_BLOBS).bind(keys),
+        Lock::Subject(subject) => named(SUBJECTS, subject),
+    };
+    statement.execute(connection).await.map(drop)
 }

@@ -3,47 +3,19 @@
 use std::time::Duration;
 
 use domain::metadata_store::MetadataError;
-use sqlx::postgres::PgArguments;
-use sqlx::{Connection as _, PgConnection, Postgres};
-use thiserror::Error;
+use sqlx::{Connection as _, PgConnection};
 use tokio::time::Instant;
 
-use super::PostgresStore;
-use crate::failures::{Kind, NotAsExpected, failed, is_cut_off};
+use super::PostgresEngine;
+use super::session::Session;
+use crate::engine::{Command, Scope};
+use crate::failures::{Kind, Overtaken, is_cut_off};
 
 /// How often a change is tried at most. Locks are taken in one order, so that more than once is rare.
 const ATTEMPTS: u32 = 10;
 
 /// How long a change or a read rests before it is made again over another connection, first and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
-
-/// What a change needs of the engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Scope {
-    /// A transaction: what it reads, locks and writes is one.
-    Transaction,
-    /// Nothing more than each of its statements is by itself, which saves two round trips. To make it twice is to make it once, for
-    /// whoever makes it.
-    Statements,
-}
-
-/// A change to be made.
-pub(super) trait Command: Sync {
-    /// What it tells its caller.
-    type Answer: Send;
-
-    /// Completes the sentence "failed to …".
-    const DOING: &'static str;
-
-    /// What it is made in.
-    const SCOPE: Scope = Scope::Transaction;
-
-    /// Makes the change. It is run again, in another transaction, if the first was overtaken.
-    fn run(
-        &self,
-        connection: &mut PgConnection,
-    ) -> impl Future<Output = Result<Self::Answer, MetadataError>> + Send;
-}
 
 /// Why an attempt failed.
 #[derive(Debug)]
@@ -61,7 +33,7 @@ impl Failure {
     }
 }
 
-impl PostgresStore {
+impl PostgresEngine {
     /// Makes a change, and returns its answer once that is durable. Where the engine goes away meanwhile, as when it is restarted, the
     /// change is made again once it is back, within the time that a connection is waited for.
     ///
@@ -71,11 +43,11 @@ impl PostgresStore {
     ///
     /// # Cancel safety
     /// May be dropped anywhere: a transaction that was not committed is rolled back; a statement that was sent may have its effect.
-    pub(super) async fn run<C: Command>(&self, command: C) -> Result<C::Answer, MetadataError> {
+    pub(super) async fn run<C: Command>(&self, command: &C) -> Result<C::Answer, MetadataError> {
         let mut attempts = 1;
-        let mut patience = self.patience();
+        let mut patience = Patience::new(self.acquire_timeout);
         loop {
-            match self.attempt(&command).await {
+            match self.attempt(command).await {
                 Ok(answer) => return Ok(answer),
                 Err(Failure::Repeatable(error)) if was_overtaken(&error) && attempts < ATTEMPTS => {
                     tracing::debug!(attempts, doing = C::DOING, "overtaken, trying again");
@@ -88,8 +60,8 @@ impl PostgresStore {
     }
 
     async fn attempt<C: Command>(&self, command: &C) -> Result<C::Answer, Failure> {
-        let engine = || engine(C::DOING);
-        let connection = self.pool.acquire().await.map_err(engine());
+        let failure = || failure(C::DOING);
+        let connection = self.pool.acquire().await.map_err(failure());
         let mut connection = connection.map_err(Failure::Repeatable)?;
         let attempt = Self::attempt_on(&mut connection, command).await;
         if let Err(failure) = &attempt
@@ -105,16 +77,17 @@ impl PostgresStore {
         connection: &mut PgConnection,
         command: &C,
     ) -> Result<C::Answer, Failure> {
-        let engine = || engine(C::DOING);
+        let failure = || failure(C::DOING);
         if C::SCOPE == Scope::Statements {
-            let answer = command.run(connection).await;
+            let answer = command.run(&mut Session::new(connection, C::DOING)).await;
             return answer.map_err(Failure::Repeatable);
         }
-        let transaction = connection.begin().await.map_err(engine());
+        let transaction = connection.begin().await.map_err(failure());
         let mut transaction = transaction.map_err(Failure::Repeatable)?;
-        match command.run(&mut transaction).await {
+        let mut session = Session::new(&mut transaction, C::DOING);
+        match command.run(&mut session).await {
             Ok(answer) => {
-                let committed = transaction.commit().await.map_err(engine());
+                let committed = transaction.commit().await.map_err(failure());
                 committed.map_err(Failure::Ambiguous).map(|()| answer)
             }
             Err(error) => {
@@ -124,48 +97,28 @@ impl PostgresStore {
             }
         }
     }
-
-    /// Reads; again where the engine goes away meanwhile, as [`PostgresStore::run`].
-    ///
-    /// # Cancel safety
-    /// May be dropped anywhere.
-    pub(super) async fn read<T, F>(
-        &self,
-        doing: &'static str,
-        statement: impl Fn() -> F + Sync,
-    ) -> Result<T, MetadataError>
-    where
-        F: Future<Output = Result<T, sqlx::Error>> + Send,
-    {
-        let mut patience = self.patience();
-        loop {
-            match statement().await.map_err(engine(doing)) {
-                Ok(read) => return Ok(read),
-                Err(error) => patience.rest_after(error).await?,
-            }
-        }
-    }
-
-    fn patience(&self) -> Patience {
-        Patience {
-            until: Instant::now() + self.acquire_timeout,
-            pause: PAUSES.0,
-        }
-    }
 }
 
-/// How long the engine is waited for.
-struct Patience {
+/// The time that the engine is waited for.
+pub(super) struct Patience {
     until: Instant,
     pause: Duration,
 }
 
 impl Patience {
+    /// Starts to wait, for so long at most.
+    pub(super) fn new(time: Duration) -> Self {
+        Self {
+            until: Instant::now() + time,
+            pause: PAUSES.0,
+        }
+    }
+
     /// Rests for a while after what may pass.
     ///
     /// # Errors
     /// The same, if it does not pass or there is no more time.
-    async fn rest_after(&mut self, error: MetadataError) -> Result<(), MetadataError> {
+    pub(super) async fn rest_after(&mut self, error: MetadataError) -> Result<(), MetadataError> {
         let passes = matches!(error, MetadataError::Unreachable { .. });
         if !passes || Instant::now() + self.pause > self.until {
             return Err(error);
@@ -175,11 +128,6 @@ impl Patience {
         Ok(())
     }
 }
-
-/// Another transaction changed what this one had gone by; a new one will see it.
-#[derive(Debug, Error)]
-#[error("{0}")]
-pub(super) struct Overtaken(pub(super) &'static str);
 
 /// Whether a transaction failed for no other reason than those beside it.
 fn was_overtaken(error: &MetadataError) -> bool {
@@ -199,8 +147,8 @@ fn was_overtaken(error: &MetadataError) -> bool {
     source.is::<Overtaken>() || ended_by_engine()
 }
 
-/// A failure of the engine.
-pub(super) fn engine(doing: &'static str) -> impl FnOnce(sqlx::Error) -> MetadataError {
+/// Makes a failure of the engine.
+pub(super) fn failure(doing: &'static str) -> impl FnOnce(sqlx::Error) -> MetadataError {
     move |error| {
         let code = error.as_database_error().and_then(|error| error.code());
         let kind = match code.as_deref() {
@@ -224,38 +172,6 @@ fn kind_of_code(code: &str) -> Kind {
         ("08" | "28" | "40" | "53" | "57" | "58", _)
         | (_, "3D000" | "25006" | "25P03" | "25P04" | "55006" | "55P03") => Kind::Surroundings,
         _ => Kind::Own,
-    }
-}
-
-/// A statement with its parameters. A connection prepares a text once: it must have the same list of parameters wherever it is run,
-/// those that it does not use included.
-pub(super) type Query<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
-
-/// Runs a statement and returns how many rows it changed.
-pub(super) async fn affected(
-    connection: &mut PgConnection,
-    statement: Query<'_>,
-    doing: &'static str,
-) -> Result<u64, MetadataError> {
-    statement
-        .execute(connection)
-        .await
-        .map(|result| result.rows_affected())
-        .map_err(engine(doing))
-}
-
-/// Runs a statement that must change so many rows.
-pub(super) async fn exactly(
-    expected: u64,
-    connection: &mut PgConnection,
-    statement: Query<'_>,
-    doing: &'static str,
-) -> Result<(), MetadataError> {
-    let affected = affected(connection, statement, doing).await?;
-    if affected == expected {
-        Ok(())
-    } else {
-        Err(failed(doing, NotAsExpected { expected, affected }))
     }
 }
 

@@ -18,7 +18,6 @@ use std::thread;
 
 use async_trait::async_trait;
 use domain::metadata_store::MetadataError;
-use domain::{File, FilePath};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 use thiserror::Error;
@@ -27,7 +26,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::cache::{FileCache, Known};
+use super::session::Transaction;
+use crate::cache::FileCache;
+use crate::engine::Command;
 use crate::failures::{Kind, failed};
 
 /// How many batches come between two looks at the write-ahead log's length.
@@ -38,36 +39,6 @@ const CUT_LOG: [&str; 3] = [
     "pragma wal_checkpoint(truncate)",
     "pragma busy_timeout = 5000",
 ];
-
-/// A change to be made in a transaction.
-pub(super) trait Command: Debug + Send + Sync + 'static {
-    /// What it tells its caller.
-    type Answer: Debug + Send + 'static;
-
-    /// Completes the sentence "failed to …".
-    const DOING: &'static str;
-
-    /// Makes the change. It is run again, in another transaction, if the first did not hold.
-    fn run(
-        &self,
-        transaction: &mut Transaction<'_>,
-    ) -> impl Future<Output = Result<Self::Answer, MetadataError>> + Send;
-}
-
-/// A transaction under way.
-pub(super) struct Transaction<'c> {
-    /// What to run statements on.
-    pub(super) connection: &'c mut SqliteConnection,
-    changes: Vec<(FilePath, Known)>,
-}
-
-impl Transaction<'_> {
-    /// Notes what `path` has once this transaction is committed.
-    pub(super) fn changed(&mut self, path: &FilePath, file: Option<&File>) {
-        self.changes
-            .push((path.clone(), file.cloned().map(Arc::new)));
-    }
-}
 
 /// The way to the writer.
 #[derive(Debug)]
@@ -189,6 +160,7 @@ struct Pending<C: Command> {
 #[async_trait]
 impl<C: Command> Job for Pending<C> {
     async fn run(&mut self, transaction: &mut Transaction<'_>) -> bool {
+        transaction.doing = C::DOING;
         let answer = self.command.run(transaction).await;
         self.answer.insert(answer).is_ok()
     }
@@ -293,10 +265,7 @@ impl Worker {
         execute(&mut connection, "begin immediate")
             .await
             .map_err(Failure::Engine)?;
-        let mut transaction = Transaction {
-            connection: &mut connection,
-            changes: Vec::new(),
-        };
+        let mut transaction = Transaction::new(&mut connection);
         for job in &mut *jobs {
             if !job.run(&mut transaction).await {
                 if execute(&mut connection, "rollback").await.is_ok() {
@@ -305,7 +274,7 @@ impl Worker {
                 return Err(Failure::Command);
             }
         }
-        let changes = transaction.changes;
+        let changes = transaction.into_changes();
         match execute(&mut connection, "commit").await {
             Ok(()) => {
                 self.connection = Some(connection);
@@ -355,7 +324,7 @@ fn fail(jobs: impl IntoIterator<Item = Box<dyn Job>>, error: sqlx::Error) {
 }
 
 /// Runs a statement without rows or parameters.
-pub(super) async fn execute(
+async fn execute(
     connection: &mut SqliteConnection,
     statement: &'static str,
 ) -> Result<(), sqlx::Error> {
@@ -364,15 +333,17 @@ pub(super) async fn execute(
 
 #[cfg(test)]
 mod tests {
+    use std::marker::PhantomData;
+
     use bytesize::ByteSize;
-    use sqlx::Row;
-    use sqlx::sqlite::SqliteRow;
     use tempfile::TempDir;
     use tokio::sync::Semaphore;
 
     use super::*;
     use crate::SqliteConfig;
-    use crate::sqlite::{BUSY_TIMEOUT, LOG_LIMIT, engine, writer_options};
+    use crate::engine::{self, FromRow, Statement};
+    use crate::sqlite::{BUSY_TIMEOUT, LOG_LIMIT, writer_options};
+    use crate::values::values;
 
     const QUEUE: usize = 100;
 
@@ -483,12 +454,12 @@ mod tests {
                 .unwrap()
         }
 
-        async fn ask<T>(&self, question: &'static str) -> T
+        async fn ask<T: Debug + Send + Sync + 'static>(&self, question: &'static str) -> T
         where
-            T: for<'r> sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
+            (T,): FromRow,
         {
-            let row = self.writer.run(Ask(question)).await.unwrap();
-            row.get(0)
+            let (answer,) = self.writer.run(Ask(question, PhantomData)).await.unwrap();
+            answer
         }
     }
 
@@ -505,26 +476,29 @@ mod tests {
         type Answer = ();
         const DOING: &'static str = "wait";
 
-        async fn run(&self, _: &mut Transaction<'_>) -> Result<(), MetadataError> {
+        async fn run<T: engine::Transaction>(&self, _: &mut T) -> Result<(), MetadataError> {
             self.0.reached.add_permits(1);
             self.0.released.acquire().await.unwrap().forget();
             Ok(())
         }
     }
 
-    /// Reads one row, on the writer's connection.
+    /// Reads one value, on the writer's connection.
     #[derive(Debug)]
-    struct Ask(&'static str);
+    struct Ask<V>(&'static str, PhantomData<V>);
 
-    impl Command for Ask {
-        type Answer = SqliteRow;
+    impl<V: Debug + Send + Sync + 'static> Command for Ask<V>
+    where
+        (V,): FromRow,
+    {
+        type Answer = (V,);
         const DOING: &'static str = "ask";
 
-        async fn run(&self, transaction: &mut Transaction<'_>) -> Result<SqliteRow, MetadataError> {
-            sqlx::query(self.0)
-                .fetch_one(&mut *transaction.connection)
-                .await
-                .map_err(engine(Self::DOING))
+        async fn run<T: engine::Transaction>(
+            &self,
+            transaction: &mut T,
+        ) -> Result<(V,), MetadataError> {
+            transaction.one(Statement::same(self.0), values![]).await
         }
     }
 
@@ -550,22 +524,22 @@ mod tests {
         type Answer = ();
         const DOING: &'static str = "write a word";
 
-        async fn run(&self, transaction: &mut Transaction<'_>) -> Result<(), MetadataError> {
+        async fn run<T: engine::Transaction>(
+            &self,
+            transaction: &mut T,
+        ) -> Result<(), MetadataError> {
             let Self(word, then) = self;
-            sqlx::query("insert into words values ($1)")
-                .bind(word)
-                .execute(&mut *transaction.connection)
-                .await
-                .map_err(engine(Self::DOING))?;
+            let insert = values![word.as_str()];
+            let statement = Statement::same("insert into words values ($1)");
+            transaction.run(statement, insert).await?;
             match then {
                 Then::Succeed => Ok(()),
-                Then::Fail => Err(failed(Self::DOING, "it was told to fail")),
+                Then::Fail => Err(transaction.failed("it was told to fail")),
                 Then::Panic => panic!("it was told to panic"),
                 Then::FailAtCommit => {
                     let insert = "insert into pairs values ('no such word')";
-                    execute(transaction.connection, insert)
-                        .await
-                        .map_err(engine(Self::DOING))
+                    let insert = Statement::same(insert);
+                    transaction.run(insert, values![]).await.map(drop)
                 }
             }
         }

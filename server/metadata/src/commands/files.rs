@@ -1,0 +1,154 @@
+//! Changes of files and their blobs.
+
+use domain::events::Event;
+use domain::files::{DELETED_REMEMBERED, File, WriteCondition};
+use domain::metadata_store::{Deleted, MetadataError, Written};
+use domain::{BlobKey, FilePath, Timestamp};
+
+use super::events::record_event;
+use crate::engine::{Command, Lock, Transaction};
+use crate::queries::read_file;
+use crate::rows::column;
+use crate::sql;
+use crate::values::values;
+
+/// See [`put_file`](domain::MetadataStore::put_file).
+#[derive(Debug)]
+pub(crate) struct PutFile {
+    pub(crate) file: File,
+    pub(crate) condition: WriteCondition,
+    pub(crate) event: Option<Event>,
+}
+
+impl Command for PutFile {
+    type Answer = Written;
+    const DOING: &'static str = "record a file";
+
+    async fn run<T: Transaction>(&self, transaction: &mut T) -> Result<Written, MetadataError> {
+        let file = &self.file;
+        transaction.lock(Lock::Path(&file.path)).await?;
+        let current = read_file(transaction, &file.path).await?;
+        if !self.condition.holds(current.as_ref()) {
+            return Ok(Written::ConditionFailed(current.map(Box::new)));
+        }
+        lock_blobs(transaction, file, current.as_ref()).await?;
+        let values = values![
+            &file.content.blob,
+            column(file.content.size)?,
+            &file.content.sha256,
+            file.path.as_str(),
+            file.description.media_type.as_deref(),
+            file.description.filename.as_deref(),
+            file.modified_at,
+        ];
+        transaction.exactly(2, sql::PUT_FILE, values).await?;
+        record_event(transaction, self.event.as_ref()).await?;
+        replaced(transaction, file, current.as_ref()).await
+    }
+}
+
+/// See [`delete_file`](domain::MetadataStore::delete_file).
+#[derive(Debug)]
+pub(crate) struct DeleteFile {
+    pub(crate) path: FilePath,
+    pub(crate) condition: WriteCondition,
+    pub(crate) now: Timestamp,
+}
+
+impl Command for DeleteFile {
+    type Answer = Deleted;
+    const DOING: &'static str = "delete a file";
+
+    async fn run<T: Transaction>(&self, transaction: &mut T) -> Result<Deleted, MetadataError> {
+        let path = &self.path;
+        transaction.lock(Lock::Path(path)).await?;
+        let Some(current) = read_file(transaction, path).await? else {
+            return Ok(Deleted::Missing);
+        };
+        if !self.condition.holds(Some(&current)) {
+            return Ok(Deleted::ConditionFailed(Box::new(current)));
+        }
+        let blob = &current.content.blob;
+        transaction.lock(Lock::Blobs(&[blob.as_str()])).await?;
+        self.remember(transaction, &current).await?;
+        let delete = values![path.as_str()];
+        transaction.exactly(1, sql::DELETE_FILE, delete).await?;
+        doom(transaction, blob, self.now).await?;
+        transaction.changed(path).await?;
+        Ok(Deleted::Done)
+    }
+}
+
+impl DeleteFile {
+    /// Remembers the file's time while another might come under its path in the same second.
+    async fn remember<T: Transaction>(
+        &self,
+        transaction: &mut T,
+        current: &File,
+    ) -> Result<(), MetadataError> {
+        let oldest = self.now.minus(DELETED_REMEMBERED);
+        transaction
+            .run(sql::FORGET_DELETED, values![oldest])
+            .await?;
+        if current.latest_at() < oldest {
+            return Ok(());
+        }
+        let values = values![self.path.as_str(), current.latest_at()];
+        transaction.exactly(1, sql::REMEMBER_DELETED, values).await
+    }
+}
+
+/// See [`forget_blob`](domain::MetadataStore::forget_blob).
+#[derive(Debug)]
+pub(crate) struct ForgetBlob(pub(crate) BlobKey);
+
+impl Command for ForgetBlob {
+    type Answer = ();
+    const DOING: &'static str = "forget a blob";
+
+    async fn run<T: Transaction>(&self, transaction: &mut T) -> Result<(), MetadataError> {
+        let Self(blob) = self;
+        transaction.lock(Lock::Blobs(&[blob.as_str()])).await?;
+        // No row: it is forgotten already.
+        let forgotten = transaction.run(sql::FORGET_BLOB, values![blob]).await;
+        forgotten.map(drop)
+    }
+}
+
+/// Locks the blobs of a file and of the one in whose place it is written. A blob that is new under
+/// its path is locked by recording it.
+pub(super) async fn lock_blobs<T: Transaction>(
+    transaction: &mut T,
+    file: &File,
+    current: Option<&File>,
+) -> Result<(), MetadataError> {
+    let Some(current) = current else {
+        return Ok(());
+    };
+    let blobs = [&file.content.blob, &current.content.blob].map(BlobKey::as_str);
+    transaction.lock(Lock::Blobs(&blobs)).await
+}
+
+/// Dooms the blob of the file in whose place `file` was written, unless it is needed still.
+pub(super) async fn replaced<T: Transaction>(
+    transaction: &mut T,
+    file: &File,
+    current: Option<&File>,
+) -> Result<Written, MetadataError> {
+    transaction.changed(&file.path).await?;
+    let Some(current) = current else {
+        return Ok(Written::Created);
+    };
+    doom(transaction, &current.content.blob, file.modified_at).await?;
+    Ok(Written::Replaced)
+}
+
+/// Dooms a blob, which is locked, unless something needs it.
+async fn doom<T: Transaction>(
+    transaction: &mut T,
+    blob: &BlobKey,
+    at: Timestamp,
+) -> Result<(), MetadataError> {
+    let doomed = transaction.run(sql::DOOM_BLOB, values![blob, at]).await;
+    doomed.map(drop)
+}

@@ -1,0 +1,253 @@
+//! The traits between a fact and the engine that keeps it.
+//!
+//! A [`Command`] changes facts: it runs statements in a [`Transaction`] of an [`Engine`]. A query
+//! reads single statements through a [`Reader`]. Both are written once, for every engine.
+
+use std::fmt::Debug;
+
+use archive::PackName;
+use domain::metadata_store::{Ask, Asked, MetadataError};
+use domain::{DraftId, File, FilePath, UploadId};
+use futures::stream::BoxStream;
+use sqlx::postgres::PgRow;
+use sqlx::sqlite::SqliteRow;
+
+use crate::failures::{NotAsExpected, failed};
+use crate::values::Value;
+
+/// A row that can be read from every engine.
+pub(crate) trait FromRow:
+    for<'r> sqlx::FromRow<'r, SqliteRow> + for<'r> sqlx::FromRow<'r, PgRow> + Send + Unpin + 'static
+{
+}
+
+impl<T> FromRow for T where
+    T: for<'r> sqlx::FromRow<'r, SqliteRow>
+        + for<'r> sqlx::FromRow<'r, PgRow>
+        + Send
+        + Unpin
+        + 'static
+{
+}
+
+/// A statement: one text where the dialects agree, a pair where they do not.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Statement {
+    pub(crate) sqlite: &'static str,
+    pub(crate) postgres: &'static str,
+}
+
+impl Statement {
+    /// Makes a statement that is the same in every dialect.
+    pub(crate) const fn same(text: &'static str) -> Self {
+        Self {
+            sqlite: text,
+            postgres: text,
+        }
+    }
+}
+
+/// Statements that go together, with one list of values.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Script {
+    /// All of them, as one text.
+    pub(crate) sqlite: &'static str,
+    /// Each with the number of values that it takes, the first ones of the list.
+    pub(crate) postgres: &'static [(&'static str, usize)],
+}
+
+/// One statement or several that change rows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Change {
+    One(Statement),
+    Several(Script),
+}
+
+impl From<Statement> for Change {
+    fn from(statement: Statement) -> Self {
+        Self::One(statement)
+    }
+}
+
+impl From<Script> for Change {
+    fn from(script: Script) -> Self {
+        Self::Several(script)
+    }
+}
+
+/// Reads rows.
+pub(crate) trait Reader: Send {
+    /// Completes the sentence "failed to …".
+    fn doing(&self) -> &'static str;
+
+    /// Returns the first row, if there is one.
+    fn row<R: FromRow>(
+        &mut self,
+        statement: Statement,
+        values: &[Value<'_>],
+    ) -> impl Future<Output = Result<Option<R>, MetadataError>> + Send;
+
+    /// Returns all rows.
+    fn rows<R: FromRow>(
+        &mut self,
+        statement: Statement,
+        values: &[Value<'_>],
+    ) -> impl Future<Output = Result<Vec<R>, MetadataError>> + Send;
+
+    /// Returns the first row of a statement that always has one.
+    fn one<R: FromRow>(
+        &mut self,
+        statement: Statement,
+        values: &[Value<'_>],
+    ) -> impl Future<Output = Result<R, MetadataError>> + Send {
+        async move {
+            let row = self.row(statement, values).await?;
+            row.ok_or_else(|| self.failed(sqlx::Error::RowNotFound))
+        }
+    }
+
+    /// Returns the one column of all rows.
+    fn scalars<T: Send>(
+        &mut self,
+        statement: Statement,
+        values: &[Value<'_>],
+    ) -> impl Future<Output = Result<Vec<T>, MetadataError>> + Send
+    where
+        (T,): FromRow,
+    {
+        async move {
+            let rows = self.rows::<(T,)>(statement, values).await?;
+            Ok(rows.into_iter().map(|(value,)| value).collect())
+        }
+    }
+
+    /// Makes a failure that is no full disk.
+    fn failed(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> MetadataError {
+        failed(self.doing(), source)
+    }
+}
+
+/// A transaction under way: reads and changes rows.
+pub(crate) trait Transaction: Reader {
+    /// Changes rows, and returns how many.
+    fn run(
+        &mut self,
+        change: impl Into<Change> + Send,
+        values: &[Value<'_>],
+    ) -> impl Future<Output = Result<u64, MetadataError>> + Send;
+
+    /// Keeps other transactions from changing something until this one ends.
+    fn lock(&mut self, lock: Lock<'_>) -> impl Future<Output = Result<(), MetadataError>> + Send;
+
+    /// Notes that this transaction has written or deleted the file under `path`.
+    fn changed(
+        &mut self,
+        path: &FilePath,
+    ) -> impl Future<Output = Result<(), MetadataError>> + Send;
+
+    /// Changes rows, which must be `expected` many.
+    fn exactly(
+        &mut self,
+        expected: u64,
+        change: impl Into<Change> + Send,
+        values: &[Value<'_>],
+    ) -> impl Future<Output = Result<(), MetadataError>> + Send {
+        async move {
+            let affected = self.run(change, values).await?;
+            if affected == expected {
+                Ok(())
+            } else {
+                Err(self.failed(NotAsExpected { expected, affected }))
+            }
+        }
+    }
+}
+
+/// A part of the store that a change locks before it decides, in the order of these variants.
+///
+/// An engine that runs one transaction at a time locks nothing.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Lock<'a> {
+    /// An upload.
+    Upload(&'a UploadId),
+    /// What a path has, be it a file or none.
+    Path(&'a FilePath),
+    /// A draft and what it holds.
+    Draft(&'a DraftId),
+    /// The number of a pack's next version.
+    Pack(&'a PackName),
+    /// A version and what it holds.
+    Version(&'a PackName, u64),
+    /// Those of the blobs that are recorded.
+    Blobs(&'a [&'a str]),
+    /// The events of a subject.
+    Subject(&'a str),
+}
+
+/// Guarantees that a command needs of the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// A transaction: what it reads, locks and writes is one.
+    Transaction,
+    /// Nothing more than each of its statements is by itself, which saves two round trips. To run it
+    /// twice is to run it once, for whoever runs it. An engine may use a transaction all the same.
+    Statements,
+}
+
+/// A change to be made in a transaction.
+pub(crate) trait Command: Debug + Send + Sync + 'static {
+    /// The outcome for the caller.
+    type Answer: Debug + Send + 'static;
+
+    /// Completes the sentence "failed to …".
+    const DOING: &'static str;
+
+    /// Guarantees that it needs.
+    const SCOPE: Scope = Scope::Transaction;
+
+    /// Makes the change. It is run again, in another transaction, if the first did not hold.
+    fn run<T: Transaction>(
+        &self,
+        transaction: &mut T,
+    ) -> impl Future<Output = Result<Self::Answer, MetadataError>> + Send;
+}
+
+/// A database that keeps facts.
+pub(crate) trait Engine: Debug + Send + Sync + 'static {
+    /// Reads outside of transactions.
+    type Reader: Reader;
+
+    /// Returns a reader each of whose statements stands alone. `doing` completes the sentence
+    /// "failed to …".
+    fn reader(&self, doing: &'static str) -> Self::Reader;
+
+    /// Runs a command, and returns its answer once that is durable.
+    ///
+    /// # Cancel safety
+    /// May be dropped anywhere; the change may or may not be made.
+    fn change<C: Command>(
+        &self,
+        command: C,
+    ) -> impl Future<Output = Result<C::Answer, MetadataError>> + Send;
+
+    /// Returns the file under a path. An engine may keep files in memory.
+    fn file(
+        &self,
+        path: &FilePath,
+    ) -> impl Future<Output = Result<Option<File>, MetadataError>> + Send;
+
+    /// See [`is_shared`](domain::MetadataStore::is_shared).
+    fn is_shared(&self) -> bool;
+
+    /// See [`ask_to_yield`](domain::MetadataStore::ask_to_yield).
+    fn ask_to_yield(&self, ask: Ask) -> impl Future<Output = Result<Asked, MetadataError>> + Send;
+
+    /// See [`asks`](domain::MetadataStore::asks).
+    fn asks(&self) -> BoxStream<'static, Ask>;
+
+    /// See [`ended`](domain::MetadataStore::ended).
+    fn ended(&self) -> impl Future<Output = ()> + Send;
+
+    /// See [`close`](domain::MetadataStore::close).
+    fn close(&self) -> impl Future<Output = ()> + Send;
+}

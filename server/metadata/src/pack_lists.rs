@@ -1,0 +1,345 @@
+//! The statements about packs that work on lists. SQLite takes a list as a JSON array, PostgreSQL as
+//! an array; rows come as one JSON array of arrays, or as an array for each column.
+
+use crate::engine::Statement;
+use crate::sql::{pair, unless_needed};
+
+/// Compares a text with a list of them.
+macro_rules! in_texts {
+    (sqlite, $list:literal) => {
+        concat!("in (select value from json_each(", $list, "))")
+    };
+    (postgres, $list:literal) => {
+        concat!("= any(", $list, ")")
+    };
+}
+
+/// Compares a digest with a list of them.
+macro_rules! in_digests {
+    (sqlite, $list:literal) => {
+        concat!("in (select unhex(value) from json_each(", $list, "))")
+    };
+    (postgres, $list:literal) => {
+        concat!("= any(", $list, ")")
+    };
+}
+
+/// Makes a table `list` with the column `value` of a list of texts.
+macro_rules! texts {
+    (sqlite, $list:literal) => {
+        concat!("json_each(", $list, ") as list")
+    };
+    (postgres, $list:literal) => {
+        concat!("unnest(", $list, "::text[]) as list (value)")
+    };
+}
+
+/// Those of the contents with the digests $1 that are known, without repetition.
+macro_rules! contents {
+    ($dialect:ident) => {
+        concat!(
+            "
+select
+  contents.sha256,
+  contents.size,
+  contents.crc32,
+  contents.raw_blob,
+  raw.size as raw_blob_size,
+  contents.raw_start,
+  contents.deflated_blob,
+  deflated.size as deflated_blob_size,
+  contents.deflated_start,
+  contents.deflated_size,
+  contents.deflated_sha256
+from contents
+join blobs as raw on raw.key = contents.raw_blob
+left join blobs as deflated on deflated.key = contents.deflated_blob
+where contents.sha256 ",
+            in_digests!($dialect, "$1"),
+            "
+  and raw.doomed_at is null
+  and deflated.doomed_at is null"
+        )
+    };
+}
+
+pub(crate) const CONTENTS: Statement = pair!(contents);
+
+/// Records that blobs are needed, rows of key, size and digest, and locks them in the order of their
+/// keys. Rows that are doomed or recorded with another content are not affected.
+macro_rules! record_blobs {
+    (sqlite) => {
+        record_blobs!(
+            "
+select
+  value ->> 0,
+  value ->> 1,
+  unhex(value ->> 2)
+from json_each($1)
+where true"
+        )
+    };
+    (postgres) => {
+        record_blobs!(
+            "
+select
+  list.key,
+  list.size,
+  list.sha256
+from unnest($1::text[], $2::bigint[], $3::bytea[]) as list (key, size, sha256)
+order by list.key collate \"C\""
+        )
+    };
+    ($rows:literal) => {
+        concat!(
+            "
+insert into blobs (
+  key,
+  size,
+  sha256
+)",
+            $rows,
+            "
+on conflict (key) do update
+set doomed_at = null
+where blobs.size = excluded.size
+  and blobs.sha256 = excluded.sha256
+  and blobs.doomed_at is null"
+        )
+    };
+}
+
+pub(crate) const RECORD_BLOBS: Statement = pair!(record_blobs);
+
+/// Has the draft $1 hold the blobs $2.
+macro_rules! hold_by_draft {
+    ($dialect:ident) => {
+        concat!(
+            "
+insert into draft_blobs (
+  draft,
+  blob
+)
+select
+  $1,
+  list.value
+from ",
+            texts!($dialect, "$2"),
+            "
+where true
+on conflict do nothing"
+        )
+    };
+}
+
+pub(crate) const HOLD_BY_DRAFT: Statement = pair!(hold_by_draft);
+
+/// Has the version with row's id $1 hold the blobs $2.
+macro_rules! hold_by_version {
+    ($dialect:ident) => {
+        concat!(
+            "
+insert into version_blobs (
+  version,
+  blob
+)
+select
+  $1,
+  list.value
+from ",
+            texts!($dialect, "$2"),
+            "
+where true
+on conflict do nothing"
+        )
+    };
+}
+
+pub(crate) const HOLD_BY_VERSION: Statement = pair!(hold_by_version);
+
+/// Those of the blobs $1 that are not doomed.
+macro_rules! known_blobs {
+    ($dialect:ident) => {
+        concat!(
+            "
+select key
+from blobs
+where key ",
+            in_texts!($dialect, "$1"),
+            "
+  and doomed_at is null"
+        )
+    };
+}
+
+pub(crate) const KNOWN_BLOBS: Statement = pair!(known_blobs);
+
+/// The blobs in which the contents $1 lie, but for the blobs $2.
+macro_rules! other_places {
+    ($dialect:ident) => {
+        concat!(
+            "
+select raw_blob
+from contents
+where sha256 ",
+            in_digests!($dialect, "$1"),
+            "
+  and not raw_blob ",
+            in_texts!($dialect, "$2"),
+            "
+union
+select deflated_blob
+from contents
+where sha256 ",
+            in_digests!($dialect, "$1"),
+            "
+  and deflated_blob is not null
+  and not deflated_blob ",
+            in_texts!($dialect, "$2")
+        )
+    };
+}
+
+pub(crate) const OTHER_PLACES: Statement = pair!(other_places);
+
+/// Records contents unless they are known, in the place of those in doomed blobs: rows of the columns
+/// in their order. No digest may come twice.
+macro_rules! store_contents {
+    (sqlite) => {
+        store_contents!(
+            "
+select
+  unhex(value ->> 0),
+  value ->> 1,
+  value ->> 2,
+  value ->> 3,
+  value ->> 4,
+  value ->> 5,
+  value ->> 6,
+  value ->> 7,
+  unhex(value ->> 8)
+from json_each($1)
+where true"
+        )
+    };
+    (postgres) => {
+        store_contents!(
+            "
+select *
+from unnest(
+  $1::bytea[],
+  $2::bigint[],
+  $3::bigint[],
+  $4::text[],
+  $5::bigint[],
+  $6::text[],
+  $7::bigint[],
+  $8::bigint[],
+  $9::bytea[]
+)"
+        )
+    };
+    ($rows:literal) => {
+        concat!(
+            "
+insert into contents (
+  sha256,
+  size,
+  crc32,
+  raw_blob,
+  raw_start,
+  deflated_blob,
+  deflated_start,
+  deflated_size,
+  deflated_sha256
+)",
+            $rows,
+            "
+on conflict (sha256) do update
+set
+  size = excluded.size,
+  crc32 = excluded.crc32,
+  raw_blob = excluded.raw_blob,
+  raw_start = excluded.raw_start,
+  deflated_blob = excluded.deflated_blob,
+  deflated_start = excluded.deflated_start,
+  deflated_size = excluded.deflated_size,
+  deflated_sha256 = excluded.deflated_sha256
+where exists (
+  select 1
+  from blobs
+  where blobs.key in (contents.raw_blob, contents.deflated_blob)
+    and blobs.doomed_at is not null
+)"
+        )
+    };
+}
+
+pub(crate) const STORE_CONTENTS: Statement = pair!(store_contents);
+
+/// Takes those of the blobs $2 from the draft $1 that it holds, all but its tree, and names them.
+macro_rules! drop_blobs {
+    ($dialect:ident) => {
+        concat!(
+            "
+delete from draft_blobs
+where draft = $1
+  and blob ",
+            in_texts!($dialect, "$2"),
+            "
+  and blob is distinct from (
+    select tree
+    from drafts
+    where id = $1
+  )
+returning blob"
+        )
+    };
+}
+
+pub(crate) const DROP_BLOBS: Statement = pair!(drop_blobs);
+
+/// Whether one of the blobs $1 is doomed or unknown, or one of $2 doomed.
+macro_rules! blobs_gone {
+    ($dialect:ident) => {
+        concat!(
+            "
+select
+  exists (
+    select 1
+    from ",
+            texts!($dialect, "$1"),
+            "
+    left join blobs on blobs.key = list.value
+    where blobs.key is null
+      or blobs.doomed_at is not null
+  )
+  or exists (
+    select 1
+    from blobs
+    where key ",
+            in_texts!($dialect, "$2"),
+            "
+      and doomed_at is not null
+  )"
+        )
+    };
+}
+
+pub(crate) const BLOBS_GONE: Statement = pair!(blobs_gone);
+
+/// Dooms those of the blobs $1 at $2 that nothing needs.
+macro_rules! doom_blobs {
+    ($dialect:ident) => {
+        concat!(
+            "
+update blobs
+set doomed_at = $2
+where key ",
+            in_texts!($dialect, "$1"),
+            unless_needed!()
+        )
+    };
+}
+
+pub(crate) const DOOM_BLOBS: Statement = pair!(doom_blobs);

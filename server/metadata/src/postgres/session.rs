@@ -1,0 +1,192 @@
+//! Statements in PostgreSQL: over the connection of a change, or by the pool.
+
+use std::time::Duration;
+
+use domain::FilePath;
+use domain::metadata_store::MetadataError;
+use sqlx::error::BoxDynError;
+use sqlx::postgres::PgArguments;
+use sqlx::{Arguments as _, PgConnection, PgPool};
+
+use super::locks;
+use super::transaction::{Patience, failure};
+use crate::engine::{Change, FromRow, Lock, Reader as ReaderTrait, Statement, Transaction};
+use crate::values::{Column, Value};
+
+/// A connection on which a command runs, within a transaction where it asks for one.
+pub(super) struct Session<'c> {
+    connection: &'c mut PgConnection,
+    doing: &'static str,
+}
+
+impl<'c> Session<'c> {
+    pub(super) fn new(connection: &'c mut PgConnection, doing: &'static str) -> Self {
+        Self { connection, doing }
+    }
+
+    async fn execute(
+        &mut self,
+        text: &'static str,
+        values: &[Value<'_>],
+    ) -> Result<u64, MetadataError> {
+        let arguments = arguments(values).map_err(failure(self.doing))?;
+        sqlx::query_with(text, arguments)
+            .execute(&mut *self.connection)
+            .await
+            .map(|result| result.rows_affected())
+            .map_err(failure(self.doing))
+    }
+}
+
+impl ReaderTrait for Session<'_> {
+    fn doing(&self) -> &'static str {
+        self.doing
+    }
+
+    async fn row<R: FromRow>(
+        &mut self,
+        statement: Statement,
+        values: &[Value<'_>],
+    ) -> Result<Option<R>, MetadataError> {
+        let arguments = arguments(values).map_err(failure(self.doing))?;
+        sqlx::query_as_with(statement.postgres, arguments)
+            .fetch_optional(&mut *self.connection)
+            .await
+            .map_err(failure(self.doing))
+    }
+
+    async fn rows<R: FromRow>(
+        &mut self,
+        statement: Statement,
+        values: &[Value<'_>],
+    ) -> Result<Vec<R>, MetadataError> {
+        let arguments = arguments(values).map_err(failure(self.doing))?;
+        sqlx::query_as_with(statement.postgres, arguments)
+            .fetch_all(&mut *self.connection)
+            .await
+            .map_err(failure(self.doing))
+    }
+}
+
+impl Transaction for Session<'_> {
+    /// A connection prepares a text once: it must have as many parameters wherever it is run, those
+    /// that it does not use included.
+    async fn run(
+        &mut self,
+        change: impl Into<Change> + Send,
+        values: &[Value<'_>],
+    ) -> Result<u64, MetadataError> {
+        match change.into() {
+            Change::One(statement) => self.execute(statement.postgres, values).await,
+            Change::Several(script) => {
+                let mut affected = 0;
+                for (text, parameters) in script.postgres {
+                    affected += self.execute(text, &values[..*parameters]).await?;
+                }
+                Ok(affected)
+            }
+        }
+    }
+
+    async fn lock(&mut self, lock: Lock<'_>) -> Result<(), MetadataError> {
+        let locked = locks::lock(self.connection, lock).await;
+        locked.map_err(failure(self.doing))
+    }
+
+    /// Nothing is kept in memory.
+    async fn changed(&mut self, _: &FilePath) -> Result<(), MetadataError> {
+        Ok(())
+    }
+}
+
+/// Reads single statements, each over any connection of the pool; again where the engine goes away
+/// meanwhile, as a change is made again.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    pub(super) pool: PgPool,
+    /// The time that a connection is waited for.
+    pub(super) acquire_timeout: Duration,
+    pub(super) doing: &'static str,
+}
+
+impl Reader {
+    async fn patiently<T, F>(&self, read: impl Fn() -> F + Send + Sync) -> Result<T, MetadataError>
+    where
+        F: Future<Output = sqlx::Result<T>> + Send,
+    {
+        let mut patience = Patience::new(self.acquire_timeout);
+        loop {
+            match read().await.map_err(failure(self.doing)) {
+                Ok(read) => return Ok(read),
+                Err(error) => patience.rest_after(error).await?,
+            }
+        }
+    }
+}
+
+impl ReaderTrait for Reader {
+    fn doing(&self) -> &'static str {
+        self.doing
+    }
+
+    async fn row<R: FromRow>(
+        &mut self,
+        statement: Statement,
+        values: &[Value<'_>],
+    ) -> Result<Option<R>, MetadataError> {
+        let text = statement.postgres;
+        let read = || async {
+            let query = sqlx::query_as_with(text, arguments(values)?);
+            query.fetch_optional(&self.pool).await
+        };
+        self.patiently(read).await
+    }
+
+    async fn rows<R: FromRow>(
+        &mut self,
+        statement: Statement,
+        values: &[Value<'_>],
+    ) -> Result<Vec<R>, MetadataError> {
+        let text = statement.postgres;
+        let read = || async {
+            let query = sqlx::query_as_with(text, arguments(values)?);
+            query.fetch_all(&self.pool).await
+        };
+        self.patiently(read).await
+    }
+}
+
+/// Encodes the parameters of a statement.
+fn arguments(values: &[Value<'_>]) -> sqlx::Result<PgArguments> {
+    let mut arguments = PgArguments::default();
+    for value in values {
+        add(&mut arguments, value).map_err(sqlx::Error::Encode)?;
+    }
+    Ok(arguments)
+}
+
+fn add(arguments: &mut PgArguments, value: &Value<'_>) -> Result<(), BoxDynError> {
+    match value {
+        Value::Bool(value) => arguments.add(*value),
+        Value::Int(value) => arguments.add(*value),
+        Value::Text(value) => arguments.add(value.as_deref()),
+        Value::Bytes(value) => arguments.add(value.as_deref()),
+        Value::List(column) => add_array(arguments, column),
+        Value::Table(columns) => columns
+            .iter()
+            .try_for_each(|column| add_array(arguments, column)),
+    }
+}
+
+fn add_array(arguments: &mut PgArguments, column: &Column<'_>) -> Result<(), BoxDynError> {
+    match column {
+        Column::Ints(values) => arguments.add(values),
+        Column::Texts(values) => arguments.add(values),
+        Column::Digests(values) => {
+            let bytes = values
+                .iter()
+                .map(|digest| digest.map(|digest| digest.as_bytes().as_slice()));
+            arguments.add(bytes.collect::<Vec<_>>())
+        }
+    }
+}
