@@ -154,7 +154,7 @@ async fn a_change_is_not_made_again_for_ever() {
     entangle(&mut database, u32::MAX).await;
     let claimed = store.claim_upload(&upload.id, None, None).await;
     assert!(
-        matches!(claimed, Err(MetadataError::Failed { .. })),
+        matches!(claimed, Err(MetadataError::Unreachable { .. })),
         "{claimed:?}"
     );
     let ended: i64 = sqlx::query_scalar("select last_value from ended")
@@ -184,12 +184,16 @@ async fn what_was_written_is_there_after_a_restart() {
 
 #[tokio::test]
 async fn nothing_may_be_called_after_the_end() {
-    let (store, _) = fresh().await;
+    let config = PostgresConfig {
+        acquire_timeout: Duration::from_millis(500),
+        ..fresh_database().await
+    };
+    let store = open(&config).await.unwrap();
     store.close().await;
     let written = store.insert_upload(&upload("a")).await;
-    assert!(matches!(written, Err(MetadataError::Failed { .. })));
+    assert!(matches!(written, Err(MetadataError::Unreachable { .. })));
     let read = store.upload(&upload("a").id).await;
-    assert!(matches!(read, Err(MetadataError::Failed { .. })));
+    assert!(matches!(read, Err(MetadataError::Unreachable { .. })));
     store.close().await;
 }
 
@@ -471,6 +475,7 @@ async fn only_what_is_told_may_be_lost() {
 async fn a_statement_that_waits_too_long_fails() {
     let config = PostgresConfig {
         statement_timeout: Duration::from_millis(50),
+        acquire_timeout: Duration::from_millis(500),
         ..fresh_database().await
     };
     let store = open(&config).await.unwrap();
@@ -480,7 +485,7 @@ async fn a_statement_that_waits_too_long_fails() {
     run(&mut database, "begin; select 1 from uploads for update").await;
     let claimed = store.claim_upload(&upload.id, None, None).await;
     assert!(
-        matches!(claimed, Err(MetadataError::Failed { .. })),
+        matches!(claimed, Err(MetadataError::Unreachable { .. })),
         "{claimed:?}"
     );
     run(&mut database, "commit").await;

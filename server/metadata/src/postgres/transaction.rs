@@ -49,7 +49,10 @@ impl PostgresEngine {
         loop {
             match self.attempt(command).await {
                 Ok(answer) => return Ok(answer),
-                Err(Failure::Repeatable(error)) if was_overtaken(&error) && attempts < ATTEMPTS => {
+                Err(Failure::Repeatable(error)) if was_overtaken(&error) => {
+                    if attempts == ATTEMPTS {
+                        return Err(error);
+                    }
                     tracing::debug!(attempts, doing = C::DOING, "overtaken, trying again");
                     attempts += 1;
                 }
