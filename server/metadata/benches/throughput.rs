@@ -3,8 +3,8 @@
 //!
 //! SQLite's writing is compared with a transaction for each change, its reading with a store that
 //! keeps no file rows in memory. PostgreSQL is the server that the tests start. The columns are
-//! callers at once, operations a second, the time that 99 of 100 took at most, and processor time of
-//! one in this process (Linux only).
+//! callers at once, operations a second, the time that 99 of 100 took at most, and processor time
+//! of one in this process (Linux only).
 
 #![expect(clippy::print_stdout, reason = "it prints a table")]
 #![expect(clippy::unwrap_used, reason = "the helper of the tests is included")]
@@ -49,7 +49,7 @@ struct Figures {
     processor: Duration,
 }
 
-/// What `callers` callers come to that each do `count` operations.
+/// Measures `callers` callers that each do `count` operations.
 async fn measure<F, R>(callers: usize, count: usize, operation: F) -> Figures
 where
     F: Fn(usize, usize) -> R + Clone + Send + 'static,
@@ -84,10 +84,12 @@ where
     }
 }
 
-/// What this process has used of the processors, in hundredths of a second; nothing where that cannot be known.
+/// Returns the processor time of this process, in hundredths of a second; none where that is
+/// unknown.
 fn processor_time() -> Duration {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // Behind the program's name, which is in parentheses: fields 14 and 15 of proc(5), user and system time.
+    // Behind the program's name, which is in parentheses: fields 14 and 15 of proc(5), user and
+    // system time.
     let fields = stat.rsplit(')').next().unwrap_or_default().split(' ');
     let ticks: u64 = fields.skip(12).take(2).flat_map(str::parse::<u64>).sum();
     Duration::from_millis(10 * ticks)

@@ -1,8 +1,9 @@
 //! File rows in memory, in front of the engine.
 //!
-//! Only for a database that one process owns. A reader that misses takes the path's place in the cache, reads the row, and fills
-//! the place; a writer puts what it committed over whatever is there before it answers. If that happened while a reader was
-//! reading, the place is no longer the reader's and its row, which may be the older one, is not kept.
+//! Only for a database that one process owns. A reader that misses takes the path's place in the
+//! cache, reads the row, and fills the place; a writer puts what it committed over whatever is
+//! there before it answers. If that happened while a reader was reading, the place is no longer the
+//! reader's and its row, which may be the older one, is not kept.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use domain::{File, FilePath};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-/// What a path has: a file, or knowingly none.
+/// The file under a path, or the knowledge that there is none.
 pub(crate) type Known = Option<Arc<File>>;
 
 /// The cache.
@@ -27,7 +28,7 @@ impl FileCache {
         Self(Cache::with_weighter(expected, size.as_u64(), Bytes))
     }
 
-    /// What `path` has, by `read` if the cache does not know it.
+    /// Returns the file under `path`, by `read` if the cache does not know it.
     ///
     /// # Cancel safety
     /// May be dropped anywhere; another waiting reader then reads.
@@ -41,7 +42,8 @@ impl FileCache {
             Err(place) => place,
         };
         let known = read.await?.map(Arc::new);
-        // Refused where a writer came between; for this reader, which began before, the row is right all the same.
+        // Refused where a writer came between; for this reader, which began before, the row is
+        // right all the same.
         let _ = place.insert(known.clone());
         Ok(known)
     }

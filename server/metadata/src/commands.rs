@@ -1,8 +1,5 @@
-//! The changes that can be made, for every engine. Each reads what it decides by, under a lock, then
-//! writes.
-//!
-//! Locks are taken in the order of [`Lock`](crate::engine::Lock), and those on blobs at one time:
-//! thus no two changes wait for each other.
+//! The changes that can be made, for every engine. Each reads what it decides by, under a
+//! [`Lock`](crate::engine::Lock), then writes.
 
 pub(crate) mod drafts;
 pub(crate) mod events;

@@ -163,14 +163,15 @@ pub(crate) trait Transaction: Reader {
     }
 }
 
-/// A part of the store that a change locks before it decides, in the order of these variants.
+/// A part of the store that a change locks before it decides. Locks are taken in the order of these
+/// variants, so that no two changes wait for each other.
 ///
 /// An engine that runs one transaction at a time locks nothing.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Lock<'a> {
     /// An upload.
     Upload(&'a UploadId),
-    /// What a path has, be it a file or none.
+    /// A path, with or without a file.
     Path(&'a FilePath),
     /// A draft and what it holds.
     Draft(&'a DraftId),
@@ -189,8 +190,9 @@ pub(crate) enum Lock<'a> {
 pub(crate) enum Scope {
     /// A transaction: what it reads, locks and writes is one.
     Transaction,
-    /// Nothing more than each of its statements is by itself, which saves two round trips. To run it
-    /// twice is to run it once, for whoever runs it. An engine may use a transaction all the same.
+    /// Nothing more than each of its statements is by itself, which saves two round trips. To run
+    /// it twice is to run it once, for whoever runs it. An engine may use a transaction all the
+    /// same.
     Statements,
 }
 

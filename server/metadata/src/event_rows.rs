@@ -1,4 +1,5 @@
-//! Rows of events as the engines give them, and what they mean, in the manner of [`rows`](crate::rows).
+//! Rows of events as the engines give them, and what they mean, in the manner of
+//! [`rows`](crate::rows).
 
 use domain::Timestamp;
 use domain::event_store::{DeadEvent, PendingEvent};

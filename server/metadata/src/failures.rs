@@ -1,9 +1,10 @@
-//! What failures mean.
+//! Kinds of failures.
 //!
-//! What an engine reports is one of three things ([`Kind`]). A fault of its surroundings (a lock that another process holds, a disk
-//! that cannot be written, an engine that restarts or is told to read only) says nothing of the request and passes, so the request
-//! is to come again: [`MetadataError::Unreachable`]. A lack of room is [`MetadataError::Full`]. The rest would come again with the
-//! request, or with the data: [`MetadataError::Failed`].
+//! An engine's failure is one of three kinds ([`Kind`]). A fault of its surroundings (a lock that
+//! another process holds, a disk that cannot be written, an engine that restarts or is told to read
+//! only) says nothing of the request and passes, so the request is to come again:
+//! [`MetadataError::Unreachable`]. A lack of room is [`MetadataError::Full`]. The rest would come
+//! again with the request, or with the data: [`MetadataError::Failed`].
 
 use std::error::Error;
 
@@ -21,7 +22,7 @@ pub(crate) fn failed(
     }
 }
 
-/// What a failure of an engine comes from.
+/// The origin of an engine's failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// There is no room left, or a bound of the engine is reached.
@@ -50,7 +51,7 @@ impl Kind {
     }
 }
 
-/// Whether the way to the engine failed, and not the engine.
+/// Tells whether the way to the engine failed, and not the engine.
 pub(crate) fn is_cut_off(error: &sqlx::Error) -> bool {
     matches!(
         error,

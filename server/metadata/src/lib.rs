@@ -1,4 +1,4 @@
-//! Where facts are kept: adapters of [`MetadataStore`], [`PackStore`] and [`EventStore`] over SQL databases.
+//! Adapters of [`MetadataStore`], [`PackStore`] and [`EventStore`] over SQL databases.
 //!
 //! [`open`] connects to the database that a [`Config`] names and brings its schema up to date.
 //!

@@ -1,5 +1,5 @@
-//! The statements about packs that work on lists. SQLite takes a list as a JSON array, PostgreSQL as
-//! an array; rows come as one JSON array of arrays, or as an array for each column.
+//! The statements about packs that work on lists. SQLite takes a list as a JSON array, PostgreSQL
+//! as an array; rows come as one JSON array of arrays, or as an array for each column.
 
 use crate::engine::Statement;
 use crate::sql::{pair, unless_needed};
@@ -65,8 +65,8 @@ where contents.sha256 ",
 
 pub(crate) const CONTENTS: Statement = pair!(contents);
 
-/// Records that blobs are needed, rows of key, size and digest, and locks them in the order of their
-/// keys. Rows that are doomed or recorded with another content are not affected.
+/// Records that blobs are needed, rows of key, size and digest, and locks them in the order of
+/// their keys. Rows that are doomed or recorded with another content are not affected.
 macro_rules! record_blobs {
     (sqlite) => {
         record_blobs!(
@@ -111,13 +111,17 @@ where blobs.size = excluded.size
 
 pub(crate) const RECORD_BLOBS: Statement = pair!(record_blobs);
 
-/// Has the draft $1 hold the blobs $2.
-macro_rules! hold_by_draft {
-    ($dialect:ident) => {
+/// Has a holder $1 hold the blobs $2.
+macro_rules! hold {
+    ($dialect:ident, $table:literal, $holder:literal) => {
         concat!(
             "
-insert into draft_blobs (
-  draft,
+insert into ",
+            $table,
+            " (
+  ",
+            $holder,
+            ",
   blob
 )
 select
@@ -132,30 +136,17 @@ on conflict do nothing"
     };
 }
 
-pub(crate) const HOLD_BY_DRAFT: Statement = pair!(hold_by_draft);
+/// Has the draft $1 hold the blobs $2.
+pub(crate) const HOLD_BY_DRAFT: Statement = Statement {
+    sqlite: hold!(sqlite, "draft_blobs", "draft"),
+    postgres: hold!(postgres, "draft_blobs", "draft"),
+};
 
 /// Has the version with row's id $1 hold the blobs $2.
-macro_rules! hold_by_version {
-    ($dialect:ident) => {
-        concat!(
-            "
-insert into version_blobs (
-  version,
-  blob
-)
-select
-  $1,
-  list.value
-from ",
-            texts!($dialect, "$2"),
-            "
-where true
-on conflict do nothing"
-        )
-    };
-}
-
-pub(crate) const HOLD_BY_VERSION: Statement = pair!(hold_by_version);
+pub(crate) const HOLD_BY_VERSION: Statement = Statement {
+    sqlite: hold!(sqlite, "version_blobs", "version"),
+    postgres: hold!(postgres, "version_blobs", "version"),
+};
 
 /// Those of the blobs $1 that are not doomed.
 macro_rules! known_blobs {
@@ -202,8 +193,8 @@ where sha256 ",
 
 pub(crate) const OTHER_PLACES: Statement = pair!(other_places);
 
-/// Records contents unless they are known, in the place of those in doomed blobs: rows of the columns
-/// in their order. No digest may come twice.
+/// Records contents unless they are known, in the place of those in doomed blobs: rows of the
+/// columns in their order. No digest may come twice.
 macro_rules! store_contents {
     (sqlite) => {
         store_contents!(
@@ -299,7 +290,7 @@ returning blob"
 
 pub(crate) const DROP_BLOBS: Statement = pair!(drop_blobs);
 
-/// Whether one of the blobs $1 is doomed or unknown, or one of $2 doomed.
+/// True if one of the blobs $1 is doomed or unknown, or one of $2 doomed.
 macro_rules! blobs_gone {
     ($dialect:ident) => {
         concat!(

@@ -1,4 +1,5 @@
-//! Rows about packs as the engines give them, and the entities that they mean, in the manner of [`rows`](crate::rows).
+//! Rows about packs as the engines give them, and the entities that they mean, in the manner of
+//! [`rows`](crate::rows).
 
 use archive::{Deflated, PackName};
 use domain::files::Content;
@@ -21,7 +22,8 @@ pub(crate) struct DraftRow {
     published: Option<i64>,
 }
 
-/// A row of `packs` with a row of `pack_versions` that may be none, and the rows of `blobs` that this points to.
+/// A row of `packs` with a row of `pack_versions` that may be none, and the rows of `blobs` that
+/// this points to.
 #[derive(Debug, sqlx::FromRow)]
 pub(crate) struct VersionRow {
     pack: String,

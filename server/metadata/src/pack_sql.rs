@@ -47,7 +47,8 @@ macro_rules! version_columns {
     };
 }
 
-/// The blobs of a version's documents. One that is doomed should not be, and is as one that is not there.
+/// The blobs of a version's documents. One that is doomed should not be, and is as one that is not
+/// there.
 macro_rules! document_blobs {
     () => {
         "
@@ -155,7 +156,7 @@ order by expires_at, id
 limit $2",
 );
 
-/// Whether the draft $1 is there, and its time was up at $2 where that is not null.
+/// True if the draft $1 is there, and its time was up at $2 where that is not null.
 pub(crate) const MAY_FORGET_DRAFT: Statement = Statement::same(
     "
 select exists (
@@ -175,7 +176,7 @@ where id = $1
   and published is null",
 );
 
-/// Whether the draft $1 is there and open.
+/// True if the draft $1 is there and open.
 pub(crate) const IS_OPEN_DRAFT: Statement = Statement::same(
     "
 select exists (
@@ -186,7 +187,7 @@ select exists (
 )",
 );
 
-/// What the draft $1 of pack $2 was published as.
+/// The number that the draft $1 of pack $2 was published as.
 pub(crate) const PUBLISHED: Statement = Statement::same(
     "
 select published
@@ -327,7 +328,8 @@ order by packs.name
 limit $2"
 ));
 
-/// Registers the need $4 with digest $3 of the pack $1's version $2 until $5. No row is affected if there is no such version.
+/// Registers the need $4 with digest $3 of the pack $1's version $2 until $5. No row is affected if
+/// there is no such version.
 pub(crate) const REGISTER_NEED: Statement = Statement::same(
     "
 insert into needs (

@@ -1,8 +1,9 @@
 //! PostgreSQL: any number of servers on one database, and nothing of it in memory.
 //!
-//! Each method takes a connection from a bounded pool for one transaction, at READ COMMITTED, where every statement sees what was
-//! committed before it began. Changes of one statement guard themselves. Changes of more first lock what they decide by
-//! ([`locks`]). What the engine ends to untangle transactions is run again, a bounded number of times.
+//! Each method takes a connection from a bounded pool for one transaction, at READ COMMITTED, where
+//! every statement sees what was committed before it began. Changes of one statement guard
+//! themselves. Changes of more first lock what they decide by ([`locks`]). What the engine ends to
+//! untangle transactions is run again, a bounded number of times.
 
 mod asks;
 mod locks;
@@ -19,23 +20,23 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 
 use self::asks::AskToYield;
-use self::session::Reader;
+use self::session::PoolReader;
 use crate::engine::{Command, Engine};
 use crate::queries::read_file;
 use crate::{OpenError, PostgresConfig, unmigrated};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/postgres");
 
-/// How long a server waits for another that migrates, or for a table that another uses.
+/// Longest time that a server waits for another that migrates, or for a table that another uses.
 const MIGRATION_LOCK_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// A PostgreSQL database that other servers may use at the same time.
 #[derive(Debug)]
 pub(crate) struct PostgresEngine {
     pool: PgPool,
-    /// How to connect outside of the pool.
+    /// Options of connections outside of the pool.
     options: PgConnectOptions,
-    /// How long a connection is waited for.
+    /// Longest time that a change or a read waits for a connection.
     acquire_timeout: Duration,
 }
 
@@ -99,8 +100,9 @@ async fn migrate(config: &PostgresConfig, options: &PgConnectOptions) -> Result<
     connection.close().await.map_err(cannot_open)
 }
 
-/// Makes a new connection what the store relies on, whatever the database or the role say. What is committed must be durable before
-/// it is answered, so `synchronous_commit` is never off; how far it waits for replicas is left as it is.
+/// Makes a new connection what the store relies on, whatever the database or the role say. What is
+/// committed must be durable before it is answered, so `synchronous_commit` is never off; how far
+/// it waits for replicas is left as it is.
 const SET_UP: &str = "
 select
   set_config('default_transaction_isolation', 'read committed', false),
@@ -133,10 +135,10 @@ fn millis(time: Duration) -> String {
 }
 
 impl Engine for PostgresEngine {
-    type Reader = Reader;
+    type Reader = PoolReader;
 
-    fn reader(&self, doing: &'static str) -> Reader {
-        Reader {
+    fn reader(&self, doing: &'static str) -> PoolReader {
+        PoolReader {
             pool: self.pool.clone(),
             acquire_timeout: self.acquire_timeout,
             doing,
@@ -188,7 +190,7 @@ mod tests {
             .unwrap();
     }
 
-    /// How the engine goes about a statement, whatever its parameters are.
+    /// Returns the engine's plan for a statement with any parameters.
     async fn plan(database: &mut PgConnection, statement: &str) -> String {
         run(database, format!("prepare s as {statement}")).await;
         let count: i32 = sqlx::query_scalar(

@@ -1,4 +1,5 @@
-//! Rows as the engines give them, and the entities that they mean. The same structs read from every engine.
+//! Rows as the engines give them, and the entities that they mean. The same structs read from every
+//! engine.
 
 use std::str::FromStr;
 
@@ -60,7 +61,7 @@ pub(crate) struct FileRow {
     previous_at: Option<i64>,
 }
 
-/// Whether an upload is held, and the file that a path may have.
+/// The state of an upload's hold, and the file that a path may have.
 #[derive(Debug, sqlx::FromRow)]
 pub(crate) struct HeldRow {
     held: bool,
@@ -280,7 +281,7 @@ pub(crate) fn lease(expires_at: i64, millis: i64) -> Lease {
     }
 }
 
-/// How a reason is written in column `gone`.
+/// Returns the text of a reason in column `gone`.
 pub(crate) const fn gone_text(gone: Gone) -> &'static str {
     match gone {
         Gone::Cancelled => "cancelled",
@@ -303,8 +304,8 @@ pub(crate) fn column(count: u64) -> Result<i64, MetadataError> {
     i64::try_from(count).map_err(|_| MetadataError::Full)
 }
 
-/// What a claim goes by, as columns hold it: the offset, the length, and the offset that was told. All are null where it goes by
-/// nothing.
+/// Returns what a claim goes by, as columns hold it: the offset, the length, and the offset that
+/// was told. All are null where it goes by nothing.
 ///
 /// # Errors
 /// As [`column()`].
@@ -319,7 +320,7 @@ pub(crate) fn seen_columns(seen: Option<Seen>) -> Result<[Option<i64>; 3], Metad
     ])
 }
 
-/// Where a fault was found.
+/// The place of a fault.
 #[derive(Clone, Copy)]
 pub(crate) struct Row<'a> {
     pub(crate) table: &'static str,

@@ -83,8 +83,8 @@ macro_rules! file_columns {
     };
 }
 
-/// Records that a file needs the blob $1 of size $2 and digest $3. No row is affected if it is doomed or recorded with another
-/// content.
+/// Records that a file needs the blob $1 of size $2 and digest $3. No row is affected if it is
+/// doomed or recorded with another content.
 macro_rules! need_blob {
     () => {
         "
@@ -127,7 +127,8 @@ macro_rules! unless_needed {
 }
 pub(crate) use unless_needed;
 
-/// Writes a file with blob $1 over the one that path $4 may have, and notes when bytes last came under the path before.
+/// Writes a file with blob $1 over the one that path $4 may have, and notes when bytes last came
+/// under the path before.
 macro_rules! put_file {
     () => {
         "
@@ -201,7 +202,8 @@ pub(crate) const COMPLETE_UPLOAD: Script = Script {
     ],
 };
 
-/// Completes the upload $1 under epoch $2 whose archive went to a pack, as version $6 if it became one.
+/// Completes the upload $1 under epoch $2 whose archive went to a pack, as version $6 if it became
+/// one.
 pub(crate) const COMPLETE_ARCHIVE: Statement = Statement::same(
     "
 update uploads
@@ -221,8 +223,8 @@ where id = $1
   and state = 'open'",
 );
 
-/// Records an open upload: the columns up to `expires_at`, then offset, length and hash state. No row is inserted if its name,
-/// its blob or its idempotency key is there already.
+/// Records an open upload: the columns up to `expires_at`, then offset, length and hash state. No
+/// row is inserted if its name, its blob or its idempotency key is there already.
 pub(crate) const INSERT_UPLOAD: Statement = Statement::same("
 insert into uploads (
   id,
@@ -282,8 +284,8 @@ where sha256(replace(idempotency_key, '\\', '\\\\')::bytea) = sha256(replace($1,
     ),
 };
 
-/// Raises the epoch of the open upload $1, whose holder is $2 from then on; where $3 is not null, only if that is its offset, $4 its
-/// length, and $5 the offset that its client was told.
+/// Raises the epoch of the open upload $1, whose holder is $2 from then on; where $3 is not null,
+/// only if that is its offset, $4 its length, and $5 the offset that its client was told.
 pub(crate) const CLAIM_UPLOAD: Statement = Statement::same(concat!(
     "update uploads
 set
@@ -303,7 +305,7 @@ returning",
     upload_columns!()
 ));
 
-/// Whether the upload $1 is open under epoch $2.
+/// True if the upload $1 is open under epoch $2.
 pub(crate) const HOLDS_UPLOAD: Statement = Statement::same(
     "
 select exists (
@@ -315,8 +317,8 @@ select exists (
 )",
 );
 
-/// Progress of the open upload $1 under epoch $2, unless it is further already. Its holder lets go if $7, and what was
-/// told is forgotten if $8.
+/// Progress of the open upload $1 under epoch $2, unless it is further already. Its holder lets go
+/// if $7, and what was told is forgotten if $8.
 pub(crate) const RECORD_PROGRESS: Statement = Statement::same(
     "
 update uploads
@@ -381,7 +383,7 @@ with quickly as (
 
 pub(crate) const TELL_UPLOAD: Statement = pair!(tell_upload);
 
-/// Whether the upload $1 is open under epoch $2, and the file under path $3: one row, whatever there is.
+/// True if the upload $1 is open under epoch $2, and the file under path $3: always one row.
 pub(crate) const HELD_AND_FILE: Statement = Statement::same(concat!(
     "select
   exists (
@@ -397,8 +399,8 @@ left join files on files.path = $3
 left join blobs on blobs.key = files.blob"
 ));
 
-/// Ends the open upload $1, under epoch $2 and if its time was up at $5, each where that is not null. Where both are, ends it also
-/// if it is complete.
+/// Ends the open upload $1, under epoch $2 and if its time was up at $5, each where that is not
+/// null. Where both are, ends it also if it is complete.
 pub(crate) const END_UPLOAD: Statement = Statement::same(
     "
 update uploads
@@ -431,7 +433,8 @@ where id = $1
   )",
 );
 
-/// Open uploads of client reference $1 and owner $2, in PostgreSQL by the digest that the index has.
+/// Open uploads of client reference $1 and owner $2, in PostgreSQL by the digest that the index
+/// has.
 macro_rules! open_uploads {
     (sqlite) => {
         open_uploads!("client_ref = $1")
@@ -530,8 +533,8 @@ on conflict (path) do update
 set modified_at = excluded.modified_at",
 );
 
-/// Forgets the times of deleted files that lie before $1, some at a time. Rows that another deletion
-/// forgets or writes are left to it.
+/// Forgets the times of deleted files that lie before $1, some at a time. Rows that another
+/// deletion forgets or writes are left to it.
 macro_rules! forget_deleted {
     (sqlite) => {
         forget_deleted!("")
@@ -712,8 +715,9 @@ where name in (
 
 pub(crate) const FORGET_LEASES: Statement = pair!(forget_leases);
 
-/// Writes what is there already, and returns a row: a number that nobody reads, in the first page of
-/// SQLite's database, or a row that PostgreSQL's always has. That takes all that any other write does.
+/// Writes what is there already, and returns a row: a number that nobody reads, in the first page
+/// of SQLite's database, or a row that PostgreSQL's always has. That takes all that any other write
+/// does.
 pub(crate) const TOUCH: Statement = Statement {
     sqlite: "pragma user_version = 1; select 1",
     postgres: "

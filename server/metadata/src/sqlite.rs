@@ -19,7 +19,7 @@ use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, SqlitePool};
 
-use self::session::Reader;
+use self::session::PoolReader;
 use self::writer::{Means, Writer};
 use crate::cache::FileCache;
 use crate::engine::{Command, Engine};
@@ -29,13 +29,15 @@ use crate::{OpenError, SqliteConfig, unmigrated};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/sqlite");
 
-/// How long a statement waits for a lock that another process holds, such as one that makes a backup.
+/// Longest time that a statement waits for a lock of another process, such as one that makes a
+/// backup.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// How many pages of 4 KiB are written to the write-ahead log before they are copied into the database.
+/// Pages of 4 KiB that are written to the write-ahead log before they are copied into the database.
 const LOG_PAGES: &str = "4000";
-/// The log is cut back when it is longer than this, in bytes: four times what it is where nothing hinders.
+/// The log is cut back when it is longer than this, in bytes: four times what it is where nothing
+/// hinders.
 const LOG_LIMIT: u64 = 64 << 20;
-/// How long a caller waits for a reader that is free.
+/// Longest time that a caller waits for a free reader.
 const READER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A SQLite database that this process alone uses.
@@ -104,10 +106,10 @@ impl SqliteEngine {
 }
 
 impl Engine for SqliteEngine {
-    type Reader = Reader;
+    type Reader = PoolReader;
 
-    fn reader(&self, doing: &'static str) -> Reader {
-        Reader {
+    fn reader(&self, doing: &'static str) -> PoolReader {
+        PoolReader {
             pool: self.readers.clone(),
             doing,
         }
@@ -118,8 +120,7 @@ impl Engine for SqliteEngine {
     }
 
     async fn file(&self, path: &FilePath) -> Result<Option<File>, MetadataError> {
-        let mut reader = self.reader("read a file's record");
-        let read = read_file(&mut reader, path);
+        let read = async { read_file(&mut self.reader("read a file's record"), path).await };
         let known = self.files.get_or_read(path, read).await?;
         Ok(known.map(|file| File::clone(&file)))
     }
@@ -143,7 +144,8 @@ impl Engine for SqliteEngine {
     }
 
     async fn close(&self) {
-        // The readers first: the last connection to close writes the log back into the database and removes it.
+        // The readers first: the last connection to close writes the log back into the database and
+        // removes it.
         self.readers.close().await;
         self.writer.close().await;
         if let Err(error) = self.lock.unlock() {
@@ -181,7 +183,7 @@ fn failure(doing: &'static str) -> impl FnOnce(sqlx::Error) -> MetadataError {
     move |error| kind(&error).told(doing, error)
 }
 
-/// What a failure comes from, by the engine's result codes (<https://sqlite.org/rescode.html>).
+/// Classifies a failure by the engine's result codes (<https://sqlite.org/rescode.html>).
 fn kind(error: &sqlx::Error) -> Kind {
     let code = error
         .as_database_error()
@@ -193,7 +195,7 @@ fn kind(error: &sqlx::Error) -> Kind {
     }
 }
 
-/// What an extended result code says. Its low byte is the primary code.
+/// Classifies an extended result code. Its low byte is the primary code.
 fn kind_of_code(code: u32) -> Kind {
     /// `SQLITE_IOERR_SHMSIZE`: the index of the write-ahead log could not be made larger.
     const IOERR_SHMSIZE: u32 = 4874;
@@ -205,14 +207,15 @@ fn kind_of_code(code: u32) -> Kind {
         code => match code & 0xff {
             // FULL, TOOBIG
             13 | 18 => Kind::Full,
-            // BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, CANTOPEN (no descriptor is left, say), PROTOCOL (locks)
+            // BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, CANTOPEN (no descriptor is left,
+            // say), PROTOCOL (locks)
             5 | 6 | 7 | 8 | 9 | 10 | 14 | 15 => Kind::Surroundings,
             _ => Kind::Own,
         },
     }
 }
 
-/// `file` with more at the end of its name.
+/// Appends to the name of `file`.
 fn beside(file: &Path, suffix: &str) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(suffix);
@@ -238,14 +241,16 @@ fn lock(file: &Path) -> Result<fs::File, OpenError> {
     }
 }
 
-/// Makes the database's file where there is none, for its owner alone; the engine gives the files beside it the same permissions.
+/// Makes the database's file where there is none, for its owner alone; the engine gives the files
+/// beside it the same permissions.
 fn make_private(file: &Path) -> io::Result<()> {
     let mut options = fs::OpenOptions::new();
     options.write(true).create(true).truncate(false).mode(0o600);
     options.open(file).map(drop)
 }
 
-/// Makes a directory that is not there, with those above it, so that a power cut does not lose it again with the database.
+/// Makes a directory that is not there, with those above it, so that a power cut does not lose it
+/// again with the database.
 fn make(directory: &Path) -> io::Result<()> {
     if directory.is_dir() {
         return Ok(());
@@ -284,7 +289,7 @@ mod tests {
         "events",
     ];
 
-    /// How the engine goes about statements.
+    /// Returns the engine's plan for statements.
     async fn plan(database: &mut SqliteConnection, statements: &str) -> String {
         let mut plan = String::new();
         for statement in statements.split(';') {
@@ -328,7 +333,8 @@ mod tests {
             (&[13, 4874][..], Kind::Full),
             // BUSY, BUSY_RECOVERY, BUSY_SNAPSHOT, LOCKED, LOCKED_SHAREDCACHE, PROTOCOL
             (&[5, 261, 517, 6, 262, 15], Kind::Surroundings),
-            // CANTOPEN, READONLY, READONLY_DBMOVED, NOMEM, IOERR_WRITE, IOERR_FSYNC, IOERR_LOCK, IOERR_NOMEM
+            // CANTOPEN, READONLY, READONLY_DBMOVED, NOMEM, IOERR_WRITE, IOERR_FSYNC, IOERR_LOCK,
+            // IOERR_NOMEM
             (&[14, 8, 1032, 7, 778, 1034, 3850, 3082], Kind::Surroundings),
             // ERROR, CORRUPT, CONSTRAINT_UNIQUE, NOTADB, IOERR_CORRUPTFS
             (&[1, 11, 2067, 26, 8458], Kind::Own),

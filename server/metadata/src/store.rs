@@ -1,5 +1,5 @@
-//! The ports over an engine: each method is a [`Command`](crate::engine::Command) or a query, whichever
-//! the engine is.
+//! The ports over an engine: each method is a [`Command`](crate::engine::Command) or a query,
+//! whichever the engine is.
 
 mod events;
 mod packs;

@@ -132,29 +132,31 @@ pub(crate) fn limited(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
-/// A time in whole milliseconds; a longer one than any that is meant is cut, so that moments can be added to it.
+/// A time in whole milliseconds; a longer one than any that is meant is cut, so that moments can be
+/// added to it.
 pub(crate) fn millis(time: Duration) -> i64 {
     const MOST: u128 = i32::MAX as u128;
     i64::try_from(time.as_millis().min(MOST)).unwrap_or(i64::MAX)
 }
 
-/// The number of a version that is looked for. One that no column can hold is none's, as is the greatest that one can.
+/// The number of a version that is looked for. One that no column can hold is none's, as is the
+/// greatest that one can.
 pub(crate) fn sought(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// Whether text has the one character that text in PostgreSQL cannot have. No row has such text.
+/// Finds the one character that text in PostgreSQL cannot have. No row has such text.
 pub(crate) fn has_nul(text: &str) -> bool {
     text.contains('\0')
 }
 
-/// Text up to its first NUL. As none is in a row, what comes after the one in order comes after the
-/// other.
+/// Cuts text at its first NUL. No row has one, so the same rows come after both texts in order.
 pub(crate) fn before_nul(text: &str) -> &str {
     text.split('\0').next().unwrap_or_default()
 }
 
-/// The paths that begin with a prefix and come after one of them: those from `from` on, and below `end` where there is one.
+/// The paths that begin with a prefix and come after one of them: those from `from` on, and below
+/// `end` where there is one.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct PathRange {
     pub(crate) from: String,

@@ -112,8 +112,8 @@ impl StoreContents {
                 return Err(failed(Self::DOING, "a content is in none of the blobs"));
             }
         }
-        // In one order, so that no two such changes wait for each other, and the engine looks them up
-        // faster. Of the same content twice, the first counts.
+        // In one order, so that no two such changes wait for each other, and the engine looks them
+        // up faster. Of the same content twice, the first counts.
         let mut contents = contents.to_vec();
         contents.sort_by_key(|content| content.sha256);
         contents.dedup_by_key(|content| content.sha256);
@@ -323,8 +323,8 @@ pub(super) async fn lock_and_doom<T: Transaction>(
     doom(transaction, blobs, at).await
 }
 
-/// Dooms those of the blobs, which are locked, that nothing needs. The contents in them are known no
-/// more.
+/// Dooms those of the blobs, which are locked, that nothing needs. The contents in them are known
+/// no more.
 pub(super) async fn doom<T: Transaction>(
     transaction: &mut T,
     blobs: &[String],

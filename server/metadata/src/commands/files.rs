@@ -10,7 +10,7 @@ use crate::engine::{Command, Lock, Transaction};
 use crate::queries::read_file;
 use crate::rows::column;
 use crate::sql;
-use crate::values::values;
+use crate::values::{Value, values};
 
 /// See [`put_file`](domain::MetadataStore::put_file).
 #[derive(Debug)]
@@ -32,16 +32,8 @@ impl Command for PutFile {
             return Ok(Written::ConditionFailed(current.map(Box::new)));
         }
         lock_blobs(transaction, file, current.as_ref()).await?;
-        let values = values![
-            &file.content.blob,
-            column(file.content.size)?,
-            &file.content.sha256,
-            file.path.as_str(),
-            file.description.media_type.as_deref(),
-            file.description.filename.as_deref(),
-            file.modified_at,
-        ];
-        transaction.exactly(2, sql::PUT_FILE, values).await?;
+        let values = file_values(file)?;
+        transaction.exactly(2, sql::PUT_FILE, &values).await?;
         record_event(transaction, self.event.as_ref()).await?;
         replaced(transaction, file, current.as_ref()).await
     }
@@ -113,6 +105,19 @@ impl Command for ForgetBlob {
         let forgotten = transaction.run(sql::FORGET_BLOB, values![blob]).await;
         forgotten.map(drop)
     }
+}
+
+/// Lists the parameters of a file.
+pub(super) fn file_values(file: &File) -> Result<[Value<'_>; 7], MetadataError> {
+    Ok([
+        Value::from(&file.content.blob),
+        Value::from(column(file.content.size)?),
+        Value::from(&file.content.sha256),
+        Value::from(file.path.as_str()),
+        Value::from(file.description.media_type.as_deref()),
+        Value::from(file.description.filename.as_deref()),
+        Value::from(file.modified_at),
+    ])
 }
 
 /// Locks the blobs of a file and of the one in whose place it is written. A blob that is new under

@@ -6,7 +6,7 @@ use domain::upload::{Completed, Gone, Progress, Target, Told, Upload, UploadStat
 use domain::{NodeId, Timestamp, UploadId};
 
 use super::events::record_event;
-use super::files::{lock_blobs, replaced};
+use super::files::{file_values, lock_blobs, replaced};
 use crate::engine::{Command, Lock, Scope, Transaction};
 use crate::failures::Overtaken;
 use crate::queries::read_upload;
@@ -219,20 +219,16 @@ impl Command for CompleteUpload {
             return Ok(Written::ConditionFailed(current.map(Box::new)));
         }
         lock_blobs(transaction, &file, current.as_ref()).await?;
-        let values = values![
-            &file.content.blob,
-            column(file.content.size)?,
-            &file.content.sha256,
-            file.path.as_str(),
-            file.description.media_type.as_deref(),
-            file.description.filename.as_deref(),
-            file.modified_at,
+        let complete = values![
             id.to_string(),
             column(*epoch)?,
             self.expires_at,
             current.is_some(),
         ];
-        transaction.exactly(3, sql::COMPLETE_UPLOAD, values).await?;
+        let values = [&file_values(&file)?[..], complete].concat();
+        transaction
+            .exactly(3, sql::COMPLETE_UPLOAD, &values)
+            .await?;
         record_event(transaction, self.event.as_ref()).await?;
         replaced(transaction, &file, current.as_ref()).await
     }
@@ -262,8 +258,8 @@ impl CompleteUpload {
 }
 
 /// See [`end_upload`](domain::MetadataStore::end_upload) and
-/// [`expire_upload`](domain::MetadataStore::expire_upload). Made twice, it is fenced the second time;
-/// its caller then leaves the bytes to the janitor.
+/// [`expire_upload`](domain::MetadataStore::expire_upload). Made twice, it is fenced the second
+/// time; its caller then leaves the bytes to the janitor.
 #[derive(Debug)]
 pub(crate) struct EndUpload {
     pub(crate) id: UploadId,

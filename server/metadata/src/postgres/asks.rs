@@ -1,7 +1,9 @@
-//! How a node asks another one to let go of an upload: by a notification, which costs no row and which nobody need answer.
+//! Asks another node to let go of an upload: by a notification, which costs no row and needs no
+//! answer.
 //!
-//! Each node listens on a connection of its own, outside of the pool. A channel belongs to the whole database, so that whoever else
-//! uses it hears the asks as well; they say nothing that a table does not.
+//! Each node listens on a connection of its own, outside of the pool. A channel belongs to the
+//! whole database, so that whoever else uses it hears the asks as well; they say nothing that a
+//! table does not.
 
 use std::time::Duration;
 
@@ -18,10 +20,10 @@ use crate::values::values;
 
 const CHANNEL: &str = "longhaul_yield";
 
-/// How long a listener waits after a failure.
+/// Time between a listener's failure and its next attempt.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// How long a listener waits for a connection.
+/// Longest time that a listener waits for a connection.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Sends $1 if the node $4 that holds the open upload $2 under epoch $3 is alive; a row if so.

@@ -1,16 +1,17 @@
-//! What a change locks before it decides, until its transaction ends.
+//! The locks that a change takes before it decides, until its transaction ends.
 //!
-//! A statement sees what was committed before it began, so it is the statements after a lock that see what the lock keeps still.
-//! Locks are taken in the order of this file, and those on blobs at one time and in the order of their keys: thus no two changes
-//! wait for each other.
+//! A statement sees what was committed before it began, so the statements after a lock see what the
+//! lock keeps still. Locks are taken in the order of [`Lock`]'s variants, and those on blobs at one
+//! time and in the order of their keys: thus no two changes wait for each other.
 //!
 //! - An **upload**, a **draft** or a **version** is locked by its row.
-//! - A **path** or the number of a **pack** is locked by name, as there may be no row yet: by a hash, so that two may share a lock,
-//!   which only makes one wait.
-//! - A **blob** is locked by whoever comes to hold it, lets go of it, or forgets it. So of two that let go of a blob the second
-//!   sees that it is the last, and none holds a blob that another dooms.
-//! - The **subject** of events is locked by name by whoever changes which of its events is the first. So the order of events is that
-//!   of the changes that they tell of.
+//! - A **path** or the number of a **pack** is locked by name, as there may be no row yet: by a
+//!   hash, so that two may share a lock, which only makes one wait.
+//! - A **blob** is locked by whoever comes to hold it, lets go of it, or forgets it. So of two that
+//!   let go of a blob the second sees that it is the last, and none holds a blob that another
+//!   dooms.
+//! - The **subject** of events is locked by name by whoever changes which of its events is the
+//!   first. So the order of events is that of the changes that they tell of.
 
 use sqlx::PgConnection;
 
@@ -44,7 +45,8 @@ where pack = $1
   and number = $2
 for update";
 
-/// A strength that lets rows be inserted which refer to the blob: those who insert them have this lock themselves.
+/// A strength that lets rows be inserted which refer to the blob: those who insert them have this
+/// lock themselves.
 pub(super) const LOCK_BLOBS: &str = "
 select 1
 from blobs

@@ -10,7 +10,7 @@ use sqlx::{Arguments as _, PgConnection, PgPool};
 
 use super::locks;
 use super::transaction::{Patience, failure};
-use crate::engine::{Change, FromRow, Lock, Reader as ReaderTrait, Statement, Transaction};
+use crate::engine::{Change, FromRow, Lock, Reader, Statement, Transaction};
 use crate::values::{Column, Value};
 
 /// A connection on which a command runs, within a transaction where it asks for one.
@@ -38,7 +38,7 @@ impl<'c> Session<'c> {
     }
 }
 
-impl ReaderTrait for Session<'_> {
+impl Reader for Session<'_> {
     fn doing(&self) -> &'static str {
         self.doing
     }
@@ -102,14 +102,14 @@ impl Transaction for Session<'_> {
 /// Reads single statements, each over any connection of the pool; again where the engine goes away
 /// meanwhile, as a change is made again.
 #[derive(Debug)]
-pub(crate) struct Reader {
+pub(crate) struct PoolReader {
     pub(super) pool: PgPool,
     /// The time that a connection is waited for.
     pub(super) acquire_timeout: Duration,
     pub(super) doing: &'static str,
 }
 
-impl Reader {
+impl PoolReader {
     async fn patiently<T, F>(&self, read: impl Fn() -> F + Send + Sync) -> Result<T, MetadataError>
     where
         F: Future<Output = sqlx::Result<T>> + Send,
@@ -124,7 +124,7 @@ impl Reader {
     }
 }
 
-impl ReaderTrait for Reader {
+impl Reader for PoolReader {
     fn doing(&self) -> &'static str {
         self.doing
     }

@@ -1,4 +1,5 @@
-//! A change as a transaction, which is run again where the engine ended it to untangle it from others, or went away.
+//! A change as a transaction, which is run again where the engine ended it to untangle it from
+//! others, or went away.
 
 use std::time::Duration;
 
@@ -11,13 +12,13 @@ use super::session::Session;
 use crate::engine::{Command, Scope};
 use crate::failures::{Kind, Overtaken, is_cut_off};
 
-/// How often a change is tried at most. Locks are taken in one order, so that more than once is rare.
+/// Most attempts of a change. Locks are taken in one order, so that more than one is rare.
 const ATTEMPTS: u32 = 10;
 
-/// How long a change or a read rests before it is made again over another connection, first and at most.
+/// First and longest pause before a change or a read is made again over another connection.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
-/// Why an attempt failed.
+/// A failed attempt.
 #[derive(Debug)]
 enum Failure {
     /// Nothing was changed, or to change it once more makes no difference.
@@ -34,15 +35,17 @@ impl Failure {
 }
 
 impl PostgresEngine {
-    /// Makes a change, and returns its answer once that is durable. Where the engine goes away meanwhile, as when it is restarted, the
-    /// change is made again once it is back, within the time that a connection is waited for.
+    /// Makes a change, and returns its answer once that is durable. Where the engine goes away
+    /// meanwhile, as when it is restarted, the change is made again once it is back, within the
+    /// time that a connection is waited for.
     ///
     /// # Errors
-    /// As the command's, and where it could not be committed. A connection that breaks while a transaction is committed leaves open
-    /// whether it was: that is [`MetadataError::Unreachable`].
+    /// As the command's, and where it could not be committed. A connection that breaks while a
+    /// transaction is committed leaves open whether it was: that is [`MetadataError::Unreachable`].
     ///
     /// # Cancel safety
-    /// May be dropped anywhere: a transaction that was not committed is rolled back; a statement that was sent may have its effect.
+    /// May be dropped anywhere: a transaction that was not committed is rolled back; a statement
+    /// that was sent may have its effect.
     pub(super) async fn run<C: Command>(&self, command: &C) -> Result<C::Answer, MetadataError> {
         let mut attempts = 1;
         let mut patience = Patience::new(self.acquire_timeout);
@@ -132,7 +135,7 @@ impl Patience {
     }
 }
 
-/// Whether a transaction failed for no other reason than those beside it.
+/// Tells whether a transaction failed only because of those beside it.
 fn was_overtaken(error: &MetadataError) -> bool {
     /// `serialization_failure`, `deadlock_detected`
     const CODES: [&str; 2] = ["40001", "40P01"];
@@ -163,15 +166,17 @@ pub(super) fn failure(doing: &'static str) -> impl FnOnce(sqlx::Error) -> Metada
     }
 }
 
-/// What an error code says: classes are its first two characters (<https://www.postgresql.org/docs/current/errcodes-appendix.html>).
+/// Classifies an error code, whose first two characters are its class
+/// (<https://www.postgresql.org/docs/current/errcodes-appendix.html>).
 fn kind_of_code(code: &str) -> Kind {
     match (code.get(..2).unwrap_or_default(), code) {
         // `disk_full`; program limit exceeded.
         (_, "53100") | ("54", _) => Kind::Full,
         // What is missing is the engine's own file.
         (_, "58P01" | "58P02") => Kind::Own,
-        // Failed connections, credentials, rollbacks by the engine, resources, what an operator does, the engine's system; a
-        // database that is not there yet, a standby, a session or a lock that took too long.
+        // Failed connections, credentials, rollbacks by the engine, resources, what an operator
+        // does, the engine's system; a database that is not there yet, a standby, a session or a
+        // lock that took too long.
         ("08" | "28" | "40" | "53" | "57" | "58", _)
         | (_, "3D000" | "25006" | "25P03" | "25P04" | "55006" | "55P03") => Kind::Surroundings,
         _ => Kind::Own,
@@ -186,12 +191,14 @@ mod tests {
     fn what_surrounds_the_engine_is_no_fault_of_the_request() {
         for (codes, kind) in [
             (&["53100", "54000"][..], Kind::Full),
-            // admin_shutdown, cannot_connect_now, query_canceled, too_many_connections, out_of_memory
+            // admin_shutdown, cannot_connect_now, query_canceled, too_many_connections,
+            // out_of_memory
             (
                 &["57P01", "57P03", "57014", "53300", "53200"],
                 Kind::Surroundings,
             ),
-            // connection_failure, read_only_sql_transaction, serialization_failure, lock_not_available, io_error
+            // connection_failure, read_only_sql_transaction, serialization_failure,
+            // lock_not_available, io_error
             (
                 &["08006", "25006", "40001", "55P03", "58030"],
                 Kind::Surroundings,

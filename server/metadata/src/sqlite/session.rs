@@ -98,12 +98,12 @@ impl engine::Transaction for Transaction<'_> {
 
 /// Reads single statements, each over any connection of the pool.
 #[derive(Debug)]
-pub(crate) struct Reader {
+pub(crate) struct PoolReader {
     pub(super) pool: SqlitePool,
     pub(super) doing: &'static str,
 }
 
-impl engine::Reader for Reader {
+impl engine::Reader for PoolReader {
     fn doing(&self) -> &'static str {
         self.doing
     }

@@ -5,9 +5,11 @@
 //! 3. It commits, which is the one sync to disk for all of them; meanwhile the next ones gather.
 //! 4. It tells the cache which files changed, then answers everyone.
 //!
-//! Where a command fails, the transaction is rolled back and each command of the batch runs again in a transaction of its own, so
-//! that a failure touches no other. That is simpler and, as failures are rare, faster than a savepoint for each, and it holds for
-//! failures that roll back the whole transaction by themselves, such as a full disk. Where a commit fails, its whole batch fails.
+//! Where a command fails, the transaction is rolled back and each command of the batch runs again
+//! in a transaction of its own, so that a failure touches no other. That is simpler and, as
+//! failures are rare, faster than a savepoint for each, and it holds for failures that roll back
+//! the whole transaction by themselves, such as a full disk. Where a commit fails, its whole batch
+//! fails.
 
 use std::fmt::Debug;
 use std::iter;
@@ -31,9 +33,10 @@ use crate::cache::FileCache;
 use crate::engine::Command;
 use crate::failures::{Kind, failed};
 
-/// How many batches come between two looks at the write-ahead log's length.
+/// Batches between two looks at the write-ahead log's length.
 const LOOK_AT_LOG: u32 = 64;
-/// Cuts the log back, waiting 50 ms for readers. In the end the timeout is [`BUSY_TIMEOUT`](super::BUSY_TIMEOUT) again.
+/// Cuts the log back, waiting 50 ms for readers. In the end the timeout is
+/// [`BUSY_TIMEOUT`](super::BUSY_TIMEOUT) again.
 const CUT_LOG: [&str; 3] = [
     "pragma busy_timeout = 50",
     "pragma wal_checkpoint(truncate)",
@@ -48,10 +51,10 @@ pub(super) struct Writer {
     task: TaskTracker,
 }
 
-/// What a writer works with.
+/// Dependencies of a [`Writer`].
 #[derive(Debug)]
 pub(super) struct Means {
-    /// How to connect, and to connect again after a failure.
+    /// Options of the connection, for the next one after a failure.
     pub(super) options: SqliteConnectOptions,
     /// The first connection.
     pub(super) connection: SqliteConnection,
@@ -59,7 +62,7 @@ pub(super) struct Means {
     pub(super) log: PathBuf,
     /// The log is cut back when it is longer than this, in bytes.
     pub(super) log_limit: u64,
-    /// Whom to tell of changed files.
+    /// The cache of files, which learns of changes.
     pub(super) files: Arc<FileCache>,
     /// Most commands that wait.
     pub(super) queue: NonZeroUsize,
@@ -83,8 +86,8 @@ impl Writer {
             files: means.files,
             batch: means.batch.get(),
         };
-        // A thread of its own takes turns with the engine's thread at less cost than tasks do that share one: a fifth less
-        // processor time for each change.
+        // A thread of its own takes turns with the engine's thread at less cost than tasks do that
+        // share one: a fifth less processor time for each change.
         let (runtime, running) = (Handle::current(), task.token());
         thread::spawn(move || {
             // Given back however the thread ends.
@@ -123,7 +126,8 @@ impl Writer {
         self.ended().await;
     }
 
-    /// Returns when the writer has ended, by [`Writer::close`] or by a fault: then nothing can be written any more.
+    /// Returns when the writer has ended, by [`Writer::close`] or by a fault: then nothing can be
+    /// written any more.
     pub(super) async fn ended(&self) {
         self.task.wait().await;
     }
@@ -179,7 +183,7 @@ impl<C: Command> Job for Pending<C> {
     }
 }
 
-/// Why a batch did not come about.
+/// A batch that did not come about.
 enum Failure {
     /// One of its commands failed.
     Command,
@@ -187,7 +191,7 @@ enum Failure {
     Engine(sqlx::Error),
 }
 
-/// The one that owns the connection.
+/// The owner of the connection.
 struct Worker {
     commands: mpsc::Receiver<Box<dyn Job>>,
     closing: CancellationToken,
@@ -207,7 +211,8 @@ impl Worker {
         loop {
             tokio::select! {
                 biased;
-                // Nothing is lost: the queue refuses new commands and still gives out those that it has.
+                // Nothing is lost: the queue refuses new commands and still gives out those that it
+                // has.
                 () = self.closing.cancelled(), if !self.commands.is_closed() => self.commands.close(),
                 // Cancel safe by its documents.
                 count = self.commands.recv_many(&mut jobs, self.batch) => {
@@ -292,9 +297,10 @@ impl Worker {
         }
     }
 
-    /// Keeps the write-ahead log short. The engine copies it into the database by itself as it grows, but begins it anew only at a
-    /// moment when nobody reads from it, which under constant reading may never come. Here new readers are sent to the database,
-    /// and those that are there are waited for, shortly: behind one that stays, such as a backup, the log must grow.
+    /// Keeps the write-ahead log short. The engine copies it into the database by itself as it
+    /// grows, but begins it anew only at a moment when nobody reads from it, which under constant
+    /// reading may never come. Here new readers are sent to the database, and those that are there
+    /// are waited for, shortly: behind one that stays, such as a backup, the log must grow.
     async fn cut_log(&mut self) {
         let long = std::fs::metadata(&self.log).is_ok_and(|log| log.len() > self.log_limit);
         let Some(connection) = self.connection.as_mut().filter(|_| long) else {
