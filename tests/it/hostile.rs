@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tests::frames::{self, Frames, LARGEST_WINDOW};
+use tests::stores::Blobs;
 use tests::{Client, Content, Request, TestServer, Version};
 use tokio::time::sleep;
 
@@ -27,7 +28,11 @@ async fn server_with(content: Content) -> TestServer {
         ..limit
     };
     setrlimit(Resource::Nofile, raised).unwrap();
-    let server = TestServer::setup().config(LITTLE).start().await;
+    let mut setup = TestServer::setup().config(LITTLE);
+    if Blobs::of_this_run() == Blobs::S3 {
+        setup = setup.environment("LONGHAUL_BLOBS__MAX_PAUSED_READS", "16");
+    }
+    let server = setup.start().await;
     let put = Request::put("/files/large").body(content.bytes());
     server.request(put).await.expect(201);
     // Whatever a first download leaves behind.

@@ -39,6 +39,7 @@ mod looking;
 mod memory;
 mod names;
 mod notes;
+mod pauses;
 mod publishing;
 mod reading;
 mod requests;
@@ -140,7 +141,7 @@ impl S3Store {
     async fn connect(config: &Config, limits: Limits) -> Result<Self, OpenError> {
         let client = client::client(config, limits.first_pause).await;
         let links = Links::new(&client, config);
-        let bucket = Bucket::new(client, config.bucket.clone(), config.checksums);
+        let bucket = Bucket::new(client, config);
         let names = Names::new(&config.prefix);
         let found = Abilities::find_out(&bucket, &names, config).await;
         let shared = Shared {

@@ -37,8 +37,9 @@ use crate::{
 /// Most bytes of an answer that h2 holds for a stream while the socket is full: one chunk that it sends, one that it sends next.
 const MAX_SEND_BUFFER: usize = 128 * 1024;
 
-/// What a stream takes, beside the head of its request: its task, its handler, and what h2 knows of it (measured).
-const STREAM: usize = 8 * 1024;
+/// Memory of a stream beside the head of its request: its task, its handler, and its state in h2.
+/// 22 KiB were measured where the handler waits for PostgreSQL, 8 KiB where it does not wait.
+const STREAM: usize = 24 * 1024;
 
 /// What a field takes beside its name and value.
 const FIELD: usize = 64;

@@ -32,7 +32,7 @@ use crate::{Http2Config, context::Context, metrics};
 pub(crate) const CHUNK: u64 = 64 * 1024;
 
 /// What streams and interim responses of one connection take before they need the budget.
-const SMALL: u64 = 64 * 1024;
+const SMALL: u64 = 128 * 1024;
 
 /// The memory of all connections of one [`serve`](crate::serve).
 #[derive(Debug, Clone)]

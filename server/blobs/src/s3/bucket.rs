@@ -34,9 +34,11 @@ use domain::Timestamp;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use md5::{Digest as _, Md5};
 
-use super::config::Checksums;
+use super::config::{Checksums, Config};
 use super::failures::{Trouble, meaning, other, trouble};
 use super::names::{Rank, Tag};
+use super::pauses::Pauses;
+use super::reading::Answers;
 use super::requests::{Operation, Requests, Spoiler};
 
 /// How many objects one request deletes at most (`DeleteObjects`).
@@ -163,6 +165,7 @@ pub(super) struct Bucket {
     /// Whether parts are sent with `Content-MD5`.
     parts_have_md5: Arc<AtomicBool>,
     requests: Arc<Requests>,
+    pauses: Arc<Pauses<Answers>>,
 }
 
 /// Sends a request of the SDK, counted, and with these settings if there are any.
@@ -185,14 +188,20 @@ fn without_checksum() -> config::Builder {
 }
 
 impl Bucket {
-    pub(super) fn new(client: Client, name: String, checksums: Checksums) -> Self {
+    pub(super) fn new(client: Client, config: &Config) -> Self {
         Self {
             client,
-            name,
-            checksums,
-            parts_have_md5: Arc::new(AtomicBool::new(checksums == Checksums::Md5)),
+            name: config.bucket.clone(),
+            checksums: config.checksums,
+            parts_have_md5: Arc::new(AtomicBool::new(config.checksums == Checksums::Md5)),
             requests: Arc::default(),
+            pauses: Arc::new(Pauses::new(config.max_paused_reads)),
         }
+    }
+
+    /// Answers that nobody reads at the moment.
+    pub(super) fn pauses(&self) -> &Pauses<Answers> {
+        &self.pauses
     }
 
     pub(super) fn requests(&self) -> &Requests {

@@ -59,6 +59,10 @@ pub struct Config {
     pub memory: ByteSize,
     /// How many bytes one request reads: 64 KiB to 1 GiB. A download has the next request under way while it passes on the bytes of one.
     pub read_size: ByteSize,
+    /// Most downloads that keep their answer from the S3 server open while their client takes nothing.
+    /// Each holds up to two connections with 408 KiB. Further ones close the one that was read longest
+    /// ago; its next bytes cost another request. 16 or more.
+    pub max_paused_reads: usize,
     /// Memory for what short reads have read around themselves, as those of archives do: 16 MiB or more.
     pub read_memory: ByteSize,
     /// Files of this size or more are not sent by the server: a `GET` is redirected to a pre-signed URL of the bucket. Left out, all
@@ -100,6 +104,7 @@ impl Default for Config {
             parts_in_flight: const { NonZeroUsize::new(2).unwrap() },
             memory: ByteSize::mib(256),
             read_size: ByteSize::mib(8),
+            max_paused_reads: 1024,
             read_memory: ByteSize::mib(64),
             redirect_min_size: None,
             redirect_lifetime: Duration::from_hours(1),
@@ -160,6 +165,11 @@ impl Config {
                 self.read_memory >= ByteSize::mib(16),
                 "read_memory",
                 "16 MiB or more",
+            ),
+            (
+                self.max_paused_reads >= 16,
+                "max_paused_reads",
+                "16 or more",
             ),
             (
                 (64 * 1024..=1024 * 1024 * 1024).contains(&read),

@@ -1,8 +1,11 @@
 //! Reading objects in requests of bounded length, one request ahead.
 //!
-//! Bytes are passed on as they come; none are gathered, but for short reads (`blocks`). While one answer is passed on the next request is sent already, and its answer
-//! waits in the connection. An answer that breaks off is asked for again from where it broke.
+//! Bytes are passed on as they come; none are gathered, but for short reads (`blocks`). While one
+//! answer is passed on, the next request is sent already, and its answer waits in the connection. An
+//! answer that breaks off is asked for again from where it broke, and so is one that was closed while
+//! its reader paused (`pauses`).
 
+use std::mem;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -18,6 +21,7 @@ use super::blocks::Blocks;
 use super::bucket::Bucket;
 use super::failures::{Trouble, broken, failed, other};
 use super::links::Links;
+use super::pauses::{Pauses, Ticket};
 
 /// How often in a row an answer may break off without a byte.
 const MOST_BREAKS: u32 = 3;
@@ -84,8 +88,8 @@ impl Source {
             read_size,
             requested: range.start,
             rest: range,
-            current: None,
-            ahead: JoinSet::new(),
+            answers: Answers::default(),
+            paused: None,
             breaks: 0,
         };
         stream::try_unfold(reading, |mut reading| async move {
@@ -111,24 +115,52 @@ struct Reading {
     rest: Range<u64>,
     /// Up to where it was asked for.
     requested: u64,
-    /// The answer that is being passed on, and where in the blob it ends.
-    current: Option<(ByteStream, u64)>,
-    /// The next answer.
-    ahead: JoinSet<Result<ByteStream, Trouble>>,
+    answers: Answers,
+    /// Where `answers` are while nobody reads.
+    paused: Option<Ticket>,
     /// How often in a row an answer broke off without a byte.
     breaks: u32,
 }
 
+/// The answers that a reading has open.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    /// The one that is being passed on, and where in the blob it ends.
+    current: Option<(ByteStream, u64)>,
+    /// The next one.
+    ahead: JoinSet<Result<ByteStream, Trouble>>,
+}
+
 impl Reading {
+    /// Returns the next bytes, and pauses behind them.
     async fn next(&mut self) -> Result<Option<Bytes>, BlobError> {
+        if let Some(ticket) = self.paused.take() {
+            match self.pauses().resume(&ticket) {
+                Some(answers) => self.answers = answers,
+                None => self.requested = self.rest.start,
+            }
+        }
+        let chunk = self.read().await?;
+        if !self.rest.is_empty() {
+            let answers = mem::take(&mut self.answers);
+            self.paused = Some(self.pauses().pause(answers));
+        }
+        Ok(chunk)
+    }
+
+    fn pauses(&self) -> &Pauses<Answers> {
+        self.source.bucket.pauses()
+    }
+
+    async fn read(&mut self) -> Result<Option<Bytes>, BlobError> {
         while !self.rest.is_empty() {
-            let (mut answer, end) = match self.current.take() {
+            let (mut answer, end) = match self.answers.current.take() {
                 Some(current) => current,
                 None => self.answer().await?,
             };
             let broken = match answer.next().await {
                 Some(Ok(chunk)) if chunk.is_empty() => {
-                    self.current = Some((answer, end));
+                    self.answers.current = Some((answer, end));
                     continue;
                 }
                 Some(Ok(mut chunk)) => {
@@ -137,7 +169,7 @@ impl Reading {
                     chunk.truncate(wanted);
                     self.rest.start += chunk.len() as u64;
                     if self.rest.start < end {
-                        self.current = Some((answer, end));
+                        self.answers.current = Some((answer, end));
                     }
                     return Ok(Some(chunk));
                 }
@@ -149,8 +181,8 @@ impl Reading {
                 return Err(self.failed(broken));
             }
             tracing::debug!(key = %self.source.key, ?broken, "an answer broke off");
-            self.ahead.abort_all();
-            self.ahead = JoinSet::new();
+            // Dropping the set ends the request that is ahead.
+            self.answers.ahead = JoinSet::new();
             self.requested = self.rest.start;
         }
         Ok(None)
@@ -158,11 +190,11 @@ impl Reading {
 
     /// The next answer, and where it ends; behind it, the one after that is asked for.
     async fn answer(&mut self) -> Result<(ByteStream, u64), BlobError> {
-        if self.ahead.is_empty() {
+        if self.answers.ahead.is_empty() {
             self.ask();
         }
         let end = self.requested;
-        let answer = match self.ahead.join_next().await {
+        let answer = match self.answers.ahead.join_next().await {
             Some(Ok(answer)) => answer,
             Some(Err(error)) => Err(other(error)),
             None => Err(other("nothing was asked for")),
@@ -179,7 +211,9 @@ impl Reading {
         let range = self.requested..end;
         self.requested = end;
         let source = self.source.clone();
-        self.ahead.spawn(async move { source.get(range).await });
+        self.answers
+            .ahead
+            .spawn(async move { source.get(range).await });
     }
 
     fn failed(&self, trouble: Trouble) -> BlobError {
@@ -189,6 +223,14 @@ impl Reading {
                 key: self.source.key.clone(),
             },
             trouble => failed(&self.source.key, "read", trouble),
+        }
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.paused.take() {
+            drop(self.pauses().resume(&ticket));
         }
     }
 }

@@ -249,3 +249,36 @@ async fn short_reads_in_a_row_take_few_requests() {
     }
     assert_eq!(store.requests()["GetObject"] - before, 3);
 }
+
+#[tokio::test]
+async fn readers_that_pause_are_bounded_and_read_on() {
+    let server = FaultyS3::start().await;
+    let few = |config| Config {
+        max_paused_reads: 3,
+        ..config
+    };
+    let store = node_with(&server, "a", Limits::default(), few).await;
+    let key: BlobKey = "blob".parse().unwrap();
+    let whole = bytes(7 * PART + 10, 1);
+    let mut staged = store.stage(&key, Growth::NEW).await.unwrap();
+    staged.write(whole.clone().into()).await.unwrap();
+    staged.publish().await.unwrap();
+    let blob = store.open(&key, whole.len() as u64).await.unwrap();
+    let mut readers: Vec<_> = (0..10)
+        .map(|_| (blob.read(0..whole.len() as u64), Vec::new()))
+        .collect();
+    let mut going = true;
+    while going {
+        going = false;
+        for (reader, read) in &mut readers {
+            if let Some(chunk) = reader.try_next().await.unwrap() {
+                read.extend_from_slice(&chunk);
+                going = true;
+            }
+            assert!(store.shared.bucket.pauses().len() <= 3);
+        }
+    }
+    assert!(readers.iter().all(|(_, read)| *read == whole));
+    drop(readers);
+    assert_eq!(store.shared.bucket.pauses().len(), 0);
+}
