@@ -86,10 +86,7 @@ impl TryFrom<DraftRow> for DraftRecord {
             tree,
             created_at: Timestamp::from_millis(row.created_at),
             expires_at: Timestamp::from_millis(row.expires_at),
-            published: row
-                .published
-                .map(|number| here.count("published", number))
-                .transpose()?,
+            published: here.optional_count("published", row.published)?,
         })
     }
 }

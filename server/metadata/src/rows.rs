@@ -79,96 +79,16 @@ pub(crate) struct HeldRow {
 impl TryFrom<UploadRow> for Upload {
     type Error = MetadataError;
 
-    fn try_from(row: UploadRow) -> Result<Self, MetadataError> {
+    fn try_from(mut row: UploadRow) -> Result<Self, MetadataError> {
         // The whole name is a capability and does not belong in a log.
         let key: String = row.id.chars().take(8).chain(['…']).collect();
         let here = Row {
             table: "uploads",
             key: &key,
         };
-        let state = match (
-            row.state.as_str(),
-            row.upload_offset,
-            row.length,
-            row.hash_state,
-            row.sha256,
-            row.completed_at,
-            row.replaced,
-            row.gone.as_deref(),
-        ) {
-            ("open", Some(offset), length, Some(hash), None, None, None, None) => {
-                let offset = here.count("upload_offset", offset)?;
-                let length = length
-                    .map(|length| here.count("length", length))
-                    .transpose()?;
-                if length.is_some_and(|length| length < offset) {
-                    return Err(here.inconsistent("upload_offset is beyond length".to_owned()));
-                }
-                UploadState::Open(Progress {
-                    open: Open { offset, length },
-                    hash: HashState::from_bytes(hash),
-                })
-            }
-            (
-                "complete",
-                None,
-                Some(length),
-                None,
-                Some(sha256),
-                Some(at),
-                Some(replaced),
-                None,
-            ) => UploadState::Complete(Completed {
-                complete: Complete {
-                    length: here.count("length", length)?,
-                },
-                sha256: here.sha256(sha256)?,
-                at: Timestamp::from_millis(at),
-                replaced,
-                version: row
-                    .version
-                    .map(|number| here.count("version", number))
-                    .transpose()?,
-            }),
-            ("gone", None, None, None, None, None, None, Some(reason)) => UploadState::Gone(
-                gone_from(reason)
-                    .ok_or_else(|| here.inconsistent(format!("gone is {reason:?}")))?,
-            ),
-            (state, ..) => {
-                return Err(here.inconsistent(format!(
-                    "state {state:?} does not go with the columns that are filled"
-                )));
-            }
-        };
-        let told = match (row.told_offset, row.told_at) {
-            (Some(offset), Some(at)) => Some(Told {
-                offset: here.count("told_offset", offset)?,
-                at: Timestamp::from_millis(at),
-            }),
-            (None, None) => None,
-            _ => {
-                let reason = "told_offset and told_at do not go together";
-                return Err(here.inconsistent(reason.to_owned()));
-            }
-        };
-        let target = match (&row.path, &row.pack, &row.draft) {
-            (Some(path), None, None) => Target::File(here.parse("path", path)?),
-            (None, Some(pack), draft) => {
-                let pack = PackName::parse(pack)
-                    .map_err(|error| here.inconsistent(format!("pack: {error}")))?;
-                match draft {
-                    None => Target::Pack(pack),
-                    Some(draft) => Target::Draft {
-                        pack,
-                        draft: here.parse("draft", draft)?,
-                    },
-                }
-            }
-            _ => {
-                let reason = "path, pack and draft do not go together";
-                return Err(here.inconsistent(reason.to_owned()));
-            }
-        };
+        let state = row.take_state(here)?;
+        let told = row.told(here)?;
+        let target = row.target(here)?;
         if let (Target::Pack(_), UploadState::Complete(Completed { version: None, .. })) =
             (&target, &state)
         {
@@ -206,6 +126,95 @@ impl TryFrom<UploadRow> for Upload {
             expires_at: Timestamp::from_millis(row.expires_at),
             state,
         })
+    }
+}
+
+impl UploadRow {
+    /// Takes the state out of the columns that it fills.
+    fn take_state(&mut self, here: Row<'_>) -> Result<UploadState, MetadataError> {
+        match (
+            self.state.as_str(),
+            self.upload_offset,
+            self.length,
+            self.hash_state.take(),
+            self.sha256.take(),
+            self.completed_at,
+            self.replaced,
+            self.gone.as_deref(),
+        ) {
+            ("open", Some(offset), length, Some(hash), None, None, None, None) => {
+                let offset = here.count("upload_offset", offset)?;
+                let length = here.optional_count("length", length)?;
+                if length.is_some_and(|length| length < offset) {
+                    return Err(here.inconsistent("upload_offset is beyond length".to_owned()));
+                }
+                Ok(UploadState::Open(Progress {
+                    open: Open { offset, length },
+                    hash: HashState::from_bytes(hash),
+                }))
+            }
+            (
+                "complete",
+                None,
+                Some(length),
+                None,
+                Some(sha256),
+                Some(at),
+                Some(replaced),
+                None,
+            ) => Ok(UploadState::Complete(Completed {
+                complete: Complete {
+                    length: here.count("length", length)?,
+                },
+                sha256: here.sha256(sha256)?,
+                at: Timestamp::from_millis(at),
+                replaced,
+                version: here.optional_count("version", self.version)?,
+            })),
+            ("gone", None, None, None, None, None, None, Some(reason)) => gone_from(reason)
+                .map(UploadState::Gone)
+                .ok_or_else(|| here.inconsistent(format!("gone is {reason:?}"))),
+            (state, ..) => Err(here.inconsistent(format!(
+                "state {state:?} does not go with the columns that are filled"
+            ))),
+        }
+    }
+
+    /// Reads the offset that the client was told.
+    fn told(&self, here: Row<'_>) -> Result<Option<Told>, MetadataError> {
+        match (self.told_offset, self.told_at) {
+            (Some(offset), Some(at)) => Ok(Some(Told {
+                offset: here.count("told_offset", offset)?,
+                at: Timestamp::from_millis(at),
+            })),
+            (None, None) => Ok(None),
+            _ => {
+                let reason = "told_offset and told_at do not go together";
+                Err(here.inconsistent(reason.to_owned()))
+            }
+        }
+    }
+
+    /// Reads the upload's destination.
+    fn target(&self, here: Row<'_>) -> Result<Target, MetadataError> {
+        match (&self.path, &self.pack, &self.draft) {
+            (Some(path), None, None) => Ok(Target::File(here.parse("path", path)?)),
+            (None, Some(pack), draft) => {
+                let pack = PackName::parse(pack)
+                    .map_err(|error| here.inconsistent(format!("pack: {error}")))?;
+                Ok(match draft {
+                    None => Target::Pack(pack),
+                    Some(draft) => Target::Draft {
+                        pack,
+                        draft: here.parse("draft", draft)?,
+                    },
+                })
+            }
+            _ => {
+                let reason = "path, pack and draft do not go together";
+                Err(here.inconsistent(reason.to_owned()))
+            }
+        }
     }
 }
 
@@ -347,6 +356,14 @@ impl Row<'_> {
 
     pub(crate) fn count(self, column: &str, value: i64) -> Result<u64, MetadataError> {
         u64::try_from(value).map_err(|_| self.inconsistent(format!("{column} is negative")))
+    }
+
+    pub(crate) fn optional_count(
+        self,
+        column: &str,
+        value: Option<i64>,
+    ) -> Result<Option<u64>, MetadataError> {
+        value.map(|value| self.count(column, value)).transpose()
     }
 
     pub(crate) fn sha256(self, bytes: Vec<u8>) -> Result<Sha256Digest, MetadataError> {
