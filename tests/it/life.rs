@@ -279,7 +279,7 @@ async fn a_new_certificate_is_taken_up_at_once_and_a_broken_one_is_not() {
     std::fs::copy(renewed.certificate(), certificate).unwrap();
     std::fs::copy(renewed.key(), key).unwrap();
     server.process().signal(Signal::HUP);
-    logged(&server, "new certificate taken up", 1).await;
+    logged(&server, "new certificate loaded", 1).await;
     let mut client = Client::open_tls(server.address(), Version::Http1, &renewed).await;
     let list = Request::get("/files");
     client.exchange(&list).await.unwrap().expect(200);

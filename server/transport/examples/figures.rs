@@ -1,8 +1,9 @@
 //! Measures the transport: throughput, long paths, memory of idle and of slow connections.
 //!
-//! `cargo run --release -p transport --example figures [megabytes]`. The server runs in a process of its own, so
-//! its memory and processor time can be told from the client's. Both share this machine, so the figures compare
-//! protocols and versions of this code with each other rather than with other machines.
+//! `cargo run --release -p transport --example figures [megabytes]`. The server runs in a process
+//! of its own, so that its memory and processor time are not mixed with the client's. Both share
+//! this machine, so the figures compare protocols and versions of this code with each other rather
+//! than with other machines.
 
 #![expect(clippy::print_stdout, reason = "a program that prints a table")]
 
@@ -175,7 +176,7 @@ impl Server {
         Ok(std::fs::read_to_string(format!("/proc/{id}/{name}"))?)
     }
 
-    /// Resident memory in KiB.
+    /// Returns the resident memory in KiB.
     fn resident(&self) -> Result<u64, Failure> {
         let status = self.stat("status")?;
         let line = status
@@ -185,7 +186,7 @@ impl Server {
         Ok(line.trim().trim_end_matches(" kB").parse()?)
     }
 
-    /// Processor time in seconds.
+    /// Returns the processor time in seconds.
     fn processor(&self) -> Result<f64, Failure> {
         let stat = self.stat("stat")?;
         let fields: Vec<&str> = stat
@@ -359,7 +360,7 @@ async fn long_path(directory: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A connection through a proxy that holds everything back for a while, each way.
+/// A connection through a proxy that delays everything, each way.
 async fn delayed(to: SocketAddr, delay: Duration) -> Result<TcpStream, Failure> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let client = TcpStream::connect(listener.local_addr()?).await?;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// The default port for clients.
 const DEFAULT_PORT: u16 = 8080;
 
-/// A place to listen: an address and a port, of which one may be left out.
+/// An address and a port to listen on, of which one may be left out.
 ///
 /// | written | meaning |
 /// |---|---|
@@ -34,7 +34,7 @@ enum Host {
     Ip(IpAddr),
 }
 
-/// A text that names no place to listen.
+/// A text that is no address to listen on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "it must be an address of this machine and a port: `127.0.0.1:{port}`, `[::1]:{port}` or `localhost:{port}` for this \
@@ -60,7 +60,7 @@ impl ListenAddress {
         }
     }
 
-    /// Reads what was written; `default_port` is taken where no port is.
+    /// Parses an address; `default_port` stands in for a port that is left out.
     ///
     /// # Errors
     ///
@@ -86,7 +86,7 @@ impl ListenAddress {
             None => (text, None),
         };
         let port = match port {
-            // `+80` would be read as well.
+            // `u16` would parse `+80`, too.
             Some(port) if port.bytes().all(|digit| digit.is_ascii_digit()) => {
                 port.parse().map_err(|_| invalid)?
             }
@@ -108,7 +108,7 @@ impl ListenAddress {
         self.port
     }
 
-    /// Returns true if nothing but this machine can reach it.
+    /// Returns true if only this machine can reach the listener.
     #[must_use]
     pub fn is_loopback(self) -> bool {
         match self.host {
@@ -118,9 +118,9 @@ impl ListenAddress {
         }
     }
 
-    /// Returns the address under which this machine reaches who listens here.
+    /// Returns the address at which this machine reaches the listener.
     #[must_use]
-    pub fn from_here(self) -> SocketAddr {
+    pub fn connect_address(self) -> SocketAddr {
         let ip = match self.host {
             Host::Everywhere | Host::Localhost => IpAddr::V4(Ipv4Addr::LOCALHOST),
             Host::Ip(IpAddr::V4(ip)) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -130,66 +130,68 @@ impl ListenAddress {
         SocketAddr::new(ip, self.port)
     }
 
-    /// Returns true if two listeners at these places would want the same socket.
+    /// Returns true if listeners on these addresses would need the same socket.
     #[must_use]
-    pub fn meets(self, other: Self) -> bool {
+    pub fn conflicts_with(self, other: Self) -> bool {
         let is_everywhere = |address: Self| match address.host {
             Host::Everywhere => true,
             Host::Localhost => false,
             Host::Ip(ip) => ip.is_unspecified(),
         };
-        let same_host =
-            self.from_here() == other.from_here() || is_everywhere(self) || is_everywhere(other);
+        let same_host = self.connect_address() == other.connect_address()
+            || is_everywhere(self)
+            || is_everywhere(other);
         self.port != 0 && self.port == other.port && same_host
     }
 
-    /// Returns the addresses to bind, one after another.
+    /// Returns the sockets to bind, in order.
     pub(crate) fn binds(self) -> Vec<Bind> {
-        let bind = |ip, needed| Bind {
+        let bind = |ip, required| Bind {
             address: SocketAddr::new(ip, self.port),
-            needed,
+            required,
         };
         let (v4, v6) = (IpAddr::V4, IpAddr::V6);
         match self.host {
-            Host::Ip(ip) => vec![bind(ip, Needed::Always)],
+            Host::Ip(ip) => vec![bind(ip, Required::Always)],
             Host::Everywhere => vec![
-                bind(v6(Ipv6Addr::UNSPECIFIED), Needed::IfThereIs),
-                bind(v4(Ipv4Addr::UNSPECIFIED), Needed::UnlessTakenIn),
+                bind(v6(Ipv6Addr::UNSPECIFIED), Required::IfAvailable),
+                bind(v4(Ipv4Addr::UNSPECIFIED), Required::UnlessCovered),
             ],
             Host::Localhost => vec![
-                bind(v4(Ipv4Addr::LOCALHOST), Needed::Always),
-                bind(v6(Ipv6Addr::LOCALHOST), Needed::IfThereIs),
+                bind(v4(Ipv4Addr::LOCALHOST), Required::Always),
+                bind(v6(Ipv6Addr::LOCALHOST), Required::IfAvailable),
             ],
         }
     }
 }
 
-/// One socket of a place to listen.
+/// One socket of a [`ListenAddress`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Bind {
     pub(crate) address: SocketAddr,
-    pub(crate) needed: Needed,
+    pub(crate) required: Required,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Needed {
+pub(crate) enum Required {
     Always,
-    /// Unless the machine does not have it, as `::1` where there is no IPv6.
-    IfThereIs,
-    /// Unless the socket before takes it in: most systems serve IPv4 on `[::]`, too.
-    UnlessTakenIn,
+    /// Optional on a machine that does not have it, as `::1` without IPv6.
+    IfAvailable,
+    /// Optional if an earlier socket serves it: most systems serve IPv4 on `[::]`, too.
+    UnlessCovered,
 }
 
-impl Needed {
-    /// Returns true if the place cannot be served without the socket that fails so; `others` says that there is one before.
-    pub(crate) fn is_needed(self, failure: &io::Error, others: bool) -> bool {
+impl Required {
+    /// Returns true if the listener cannot do without the socket that fails so; `others` tells that
+    /// an earlier socket is bound.
+    pub(crate) fn is_required(self, failure: &io::Error, others: bool) -> bool {
         match self {
             Self::Always => true,
-            Self::IfThereIs => matches!(
+            Self::IfAvailable => matches!(
                 failure.kind(),
                 ErrorKind::AddrInUse | ErrorKind::PermissionDenied
             ),
-            Self::UnlessTakenIn => !(others && failure.kind() == ErrorKind::AddrInUse),
+            Self::UnlessCovered => !(others && failure.kind() == ErrorKind::AddrInUse),
         }
     }
 }
@@ -233,7 +235,7 @@ impl<'de> Deserialize<'de> for ListenAddress {
     }
 }
 
-/// Reads text, or a number as the text of it: `listen = 8080`.
+/// Deserializes text, or a port number as its text: `listen = 8080`.
 pub fn text_or_port<'de, D, T, E>(
     deserializer: D,
     read: impl Fn(&str) -> Result<T, E>,
@@ -327,14 +329,14 @@ mod tests {
             ("0", "0", false),
         ] {
             let [one, other]: [ListenAddress; 2] = [one, other].map(|text| text.parse().unwrap());
-            assert_eq!(one.meets(other), meet, "{one} {other}");
-            assert_eq!(other.meets(one), meet, "{other} {one}");
+            assert_eq!(one.conflicts_with(other), meet, "{one} {other}");
+            assert_eq!(other.conflicts_with(one), meet, "{other} {one}");
         }
     }
 
     #[test]
     fn a_listener_everywhere_is_reached_on_loopback() {
-        for (text, from_here) in [
+        for (text, connect_address) in [
             ("0.0.0.0:80", "127.0.0.1:80"),
             ("[::]:80", "[::1]:80"),
             (":80", "127.0.0.1:80"),
@@ -342,7 +344,7 @@ mod tests {
             ("192.0.2.1:80", "192.0.2.1:80"),
         ] {
             let address: ListenAddress = text.parse().unwrap();
-            assert_eq!(address.from_here().to_string(), from_here);
+            assert_eq!(address.connect_address().to_string(), connect_address);
         }
     }
 }

@@ -19,8 +19,8 @@ use http_body::Body as _;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
-    context::Context, date, interim::remove_connection_fields, memory::Counted, metrics, refusal,
-    stall::Stall,
+    context::Context, date, interim::remove_connection_fields, memory::CountedBody, metrics,
+    refusal, stall::Stall,
 };
 
 /// The sending half of a stream, after the head of the answer.
@@ -174,7 +174,7 @@ impl Content {
         half: &mut impl SendHalf,
         context: &Arc<Context>,
     ) -> Result<(), AnswerError> {
-        let (body, mut dropped) = Counted::watched(self.body, Arc::clone(context));
+        let (body, mut dropped) = CountedBody::watched(self.body, Arc::clone(context));
         send_frames(body, self.declared, half, context).await?;
         // The protocol may still hold some of it: the peer can take back a window that it opened.
         loop {
@@ -192,7 +192,7 @@ impl Content {
 }
 
 async fn send_frames(
-    body: Counted,
+    body: CountedBody,
     declared: Option<u64>,
     half: &mut impl SendHalf,
     context: &Context,

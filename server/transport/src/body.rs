@@ -1,4 +1,4 @@
-//! The body of a request on its way to the handler.
+//! Request bodies on their way to the handler.
 
 use std::{
     error::Error,
@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
-/// Why a request's body ended before its end.
+/// The reason why a request's body ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
     /// No byte came for [`Config::body_idle_timeout`](crate::Config::body_idle_timeout).
@@ -26,7 +26,7 @@ pub enum BodyError {
 }
 
 impl BodyError {
-    /// Finds the transport's verdict in an error that came out of a request's body, through any wrapping.
+    /// Finds the transport's error in one that came out of a request's body, through any wrapping.
     #[must_use]
     pub fn of<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e Self> {
         let mut cause = Some(error);
@@ -40,15 +40,15 @@ impl BodyError {
     }
 }
 
-/// A protocol's side of a request's body.
+/// The source of a request's body, in one protocol.
 pub(crate) trait Source:
     Body<Data = Bytes, Error = BodyError> + Send + Unpin + 'static
 {
-    /// The handler is done with the body.
+    /// Takes the body back when the handler is done with it.
     fn finish(self, end: End);
 }
 
-/// How the handler left a body.
+/// The state in which the handler left a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
     /// Read to its end.
@@ -59,17 +59,18 @@ pub(crate) enum End {
     Failed,
 }
 
-/// What a handler gets: the source with the idle timeout.
+/// The body that a handler gets: the source, with the idle timeout.
 ///
-/// The timeout runs only while the handler waits for a frame, so a slow handler never times its client out.
+/// The timeout runs only while the handler waits for a frame, so a slow handler never times its
+/// client out.
 pub(crate) struct RequestBody<S: Source> {
     /// Present until dropped.
     source: Option<S>,
     timeout: Duration,
     timer: Option<Pin<Box<Sleep>>>,
-    /// The handler waits for a frame, and the timer is set for it.
+    /// Set while the handler waits for a frame, and the timer runs.
     waiting: bool,
-    /// Why nothing more comes.
+    /// Set once no more frames come.
     over: Option<End>,
 }
 
@@ -85,7 +86,7 @@ impl<S: Source> RequestBody<S> {
         }
     }
 
-    /// Waits for the timer, setting it when the wait begins.
+    /// Polls the timer, which starts when the wait begins.
     fn poll_timeout(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let timeout = self.timeout;
         let timer = self

@@ -1,4 +1,4 @@
-//! How the transport behaves: every limit and timeout, with its unit and its default.
+//! Settings of the transport: every limit and timeout, with its unit and its default.
 
 use std::{net::IpAddr, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -6,68 +6,75 @@ use bytesize::ByteSize;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
-/// Limits and timeouts of the transport. Times are written as in `75s` or `2m`, sizes as in `32 KiB`.
+/// Limits and timeouts of the transport. Times are written as in `75s` or `2m`, sizes as in `32
+/// KiB`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Connections served at once, over all listeners of one [`serve`](crate::serve). With all taken, the address
-    /// that holds the most of them makes room for one that holds fewer: it loses a connection that is idle or has not sent
-    /// a whole head, and one with a request only if it has more than its share of the places. The /64 of an IPv6 address
-    /// counts as one address. New connections wait if there is no room yet, an eighth of `max_connections` at most.
+    /// Connections served at once, over all listeners of one [`serve`](crate::serve). When all
+    /// places are taken, the address that holds the most of them gives one up for an address that
+    /// holds fewer: it loses a connection that is idle or has not sent a whole head, and one with a
+    /// request only if it has more than its share of the places. The /64 of an IPv6 address counts
+    /// as one address. New connections wait while there is no room, an eighth of `max_connections`
+    /// at most.
     pub max_connections: usize,
-    /// Most connections of one address, such as 1000. Without it, one address may have all places that nobody else needs,
-    /// as a reverse proxy or the clients behind one NAT do.
+    /// Maximum number of connections of one address, such as 1000. Without it, one address may have
+    /// all places that nobody else needs, as a reverse proxy or the clients behind one NAT do.
     pub max_connections_per_peer: Option<usize>,
-    /// Reverse proxies in front of this server, as addresses or networks, such as `["10.0.0.5", "10.1.0.0/16"]`. Their
-    /// connections are those of many clients: `max_connections_per_peer` does not hold for them, and no request of theirs
-    /// is cut to make room.
+    /// Reverse proxies in front of this server, as addresses or networks, such as `["10.0.0.5",
+    /// "10.1.0.0/16"]`. Their connections are those of many clients: `max_connections_per_peer`
+    /// does not apply to them, and their requests are never cut to make room.
     #[serde(deserialize_with = "addresses_or_networks")]
     pub proxies: Vec<IpNet>,
-    /// Requests that may be worked on although their client is gone, over all connections: uploads that were begun and
-    /// cut, until what came of them is kept. Beyond it, an address that left such requests is not served until there are
-    /// fewer.
+    /// Requests that may run on after their client is gone, over all connections: uploads that were
+    /// begun and cut, until the bytes that arrived are stored. Beyond it, an address that left such
+    /// requests is not served until there are fewer.
     pub max_detached_requests: usize,
     /// Largest head of a request: request line and fields, in bytes. `431` beyond. 8 KiB to 1 MiB.
     pub max_head_size: ByteSize,
-    /// Most fields in a head, and most in a trailer section. `431` beyond. HTTP/1 only; HTTP/2 is held by the size.
+    /// Maximum number of fields in a head, and in a trailer section. `431` beyond. HTTP/1 only;
+    /// HTTP/2 is bounded by the size.
     pub max_head_fields: usize,
-    /// Time from the first byte of a head to its last, and for the HTTP/2 preface. Waiting for the first byte does not count.
+    /// Time from the first byte of a head to its last, and for the HTTP/2 preface. The wait for the
+    /// first byte does not count.
     #[serde(with = "humantime_serde")]
     pub head_timeout: Duration,
-    /// How long a connection may stay open without a request, from the last one or from its start. Proxies keep
-    /// connections for reuse, most for 60 s: stay above.
+    /// Time for which a connection may stay open without a request, from the last one or from its
+    /// start. Proxies keep connections for reuse, most for 60 s: stay above.
     #[serde(with = "humantime_serde")]
     pub keep_alive_timeout: Duration,
     /// Time for a TLS handshake.
     #[serde(with = "humantime_serde")]
     pub tls_handshake_timeout: Duration,
-    /// How long a request's body may bring nothing before the exchange is cut. A slow body is fine as long as bytes come.
+    /// Time for which a request's body may bring nothing before the exchange is cut. A slow body is
+    /// fine as long as bytes arrive.
     #[serde(with = "humantime_serde")]
     pub body_idle_timeout: Duration,
-    /// How long a peer may leave an answer unread, not taking a single byte, before it is cut off. With less than a quarter of
-    /// `memory.total` left, it has to take 64 KiB in that time.
+    /// Time for which a peer may leave an answer unread, not taking a single byte, before it is cut
+    /// off. With less than a quarter of `memory.total` left, it has to take 64 KiB in that time.
     #[serde(with = "humantime_serde")]
     pub write_stall_timeout: Duration,
-    /// Most bytes of answers that wait in the kernel for one connection, beyond those on their way to the peer: what a peer
-    /// that does not read costs there. More is no faster. 16 KiB to 16 MiB; Linux and macOS only.
+    /// Maximum number of bytes of answers that wait in the kernel for one connection, beyond those
+    /// on their way to the peer: the cost there of a peer that does not read. More is no faster. 16
+    /// KiB to 16 MiB; Linux and macOS only.
     pub max_unsent: ByteSize,
-    /// How long to read on and discard when a handler answered without reading the body, so that the client sees the
-    /// answer and not a reset connection.
+    /// Time to read on and discard when a handler answered without reading the body, so that the
+    /// client sees the answer and not a reset connection.
     #[serde(with = "humantime_serde")]
     pub linger_timeout: Duration,
-    /// Most bytes discarded that way.
+    /// Maximum number of bytes discarded that way.
     pub linger_size: ByteSize,
-    /// After the shutdown signal: how long to serve on before connections are refused, while `/readyz` says 503 already. As
-    /// long as the load balancer in front takes to notice; without one, zero.
+    /// Time to serve on after the shutdown signal before connections are refused, while `/readyz`
+    /// says 503 already. As long as the load balancer in front takes to notice; without one, zero.
     #[serde(with = "humantime_serde")]
     pub drain_delay: Duration,
-    /// After the shutdown signal and `drain_delay`: how long exchanges may take to end before they are cut.
+    /// Time for exchanges to end, after the shutdown signal and `drain_delay`, before they are cut.
     #[serde(with = "humantime_serde")]
     pub drain_grace: Duration,
-    /// Who gets interim responses.
+    /// Peers that get interim responses.
     pub interim: InterimPolicy,
-    /// Peers that cannot relay interim responses (nginx takes one for the final answer), as addresses or networks.
-    /// Consulted when `interim = "trusted"`.
+    /// Proxies that cannot relay interim responses (nginx takes one for the final answer), as
+    /// addresses or networks. Used with `interim = "trusted"`.
     #[serde(deserialize_with = "addresses_or_networks")]
     pub interim_untrusted_proxies: Vec<IpNet>,
     /// HTTP/2 only.
@@ -78,31 +85,32 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Http2Config {
-    /// Streams open at once, and requests of one connection that are worked on at once, those of reset streams included.
+    /// Streams open at once, and requests of one connection that are handled at once, those of
+    /// reset streams included.
     pub max_streams: u32,
-    /// Receive window of each stream at the start: what a client may send ahead of the handler. A connection's window
-    /// is twice that. It is memory that every connection can take, so it begins small, and grows where that makes an upload
-    /// faster. 64 KiB or more.
+    /// Receive window of each stream at the start: the bytes that a client may send ahead of the
+    /// handler. A connection's window is twice that. It is memory that every connection can take,
+    /// so it begins small, and grows where that makes an upload faster. 64 KiB or more.
     pub window: ByteSize,
-    /// What a stream's window may grow to on a path whose delay needs it: a window a round trip is the most that one
-    /// upload can carry. At most 512 MiB.
+    /// Maximum window of a stream on a path whose delay needs it: one window a round trip is the
+    /// most that one upload can carry. At most 512 MiB.
     pub max_window: ByteSize,
-    /// By how much the windows of all connections together may have grown, which counts in `memory.total`. Beyond it the rest
-    /// stays as it is.
+    /// Bytes by which the windows of all connections together may grow, which count in
+    /// `memory.total`. Beyond it, windows stay as they are.
     pub window_growth: ByteSize,
-    /// Largest frame a client may send. 16 KiB to 16 MiB.
+    /// Largest frame that a client may send. 16 KiB to 16 MiB.
     pub max_frame_size: ByteSize,
 }
 
-/// Who gets interim responses such as 104. `100 Continue` is not affected.
+/// Peers that get interim responses such as 104. `100 Continue` is not affected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum InterimPolicy {
-    /// Everyone who speaks HTTP/1.1 or later.
+    /// Every peer that speaks HTTP/1.1 or later.
     On,
-    /// Nobody.
+    /// No peer.
     Off,
-    /// Everyone but the listed proxies.
+    /// Every peer but the listed proxies.
     #[default]
     Trusted,
 }
@@ -111,7 +119,7 @@ pub enum InterimPolicy {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ListenConfig {
-    /// Where to listen; port 0 takes a free one.
+    /// Address to listen on; port 0 takes a free one.
     pub address: SocketAddr,
     /// TLS; without it, cleartext HTTP/1.1 and HTTP/2 by prior knowledge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -126,13 +134,14 @@ pub struct TlsConfig {
     pub certificate: PathBuf,
     /// PEM file with the private key.
     pub key: PathBuf,
-    /// How often the two files are read again. A new pair is taken up; a broken one is logged and the old pair kept.
+    /// Interval at which the two files are read again. A new pair is used from then on; a broken
+    /// one is logged, and the old pair stays in use.
     #[serde(default = "default_reload_interval", with = "humantime_serde")]
     pub reload_interval: Duration,
 }
 
 impl TlsConfig {
-    /// These files, read again at the default interval.
+    /// Returns the configuration for these files, with the default interval.
     pub fn new(certificate: PathBuf, key: PathBuf) -> Self {
         Self {
             certificate,
@@ -146,7 +155,7 @@ fn default_reload_interval() -> Duration {
     Duration::from_secs(30)
 }
 
-/// `10.0.0.5` as the network `10.0.0.5/32`, and networks as they are.
+/// Deserializes `10.0.0.5` as the network `10.0.0.5/32`, and networks as they are.
 fn addresses_or_networks<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpNet>, D::Error> {
     let read = |text: String| {
         let address = text.parse::<IpAddr>().map(IpNet::from);
@@ -198,7 +207,7 @@ impl Default for Http2Config {
     }
 }
 
-/// A value of [`Config`] that the transport cannot work with.
+/// A value of [`Config`] that is out of its range.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field} must be {rule}")]
 pub struct ConfigError {
@@ -207,7 +216,7 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    /// The field's path below [`Config`].
+    /// Returns the field's path below [`Config`].
     #[must_use]
     pub fn field(&self) -> &'static str {
         self.field
@@ -215,14 +224,14 @@ impl ConfigError {
 }
 
 impl Config {
-    /// Checks what the types cannot.
+    /// Checks the ranges of all values.
     ///
     /// # Errors
     ///
     /// The first field out of its range.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let within = |field, value: ByteSize, least: ByteSize, most: ByteSize, rule| {
-            if value < least || value > most {
+        let within = |field, value: ByteSize, min: ByteSize, max: ByteSize, rule| {
+            if value < min || value > max {
                 Err(ConfigError { field, rule })
             } else {
                 Ok(())
@@ -283,7 +292,7 @@ impl Config {
         Ok(())
     }
 
-    /// Whether the peer at `address` may be sent interim responses.
+    /// Returns true if the peer at `address` may be sent interim responses.
     pub(crate) fn allows_interim(&self, address: IpAddr) -> bool {
         match self.interim {
             InterimPolicy::On => true,

@@ -22,12 +22,12 @@ use crate::{
     tls::Acceptor,
 };
 
-/// What every HTTP/2 connection begins with (RFC 9113 §3.4).
+/// The first bytes of every HTTP/2 connection (RFC 9113 §3.4).
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// The bytes below a protocol.
-pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// Makes closing look like a failure to the peer, not like an end.
+/// The byte stream below a protocol.
+pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// Makes the close that follows look like a failure to the peer, not like an end.
     fn abort(&mut self);
 }
 
@@ -73,7 +73,8 @@ pub(crate) async fn serve<S: Handler>(
     }
 }
 
-/// The bytes below HTTP, and the protocol that TLS agreed on.
+/// Returns the byte stream, after the TLS handshake if there is one, and the protocol that TLS
+/// negotiated.
 async fn open(
     socket: TcpStream,
     acceptor: Option<Acceptor>,
@@ -99,12 +100,13 @@ async fn open(
     None
 }
 
-/// Sets what every accepted socket needs.
+/// Sets the options of an accepted socket.
 fn prepare(socket: &TcpStream, config: &Config) -> io::Result<()> {
-    // Answers and interim responses are written whole; Nagle's algorithm would only delay the last part.
+    // Answers and interim responses are written whole; Nagle's algorithm would only delay the last
+    // part.
     socket.set_nodelay(true)?;
-    // Without a bound, the kernel takes megabytes for a peer that has once read fast. What is on its way is not bounded by
-    // this, so a long path carries as much as before.
+    // Without a bound, the kernel takes megabytes for a peer that has once read fast. Bytes on
+    // their way are not bounded by this, so a long path carries as much as before.
     #[cfg(any(target_os = "linux", target_os = "macos"))]
     {
         let unsent = u32::try_from(config.max_unsent.as_u64()).unwrap_or(u32::MAX);
@@ -118,7 +120,8 @@ enum Protocol {
     Http2,
 }
 
-/// Tells the protocol from the first bytes: HTTP/2 by its preface, anything else is left to HTTP/1 to refuse.
+/// Detects the protocol by the first bytes: HTTP/2 by its preface; anything else is left to HTTP/1
+/// to refuse.
 async fn sniff(io: &mut Socket, first: Bytes) -> io::Result<(Protocol, Bytes)> {
     let mut bytes = BytesMut::from(first);
     loop {
@@ -135,8 +138,8 @@ async fn sniff(io: &mut Socket, first: Bytes) -> io::Result<(Protocol, Bytes)> {
     }
 }
 
-/// Waits for a request to begin and returns its first bytes; `None` when the connection should close instead: its peer
-/// is gone or silent for too long, its place is needed, or the server shuts down.
+/// Waits for a request to begin and returns its first bytes; `None` if the connection should close
+/// instead: its peer is gone or silent for too long, its place is needed, or the server shuts down.
 ///
 /// Holds no buffer while it waits.
 pub(crate) async fn first_bytes<I: AsyncRead + Unpin>(
@@ -149,17 +152,17 @@ pub(crate) async fn first_bytes<I: AsyncRead + Unpin>(
         ready!(Pin::new(&mut *io).poll_read(task, &mut buffer)).ok();
         Poll::Ready(Some(Bytes::copy_from_slice(buffer.filled())).filter(|bytes| !bytes.is_empty()))
     });
-    // Dropping a read that is pending loses nothing; the others hold no state worth keeping.
+    // Dropping a pending read loses nothing; the other futures hold no state worth keeping.
     tokio::select! {
         biased;
         bytes = read => bytes,
         () = context.drain.cancelled() => None,
         () = sleep(context.config.keep_alive_timeout) => None,
-        () = context.place.asked_to_leave() => None,
+        () = context.place.evicted() => None,
     }
 }
 
-impl Transport for Socket {
+impl Io for Socket {
     fn abort(&mut self) {
         let stream = match self {
             Self::Plain(stream) => stream,

@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service;
 
-use crate::{Config, memory::Share, places::Place};
+use crate::{Config, memory::ConnectionMemory, places::Place};
 
 /// The sender of a request; in the extensions of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +56,7 @@ pub(crate) struct Context {
     /// The connection's place, held until everything that works for it has ended.
     pub(crate) place: Place,
     /// The memory that the connection may hold for its peer.
-    pub(crate) memory: Share,
+    pub(crate) memory: ConnectionMemory,
     /// The rest of [`Http2Config::window_growth`](crate::Http2Config::window_growth).
     pub(crate) windows: Budget,
 }
@@ -95,7 +95,7 @@ impl Context {
             biased;
             output = step => Some(output),
             () = self.drain.cancelled() => None,
-            () = self.place.asked_to_leave() => None,
+            () = self.place.evicted() => None,
         }
     }
 
@@ -114,7 +114,7 @@ impl Context {
             tasks: TaskTracker::new(),
             shed_after: SHED_AFTER,
             place: Place::alone(),
-            memory: crate::Memory::default().share(),
+            memory: crate::Memory::default().connection(),
             windows: Budget::new(1),
         }
     }

@@ -8,10 +8,11 @@ use std::{
 use http::HeaderValue;
 
 thread_local! {
-    static LAST: RefCell<(u64, HeaderValue)> = const { RefCell::new((0, HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT"))) };
+    static LAST: RefCell<(u64, HeaderValue)> =
+        const { RefCell::new((0, HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT"))) };
 }
 
-/// The present second as a field value.
+/// Returns the present second as a field value.
 pub(crate) fn now() -> HeaderValue {
     #[expect(
         clippy::disallowed_methods,

@@ -1,6 +1,7 @@
 //! One HTTP/2 connection, on the `h2` crate directly: hyper's own HTTP/2 hides interim responses.
 //!
-//! The connection's task reads, writes and accepts; each stream's handler runs in a task of its own.
+//! The connection's task reads, writes and accepts; the handler of each stream runs in a task of
+//! its own.
 
 mod meter;
 mod stream;
@@ -16,7 +17,6 @@ use std::{
     task::{Context as Task, Poll},
 };
 
-use budget::Held;
 use bytes::Bytes;
 use h2::{Reason, RecvStream, server};
 use http::Request;
@@ -28,27 +28,28 @@ use tokio::{
 use self::{window::Window, wire::Wire};
 use crate::interim::h2::Backlog;
 use crate::{
-    connection::{PREFACE, Transport},
+    connection::{Io, PREFACE},
     context::{Context, Handler},
     metrics,
-    places::Standing,
+    places::Activity,
 };
 
-/// Most bytes of an answer that h2 holds for a stream while the socket is full: one chunk that it sends, one that it sends next.
+/// Maximum number of bytes of an answer that h2 holds for a stream while the socket is full: one
+/// chunk being sent, and the next.
 const MAX_SEND_BUFFER: usize = 128 * 1024;
 
 /// Memory of a stream beside the head of its request: its task, its handler, and its state in h2.
 /// 22 KiB were measured where the handler waits for PostgreSQL, 8 KiB where it does not wait.
 const STREAM: usize = 24 * 1024;
 
-/// What a field takes beside its name and value.
+/// Memory of a field, beside its name and value.
 const FIELD: usize = 64;
 
 type Connection<I> = server::Connection<Wire<I>, Bytes>;
 type Stream = (Request<RecvStream>, server::SendResponse<Bytes>);
 
-/// Serves streams until either side closes. `ahead` has been read already.
-pub(crate) async fn serve<I: Transport, S: Handler>(
+/// Serves streams until either side closes. `ahead` holds bytes that have been read already.
+pub(crate) async fn serve<I: Io, S: Handler>(
     io: I,
     ahead: Bytes,
     context: Arc<Context>,
@@ -60,22 +61,22 @@ pub(crate) async fn serve<I: Transport, S: Handler>(
         biased;
         handshake = handshake(&wire, &context) => handshake,
         () = context.drain.cancelled() => return,
-        () = context.place.asked_to_leave() => return,
+        () = context.place.evicted() => return,
     };
     let result = match handshake {
         Ok(connection) => run(connection, &wire, &mut streams, &context, handler).await,
         Err(error) => Err(error),
     };
     drop(wire);
-    context.place.gone();
+    context.place.close();
     if let Err(error) = result {
         tracing::debug!(peer = %context.peer.address, %error, "connection broke");
     }
-    // Handlers whose request is unread learn of the end from its body; the others drop out.
+    // Handlers with an unread request learn of the end from its body; the others are dropped.
     while streams.tasks.join_next().await.is_some() {}
 }
 
-async fn handshake<I: Transport>(wire: &Wire<I>, context: &Context) -> io::Result<Connection<I>> {
+async fn handshake<I: Io>(wire: &Wire<I>, context: &Context) -> io::Result<Connection<I>> {
     let limits = &context.config.http2;
     let size = |size: bytesize::ByteSize| u32::try_from(size.as_u64()).unwrap_or(u32::MAX / 8);
     let mut builder = server::Builder::new();
@@ -84,7 +85,7 @@ async fn handshake<I: Transport>(wire: &Wire<I>, context: &Context) -> io::Resul
         .initial_connection_window_size(size(limits.window) * 2)
         .max_frame_size(size(limits.max_frame_size))
         .max_concurrent_streams(limits.max_streams)
-        // Streams that were reset before they were accepted are forgotten when they are.
+        // Streams that were reset before they were accepted are dropped when they are.
         .max_pending_accept_reset_streams(limits.max_streams as usize)
         .max_header_list_size(size(context.config.max_head_size))
         .max_send_buffer_size(MAX_SEND_BUFFER);
@@ -97,7 +98,7 @@ async fn handshake<I: Transport>(wire: &Wire<I>, context: &Context) -> io::Resul
     timeout(context.config.head_timeout, begun).await?
 }
 
-async fn run<I: Transport, S: Handler>(
+async fn run<I: Io, S: Handler>(
     mut connection: Connection<I>,
     wire: &Wire<I>,
     streams: &mut Streams,
@@ -113,18 +114,19 @@ async fn run<I: Transport, S: Handler>(
     let mut drain = pin!(context.drain.cancelled());
     let mut draining = false;
     let mut served = false;
-    let most = context.config.http2.max_streams as usize;
+    let max_streams = context.config.http2.max_streams as usize;
     loop {
         if served {
-            context.place.stand(phase.standing());
+            context.place.set_activity(phase.activity());
         }
-        // A handler whose stream was reset may go on, and counts until it ends.
-        let is_held_back = context.place.is_held_back();
-        let takes_more = streams.tasks.len() < most && !is_held_back;
+        // A handler whose stream was reset may run on, and counts until it ends.
+        let is_throttled = context.place.is_throttled();
+        let takes_more = streams.tasks.len() < max_streams && !is_throttled;
         if let Some(deadline) = phase.deadline(context) {
             timer.as_mut().reset(deadline);
         }
-        // `next` keeps its state in the connection, `join_next` in the set; the others are only signals.
+        // `next` keeps its state in the connection, `join_next` in the set; the others are only
+        // signals.
         tokio::select! {
             biased;
             next = poll_fn(|task| {
@@ -134,35 +136,17 @@ async fn run<I: Transport, S: Handler>(
                     Err(error) => Poll::Ready(Err(error)),
                 }
             }) => match next? {
-                Next::Stream((request, mut responder)) => {
+                Next::Stream(stream) => {
                     phase = phase.busy();
                     served = true;
-                    let Some(held) = context.memory.try_small(size(&request)) else {
-                        metrics::refused();
-                        // Nothing was processed: the client may try again (RFC 9113 §8.7).
-                        responder.send_reset(Reason::REFUSED_STREAM);
-                        if streams.tasks.is_empty() {
-                            phase = phase.idle();
-                        }
-                        continue;
-                    };
-                    let id = responder.stream_id();
-                    let serving = stream::serve(
-                        request,
-                        responder,
-                        Arc::clone(&backlog),
-                        Arc::clone(context),
-                        handler.clone(),
-                    );
-                    wire.opened(id.into());
-                    streams.spawn(id.into(), held, serving);
+                    if let Some(id) = streams.accept(stream, &backlog, context, &handler) {
+                        wire.opened(id);
+                    } else if streams.tasks.is_empty() {
+                        phase = phase.idle();
+                    }
                 }
                 Next::Closed => return Ok(()),
-                Next::Flood => {
-                    metrics::flooded();
-                    tracing::info!(peer = %context.peer.address, "connection cut: too many frames that carry nothing");
-                    return abort(connection, wire, Reason::ENHANCE_YOUR_CALM, context).await;
-                }
+                Next::Flood => return calm(connection, wire, context).await,
                 Next::Stall => {
                     metrics::stalled();
                     wire.abort();
@@ -181,8 +165,8 @@ async fn run<I: Transport, S: Handler>(
                 connection.graceful_shutdown();
                 phase = phase.closing(streams.tasks.is_empty());
             }
-            () = context.place.let_go(), if is_held_back => {}
-            () = context.place.asked_to_leave() => {
+            () = context.place.unthrottled(), if is_throttled => {}
+            () = context.place.evicted() => {
                 tracing::debug!(peer = %context.peer.address, "connection closed: its place was needed");
                 return leave(connection, wire).await;
             }
@@ -197,7 +181,7 @@ async fn run<I: Transport, S: Handler>(
     }
 }
 
-/// What the head of a request and its stream take.
+/// Returns the memory of a stream and the head of its request.
 fn size(request: &Request<RecvStream>) -> u64 {
     let fields = request.headers().iter();
     let fields: usize = fields
@@ -213,26 +197,43 @@ fn size(request: &Request<RecvStream>) -> u64 {
 /// The streams that are being served.
 #[derive(Default)]
 struct Streams {
-    /// Each with whether it was answered.
+    /// Each returns true if its request was answered.
     tasks: JoinSet<bool>,
     numbers: HashMap<task::Id, u32>,
 }
 
 impl Streams {
-    fn spawn(
+    /// Serves a stream and returns its number; `None` if there is no memory for it.
+    fn accept<S: Handler>(
         &mut self,
-        stream: u32,
-        held: Held,
-        serving: impl Future<Output = bool> + Send + 'static,
-    ) {
+        (request, mut responder): Stream,
+        backlog: &Arc<Backlog>,
+        context: &Arc<Context>,
+        handler: &S,
+    ) -> Option<u32> {
+        let Some(held) = context.memory.try_small(size(&request)) else {
+            metrics::refused();
+            // Nothing was processed: the client may try again (RFC 9113 §8.7).
+            responder.send_reset(Reason::REFUSED_STREAM);
+            return None;
+        };
+        let number = responder.stream_id().into();
+        let serving = stream::serve(
+            request,
+            responder,
+            Arc::clone(backlog),
+            Arc::clone(context),
+            handler.clone(),
+        );
         let task = self.tasks.spawn(async move {
             let _open = (metrics::Open::stream(), held);
             serving.await
         });
-        self.numbers.insert(task.id(), stream);
+        self.numbers.insert(task.id(), number);
+        Some(number)
     }
 
-    /// Waits for the next that ends; tells which, and whether it was answered.
+    /// Waits for the next stream that ends; returns its number, and true if it was answered.
     ///
     /// # Cancel safety
     ///
@@ -251,14 +252,14 @@ impl Streams {
     }
 }
 
-/// What a connection is about.
+/// The phase of a connection.
 #[derive(Debug, Clone, Copy)]
 enum Phase {
-    /// No streams. Since when.
+    /// No streams, since then.
     Idle(Instant),
-    /// Streams; and whether to close when they have ended.
+    /// Streams; `last` if the connection closes when they have ended.
     Busy { last: bool },
-    /// Told to close, without streams. Since when.
+    /// Closing, without streams, since then.
     Closing(Instant),
 }
 
@@ -287,15 +288,15 @@ impl Phase {
         }
     }
 
-    fn standing(self) -> Standing {
+    fn activity(self) -> Activity {
         match self {
-            Self::Idle(_) => Standing::Idle,
-            Self::Busy { .. } => Standing::Serving,
-            Self::Closing(_) => Standing::Unserved,
+            Self::Idle(_) => Activity::Idle,
+            Self::Busy { .. } => Activity::Serving,
+            Self::Closing(_) => Activity::Unserved,
         }
     }
 
-    /// When the phase has lasted too long; a busy one has no end of its own.
+    /// Returns the time at which the phase has lasted too long; a busy one has no end of its own.
     fn deadline(self, context: &Context) -> Option<Instant> {
         match self {
             Self::Idle(since) => Some(since + context.config.keep_alive_timeout),
@@ -308,7 +309,7 @@ impl Phase {
 #[expect(clippy::large_enum_variant, reason = "made and taken apart at once")]
 enum Next {
     Stream(Stream),
-    /// Closed in an orderly manner.
+    /// The connection closed in an orderly way.
     Closed,
     /// The peer sends too many frames.
     Flood,
@@ -316,9 +317,9 @@ enum Next {
     Stall,
 }
 
-/// Lets h2 work, then puts everything that came of it on the wire. Streams that are not taken wait with h2, which bounds
-/// them.
-fn poll_next<I: Transport>(
+/// Lets h2 work, then writes the frames that it made. Streams that are not accepted wait in h2,
+/// which bounds them.
+fn poll_next<I: Io>(
     connection: &mut Connection<I>,
     takes_more: bool,
     wire: &Wire<I>,
@@ -348,8 +349,8 @@ fn poll_next<I: Transport>(
     }
 }
 
-/// Ready when the peer has read too little for too long.
-fn poll_stall<I: Transport>(
+/// Completes when the peer has read too little for too long.
+fn poll_stall<I: Io>(
     wire: &Wire<I>,
     mut timer: Pin<&mut Sleep>,
     context: &Context,
@@ -365,8 +366,8 @@ fn poll_stall<I: Transport>(
     timer.poll(task).map(|()| Next::Stall)
 }
 
-/// Makes room without waiting for the peer, which hears of it if it has room itself.
-async fn leave<I: Transport>(mut connection: Connection<I>, wire: &Wire<I>) -> io::Result<()> {
+/// Closes the connection at once to make room. The peer gets the `GOAWAY` if there is room for it.
+async fn leave<I: Io>(mut connection: Connection<I>, wire: &Wire<I>) -> io::Result<()> {
     connection.abrupt_shutdown(Reason::NO_ERROR);
     poll_fn(|task| {
         let closed = connection.poll_closed(task);
@@ -379,14 +380,15 @@ async fn leave<I: Transport>(mut connection: Connection<I>, wire: &Wire<I>) -> i
     .await
 }
 
-/// Ends the connection at once, with a reason that the peer gets if it reads.
-async fn abort<I: Transport>(
+/// Cuts the connection of a peer that sends too many frames. The peer gets the reason if it reads.
+async fn calm<I: Io>(
     mut connection: Connection<I>,
     wire: &Wire<I>,
-    reason: Reason,
     context: &Context,
 ) -> io::Result<()> {
-    connection.abrupt_shutdown(reason);
+    metrics::flooded();
+    tracing::info!(peer = %context.peer.address, "connection cut: too many frames that carry nothing");
+    connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
     let closed = poll_fn(|task| {
         let closed = connection.poll_closed(task);
         let _ = wire.poll_drain(task)?;

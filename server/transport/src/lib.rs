@@ -1,9 +1,15 @@
-//! The transport: listeners, TLS, connections and their end.
+//! HTTP/1.1 and HTTP/2 over sockets and TLS, for any service: listeners, connections and their end.
 //!
-//! [`serve`] runs one service (an `axum::Router`, say) over any number of [`Listener`]s. HTTP/1.1 goes through hyper,
-//! HTTP/2 through the `h2` crate directly, because neither hyper nor axum can send interim responses. Each request
-//! carries a [`Peer`] and an [`Interim`] in its extensions; errors of its body can be told apart with
-//! [`BodyError::of`].
+//! [`serve`] runs one service (an `axum::Router`, say) over any number of [`Listener`]s. HTTP/1.1
+//! goes through hyper, HTTP/2 through the `h2` crate directly, because neither hyper nor axum can
+//! send interim responses. Each request carries a [`Peer`] and an [`Interim`] in its extensions;
+//! [`BodyError::of`] tells the errors of its body apart.
+//!
+//! A connection is accepted in `server`, gets its place in `places`, and finds its protocol in
+//! `connection`. Everything that does not depend on the protocol is written once: the context of a
+//! connection (`context`), request bodies (`body`), their handling on streams of their own
+//! (`request`), the policy of answers (`answer`), and the memory that peers can make the server
+//! hold (`memory`).
 
 mod address;
 mod answer;

@@ -18,19 +18,19 @@ pub struct Listener {
     address: SocketAddr,
 }
 
-/// Why a listener could not be set up.
+/// The reason why a listener could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// The address is taken, not ours, or not allowed.
+    /// The address is taken, not of this machine, or not allowed.
     #[error("failed to listen on {address}")]
     Bind {
         /// The address asked for.
         address: SocketAddr,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// A socket handed in cannot be used.
+    /// An inherited socket cannot be used.
     #[error("failed to use the socket")]
     Socket(#[source] io::Error),
     /// The certificate cannot be loaded.
@@ -48,7 +48,8 @@ impl Listener {
         Self::from_tokio(listen(config.address)?, config.tls.as_ref())
     }
 
-    /// Binds every address that `address` stands for. Those that this machine does not have are left out where the rest is enough.
+    /// Binds every address that `address` stands for. Addresses that this machine does not have are
+    /// left out if the others are enough.
     ///
     /// # Errors
     ///
@@ -60,24 +61,24 @@ impl Listener {
         let mut listeners = Vec::<Self>::new();
         for Bind {
             mut address,
-            needed,
+            required,
         } in address.binds()
         {
-            // Where the port was to be a free one, all have the same.
+            // If the port is a free one, all addresses share it.
             if let Some(first) = listeners.first() {
                 address.set_port(first.address.port());
             }
             match listen(address) {
                 Err(ListenError::Bind { source, .. })
-                    if !needed.is_needed(&source, !listeners.is_empty()) => {}
+                    if !required.is_required(&source, !listeners.is_empty()) => {}
                 socket => listeners.push(Self::from_tokio(socket?, tls)?),
             }
         }
         Ok(listeners)
     }
 
-    /// Takes over a socket that is bound and listening already, from a test or from socket activation. Needs a tokio
-    /// runtime around it.
+    /// Takes over a socket that is bound and listening already, from a test or from socket
+    /// activation. Needs a tokio runtime around it.
     ///
     /// # Errors
     ///
@@ -108,19 +109,19 @@ impl Listener {
         })
     }
 
-    /// Its certificate, if it speaks TLS.
+    /// Returns the certificate of a listener that speaks TLS.
     #[must_use]
     pub fn certificate(&self) -> Option<Certificate> {
         self.acceptor.as_ref().map(Acceptor::certificate)
     }
 
-    /// Where it listens, with the port that was chosen.
+    /// Returns the bound address, with the port that was chosen.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Whether it speaks TLS.
+    /// Returns true if the listener speaks TLS.
     #[must_use]
     pub fn is_secure(&self) -> bool {
         self.acceptor.is_some()

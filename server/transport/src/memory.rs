@@ -1,18 +1,25 @@
 //! The memory that connections hold for their peers.
 //!
-//! | what a peer makes the server hold | the bound |
-//! |---|---|
-//! | an answer that is not read: the chunk that was read from the store, and what waits for the socket | [`CHUNK`] a connection, then its part of the budget |
-//! | streams beyond a few, with the heads of their requests; interim responses that wait for the socket | [`SMALL`] a connection, then its part of the budget |
-//! | bodies of requests that come ahead of their handlers | [`Http2Config::window`](crate::Http2Config::window), twice a connection; what a window grows by is taken from the budget |
-//! | buffers of HTTP/1 and HTTP/2 themselves | 64 KiB a connection, each way |
-//! | bytes in the kernel that are not on their way yet | [`Config::max_unsent`](crate::Config::max_unsent) a connection |
+//! Bounds of what a peer can make the server hold:
 //!
-//! What is a connection's own, it has whatever others hold. So a healthy connection gets on when attackers hold all the rest: one
-//! chunk at a time, with fewer streams. A store is asked for a chunk only when there are both a window and memory for it.
+//! - an unread answer (the chunk that was read from the store, and the bytes that wait for the
+//!   socket): [`CHUNK`] a connection, then its part of the budget
+//! - streams beyond a few, with the heads of their requests, and interim responses that wait for the
+//!   socket: [`SMALL`] a connection, then its part of the budget
+//! - bodies of requests that arrive ahead of their handlers:
+//!   [`Http2Config::window`](crate::Http2Config::window), twice a connection; the growth of a window
+//!   is taken from the budget
+//! - buffers of HTTP/1 and HTTP/2 themselves: 64 KiB a connection, each way
+//! - bytes in the kernel that are not on their way yet:
+//!   [`Config::max_unsent`](crate::Config::max_unsent) a connection
 //!
-//! Connections together hold half of the budget at most: unread answers leave the rest to the work on uploads and packs. With
-//! little left ([`Budget::is_scarce`]), peers that take too slowly what is held for them are cut ([`Stall`](crate::stall::Stall)).
+//! A connection has its own part whatever others hold. So a healthy connection gets on when
+//! attackers hold all the rest: one chunk at a time, with fewer streams. A store is asked for a
+//! chunk only when there are both a window and memory for it.
+//!
+//! All connections together hold half of the budget at most: unread answers leave the rest to
+//! uploads and packs. When little is left ([`Budget::is_scarce`]), peers that take their answers
+//! too slowly are cut ([`Stall`](crate::stall::Stall)).
 
 use std::{
     pin::Pin,
@@ -28,16 +35,17 @@ use tokio::sync::mpsc;
 
 use crate::{Http2Config, context::Context, metrics};
 
-/// What is read from an answer's body at a time, at most, as far as the body's pieces allow.
+/// Maximum number of bytes read from an answer's body at a time, as far as the body's pieces allow.
 pub(crate) const CHUNK: u64 = 64 * 1024;
 
-/// What streams and interim responses of one connection take before they need the budget.
+/// Memory that the streams and interim responses of one connection take before they need the
+/// budget.
 const SMALL: u64 = 128 * 1024;
 
 /// The memory of all connections of one [`serve`](crate::serve).
 #[derive(Debug, Clone)]
 pub struct Memory {
-    /// The connections' half of the whole.
+    /// The half of the whole that connections may hold.
     connections: Budget,
     per_connection: u64,
     whole: Budget,
@@ -54,14 +62,14 @@ impl Memory {
         }
     }
 
-    /// What the windows of all connections may grow by.
+    /// Returns the budget for the growth of all connections' windows.
     pub(crate) fn windows(&self, config: &Http2Config) -> Budget {
         self.whole.part(config.window_growth.as_u64())
     }
 
-    /// What a new connection may hold.
-    pub(crate) fn share(&self) -> Share {
-        Share {
+    /// Returns the memory of a new connection.
+    pub(crate) fn connection(&self) -> ConnectionMemory {
+        ConnectionMemory {
             chunk: Budget::new(CHUNK),
             small: Budget::new(SMALL),
             part: self.connections.part(self.per_connection),
@@ -69,7 +77,7 @@ impl Memory {
         }
     }
 
-    /// Bytes that are held by anybody.
+    /// Returns the number of bytes in use, by connections and others.
     pub(crate) fn held(&self) -> u64 {
         self.whole.held()
     }
@@ -82,23 +90,23 @@ impl Default for Memory {
     }
 }
 
-/// What one connection may hold: a little of its own, then its part of the budget.
+/// The memory of one connection: a little of its own, then its part of the budget.
 #[derive(Debug)]
-pub(crate) struct Share {
+pub(crate) struct ConnectionMemory {
     chunk: Budget,
     small: Budget,
     part: Budget,
     connections: Budget,
 }
 
-impl Share {
-    /// Takes memory for a part of an answer if there is some now.
+impl ConnectionMemory {
+    /// Takes memory for a part of an answer, if it is available now.
     fn try_chunk(&self, bytes: u64) -> Option<Held> {
         let own = self.chunk.try_take(bytes);
         own.or_else(|| self.part.try_take(bytes))
     }
 
-    /// Takes memory for a part of an answer.
+    /// Waits for memory for a part of an answer.
     async fn chunk(&self, bytes: u64) -> Held {
         metrics::waited();
         tokio::select! {
@@ -107,45 +115,45 @@ impl Share {
         }
     }
 
-    /// Takes memory for a stream or an interim response.
+    /// Takes memory for a stream or an interim response, if it is available.
     pub(crate) fn try_small(&self, bytes: u64) -> Option<Held> {
         let own = self.small.try_take(bytes);
         own.or_else(|| self.part.try_take(bytes))
     }
 
-    /// Whether peers have to take what is held for them.
+    /// Returns true if memory is short, so that peers have to take their answers faster.
     pub(crate) fn is_scarce(&self) -> bool {
         self.connections.is_scarce()
     }
 }
 
-/// An answer's body that is read as far as there is memory, and whose bytes count until they are dropped: on the wire, or with
-/// their connection.
-pub(crate) struct Counted {
+/// An answer's body that is read as far as there is memory. Its bytes count until they are dropped:
+/// on the wire, or with their connection.
+pub(crate) struct CountedBody {
     body: Body,
     context: Arc<Context>,
-    /// Taken for what comes next.
+    /// Memory for the next piece.
     held: Option<Held>,
     taking: Option<Pin<Box<dyn Future<Output = Held> + Send>>>,
-    /// A piece that is larger than what was taken for it.
+    /// A piece that needs more memory than was taken for it.
     large: Option<Bytes>,
-    /// Lives as long as any of the bytes.
+    /// Dropped with the last of the bytes.
     alive: Option<mpsc::Sender<()>>,
 }
 
-struct Owner {
+struct CountedBytes {
     bytes: Bytes,
     _held: Held,
     _alive: Option<mpsc::Sender<()>>,
 }
 
-impl AsRef<[u8]> for Owner {
+impl AsRef<[u8]> for CountedBytes {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-impl Counted {
+impl CountedBody {
     pub(crate) fn new(body: Body, context: Arc<Context>) -> Self {
         Self {
             body,
@@ -157,7 +165,7 @@ impl Counted {
         }
     }
 
-    /// Also returns what ends once the body and all of its bytes are dropped.
+    /// Also returns a channel that closes once the body and all of its bytes are dropped.
     pub(crate) fn watched(body: Body, context: Arc<Context>) -> (Self, mpsc::Receiver<()>) {
         let (alive, gone) = mpsc::channel(1);
         let counted = Self {
@@ -167,7 +175,7 @@ impl Counted {
         (counted, gone)
     }
 
-    /// What comes next, as far as it is known.
+    /// Returns the size of the next piece, as far as it is known.
     fn wanted(&self) -> u64 {
         match &self.large {
             Some(piece) => piece.len() as u64,
@@ -195,7 +203,7 @@ impl Counted {
 
     fn count(&self, bytes: Bytes, mut held: Held) -> Frame<Bytes> {
         held.keep(bytes.len() as u64);
-        Frame::data(Bytes::from_owner(Owner {
+        Frame::data(Bytes::from_owner(CountedBytes {
             bytes,
             _held: held,
             _alive: self.alive.clone(),
@@ -203,7 +211,7 @@ impl Counted {
     }
 }
 
-impl http_body::Body for Counted {
+impl http_body::Body for CountedBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -230,7 +238,7 @@ impl http_body::Body for Counted {
                 Ok(data) if data.len() as u64 <= CHUNK => {
                     return Poll::Ready(Some(Ok(this.count(data, held))));
                 }
-                // Waits with nothing in hand, as everybody does.
+                // Waits without holding memory, as everybody does.
                 Ok(data) => this.large = Some(data),
                 Err(other) => return Poll::Ready(Some(other)),
             }
@@ -241,7 +249,7 @@ impl http_body::Body for Counted {
         self.large.is_none() && self.body.is_end_stream()
     }
 
-    /// Of use before the first poll only, which is when it is asked for.
+    /// Only called before the first poll.
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }

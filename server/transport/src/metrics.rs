@@ -1,4 +1,4 @@
-//! What the transport tells of itself, through the [`metrics`] facade.
+//! Metrics of the transport, through the [`metrics`] facade.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use metrics::{counter, gauge};
 
 use crate::memory::Memory;
 
-/// How often the gauge of the memory held is set.
+/// Interval at which the gauge of memory is set.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Counts a thing that is open, for as long as this is held.
+/// Counts a connection or stream as open until dropped.
 #[derive(Debug)]
 pub(crate) struct Open(&'static str);
 
@@ -34,27 +34,27 @@ impl Drop for Open {
     }
 }
 
-/// An answer waits for memory.
+/// Counts an answer that waits for memory.
 pub(crate) fn waited() {
     counter!("longhaul_memory_waits_total").increment(1);
 }
 
-/// A peer was cut off because it did not take what was held for it.
+/// Counts a peer that was cut off because it did not take its answer.
 pub(crate) fn stalled() {
     counter!("longhaul_stalled_peers_total").increment(1);
 }
 
-/// A connection was cut because its frames cost more than they carry.
+/// Counts a connection that was cut because its frames cost more than they carry.
 pub(crate) fn flooded() {
     counter!("longhaul_http2_floods_total").increment(1);
 }
 
-/// A stream was refused because there was no memory for it.
+/// Counts a stream that was refused for want of memory.
 pub(crate) fn refused() {
     counter!("longhaul_http2_refused_streams_total").increment(1);
 }
 
-/// Tells how much memory is held, for ever.
+/// Reports the memory in use, for ever.
 pub(crate) async fn watch(memory: Memory) {
     loop {
         gauge!("longhaul_memory_held_bytes").set(memory.held() as f64);

@@ -1,19 +1,24 @@
-//! The connections that there may be, and who makes room when there are more.
+//! Admission of connections: a bounded number of places, and the choice of the connection that is
+//! closed when a newcomer needs one.
 //!
-//! Places are fair per *holder*: a peer's IPv4 address, or the /64 of its IPv6 address. Three rules:
+//! Places are fair per *client*: a peer's IPv4 address, or the /64 of its IPv6 address. Three
+//! rules:
 //!
-//! 1. **A place is held until everything that works for the connection has ended**, handlers that outlive it included.
-//! 2. **Room is made by whoever holds the most.** With all places taken, the holder with the most of them closes a
-//!    connection for a newcomer who holds fewer: one that is idle, else one that has no request yet (a handshake, a head, a
-//!    body that nobody wants), the oldest first. Work on a request is cut only where its holder has more than its share (all
-//!    places, divided by all holders), for a newcomer who has less, and never a listed proxy's. Nobody makes room for a
-//!    holder of as many places or more, except that holder itself.
-//! 3. **Waiting is bounded, and keeps nobody else waiting.** A newcomer for whom there is no room yet waits beside the
-//!    others; a place that comes free goes to the one who holds the fewest. With too many waiting for whom nobody makes
-//!    room, the holder of the most is turned away.
+//! 1. **A place is held until everything that works for the connection has ended**, including
+//!    handlers that outlive it.
+//! 2. **The client with the most places gives one up.** When all places are taken, the client with
+//!    the most of them loses a connection to a newcomer with fewer: one that is idle, else one that
+//!    has no request yet (a handshake, a head, a body that nobody reads), the oldest first. A
+//!    connection with a request is cut only if its client has more than its share (all places,
+//!    divided by all clients) and the newcomer less, and never a listed proxy's. A newcomer with as
+//!    many places or more takes one from itself only.
+//! 3. **Waiting is bounded, and delays no other client.** A newcomer without a place waits beside
+//!    the others; a free place goes to the waiting client with the fewest. When too many wait for
+//!    whom no connection is being closed, the client with the most is rejected.
 //!
-//! A holder that left requests that are still worked on (uploads that were begun and reset, say) gets no further place, and
-//! its connections no further request, while there are too many of those in all.
+//! A client that left requests which still run (uploads that were begun and reset, say) gets no
+//! further place, and its connections no further request, while there are too many such requests in
+//! all.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -30,30 +35,31 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Config;
 
-/// What a connection is about, in the order in which room is made.
+/// The activity of a connection, in the order in which connections are closed to make room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Standing {
-    /// Nothing is going on since the last request.
+pub(crate) enum Activity {
+    /// No request since the last one ended.
     Idle,
-    /// No request is worked on: there was none yet, its head has not come whole, or its rest is discarded.
+    /// No request is handled: there was none yet, its head is incomplete, or its rest is discarded.
     Unserved,
-    /// A request is worked on.
+    /// A request is handled.
     Serving,
 }
 
-/// A connection among those of its holder: what it is about, and since when, counted in events.
-type Key = (Standing, u64);
+/// The key of a connection among those of its client: its activity, and the event in which that
+/// began.
+type Key = (Activity, u64);
 
-/// Whom places are counted for.
+/// The unit that places are counted for: an IPv4 address, or the /64 of an IPv6 address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct Holder(IpAddr);
+struct Client(IpAddr);
 
-impl Holder {
+impl Client {
     fn of(address: IpAddr) -> Self {
         // An IPv4 peer of a dual-stack socket shows as ::ffff:a.b.c.d.
         Self(match address.to_canonical() {
             IpAddr::V4(address) => IpAddr::V4(address),
-            // What one network is given: whoever has an address of it has all of them.
+            // One network has a /64, and so all the addresses in it.
             IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(
                 address.to_bits() & !u128::from(u64::MAX),
             )),
@@ -69,9 +75,9 @@ pub(crate) struct Places(Arc<Shared>);
 struct Shared {
     limits: Limits,
     state: Mutex<State>,
-    /// Requests that are worked on although their client is gone.
+    /// Number of requests that run on although their client is gone.
     detached: AtomicUsize,
-    /// There are no longer too many of those.
+    /// Notified when `detached` falls below its limit.
     eased: Notify,
 }
 
@@ -86,18 +92,18 @@ struct Limits {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Counts events.
+    /// Counter of events, as a clock.
     now: u64,
-    holders: HashMap<Holder, Held>,
-    /// Holders by their number of places.
-    by_places: BTreeSet<(usize, Holder)>,
+    clients: HashMap<Client, ClientState>,
+    /// Clients by their number of places.
+    by_places: BTreeSet<(usize, Client)>,
     taken: usize,
-    /// Connections that may be told to leave without cutting work.
-    movable: usize,
-    /// Connections that were told to leave and have not left.
+    /// Number of connections that can be evicted without cutting a request.
+    evictable: usize,
+    /// Number of connections that were evicted and have not closed.
     leaving: usize,
     waiting: usize,
-    queues: BTreeMap<Holder, VecDeque<Waiter>>,
+    queues: BTreeMap<Client, VecDeque<Waiter>>,
 }
 
 #[derive(Debug)]
@@ -107,15 +113,15 @@ struct Waiter {
 }
 
 #[derive(Debug, Default)]
-struct Held {
+struct ClientState {
     is_proxy: bool,
     places: usize,
     detached: usize,
-    /// Those that have not been told to leave.
+    /// Connections that have not been evicted.
     connections: BTreeMap<Key, CancellationToken>,
 }
 
-/// A newcomer's place, now or later.
+/// The place of a newcomer, now or later.
 #[derive(Debug)]
 pub(crate) enum Arrival {
     Placed(Place),
@@ -123,11 +129,11 @@ pub(crate) enum Arrival {
 }
 
 impl Arrival {
-    /// Waits for the place; `None` if others needed it more.
+    /// Waits for the place; `None` if the newcomer is rejected.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it gives the place to the next.
+    /// Dropping the future gives the place to the next newcomer.
     pub(crate) async fn place(self) -> Option<Place> {
         match self {
             Self::Placed(place) => Some(place),
@@ -153,137 +159,139 @@ impl Places {
         }))
     }
 
-    /// Asks for a place for a connection from `address`; `None` if it is turned away.
+    /// Asks for a place for a connection from `address`; `None` if it is rejected.
     pub(crate) fn arrive(&self, address: IpAddr) -> Option<Arrival> {
-        let holder = Holder::of(address);
+        let client = Client::of(address);
         let state = &mut *self.lock();
-        let held = state.holders.entry(holder).or_default();
+        let entry = state.clients.entry(client).or_default();
         let address = address.to_canonical();
-        held.is_proxy = self
+        entry.is_proxy = self
             .0
             .limits
             .proxies
             .iter()
             .any(|proxy| proxy.contains(&address));
-        if self.may_enter(state, holder) {
-            return Some(Arrival::Placed(self.enter(state, holder)));
+        if self.may_be_admitted(state, client) {
+            return Some(Arrival::Placed(self.admit(state, client)));
         }
-        if !self.may_wait(state, holder) {
-            state.forget(holder);
+        if !self.may_wait(state, client) {
+            state.forget(client);
             return None;
         }
         let (place, later) = oneshot::channel();
         let since = state.tick();
         let waiter = Waiter { since, place };
-        state.queues.entry(holder).or_default().push_back(waiter);
+        state.queues.entry(client).or_default().push_back(waiter);
         state.waiting += 1;
         Some(Arrival::Waiting(later))
     }
 
-    /// Has up to `count` connections leave on which no request is worked on, because something else has run out.
+    /// Evicts up to `count` connections that handle no request, because another resource is used
+    /// up.
     pub(crate) fn shed(&self, count: usize) {
         let state = &mut *self.lock();
         for _ in 0..count {
             let richest_first = state.by_places.iter().rev();
             let found = richest_first
-                .filter(|_| state.movable > 0)
-                .find_map(|(_, holder)| Some((*holder, state.movable_of(*holder)?)));
-            let Some((holder, key)) = found else {
+                .filter(|_| state.evictable > 0)
+                .find_map(|(_, client)| Some((*client, state.evictable_of(*client)?)));
+            let Some((client, key)) = found else {
                 return;
             };
-            state.tell(holder, key);
+            state.evict(client, key);
         }
     }
 
-    fn may_enter(&self, state: &State, holder: Holder) -> bool {
-        let Some(held) = state.holders.get(&holder) else {
+    fn may_be_admitted(&self, state: &State, client: Client) -> bool {
+        let Some(entry) = state.clients.get(&client) else {
             return false;
         };
         state.taken < self.0.limits.places
-            && (held.is_proxy || held.places < self.0.limits.places_of_one)
-            && !self.holds_back(held)
+            && (entry.is_proxy || entry.places < self.0.limits.places_of_one)
+            && !self.throttles(entry)
     }
 
-    /// Whether a holder has left requests, and all that are left are too many.
-    fn holds_back(&self, held: &Held) -> bool {
-        held.detached > 0 && self.0.detached.load(Ordering::Relaxed) >= self.0.limits.detached
+    /// Returns true if the client has left requests, and there are too many such requests in all.
+    fn throttles(&self, entry: &ClientState) -> bool {
+        entry.detached > 0 && self.0.detached.load(Ordering::Relaxed) >= self.0.limits.detached
     }
 
-    /// Whether a newcomer may wait; if so, somebody is told to make room for it where there is none.
-    fn may_wait(&self, state: &mut State, holder: Holder) -> bool {
+    /// Returns true if a newcomer may wait, after evicting a connection if one has to make room.
+    fn may_wait(&self, state: &mut State, client: Client) -> bool {
         let limits = &self.0.limits;
-        let held = &state.holders[&holder];
-        if !held.is_proxy && held.places + state.queued(holder) >= limits.places_of_one {
-            // It makes its own room, or there is none.
-            let own = state.movable_of(holder);
-            own.inspect(|key| state.tell(holder, *key));
+        let entry = &state.clients[&client];
+        if !entry.is_proxy && entry.places + state.queued(client) >= limits.places_of_one {
+            // The client gives up one of its own places, or there is none.
+            let own = state.evictable_of(client);
+            own.inspect(|key| state.evict(client, *key));
             return own.is_some();
         }
         let is_needed = state.taken >= limits.places && state.leaving <= state.waiting;
-        let room = is_needed.then(|| state.who_makes_room(holder, limits));
+        let room = is_needed.then(|| state.find_evictable(client, limits));
         if let Some((richest, key)) = room.flatten() {
-            state.tell(richest, key);
+            state.evict(richest, key);
         }
-        // Whoever leaves is gone in a moment, so that only those count for whom nobody leaves.
+        // Evicted connections close in a moment, so those who wait for them are not counted.
         if state.waiting >= limits.waiting + state.leaving {
-            let claims = |holder| state.places_of(holder) + state.queued(holder);
+            let claims = |client| state.places_of(client) + state.queued(client);
             let most = state
                 .queues
                 .keys()
                 .copied()
                 .max_by_key(|other| claims(*other));
-            match most.filter(|other| claims(*other) > claims(holder)) {
-                Some(other) => state.turn_away(other),
+            match most.filter(|other| claims(*other) > claims(client)) {
+                Some(other) => state.reject_newest(other),
                 None => return false,
             }
         }
         true
     }
 
-    fn enter(&self, state: &mut State, holder: Holder) -> Place {
+    fn admit(&self, state: &mut State, client: Client) -> Place {
         let leave = CancellationToken::new();
-        let key = (Standing::Unserved, state.tick());
+        let key = (Activity::Unserved, state.tick());
         state.taken += 1;
-        state.movable += 1;
-        state.count(holder, |places| places + 1);
-        let held = state.holders.entry(holder).or_default();
-        held.connections.insert(key, leave.clone());
+        state.evictable += 1;
+        state.count(client, |places| places + 1);
+        let entry = state.clients.entry(client).or_default();
+        entry.connections.insert(key, leave.clone());
         Place {
             places: self.clone(),
-            holder,
+            client,
             spot: Mutex::new(Spot::At(key)),
             leave,
         }
     }
 
-    /// Gives the places that are free to those who wait.
-    fn settle(&self) {
+    /// Gives free places to newcomers that wait.
+    fn admit_waiting(&self) {
         loop {
             let (waiter, place) = {
                 let state = &mut *self.lock();
-                let Some(holder) = self.next(state) else {
+                let Some(client) = self.next(state) else {
                     return;
                 };
-                let Some(waiter) = state.pop(holder, VecDeque::pop_front) else {
+                let Some(waiter) = state.pop(client, VecDeque::pop_front) else {
                     return;
                 };
-                (waiter, self.enter(state, holder))
+                (waiter, self.admit(state, client))
             };
-            // Without the lock: a place that nobody waits for any more is given back at once.
+            // Without the lock: a place that is no longer waited for is given back at once.
             let _ = waiter.place.send(place);
         }
     }
 
-    /// Whose turn it is, if there is a place: whoever holds the fewest, and of those who came first.
-    fn next(&self, state: &State) -> Option<Holder> {
+    /// Returns the client that gets the next free place, if there is one: that with the fewest
+    /// places, and among equals the first.
+    fn next(&self, state: &State) -> Option<Client> {
         let waiting = state.queues.iter();
         waiting
-            .filter(|(holder, _)| self.may_enter(state, **holder))
-            .filter_map(|(holder, queue)| {
-                Some((state.places_of(*holder), queue.front()?.since, *holder))
+            .filter(|(client, _)| self.may_be_admitted(state, **client))
+            .filter_map(|(client, queue)| {
+                Some((state.places_of(*client), queue.front()?.since, *client))
             })
             .min()
-            .map(|(.., holder)| holder)
+            .map(|(.., client)| client)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -298,98 +306,98 @@ impl State {
         self.now
     }
 
-    fn places_of(&self, holder: Holder) -> usize {
-        self.holders.get(&holder).map_or(0, |held| held.places)
+    fn places_of(&self, client: Client) -> usize {
+        self.clients.get(&client).map_or(0, |entry| entry.places)
     }
 
-    fn queued(&self, holder: Holder) -> usize {
-        self.queues.get(&holder).map_or(0, VecDeque::len)
+    fn queued(&self, client: Client) -> usize {
+        self.queues.get(&client).map_or(0, VecDeque::len)
     }
 
-    fn count(&mut self, holder: Holder, change: impl FnOnce(usize) -> usize) {
-        let held = self.holders.entry(holder).or_default();
-        self.by_places.remove(&(held.places, holder));
-        held.places = change(held.places);
-        if held.places > 0 {
-            self.by_places.insert((held.places, holder));
+    fn count(&mut self, client: Client, change: impl FnOnce(usize) -> usize) {
+        let entry = self.clients.entry(client).or_default();
+        self.by_places.remove(&(entry.places, client));
+        entry.places = change(entry.places);
+        if entry.places > 0 {
+            self.by_places.insert((entry.places, client));
         }
     }
 
-    /// Drops what is known of a holder that has nothing.
-    fn forget(&mut self, holder: Holder) {
-        let is_idle = |held: &Held| held.places == 0 && held.detached == 0;
-        if self.queued(holder) == 0 && self.holders.get(&holder).is_some_and(is_idle) {
-            self.holders.remove(&holder);
+    /// Drops the state of a client that has no place, waiter or detached request.
+    fn forget(&mut self, client: Client) {
+        let is_idle = |entry: &ClientState| entry.places == 0 && entry.detached == 0;
+        if self.queued(client) == 0 && self.clients.get(&client).is_some_and(is_idle) {
+            self.clients.remove(&client);
         }
     }
 
-    /// The connection of a holder that leaves first, without cutting work.
-    fn movable_of(&self, holder: Holder) -> Option<Key> {
-        let (key, _) = self.holders.get(&holder)?.connections.first_key_value()?;
-        (key.0 != Standing::Serving).then_some(*key)
+    /// Returns the connection of a client that can be evicted first without cutting a request.
+    fn evictable_of(&self, client: Client) -> Option<Key> {
+        let (key, _) = self.clients.get(&client)?.connections.first_key_value()?;
+        (key.0 != Activity::Serving).then_some(*key)
     }
 
-    /// The connection that leaves for a newcomer, by the second rule.
-    fn who_makes_room(&self, newcomer: Holder, limits: &Limits) -> Option<(Holder, Key)> {
-        let own = &self.holders[&newcomer];
+    /// Returns the connection to evict for a newcomer, by the second rule.
+    fn find_evictable(&self, newcomer: Client, limits: &Limits) -> Option<(Client, Key)> {
+        let own = &self.clients[&newcomer];
         let own_places = if own.is_proxy { 0 } else { own.places };
-        let share = (limits.places / self.holders.len().max(1)).max(1);
-        for (places, holder) in self.by_places.iter().rev() {
+        let share = (limits.places / self.clients.len().max(1)).max(1);
+        for (places, client) in self.by_places.iter().rev() {
             let is_over = *places > share;
-            if self.movable == 0 && !is_over {
+            if self.evictable == 0 && !is_over {
                 return None;
             }
-            if *places <= own_places && *holder != newcomer {
+            if *places <= own_places && *client != newcomer {
                 continue;
             }
-            if let Some(key) = self.movable_of(*holder) {
-                return Some((*holder, key));
+            if let Some(key) = self.evictable_of(*client) {
+                return Some((*client, key));
             }
-            let held = &self.holders[holder];
-            if is_over && own_places < share && !held.is_proxy && *holder != newcomer {
-                let (key, _) = held.connections.first_key_value()?;
-                return Some((*holder, *key));
+            let entry = &self.clients[client];
+            if is_over && own_places < share && !entry.is_proxy && *client != newcomer {
+                let (key, _) = entry.connections.first_key_value()?;
+                return Some((*client, *key));
             }
         }
         None
     }
 
-    /// Tells a connection to leave.
-    fn tell(&mut self, holder: Holder, key: Key) {
-        let held = self.holders.get_mut(&holder);
-        if let Some(leave) = held.and_then(|held| held.connections.remove(&key)) {
+    /// Evicts a connection: asks it to close.
+    fn evict(&mut self, client: Client, key: Key) {
+        let entry = self.clients.get_mut(&client);
+        if let Some(leave) = entry.and_then(|entry| entry.connections.remove(&key)) {
             leave.cancel();
             self.leaving += 1;
-            self.movable -= usize::from(key.0 != Standing::Serving);
+            self.evictable -= usize::from(key.0 != Activity::Serving);
         }
     }
 
-    /// The holder's newest waiter goes away without a place.
-    fn turn_away(&mut self, holder: Holder) {
-        self.pop(holder, VecDeque::pop_back);
-        self.forget(holder);
+    /// Rejects the client's newest waiter.
+    fn reject_newest(&mut self, client: Client) {
+        self.pop(client, VecDeque::pop_back);
+        self.forget(client);
     }
 
     fn pop(
         &mut self,
-        holder: Holder,
+        client: Client,
         pop: impl FnOnce(&mut VecDeque<Waiter>) -> Option<Waiter>,
     ) -> Option<Waiter> {
-        let queue = self.queues.get_mut(&holder)?;
+        let queue = self.queues.get_mut(&client)?;
         let waiter = pop(queue)?;
         if queue.is_empty() {
-            self.queues.remove(&holder);
+            self.queues.remove(&client);
         }
         self.waiting -= 1;
         Some(waiter)
     }
 
-    /// Takes a connection from those that may be told to leave.
-    fn remove(&mut self, holder: Holder, key: Key) -> Option<CancellationToken> {
-        let held = self.holders.get_mut(&holder)?;
-        let leave = held.connections.remove(&key);
+    /// Removes a connection from those that can be evicted.
+    fn remove(&mut self, client: Client, key: Key) -> Option<CancellationToken> {
+        let entry = self.clients.get_mut(&client)?;
+        let leave = entry.connections.remove(&key);
         if leave.is_some() {
-            self.movable -= usize::from(key.0 != Standing::Serving);
+            self.evictable -= usize::from(key.0 != Activity::Serving);
         }
         leave
     }
@@ -399,7 +407,7 @@ impl State {
 #[derive(Debug)]
 pub(crate) struct Place {
     places: Places,
-    holder: Holder,
+    client: Client,
     spot: Mutex<Spot>,
     leave: CancellationToken,
 }
@@ -407,100 +415,100 @@ pub(crate) struct Place {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Spot {
     At(Key),
-    /// The connection is gone; what worked for it goes on.
+    /// The connection is closed; its handlers may still run.
     Gone,
 }
 
 impl Place {
-    /// A place that nobody else wants.
+    /// Returns a place that no other connection wants.
     #[cfg(test)]
     pub(crate) fn alone() -> Self {
         let places = Places::new(&Config::default());
         let state = &mut *places.lock();
-        places.enter(state, Holder::of(Ipv6Addr::LOCALHOST.into()))
+        places.admit(state, Client::of(Ipv6Addr::LOCALHOST.into()))
     }
 
-    /// Tells what the connection is about from now on.
-    pub(crate) fn stand(&self, standing: Standing) {
+    /// Sets the activity of the connection.
+    pub(crate) fn set_activity(&self, activity: Activity) {
         let mut spot = self.spot();
         let Spot::At(key) = *spot else { return };
-        if key.0 == standing {
+        if key.0 == activity {
             return;
         }
         let limits = &self.places.0.limits;
         let state = &mut *self.places.lock();
-        // Otherwise it was told to leave.
-        let Some(leave) = state.remove(self.holder, key) else {
+        // An evicted connection has no activity any more.
+        let Some(leave) = state.remove(self.client, key) else {
             return;
         };
-        let key = (standing, state.tick());
-        let held = state.holders.entry(self.holder).or_default();
-        held.connections.insert(key, leave);
-        state.movable += usize::from(standing != Standing::Serving);
+        let key = (activity, state.tick());
+        let entry = state.clients.entry(self.client).or_default();
+        entry.connections.insert(key, leave);
+        state.evictable += usize::from(activity != Activity::Serving);
         *spot = Spot::At(key);
         let is_needed = state.leaving < state.waiting && state.taken >= limits.places;
-        if standing != Standing::Serving && is_needed {
+        if activity != Activity::Serving && is_needed {
             let mut waiting = state.queues.keys().copied();
             let first = waiting
                 .by_ref()
-                .min_by_key(|holder| state.places_of(*holder));
-            let room = first.and_then(|newcomer| state.who_makes_room(newcomer, limits));
-            if let Some((holder, key)) = room {
-                state.tell(holder, key);
+                .min_by_key(|client| state.places_of(*client));
+            let room = first.and_then(|newcomer| state.find_evictable(newcomer, limits));
+            if let Some((client, key)) = room {
+                state.evict(client, key);
             }
         }
     }
 
-    /// Waits until the place is needed for another connection.
-    pub(crate) async fn asked_to_leave(&self) {
+    /// Waits until the connection has to make room for another.
+    pub(crate) async fn evicted(&self) {
         self.leave.cancelled().await;
     }
 
-    /// The connection is closed. The place is held by what still works for it.
-    pub(crate) fn gone(&self) {
+    /// Notes that the connection is closed. Its handlers hold the place on.
+    pub(crate) fn close(&self) {
         let mut spot = self.spot();
         if let Spot::At(key) = std::mem::replace(&mut *spot, Spot::Gone) {
             let state = &mut *self.places.lock();
-            if state.remove(self.holder, key).is_none() {
+            if state.remove(self.client, key).is_none() {
                 state.leaving -= 1;
             }
         }
     }
 
-    /// Counts a request that is worked on although its client is gone.
+    /// Counts a request that runs on although its client is gone.
     pub(crate) fn detach(&self) -> Detached {
         let places = self.places.clone();
         let mut state = places.lock();
-        state.holders.entry(self.holder).or_default().detached += 1;
+        state.clients.entry(self.client).or_default().detached += 1;
         places.0.detached.fetch_add(1, Ordering::Relaxed);
         drop(state);
         Detached {
             places,
-            holder: self.holder,
+            client: self.client,
         }
     }
 
-    /// Whether the peer gets no further requests for now, because it left too many.
-    pub(crate) fn is_held_back(&self) -> bool {
+    /// Returns true if the client gets no further requests for now, because it left too many.
+    pub(crate) fn is_throttled(&self) -> bool {
         let places = &self.places;
-        // Without the lock in all but the worst times.
+        // Takes the lock in the worst times only.
         places.0.detached.load(Ordering::Relaxed) >= places.0.limits.detached
             && places
                 .lock()
-                .holders
-                .get(&self.holder)
-                .is_some_and(|held| places.holds_back(held))
+                .clients
+                .get(&self.client)
+                .is_some_and(|entry| places.throttles(entry))
     }
 
-    /// Waits until the peer is not held back any more.
+    /// Waits until the client is not throttled.
     ///
     /// # Cancel safety
     ///
     /// May be dropped at any time.
-    pub(crate) async fn let_go(&self) {
+    pub(crate) async fn unthrottled(&self) {
         loop {
             let eased = self.places.0.eased.notified();
-            if !self.is_held_back() {
+            if !self.is_throttled() {
                 return;
             }
             eased.await;
@@ -514,37 +522,37 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.gone();
+        self.close();
         let mut state = self.places.lock();
         state.taken -= 1;
-        state.count(self.holder, |places| places - 1);
-        state.forget(self.holder);
+        state.count(self.client, |places| places - 1);
+        state.forget(self.client);
         drop(state);
-        self.places.settle();
+        self.places.admit_waiting();
     }
 }
 
-/// A request that is worked on although its client is gone; counted until dropped.
+/// A request that runs on although its client is gone; counted until dropped.
 #[derive(Debug)]
 #[must_use = "dropping it ends the count"]
 pub(crate) struct Detached {
     places: Places,
-    holder: Holder,
+    client: Client,
 }
 
 impl Drop for Detached {
     fn drop(&mut self) {
         let mut state = self.places.lock();
         let shared = &self.places.0;
-        if let Some(held) = state.holders.get_mut(&self.holder) {
-            held.detached -= 1;
+        if let Some(entry) = state.clients.get_mut(&self.client) {
+            entry.detached -= 1;
         }
-        state.forget(self.holder);
+        state.forget(self.client);
         let before = shared.detached.fetch_sub(1, Ordering::Relaxed);
         drop(state);
         if before == shared.limits.detached {
             shared.eased.notify_waiters();
-            self.places.settle();
+            self.places.admit_waiting();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Answers that the transport itself gives: small problem documents (RFC 9457).
+//! Refusals that the transport itself answers with: small problem documents (RFC 9457).
 
 use axum::{body::Body, response::Response};
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use crate::date;
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 
-/// `CONNECT`: no resource here is a tunnel (RFC 9110 §9.3.6, §15.6.2).
+/// Refuses `CONNECT`: no resource here is a tunnel (RFC 9110 §9.3.6, §15.6.2).
 pub(crate) fn connect() -> Response {
     // What follows on an HTTP/1 connection was meant for the tunnel.
     closing(response(
@@ -19,7 +19,7 @@ pub(crate) fn connect() -> Response {
     ))
 }
 
-/// A request without exactly one `Host` (RFC 9112 §3.2).
+/// Refuses a request without exactly one `Host` (RFC 9112 §3.2).
 pub(crate) fn host() -> Response {
     closing(response(
         StatusCode::BAD_REQUEST,
@@ -27,12 +27,13 @@ pub(crate) fn host() -> Response {
     ))
 }
 
-/// A body in transfer codings that are not undone here, whatever the resource.
+/// Refuses a body in transfer codings that are not decoded here, whatever the resource.
 ///
-/// `chunked`, once and last, is the only coding that is understood. Content that would be kept or judged as it came, coded,
-/// is refused: another coding with `501` (RFC 9112 §6.1), `chunked` twice, with parameters or before another coding with
-/// `400` (§6.1, §6.3, §7.1). hyper has already refused a request whose last coding is not `chunked`, and one of HTTP/1.0
-/// with any, since nobody can know where such a body ends.
+/// `chunked`, once and last, is the only coding that is supported. Content that would be stored or
+/// judged while still coded is refused: another coding with `501` (RFC 9112 §6.1), `chunked` twice,
+/// with parameters or before another coding with `400` (§6.1, §6.3, §7.1). hyper has already
+/// refused a request whose last coding is not `chunked`, and any coding in HTTP/1.0, since nobody
+/// can know where such a body ends.
 pub(crate) fn transfer_coding(fields: &HeaderMap) -> Option<Response> {
     let lines = fields.get_all(header::TRANSFER_ENCODING).iter();
     let codings: Vec<&[u8]> = lines
@@ -59,14 +60,15 @@ pub(crate) fn transfer_coding(fields: &HeaderMap) -> Option<Response> {
         closing(response(
             StatusCode::NOT_IMPLEMENTED,
             &format!(
-                "the transfer coding {} is not supported: send the body as it is, or with Transfer-Encoding: chunked alone",
+                "the transfer coding {} is not supported: send the body as it is, or with \
+                 Transfer-Encoding: chunked alone",
                 coding.escape_ascii(),
             ),
         ))
     })
 }
 
-/// The handler's response, if it is a final one.
+/// Returns the handler's response, or a refusal if it is not a final one.
 pub(crate) fn unless_final(answer: Response) -> Response {
     if answer.status().is_informational() {
         tracing::error!(
@@ -81,19 +83,25 @@ pub(crate) fn unless_final(answer: Response) -> Response {
     answer
 }
 
-/// A whole HTTP/1.1 response that closes the connection, for a head that could not be read.
+/// Returns a whole HTTP/1.1 response that closes the connection, for a head that could not be read.
 pub(crate) fn raw(status: StatusCode) -> Bytes {
     let detail = match status {
         StatusCode::REQUEST_TIMEOUT => "the head of the request did not arrive in time",
         StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => "the head of the request is too large",
         StatusCode::URI_TOO_LONG => "the request's target is too long",
         _ => {
-            "the head of the request is not valid HTTP/1.1: look at its request line, Content-Length and Transfer-Encoding"
+            "the head of the request is not valid HTTP/1.1: look at its request line, \
+             Content-Length and Transfer-Encoding"
         }
     };
     let body = document(status, detail);
     let head = format!(
-        "HTTP/1.1 {} {}\r\ncontent-type: application/problem+json\r\ncache-control: no-store\r\ncontent-length: {}\r\nconnection: close\r\ndate: {}\r\n\r\n",
+        "HTTP/1.1 {} {}\r\n\
+         content-type: application/problem+json\r\n\
+         cache-control: no-store\r\n\
+         content-length: {}\r\n\
+         connection: close\r\n\
+         date: {}\r\n\r\n",
         status.as_str(),
         status.canonical_reason().unwrap_or_default(),
         body.len(),

@@ -1,5 +1,5 @@
-//! The handling of requests on streams of their own, as HTTP/2 and HTTP/3 have them: a client may go
-//! away before its handler is done, and a handler may answer before it has read its request.
+//! The handling of requests on streams of their own, as HTTP/2 and HTTP/3 have them: a client may
+//! go away before its handler is done, and a handler may answer before it has read its request.
 
 use std::{
     future::poll_fn,

@@ -1,4 +1,4 @@
-//! Serves a handler over listeners until the process shuts down.
+//! The server: accepts connections on its listeners, and ends them at shutdown.
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -22,24 +22,26 @@ use crate::{
     places::{Place, Places},
 };
 
-/// How many connections make room at once when the system has no more files.
+/// Number of connections that are closed at once when the system is out of file descriptors.
 const SHED_AT_ONCE: usize = 16;
 
-/// How serving ended.
+/// The outcome of [`serve`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drained {
-    /// Connections that were still busy when the grace ended, and were cut.
+    /// Number of connections that were still busy when the grace ended, and were cut.
     pub cut: usize,
 }
 
 /// Serves until `shutdown` is cancelled and the connections have ended.
 ///
-/// Then it stops accepting, closes idle connections, tells busy ones to finish (`Connection: close`, `GOAWAY`), and cuts
-/// what is left after [`Config::drain_grace`]. Handlers are not told: a handler that should end sooner needs the
-/// application's own signal, and may answer with [`Cut`](crate::Cut).
+/// At the shutdown, it stops accepting, closes idle connections, tells busy ones to finish
+/// (`Connection: close`, `GOAWAY`), and cuts the others after [`Config::drain_grace`]. Handlers are
+/// not notified: a handler that should end sooner needs the application's own signal, and may
+/// answer with [`Cut`](crate::Cut).
 ///
-/// When a client goes away, the future of its handler is dropped at an await point if the request was read to its end
-/// or left unread. Otherwise it runs on: its body gives it a [`BodyError`](crate::BodyError), and it may keep what came.
+/// If a client goes away, the future of its handler is dropped at an await point if the request was
+/// read to its end or left unread. Otherwise the handler runs on: its body fails with a
+/// [`BodyError`](crate::BodyError), and it may keep the bytes that arrived.
 ///
 /// # Errors
 ///
@@ -72,7 +74,7 @@ where
         cut: CancellationToken::new(),
     };
     let _cut_when_dropped = server.cut.clone().drop_guard();
-    let _told = AbortOnDropHandle::new(tokio::spawn(metrics::watch(server.memory.clone())));
+    let _reporting = AbortOnDropHandle::new(tokio::spawn(metrics::watch(server.memory.clone())));
     let mut listening = JoinSet::new();
     for listener in listeners {
         if let Some(acceptor) = listener.acceptor.clone() {
@@ -90,7 +92,7 @@ where
     Ok(server.end().await)
 }
 
-/// What the listeners of one [`serve`] share.
+/// The state that the listeners of one [`serve`] share.
 #[derive(Clone)]
 struct Server {
     config: Arc<Config>,
@@ -100,9 +102,9 @@ struct Server {
     windows: Budget,
     /// The connections, and handlers that outlive theirs.
     tasks: TaskTracker,
-    /// Cancelled when connections should end.
+    /// Cancelled when connections should finish.
     drain: CancellationToken,
-    /// Cancelled when they must.
+    /// Cancelled when connections must end at once.
     cut: CancellationToken,
 }
 
@@ -127,7 +129,7 @@ impl Server {
                 }
             };
             let Some(arrival) = self.places.arrive(address.ip()) else {
-                tracing::debug!(peer = %address, "connection turned away: its peer has too many");
+                tracing::debug!(peer = %address, "connection rejected: its peer has too many");
                 continue;
             };
             let peer = Peer {
@@ -137,7 +139,7 @@ impl Server {
             };
             let (server, acceptor, handler) = (self.clone(), acceptor.clone(), handler.clone());
             self.tasks.spawn(async move {
-                // Whoever waits for a place has said nothing yet.
+                // A connection that waits for its place has sent nothing yet.
                 let Some(Some(place)) = server.drain.run_until_cancelled(arrival.place()).await
                 else {
                     return;
@@ -146,7 +148,8 @@ impl Server {
                 let cut = server.cut.clone();
                 let context = server.context(peer, place);
                 let connection = connection::serve(stream, acceptor, context, handler);
-                // A connection that is cut here is dropped, which resets it where an answer was unfinished.
+                // A connection that is cut here is dropped, which resets it where an answer was
+                // unfinished.
                 cut.run_until_cancelled(connection).await;
             });
         }
@@ -162,13 +165,13 @@ impl Server {
             cut: self.cut,
             tasks: self.tasks,
             shed_after: SHED_AFTER,
-            memory: self.memory.share(),
+            memory: self.memory.connection(),
             windows: self.windows,
         }
     }
 
-    /// After a failed accept: a connection that died in the backlog is no reason to wait. A full table of files is, and
-    /// connections on which nothing is worked make room in it.
+    /// Recovers from a failed accept. A connection that died in the backlog is no reason to wait; a
+    /// full table of file descriptors is, and idle connections make room in it.
     async fn recover_from(&self, error: &io::Error) {
         use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
 
@@ -182,7 +185,7 @@ impl Server {
         }
     }
 
-    /// Waits for the connections to end, and cuts those that do not.
+    /// Waits for the connections to end, and cuts those that are still busy after the grace.
     async fn end(self) -> Drained {
         self.tasks.close();
         let mut cut = 0;

@@ -1,4 +1,4 @@
-//! Peers that do not take what is held for them.
+//! Peers that do not read their answers.
 
 use std::time::Duration;
 
@@ -6,27 +6,28 @@ use tokio::time::Instant;
 
 use crate::memory::CHUNK;
 
-/// How long a peer has not taken what it should.
+/// A measure of the time for which a peer has taken too little.
 ///
-/// In ordinary times, a single byte in [`Config::write_stall_timeout`](crate::Config::write_stall_timeout) is enough: paths are
-/// slow. With memory scarce, it has to be a chunk's worth.
+/// In ordinary times, a single byte in
+/// [`Config::write_stall_timeout`](crate::Config::write_stall_timeout) is enough: paths are slow.
+/// When memory is short, it has to be a whole chunk.
 #[derive(Debug, Default)]
 pub(crate) struct Stall {
-    /// Since when nothing was taken.
+    /// The start of the time in which nothing was taken.
     blocked: Option<Instant>,
-    /// Since when less than a chunk was taken, and how much.
+    /// The start of the time in which less than a chunk was taken, and the bytes taken since.
     slow: Option<Instant>,
     taken: u64,
 }
 
 impl Stall {
-    /// The peer takes no more for now.
+    /// Notes that the peer takes no more for now.
     pub(crate) fn block(&mut self, now: Instant) {
         self.blocked.get_or_insert(now);
         self.slow.get_or_insert(now);
     }
 
-    /// The peer has taken `bytes`.
+    /// Notes that the peer has taken `bytes`.
     pub(crate) fn took(&mut self, bytes: usize, now: Instant) {
         self.blocked = None;
         let Some(slow) = &mut self.slow else { return };
@@ -37,17 +38,17 @@ impl Stall {
         }
     }
 
-    /// The peer has taken everything.
+    /// Notes that the peer has taken everything.
     pub(crate) fn clear(&mut self) {
         *self = Self::default();
     }
 
-    /// Since when the peer takes nothing.
+    /// Returns true if the peer takes nothing at present.
     pub(crate) fn is_blocked(&self) -> bool {
         self.blocked.is_some()
     }
 
-    /// When to cut the peer off, if nothing changes.
+    /// Returns the time at which to cut the peer off, if nothing changes.
     pub(crate) fn deadline(&self, limit: Duration, scarce: bool) -> Option<Instant> {
         let since = if scarce { self.slow } else { self.blocked };
         // A peer that has just taken something is judged when it stops again.

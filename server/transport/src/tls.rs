@@ -1,4 +1,4 @@
-//! TLS with a certificate that can be renewed while the server runs.
+//! TLS, with a certificate that can be renewed while the server runs.
 
 use std::{
     path::{Path, PathBuf},
@@ -19,17 +19,17 @@ use tokio_rustls::{Accept, TlsAcceptor};
 
 use crate::config::TlsConfig;
 
-/// Files larger than this are no certificate.
+/// Maximum size of a PEM file.
 const MAX_FILE_SIZE: u64 = 1024 * 1024;
 
-/// Accepts TLS connections with the newest certificate that could be loaded.
+/// An acceptor of TLS connections, with the newest certificate that could be loaded.
 #[derive(Clone)]
 pub(crate) struct Acceptor {
     tls: TlsAcceptor,
     certificate: Certificate,
 }
 
-/// Why a certificate was not taken up.
+/// The reason why a certificate was not loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read.
@@ -37,16 +37,16 @@ pub enum TlsError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: std::io::Error,
     },
-    /// A file holds no PEM of the kind that is needed.
+    /// A file holds no PEM of the right kind.
     #[error("no usable PEM in {path}")]
     Pem {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The parser's error.
         #[source]
         source: pem::Error,
     },
@@ -57,7 +57,7 @@ pub enum TlsError {
         certificate: PathBuf,
         /// The file with the key.
         key: PathBuf,
-        /// What is wrong with them.
+        /// The error of rustls.
         #[source]
         source: rustls::Error,
     },
@@ -67,11 +67,11 @@ pub enum TlsError {
 }
 
 impl TlsConfig {
-    /// Loads the two files, and says what is wrong with them.
+    /// Loads the two files to check them.
     ///
     /// # Errors
     ///
-    /// They cannot be read, or do not make a pair.
+    /// The files cannot be read, or do not make a pair.
     pub fn check(&self) -> Result<(), TlsError> {
         Acceptor::load(self).map(drop)
     }
@@ -89,7 +89,8 @@ impl Acceptor {
             .with_no_client_auth()
             .with_cert_resolver(Arc::clone(&certificate.0) as Arc<dyn ResolvesServerCert>);
         server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        // Mobile clients reconnect all the time: tickets save them a round of signatures, and us a cache.
+        // Mobile clients reconnect all the time: tickets save them a round of signatures, and the
+        // server a cache.
         server.ticketer = aws_lc_rs::Ticketer::new().map_err(TlsError::Setup)?;
         Ok(Self {
             tls: TlsAcceptor::from(Arc::new(server)),
@@ -105,7 +106,7 @@ impl Acceptor {
         self.tls.accept(socket)
     }
 
-    /// Takes up new files as they come, for ever.
+    /// Loads new files as they appear, for ever.
     ///
     /// # Cancel safety
     ///
@@ -132,17 +133,17 @@ impl std::fmt::Debug for Acceptor {
     }
 }
 
-/// The certificate of a listener. Clones are of the same one.
+/// The certificate of a listener. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Certificate(Arc<Files>);
 
 impl Certificate {
-    /// Reads the files again. A new pair is taken up by the next handshake; of an unusable one is logged that it is, once, and the old
-    /// pair stays. Returns whether a new pair was taken up.
+    /// Reads the files again, and returns true if they are a new pair. The next handshake uses it;
+    /// an unusable pair is logged once, and the old one stays in use.
     ///
     /// # Cancel safety
     ///
-    /// A reading that was begun ends.
+    /// The read goes on if the future is dropped.
     pub async fn reload(&self) -> bool {
         let files = Arc::clone(&self.0);
         let reloaded = tokio::task::spawn_blocking(move || files.reload()).await;
@@ -153,12 +154,13 @@ impl Certificate {
     }
 }
 
-/// The pair of files and what was last made of them.
+/// The two files, and the pair that was last loaded from them.
 struct Files {
     files: TlsConfig,
     provider: Arc<CryptoProvider>,
     pair: ArcSwap<CertifiedKey>,
-    /// What was last read, usable or not, so that each change is told once; locked by `reload` only.
+    /// The contents that were last read, usable or not, so that each change is logged once; locked
+    /// by `reload` only.
     seen: Mutex<Option<Pem>>,
 }
 
@@ -181,8 +183,8 @@ impl Files {
         })
     }
 
-    /// Reads the files again. The contents are compared, not the times of change: a file system's clock is coarse, and
-    /// mounted secrets change by a renamed directory.
+    /// Reads the files again. Contents are compared rather than times of change: a file system's
+    /// clock is coarse, and mounted secrets change by a renamed directory.
     fn reload(&self) -> bool {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         match Pem::read(&self.files) {
@@ -193,7 +195,7 @@ impl Files {
                 match pair {
                     Ok(pair) => {
                         self.pair.store(Arc::new(pair));
-                        tracing::info!(certificate = %self.files.certificate.display(), "new certificate taken up");
+                        tracing::info!(certificate = %self.files.certificate.display(), "new certificate loaded");
                         true
                     }
                     Err(error) => {

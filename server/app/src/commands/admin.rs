@@ -13,7 +13,7 @@ pub(super) fn url(config: &Config) -> anyhow::Result<String> {
         config.admin.listen.address().context(
             "the admin listener is off (`admin.listen`), so there is nothing to be asked",
         )?;
-    Ok(format!("http://{}", address.from_here()))
+    Ok(format!("http://{}", address.connect_address()))
 }
 
 /// Speaks to the listener, and gives each request so long.

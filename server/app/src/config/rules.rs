@@ -135,7 +135,7 @@ impl Config {
                  (`LONGHAUL_ADMIN__OPEN=true`)",
             );
         }
-        if admin.meets(self.listen) {
+        if admin.conflicts_with(self.listen) {
             return broken(
                 &["admin.listen", "listen"],
                 "both want the same port; give one another, for example `admin.listen = \"127.0.0.1:8079\"`",

@@ -16,28 +16,28 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use tower::{ServiceExt, util::Oneshot};
 
-use super::line::Line;
+use super::shared::Shared;
 use crate::{
     body::{BodyError, End, RequestBody, Source},
     context::{Context, Handler},
     interim::{self, Cut, Interim, InterimError},
-    memory::Counted,
-    places::{Detached, Standing},
+    memory::CountedBody,
+    places::{Activity, Detached},
     refusal,
     request::expects_continue,
 };
 
-/// hyper's view of the handler.
+/// The handler as a service of hyper's.
 pub(super) struct Exchanges<S> {
-    line: Arc<Line>,
+    shared: Arc<Shared>,
     context: Arc<Context>,
     handler: S,
 }
 
 impl<S> Exchanges<S> {
-    pub(super) fn new(line: Arc<Line>, context: Arc<Context>, handler: S) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, context: Arc<Context>, handler: S) -> Self {
         Self {
-            line,
+            shared,
             context,
             handler,
         }
@@ -50,20 +50,22 @@ impl<S: Handler> hyper::service::Service<Request<Incoming>> for Exchanges<S> {
     type Future = Exchange<S>;
 
     fn call(&self, request: Request<Incoming>) -> Exchange<S> {
-        self.context.place.stand(Standing::Serving);
+        self.context.place.set_activity(Activity::Serving);
         let modern = request.version() >= Version::HTTP_11;
-        let number = self.line.begin(modern && self.context.interim);
+        let number = self.shared.begin(modern && self.context.interim);
         let interim = match (modern, self.context.interim) {
             (false, _) => Interim::shut(InterimError::Unsupported),
             (true, false) => Interim::shut(InterimError::Disabled),
-            (true, true) => interim::h1::Sender::new(Arc::clone(&self.line.outlet), number).into(),
+            (true, true) => {
+                interim::h1::Sender::new(Arc::clone(&self.shared.interim_queue), number).into()
+            }
         };
         let refusal = refusal_of(&request);
         let expects_continue = modern && expects_continue(request.headers());
         let mut request = request.map(|incoming| {
             let source = Content {
                 incoming,
-                line: Arc::clone(&self.line),
+                shared: Arc::clone(&self.shared),
                 exchange: number,
                 unasked: expects_continue,
             };
@@ -80,7 +82,7 @@ impl<S: Handler> hyper::service::Service<Request<Incoming>> for Exchanges<S> {
         };
         Exchange {
             state,
-            line: Arc::clone(&self.line),
+            shared: Arc::clone(&self.shared),
             context: Arc::clone(&self.context),
             number,
             detached: None,
@@ -88,7 +90,7 @@ impl<S: Handler> hyper::service::Service<Request<Incoming>> for Exchanges<S> {
     }
 }
 
-/// What no handler should have to deal with.
+/// Returns the refusal of a request that no handler should see.
 fn refusal_of(request: &Request<Incoming>) -> Option<Response> {
     if request.method() == Method::CONNECT {
         return Some(refusal::connect());
@@ -101,20 +103,21 @@ fn refusal_of(request: &Request<Incoming>) -> Option<Response> {
     refusal::transfer_coding(request.headers())
 }
 
-/// Runs the handler, then holds its response until the interim responses before it have left.
+/// A future that runs the handler, then holds its response until the interim responses before it
+/// have left.
 pub(super) struct Exchange<S: Handler> {
     state: State<S>,
-    line: Arc<Line>,
+    shared: Arc<Shared>,
     context: Arc<Context>,
     number: u64,
-    /// Set while the handler works although its client is gone: hyper waits for it.
+    /// Set while the handler runs although its client is gone: hyper waits for it.
     detached: Option<Detached>,
 }
 
 enum State<S: Handler> {
     Handling(Pin<Box<Oneshot<S, Request<Body>>>>),
     Holding(Response),
-    /// The connection's task ends the connection.
+    /// The exchange is cut: the connection's task ends the connection.
     Cut,
     /// hyper has the response.
     Done,
@@ -129,46 +132,46 @@ impl<S: Handler> Future for Exchange<S> {
                 Poll::Ready(Ok(response)) => response,
                 Poll::Ready(Err(never)) => match never {},
                 Poll::Pending => {
-                    if self.detached.is_none() && self.line.has_failed() {
+                    if self.detached.is_none() && self.shared.has_failed() {
                         self.detached = Some(self.context.place.detach());
                     }
                     return Poll::Pending;
                 }
             };
             self.state = if Cut::is_wanted(&response) {
-                self.line.cut(self.number);
+                self.shared.cut(self.number);
                 State::Cut
             } else {
                 State::Holding(refusal::unless_final(response))
             };
         }
-        // The flush that follows takes what is queued and wakes this task.
-        if !self.line.outlet.finish() {
+        // The flush that follows takes the queue and wakes this task.
+        if !self.shared.interim_queue.finish() {
             return Poll::Pending;
         }
         let State::Holding(mut response) = std::mem::replace(&mut self.state, State::Done) else {
             self.state = State::Cut;
             return Poll::Pending;
         };
-        if self.line.is_abandoned() {
+        if self.shared.is_abandoned() {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
         }
-        self.line.answering();
+        self.shared.answering();
         Poll::Ready(Ok(response.map(|body| Answer {
-            body: Counted::new(body, Arc::clone(&self.context)),
-            line: Arc::clone(&self.line),
+            body: CountedBody::new(body, Arc::clone(&self.context)),
+            shared: Arc::clone(&self.shared),
             exchange: self.number,
         })))
     }
 }
 
 impl<S: Handler> Drop for Exchange<S> {
-    /// The connection is gone, and hyper drops what it was doing. A handler that has not read its request to the end
-    /// runs on without it: its body tells it, and it may keep what came.
+    /// Lets a handler that has not read its request to the end run on when hyper drops it with the
+    /// connection: its body fails, and it may keep the bytes that arrived.
     fn drop(&mut self) {
         if let State::Handling(handler) = std::mem::replace(&mut self.state, State::Done)
-            && self.line.is_reading()
+            && self.shared.is_reading()
             && !std::thread::panicking()
         {
             self.context.run_on(handler);
@@ -179,7 +182,7 @@ impl<S: Handler> Drop for Exchange<S> {
 /// A request's body as hyper delivers it.
 struct Content {
     incoming: Incoming,
-    line: Arc<Line>,
+    shared: Arc<Shared>,
     exchange: u64,
     /// The client waits for `100 Continue`, which hyper sends at the first poll.
     unasked: bool,
@@ -194,12 +197,12 @@ impl http_body::Body for Content {
         task: &mut Task<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if self.unasked {
-            ready!(self.line.outlet.poll_taken(self.exchange, task));
+            ready!(self.shared.interim_queue.poll_taken(self.exchange, task));
             self.unasked = false;
         }
         let frame = ready!(Pin::new(&mut self.incoming).poll_frame(task));
         if let Some(Err(_)) = frame {
-            self.line.request_failed(self.exchange);
+            self.shared.request_failed(self.exchange);
         }
         Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
     }
@@ -216,13 +219,13 @@ impl http_body::Body for Content {
 impl Source for Content {
     fn finish(self, end: End) {
         match end {
-            End::Complete => self.line.request_done(self.exchange),
-            // Reading on would ask the client for a body that nobody wants.
+            End::Complete => self.shared.request_done(self.exchange),
+            // Reading on would ask the client for a body that nobody reads.
             End::Unread => self
-                .line
+                .shared
                 .request_unread(self.exchange, self.incoming, !self.unasked),
             End::Failed => self
-                .line
+                .shared
                 .request_unread(self.exchange, self.incoming, false),
         }
     }
@@ -230,7 +233,8 @@ impl Source for Content {
 
 impl From<hyper::Error> for BodyError {
     fn from(error: hyper::Error) -> Self {
-        // hyper reports broken framing as these two kinds (`proto/h1/decode.rs`), everything else is a lost connection.
+        // hyper reports broken framing as these two kinds (`proto/h1/decode.rs`); every other error
+        // is a lost connection.
         let kind = error
             .source()
             .and_then(<dyn std::error::Error>::downcast_ref)
@@ -244,10 +248,10 @@ impl From<hyper::Error> for BodyError {
     }
 }
 
-/// A response's body on its way to hyper, which drops it when it has it all.
+/// A response's body on its way to hyper, which drops it when it has all of it.
 pub(super) struct Answer {
-    body: Counted,
-    line: Arc<Line>,
+    body: CountedBody,
+    shared: Arc<Shared>,
     exchange: u64,
 }
 
@@ -265,7 +269,7 @@ impl http_body::Body for Answer {
                 error = error as &dyn std::error::Error,
                 "answer cut: its body failed"
             );
-            self.line.response_broken(self.exchange);
+            self.shared.response_broken(self.exchange);
         }
         Poll::Ready(frame)
     }
@@ -281,6 +285,6 @@ impl http_body::Body for Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        self.line.response_done(self.exchange);
+        self.shared.response_done(self.exchange);
     }
 }

@@ -1,7 +1,9 @@
-//! Random connections: pipelining, keep-alive, short writes, handlers of every habit, and a reader that forgives nothing.
+//! Random connections: pipelining, keep-alive, short writes, handlers of every habit, and a reader
+//! that is strict.
 //!
-//! Time is virtual and there is one thread, so a seed plays the same connection each time. A wake-up that is lost leaves
-//! only timers to run: the connection times out, and the reader misses an answer.
+//! Time is virtual and there is one thread, so a seed plays the same connection each time. A
+//! wake-up that is lost leaves only timers to run: the connection times out, and the reader misses
+//! an answer.
 
 use std::{
     collections::HashMap,
@@ -24,7 +26,7 @@ use tokio::{
 
 use crate::{
     Config,
-    connection::Transport,
+    connection::Io,
     context::Context,
     interim::{Cut, Interim},
 };
@@ -52,7 +54,7 @@ fn run(seeds: std::ops::Range<u64>) {
         let (answers, interims) = outcome.unwrap_or_else(|_| panic!("failed with seed {seed}"));
         totals = (totals.0 + answers, totals.1 + interims);
     }
-    // Otherwise the connections do not do what they are here for.
+    // Guards against a test that tests nothing.
     let connections = seeds.end - seeds.start;
     assert!(
         totals.0 > connections * 3 && totals.1 > connections * 4,
@@ -91,7 +93,7 @@ impl Random {
     }
 }
 
-/// A socket that takes little at a time and often nothing.
+/// A socket that takes few bytes at a time and often none.
 struct Chaos {
     io: DuplexStream,
     random: Random,
@@ -109,7 +111,7 @@ impl Chaos {
     }
 }
 
-impl Transport for Chaos {
+impl Io for Chaos {
     fn abort(&mut self) {}
 }
 
@@ -168,7 +170,7 @@ impl AsyncWrite for Chaos {
     }
 }
 
-/// What each handler says it did, by the number of its request.
+/// The outcome of each handler, by the number of its request.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<HashMap<u64, Done>>>);
 
@@ -216,10 +218,10 @@ fn router(random: Random, log: Log, sizes: [usize; 5]) -> Router {
         }
         let mut body = request.into_body();
         match random.below(8) {
-            // Leaves all of it, or some.
+            // Leaves all of the body, or some.
             0 => {}
             1 => drop(body.frame().await),
-            // Leaves it to somebody else who reads on while the answer is on its way.
+            // Leaves the body to a task that reads on while the answer is on its way.
             2 => {
                 tokio::spawn(async move { while body.frame().await.is_some() {} });
             }
@@ -284,7 +286,7 @@ fn router(random: Random, log: Log, sizes: [usize; 5]) -> Router {
     })
 }
 
-/// A number of requests, one after the other; whether each asks for `100 Continue`.
+/// Returns a number of pipelined requests, and for each if it asks for `100 Continue`.
 fn requests(random: &Random, sizes: [usize; 5]) -> (Vec<Bytes>, Vec<bool>) {
     let mut expectations = Vec::new();
     let mut requests = Vec::new();
@@ -322,7 +324,7 @@ fn requests(random: &Random, sizes: [usize; 5]) -> (Vec<Bytes>, Vec<bool>) {
     (requests, expectations)
 }
 
-/// Plays one connection; how many answers and interim responses there were.
+/// Plays one connection, and returns the number of answers and of interim responses.
 async fn connection(seed: u64) -> (u64, u64) {
     let random = Random::new(seed);
     let log = Log::default();
@@ -411,13 +413,13 @@ async fn connection(seed: u64) -> (u64, u64) {
 }
 
 enum Outcome {
-    /// An answer; how many interim responses came before it.
+    /// An answer, and the number of interim responses before it.
     More(u64),
     /// An answer that ends the connection, or a cut.
     Last,
 }
 
-/// Parses strictly what the server sends.
+/// A strict parser of the server's bytes.
 struct Reader<R> {
     io: R,
     buffer: BytesMut,
@@ -496,10 +498,10 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         let mut lines = head.trim_end().split("\r\n");
         let status = lines
             .next()
-            .and_then(|line| line.strip_prefix("HTTP/1.1 "))
+            .and_then(|shared| shared.strip_prefix("HTTP/1.1 "))
             .unwrap_or_else(|| panic!("{head:?}"));
         let fields = lines
-            .map(|line| line.split_once(": ").unwrap())
+            .map(|shared| shared.split_once(": ").unwrap())
             .map(|(name, value)| (name.into(), value.into()));
         Some((status[..3].parse().unwrap(), fields.collect()))
     }
@@ -519,9 +521,9 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                     "the connection ended inside a chunk's size"
                 );
             };
-            let line = self.buffer.split_to(end + 2);
+            let shared = self.buffer.split_to(end + 2);
             let size =
-                usize::from_str_radix(std::str::from_utf8(&line[..end]).unwrap(), 16).unwrap();
+                usize::from_str_radix(std::str::from_utf8(&shared[..end]).unwrap(), 16).unwrap();
             self.bytes(size).await;
             while self.buffer.len() < 2 {
                 assert!(self.fill().await, "the connection ended inside a chunk");
@@ -533,7 +535,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         }
     }
 
-    /// That many bytes of content.
+    /// Takes that many bytes of content.
     async fn bytes(&mut self, length: usize) {
         while self.buffer.len() < length {
             assert!(self.fill().await, "the connection ended inside a body");

@@ -1,7 +1,8 @@
-//! The socket as hyper sees it.
+//! The socket that hyper reads and writes.
 //!
-//! Beneath hyper's back it writes interim responses (see [`interim::h1`](crate::interim::h1) for why that is safe),
-//! gives hyper's bare refusals of broken heads a problem document, and keeps the [`Line`] informed.
+//! Below hyper, the wire writes interim responses ([`interim::h1`](crate::interim::h1) shows why
+//! that is safe), gives hyper's bare refusals of broken heads a problem document, and keeps the
+//! state in [`Shared`] up to date.
 
 use std::{
     io::{self, IoSlice},
@@ -14,40 +15,40 @@ use bytes::{Buf, Bytes};
 use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::line::Line;
-use crate::{connection::Transport, refusal};
+use super::shared::Shared;
+use crate::{connection::Io, refusal};
 
-pub(super) struct Wire<I: Transport> {
+pub(super) struct Wire<I: Io> {
     io: I,
-    /// Read before hyper was there; it comes first.
+    /// Bytes that were read before hyper; they come first.
     ahead: Bytes,
-    /// Ours to write before anything of hyper's.
+    /// Bytes of ours, to write before hyper's.
     out: Bytes,
-    line: Arc<Line>,
-    /// Dropping this resets the connection if an exchange is unfinished.
+    shared: Arc<Shared>,
+    /// Set if dropping the wire resets the connection when an exchange is unfinished.
     armed: bool,
 }
 
-impl<I: Transport> Wire<I> {
-    pub(super) fn new(io: I, ahead: Bytes, line: Arc<Line>) -> Self {
+impl<I: Io> Wire<I> {
+    pub(super) fn new(io: I, ahead: Bytes, shared: Arc<Shared>) -> Self {
         Self {
             io,
             ahead,
             out: Bytes::new(),
-            line,
+            shared,
             armed: true,
         }
     }
 
-    pub(super) fn line(&self) -> Arc<Line> {
-        Arc::clone(&self.line)
+    pub(super) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
     }
 
     pub(super) fn has_ahead(&self) -> bool {
         !self.ahead.is_empty()
     }
 
-    /// Puts back what was read and not used.
+    /// Puts bytes back that were read and not used.
     pub(super) fn put_ahead(&mut self, bytes: Bytes) {
         debug_assert!(
             self.ahead.is_empty() || bytes.is_empty(),
@@ -58,7 +59,7 @@ impl<I: Transport> Wire<I> {
         }
     }
 
-    /// From now on, being dropped just closes the connection.
+    /// Lets a drop just close the connection.
     pub(super) fn disarm(&mut self) {
         self.armed = false;
     }
@@ -66,7 +67,7 @@ impl<I: Transport> Wire<I> {
     fn poll_out(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.out.is_empty() {
             let result = Pin::new(&mut self.io).poll_write(task, &self.out);
-            self.line.wrote(&result);
+            self.shared.wrote(&result);
             let written = ready!(result)?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
@@ -76,10 +77,11 @@ impl<I: Transport> Wire<I> {
         Poll::Ready(Ok(()))
     }
 
-    /// Whether `bytes`, about to be written by hyper, are its own refusal of a head it could not parse: the only thing
-    /// it writes while no exchange is unfinished. hyper's refusals have no body; ours takes their place.
+    /// Returns true if `bytes`, about to be written by hyper, are its own refusal of a head that it
+    /// could not parse: the only bytes it writes while no exchange is unfinished. hyper's refusals
+    /// have no body; ours takes their place.
     fn refuse(&mut self, bytes: &[u8]) -> bool {
-        if self.line.in_flight() {
+        if self.shared.in_flight() {
             return false;
         }
         let status = bytes
@@ -106,12 +108,12 @@ impl<I: Transport> Wire<I> {
         } else {
             write(Pin::new(&mut self.io), task)
         };
-        self.line.wrote(&result);
+        self.shared.wrote(&result);
         result
     }
 }
 
-impl<I: Transport> AsyncRead for Wire<I> {
+impl<I: Io> AsyncRead for Wire<I> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         task: &mut Context<'_>,
@@ -129,7 +131,7 @@ impl<I: Transport> AsyncRead for Wire<I> {
     }
 }
 
-impl<I: Transport> AsyncWrite for Wire<I> {
+impl<I: Io> AsyncWrite for Wire<I> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         task: &mut Context<'_>,
@@ -159,24 +161,25 @@ impl<I: Transport> AsyncWrite for Wire<I> {
         self.io.is_write_vectored()
     }
 
-    /// hyper calls this only with its own buffer empty, which is what makes the place between two messages.
+    /// Writes interim responses, then flushes. hyper calls this only when its own buffer is empty,
+    /// so these bytes fall between two messages.
     fn poll_flush(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.out.is_empty() {
-            this.out = this.line.outlet.take().unwrap_or_default();
+            this.out = this.shared.interim_queue.take().unwrap_or_default();
         }
         ready!(this.poll_out(task))?;
         ready!(Pin::new(&mut this.io).poll_flush(task))?;
-        if this.line.flushed() {
-            // hyper 1.12 can fall asleep after this flush although a pipelined request is in its buffer already: its
-            // poll loop has two such lost wake-ups (it happens without any of our code). One more poll cures both and
-            // costs next to nothing.
+        if this.shared.flushed() {
+            // hyper 1.12 can fall asleep after this flush although a pipelined request is in its
+            // buffer already: its poll loop has two such lost wake-ups (without any of our code,
+            // too). One more poll cures both and costs next to nothing.
             task.waker().wake_by_ref();
         }
         Poll::Ready(Ok(()))
     }
 
-    /// Only flushes: the connection's task closes in its own way once hyper is gone.
+    /// Only flushes: the connection's task closes in its own way once hyper is dropped.
     fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_out(task))?;
         if self.armed {
@@ -187,10 +190,10 @@ impl<I: Transport> AsyncWrite for Wire<I> {
     }
 }
 
-impl<I: Transport> Drop for Wire<I> {
+impl<I: Io> Drop for Wire<I> {
     fn drop(&mut self) {
-        self.line.outlet.close();
-        if self.armed && self.line.in_flight() {
+        self.shared.interim_queue.close();
+        if self.armed && self.shared.in_flight() {
             // A plain close would make a body without a length look whole.
             self.io.abort();
         }

@@ -1,55 +1,58 @@
-//! Counts what a peer's frames cost against what they carry.
+//! A meter of the cost of a peer's frames against their use.
 //!
-//! Frames of HTTP/2 cost the receiver work and the sender next to nothing: `HEADERS` and `CONTINUATION` want to be decoded
-//! even where their stream is over, `PING` and `SETTINGS` want answers, `RST_STREAM` throws a request away that was begun,
-//! empty `DATA` and unknown frames want to be looked at (RFC 9113 §10.5). h2 bounds the memory that they take. The [`Meter`]
-//! bounds their number, and the bytes to be decoded.
+//! Frames of HTTP/2 cost the receiver work and the sender next to nothing: `HEADERS` and
+//! `CONTINUATION` have to be decoded even if their stream is over, `PING` and `SETTINGS` to be
+//! answered, `RST_STREAM` throws away a request that was begun, empty `DATA` and unknown frames
+//! have to be parsed (RFC 9113 §10.5). h2 bounds the memory that they take. The [`Meter`] bounds
+//! their number, and the bytes to decode.
 //!
-//! Every frame costs something, whatever its type and its stream. A peer has an allowance that fills with time. It earns more
-//! with what really comes of its frames: with every request that is answered, and with every KiB that is transferred, either
-//! way. So what honest clients send is always covered, and nothing needs to be known of the ways to waste it.
+//! Every frame has a cost, whatever its type and its stream. A peer has an allowance that refills
+//! with time. It earns more with the use of its frames: with every request that is answered, and
+//! with every KiB that is transferred, either way. So the frames of honest clients are always
+//! covered, and the meter needs to know none of the ways to waste frames.
 
 use std::collections::HashSet;
 
 use tokio::time::Instant;
 
-/// What a peer may spend at once without having earned it.
+/// Frames that a peer may spend at once without having earned them.
 const ALLOWANCE: u64 = 4_000;
 
-/// How fast that fills again.
+/// Frames by which the allowance refills each second.
 const ALLOWANCE_PER_SECOND: u64 = 400;
 
-/// What may be earned ahead: enough for all the window updates of a long path.
+/// Maximum number of frames earned ahead: enough for all the window updates of a long path.
 const MAX_EARNED: u64 = 1_000_000;
 
-/// What an answered request earns: its own head, and the frames around it.
+/// Frames that an answered request earns: its own head, and the frames around it.
 const ANSWERED: u64 = 32;
 
-/// What a header section costs on a stream that has begun. A request has one at most, its trailers; on a stream that is over
-/// it is in vain.
+/// Cost of a header section on a stream that has begun. A request has one at most, its trailers; on
+/// a stream that is over it is useless.
 const TRAILERS: u64 = 20;
 
-/// Bytes of a header block that cost as much as a frame: each may stand for a field (RFC 7541 §6.1).
+/// Bytes of a header block that cost as much as a frame: each may stand for a field (RFC 7541
+/// §6.1).
 const BLOCK: u64 = 512;
 
 const FRAME_HEAD: usize = 9;
 
 #[derive(Debug)]
 pub(super) struct Meter {
-    /// Bytes until the next frame's head; the preface first.
+    /// Bytes until the next frame's head; at first, the preface.
     skip: usize,
     head: [u8; FRAME_HEAD],
-    /// How much of `head` has come.
+    /// Bytes of `head` that have arrived.
     head_filled: usize,
     allowance: u64,
     refilled: Instant,
-    /// Earned, in bytes transferred; a frame costs 1 KiB.
+    /// Frames earned, in bytes transferred; a frame costs 1 KiB.
     earned: u64,
     /// Bytes of content received.
     received: u64,
     /// The newest stream that the peer has begun.
     begun: u32,
-    /// The newest stream that was ever served, and those that are being served.
+    /// The newest stream that was ever served, and the streams that are being served.
     served: u32,
     open: HashSet<u32>,
 }
@@ -59,7 +62,7 @@ pub(super) struct Meter {
 pub(super) struct Flood;
 
 impl Meter {
-    /// Starts before a preface of `preface` bytes.
+    /// Returns a meter that expects a preface of `preface` bytes.
     pub(super) fn new(preface: usize, now: Instant) -> Self {
         Self {
             skip: preface,
@@ -75,13 +78,13 @@ impl Meter {
         }
     }
 
-    /// A stream is being served.
+    /// Notes that a stream is being served.
     pub(super) fn opened(&mut self, stream: u32) {
         self.open.insert(stream);
         self.served = self.served.max(stream);
     }
 
-    /// A stream is served no more, and has been answered or not.
+    /// Notes that a stream has ended, answered or not.
     pub(super) fn closed(&mut self, stream: u32, answered: bool) {
         self.open.remove(&stream);
         if answered {
@@ -89,17 +92,17 @@ impl Meter {
         }
     }
 
-    /// Bytes of content received so far.
+    /// Returns the number of bytes of content received.
     pub(super) fn received(&self) -> u64 {
         self.received
     }
 
-    /// Bytes were sent to the peer.
+    /// Notes that bytes were sent to the peer.
     pub(super) fn sent(&mut self, bytes: usize) {
         self.earn(bytes as u64);
     }
 
-    /// Bytes came from the peer.
+    /// Counts the frames in bytes from the peer.
     pub(super) fn observe(&mut self, mut bytes: &[u8], now: Instant) -> Result<(), Flood> {
         loop {
             let skipped = self.skip.min(bytes.len());
@@ -132,7 +135,8 @@ impl Meter {
         match kind {
             DATA => {
                 self.received += length;
-                // Of a stream that nobody reads, the bytes are a waste, too. A new one may not have been looked at yet.
+                // Bytes for a stream that nobody reads are useless, too. A new one may not have
+                // been accepted yet.
                 if stream <= self.served && !self.open.contains(&stream) {
                     return self.spend(1 + length / 4096, now);
                 }
@@ -188,7 +192,7 @@ mod tests {
         bytes
     }
 
-    /// Feeds frames one by one; how many were let through.
+    /// Feeds frames one by one, and returns how many were let through.
     fn let_through(
         meter: &mut Meter,
         now: Instant,
@@ -239,7 +243,7 @@ mod tests {
             meter.opened(stream);
             meter.closed(stream, true);
         }
-        // What nobody answers earns nothing.
+        // A request that is not answered earns nothing.
         let mut meter = Meter::new(0, now);
         let mut refused = 0;
         while meter
@@ -263,7 +267,7 @@ mod tests {
         meter.opened(1);
         meter.closed(1, false);
         assert_eq!(let_through(&mut meter, now, full()), 800);
-        // What was on its way when the stream ended: a window's worth.
+        // Bytes on their way when the stream ended: a window's worth.
         let mut meter = Meter::new(0, now);
         meter.opened(1);
         meter.closed(1, false);

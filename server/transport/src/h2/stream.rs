@@ -25,7 +25,7 @@ use crate::{
     request::{Discard, Unread, expects_continue, handle},
 };
 
-/// Serves one stream to its end; tells whether the peer has its answer.
+/// Serves one stream to its end; returns true if the peer has its answer.
 pub(super) async fn serve<S: Handler>(
     request: Request<RecvStream>,
     responder: SendResponse<Bytes>,
@@ -35,7 +35,7 @@ pub(super) async fn serve<S: Handler>(
 ) -> bool {
     let method = request.method().clone();
     let sender = Sender::new(responder, Arc::clone(&backlog));
-    // However this ends, a panic included, the sender's clones must not keep the stream open.
+    // At every end, a panic included, the sender's clones must not keep the stream open.
     let _closing = CloseOnDrop(sender.clone());
     let unread = Arc::new(Unread::default());
     let request = prepare(request, &sender, &unread, &context);
@@ -64,9 +64,10 @@ pub(super) async fn serve<S: Handler>(
     true
 }
 
-/// How a cut looks: the code that the text on resumable uploads names for it (httpwg/http-extensions#3475), and the
-/// one that Apple's own server framework sends when a handler closes its stream. Not `REFUSED_STREAM`, which promises
-/// that nothing was processed and has clients repeat the whole request.
+/// The code of a cut: the one that the text on resumable uploads names for it
+/// (httpwg/http-extensions#3475), and that Apple's own server framework sends when a handler closes
+/// its stream. Not `REFUSED_STREAM`, which promises that nothing was processed and makes clients
+/// repeat the whole request.
 const CUT: Reason = Reason::CANCEL;
 
 struct CloseOnDrop(Sender);
@@ -77,7 +78,7 @@ impl Drop for CloseOnDrop {
     }
 }
 
-/// The request as the handler gets it.
+/// Returns the request that the handler gets.
 fn prepare(
     request: Request<RecvStream>,
     sender: &Sender,
@@ -140,7 +141,7 @@ impl SendHalf for SendStream<Bytes> {
             if self.poll_reset(task).is_ready() {
                 return Poll::Ready(Err(Gone));
             }
-            // Capacity that is there already is not reported again.
+            // h2 does not report capacity again that is there already.
             while self.capacity() == 0 {
                 match ready!(self.poll_capacity(task)) {
                     Some(Ok(_)) => {}
@@ -182,10 +183,10 @@ impl Discard for RecvStream {
 /// A request's body as h2 delivers it.
 struct Content {
     stream: RecvStream,
-    /// What is still to come, if declared.
+    /// Bytes still to come, if declared.
     length: Option<u64>,
     data_done: bool,
-    /// Bytes that the handler has and the peer may not yet send anew.
+    /// Bytes that the handler has, and that the peer may not yet send anew.
     unreleased: usize,
     /// The client waits for `100 Continue`, which the first poll sends.
     unasked: Option<Sender>,
@@ -205,7 +206,7 @@ impl http_body::Body for Content {
             // Refused only when there is nothing left to continue.
             let _ = sender.send(StatusCode::CONTINUE, HeaderMap::new());
         }
-        // The handler is back for more, so it is done with what it had.
+        // A handler that asks for more is done with the bytes before.
         if this.unreleased > 0 {
             let _ = this
                 .stream
@@ -221,7 +222,7 @@ impl http_body::Body for Content {
                     }
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
-                // NO_ERROR too: a request that was reset is not whole.
+                // `NO_ERROR`, too: a request that was reset is not whole.
                 Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
                 None => this.data_done = true,
             }
@@ -247,7 +248,8 @@ impl http_body::Body for Content {
 
 impl From<h2::Error> for BodyError {
     fn from(error: h2::Error) -> Self {
-        // What the library itself resets is the peer's breach of the protocol, a wrong `Content-Length` for one.
+        // h2 itself resets a stream when the peer breaks the protocol, with a wrong
+        // `Content-Length` for one.
         if error.is_reset() && error.is_library() {
             Self::Malformed(error.into())
         } else {

@@ -1,7 +1,8 @@
 //! Receive windows that grow on paths whose delay needs it.
 //!
-//! A window a round trip is the most that an upload can carry. Small windows keep memory small, so they start small; a
-//! `PING` measures how much comes in a round trip, and when that is most of the window, the window grows to four times its size.
+//! One window a round trip is the most that an upload can carry. Small windows keep memory small,
+//! so they start small; a `PING` measures the bytes that arrive in a round trip, and if those are
+//! most of the window, the window grows to four times its size.
 
 use std::{
     task::{Context, Poll},
@@ -16,24 +17,24 @@ use tokio::time::Instant;
 
 use crate::Http2Config;
 
-/// Least time between two measurements.
+/// Minimum time between two measurements.
 const PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) struct Window {
     pings: PingPong,
-    /// Of a stream, in bytes; a connection's is twice that.
+    /// The window of a stream, in bytes; a connection's is twice that.
     size: u32,
     max: u32,
     sample: Sample,
-    /// What all windows may grow by, and what this connection has taken of it.
+    /// The budget for the growth of all windows, and the part that this connection has taken.
     growth: Budget,
     grown: Vec<Held>,
 }
 
 enum Sample {
-    /// Nothing is measured. Since when, and what had been received then.
+    /// No measurement since then, and the bytes received by then.
     Paused { since: Instant, received: u64 },
-    /// A ping is on its way; what had been received when it left.
+    /// A ping is on its way; the bytes received when it left.
     Pinged { received: u64 },
 }
 
@@ -53,7 +54,7 @@ impl Window {
         }
     }
 
-    /// Takes a measurement forward; `received` counts the bytes of content since the connection began.
+    /// Advances the measurement; `received` counts the bytes of content since the connection began.
     pub(super) fn poll<I>(
         &mut self,
         connection: &mut Connection<I, Bytes>,
@@ -70,7 +71,7 @@ impl Window {
                 let due = self.size < self.max && received > before && since.elapsed() >= PAUSE;
                 if due && self.pings.send_ping(Ping::opaque()).is_ok() {
                     self.sample = Sample::Pinged { received };
-                    // Registers the task, and has the ping sent.
+                    // Registers the task, and makes h2 send the ping.
                     let _ = self.pings.poll_pong(task);
                     task.waker().wake_by_ref();
                 }
@@ -79,7 +80,7 @@ impl Window {
                 if let Poll::Ready(pong) = self.pings.poll_pong(task) {
                     if pong.is_ok() && received - before >= u64::from(self.size) / 3 * 2 {
                         self.grow(connection);
-                        // h2 sends the news when it is polled next.
+                        // h2 sends the update when it is polled next.
                         task.waker().wake_by_ref();
                     }
                     self.sample = Sample::Paused {
@@ -100,7 +101,8 @@ impl Window {
         let Some(held) = self.growth.try_take(u64::from(size - self.size) * 2) else {
             return;
         };
-        // Refused while an earlier change is not acknowledged; then the next measurement tries again.
+        // Refused while an earlier change is not acknowledged; then the next measurement tries
+        // again.
         if connection.set_initial_window_size(size).is_ok() {
             connection.set_target_window_size(size * 2);
             self.size = size;

@@ -1,8 +1,8 @@
-//! The socket as h2 sees it.
+//! The socket that h2 reads and writes.
 //!
-//! h2 writes one frame at a time. The wire gathers them and writes many at once, which halves the work of sending; the
-//! connection's task calls [`poll_drain`](Wire::poll_drain) when h2 has nothing more to say for now. What is read passes
-//! the [`Meter`].
+//! h2 writes one frame at a time. The wire gathers frames and writes many at once, which halves the
+//! work of sending; the connection's task calls [`poll_drain`](Wire::poll_drain) when h2 has
+//! nothing more to write for now. Bytes that are read pass the [`Meter`].
 
 use std::{
     io,
@@ -17,35 +17,35 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::meter::Meter;
-use crate::{connection::Transport, stall::Stall};
+use crate::{connection::Io, stall::Stall};
 
-/// What is gathered for a peer that takes it at once.
+/// Bytes gathered for a peer that takes them at once.
 const GATHER: usize = 64 * 1024;
 
-/// What is gathered for a peer whose socket is full.
+/// Bytes gathered for a peer whose socket is full.
 const GATHER_BLOCKED: usize = 16 * 1024;
 
-/// Shared by h2, which owns one clone, and the connection's task.
-pub(super) struct Wire<I: Transport>(Arc<Mutex<Core<I>>>);
+/// The wire is shared by h2, which owns one clone, and the connection's task.
+pub(super) struct Wire<I: Io>(Arc<Mutex<Core<I>>>);
 
 struct Core<I> {
     io: I,
-    /// Read before h2 was there; it comes first.
+    /// Bytes that were read before h2; they come first.
     ahead: Bytes,
-    /// Gathered, and how much of it is written.
+    /// Gathered bytes, and the number of them that are written.
     out: Vec<u8>,
     written: usize,
-    /// TLS may hold back what it took until it is flushed.
+    /// Set while TLS may hold bytes back until it is flushed.
     unflushed: bool,
-    /// How much may be gathered.
+    /// Maximum number of bytes to gather.
     limit: usize,
-    /// The socket takes nothing, or little.
+    /// The time for which the socket has taken too little.
     stall: Stall,
     meter: Meter,
     flooded: bool,
 }
 
-impl<I: Transport> Wire<I> {
+impl<I: Io> Wire<I> {
     pub(super) fn new(io: I, ahead: Bytes, preface: usize) -> Self {
         let meter = Meter::new(preface, Instant::now());
         let core = Core {
@@ -62,7 +62,7 @@ impl<I: Transport> Wire<I> {
         Self(Arc::new(Mutex::new(core)))
     }
 
-    /// Writes what was gathered, when h2 has nothing more to say for now.
+    /// Writes the gathered bytes, when h2 has nothing more to write for now.
     pub(super) fn poll_drain(&self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
         let core = &mut *self.lock();
         ready!(core.poll_drain(task))?;
@@ -70,12 +70,12 @@ impl<I: Transport> Wire<I> {
         Poll::Ready(Ok(()))
     }
 
-    /// Makes closing look like a failure to the peer.
+    /// Makes the close that follows look like a failure to the peer.
     pub(super) fn abort(&self) {
         self.lock().io.abort();
     }
 
-    /// Lets go of the buffer, if nothing is in it.
+    /// Drops the buffer if it is empty.
     pub(super) fn release(&self) {
         let mut core = self.lock();
         if core.out.is_empty() {
@@ -83,27 +83,27 @@ impl<I: Transport> Wire<I> {
         }
     }
 
-    /// When the peer has taken too little for too long; see [`Stall::deadline`].
+    /// Returns the time at which to cut the peer off; see [`Stall::deadline`].
     pub(super) fn deadline(&self, limit: Duration, scarce: bool) -> Option<Instant> {
         self.lock().stall.deadline(limit, scarce)
     }
 
-    /// A stream has begun.
+    /// Notes that a stream has begun.
     pub(super) fn opened(&self, stream: u32) {
         self.lock().meter.opened(stream);
     }
 
-    /// A stream has ended, with an answer that the peer has or without.
+    /// Notes that a stream has ended, with an answer or without.
     pub(super) fn closed(&self, stream: u32, answered: bool) {
         self.lock().meter.closed(stream, answered);
     }
 
-    /// Whether the peer has sent more frames than it may; nothing more is read from it.
+    /// Returns true if the peer has sent more frames than it may; no more is read from it.
     pub(super) fn is_flooded(&self) -> bool {
         self.lock().flooded
     }
 
-    /// Bytes of content received so far.
+    /// Returns the number of bytes of content received.
     pub(super) fn received(&self) -> u64 {
         self.lock().meter.received()
     }
@@ -113,13 +113,13 @@ impl<I: Transport> Wire<I> {
     }
 }
 
-impl<I: Transport> Clone for Wire<I> {
+impl<I: Io> Clone for Wire<I> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
 }
 
-impl<I: Transport> Core<I> {
+impl<I: Io> Core<I> {
     fn poll_drain(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.written < self.out.len() {
             match Pin::new(&mut self.io).poll_write(task, &self.out[self.written..])? {
@@ -150,14 +150,14 @@ impl<I: Transport> Core<I> {
         Poll::Ready(Ok(()))
     }
 
-    /// The socket takes no more for now.
+    /// Notes that the socket takes no more for now.
     fn block(&mut self) -> Poll<io::Result<()>> {
         self.limit = GATHER_BLOCKED;
         self.stall.block(Instant::now());
         Poll::Pending
     }
 
-    /// Room for more, once there is some.
+    /// Waits for room for more bytes.
     fn poll_room(&mut self, task: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.out.len() >= self.limit {
             ready!(self.poll_drain(task))?;
@@ -170,7 +170,7 @@ impl<I: Transport> Core<I> {
     }
 }
 
-impl<I: Transport> AsyncRead for Wire<I> {
+impl<I: Io> AsyncRead for Wire<I> {
     fn poll_read(
         self: Pin<&mut Self>,
         task: &mut Context<'_>,
@@ -178,7 +178,7 @@ impl<I: Transport> AsyncRead for Wire<I> {
     ) -> Poll<io::Result<()>> {
         let core = &mut *self.lock();
         if core.flooded {
-            // The connection's task sees it when h2 returns, and ends the connection.
+            // The connection's task checks `flooded` when h2 returns, and ends the connection.
             return Poll::Pending;
         }
         let before = buffer.filled().len();
@@ -193,7 +193,7 @@ impl<I: Transport> AsyncRead for Wire<I> {
             .observe(&buffer.filled()[before..], Instant::now());
         if observed.is_err() {
             core.flooded = true;
-            // Not even the work on what has come already.
+            // h2 is spared even the bytes that have arrived.
             buffer.set_filled(before);
             return Poll::Pending;
         }
@@ -201,7 +201,7 @@ impl<I: Transport> AsyncRead for Wire<I> {
     }
 }
 
-impl<I: Transport> AsyncWrite for Wire<I> {
+impl<I: Io> AsyncWrite for Wire<I> {
     fn poll_write(
         self: Pin<&mut Self>,
         task: &mut Context<'_>,
@@ -233,7 +233,8 @@ impl<I: Transport> AsyncWrite for Wire<I> {
         true
     }
 
-    /// Nothing: h2 flushes after every frame, the connection's task drains when h2 is done.
+    /// Does nothing: h2 flushes after every frame, and the connection's task drains when h2 is
+    /// done.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

@@ -3,17 +3,21 @@
 //! hyper knows nothing of them, so they are written beneath it, by the wrapper around the socket
 //! (`h1::wire`). Why that is safe with hyper 1.12:
 //!
-//! 1. hyper flushes the wrapper only when its own write buffer is empty (three places in `proto/h1/io.rs`);
+//! 1. hyper flushes the wrapper only when its own write buffer is empty (three places in
+//!    `proto/h1/io.rs`);
 //! 2. it parses the next head only after the previous response is wholly encoded;
 //! 3. until a handler has returned, the only bytes it may add are a complete `100 Continue`.
 //!
-//! So bytes written *from inside `poll_flush`, while the current exchange's response is not handed to hyper*, stand
-//! exactly between two messages. [`Outlet::take`] is called from there and nowhere else.
+//! So bytes written *from inside `poll_flush`, while the current exchange's response is not handed
+//! to hyper*, stand exactly between two messages. [`InterimQueue::take`] is called from there and
+//! nowhere else.
 //!
-//! hyper adds its `100 Continue` when the body is first asked for, and what hyper adds leaves before what is queued here.
-//! Proxies exist that relay only the first interim response of an exchange, and it is the 104 that a client cannot do
-//! without. So a body whose client waits for the `100` is not asked for until the queue is taken ([`Outlet::poll_taken`]):
-//! what a handler sent before it read the body leaves before the `100`. On HTTP/2 both go through one queue.
+//! hyper adds its `100 Continue` when the body is first asked for, and what hyper adds leaves
+//! before what is queued here. Proxies exist that relay only the first interim response of an
+//! exchange, and it is the 104 that a client cannot do without. So a body whose client waits for
+//! the `100` is not asked for until the queue is taken ([`InterimQueue::poll_taken`]): what a
+//! handler sent before it read the body leaves before the `100`. On HTTP/2 both go through one
+//! queue.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -26,21 +30,21 @@ use http::{HeaderMap, StatusCode};
 
 use super::InterimError;
 
-/// Most bytes that may wait for one connection.
+/// Maximum number of bytes that may wait for one connection.
 const MAX_QUEUED: usize = 16 * 1024;
 
 /// One connection's queue of interim responses.
 #[derive(Debug, Default)]
-pub(crate) struct Outlet {
+pub(crate) struct InterimQueue {
     queue: Mutex<Queue>,
     connection: AtomicWaker,
-    /// The body that waits for the queue to be taken.
+    /// The task of the body that waits for the queue to be taken.
     body: AtomicWaker,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
-    /// Number of the current exchange; senders of earlier ones are stale.
+    /// Number of the current exchange; senders of earlier ones are refused.
     exchange: u64,
     gate: Gate,
     bytes: BytesMut,
@@ -48,7 +52,7 @@ struct Queue {
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Gate {
-    /// Nothing may be queued or written: no exchange, or its final response is with hyper.
+    /// Nothing may be queued or written: there is no exchange, or hyper has its final response.
     #[default]
     Shut,
     /// The handler is running.
@@ -57,22 +61,25 @@ enum Gate {
     Emptying,
 }
 
-/// Sends on behalf of one exchange.
+/// A sender on behalf of one exchange.
 #[derive(Debug, Clone)]
 pub(crate) struct Sender {
-    outlet: Arc<Outlet>,
+    interim_queue: Arc<InterimQueue>,
     exchange: u64,
 }
 
 impl Sender {
-    pub(crate) fn new(outlet: Arc<Outlet>, exchange: u64) -> Self {
-        Self { outlet, exchange }
+    pub(crate) fn new(interim_queue: Arc<InterimQueue>, exchange: u64) -> Self {
+        Self {
+            interim_queue,
+            exchange,
+        }
     }
 
     pub(crate) fn send(&self, status: StatusCode, fields: &HeaderMap) -> Result<(), InterimError> {
         let response = encode(status, fields);
         {
-            let mut queue = self.outlet.lock();
+            let mut queue = self.interim_queue.lock();
             if queue.exchange != self.exchange || queue.gate != Gate::Open {
                 return Err(InterimError::Closed);
             }
@@ -81,13 +88,14 @@ impl Sender {
             }
             queue.bytes.extend_from_slice(&response);
         }
-        self.outlet.connection.wake();
+        self.interim_queue.connection.wake();
         Ok(())
     }
 }
 
-impl Outlet {
-    /// Starts the next exchange and returns its number. `allowed` says whether it may have interim responses at all.
+impl InterimQueue {
+    /// Starts the next exchange and returns its number. `allowed` tells if it may have interim
+    /// responses.
     pub(crate) fn begin(&self, allowed: bool) -> u64 {
         let mut queue = self.lock();
         queue.exchange += 1;
@@ -97,7 +105,8 @@ impl Outlet {
         queue.exchange
     }
 
-    /// Takes no more for the current exchange; true once everything queued has been taken for writing.
+    /// Closes the queue for the current exchange; returns true once all of it has been taken for
+    /// writing.
     pub(crate) fn finish(&self) -> bool {
         let mut queue = self.lock();
         queue.gate = if queue.gate == Gate::Shut || queue.bytes.is_empty() {
@@ -108,7 +117,7 @@ impl Outlet {
         queue.gate == Gate::Shut
     }
 
-    /// What to write now. Only from inside the wrapper's `poll_flush`; see the module.
+    /// Takes the bytes to write now. Only called inside the wrapper's `poll_flush`; see the module.
     pub(crate) fn take(&self) -> Option<Bytes> {
         let mut queue = self.lock();
         if queue.gate == Gate::Shut || queue.bytes.is_empty() {
@@ -125,7 +134,7 @@ impl Outlet {
 
     /// Waits until nothing that `exchange` sent is queued.
     pub(crate) fn poll_taken(&self, exchange: u64, task: &mut Context<'_>) -> Poll<()> {
-        // Before the look, so that no wake-up falls between.
+        // Registered before the check, so that no wake-up falls between.
         self.body.register(task.waker());
         let queue = self.lock();
         if queue.exchange == exchange && queue.gate != Gate::Shut && !queue.bytes.is_empty() {
@@ -134,7 +143,7 @@ impl Outlet {
         Poll::Ready(())
     }
 
-    /// The connection is gone.
+    /// Closes the queue of a connection that is gone.
     pub(crate) fn close(&self) {
         let mut queue = self.lock();
         queue.gate = Gate::Shut;
@@ -147,7 +156,7 @@ impl Outlet {
         self.connection.wake();
     }
 
-    /// The task that [`wake`](Self::wake) wakes.
+    /// Sets the task that [`wake`](Self::wake) wakes.
     pub(crate) fn register(&self, waker: &std::task::Waker) {
         self.connection.register(waker);
     }
@@ -158,7 +167,7 @@ impl Outlet {
     }
 }
 
-/// The bytes of an interim response. Field values cannot hold CR or LF, so nothing can be smuggled in.
+/// Encodes an interim response. Field values cannot hold CR or LF, so nothing can be smuggled in.
 fn encode(status: StatusCode, fields: &HeaderMap) -> Bytes {
     let mut bytes = BytesMut::with_capacity(256);
     bytes.put_slice(b"HTTP/1.1 ");
@@ -203,20 +212,20 @@ mod tests {
 
     #[test]
     fn a_stale_sender_is_refused() {
-        let outlet = Arc::new(Outlet::default());
-        let stale = Sender::new(Arc::clone(&outlet), outlet.begin(true));
-        outlet.begin(true);
+        let interim_queue = Arc::new(InterimQueue::default());
+        let stale = Sender::new(Arc::clone(&interim_queue), interim_queue.begin(true));
+        interim_queue.begin(true);
         assert_eq!(
             stale.send(RESUMPTION, &HeaderMap::new()),
             Err(InterimError::Closed)
         );
-        assert!(outlet.take().is_none());
+        assert!(interim_queue.take().is_none());
     }
 
     #[test]
     fn a_peer_that_does_not_read_fills_the_queue() {
-        let outlet = Arc::new(Outlet::default());
-        let sender = Sender::new(Arc::clone(&outlet), outlet.begin(true));
+        let interim_queue = Arc::new(InterimQueue::default());
+        let sender = Sender::new(Arc::clone(&interim_queue), interim_queue.begin(true));
         let sent = std::iter::repeat_with(|| sender.send(RESUMPTION, &HeaderMap::new()))
             .take_while(Result::is_ok)
             .take(MAX_QUEUED)
@@ -227,38 +236,38 @@ mod tests {
         );
         let length = encode(RESUMPTION, &HeaderMap::new()).len();
         assert_eq!(sent, MAX_QUEUED / length);
-        assert_eq!(outlet.take().unwrap().len(), sent * length);
+        assert_eq!(interim_queue.take().unwrap().len(), sent * length);
     }
 
     #[test]
     fn a_body_waits_for_what_was_sent_before_it_is_asked_for() {
         let mut task = Context::from_waker(std::task::Waker::noop());
-        let outlet = Arc::new(Outlet::default());
-        let exchange = outlet.begin(true);
-        assert!(outlet.poll_taken(exchange, &mut task).is_ready());
-        let sender = Sender::new(Arc::clone(&outlet), exchange);
+        let interim_queue = Arc::new(InterimQueue::default());
+        let exchange = interim_queue.begin(true);
+        assert!(interim_queue.poll_taken(exchange, &mut task).is_ready());
+        let sender = Sender::new(Arc::clone(&interim_queue), exchange);
         sender.send(RESUMPTION, &HeaderMap::new()).unwrap();
-        assert!(outlet.poll_taken(exchange, &mut task).is_pending());
-        assert!(outlet.take().is_some());
-        assert!(outlet.poll_taken(exchange, &mut task).is_ready());
-        // Nothing is taken for a connection that is gone, and its bodies have to learn of that.
+        assert!(interim_queue.poll_taken(exchange, &mut task).is_pending());
+        assert!(interim_queue.take().is_some());
+        assert!(interim_queue.poll_taken(exchange, &mut task).is_ready());
+        // A connection that is gone takes nothing, and its bodies have to learn of that.
         sender.send(RESUMPTION, &HeaderMap::new()).unwrap();
-        outlet.close();
-        assert!(outlet.poll_taken(exchange, &mut task).is_ready());
+        interim_queue.close();
+        assert!(interim_queue.poll_taken(exchange, &mut task).is_ready());
     }
 
     #[test]
     fn a_response_waits_for_what_is_queued() {
-        let outlet = Arc::new(Outlet::default());
-        let sender = Sender::new(Arc::clone(&outlet), outlet.begin(true));
+        let interim_queue = Arc::new(InterimQueue::default());
+        let sender = Sender::new(Arc::clone(&interim_queue), interim_queue.begin(true));
         sender.send(RESUMPTION, &HeaderMap::new()).unwrap();
-        assert!(!outlet.finish());
+        assert!(!interim_queue.finish());
         assert_eq!(
             sender.send(RESUMPTION, &HeaderMap::new()),
             Err(InterimError::Closed)
         );
-        assert!(outlet.take().is_some());
-        assert!(outlet.finish());
-        assert!(outlet.take().is_none());
+        assert!(interim_queue.take().is_some());
+        assert!(interim_queue.finish());
+        assert!(interim_queue.take().is_none());
     }
 }

@@ -1,8 +1,8 @@
 //! Interim responses on HTTP/2: `HEADERS` frames sent through the `h2` crate.
 //!
-//! h2 checks neither the order (an interim response after the final one would go out) nor how many are queued for a peer
-//! that does not read. [`Sender`] does the first by giving the stream's responder away with the final response,
-//! [`Backlog`] the second.
+//! h2 checks neither the order (an interim response after the final one would go out) nor how many
+//! are queued for a peer that does not read. [`Sender`] does the first by giving the stream's
+//! responder away with the final response, [`Backlog`] the second.
 
 use std::{
     collections::VecDeque,
@@ -18,16 +18,16 @@ use tokio::sync::Notify;
 use super::InterimError;
 use crate::context::Context;
 
-/// Most interim responses that may wait for one connection.
+/// Maximum number of interim responses that may wait for one connection.
 const MAX_QUEUED: usize = 256;
 
-/// What an interim response takes, beside its fields.
+/// Memory that an interim response takes, beside its fields.
 const RESPONSE: usize = 512;
 
-/// The interim responses that a connection has queued and not yet handed to the socket.
+/// The interim responses of one connection that have not reached the socket.
 #[derive(Debug)]
 pub(crate) struct Backlog {
-    /// The memory that each takes.
+    /// The memory of each response.
     queued: Mutex<VecDeque<Held>>,
     left: Notify,
     context: Arc<Context>,
@@ -42,12 +42,13 @@ impl Backlog {
         }
     }
 
-    /// How many wait now; to be given to [`sent`](Self::sent) once everything older has left.
+    /// Returns the number of waiting responses, for [`sent`](Self::sent) once everything older has
+    /// left.
     pub(crate) fn waiting(&self) -> usize {
         self.lock().len()
     }
 
-    /// That many have left.
+    /// Removes the oldest `count` responses, which have left.
     pub(crate) fn sent(&self, count: usize) {
         if count == 0 {
             return;
@@ -59,7 +60,7 @@ impl Backlog {
         }
     }
 
-    /// Waits until all that is queued has left.
+    /// Waits until all queued responses have left.
     ///
     /// # Cancel safety
     ///
@@ -74,7 +75,7 @@ impl Backlog {
         }
     }
 
-    /// Makes room for one more, if there may be one.
+    /// Counts one more response, if there is room for it.
     fn enter(&self, fields: &HeaderMap) -> bool {
         let mut queued = self.lock();
         if queued.len() >= MAX_QUEUED {
@@ -90,7 +91,7 @@ impl Backlog {
     }
 }
 
-/// Sends on behalf of one stream, until its final response begins.
+/// A sender on behalf of one stream, until its final response begins.
 #[derive(Clone)]
 pub(crate) struct Sender {
     /// Empty once the final response has begun or the stream is gone.
@@ -106,7 +107,7 @@ impl Sender {
         }
     }
 
-    /// Also sends `100`, which handlers may not.
+    /// Queues an interim response; also `100`, which handlers may not send.
     pub(crate) fn send(&self, status: StatusCode, fields: HeaderMap) -> Result<(), InterimError> {
         let mut responder = self.lock();
         let responder = responder.as_mut().ok_or(InterimError::Closed)?;
@@ -126,7 +127,7 @@ impl Sender {
         self.lock().take()
     }
 
-    /// Whether the peer has reset the stream, or the connection is gone.
+    /// Returns true if the peer has reset the stream, or the connection is gone.
     pub(crate) fn poll_reset(&self, context: &mut std::task::Context<'_>) -> bool {
         self.lock()
             .as_mut()

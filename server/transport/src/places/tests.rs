@@ -15,12 +15,12 @@ fn places(max_connections: usize) -> Places {
     })
 }
 
-/// A place that is free.
-fn placed(places: &Places, address: IpAddr, standing: Standing) -> Place {
+/// Takes a free place.
+fn placed(places: &Places, address: IpAddr, activity: Activity) -> Place {
     let Some(Arrival::Placed(place)) = places.arrive(address) else {
         panic!("there is room");
     };
-    place.stand(standing);
+    place.set_activity(activity);
     place
 }
 
@@ -32,10 +32,10 @@ fn waiting(places: &Places, address: IpAddr) -> oneshot::Receiver<Place> {
 }
 
 fn is_leaving(place: &Place) -> bool {
-    place.asked_to_leave().now_or_never().is_some()
+    place.evicted().now_or_never().is_some()
 }
 
-/// Which of these were told to leave.
+/// Returns the indices of evicted places.
 fn leaving(held: &[Place]) -> Vec<usize> {
     let all = held.iter().enumerate();
     all.filter(|(_, place)| is_leaving(place))
@@ -47,10 +47,10 @@ fn leaving(held: &[Place]) -> Vec<usize> {
 fn an_idle_connection_leaves_first_then_one_without_a_request_the_oldest_of_each() {
     let places = places(4);
     let held = [
-        placed(&places, ATTACKER, Standing::Serving),
-        placed(&places, ATTACKER, Standing::Unserved),
-        placed(&places, ATTACKER, Standing::Idle),
-        placed(&places, ATTACKER, Standing::Idle),
+        placed(&places, ATTACKER, Activity::Serving),
+        placed(&places, ATTACKER, Activity::Unserved),
+        placed(&places, ATTACKER, Activity::Idle),
+        placed(&places, ATTACKER, Activity::Idle),
     ];
     let mut order = Vec::new();
     let mut waiters = Vec::new();
@@ -63,18 +63,18 @@ fn an_idle_connection_leaves_first_then_one_without_a_request_the_oldest_of_each
                 .collect::<Vec<_>>(),
         );
     }
-    assert_eq!(order, [2, 3, 1], "work is not cut for its own holder");
+    assert_eq!(order, [2, 3, 1], "work is not cut for its own client");
     assert!(waiters.iter_mut().all(|waiter| waiter.try_recv().is_err()));
     drop(held);
     assert!(waiters.iter_mut().all(|waiter| waiter.try_recv().is_ok()));
 }
 
 #[test]
-fn whoever_holds_the_most_makes_room() {
+fn the_client_with_the_most_places_makes_room() {
     let places = places(5);
-    let idle = placed(&places, OTHER, Standing::Idle);
+    let idle = placed(&places, OTHER, Activity::Idle);
     let heads: Vec<_> = (0..4)
-        .map(|_| placed(&places, ATTACKER, Standing::Unserved))
+        .map(|_| placed(&places, ATTACKER, Activity::Unserved))
         .collect();
     let mut client = waiting(&places, CLIENT);
     assert!(!is_leaving(&idle));
@@ -87,12 +87,12 @@ fn whoever_holds_the_most_makes_room() {
 fn nobody_makes_room_for_a_holder_of_as_many() {
     let places = places(4);
     let idle = [
-        placed(&places, CLIENT, Standing::Idle),
-        placed(&places, CLIENT, Standing::Idle),
+        placed(&places, CLIENT, Activity::Idle),
+        placed(&places, CLIENT, Activity::Idle),
     ];
     let busy = [
-        placed(&places, ATTACKER, Standing::Serving),
-        placed(&places, ATTACKER, Standing::Serving),
+        placed(&places, ATTACKER, Activity::Serving),
+        placed(&places, ATTACKER, Activity::Serving),
     ];
     let _waiting = waiting(&places, ATTACKER);
     assert_eq!((leaving(&idle), leaving(&busy)), (vec![], vec![]));
@@ -102,20 +102,20 @@ fn nobody_makes_room_for_a_holder_of_as_many() {
 fn work_is_cut_only_beyond_a_fair_share() {
     let full = places(6);
     let busy: Vec<_> = (0..6)
-        .map(|_| placed(&full, ATTACKER, Standing::Serving))
+        .map(|_| placed(&full, ATTACKER, Activity::Serving))
         .collect();
     let mut waiters = [waiting(&full, CLIENT), waiting(&full, OTHER)];
     assert_eq!(leaving(&busy), [0, 1]);
     drop(busy);
     assert!(waiters.iter_mut().all(|waiter| waiter.try_recv().is_ok()));
 
-    // Three holders of two places each have their share.
+    // Three clients of two places each have their share.
     let shared = places(6);
     let busy: Vec<_> = [ATTACKER, CLIENT, OTHER]
         .into_iter()
         .cycle()
         .take(6)
-        .map(|holder| placed(&shared, holder, Standing::Serving))
+        .map(|client| placed(&shared, client, Activity::Serving))
         .collect();
     let _waiting = waiting(&shared, CLIENT);
     assert!(leaving(&busy).is_empty());
@@ -130,21 +130,25 @@ fn a_listed_proxy_works_for_many() {
         ..Config::default()
     });
     let busy: Vec<_> = (0..4)
-        .map(|_| placed(&places, ATTACKER, Standing::Serving))
+        .map(|_| placed(&places, ATTACKER, Activity::Serving))
         .collect();
     let _waiting = waiting(&places, CLIENT);
     assert!(leaving(&busy).is_empty());
-    busy[3].stand(Standing::Idle);
-    assert_eq!(leaving(&busy), [3], "whoever waits takes what becomes idle");
+    busy[3].set_activity(Activity::Idle);
+    assert_eq!(
+        leaving(&busy),
+        [3],
+        "a newcomer takes a place that becomes idle"
+    );
 }
 
 #[test]
-fn a_place_that_comes_free_goes_to_whoever_holds_the_fewest() {
+fn a_free_place_goes_to_the_client_with_the_fewest() {
     let places = places(3);
     let mut busy: Vec<_> = (0..2)
-        .map(|_| placed(&places, ATTACKER, Standing::Serving))
+        .map(|_| placed(&places, ATTACKER, Activity::Serving))
         .collect();
-    let _client = placed(&places, CLIENT, Standing::Serving);
+    let _client = placed(&places, CLIENT, Activity::Serving);
     let mut attacker = waiting(&places, ATTACKER);
     let mut client = waiting(&places, CLIENT);
     let mut other = waiting(&places, OTHER);
@@ -158,7 +162,7 @@ fn a_place_that_comes_free_goes_to_whoever_holds_the_fewest() {
 #[test]
 fn waiting_is_bounded_and_the_greediest_is_turned_away() {
     let places = places(1);
-    let _busy = placed(&places, ATTACKER, Standing::Serving);
+    let _busy = placed(&places, ATTACKER, Activity::Serving);
     let mut waiters: Vec<_> = (0..16).map(|_| waiting(&places, ATTACKER)).collect();
     assert!(places.arrive(ATTACKER).is_none());
     let mut client = waiting(&places, CLIENT);
@@ -184,10 +188,10 @@ fn a_limit_per_peer_is_kept_with_places_left() {
         ..Config::default()
     });
     let held = [
-        placed(&places, CLIENT, Standing::Serving),
-        placed(&places, CLIENT, Standing::Idle),
+        placed(&places, CLIENT, Activity::Serving),
+        placed(&places, CLIENT, Activity::Idle),
     ];
-    let _other = placed(&places, OTHER, Standing::Idle);
+    let _other = placed(&places, OTHER, Activity::Idle);
     let mut next = waiting(&places, CLIENT);
     assert_eq!(leaving(&held), [1], "its own idle connection makes room");
     assert!(places.arrive(CLIENT).is_none());
@@ -200,7 +204,7 @@ fn a_network_counts_as_one_peer() {
     let places = places(3);
     let idle: Vec<_> = ["2001:db8::1", "2001:db8::2:1", "::ffff:198.51.100.1"]
         .into_iter()
-        .map(|address| placed(&places, address.parse().unwrap(), Standing::Idle))
+        .map(|address| placed(&places, address.parse().unwrap(), Activity::Idle))
         .collect();
     let _same = waiting(&places, CLIENT);
     assert_eq!(leaving(&idle), [0]);
@@ -209,8 +213,8 @@ fn a_network_counts_as_one_peer() {
 #[test]
 fn a_place_is_held_by_what_outlives_its_connection() {
     let places = places(1);
-    let place = placed(&places, ATTACKER, Standing::Serving);
-    place.gone();
+    let place = placed(&places, ATTACKER, Activity::Serving);
+    place.close();
     let mut next = waiting(&places, CLIENT);
     assert!(!is_leaving(&place), "there is no connection to be closed");
     assert!(next.try_recv().is_err());
@@ -219,20 +223,20 @@ fn a_place_is_held_by_what_outlives_its_connection() {
 }
 
 #[test]
-fn whoever_left_too_many_requests_is_held_back_and_nobody_else() {
+fn only_the_client_that_left_too_many_requests_is_throttled() {
     let places = Places::new(&Config {
         max_detached_requests: 2,
         ..Config::default()
     });
-    let attacker = placed(&places, ATTACKER, Standing::Serving);
-    let client = placed(&places, CLIENT, Standing::Serving);
+    let attacker = placed(&places, ATTACKER, Activity::Serving);
+    let client = placed(&places, CLIENT, Activity::Serving);
     let first = attacker.detach();
-    assert!(!attacker.is_held_back());
+    assert!(!attacker.is_throttled());
     let second = attacker.detach();
-    assert!(attacker.is_held_back() && !client.is_held_back());
+    assert!(attacker.is_throttled() && !client.is_throttled());
     let mut next = waiting(&places, ATTACKER);
-    placed(&places, CLIENT, Standing::Idle);
-    let mut eased = Box::pin(attacker.let_go());
+    placed(&places, CLIENT, Activity::Idle);
+    let mut eased = Box::pin(attacker.unthrottled());
     assert!(eased.as_mut().now_or_never().is_none());
     drop(first);
     assert!(eased.now_or_never().is_some());
@@ -244,15 +248,16 @@ fn whoever_left_too_many_requests_is_held_back_and_nobody_else() {
 fn shedding_spares_work() {
     let places = places(4);
     let held = [
-        placed(&places, CLIENT, Standing::Serving),
-        placed(&places, CLIENT, Standing::Idle),
-        placed(&places, OTHER, Standing::Unserved),
+        placed(&places, CLIENT, Activity::Serving),
+        placed(&places, CLIENT, Activity::Idle),
+        placed(&places, OTHER, Activity::Unserved),
     ];
     places.shed(10);
     assert_eq!(leaving(&held), [1, 2]);
 }
 
-/// Whatever comes and goes in whatever order, the counts hold, and nobody waits beside a free place.
+/// In whatever order connections come and go, the counts hold, and no newcomer waits beside a free
+/// place.
 #[test]
 fn random_arrivals_keep_the_counts() {
     let mut seed = 7_u64;
@@ -277,8 +282,8 @@ fn random_arrivals_keep_the_counts() {
             }
             3 if !held.is_empty() => {
                 let at = usize::try_from(below(held.len() as u64)).unwrap();
-                let standings = [Standing::Idle, Standing::Unserved, Standing::Serving];
-                held[at].stand(standings[usize::try_from(below(3)).unwrap()]);
+                let standings = [Activity::Idle, Activity::Unserved, Activity::Serving];
+                held[at].set_activity(standings[usize::try_from(below(3)).unwrap()]);
             }
             _ if !waiters.is_empty() => {
                 let at = usize::try_from(below(waiters.len() as u64)).unwrap();
@@ -298,7 +303,7 @@ fn random_arrivals_keep_the_counts() {
         assert_eq!(state.taken, held.len());
         assert!(state.taken <= 20 && (waiters.is_empty() || state.taken == 20));
         let known: usize = state
-            .holders
+            .clients
             .values()
             .map(|held| held.connections.len())
             .sum();
@@ -306,6 +311,6 @@ fn random_arrivals_keep_the_counts() {
     }
     drop((held, waiters));
     let state = places.lock();
-    assert_eq!((state.taken, state.leaving, state.movable), (0, 0, 0));
+    assert_eq!((state.taken, state.leaving, state.evictable), (0, 0, 0));
     assert!(state.by_places.is_empty());
 }

@@ -1,4 +1,4 @@
-//! Bodies both ways: errors told apart, trailers, back-pressure.
+//! Bodies both ways: distinct errors, trailers, back-pressure.
 
 use std::{
     sync::{
@@ -26,7 +26,7 @@ use crate::{
     support::{H2, Server, announce, get as get_request, put, soon},
 };
 
-/// Tells the test how each request's body ended.
+/// Reports the end of each request's body to the test.
 fn reporting() -> (Router, mpsc::UnboundedReceiver<String>) {
     let (reports, received) = mpsc::unbounded_channel();
     let router = Router::new().route(
@@ -45,7 +45,8 @@ fn reporting() -> (Router, mpsc::UnboundedReceiver<String>) {
                             BodyError::Disconnected(_) => "disconnected",
                             BodyError::Malformed(_) => "malformed",
                         };
-                        // What a handler does on the way out is not cut short by the client's going.
+                        // A handler that runs to its end is not interrupted when the client goes
+                        // away.
                         tokio::time::sleep(Duration::from_millis(20)).await;
                         break format!("{kind} after {length}");
                     }
@@ -95,7 +96,7 @@ async fn a_silent_client_times_out_and_a_slow_one_does_not() {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_is_told_apart() {
+async fn a_client_that_goes_away_has_an_error_of_its_own() {
     let (router, mut reports) = reporting();
     let server = Server::start(Config::default(), router).await;
     let mut client = server.connect().await;
@@ -182,7 +183,7 @@ async fn a_handler_finishes_what_a_dead_connection_left_it() {
 }
 
 #[tokio::test]
-async fn broken_framing_is_told_apart() {
+async fn broken_framing_has_an_error_of_its_own() {
     let (router, _reports) = reporting();
     let server = Server::start(Config::default(), router).await;
     for broken in [

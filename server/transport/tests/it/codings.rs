@@ -1,4 +1,5 @@
-//! Transfer codings: `chunked`, once and last, is understood; a body in any other is refused before anybody sees it.
+//! Transfer codings: `chunked`, once and last, is supported; a body in any other coding is refused
+//! before a handler sees it.
 
 use std::sync::{
     Arc,
@@ -24,7 +25,7 @@ async fn counting() -> (Server, Arc<AtomicUsize>) {
     (Server::start(Config::default(), router).await, reached)
 }
 
-/// A request of this version with these fields, and a chunked body of five bytes.
+/// Returns a request of this version with these fields, and a chunked body of five bytes.
 fn request(method: &str, version: &str, fields: &str) -> String {
     format!("{method} /a HTTP/{version}\r\nhost: x\r\n{fields}\r\n\r\n5\r\nhello\r\n0\r\n\r\n")
 }

@@ -1,4 +1,4 @@
-//! What handlers see of clients that leave, and what clients see of timeouts.
+//! Clients that leave, as handlers see them, and timeouts, as clients see them.
 
 use std::{
     sync::{Arc, Mutex},
@@ -20,7 +20,7 @@ async fn a_handler_whose_client_left_is_dropped() {
         "/",
         any(async move |body: Body| {
             body.collect().await.unwrap();
-            let _told = OnDrop(move || {
+            let _on_drop = OnDrop(move || {
                 dropped
                     .lock()
                     .unwrap()
@@ -46,7 +46,7 @@ async fn a_handler_whose_stream_was_reset_is_dropped() {
     let router = Router::new().route(
         "/",
         any(async move || {
-            let _told = OnDrop(|| dropped.send(()).unwrap());
+            let _on_drop = OnDrop(|| dropped.send(()).unwrap());
             std::future::pending::<()>().await;
         }),
     );

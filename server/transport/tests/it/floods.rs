@@ -65,8 +65,8 @@ impl Attacker {
         Self(socket)
     }
 
-    /// Sends frames until the server has had enough, reading what it says; its last GOAWAY's reason, and how many
-    /// frames were sent.
+    /// Sends frames until the server cuts the connection, reading its frames; returns the last
+    /// `GOAWAY`'s reason, and the number of frames that were sent.
     async fn flood(
         self,
         mut frames: impl FnMut(u32) -> Vec<u8> + Send + 'static,
@@ -91,7 +91,7 @@ impl Attacker {
     }
 }
 
-/// The reason of the last GOAWAY.
+/// Returns the reason of the last `GOAWAY`.
 fn goaway(mut bytes: &[u8]) -> Option<u32> {
     let mut reason = None;
     while bytes.len() >= 9 {
@@ -111,7 +111,7 @@ fn router() -> Router {
     uploads().route("/never", any(async || std::future::pending::<()>().await))
 }
 
-/// The flood ends its connection, with `ENHANCE_YOUR_CALM` where the peer gets to hear it.
+/// Checks that the flood ends its connection, with `ENHANCE_YOUR_CALM` if the peer reads it.
 async fn check(name: &str, setup: Vec<u8>, frames: impl FnMut(u32) -> Vec<u8> + Send + 'static) {
     let server = Server::start(Config::default(), router()).await;
     let mut bystander = server.h2().await;
@@ -249,7 +249,8 @@ async fn requests_beyond_the_streams_there_may_be() {
 
 #[tokio::test]
 async fn large_header_blocks() {
-    // Fields of the table by one byte each, on one stream after the other, of which none is answered.
+    // Fields of the table by one byte each, on one stream after the other, of which none is
+    // answered.
     let fields = [request(METHOD_GET, "/never"), vec![0x90; 8 * 1024]].concat();
     check("header blocks", vec![], move |n| {
         frame(HEADERS, END_HEADERS | END_STREAM, 2 * n + 1, &fields)

@@ -103,8 +103,8 @@ async fn a_100_continue_is_sent_as_well() {
     assert_eq!(H2::response(response).await.unwrap().1, "Ok(()) 5");
 }
 
-/// `/upload`: a 104, the body, a 104, all in a task of their own, as uploads are worked on: the body is asked for beside the
-/// connection's task. `/plain`: just the body.
+/// `/upload` sends a 104, reads the body and sends another 104, all in a task of their own, as
+/// uploads run: the body is asked for beside the connection's task. `/plain` just reads the body.
 fn in_tasks() -> Router {
     let read = async |body: Body| axum::body::to_bytes(body, 100).await.unwrap().len();
     Router::new()
@@ -299,7 +299,7 @@ async fn a_sender_that_outlives_its_exchange_is_harmless() {
     }
 }
 
-/// `/cut`: a 104, then a cut. `/slow`: answers when told.
+/// `/cut` sends a 104, then cuts the exchange. `/slow` answers when notified.
 fn cutting() -> Router {
     Router::new()
         .route(

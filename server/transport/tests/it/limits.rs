@@ -1,4 +1,4 @@
-//! How many connections there may be, and what happens to the next one.
+//! The bound on connections, and the connection beyond it.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Who gets a place when there are more connections than places, and how much work may be begun.
+//! The clients that get a place when there are more connections than places, and the bound on work
+//! that is begun.
 
 use std::{
     sync::{
@@ -44,8 +45,8 @@ async fn assert_served(client: &mut Raw) {
     assert_eq!(client.response().await.1, "hello");
 }
 
-/// More connections than there are places, each of which sends `bytes` and no more; then a client comes and is served, and
-/// as many as there may be are left.
+/// Opens more connections than there are places, each of which sends `bytes` and no more; then a
+/// client connects and is served, and as many connections as there are places are left.
 async fn check(name: &str, server: &Server, bytes: &[u8]) {
     let mut sockets = Vec::new();
     for _ in 0..2 * PLACES {
@@ -123,8 +124,8 @@ async fn an_idle_connection_leaves_before_one_that_sends_a_head() {
     }
 }
 
-/// `/keep`: reads the body and keeps it, for which it needs a permit; counts the beginnings, how many run, the most that
-/// ever ran, and the bodies that were cut.
+/// `/keep` reads the body and keeps it, for which it needs a permit; counts the beginnings, the
+/// bodies that are being kept, the most of those, and the bodies that were cut.
 #[derive(Clone, Default)]
 struct Work {
     begun: Arc<AtomicUsize>,
@@ -155,7 +156,7 @@ impl Work {
         uploads().route("/keep", keep.clone()).route("/", keep)
     }
 
-    /// Waits until so many were begun.
+    /// Waits until that many were begun.
     async fn reach(count: &AtomicUsize, expected: usize) {
         soon(async {
             while count.load(Ordering::SeqCst) < expected {
@@ -285,7 +286,7 @@ async fn streams_that_are_reset_at_once_are_not_worked_on() {
 }
 
 #[tokio::test]
-async fn whoever_leaves_too_many_requests_behind_waits_and_nobody_else() {
+async fn only_the_client_that_leaves_too_many_requests_behind_waits() {
     let work = Work::default();
     let gate = Arc::new(Semaphore::new(0));
     let config = Config {
@@ -309,7 +310,7 @@ async fn whoever_leaves_too_many_requests_behind_waits_and_nobody_else() {
     assert_eq!(held_back.response().await.1, "hello");
 }
 
-/// Connections on which no request is worked on, in various ways.
+/// Opens connections that send no request, in various ways.
 async fn unserved(server: &Server) -> Vec<Raw> {
     let mut clients = Vec::new();
     for bytes in [

@@ -83,7 +83,7 @@ impl Server {
         }
     }
 
-    /// A connection from another address of this machine, such as `127.0.0.2`.
+    /// Connects from another address of this machine, such as `127.0.0.2`.
     pub(crate) async fn connect_from(&self, address: &str) -> Raw {
         let socket = TcpSocket::new_v4().unwrap();
         socket
@@ -287,14 +287,14 @@ impl Raw {
         self.io.shutdown().await.unwrap();
     }
 
-    /// The next head. Panics on anything else.
+    /// Returns the next head. Panics on anything else.
     pub(crate) async fn head(&mut self) -> Head {
         soon(self.try_head())
             .await
             .expect("the connection ended instead of a response")
     }
 
-    /// The next head, unless the connection ends before it.
+    /// Returns the next head, unless the connection ends before it.
     pub(crate) async fn try_head(&mut self) -> Option<Head> {
         loop {
             if let Some(end) = self
@@ -342,7 +342,7 @@ impl Raw {
         }
     }
 
-    /// Exactly `length` bytes of content.
+    /// Reads exactly `length` bytes of content.
     pub(crate) async fn content(&mut self, length: usize) -> Bytes {
         while self.buffer.len() < length {
             let read = soon(self.io.read_buf(&mut self.buffer)).await.unwrap();
@@ -351,7 +351,7 @@ impl Raw {
         self.buffer.split_to(length).freeze()
     }
 
-    /// A final response with a declared length.
+    /// Reads a final response with a declared length.
     pub(crate) async fn response(&mut self) -> (Head, Bytes) {
         let head = self.head().await;
         let length = head.field("content-length").parse().unwrap();
@@ -359,14 +359,14 @@ impl Raw {
         (head, content)
     }
 
-    /// Everything until the connection ends, and how it ends.
+    /// Reads until the connection ends; returns the bytes and the end.
     pub(crate) async fn rest(&mut self) -> (Vec<u8>, std::io::Result<()>) {
         let mut bytes = self.buffer.split().to_vec();
         let end = soon(self.io.read_to_end(&mut bytes)).await.map(drop);
         (bytes, end)
     }
 
-    /// The connection has ended, and nothing more was said.
+    /// Checks that the connection has ended without another byte.
     pub(crate) async fn assert_closed(&mut self) {
         let (rest, _) = self.rest().await;
         assert!(
@@ -376,7 +376,7 @@ impl Raw {
         );
     }
 
-    /// Nothing comes for a moment.
+    /// Checks that nothing arrives for a moment.
     pub(crate) async fn assert_quiet(&mut self) {
         assert!(self.buffer.is_empty(), "unexpected: {:?}", self.buffer);
         let read = timeout(
@@ -412,7 +412,7 @@ impl H2 {
         ready.send_request(request, ends).unwrap()
     }
 
-    /// The next interim response of a stream.
+    /// Returns the next interim response of a stream.
     pub(crate) async fn interim(response: &mut h2::client::ResponseFuture) -> http::Response<()> {
         soon(std::future::poll_fn(|task| {
             response.poll_informational(task)
@@ -422,7 +422,7 @@ impl H2 {
         .unwrap()
     }
 
-    /// A response and its content.
+    /// Reads a response and its content.
     pub(crate) async fn response(
         response: h2::client::ResponseFuture,
     ) -> Result<(http::response::Parts, Bytes), h2::Error> {
@@ -459,7 +459,7 @@ pub(crate) fn announce(interim: &Interim, location: &str) -> Result<(), InterimE
     interim.send(resumption(), fields)
 }
 
-/// `/upload`: a 104 first, then the body's length. `/short`: an answer without reading.
+/// `/upload` sends a 104, then the body's length. `/short` answers without reading.
 pub(crate) fn uploads() -> Router {
     use axum::routing::{get, put};
     use http_body_util::BodyExt;
@@ -487,10 +487,10 @@ pub(crate) fn uploads() -> Router {
         .route("/hello", get(async || "hello"))
 }
 
-/// Sends interim responses until no more are taken, then tells.
+/// Sends interim responses until the queue is full, then notifies the test.
 pub(crate) fn chattering() -> (Router, Arc<Notify>) {
     let full = Arc::new(Notify::new());
-    let told = Arc::clone(&full);
+    let notified = Arc::clone(&full);
     let router = Router::new().route(
         "/",
         axum::routing::any(async move |Extension(interim): Extension<Interim>| {
@@ -498,14 +498,14 @@ pub(crate) fn chattering() -> (Router, Arc<Notify>) {
             while announce(&interim, &location) != Err(InterimError::Full) {
                 tokio::task::yield_now().await;
             }
-            told.notify_one();
+            notified.notify_one();
             "full"
         }),
     );
     (router, full)
 }
 
-/// Notes something once a value is dropped.
+/// Calls a function when dropped.
 pub(crate) struct OnDrop<F: FnMut()>(pub(crate) F);
 
 impl<F: FnMut()> Drop for OnDrop<F> {
@@ -514,7 +514,7 @@ impl<F: FnMut()> Drop for OnDrop<F> {
     }
 }
 
-/// An answer whose body never ends.
+/// Returns an answer whose body never ends.
 pub(crate) fn endless() -> Response {
     let frame = Bytes::from(vec![b'x'; 256 * 1024]);
     Response::new(Body::from_stream(futures::stream::repeat_with(move || {

@@ -1,4 +1,5 @@
-//! What hyper, the handler, the socket's wrapper and the connection's task know together of the current exchange.
+//! The state of the current exchange, which hyper, the handler, the socket's wrapper and the
+//! connection's task share.
 
 use std::{
     io,
@@ -12,12 +13,12 @@ use http_body::Body;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use crate::{Config, interim::h1::Outlet, stall::Stall};
+use crate::{Config, interim::h1::InterimQueue, stall::Stall};
 
 /// The shared state of one connection.
 #[derive(Debug)]
-pub(super) struct Line {
-    pub(super) outlet: Arc<Outlet>,
+pub(super) struct Shared {
+    pub(super) interim_queue: Arc<InterimQueue>,
     state: Mutex<State>,
     limits: Limits,
 }
@@ -32,28 +33,28 @@ struct Limits {
 
 #[derive(Debug)]
 struct State {
-    /// Number of the current exchange; news of earlier ones is ignored.
+    /// Number of the current exchange; reports on earlier ones are ignored.
     exchange: u64,
     request: Request,
-    /// The request's body failed: it will not come to its end.
+    /// Set if the request's body failed: its end will not arrive.
     failed: bool,
     response: Response,
-    /// hyper has something to flush.
+    /// Set while hyper has something to flush.
     unflushed: bool,
-    /// The socket takes nothing, or little.
+    /// The time for which the socket has taken too little.
     stall: Stall,
-    /// Since when there has been no exchange; counts while there is none.
+    /// The end of the last exchange; of use while there is none.
     quiet: Instant,
-    /// Part of a head has come.
+    /// Set when part of a head has arrived.
     head: bool,
 }
 
-/// How far the request's body is.
+/// The progress of the request's body.
 #[derive(Debug)]
 enum Request {
-    /// At its end.
+    /// Read to its end.
     Done,
-    /// With the handler.
+    /// In the hands of the handler.
     Open,
     /// Left by the handler, short enough to be read to its end.
     Unread { rest: Incoming, until: Instant },
@@ -61,38 +62,38 @@ enum Request {
     Abandoned,
 }
 
-/// How far the response is.
+/// The progress of the response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Response {
-    /// Wholly with hyper.
+    /// hyper has all of it.
     Done,
-    /// Not yet, or in part.
+    /// hyper has nothing or a part of it.
     Open,
-    /// Its body failed; the peer must not take it for whole.
+    /// The body failed; the peer must not take it for whole.
     Broken,
-    /// There shall be none. Since when.
+    /// The exchange is to be cut without a response. Since then.
     Cut(Instant),
 }
 
-/// What a connection waits for, apart from its peer and its handler.
+/// The events that a connection waits for, apart from those of its peer and its handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Deadline {
-    /// The connection is idle and should let go of its buffers.
+    /// The connection is idle and should drop its buffers.
     Shed,
-    /// The rest of a head did not come.
+    /// The rest of a head did not arrive.
     Head,
     /// The exchange is to be cut now.
     Cut,
-    /// The rest of a body that the handler left did not come.
+    /// The rest of a body that the handler left did not arrive.
     Unread,
     /// The peer does not read.
     Stall,
 }
 
-impl Line {
+impl Shared {
     pub(super) fn new(config: &Config) -> Self {
         Self {
-            outlet: Arc::default(),
+            interim_queue: Arc::default(),
             state: Mutex::new(State {
                 exchange: 0,
                 request: Request::Done,
@@ -114,9 +115,9 @@ impl Line {
 
     // The exchange.
 
-    /// A head has come. Returns the exchange's number.
+    /// Begins an exchange when its head has arrived, and returns its number.
     pub(super) fn begin(&self, interim: bool) -> u64 {
-        let exchange = self.outlet.begin(interim);
+        let exchange = self.interim_queue.begin(interim);
         let mut state = self.lock();
         state.exchange = exchange;
         state.request = Request::Open;
@@ -126,22 +127,23 @@ impl Line {
         exchange
     }
 
-    /// The request's body is at its end.
+    /// Notes that the request's body was read to its end.
     pub(super) fn request_done(&self, exchange: u64) {
         self.change(exchange, |state| state.request = Request::Done);
     }
 
-    /// The request's body failed, and the handler is told so.
+    /// Notes that the request's body failed, of which the handler knows.
     pub(super) fn request_failed(&self, exchange: u64) {
         self.change(exchange, |state| state.failed = true);
     }
 
-    /// Whether the handler works on a request that will not come to its end.
+    /// Returns true if the handler runs on a request whose end will not arrive.
     pub(super) fn has_failed(&self) -> bool {
         self.lock().failed
     }
 
-    /// The handler left the rest of the body. It is read and discarded if that is not too much, `readable` permitting.
+    /// Takes the rest of a body that the handler left. It is read and discarded if it is `readable`
+    /// and not too long.
     pub(super) fn request_unread(&self, exchange: u64, rest: Incoming, readable: bool) {
         let short = rest
             .size_hint()
@@ -158,22 +160,24 @@ impl Line {
         self.change(exchange, |state| state.request = request);
     }
 
-    /// Whether the connection ends with this exchange because its request will not be read to the end.
+    /// Returns true if the connection ends with this exchange because its request will not be read
+    /// to the end.
     pub(super) fn is_abandoned(&self) -> bool {
         matches!(self.lock().request, Request::Abandoned)
     }
 
-    /// Whether the handler has not come to the request's end, or is dealing with its failure.
+    /// Returns true if the handler has not read its request to the end, or is dealing with its
+    /// failure.
     pub(super) fn is_reading(&self) -> bool {
         matches!(self.lock().request, Request::Open | Request::Abandoned)
     }
 
-    /// The response goes to hyper, which will write and flush it.
+    /// Notes that hyper gets the response, which it will write and flush.
     pub(super) fn answering(&self) {
         self.lock().unflushed = true;
     }
 
-    /// The response's body is wholly with hyper.
+    /// Notes that hyper has all of the response's body.
     pub(super) fn response_done(&self, exchange: u64) {
         self.change(exchange, |state| {
             if state.response == Response::Open {
@@ -182,12 +186,12 @@ impl Line {
         });
     }
 
-    /// The response's body failed.
+    /// Notes that the response's body failed.
     pub(super) fn response_broken(&self, exchange: u64) {
         self.change(exchange, |state| state.response = Response::Broken);
     }
 
-    /// The handler wants the exchange cut.
+    /// Notes that the handler wants the exchange cut.
     pub(super) fn cut(&self, exchange: u64) {
         self.change(exchange, |state| {
             state.response = Response::Cut(Instant::now())
@@ -202,14 +206,14 @@ impl Line {
                 state.quiet = Instant::now();
             }
             drop(state);
-            // The news may come from another task than the connection's.
-            self.outlet.wake();
+            // The change may come from another task than the connection's.
+            self.interim_queue.wake();
         }
     }
 
     // The socket.
 
-    /// Bytes were handed to the socket, or tried to.
+    /// Notes the result of a write to the socket.
     pub(super) fn wrote(&self, result: &Poll<io::Result<usize>>) {
         let mut state = self.lock();
         state.unflushed = true;
@@ -220,31 +224,32 @@ impl Line {
         }
     }
 
-    /// Everything hyper had is with the socket. Tells whether there was anything.
+    /// Notes that the socket has all of hyper's bytes. Returns true if there were any.
     pub(super) fn flushed(&self) -> bool {
         let mut state = self.lock();
         state.stall.clear();
         std::mem::take(&mut state.unflushed)
     }
 
-    /// Whether an exchange is unfinished, so that the peer must not take the connection's end for the answer's.
+    /// Returns true if an exchange is unfinished, so that the peer must not take the connection's
+    /// end for the answer's.
     pub(super) fn in_flight(&self) -> bool {
         self.lock().in_flight()
     }
 
     // The connection.
 
-    /// Nothing is going on, from now.
+    /// Sets the time since which there is no exchange.
     pub(super) fn quiet_from(&self, now: Instant) {
         self.lock().quiet = now;
     }
 
-    /// Part of a head has come: the rest is due.
+    /// Notes that part of a head has arrived and the rest is due.
     pub(super) fn expect_head(&self) {
         self.lock().head = true;
     }
 
-    /// The current exchange is over, however far it got.
+    /// Drops the current exchange, however far it got.
     pub(super) fn forget(&self) {
         let mut state = self.lock();
         state.exchange = 0;
@@ -253,16 +258,16 @@ impl Line {
         state.unflushed = false;
     }
 
-    /// Whether the current exchange is to be cut, and everything before it has left.
+    /// Returns true if the current exchange is to be cut, and everything before it has left.
     pub(super) fn is_cut(&self) -> bool {
         let due = {
             let state = self.lock();
             matches!(state.response, Response::Cut(_)) && !state.unflushed
         };
-        due && self.outlet.finish()
+        due && self.interim_queue.finish()
     }
 
-    /// Reads and discards what a handler left of its request's body.
+    /// Reads and discards the body that a handler left.
     pub(super) fn poll_unread(&self, task: &mut Context<'_>) {
         let mut state = self.lock();
         let Request::Unread { rest, until } = &mut state.request else {
@@ -285,7 +290,7 @@ impl Line {
         task.waker().wake_by_ref();
     }
 
-    /// What comes next if nothing else happens; `scarce` tells whether others need the memory.
+    /// Returns the next deadline; `scarce` tells if memory is short.
     pub(super) fn deadline(
         &self,
         shed_after: Duration,
