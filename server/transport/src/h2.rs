@@ -125,15 +125,14 @@ async fn run<I: Io, S: Handler>(
         if let Some(deadline) = phase.deadline(context) {
             timer.as_mut().reset(deadline);
         }
-        // `next` keeps its state in the connection, `join_next` in the set; the others are only
-        // signals.
+        // `next` keeps its state in the connection, `ended` in the set; the others are signals.
         tokio::select! {
             biased;
             next = poll_fn(|task| {
-                match poll_next(&mut connection, takes_more, wire, &backlog, &mut window, task) {
-                    Ok(None) => poll_stall(wire, stall.as_mut(), context, task).map(Ok),
-                    Ok(Some(next)) => Poll::Ready(Ok(next)),
-                    Err(error) => Poll::Ready(Err(error)),
+                let next = poll_next(&mut connection, takes_more, wire, &backlog, &mut window, task);
+                match next.transpose() {
+                    Some(next) => Poll::Ready(next),
+                    None => poll_stall(wire, stall.as_mut(), context, task).map(Ok),
                 }
             }) => match next? {
                 Next::Stream(stream) => {
