@@ -166,8 +166,7 @@ async fn run<I: Io, S: Handler>(
             }
             () = context.place.unthrottled(), if is_throttled => {}
             () = context.place.evicted() => {
-                tracing::debug!(peer = %context.peer.address, "connection closed: its place was needed");
-                return leave(connection, wire).await;
+                return leave(connection, wire, context).await;
             }
             () = timer.as_mut(), if phase.deadline(context).is_some() => {
                 if matches!(phase, Phase::Closing(_)) {
@@ -366,7 +365,12 @@ fn poll_stall<I: Io>(
 }
 
 /// Closes the connection at once to make room. The peer gets the `GOAWAY` if there is room for it.
-async fn leave<I: Io>(mut connection: Connection<I>, wire: &Wire<I>) -> io::Result<()> {
+async fn leave<I: Io>(
+    mut connection: Connection<I>,
+    wire: &Wire<I>,
+    context: &Context,
+) -> io::Result<()> {
+    tracing::debug!(peer = %context.peer.address, "connection closed: its place was needed");
     connection.abrupt_shutdown(Reason::NO_ERROR);
     poll_fn(|task| {
         let closed = connection.poll_closed(task);
