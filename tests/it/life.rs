@@ -415,7 +415,7 @@ async fn a_start_that_fails_says_what_to_do() {
 #[tokio::test]
 async fn two_servers_do_not_share_a_data_directory() {
     let first = TestServer::start().await;
-    if tests::Blobs::of_this_run() != tests::Blobs::Fs {
+    if Blobs::of_this_run() != Blobs::Fs {
         skip(
             "two_servers_do_not_share_a_data_directory",
             "the bytes are not in it",
