@@ -148,7 +148,7 @@ fn told(router: Router) -> Router {
                 .make_span_with(span)
                 .on_failure(()),
         )
-        .layer(middleware::from_fn(problem::tell))
+        .layer(middleware::from_fn(problem::finish))
 }
 
 /// What all log lines of a request have in common. The route stands for the path, which in an upload's case is a capability.

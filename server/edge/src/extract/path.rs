@@ -8,7 +8,7 @@ use http::request::Parts;
 use percent_encoding::percent_decode_str;
 use protocol::problem::Problem;
 
-use crate::problem::{Failure, own};
+use crate::problem::{Failure, kinds};
 
 /// What all paths of files begin with.
 pub(crate) const FILES: &str = "/files/";
@@ -28,7 +28,7 @@ impl<A: Sync> FromRequestParts<A> for Target {
 
     async fn from_request_parts(parts: &mut Parts, _: &A) -> Result<Self, Failure> {
         let path = parts.uri.path();
-        let invalid = |reason: String| Problem::new(own::INVALID_PATH).detailed(reason);
+        let invalid = |reason: String| Problem::new(kinds::INVALID_PATH).detailed(reason);
         let decoded = percent_decode_str(path.strip_prefix(FILES).unwrap_or(path))
             .decode_utf8()
             .map_err(|_| invalid("A path is UTF-8.".to_owned()))?;

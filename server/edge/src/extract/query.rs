@@ -11,7 +11,7 @@ use http::{Method, Uri};
 use percent_encoding::percent_decode_str;
 use protocol::problem::Problem;
 
-use crate::problem::{Failure, own};
+use crate::problem::{Failure, kinds};
 
 /// How many letters may be wrong in a name that is taken for another.
 const TYPING_ERRORS: usize = 2;
@@ -100,7 +100,9 @@ fn unknown(path: &str, name: &str, known: &[(&str, &str)]) -> String {
 
 /// A request whose query cannot be read; `detail` says why.
 pub(crate) fn malformed(detail: impl Into<String>) -> Failure {
-    Problem::new(own::MALFORMED_REQUEST).detailed(detail).into()
+    Problem::new(kinds::MALFORMED_REQUEST)
+        .detailed(detail)
+        .into()
 }
 
 #[cfg(test)]
@@ -111,7 +113,7 @@ mod tests {
         let known = parameters(&Method::GET, route)?;
         match read(&uri.parse().unwrap(), known) {
             Ok(()) => None,
-            Err(failure) => Some(failure.detail().unwrap().to_owned()),
+            Err(failure) => Some(failure.problem().unwrap().detail().unwrap().to_owned()),
         }
     }
 

@@ -8,10 +8,10 @@ use axum::body::Body;
 use axum::response::{IntoResponse as _, Response};
 use domain::upload::{Completed, Plan, Product, Target, Upload, UploadState};
 use domain::uploads::{self, Outcome, ProgressSink};
-use domain::{Blob, Error, File};
+use domain::{Blob, File};
 use http::header::{CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE, ETAG, LOCATION, VARY};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use protocol::answer::{Answer, Deadline, Known, Refusal, Standing, Via};
+use protocol::answer::{Answer, Deadline, Known, Standing, Via};
 use protocol::dialect::Dialect;
 use protocol::fields::name::REPR_DIGEST;
 use protocol::rejection::Rejection;
@@ -20,7 +20,7 @@ use protocol::upload::Limits;
 use serde::Serialize;
 
 use crate::extract::UPLOADS;
-use crate::problem::Failure;
+use crate::problem::{Failure, Missing, Voice};
 use crate::respond::content::Representation;
 use crate::respond::file::{self, FileDocument};
 use crate::respond::{JSON, pack, time, url_value};
@@ -164,42 +164,31 @@ impl Answering {
         written(self.dialect.cancelled(), Vec::new())
     }
 
-    /// A rejection of what the request's own fields say.
+    /// Answers a request whose own fields break a rule.
     pub(crate) fn refused(&self, rejection: &Rejection) -> Failure {
-        told(self.dialect.refused(rejection, Known::Limits(&self.limits)))
+        Voice::with(self.dialect, Known::Limits(&self.limits)).rejected(rejection)
     }
 
-    /// The answer about an upload that never was.
+    /// Answers a request for an upload that never was.
     pub(crate) fn unknown(&self) -> Failure {
-        told(self.dialect.unknown())
+        Voice::of(self.dialect).missing(Missing::Resource("upload"))
     }
 
-    /// The answer to a request that failed. After a 104, a fault that will pass cuts the exchange: clients resume after a cut, and
-    /// give up after a 5xx. One that will not pass, as a store that refuses or is full, is told: a client that resumes would be cut for
-    /// ever.
-    pub(crate) fn failed(&self, failure: uploads::Failure, announced: bool) -> Failure {
-        match failure.error {
-            Error::Rejected(rejection) => match &failure.upload {
-                Some(upload) => self.with_standing(upload, |standing| {
-                    told(self.dialect.refused(&rejection, Known::Standing(standing)))
-                }),
-                None => self.refused(&rejection),
-            },
-            Error::NotFound { .. } => self.unknown(),
-            Error::Gone(_) => told(self.dialect.gone()),
-            error @ (Error::Draining
-            | Error::Busy
-            | Error::Corrupt { .. }
-            | Error::Store { .. })
-                if announced =>
-            {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "an upload is cut, to be resumed"
-                );
-                Failure::Cut
+    /// Answers a request that failed; `announced` if the client knows that it can resume.
+    pub(crate) fn failed(&self, failure: &uploads::Failure, announced: bool) -> Failure {
+        let answer = |known: Known<'_>| {
+            let voice = Voice::Upload {
+                dialect: self.dialect,
+                known,
+                announced,
+            };
+            voice.answer(&failure.error)
+        };
+        match &failure.upload {
+            Some(upload) => {
+                self.with_standing(upload, |standing| answer(Known::Standing(standing)))
             }
-            error => Failure::from(error).with_all(self.dialect.refusal_fields()),
+            None => answer(Known::Limits(&self.limits)),
         }
     }
 
@@ -371,10 +360,6 @@ fn echo(plan: &Plan) -> Option<tus::Echo<'_>> {
         concat: plan.tus_concat.as_deref(),
     };
     (echo != tus::Echo::default()).then_some(echo)
-}
-
-pub(crate) fn told(refusal: Refusal) -> Failure {
-    Failure::told(refusal.problem, refusal.fields)
 }
 
 fn json<T: Serialize>(document: &T) -> Vec<u8> {

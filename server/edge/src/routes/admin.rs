@@ -15,7 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::host::{self, Hosts};
-use crate::problem::{self, Failure, own};
+use crate::problem::{self, Failure, Missing, kinds};
 use transport::{InvalidAddress, ListenAddress};
 
 /// The default port for operators: the one before that for clients.
@@ -144,7 +144,7 @@ pub fn service(admin: Admin) -> Router {
 async fn live(State(health): State<Health>) -> Result<Json<Value>, Failure> {
     health.live().map_err(|ended| {
         let detail = format!("The process is about to end, since {ended}.");
-        Problem::new(own::NOT_LIVE).detailed(detail)
+        Problem::new(kinds::NOT_LIVE).detailed(detail)
     })?;
     Ok(Json(json!({ "status": "live" })))
 }
@@ -156,9 +156,8 @@ async fn ready(State(health): State<Health>) -> Result<Json<Value>, Failure> {
 
 impl From<NotReady> for Failure {
     fn from(not_ready: NotReady) -> Self {
-        let mut detail = not_ready.to_string();
-        detail[..1].make_ascii_uppercase();
-        let problem = Problem::new(own::NOT_READY).detailed(format!("{detail}."));
+        let detail = format!("{}.", kinds::capitalised(&not_ready.to_string()));
+        let problem = Problem::new(kinds::NOT_READY).detailed(detail);
         match not_ready {
             NotReady::Draining => problem.into(),
             NotReady::Stores(stores) => problem.with("stores", stores).into(),
@@ -167,9 +166,7 @@ impl From<NotReady> for Failure {
 }
 
 async fn no_such_resource() -> Failure {
-    Problem::new(own::NOT_FOUND)
-        .detailed("This is the admin listener: /livez, /readyz, /events/dead.")
-        .into()
+    Missing::AdminPath.into()
 }
 
 #[cfg(test)]

@@ -16,10 +16,9 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use protocol::fields::name;
-use protocol::problem::Problem;
 
 use super::Api;
-use crate::problem::{Failure, own};
+use crate::problem::{Failure, kinds};
 
 /// What pages may send.
 static ALLOWED: LazyLock<HeaderValue> = LazyLock::new(|| list(name::sent_by_clients()));
@@ -76,7 +75,7 @@ fn refusal(origin: &HeaderValue) -> Failure {
         .chars()
         .take(100)
         .collect();
-    Problem::new(own::FORBIDDEN)
+    kinds::FORBIDDEN
         .detailed(format!(
             "Pages of {origin} may not use this server: without keys, only pages of this machine may, such as http://localhost:3000. \
              Set access.keys, and let the page send one."

@@ -18,7 +18,7 @@ use super::admin::Admin;
 use super::packs::Names;
 use super::page;
 use crate::extract::query::{self, malformed};
-use crate::problem::Failure;
+use crate::problem::{Failure, Missing};
 use crate::respond::time;
 
 pub(super) fn router() -> Router<Admin> {
@@ -93,8 +93,7 @@ async fn replay(
     State(dead_letters): State<DeadLetters>,
     Names(id): Names<String>,
 ) -> Result<Json<Replayed>, Failure> {
-    let unknown = |_| Error::NotFound { what: "dead event" };
-    let id: EventId = id.parse().map_err(unknown)?;
+    let id: EventId = id.parse().map_err(|_| Missing::DeadEvent)?;
     dead_letters.replay(&id).await?;
     Ok(Json(Replayed { replayed: 1 }))
 }

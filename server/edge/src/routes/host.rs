@@ -24,7 +24,7 @@ use http::{HeaderValue, Uri};
 use protocol::problem::Problem;
 
 use super::Api;
-use crate::problem::{Failure, own};
+use crate::problem::{Failure, kinds};
 
 /// Longest name that is repeated to whoever used it.
 const MOST_TOLD: usize = 100;
@@ -127,7 +127,7 @@ pub(super) async fn check(
     let stranger = api.local_hosts().and_then(|hosts| hosts.stranger(&request));
     match stranger {
         None => Ok(next.run(request).await),
-        Some(name) => Err(Problem::new(own::MISDIRECTED)
+        Some(name) => Err(Problem::new(kinds::MISDIRECTED)
             .detailed(format!(
                 "The request is for the host {name}. This server asks for no key, so it answers to this machine's names \
                  only, such as localhost or 127.0.0.1. To serve {name} as well, set public_url = \"http://{name}\", give \
@@ -145,7 +145,7 @@ pub(super) async fn check_admin(
 ) -> Result<Response, Failure> {
     match hosts.stranger(&request) {
         None => Ok(next.run(request).await),
-        Some(name) => Err(Problem::new(own::MISDIRECTED)
+        Some(name) => Err(Problem::new(kinds::MISDIRECTED)
             .detailed(format!(
                 "The request is for the host {name}, and the admin listener answers to addresses, localhost and names \
                  without a dot only. Ask it by its address, or list the name without its port in the setting \

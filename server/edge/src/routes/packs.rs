@@ -32,7 +32,7 @@ use super::{page, uploads};
 use crate::extract::Access;
 use crate::extract::document::document;
 use crate::extract::query::malformed;
-use crate::problem::{Failure, own};
+use crate::problem::{Failure, Missing, kinds};
 use crate::respond::content::{BYTES, CHANGING, InMemory, Representation};
 use crate::respond::pack::{
     ComparisonDocument, DiffDocument, DraftDocument, PackDocument, PackPage, VersionDocument,
@@ -91,7 +91,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Names<T
         names
             .map(|Path(names)| Self(names))
             .map_err(|error: PathRejection| {
-                Problem::new(own::INVALID_PATH)
+                Problem::new(kinds::INVALID_PATH)
                     .detailed(error.body_text())
                     .into()
             })
@@ -118,7 +118,7 @@ impl<S: Sync> FromRequestParts<S> for Asked {
 /// The name of a pack.
 pub(super) fn pack_name(name: &str) -> Result<PackName, Failure> {
     PackName::parse(name).map_err(|error| {
-        Problem::new(own::INVALID_PATH)
+        Problem::new(kinds::INVALID_PATH)
             .detailed(format!("{name:?} cannot be the name of a pack: {error}."))
             .into()
     })
@@ -126,8 +126,7 @@ pub(super) fn pack_name(name: &str) -> Result<PackName, Failure> {
 
 /// The name of a draft.
 pub(super) fn draft_id(id: &str) -> Result<DraftId, Failure> {
-    id.parse()
-        .map_err(|_| domain::Error::NotFound { what: "draft" }.into())
+    id.parse().map_err(|_| Missing::Draft.into())
 }
 
 /// A version's number; none for `latest`.
@@ -141,7 +140,7 @@ fn number(text: &str) -> Result<Option<u64>, Failure> {
         .filter(|number: &u64| number.to_string() == text);
     match canonical {
         Some(number) => Ok(Some(number)),
-        None => Err(domain::Error::NotFound { what: "version" }.into()),
+        None => Err(Missing::Version.into()),
     }
 }
 
@@ -310,10 +309,7 @@ async fn signature(
 ) -> Result<Response, Failure> {
     let version = packs.version(&pack_name(&name)?, number(&v)?).await?;
     let Some(signature) = packs.signature(&version).await? else {
-        return Err(domain::Error::NotFound {
-            what: "signature: the server has no signing key",
-        }
-        .into());
+        return Err(Missing::SigningKey.into());
     };
     let bytes = Bytes::copy_from_slice(&signature.0);
     let representation = in_memory(&bytes, BYTES, None);
@@ -331,10 +327,7 @@ struct SigningKey {
 
 async fn signing_key(Access(packs): Access<Packs>, asked: Asked) -> Result<Response, Failure> {
     let Some(key) = packs.verifying_key() else {
-        return Err(domain::Error::NotFound {
-            what: "signing key",
-        }
-        .into());
+        return Err(Missing::SigningKey.into());
     };
     let key = SigningKey {
         algorithm: "ed25519",
@@ -390,7 +383,7 @@ async fn since(
         None => (base.as_str(), None),
     };
     let Some(base) = number(base)? else {
-        return Err(domain::Error::NotFound { what: "version" }.into());
+        return Err(Missing::Version.into());
     };
     let selection = Selection::Since(base);
     if let Some(format) = format {
@@ -412,10 +405,7 @@ async fn need(
     asked: Asked,
 ) -> Result<Response, Failure> {
     let Some((need, format)) = with_format(&need) else {
-        return Err(domain::Error::NotFound {
-            what: "archive: its name ends in .zip or .tar",
-        }
-        .into());
+        return Err(Missing::Archive.into());
     };
     let selection = Selection::Need(need.to_owned());
     send(packs, &name, &v, &selection, format, asked).await
@@ -517,7 +507,7 @@ async fn create_draft(
 /// The name of a pack that may be published; some names would hide resources of other kinds.
 pub(super) fn publishable(name: &str) -> Result<PackName, Failure> {
     if name == "signing-key" {
-        let problem = Problem::new(own::INVALID_PATH);
+        let problem = Problem::new(kinds::INVALID_PATH);
         return Err(problem
             .detailed("No pack can have this name: the server's key has it.")
             .into());

@@ -27,8 +27,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::extract::query::malformed;
 use crate::extract::{Access, HolderAccess, Target, UPLOADS, UploadTarget, body, form};
-use crate::problem::{Failure, no_such_method, own};
-use crate::respond::upload::{Announcer, Answering, UploadDocument, told, written};
+use crate::problem::{Failure, Missing, Voice, kinds, no_such_method};
+use crate::respond::upload::{Announcer, Answering, UploadDocument, written};
 use crate::routes::Api;
 use crate::routes::files;
 use crate::routes::packs::{self, Names};
@@ -54,7 +54,7 @@ async fn stand_for(mut request: Request, next: Next) -> Response {
         }
         Err(rejection) => {
             let dialect = Dialect::of_upload_request(request.method(), request.headers());
-            told(dialect.refused(&rejection, protocol::answer::Known::Nothing)).into_response()
+            Voice::of(dialect).rejected(&rejection).into_response()
         }
     }
 }
@@ -176,7 +176,7 @@ async fn creation(
     let sink = Arc::clone(&announcer) as Arc<dyn ProgressSink>;
     match uploads.create(creation, body, sink).await {
         Ok(outcome) => Ok(answering.outcome(&outcome)),
-        Err(failure) => Err(answering.failed(failure, announcer.announced())),
+        Err(failure) => Err(answering.failed(&failure, announcer.announced())),
     }
 }
 
@@ -247,7 +247,7 @@ async fn resource(
                 Dialect::Plain | Dialect::Ietf(_) => Completion::Later,
             };
             let upload = uploads.retrieve(id, completion).await;
-            let upload = upload.map_err(|failure| answering.failed(failure, false))?;
+            let upload = upload.map_err(|failure| answering.failed(&failure, false))?;
             if method == Method::GET && is_content(&upload) && !asks_for_json(request.headers()) {
                 return content(&answering, &uploads, &upload, request.headers()).await;
             }
@@ -269,7 +269,7 @@ async fn resource(
             match appended {
                 Ok(outcome) => Ok(answering.outcome(&outcome)),
                 // The client holds the upload's URL, so it was told that it can resume.
-                Err(failure) => Err(answering.failed(failure, true)),
+                Err(failure) => Err(answering.failed(&failure, true)),
             }
         }
         Method::DELETE => {
@@ -278,7 +278,7 @@ async fn resource(
                 .map_err(|rejection| answering.refused(&rejection))?;
             match uploads.cancel(id).await {
                 Ok(()) => Ok(answering.cancelled()),
-                Err(failure) => Err(answering.failed(failure, false)),
+                Err(failure) => Err(answering.failed(&failure, false)),
             }
         }
         _ => Err(no_such_method().await.with(
@@ -322,10 +322,9 @@ async fn content(
     request: &HeaderMap,
 ) -> Result<Response, Failure> {
     let file = uploads.file(upload).await.map_err(|error| match error {
-        Error::NotFound { .. } => Failure::from(Problem::new(own::NOT_FOUND).detailed(
-            "The file that this upload became was deleted or replaced. Ask with Accept: application/json for the upload itself.",
-        ))
-        .with_all(answering.dialect.refusal_fields()),
+        Error::NotFound { .. } => {
+            Failure::from(Missing::UploadedFile).with_all(answering.dialect.refusal_fields())
+        }
         error => error.into(),
     })?;
     let open = async { Ok(uploads.open_file(&file).await?) };
@@ -382,7 +381,7 @@ fn text(fields: &HeaderMap, name: &HeaderName) -> Result<Option<String>, Failure
     let mut lines = Vec::new();
     for value in fields.get_all(name) {
         let line = value.to_str().map_err(|_| {
-            Problem::new(own::MALFORMED_REQUEST).detailed(format!("{name} is not ASCII."))
+            Problem::new(kinds::MALFORMED_REQUEST).detailed(format!("{name} is not ASCII."))
         })?;
         lines.push(line);
     }
