@@ -10,15 +10,12 @@ mod page;
 mod uploads;
 
 use std::convert::Infallible;
-use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{FromRef, MatchedPath};
+use axum::extract::MatchedPath;
 use axum::middleware;
 use axum::response::Response;
-use domain::access::Gate;
-use domain::{Clock, Files, Packs, Uploads};
 use http::header::CONTENT_LENGTH;
 use http::{Request, StatusCode};
 use protocol::fields::name::X_REQUEST_ID;
@@ -26,50 +23,9 @@ use tower::{Service, ServiceExt};
 use tower_http::trace::TraceLayer;
 use tracing::Span;
 
-use self::host::Hosts;
+pub use crate::api::{Api, Place};
 use crate::extract::{FILES, PACKS, query};
 use crate::problem;
-
-/// What handlers work with.
-#[derive(Debug, Clone, FromRef)]
-pub struct Api {
-    /// Lets principals in.
-    pub gate: Gate,
-    /// The uploads.
-    pub uploads: Uploads,
-    /// The files.
-    pub files: Files,
-    /// The packs.
-    pub packs: Packs,
-    /// The time.
-    pub clock: Arc<dyn Clock>,
-    /// How the server is reached.
-    pub place: Arc<Place>,
-}
-
-/// How the server is reached.
-#[derive(Debug, Clone, Default)]
-pub struct Place {
-    /// Its URL without a slash at the end; absent, resources are told by their paths, which no proxy can make wrong.
-    pub public_url: Option<String>,
-    /// The names that it goes by while it is open to everyone, but meant for this machine.
-    pub hosts: Hosts,
-}
-
-impl Api {
-    /// The URL of a path of this server.
-    pub(crate) fn absolute(&self, path: &str) -> String {
-        match &self.place.public_url {
-            Some(url) => format!("{url}{path}"),
-            None => path.to_owned(),
-        }
-    }
-
-    /// The only names that it goes by, where it is open because nobody but this machine reaches it.
-    fn local_hosts(&self) -> Option<&Hosts> {
-        self.gate.is_local_only().then_some(&self.place.hosts)
-    }
-}
 
 /// The service that answers every request.
 pub fn service(

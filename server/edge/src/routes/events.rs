@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::admin::Admin;
-use super::packs::Names;
 use super::page;
+use crate::extract::pack::Names;
 use crate::extract::query::{self, malformed};
 use crate::problem::{Failure, Missing};
 use crate::respond::time;

@@ -25,13 +25,13 @@ use protocol::tus::{self, Concat};
 use protocol::upload::Completion;
 use serde::{Deserialize, Serialize};
 
+use crate::extract::pack::{DraftPath, NewPackPath};
 use crate::extract::query::malformed;
 use crate::extract::{Access, HolderAccess, Target, UPLOADS, UploadTarget, body, form};
 use crate::problem::{Failure, Missing, Voice, kinds, no_such_method};
 use crate::respond::upload::{Announcer, Answering, UploadDocument, written};
 use crate::routes::Api;
 use crate::routes::files;
-use crate::routes::packs::{self, Names};
 use transport::Interim;
 use transport::Peer;
 
@@ -83,13 +83,10 @@ pub(super) async fn create_at(
 pub(super) async fn create_content(
     State(api): State<Api>,
     uploads: Access<Uploads>,
-    Names((pack, draft)): Names<(String, String)>,
+    DraftPath { pack, draft }: DraftPath,
     request: Request,
 ) -> Result<Response, Failure> {
-    let target = upload::Target::Draft {
-        pack: packs::pack_name(&pack)?,
-        draft: packs::draft_id(&draft)?,
-    };
+    let target = upload::Target::Draft { pack, draft };
     Box::pin(creation(api, uploads, Some(target), request)).await
 }
 
@@ -97,10 +94,10 @@ pub(super) async fn create_content(
 pub(super) async fn create_version(
     State(api): State<Api>,
     uploads: Access<Uploads>,
-    Names(pack): Names<String>,
+    NewPackPath(pack): NewPackPath,
     request: Request,
 ) -> Result<Response, Failure> {
-    let target = upload::Target::Pack(packs::publishable(&pack)?);
+    let target = upload::Target::Pack(pack);
     Box::pin(creation(api, uploads, Some(target), request)).await
 }
 
