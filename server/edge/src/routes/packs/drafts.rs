@@ -7,13 +7,14 @@ use http::StatusCode;
 use http::header::ETAG;
 
 use super::archives::version_document;
+use crate::extract::condition::condition;
 use crate::extract::document::document;
 use crate::extract::pack::{DraftPath, NewPackPath};
 use crate::extract::{Access, Asked};
 use crate::problem::Failure;
 use crate::respond::document::{created, encoded, fresh, tag};
 use crate::respond::pack::{DraftDocument, version_url};
-use crate::routes::{Api, uploads};
+use crate::routes::Api;
 
 /// Makes a draft of the tree in the request's body.
 pub(super) async fn create(
@@ -55,7 +56,7 @@ pub(super) async fn publish(
     DraftPath { pack, draft }: DraftPath,
     asked: Asked,
 ) -> Result<Response, Failure> {
-    let condition = uploads::condition(&asked.fields)?;
+    let condition = condition(&asked.fields)?;
     let (version, is_new) = packs.publish(&pack, &draft, &condition).await?;
     let document = version_document(&api, &packs, &version).await?;
     let mut response = if is_new {
