@@ -101,8 +101,8 @@ impl IntoResponse for Failure {
 pub(crate) struct RequestId(pub(crate) HeaderValue);
 
 impl RequestId {
-    /// Returns the identifier that the client or a proxy gave, if it is fit to be logged; else a new
-    /// one.
+    /// Returns the identifier that the client or a proxy gave, if it is fit to be logged; else a
+    /// new one.
     pub(crate) fn of(request: &HeaderMap) -> Self {
         let given = request.get(&X_REQUEST_ID).filter(|value| {
             (1..=128).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic)

@@ -48,8 +48,8 @@ pub fn service(
     })
 }
 
-/// Passes over one slash at the end of a path, as in `/files/`, which clients of tus are configured with. In the name of a file it has a
-/// meaning: no file has such a name.
+/// Passes over one slash at the end of a path, as in `/files/`, which clients of tus are configured
+/// with. In the name of a file it has a meaning: no file has such a name.
 fn without_final_slash(mut request: Request<Body>) -> Request<Body> {
     let uri = request.uri();
     let Some(path) = uri.path().strip_suffix('/') else {
@@ -70,7 +70,7 @@ fn without_final_slash(mut request: Request<Body>) -> Request<Body> {
     request
 }
 
-/// Whether the path goes on below `/files/`, of the server or of a version.
+/// Returns whether the path goes on below `/files/`, of the server or of a version.
 fn names_a_file(path: &str) -> bool {
     let in_version = path
         .strip_prefix(PACKS)
@@ -107,7 +107,8 @@ fn told(router: Router) -> Router {
         .layer(middleware::from_fn(problem::finish))
 }
 
-/// What all log lines of a request have in common. The route stands for the path, which in an upload's case is a capability.
+/// Opens the span that all log lines of a request share. The route stands for the path, which in an
+/// upload's case is a capability.
 fn span(request: &Request<Body>) -> Span {
     let id = request.headers().get(X_REQUEST_ID);
     let route = request.extensions().get::<MatchedPath>();

@@ -28,8 +28,8 @@ pub(crate) struct NewUpload {
 }
 
 impl NewUpload {
-    /// Completes the request with the target that its path names; `None` leaves the choice of a path
-    /// to the server.
+    /// Completes the request with the target that its path names; `None` leaves the choice of a
+    /// path to the server.
     pub(crate) fn at(self, target: Option<Target>) -> (Creation, UploadBody) {
         let mut creation = self.creation;
         let description = &mut creation.description;

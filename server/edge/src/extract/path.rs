@@ -10,16 +10,17 @@ use protocol::problem::Problem;
 
 use crate::problem::{Failure, kinds};
 
-/// What all paths of files begin with.
+/// Prefix of the paths of files.
 pub(crate) const FILES: &str = "/files/";
-/// What all paths of packs begin with.
+/// Prefix of the paths of packs.
 pub(crate) const PACKS: &str = "/packs/";
-/// What all paths of upload resources begin with.
+/// Prefix of the paths of upload resources.
 pub(crate) const UPLOADS: &str = "/uploads/";
 
 /// The file that a path below `/files/` names.
 ///
-/// The path is decoded once and as a whole, so an encoded slash is a slash, and what decodes to traversal is refused as such.
+/// The path is decoded once and as a whole, so an encoded slash is a slash, and what decodes to
+/// traversal is refused as such.
 #[derive(Debug)]
 pub(crate) struct Target(pub(crate) FilePath);
 
@@ -39,8 +40,8 @@ impl<A: Sync> FromRequestParts<A> for Target {
     }
 }
 
-/// The upload resource that a path below `/uploads/` names; `None` where it cannot name one, which each dialect tells as an unknown
-/// upload.
+/// The upload resource that a path below `/uploads/` names; `None` where it cannot name one, which
+/// each dialect tells as an unknown upload.
 #[derive(Debug)]
 pub(crate) struct UploadTarget(pub(crate) Option<UploadId>);
 

@@ -1,4 +1,5 @@
-//! Who asks. A handler names the service that it wants and gets it authorised, or is not called at all.
+//! Principals of requests. A handler names the service that it wants and gets it authorised, or is
+//! not called at all.
 
 use axum::extract::{FromRef, FromRequestParts};
 use domain::Authorized;

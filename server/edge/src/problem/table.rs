@@ -30,7 +30,7 @@ pub(crate) enum Voice<'a> {
         dialect: Dialect,
         /// State of the upload, as far as it is known.
         known: Known<'a>,
-        /// Whether the client knows that it can resume.
+        /// Set once the client knows that it can resume.
         announced: bool,
     },
 }

@@ -71,8 +71,8 @@ pub(crate) fn encoded(document: &impl Serialize) -> Bytes {
     Bytes::from(serde_json::to_vec(document).expect("a document of ours is JSON"))
 }
 
-/// Returns the entity tag of a document: the state of the pack if it is about one, and the digest of
-/// the bytes.
+/// Returns the entity tag of a document: the state of the pack if it is about one, and the digest
+/// of the bytes.
 pub(crate) fn tag(bytes: &Bytes, newest: Option<&PackVersion>) -> EntityTag {
     let digest = Sha256Digest::of(bytes);
     match newest {

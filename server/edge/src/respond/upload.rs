@@ -27,7 +27,7 @@ use crate::respond::{JSON, pack, time, url_value};
 use crate::routes::Api;
 use transport::Interim;
 
-/// How one request for an upload is answered.
+/// Context for the answers to one request for an upload.
 #[derive(Debug, Clone)]
 pub(crate) struct Answering {
     pub(crate) api: Api,
@@ -60,8 +60,8 @@ impl Answering {
         }
     }
 
-    /// The target resource's own answer to what it now has. All of the result is in fields: Photos' upload extension sees nothing
-    /// else.
+    /// The target resource's own answer to what it now has. All of the result is in fields: Photos'
+    /// upload extension sees nothing else.
     fn stored(&self, product: &Product) -> (Answer, Vec<u8>) {
         match product {
             Product::File { file, replaced } => self.stored_file(file, *replaced),
@@ -132,7 +132,8 @@ impl Answering {
         })
     }
 
-    /// The answer to a `GET` of an upload that became this file, with the file's bytes, which `open` gives.
+    /// The answer to a `GET` of an upload that became this file, with the file's bytes, which
+    /// `open` gives.
     pub(crate) async fn content(
         &self,
         (file, mut representation): (&File, Representation),
@@ -236,13 +237,14 @@ impl Announcer {
         }
     }
 
-    /// Whether the client was told that it can resume.
+    /// Returns whether the client knows that it can resume.
     pub(crate) fn announced(&self) -> bool {
         self.announced.load(Ordering::Relaxed)
     }
 
     fn send(&self, fields: Option<HeaderMap>) -> bool {
-        // A peer that cannot be told, or does not read, misses nothing that its final answer does not say.
+        // A peer that cannot be told, or does not read, misses nothing that its final answer does
+        // not say.
         fields.is_some_and(|fields| {
             let status = StatusCode::from_u16(104).expect("104 is a status");
             self.interim.send(status, fields).is_ok()
@@ -319,7 +321,7 @@ impl UploadDocument {
     }
 }
 
-/// Where to ask what a draft still lacks.
+/// Reference to a draft.
 #[derive(Debug, Serialize)]
 struct DraftReference {
     pack: String,
@@ -335,7 +337,7 @@ impl DraftReference {
     }
 }
 
-/// Where a new version is.
+/// Reference to a new version.
 #[derive(Debug, Serialize)]
 struct VersionReference {
     pack: String,
@@ -353,7 +355,7 @@ impl VersionReference {
     }
 }
 
-/// What a tus client said at creation; nothing where no tus client said anything.
+/// Returns the fields that a tus client sent at creation, if any.
 fn echo(plan: &Plan) -> Option<tus::Echo<'_>> {
     let echo = tus::Echo {
         metadata: plan.tus_metadata.as_deref(),

@@ -1,4 +1,5 @@
-//! What operators and their machines ask, on a listener of its own. Nothing here asks for a credential.
+//! Requests of operators and their machines, on a listener of its own. Nothing here asks for a
+//! credential.
 
 use std::fmt;
 use std::sync::Arc;
@@ -36,7 +37,7 @@ pub struct Config {
     pub hosts: Vec<String>,
 }
 
-/// Where the admin listener is.
+/// Address of the admin listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AdminAddress {
     /// Nowhere.
@@ -104,10 +105,10 @@ impl<'de> Deserialize<'de> for AdminAddress {
     }
 }
 
-/// What the handlers work with.
+/// Services that the handlers work with.
 #[derive(Debug, Clone, FromRef)]
 pub struct Admin {
-    /// Whether the server should be sent requests.
+    /// State of the server and its stores.
     pub health: Health,
     /// The events that were given up.
     pub dead_letters: DeadLetters,
@@ -115,7 +116,8 @@ pub struct Admin {
     pub hosts: Arc<Hosts>,
 }
 
-/// How the listener is served: few connections, and nothing on it is worth waiting for at the end.
+/// Returns the settings of the listener: few connections, and nothing on it is worth waiting for at
+/// the end.
 pub fn transport() -> transport::Config {
     transport::Config {
         max_connections: 64,

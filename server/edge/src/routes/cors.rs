@@ -1,9 +1,12 @@
 //! Pages of other origins (the Fetch standard's CORS protocol).
 //!
-//! Every origin is allowed: requests carry their credential in a field or in the URL, never in a cookie, so a foreign page can do
-//! nothing that its own server could not. The exception is a server that is open because only this machine reaches it: a page that
-//! somebody on this machine looks at would reach it too, so only pages from this machine are let in ([`host`](super::host)). Only a real preflight is answered here: an `OPTIONS` without
-//! `Access-Control-Request-Method` asks for an upload target's limits, and Photos sends it before its first upload.
+//! Every origin is allowed: requests carry their credential in a field or in the URL, never in a
+//! cookie, so a foreign page can do nothing that its own server could not. The exception is a
+//! server that is open because only this machine reaches it: a page that somebody on this machine
+//! looks at would reach it too, so only pages from this machine are let in ([`host`](super::host)).
+//! Only a real preflight is answered here: an `OPTIONS` without
+//! `Access-Control-Request-Method` asks for an upload target's limits, and Photos sends it before
+//! its first upload.
 
 use std::sync::LazyLock;
 
@@ -20,9 +23,9 @@ use protocol::fields::name;
 use super::Api;
 use crate::problem::{Failure, kinds};
 
-/// What pages may send.
+/// Fields that pages may send.
 static ALLOWED: LazyLock<HeaderValue> = LazyLock::new(|| list(name::sent_by_clients()));
-/// What pages may see.
+/// Fields that pages may read.
 static EXPOSED: LazyLock<HeaderValue> = LazyLock::new(|| list(name::sent_by_servers()));
 
 fn list(names: impl Iterator<Item = &'static str>) -> HeaderValue {

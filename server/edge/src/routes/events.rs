@@ -30,7 +30,8 @@ pub(super) fn router() -> Router<Admin> {
         .layer(middleware::from_fn(from_no_page))
 }
 
-/// The listener asks for no credential, and a browser on this machine reaches it: what a page sends is refused.
+/// The listener asks for no credential, and a browser on this machine reaches it: what a page sends
+/// is refused.
 async fn from_no_page(request: Request, next: Next) -> Result<Response, Failure> {
     match request.headers().contains_key(ORIGIN) {
         true => Err(Error::Forbidden.into()),

@@ -1,9 +1,10 @@
 //! The names that a server goes by, where a request asks for no credential.
 //!
-//! A browser lets a page ask the server that the page came from, and goes by the name in its address. Whoever owns a name
-//! can let it point here once the page is loaded (DNS rebinding); then the request has no `Origin` that would give the page
-//! away, but it still says the name, in `Host` or `:authority`. So a server that everyone on this machine may ask answers
-//! under names only that no stranger can point here:
+//! A browser lets a page ask the server that the page came from, and goes by the name in its
+//! address. Whoever owns a name can let it point here once the page is loaded (DNS rebinding); then
+//! the request has no `Origin` that would give the page away, but it still says the name, in `Host`
+//! or `:authority`. So a server that everyone on this machine may ask answers under names only that
+//! no stranger can point here:
 //!
 //! - addresses, because nothing is looked up for them,
 //! - `localhost` and what is below it (RFC 6761 §6.3),
@@ -26,8 +27,8 @@ use protocol::problem::Problem;
 use super::Api;
 use crate::problem::{Failure, kinds};
 
-/// Longest name that is repeated to whoever used it.
-const MOST_TOLD: usize = 100;
+/// Maximum length of a name that a problem repeats, in bytes.
+const MAX_NAME: usize = 100;
 
 /// The names that may be used.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -73,10 +74,10 @@ impl Hosts {
             .into_iter()
             .chain(fields.map(HeaderValue::as_bytes))
             .find(|name| !self.include(name))
-            .map(|name| name[..name.len().min(MOST_TOLD)].escape_ascii().to_string())
+            .map(|name| name[..name.len().min(MAX_NAME)].escape_ascii().to_string())
     }
 
-    /// Whether a request may be sent to this name, which may have a port.
+    /// Returns whether a request may be sent to this name, which may have a port.
     fn include(&self, authority: &[u8]) -> bool {
         let Some(host) = host(authority) else {
             return false;
@@ -84,8 +85,8 @@ impl Hosts {
         self.are_known(&host) || (!host.is_empty() && !host.contains(['.', '[']))
     }
 
-    /// Whether a page of this origin comes from this server or this machine. Pages of a name without a dot may be another
-    /// machine's.
+    /// Returns whether a page of this origin comes from this server or this machine. Pages of a
+    /// name without a dot may be another machine's.
     pub(super) fn are_of_page(&self, origin: &HeaderValue) -> bool {
         let origin = Uri::try_from(origin.as_bytes());
         let authority = origin.as_ref().ok().filter(|uri| uri.scheme().is_some());
@@ -106,7 +107,8 @@ impl Hosts {
     }
 }
 
-/// The host in lower case, without its port. Nobody logs in to a server by its name, so `user@` is no part of one.
+/// The host in lower case, without its port. Nobody logs in to a server by its name, so `user@` is
+/// no part of one.
 fn host(authority: &[u8]) -> Option<String> {
     let authority = Authority::try_from(authority).ok()?;
     let is_plain = !authority.as_str().contains('@');

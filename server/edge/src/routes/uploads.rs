@@ -45,7 +45,7 @@ async fn stand_for(mut request: Request, next: Next) -> Response {
     }
 }
 
-/// What an upload target tells of uploads, to anyone who asks.
+/// Answers `OPTIONS` with the limits of uploads, to anyone.
 pub(super) async fn discover(State(api): State<Api>, request: Request) -> Response {
     let dialect = Dialect::of_upload_request(request.method(), request.headers());
     written(dialect.discovery(&api.uploads.limits()), Vec::new())

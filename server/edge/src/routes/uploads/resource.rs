@@ -116,12 +116,13 @@ impl Resource {
     }
 }
 
-/// Whether the URL of an upload stands for the bytes of a file: once it is complete. tus clients take it for the file's.
+/// Returns whether the URL of an upload stands for the bytes of a file: once it is complete. tus
+/// clients take it for the file's.
 fn is_content(upload: &Upload) -> bool {
     matches!(upload.state, UploadState::Complete(_)) && upload.path().is_some()
 }
 
-/// Whether `Accept` names JSON, and not only everything.
+/// Returns whether `Accept` names JSON, and not only everything.
 fn asks_for_json(fields: &HeaderMap) -> bool {
     let lines = fields.get_all(ACCEPT).iter();
     let texts = lines.filter_map(|line| line.to_str().ok());
@@ -141,8 +142,9 @@ fn asks_for_json(fields: &HeaderMap) -> bool {
     })
 }
 
-/// The bytes of the file that a completed upload became. The upload's URL is leave to read what the upload brought, and nothing else:
-/// once the file is deleted, or replaced with another content, it gives none.
+/// The bytes of the file that a completed upload became. The upload's URL is leave to read what the
+/// upload brought, and nothing else: once the file is deleted, or replaced with another content, it
+/// gives none.
 async fn content(
     answering: &Answering,
     uploads: &Authorized<Uploads>,
