@@ -265,7 +265,7 @@ async fn read(
     filling: Filling,
     full: mpsc::Sender<Bytes>,
 ) -> Ingested {
-    let mut intake = Intake {
+    let mut reader = Reader {
         filling,
         full,
         received: 0,
@@ -277,13 +277,13 @@ async fn read(
             biased;
             () = stops.overtaken.cancelled() => break Ending::Overtaken,
             () = stops.draining.cancelled() => break Ending::Draining,
-            () = intake.full.closed() => break Ending::Unstored,
+            () = reader.full.closed() => break Ending::Unstored,
             // Cancel safe: a stream's next item is taken whole or stays.
             part = body.next() => part,
             // The body has nothing at the moment, and the other half is idle. Cancel safe: a permit not got is no permit.
-            permit = intake.full.reserve(), if !intake.filling.is_empty() => match permit {
+            permit = reader.full.reserve(), if !reader.filling.is_empty() => match permit {
                 Ok(permit) => {
-                    permit.send(intake.filling.take_out());
+                    permit.send(reader.filling.take_out());
                     continue;
                 }
                 Err(_) => break Ending::Unstored,
@@ -294,22 +294,22 @@ async fn read(
             Some(Err(fault)) => break Ending::Fault(fault),
             Some(Ok(BodyPart::Digests(digests))) => stated = digests,
             Some(Ok(BodyPart::Data(bytes))) => {
-                if let Err(ending) = intake.take(bytes).await {
+                if let Err(ending) = reader.take(bytes).await {
                     break ending;
                 }
             }
         }
     };
     let ending = match ending {
-        Ending::Overtaken => intake.take_arrived(&mut body).await,
+        Ending::Overtaken => reader.take_arrived(&mut body).await,
         ending => ending,
     };
-    let Intake {
+    let Reader {
         mut filling,
         full,
         received,
         ..
-    } = intake;
+    } = reader;
     let rest = filling.take_out();
     let ending = match full.send(rest).await {
         Ok(()) => ending,
@@ -323,14 +323,14 @@ async fn read(
 }
 
 /// The reading half, but for the body.
-struct Intake {
+struct Reader {
     filling: Filling,
     full: mpsc::Sender<Bytes>,
     received: u64,
     cap: u64,
 }
 
-impl Intake {
+impl Reader {
     /// Takes a chunk in, as far as there is room.
     async fn take(&mut self, mut bytes: Bytes) -> Result<(), Ending> {
         let room = self.cap - self.received;

@@ -4,10 +4,13 @@
 //! work runs in a task of its own, which a client that hangs up cannot stop half-way: its body ends, what came is stored and
 //! recorded, and nobody is told.
 
+mod appending;
 mod completion;
+mod creating;
 mod intake;
 mod places;
 mod repeat;
+mod staging;
 mod takeover;
 mod verdict;
 
@@ -26,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
-use self::intake::Replays;
+use self::appending::Replays;
 use self::places::{Place, Places};
 use crate::access::Action;
 use crate::buffers::Buffers;

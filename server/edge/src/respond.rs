@@ -1,6 +1,7 @@
 //! The domain's words in answers.
 
 pub(crate) mod content;
+pub(crate) mod document;
 pub(crate) mod file;
 pub(crate) mod pack;
 pub(crate) mod redirect;

@@ -10,15 +10,12 @@ mod page;
 mod uploads;
 
 use std::convert::Infallible;
-use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{FromRef, MatchedPath};
+use axum::extract::MatchedPath;
 use axum::middleware;
 use axum::response::Response;
-use domain::access::Gate;
-use domain::{Clock, Files, Packs, Uploads};
 use http::header::CONTENT_LENGTH;
 use http::{Request, StatusCode};
 use protocol::fields::name::X_REQUEST_ID;
@@ -26,50 +23,9 @@ use tower::{Service, ServiceExt};
 use tower_http::trace::TraceLayer;
 use tracing::Span;
 
-use self::host::Hosts;
+pub use crate::api::{Api, Place};
 use crate::extract::{FILES, PACKS, query};
 use crate::problem;
-
-/// What handlers work with.
-#[derive(Debug, Clone, FromRef)]
-pub struct Api {
-    /// Lets principals in.
-    pub gate: Gate,
-    /// The uploads.
-    pub uploads: Uploads,
-    /// The files.
-    pub files: Files,
-    /// The packs.
-    pub packs: Packs,
-    /// The time.
-    pub clock: Arc<dyn Clock>,
-    /// How the server is reached.
-    pub place: Arc<Place>,
-}
-
-/// How the server is reached.
-#[derive(Debug, Clone, Default)]
-pub struct Place {
-    /// Its URL without a slash at the end; absent, resources are told by their paths, which no proxy can make wrong.
-    pub public_url: Option<String>,
-    /// The names that it goes by while it is open to everyone, but meant for this machine.
-    pub hosts: Hosts,
-}
-
-impl Api {
-    /// The URL of a path of this server.
-    pub(crate) fn absolute(&self, path: &str) -> String {
-        match &self.place.public_url {
-            Some(url) => format!("{url}{path}"),
-            None => path.to_owned(),
-        }
-    }
-
-    /// The only names that it goes by, where it is open because nobody but this machine reaches it.
-    fn local_hosts(&self) -> Option<&Hosts> {
-        self.gate.is_local_only().then_some(&self.place.hosts)
-    }
-}
 
 /// The service that answers every request.
 pub fn service(
@@ -92,8 +48,8 @@ pub fn service(
     })
 }
 
-/// Passes over one slash at the end of a path, as in `/files/`, which clients of tus are configured with. In the name of a file it has a
-/// meaning: no file has such a name.
+/// Passes over one slash at the end of a path, as in `/files/`, which clients of tus are configured
+/// with. In the name of a file it has a meaning: no file has such a name.
 fn without_final_slash(mut request: Request<Body>) -> Request<Body> {
     let uri = request.uri();
     let Some(path) = uri.path().strip_suffix('/') else {
@@ -114,7 +70,7 @@ fn without_final_slash(mut request: Request<Body>) -> Request<Body> {
     request
 }
 
-/// Whether the path goes on below `/files/`, of the server or of a version.
+/// Returns whether the path goes on below `/files/`, of the server or of a version.
 fn names_a_file(path: &str) -> bool {
     let in_version = path
         .strip_prefix(PACKS)
@@ -148,10 +104,11 @@ fn told(router: Router) -> Router {
                 .make_span_with(span)
                 .on_failure(()),
         )
-        .layer(middleware::from_fn(problem::tell))
+        .layer(middleware::from_fn(problem::finish))
 }
 
-/// What all log lines of a request have in common. The route stands for the path, which in an upload's case is a capability.
+/// Opens the span that all log lines of a request share. The route stands for the path, which in an
+/// upload's case is a capability.
 fn span(request: &Request<Body>) -> Span {
     let id = request.headers().get(X_REQUEST_ID);
     let route = request.extensions().get::<MatchedPath>();

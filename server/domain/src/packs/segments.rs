@@ -21,9 +21,9 @@ use crate::pack_store::{Place, StoredContent};
 /// Bytes of a segment, up to a batch more.
 pub(super) const FULL: u64 = 64 * 1024 * 1024;
 /// Contents of a segment, up to a batch more: what one transaction records.
-const MOST_CONTENTS: usize = 32 * 1024;
+const MAX_CONTENTS: usize = 32 * 1024;
 /// Threads that deflate a batch.
-const MOST_THREADS: usize = 4;
+const MAX_THREADS: usize = 4;
 
 /// The segments that are open.
 #[derive(Debug, Default)]
@@ -64,7 +64,7 @@ impl Segments {
                 .as_ref()
                 .is_some_and(|segment| segment.staging.size >= FULL)
         };
-        if is_full(&self.served) || is_full(&self.raw) || self.contents.len() >= MOST_CONTENTS {
+        if is_full(&self.served) || is_full(&self.raw) || self.contents.len() >= MAX_CONTENTS {
             self.close(ledger).await?;
             ledger.record().await?;
         }
@@ -147,7 +147,7 @@ async fn form_new(ledger: &Ledger<'_>, batch: Batch) -> Result<Vec<FormedBatch>,
 
 fn shares(contents: &[Small]) -> Vec<Vec<Small>> {
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
-    let threads = threads.min(MOST_THREADS);
+    let threads = threads.min(MAX_THREADS);
     contents
         .chunks(contents.len().div_ceil(threads).max(1))
         .map(<[Small]>::to_vec)

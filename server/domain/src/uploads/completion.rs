@@ -1,19 +1,17 @@
 //! The end of an upload: verified, published and recorded, or given up.
 
-use futures::StreamExt as _;
 use protocol::digest::{self, Algorithm, Stated};
 use protocol::rejection::Rejection;
-use protocol::upload::{Complete, Open};
+use protocol::upload::Complete;
 
 use super::{Outcome, Shared};
-use crate::blob_store::BlobStream;
 use crate::digest::{Digests, Hasher, Sha256Digest};
 use crate::events::Event;
 use crate::holders::Turn;
 use crate::ingest::Stops;
 use crate::metadata_store::{Guarded, Written};
 use crate::packs::Publisher;
-use crate::upload::{Completed, Gone, Plan, Progress, Target, Upload, UploadState};
+use crate::upload::{Completed, Gone, Plan, Target, Upload, UploadState};
 use crate::{BlobKey, DraftId, Error, StagedBlob};
 
 /// All bytes of an upload.
@@ -267,76 +265,6 @@ impl Shared {
         self.discard(&upload.blob).await;
         self.delete(&upload.blob).await;
         Ok(())
-    }
-
-    /// Deletes a published blob that nobody will ask for. What cannot be deleted now, the janitor finds.
-    async fn delete(&self, blob: &BlobKey) {
-        if let Err(error) = self.blobs.delete(blob).await {
-            tracing::warn!(%blob, %error, "an unwanted blob is left to the janitor");
-        }
-    }
-
-    /// Forgets staged bytes that nobody will ask for. What cannot be forgotten now, the janitor finds.
-    pub(super) async fn discard(&self, blob: &BlobKey) {
-        if let Err(error) = self.blobs.discard(blob).await {
-            tracing::warn!(%blob, %error, "staged bytes are left to the janitor");
-        }
-    }
-
-    /// The running hash of what an upload has; computed anew where the stored state cannot be used.
-    pub(super) async fn hasher(
-        &self,
-        upload: &mut Upload,
-        progress: &Progress,
-        stops: &Stops,
-    ) -> Result<Hasher, Error> {
-        if let Some(hasher) = Hasher::resume(&progress.hash) {
-            return Ok(hasher);
-        }
-        // If a crash came after it was published, it is staged again.
-        let Open { offset, length } = progress.open;
-        drop(self.stage(upload, offset, length).await?);
-        let mut digests = Digests::new(Hasher::new(), []);
-        self.read_back(&upload.blob, progress.open.offset, &mut digests, stops)
-            .await?;
-        Ok(digests.into_whole())
-    }
-
-    /// Has `digests` see the bytes below `length`, until a sign to stop.
-    async fn read_back(
-        &self,
-        blob: &BlobKey,
-        length: u64,
-        digests: &mut Digests,
-        stops: &Stops,
-    ) -> Result<(), Error> {
-        let mut stored = self
-            .blobs
-            .read_staged(blob, 0..length)
-            .await
-            .map_err(Error::blob("read a staged blob"))?;
-        digest_of(&mut stored, digests, stops).await
-    }
-}
-
-/// Has `digests` see stored bytes to their end, until a sign to stop.
-pub(super) async fn digest_of(
-    stored: &mut BlobStream,
-    digests: &mut Digests,
-    stops: &Stops,
-) -> Result<(), Error> {
-    loop {
-        let bytes = tokio::select! {
-            biased;
-            error = stops.given() => return Err(error),
-            // Cancel safe: nobody reads on.
-            bytes = stored.next() => bytes,
-        };
-        let Some(bytes) = bytes else {
-            return Ok(());
-        };
-        let bytes = bytes.map_err(Error::blob("read stored bytes"))?;
-        *digests = std::mem::take(digests).updated(bytes).await;
     }
 }
 

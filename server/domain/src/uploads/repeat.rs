@@ -19,8 +19,8 @@ use protocol::digest::StatedDigests;
 use protocol::rejection::Rejection;
 use protocol::upload::{Append, Completion, Create, Overrun, Repeat};
 
-use super::completion::digest_of;
-use super::intake::Replays;
+use super::appending::Replays;
+use super::staging::digest_of;
 use super::{Addition, Failure, Outcome, ProgressSink, Shared};
 use crate::Error;
 use crate::blob_store::BlobError;

@@ -11,7 +11,7 @@ use protocol::digest::StatedDigests;
 
 use transport::BodyError;
 
-/// How many bytes the body has, in bytes, where its framing tells.
+/// Returns the body's length in bytes, where its framing states it.
 pub(crate) fn length(body: &Body) -> Option<u64> {
     body.size_hint().exact()
 }

@@ -24,17 +24,19 @@ use crate::problem::Failure;
 /// Bytes of a decompressed chunk.
 const CHUNK: usize = 64 * 1024;
 
-/// The largest window that a zstd stream may ask for, as a power of two: 8 MiB, which RFC 8878 (section 3.1.1.1.2) wants every
-/// decoder to bear.
+/// The largest window that a zstd stream may ask for, as a power of two: 8 MiB, which RFC 8878
+/// (section 3.1.1.1.2) wants every decoder to bear.
 const ZSTD_WINDOW: u32 = 23;
 
-/// Reads a document that may be compressed by gzip or zstd. How long it may be is for the reader to say, of the plain bytes.
+/// Reads a document that may be compressed by gzip or zstd. How long it may be is for the reader to
+/// say, of the plain bytes.
 ///
 /// Digests of documents are not verified, and what is not verified is refused.
 pub(crate) fn document(fields: &HeaderMap, body: Body) -> Result<DocumentBody, Failure> {
     let stated = StatedDigests::read(fields).map_err(domain::Error::Rejected)?;
     if stated != StatedDigests::default() {
-        let detail = "Digests of documents are not verified; leave out Repr-Digest, Content-Digest and their like.";
+        let detail = "Leave out Repr-Digest, Content-Digest and their like: the server does not verify \
+                      digests of documents.";
         return Err(malformed(detail));
     }
     let chunks = body::chunks(body);

@@ -1,4 +1,5 @@
-//! `multipart/form-data` with one file, for apps that build such bodies beforehand (RFC 7578). The file is streamed, never held.
+//! `multipart/form-data` with one file, for apps that build such bodies beforehand (RFC 7578). The
+//! file is streamed, never held.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,8 +19,8 @@ use protocol::{content, disposition, media_type};
 
 const FORM: &str = "multipart/form-data";
 
-/// Most bytes around the file: other fields, and the heads of all parts.
-const MOST_AROUND: u64 = 256 * 1024;
+/// Maximum number of bytes around the file: other fields, and the heads of all parts.
+const MAX_AROUND: u64 = 256 * 1024;
 
 /// Counts the bytes around the file. While the file itself is read, nothing is counted.
 #[derive(Debug, Default)]
@@ -29,30 +30,30 @@ struct Around {
 }
 
 impl Around {
-    /// Whether so many more are too many.
+    /// Returns whether so many more bytes are too many.
     fn is_exceeded_by(&self, more: usize) -> bool {
         let counted = !self.in_file.load(Ordering::Relaxed);
-        counted && self.bytes.fetch_add(more as u64, Ordering::Relaxed) > MOST_AROUND
+        counted && self.bytes.fetch_add(more as u64, Ordering::Relaxed) > MAX_AROUND
     }
 }
 
 /// The file of a form.
 pub(crate) struct FormFile {
-    /// What its part says of it.
+    /// Name and media type that its part states.
     pub(crate) description: Description,
-    /// What its part says that its bytes must hash to.
+    /// Digests that its part states.
     pub(crate) digests: StatedDigests,
     /// Its bytes.
     pub(crate) body: UploadBody,
 }
 
-/// Whether the body is a form.
+/// Returns whether the body is a form.
 pub(crate) fn is_form(fields: &HeaderMap) -> bool {
     media_type::is(fields, FORM)
 }
 
-/// Reads a form up to its file. Fields before it are passed over; what comes after it is read when its bytes have been, and must not
-/// be another file.
+/// Reads a form up to its file. Fields before it are passed over; what comes after it is read when
+/// its bytes have been, and must not be another file.
 pub(crate) async fn file(fields: &HeaderMap, body: Body) -> Result<FormFile, Rejection> {
     let boundary = fields
         .get(CONTENT_TYPE)
@@ -151,7 +152,7 @@ async fn pass_over(mut field: Field<'static>) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// Why no more of the form is read.
+/// Reason to stop reading the form.
 #[derive(Debug, thiserror::Error)]
 enum Refused {
     #[error("there is too much around the file")]

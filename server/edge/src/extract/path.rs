@@ -8,18 +8,19 @@ use http::request::Parts;
 use percent_encoding::percent_decode_str;
 use protocol::problem::Problem;
 
-use crate::problem::{Failure, own};
+use crate::problem::{Failure, kinds};
 
-/// What all paths of files begin with.
+/// Prefix of the paths of files.
 pub(crate) const FILES: &str = "/files/";
-/// What all paths of packs begin with.
+/// Prefix of the paths of packs.
 pub(crate) const PACKS: &str = "/packs/";
-/// What all paths of upload resources begin with.
+/// Prefix of the paths of upload resources.
 pub(crate) const UPLOADS: &str = "/uploads/";
 
 /// The file that a path below `/files/` names.
 ///
-/// The path is decoded once and as a whole, so an encoded slash is a slash, and what decodes to traversal is refused as such.
+/// The path is decoded once and as a whole, so an encoded slash is a slash, and what decodes to
+/// traversal is refused as such.
 #[derive(Debug)]
 pub(crate) struct Target(pub(crate) FilePath);
 
@@ -28,7 +29,7 @@ impl<A: Sync> FromRequestParts<A> for Target {
 
     async fn from_request_parts(parts: &mut Parts, _: &A) -> Result<Self, Failure> {
         let path = parts.uri.path();
-        let invalid = |reason: String| Problem::new(own::INVALID_PATH).detailed(reason);
+        let invalid = |reason: String| Problem::new(kinds::INVALID_PATH).detailed(reason);
         let decoded = percent_decode_str(path.strip_prefix(FILES).unwrap_or(path))
             .decode_utf8()
             .map_err(|_| invalid("A path is UTF-8.".to_owned()))?;
@@ -39,8 +40,8 @@ impl<A: Sync> FromRequestParts<A> for Target {
     }
 }
 
-/// The upload resource that a path below `/uploads/` names; `None` where it cannot name one, which each dialect tells as an unknown
-/// upload.
+/// The upload resource that a path below `/uploads/` names; `None` where it cannot name one, which
+/// each dialect tells as an unknown upload.
 #[derive(Debug)]
 pub(crate) struct UploadTarget(pub(crate) Option<UploadId>);
 

@@ -1,4 +1,5 @@
-//! Who asks. A handler names the service that it wants and gets it authorised, or is not called at all.
+//! Principals of requests. A handler names the service that it wants and gets it authorised, or is
+//! not called at all.
 
 use axum::extract::{FromRef, FromRequestParts};
 use domain::Authorized;
@@ -7,7 +8,7 @@ use http::header::AUTHORIZATION;
 use http::request::Parts;
 use protocol::dialect::Dialect;
 
-use crate::problem::Failure;
+use crate::problem::{Failure, Voice};
 
 /// A service in the hands of whoever presented a credential.
 #[derive(Debug)]
@@ -56,12 +57,13 @@ where
     }
 }
 
-/// Who speaks an upload protocol is refused in it: tus wants its version on every answer.
+/// Answers in the upload protocol that the request speaks: tus wants its version on every answer.
 fn refusal(denied: Denied, dialect: Dialect) -> Failure {
-    match dialect {
-        Dialect::Plain => denied.into(),
-        Dialect::Ietf(_) | Dialect::Tus => Failure::from(denied).with_all(dialect.refusal_fields()),
-    }
+    let voice = match dialect {
+        Dialect::Plain => Voice::Plain,
+        Dialect::Ietf(_) | Dialect::Tus => Voice::of(dialect),
+    };
+    voice.denied(denied)
 }
 
 fn known<S>(parts: &Parts, principal: Principal, service: S) -> Authorized<S> {

@@ -1,8 +1,10 @@
 //! The query of a request.
 //!
-//! One rule for every route: a parameter that the resource does not have is refused, as is one that comes twice, so that a mistyped filter
-//! never lists other things than were asked for and a mistyped option never goes unheeded. Downloads and `OPTIONS` alone take whatever
-//! comes and heed none of it: caches, trackers and pages add parameters to their URLs (`?v=3`), and the bytes are the same.
+//! One rule for every route: a parameter that the resource does not have is refused, as is one that
+//! comes twice, so that a mistyped filter never lists other things than were asked for and a
+//! mistyped option never goes unheeded. Downloads and `OPTIONS` alone take whatever comes and heed
+//! none of it: caches, trackers and pages add parameters to their URLs (`?v=3`), and the bytes are
+//! the same.
 
 use axum::extract::{MatchedPath, Request};
 use axum::middleware::Next;
@@ -11,9 +13,9 @@ use http::{Method, Uri};
 use percent_encoding::percent_decode_str;
 use protocol::problem::Problem;
 
-use crate::problem::{Failure, own};
+use crate::problem::{Failure, kinds};
 
-/// How many letters may be wrong in a name that is taken for another.
+/// Maximum number of wrong letters in a name that is taken for another.
 const TYPING_ERRORS: usize = 2;
 
 /// The parameters that a resource has, with an example of its query; `None` where any may come.
@@ -100,7 +102,9 @@ fn unknown(path: &str, name: &str, known: &[(&str, &str)]) -> String {
 
 /// A request whose query cannot be read; `detail` says why.
 pub(crate) fn malformed(detail: impl Into<String>) -> Failure {
-    Problem::new(own::MALFORMED_REQUEST).detailed(detail).into()
+    Problem::new(kinds::MALFORMED_REQUEST)
+        .detailed(detail)
+        .into()
 }
 
 #[cfg(test)]
@@ -111,7 +115,7 @@ mod tests {
         let known = parameters(&Method::GET, route)?;
         match read(&uri.parse().unwrap(), known) {
             Ok(()) => None,
-            Err(failure) => Some(failure.detail().unwrap().to_owned()),
+            Err(failure) => Some(failure.problem().unwrap().detail().unwrap().to_owned()),
         }
     }
 

@@ -1,4 +1,5 @@
-//! Bytes in answers: `200`, `206`, `304`, `412` and `416`, from whatever can be read by ranges (RFC 9110 §13 to §15).
+//! Bytes in answers: `200`, `206`, `304`, `412` and `416`, from whatever can be read by ranges (RFC
+//! 9110 §13 to §15).
 
 use std::ops::Range;
 use std::pin::Pin;
@@ -32,15 +33,15 @@ use crate::problem::Failure;
 /// The media type of bytes of which nothing more is known.
 pub(crate) const BYTES: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
-/// What can change under its URL, caches ask for anew; they must not recode it (RFC 9111 §5.2.2.6).
+/// Has caches revalidate what can change under its URL, and not recode it (RFC 9111 §5.2.2.6).
 pub(crate) const CHANGING: HeaderValue = HeaderValue::from_static("no-cache, no-transform");
 
-/// What answers say of a representation.
+/// Metadata of a representation, for its answers.
 #[derive(Debug, Clone)]
 pub(crate) struct Representation {
     /// Its strong entity tag.
     pub(crate) tag: EntityTag,
-    /// When it came to be, where that is known.
+    /// Time of its making, where known.
     pub(crate) last_modified: Option<Modified>,
     /// Its length in bytes.
     pub(crate) size: u64,
@@ -56,7 +57,7 @@ pub(crate) struct Representation {
     pub(crate) cache_control: HeaderValue,
 }
 
-/// What is to be sent of a representation.
+/// Part of a representation that is sent.
 #[derive(Debug)]
 enum Decision {
     /// 304.
@@ -68,7 +69,8 @@ enum Decision {
 }
 
 impl Representation {
-    /// Decides what a `GET` or `HEAD` is answered with: preconditions in the order of RFC 9110 §13.2.2, then the range.
+    /// Decides what a `GET` or `HEAD` is answered with: preconditions in the order of RFC 9110
+    /// §13.2.2, then the range.
     fn decide(&self, method: &Method, request: &HeaderMap) -> Result<Decision, Failure> {
         let validators = Validators {
             tag: &self.tag,
@@ -120,7 +122,8 @@ impl Representation {
         response
     }
 
-    /// The answer to a `GET` or `HEAD` whose bytes `open` gives, which is asked only if some are to be sent.
+    /// The answer to a `GET` or `HEAD` whose bytes `open` gives, which is asked only if some are to
+    /// be sent.
     pub(crate) async fn answer(
         &self,
         method: &Method,
@@ -233,7 +236,8 @@ impl Blob for InMemory {
     }
 }
 
-/// A body of exactly so many bytes. A source that ends early ends it with an error, so that the connection is cut.
+/// A body of exactly so many bytes. A source that ends early ends it with an error, so that the
+/// connection is cut.
 struct ExactBody {
     source: BlobStream,
     remaining: u64,
@@ -295,7 +299,7 @@ impl http_body::Body for ExactBody {
     }
 }
 
-/// Why a body could not be sent to its end.
+/// Reason that a body was not sent to its end.
 #[derive(Debug, thiserror::Error)]
 enum BodyFailure {
     #[error("the stored bytes could not be read")]

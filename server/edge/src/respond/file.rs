@@ -1,4 +1,4 @@
-//! What answers say of a file apart from its bytes.
+//! Metadata of files in answers.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -12,7 +12,7 @@ use crate::extract::FILES;
 use crate::respond::time;
 use crate::routes::Api;
 
-/// What may stand in a path unescaped: RFC 3986 unreserved characters, and the slash.
+/// Characters that a path has unescaped: RFC 3986 unreserved characters, and the slash.
 pub(crate) const PATH: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')

@@ -132,7 +132,7 @@ impl Archives {
     }
 }
 
-/// What a holder of another version lacks, and does.
+/// Difference from another version, and the steps of its holder.
 #[derive(Debug, Serialize)]
 pub(crate) struct DiffDocument {
     pack: String,
@@ -196,7 +196,7 @@ impl DiffDocument {
     }
 }
 
-/// What a client lacks that told what it has.
+/// Needs of a client that stated its contents.
 #[derive(Debug, Serialize)]
 pub(crate) struct ComparisonDocument {
     pack: String,

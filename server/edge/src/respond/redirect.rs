@@ -1,9 +1,10 @@
 //! `307` to a link of the store, where an operator wants clients to fetch large files from there.
 //!
-//! The answers there have validators of their own, and what a client began at one place it must be able to go on with at any time. So
-//! a request is redirected only if what it says of the representation is said of the one there; any other is answered here, to the
-//! last byte. What guards a range is decided here in any case: an S3 server that ignores `If-Range` or `If-Match` would add the bytes
-//! of another file to what the client has.
+//! The answers there have validators of their own, and what a client began at one place it must be
+//! able to go on with at any time. So a request is redirected only if what it says of the
+//! representation is said of the one there; any other is answered here, to the last byte. What
+//! guards a range is decided here in any case: an S3 server that ignores `If-Range` or `If-Match`
+//! would add the bytes of another file to what the client has.
 
 use std::sync::Arc;
 
@@ -21,7 +22,8 @@ use super::url_value;
 use crate::problem::Failure;
 
 impl Representation {
-    /// As [`Representation::answer`], but with a redirect where the store gives a link and the request can be answered there.
+    /// As [`Representation::answer`], but with a redirect where the store gives a link and the
+    /// request can be answered there.
     pub(crate) async fn answer_or_redirect(
         &self,
         method: &Method,
@@ -39,12 +41,13 @@ impl Representation {
         }
     }
 
-    /// Whether the request goes by this representation's own validators, or asks for what S3 servers do not do: several ranges, or an
-    /// explanation.
+    /// Returns whether the request goes by this representation's own validators, or asks for what
+    /// S3 servers do not do: several ranges, or an explanation.
     fn is_to_be_answered_here(&self, stated: &Preconditions, request: &HeaderMap) -> bool {
         let names_own =
             |tags: &Option<TagList>| tags.as_ref().is_some_and(|tags| tags.names(&self.tag));
-        // A date counts where there is no tag (RFC 9110 §13.1.3, §13.1.4), and tells nothing of whose it is.
+        // A date counts where there is no tag (RFC 9110 §13.1.3, §13.1.4), and tells nothing of
+        // whose it is.
         let goes_by_date = stated.if_match.is_none() && stated.if_unmodified_since.is_some()
             || stated.if_none_match.is_none() && stated.if_modified_since.is_some();
         names_own(&stated.if_match)
@@ -69,7 +72,7 @@ impl Representation {
         })
     }
 
-    /// What a link is to say; `None` where that is not text.
+    /// Returns the fields that a link states; `None` where one is not text.
     fn link_fields(&self) -> Option<LinkFields<'_>> {
         let disposition = self.disposition.as_ref().map(HeaderValue::to_str);
         Some(LinkFields {
@@ -80,7 +83,7 @@ impl Representation {
     }
 }
 
-/// Whether `If-Range` and `If-Match`, where they are stated, name what the link leads to.
+/// Returns whether `If-Range` and `If-Match`, where they are stated, name what the link leads to.
 fn holds_at(link: &Link, stated: &Preconditions, request: &HeaderMap) -> bool {
     let Some(tag) = EntityTag::parse(&link.etag) else {
         return false;

@@ -8,10 +8,10 @@ use axum::body::Body;
 use axum::response::{IntoResponse as _, Response};
 use domain::upload::{Completed, Plan, Product, Target, Upload, UploadState};
 use domain::uploads::{self, Outcome, ProgressSink};
-use domain::{Blob, Error, File};
+use domain::{Blob, File};
 use http::header::{CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE, ETAG, LOCATION, VARY};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use protocol::answer::{Answer, Deadline, Known, Refusal, Standing, Via};
+use protocol::answer::{Answer, Deadline, Known, Standing, Via};
 use protocol::dialect::Dialect;
 use protocol::fields::name::REPR_DIGEST;
 use protocol::rejection::Rejection;
@@ -20,14 +20,14 @@ use protocol::upload::Limits;
 use serde::Serialize;
 
 use crate::extract::UPLOADS;
-use crate::problem::Failure;
+use crate::problem::{Failure, Missing, Voice};
 use crate::respond::content::Representation;
 use crate::respond::file::{self, FileDocument};
 use crate::respond::{JSON, pack, time, url_value};
 use crate::routes::Api;
 use transport::Interim;
 
-/// How one request for an upload is answered.
+/// Context for the answers to one request for an upload.
 #[derive(Debug, Clone)]
 pub(crate) struct Answering {
     pub(crate) api: Api,
@@ -60,8 +60,8 @@ impl Answering {
         }
     }
 
-    /// The target resource's own answer to what it now has. All of the result is in fields: Photos' upload extension sees nothing
-    /// else.
+    /// The target resource's own answer to what it now has. All of the result is in fields: Photos'
+    /// upload extension sees nothing else.
     fn stored(&self, product: &Product) -> (Answer, Vec<u8>) {
         match product {
             Product::File { file, replaced } => self.stored_file(file, *replaced),
@@ -132,7 +132,8 @@ impl Answering {
         })
     }
 
-    /// The answer to a `GET` of an upload that became this file, with the file's bytes, which `open` gives.
+    /// The answer to a `GET` of an upload that became this file, with the file's bytes, which
+    /// `open` gives.
     pub(crate) async fn content(
         &self,
         (file, mut representation): (&File, Representation),
@@ -164,42 +165,31 @@ impl Answering {
         written(self.dialect.cancelled(), Vec::new())
     }
 
-    /// A rejection of what the request's own fields say.
+    /// Answers a request whose own fields break a rule.
     pub(crate) fn refused(&self, rejection: &Rejection) -> Failure {
-        told(self.dialect.refused(rejection, Known::Limits(&self.limits)))
+        Voice::with(self.dialect, Known::Limits(&self.limits)).rejected(rejection)
     }
 
-    /// The answer about an upload that never was.
+    /// Answers a request for an upload that never was.
     pub(crate) fn unknown(&self) -> Failure {
-        told(self.dialect.unknown())
+        Voice::of(self.dialect).missing(Missing::Resource("upload"))
     }
 
-    /// The answer to a request that failed. After a 104, a fault that will pass cuts the exchange: clients resume after a cut, and
-    /// give up after a 5xx. One that will not pass, as a store that refuses or is full, is told: a client that resumes would be cut for
-    /// ever.
-    pub(crate) fn failed(&self, failure: uploads::Failure, announced: bool) -> Failure {
-        match failure.error {
-            Error::Rejected(rejection) => match &failure.upload {
-                Some(upload) => self.with_standing(upload, |standing| {
-                    told(self.dialect.refused(&rejection, Known::Standing(standing)))
-                }),
-                None => self.refused(&rejection),
-            },
-            Error::NotFound { .. } => self.unknown(),
-            Error::Gone(_) => told(self.dialect.gone()),
-            error @ (Error::Draining
-            | Error::Busy
-            | Error::Corrupt { .. }
-            | Error::Store { .. })
-                if announced =>
-            {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "an upload is cut, to be resumed"
-                );
-                Failure::Cut
+    /// Answers a request that failed; `announced` if the client knows that it can resume.
+    pub(crate) fn failed(&self, failure: &uploads::Failure, announced: bool) -> Failure {
+        let answer = |known: Known<'_>| {
+            let voice = Voice::Upload {
+                dialect: self.dialect,
+                known,
+                announced,
+            };
+            voice.answer(&failure.error)
+        };
+        match &failure.upload {
+            Some(upload) => {
+                self.with_standing(upload, |standing| answer(Known::Standing(standing)))
             }
-            error => Failure::from(error).with_all(self.dialect.refusal_fields()),
+            None => answer(Known::Limits(&self.limits)),
         }
     }
 
@@ -247,13 +237,14 @@ impl Announcer {
         }
     }
 
-    /// Whether the client was told that it can resume.
+    /// Returns whether the client knows that it can resume.
     pub(crate) fn announced(&self) -> bool {
         self.announced.load(Ordering::Relaxed)
     }
 
     fn send(&self, fields: Option<HeaderMap>) -> bool {
-        // A peer that cannot be told, or does not read, misses nothing that its final answer does not say.
+        // A peer that cannot be told, or does not read, misses nothing that its final answer does
+        // not say.
         fields.is_some_and(|fields| {
             let status = StatusCode::from_u16(104).expect("104 is a status");
             self.interim.send(status, fields).is_ok()
@@ -330,7 +321,7 @@ impl UploadDocument {
     }
 }
 
-/// Where to ask what a draft still lacks.
+/// Reference to a draft.
 #[derive(Debug, Serialize)]
 struct DraftReference {
     pack: String,
@@ -346,7 +337,7 @@ impl DraftReference {
     }
 }
 
-/// Where a new version is.
+/// Reference to a new version.
 #[derive(Debug, Serialize)]
 struct VersionReference {
     pack: String,
@@ -364,17 +355,13 @@ impl VersionReference {
     }
 }
 
-/// What a tus client said at creation; nothing where no tus client said anything.
+/// Returns the fields that a tus client sent at creation, if any.
 fn echo(plan: &Plan) -> Option<tus::Echo<'_>> {
     let echo = tus::Echo {
         metadata: plan.tus_metadata.as_deref(),
         concat: plan.tus_concat.as_deref(),
     };
     (echo != tus::Echo::default()).then_some(echo)
-}
-
-pub(crate) fn told(refusal: Refusal) -> Failure {
-    Failure::told(refusal.problem, refusal.fields)
 }
 
 fn json<T: Serialize>(document: &T) -> Vec<u8> {

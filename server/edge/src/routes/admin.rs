@@ -1,4 +1,5 @@
-//! What operators and their machines ask, on a listener of its own. Nothing here asks for a credential.
+//! Requests of operators and their machines, on a listener of its own. Nothing here asks for a
+//! credential.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::host::{self, Hosts};
-use crate::problem::{self, Failure, own};
+use crate::problem::{self, Failure, Missing, kinds};
 use transport::{InvalidAddress, ListenAddress};
 
 /// The default port for operators: the one before that for clients.
@@ -36,7 +37,7 @@ pub struct Config {
     pub hosts: Vec<String>,
 }
 
-/// Where the admin listener is.
+/// Address of the admin listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AdminAddress {
     /// Nowhere.
@@ -104,10 +105,10 @@ impl<'de> Deserialize<'de> for AdminAddress {
     }
 }
 
-/// What the handlers work with.
+/// Services that the handlers work with.
 #[derive(Debug, Clone, FromRef)]
 pub struct Admin {
-    /// Whether the server should be sent requests.
+    /// State of the server and its stores.
     pub health: Health,
     /// The events that were given up.
     pub dead_letters: DeadLetters,
@@ -115,7 +116,8 @@ pub struct Admin {
     pub hosts: Arc<Hosts>,
 }
 
-/// How the listener is served: few connections, and nothing on it is worth waiting for at the end.
+/// Returns the settings of the listener: few connections, and nothing on it is worth waiting for at
+/// the end.
 pub fn transport() -> transport::Config {
     transport::Config {
         max_connections: 64,
@@ -144,7 +146,7 @@ pub fn service(admin: Admin) -> Router {
 async fn live(State(health): State<Health>) -> Result<Json<Value>, Failure> {
     health.live().map_err(|ended| {
         let detail = format!("The process is about to end, since {ended}.");
-        Problem::new(own::NOT_LIVE).detailed(detail)
+        Problem::new(kinds::NOT_LIVE).detailed(detail)
     })?;
     Ok(Json(json!({ "status": "live" })))
 }
@@ -156,9 +158,8 @@ async fn ready(State(health): State<Health>) -> Result<Json<Value>, Failure> {
 
 impl From<NotReady> for Failure {
     fn from(not_ready: NotReady) -> Self {
-        let mut detail = not_ready.to_string();
-        detail[..1].make_ascii_uppercase();
-        let problem = Problem::new(own::NOT_READY).detailed(format!("{detail}."));
+        let detail = format!("{}.", kinds::capitalised(&not_ready.to_string()));
+        let problem = Problem::new(kinds::NOT_READY).detailed(detail);
         match not_ready {
             NotReady::Draining => problem.into(),
             NotReady::Stores(stores) => problem.with("stores", stores).into(),
@@ -167,9 +168,7 @@ impl From<NotReady> for Failure {
 }
 
 async fn no_such_resource() -> Failure {
-    Problem::new(own::NOT_FOUND)
-        .detailed("This is the admin listener: /livez, /readyz, /events/dead.")
-        .into()
+    Missing::AdminPath.into()
 }
 
 #[cfg(test)]

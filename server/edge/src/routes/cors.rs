@@ -1,9 +1,12 @@
 //! Pages of other origins (the Fetch standard's CORS protocol).
 //!
-//! Every origin is allowed: requests carry their credential in a field or in the URL, never in a cookie, so a foreign page can do
-//! nothing that its own server could not. The exception is a server that is open because only this machine reaches it: a page that
-//! somebody on this machine looks at would reach it too, so only pages from this machine are let in ([`host`](super::host)). Only a real preflight is answered here: an `OPTIONS` without
-//! `Access-Control-Request-Method` asks for an upload target's limits, and Photos sends it before its first upload.
+//! Every origin is allowed: requests carry their credential in a field or in the URL, never in a
+//! cookie, so a foreign page can do nothing that its own server could not. The exception is a
+//! server that is open because only this machine reaches it: a page that somebody on this machine
+//! looks at would reach it too, so only pages from this machine are let in ([`host`](super::host)).
+//! Only a real preflight is answered here: an `OPTIONS` without
+//! `Access-Control-Request-Method` asks for an upload target's limits, and Photos sends it before
+//! its first upload.
 
 use std::sync::LazyLock;
 
@@ -16,14 +19,13 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use protocol::fields::name;
-use protocol::problem::Problem;
 
 use super::Api;
-use crate::problem::{Failure, own};
+use crate::problem::{Failure, kinds};
 
-/// What pages may send.
+/// Fields that pages may send.
 static ALLOWED: LazyLock<HeaderValue> = LazyLock::new(|| list(name::sent_by_clients()));
-/// What pages may see.
+/// Fields that pages may read.
 static EXPOSED: LazyLock<HeaderValue> = LazyLock::new(|| list(name::sent_by_servers()));
 
 fn list(names: impl Iterator<Item = &'static str>) -> HeaderValue {
@@ -76,7 +78,7 @@ fn refusal(origin: &HeaderValue) -> Failure {
         .chars()
         .take(100)
         .collect();
-    Problem::new(own::FORBIDDEN)
+    kinds::FORBIDDEN
         .detailed(format!(
             "Pages of {origin} may not use this server: without keys, only pages of this machine may, such as http://localhost:3000. \
              Set access.keys, and let the page send one."

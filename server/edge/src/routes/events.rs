@@ -15,10 +15,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::admin::Admin;
-use super::packs::Names;
 use super::page;
+use crate::extract::pack::Names;
 use crate::extract::query::{self, malformed};
-use crate::problem::Failure;
+use crate::problem::{Failure, Missing};
 use crate::respond::time;
 
 pub(super) fn router() -> Router<Admin> {
@@ -30,7 +30,8 @@ pub(super) fn router() -> Router<Admin> {
         .layer(middleware::from_fn(from_no_page))
 }
 
-/// The listener asks for no credential, and a browser on this machine reaches it: what a page sends is refused.
+/// The listener asks for no credential, and a browser on this machine reaches it: what a page sends
+/// is refused.
 async fn from_no_page(request: Request, next: Next) -> Result<Response, Failure> {
     match request.headers().contains_key(ORIGIN) {
         true => Err(Error::Forbidden.into()),
@@ -93,8 +94,7 @@ async fn replay(
     State(dead_letters): State<DeadLetters>,
     Names(id): Names<String>,
 ) -> Result<Json<Replayed>, Failure> {
-    let unknown = |_| Error::NotFound { what: "dead event" };
-    let id: EventId = id.parse().map_err(unknown)?;
+    let id: EventId = id.parse().map_err(|_| Missing::DeadEvent)?;
     dead_letters.replay(&id).await?;
     Ok(Json(Replayed { replayed: 1 }))
 }

@@ -11,6 +11,7 @@ use protocol::disposition::{self, Disposition};
 use serde::{Deserialize, Serialize};
 
 use super::{page, uploads};
+use crate::extract::condition::condition;
 use crate::extract::query::malformed;
 use crate::extract::{Access, Target};
 use crate::problem::Failure;
@@ -73,7 +74,7 @@ async fn delete(
     Target(path): Target,
     fields: HeaderMap,
 ) -> Result<StatusCode, Failure> {
-    files.delete(&path, &uploads::condition(&fields)?).await?;
+    files.delete(&path, &condition(&fields)?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

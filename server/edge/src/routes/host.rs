@@ -1,9 +1,10 @@
 //! The names that a server goes by, where a request asks for no credential.
 //!
-//! A browser lets a page ask the server that the page came from, and goes by the name in its address. Whoever owns a name
-//! can let it point here once the page is loaded (DNS rebinding); then the request has no `Origin` that would give the page
-//! away, but it still says the name, in `Host` or `:authority`. So a server that everyone on this machine may ask answers
-//! under names only that no stranger can point here:
+//! A browser lets a page ask the server that the page came from, and goes by the name in its
+//! address. Whoever owns a name can let it point here once the page is loaded (DNS rebinding); then
+//! the request has no `Origin` that would give the page away, but it still says the name, in `Host`
+//! or `:authority`. So a server that everyone on this machine may ask answers under names only that
+//! no stranger can point here:
 //!
 //! - addresses, because nothing is looked up for them,
 //! - `localhost` and what is below it (RFC 6761 §6.3),
@@ -24,10 +25,10 @@ use http::{HeaderValue, Uri};
 use protocol::problem::Problem;
 
 use super::Api;
-use crate::problem::{Failure, own};
+use crate::problem::{Failure, kinds};
 
-/// Longest name that is repeated to whoever used it.
-const MOST_TOLD: usize = 100;
+/// Maximum length of a name that a problem repeats, in bytes.
+const MAX_NAME: usize = 100;
 
 /// The names that may be used.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -73,10 +74,10 @@ impl Hosts {
             .into_iter()
             .chain(fields.map(HeaderValue::as_bytes))
             .find(|name| !self.include(name))
-            .map(|name| name[..name.len().min(MOST_TOLD)].escape_ascii().to_string())
+            .map(|name| name[..name.len().min(MAX_NAME)].escape_ascii().to_string())
     }
 
-    /// Whether a request may be sent to this name, which may have a port.
+    /// Returns whether a request may be sent to this name, which may have a port.
     fn include(&self, authority: &[u8]) -> bool {
         let Some(host) = host(authority) else {
             return false;
@@ -84,8 +85,8 @@ impl Hosts {
         self.are_known(&host) || (!host.is_empty() && !host.contains(['.', '[']))
     }
 
-    /// Whether a page of this origin comes from this server or this machine. Pages of a name without a dot may be another
-    /// machine's.
+    /// Returns whether a page of this origin comes from this server or this machine. Pages of a
+    /// name without a dot may be another machine's.
     pub(super) fn are_of_page(&self, origin: &HeaderValue) -> bool {
         let origin = Uri::try_from(origin.as_bytes());
         let authority = origin.as_ref().ok().filter(|uri| uri.scheme().is_some());
@@ -106,7 +107,8 @@ impl Hosts {
     }
 }
 
-/// The host in lower case, without its port. Nobody logs in to a server by its name, so `user@` is no part of one.
+/// The host in lower case, without its port. Nobody logs in to a server by its name, so `user@` is
+/// no part of one.
 fn host(authority: &[u8]) -> Option<String> {
     let authority = Authority::try_from(authority).ok()?;
     let is_plain = !authority.as_str().contains('@');
@@ -127,7 +129,7 @@ pub(super) async fn check(
     let stranger = api.local_hosts().and_then(|hosts| hosts.stranger(&request));
     match stranger {
         None => Ok(next.run(request).await),
-        Some(name) => Err(Problem::new(own::MISDIRECTED)
+        Some(name) => Err(Problem::new(kinds::MISDIRECTED)
             .detailed(format!(
                 "The request is for the host {name}. This server asks for no key, so it answers to this machine's names \
                  only, such as localhost or 127.0.0.1. To serve {name} as well, set public_url = \"http://{name}\", give \
@@ -145,7 +147,7 @@ pub(super) async fn check_admin(
 ) -> Result<Response, Failure> {
     match hosts.stranger(&request) {
         None => Ok(next.run(request).await),
-        Some(name) => Err(Problem::new(own::MISDIRECTED)
+        Some(name) => Err(Problem::new(kinds::MISDIRECTED)
             .detailed(format!(
                 "The request is for the host {name}, and the admin listener answers to addresses, localhost and names \
                  without a dot only. Ask it by its address, or list the name without its port in the setting \

@@ -6,28 +6,28 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crate::extract::query::malformed;
 use crate::problem::Failure;
 
-/// How many things a list has, unless the request says otherwise.
+/// Default number of entries of a page.
 const LISTED: usize = 100;
-/// Most things that a list has.
-const MOST_LISTED: usize = 1000;
+/// Maximum number of entries of a page.
+const MAX_LISTED: usize = 1000;
 
-/// How many things a page is to have.
+/// Reads the number of entries of a page.
 pub(super) fn limit(asked: Option<&str>) -> Result<usize, Failure> {
     let Some(asked) = asked else {
         return Ok(LISTED);
     };
     let limit = asked.parse().ok();
     limit
-        .filter(|limit| (1..=MOST_LISTED).contains(limit))
+        .filter(|limit| (1..=MAX_LISTED).contains(limit))
         .ok_or_else(|| {
             malformed(format!(
-                "limit must be a number from 1 to {MOST_LISTED}, such as limit={LISTED}."
+                "limit must be a number from 1 to {MAX_LISTED}, such as limit={LISTED}."
             ))
         })
 }
 
-/// Cuts what was found with room for one more than `limit` down to it. If it was more, the cursor of the next page, as `cursor` makes it of
-/// the last thing that is shown.
+/// Cuts what was found with room for one more than `limit` down to it. If it was more, the cursor
+/// of the next page, as `cursor` makes it of the last thing that is shown.
 pub(super) fn cut<T>(
     found: &mut Vec<T>,
     limit: usize,
@@ -38,12 +38,12 @@ pub(super) fn cut<T>(
     found.last().filter(|_| more).map(cursor)
 }
 
-/// The cursor behind a name.
+/// Returns the cursor behind a name.
 pub(super) fn cursor(name: &str) -> String {
     URL_SAFE_NO_PAD.encode(name)
 }
 
-/// The name that a cursor is behind.
+/// Reads the name that a cursor is behind.
 pub(super) fn name(cursor: &str) -> Result<String, Failure> {
     let name = URL_SAFE_NO_PAD.decode(cursor).ok();
     name.and_then(|name| String::from_utf8(name).ok())
@@ -52,7 +52,5 @@ pub(super) fn name(cursor: &str) -> Result<String, Failure> {
 }
 
 pub(super) fn no_cursor() -> Failure {
-    malformed(
-        "cursor must be the one of the page before, as it is there; leave it out for the first page.",
-    )
+    malformed("Send the cursor of the page before, unchanged; leave it out for the first page.")
 }

@@ -16,7 +16,7 @@ use crate::blob_store::{BlobError, BlobStream};
 use crate::{Blob, BlobKey, BlobStore};
 
 /// How many blobs a stream keeps open: in an archive of few changes, contents of several publishings alternate.
-const MOST_OPEN: usize = 4;
+const MAX_OPEN: usize = 4;
 
 /// A range of an archive while it is read.
 pub(super) struct Reading {
@@ -45,7 +45,7 @@ impl Reading {
         Self {
             blobs,
             steps: Steps::new(version, segments),
-            open: VecDeque::with_capacity(MOST_OPEN),
+            open: VecDeque::with_capacity(MAX_OPEN),
             passing: None,
         }
     }
@@ -122,7 +122,7 @@ impl Reading {
             None => {
                 let (key, size) = self.steps.version().places.blob(index);
                 let blob = self.blobs.open(key, size).await?;
-                if self.open.len() == MOST_OPEN {
+                if self.open.len() == MAX_OPEN {
                     self.open.pop_front();
                 }
                 blob

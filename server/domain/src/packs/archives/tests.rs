@@ -10,7 +10,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use proptest::prelude::*;
 
 use super::testing::{Shelf, Sketch, Synthetic, mixture, noise, shared, tiny};
-use super::windows::{MOST_READ, Source, Step, Steps, WINDOW};
+use super::windows::{MAX_READ, Source, Step, Steps, WINDOW};
 use super::*;
 use crate::BlobKey;
 use crate::blob_store::BlobError;
@@ -235,7 +235,7 @@ proptest! {
                 if let Step::Window(window) = step {
                     prop_assert!(window.length <= WINDOW);
                     let read: u64 = window.spans.iter().map(Source::len).sum();
-                    prop_assert!(read <= MOST_READ);
+                    prop_assert!(read <= MAX_READ);
                 }
             }
             let stream = archive.read(0..archive.size());

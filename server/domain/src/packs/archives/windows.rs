@@ -22,9 +22,9 @@ const LONGEST_COPY: u64 = 32 * 1024;
 /// How many bytes are read in vain rather than to read twice.
 const LONGEST_GAP: u64 = 16 * 1024;
 /// Bytes that are read for a window at most.
-pub(super) const MOST_READ: u64 = WINDOW as u64 + LONGEST_GAP;
+pub(super) const MAX_READ: u64 = WINDOW as u64 + LONGEST_GAP;
 /// How many stretches a window is read in at most.
-const MOST_SPANS: usize = 16;
+const MAX_SPANS: usize = 16;
 
 /// What comes next.
 #[derive(Debug)]
@@ -167,7 +167,7 @@ impl Window {
             let span = &self.spans[near];
             span.widened(&source).len() - span.len()
         });
-        if self.to_read + more > MOST_READ {
+        if self.to_read + more > MAX_READ {
             return false;
         }
         let span = match near {
@@ -175,7 +175,7 @@ impl Window {
                 self.spans[near] = self.spans[near].widened(&source);
                 near
             }
-            None if self.spans.len() < MOST_SPANS => {
+            None if self.spans.len() < MAX_SPANS => {
                 self.spans.push(source);
                 self.spans.len() - 1
             }

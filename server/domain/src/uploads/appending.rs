@@ -1,0 +1,147 @@
+//! Appends: from a request to an upload that it holds, and that takes in its bytes.
+
+use std::sync::Arc;
+
+use protocol::digest::{self, Stated};
+use protocol::rejection::Rejection;
+use protocol::upload::{Append, Completion, Repeated};
+
+use super::intake::Request;
+use super::repeat::Extent;
+use super::{Addition, Failure, Outcome, ProgressSink, Shared};
+use crate::holders::Turn;
+use crate::ingest::{Stops, UploadBody};
+use crate::metadata_store::Seen;
+use crate::upload::{Completed, Upload, UploadState};
+use crate::{Error, UploadId};
+
+/// Treatment of an append that begins by repeating bytes that the upload has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Replays {
+    /// They are compared.
+    Allowed,
+    /// They are compared: the request is a creation that comes again.
+    OfCreation,
+    /// That is an offset mismatch.
+    Refused,
+}
+
+impl Shared {
+    /// Takes in more bytes of an upload, in this turn.
+    pub(super) async fn append(
+        &self,
+        turn: Turn,
+        id: UploadId,
+        addition: Addition,
+        body: UploadBody,
+        sink: Arc<dyn ProgressSink>,
+        replays: Replays,
+    ) -> Result<Outcome, Failure> {
+        let mut upload = self.at_rest(&id, &turn).await?;
+        if upload.plan.is_concatenation() {
+            return Err(Failure::of(Rejection::FinalUpload, upload));
+        }
+        let stops = self.stops(&turn);
+        let (from, now) = (addition.append.offset, self.clock.now());
+        let told = upload.told.is_some_and(|told| told.counts(from, now));
+        let progress = match &upload.state {
+            UploadState::Open(progress) => progress.clone(),
+            UploadState::Complete(completed) => {
+                let completed = completed.clone();
+                let append = &addition.append;
+                return self
+                    .append_to_complete(upload, completed, append, told, body, &stops)
+                    .await;
+            }
+            UploadState::Gone(gone) => return Err(Error::Gone(*gone).into()),
+        };
+        let mut limits = self.config.limits();
+        if replays == Replays::OfCreation {
+            limits.min_append_size = None;
+        }
+        let admitted = progress.open.admit(
+            &addition.append,
+            &limits,
+            told || replays != Replays::Refused,
+        );
+        let admission = match admitted {
+            Ok(admission) => admission,
+            Err(rejection) => return Err(Failure::of(rejection, upload)),
+        };
+        self.claim(&mut upload, &turn).await?;
+        let hasher = match self.hasher(&mut upload, &progress, &stops).await {
+            Ok(hasher) => hasher,
+            Err(error) => {
+                self.let_go(&mut upload).await;
+                return Err(error.into());
+            }
+        };
+        let mut stated = addition.digests;
+        stated.content.retain(|stated| !is_stale(stated, &upload));
+        let request = Request {
+            admission,
+            body_length: addition.append.body_length,
+            stated,
+            resumable: true,
+            begins_as_told: told,
+        };
+        let taken = self
+            .take_in(&mut upload, request, hasher, body, &stops, sink)
+            .await;
+        self.let_go(&mut upload).await;
+        drop(turn);
+        taken.map_err(|error| Failure::of(error, upload))
+    }
+
+    /// Answers an append to an upload that is complete, which may repeat its last bytes.
+    async fn append_to_complete(
+        &self,
+        upload: Upload,
+        completed: Completed,
+        append: &Append,
+        told: bool,
+        body: UploadBody,
+        stops: &Stops,
+    ) -> Result<Outcome, Failure> {
+        let finishes = append.completion != Completion::Later;
+        let (rejection, may_repeat) = match completed.complete.admit(append) {
+            Ok(Repeated::Answered) => return Ok(Outcome::Complete(upload, completed)),
+            Ok(Repeated::IfEmpty(rejection)) => (rejection, true),
+            Err(rejection) => (rejection, told && finishes),
+        };
+        let here = (&upload, &completed);
+        let rest = (append.offset, Extent::ToTheEnd);
+        match may_repeat && self.repeats(here, rest, body, stops).await? {
+            true => Ok(Outcome::Complete(upload, completed)),
+            false => Err(Failure::of(rejection, upload)),
+        }
+    }
+
+    /// Makes this request, whose turn it is, the upload's holder; unless another node has changed
+    /// the upload, or has told its client an offset, since this request looked at it. Then there
+    /// may be a newer holder, which goes on.
+    pub(super) async fn claim(&self, upload: &mut Upload, turn: &Turn) -> Result<(), Error> {
+        turn.holds(upload.epoch + 1);
+        let claimed = self
+            .metadata
+            .claim_upload(&upload.id, Some(self.node), Seen::of(upload))
+            .await
+            .map_err(Error::metadata("claim an upload"))?;
+        match claimed {
+            Some(claimed) if claimed.holder == Some(self.node) && claimed.epoch > upload.epoch => {
+                *upload = claimed;
+                Ok(())
+            }
+            Some(_) | None => Err(Error::Superseded),
+        }
+    }
+}
+
+/// Reports if a digest that an append states of its body is really that of the whole: URLSession
+/// sends all fields of the creation again with the rest of the body.
+fn is_stale(stated: &Stated, upload: &Upload) -> bool {
+    let whole = upload.plan.repr_digest.as_deref().unwrap_or_default();
+    digest::parse_representation(whole)
+        .iter()
+        .any(|whole| whole.algorithm == stated.algorithm && whole.value == stated.value)
+}

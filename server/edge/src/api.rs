@@ -1,0 +1,52 @@
+//! Services that handlers work with.
+
+use std::sync::Arc;
+
+use axum::extract::FromRef;
+use domain::access::Gate;
+use domain::{Clock, Files, Packs, Uploads};
+
+use crate::routes::host::Hosts;
+
+/// Services that handlers work with.
+#[derive(Debug, Clone, FromRef)]
+pub struct Api {
+    /// Authenticates principals.
+    pub gate: Gate,
+    /// The uploads.
+    pub uploads: Uploads,
+    /// The files.
+    pub files: Files,
+    /// The packs.
+    pub packs: Packs,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// The server's own names.
+    pub place: Arc<Place>,
+}
+
+/// Names under which clients reach the server.
+#[derive(Debug, Clone, Default)]
+pub struct Place {
+    /// URL of the server, without a slash at the end. Without one, answers name resources by their
+    /// paths, which no proxy can make wrong.
+    pub public_url: Option<String>,
+    /// Host names that a server accepts while it is open to everyone on this machine.
+    pub hosts: Hosts,
+}
+
+impl Api {
+    /// Returns the URL of a path of this server.
+    pub(crate) fn absolute(&self, path: &str) -> String {
+        match &self.place.public_url {
+            Some(url) => format!("{url}{path}"),
+            None => path.to_owned(),
+        }
+    }
+
+    /// Returns the only host names to accept, if the server is open because nobody but this machine
+    /// reaches it.
+    pub(crate) fn local_hosts(&self) -> Option<&Hosts> {
+        self.gate.is_local_only().then_some(&self.place.hosts)
+    }
+}
