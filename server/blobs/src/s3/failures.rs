@@ -91,6 +91,8 @@ fn passes(status: u16, code: &str) -> bool {
         | "Throttling"
         | "RequestTimeout"
         | "OperationAborted"
+        // versitygw says so for a moment, beside deletions, of names that never are directories.
+        | "ExistingObjectIsDirectory"
         | "BadDigest"
         | "XAmzContentSHA256Mismatch"
         | "IncompleteBody" => true,
