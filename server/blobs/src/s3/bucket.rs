@@ -20,11 +20,9 @@ use std::hash::Hash;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{self, RequestChecksumCalculation};
-use aws_sdk_s3::error::ProvideErrorMetadata as _;
 use aws_sdk_s3::primitives::{ByteStream, DateTime, SdkBody};
 use aws_sdk_s3::types::{
     ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart, Delete, ObjectIdentifier,
@@ -35,7 +33,6 @@ use bytes::Bytes;
 use domain::Timestamp;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use md5::{Digest as _, Md5};
-use tokio::time::sleep;
 
 use super::config::{Checksums, Config};
 use super::failures::{Trouble, meaning, other, trouble};
@@ -48,15 +45,6 @@ use super::requests::{Operation, Requests, Spoiler};
 const MOST_DELETED: usize = 1000;
 /// How many requests that belong together are under way at once.
 const AT_ONCE: usize = 4;
-/// The code by which versitygw refuses, beside deletions, names that never are directories.
-const IS_DIRECTORY: &str = "ExistingObjectIsDirectory";
-/// Pauses before an object is put again after [`IS_DIRECTORY`].
-const DIRECTORY_PAUSES: [Duration; 4] = [
-    Duration::from_millis(50),
-    Duration::from_millis(100),
-    Duration::from_millis(200),
-    Duration::from_millis(400),
-];
 /// The metadata of an object that says who made it.
 const TAG: &str = "longhaul-tag";
 /// When something was made of which the server does not say that.
@@ -228,31 +216,18 @@ impl Bucket {
         metadata: HashMap<String, String>,
         condition: &Condition,
     ) -> Result<String, Trouble> {
-        let request = || {
-            self.client
-                .put_object()
-                .bucket(&self.name)
-                .key(name)
-                .set_metadata(Some(metadata.clone()))
-                .set_checksum_algorithm(self.algorithm())
-                .set_content_md5((self.checksums == Checksums::Md5).then(|| md5(&bytes)))
-                .set_if_none_match(condition.if_none_match())
-                .set_if_match(condition.if_match())
-                .body(body(bytes.clone()))
-                .customize()
-                .interceptor(self.requests.counter(Operation::Put))
-                .send()
-        };
-        let mut put = request().await;
-        for pause in DIRECTORY_PAUSES {
-            let Err(error) = &put else { break };
-            if error.code() != Some(IS_DIRECTORY) {
-                break;
-            }
-            sleep(pause).await;
-            put = request().await;
-        }
-        Ok(etag(put.map_err(trouble)?.e_tag))
+        let request = self
+            .client
+            .put_object()
+            .key(name)
+            .set_metadata(Some(metadata))
+            .set_checksum_algorithm(self.algorithm())
+            .set_content_md5((self.checksums == Checksums::Md5).then(|| md5(&bytes)))
+            .set_if_none_match(condition.if_none_match())
+            .set_if_match(condition.if_match())
+            .body(body(bytes));
+        let put = send!(self, Put, request)?;
+        Ok(etag(put.e_tag))
     }
 
     /// Begins to get an object or a range of it, which must still have the entity tag, if one is given.

@@ -21,7 +21,7 @@ use aws_sdk_s3::config::{
 use url::Url;
 
 use super::config::{Checksums, Config};
-use super::failures::{Refusal, Trouble};
+use super::failures::{Refusal, RepeatDirectories, Trouble};
 use crate::OpenError;
 
 /// Signed for where nothing says another: servers that are not Amazon's mostly do not care.
@@ -72,6 +72,7 @@ pub(super) async fn client(config: &Config, first_pause: Duration) -> Client {
                 .with_initial_backoff(first_pause)
                 .with_max_backoff(LONGEST_PAUSE),
         )
+        .retry_classifier(RepeatDirectories)
         .timeout_config(timeouts);
     if let Some(endpoint) = &config.endpoint {
         builder = builder.endpoint_url(endpoint);

@@ -11,9 +11,39 @@
 use std::error::Error;
 use std::io;
 
+use aws_sdk_s3::config::interceptors::InterceptorContext;
+use aws_sdk_s3::config::retry::{ClassifyRetry, RetryAction};
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use domain::BlobKey;
 use domain::blob_store::BlobError;
+
+/// The code by which versitygw refuses for a moment, beside deletions, to write under names that never
+/// are directories.
+const IS_DIRECTORY: &str = "ExistingObjectIsDirectory";
+
+/// Makes the SDK repeat a request that was refused with [`IS_DIRECTORY`], as it repeats others whose
+/// failure passes.
+#[derive(Debug)]
+pub(super) struct RepeatDirectories;
+
+impl ClassifyRetry for RepeatDirectories {
+    fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
+        let answer = context
+            .response()
+            .filter(|answer| !answer.status().is_success());
+        let body = answer.and_then(|answer| answer.body().bytes());
+        let code = format!("<Code>{IS_DIRECTORY}</Code>");
+        let is_said = |body: &[u8]| body.windows(code.len()).any(|part| part == code.as_bytes());
+        match body.is_some_and(is_said) {
+            true => RetryAction::transient_error(),
+            false => RetryAction::NoActionIndicated,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        "RepeatDirectories"
+    }
+}
 
 /// Why the server did not do it.
 #[derive(Debug)]
@@ -91,8 +121,7 @@ fn passes(status: u16, code: &str) -> bool {
         | "Throttling"
         | "RequestTimeout"
         | "OperationAborted"
-        // versitygw says so for a moment, beside deletions, of names that never are directories.
-        | "ExistingObjectIsDirectory"
+        | IS_DIRECTORY
         | "BadDigest"
         | "XAmzContentSHA256Mismatch"
         | "IncompleteBody" => true,
@@ -216,6 +245,7 @@ mod tests {
             (200, "InternalError"),
             (200, ""),
             (409, "OperationAborted"),
+            (409, "ExistingObjectIsDirectory"),
             (400, "BadDigest"),
         ] {
             assert_eq!(kind(status, code), "passes", "{status} {code}");

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use domain::blob_store::{BlobError, BlobStream, Link, LinkFields};
 use domain::{Blob, BlobKey};
 use futures::{StreamExt as _, stream};
-use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::blocks::Blocks;
 use super::bucket::Bucket;
@@ -116,7 +116,7 @@ struct Reading {
     /// Up to where it was asked for.
     requested: u64,
     answers: Answers,
-    /// Where `answers` are while nobody reads.
+    /// Ticket of `answers` while nobody reads.
     paused: Option<Ticket>,
     /// How often in a row an answer broke off without a byte.
     breaks: u32,
@@ -127,8 +127,8 @@ struct Reading {
 pub(super) struct Answers {
     /// The one that is being passed on, and where in the blob it ends.
     current: Option<(ByteStream, u64)>,
-    /// The next one.
-    ahead: JoinSet<Result<ByteStream, Trouble>>,
+    /// The next one, which is asked for.
+    ahead: Option<AbortOnDropHandle<Result<ByteStream, Trouble>>>,
 }
 
 impl Reading {
@@ -181,8 +181,7 @@ impl Reading {
                 return Err(self.failed(broken));
             }
             tracing::debug!(key = %self.source.key, ?broken, "an answer broke off");
-            // Dropping the set ends the request that is ahead.
-            self.answers.ahead = JoinSet::new();
+            self.answers.ahead = None;
             self.requested = self.rest.start;
         }
         Ok(None)
@@ -190,30 +189,25 @@ impl Reading {
 
     /// The next answer, and where it ends; behind it, the one after that is asked for.
     async fn answer(&mut self) -> Result<(ByteStream, u64), BlobError> {
-        if self.answers.ahead.is_empty() {
-            self.ask();
-        }
-        let end = self.requested;
-        let answer = match self.answers.ahead.join_next().await {
-            Some(Ok(answer)) => answer,
-            Some(Err(error)) => Err(other(error)),
-            None => Err(other("nothing was asked for")),
+        let ahead = match self.answers.ahead.take() {
+            Some(ahead) => ahead,
+            None => self.ask(),
         };
+        let end = self.requested;
+        let answer = ahead.await.unwrap_or_else(|error| Err(other(error)));
         let answer = answer.map_err(|trouble| self.failed(trouble))?;
         if self.requested < self.rest.end {
-            self.ask();
+            self.answers.ahead = Some(self.ask());
         }
         Ok((answer, end))
     }
 
-    fn ask(&mut self) {
+    fn ask(&mut self) -> AbortOnDropHandle<Result<ByteStream, Trouble>> {
         let end = self.rest.end.min(self.requested + self.read_size);
         let range = self.requested..end;
         self.requested = end;
         let source = self.source.clone();
-        self.answers
-            .ahead
-            .spawn(async move { source.get(range).await });
+        AbortOnDropHandle::new(tokio::spawn(async move { source.get(range).await }))
     }
 
     fn failed(&self, trouble: Trouble) -> BlobError {

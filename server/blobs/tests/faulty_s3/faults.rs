@@ -18,6 +18,8 @@ pub(crate) enum Fault {
     ResetAfter,
     /// `200` with an error in the body, and nothing is done. For completing and copying; otherwise as `Internal`.
     OkWithError,
+    /// `409 ExistingObjectIsDirectory`, and nothing is done. For what writes a name; otherwise as `Internal`.
+    IsDirectory,
     /// Nothing is done and nothing is answered.
     StallsBefore,
     /// It is done, and nothing is answered.

@@ -86,6 +86,17 @@ pub(super) async fn answer(
             }
             return Ok(response(answer, None));
         }
+        Some(Fault::IsDirectory) => {
+            let is_written = matches!(
+                operation,
+                "PutObject" | "CreateMultipartUpload" | "CompleteMultipartUpload"
+            );
+            let refused = match is_written {
+                true => (409, "ExistingObjectIsDirectory"),
+                false => (500, "InternalError"),
+            };
+            return Ok(response(refusal(refused), None));
+        }
         Some(Fault::ResetBefore) => return Err(io::ErrorKind::ConnectionReset.into()),
         Some(Fault::StallsBefore) => return std::future::pending().await,
         Some(Fault::Late | Fault::Hides) => {

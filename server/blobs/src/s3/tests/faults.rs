@@ -99,6 +99,11 @@ async fn an_ok_that_carries_an_error_goes_unnoticed() {
 }
 
 #[tokio::test]
+async fn a_name_that_is_taken_for_a_directory_goes_unnoticed() {
+    every_request_fails_once(Fault::IsDirectory).await;
+}
+
+#[tokio::test]
 async fn a_server_that_never_answers_goes_unnoticed() {
     every_request_fails_once(Fault::StallsBefore).await;
 }
