@@ -18,6 +18,7 @@ use protocol::rejection::Rejection;
 use protocol::tus;
 use protocol::upload::Limits;
 use serde::Serialize;
+use transport::Interim;
 
 use crate::extract::UPLOADS;
 use crate::problem::{Failure, Missing, Voice};
@@ -25,7 +26,6 @@ use crate::respond::content::Representation;
 use crate::respond::file::{self, FileDocument};
 use crate::respond::{JSON, pack, time, url_value};
 use crate::routes::Api;
-use transport::Interim;
 
 /// Context for the answers to one request for an upload.
 #[derive(Debug, Clone)]

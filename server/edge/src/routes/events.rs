@@ -1,7 +1,6 @@
 //! Events that were given up, on the admin listener.
 
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, Request, State};
+use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
@@ -11,13 +10,13 @@ use domain::event_store::DeadEvent;
 use domain::events::EventId;
 use domain::webhooks::DeadLetters;
 use http::header::ORIGIN;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 
 use super::admin::Admin;
-use super::page;
+use super::page::{self, Page};
 use crate::extract::pack::Names;
-use crate::extract::query::{self, malformed};
+use crate::extract::query;
 use crate::problem::{Failure, Missing};
 use crate::respond::time;
 
@@ -37,12 +36,6 @@ async fn from_no_page(request: Request, next: Next) -> Result<Response, Failure>
         true => Err(Error::Forbidden.into()),
         false => Ok(next.run(request).await),
     }
-}
-
-#[derive(Debug, Deserialize)]
-struct ListQuery {
-    cursor: Option<String>,
-    limit: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -74,11 +67,9 @@ struct Replayed {
 
 async fn list(
     State(dead_letters): State<DeadLetters>,
-    query: Result<Query<ListQuery>, QueryRejection>,
+    Page { limit, cursor }: Page,
 ) -> Result<Json<DeadEventList>, Failure> {
-    let Query(query) = query.map_err(|error| malformed(error.body_text()))?;
-    let limit = page::limit(query.limit.as_deref())?;
-    let after = match &query.cursor {
+    let after = match &cursor {
         Some(cursor) => page::name(cursor)?.parse().map_err(|_| page::no_cursor())?,
         None => 0,
     };

@@ -10,7 +10,8 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use protocol::disposition::{self, Disposition};
 use serde::{Deserialize, Serialize};
 
-use super::{page, uploads};
+use super::page::{self, Page};
+use super::uploads;
 use crate::extract::condition::condition;
 use crate::extract::query::malformed;
 use crate::extract::{Access, Target};
@@ -79,13 +80,9 @@ async fn delete(
 }
 
 #[derive(Debug, Deserialize)]
-struct ListQuery {
+struct Filter {
     #[serde(default)]
     prefix: String,
-    #[serde(default)]
-    limit: Option<String>,
-    #[serde(default)]
-    cursor: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -99,13 +96,13 @@ struct FileList {
 async fn list(
     State(api): State<Api>,
     Access(files): Access<Files>,
-    query: Result<Query<ListQuery>, QueryRejection>,
+    Page { limit, cursor }: Page,
+    filter: Result<Query<Filter>, QueryRejection>,
 ) -> Result<Json<FileList>, Failure> {
-    let Query(query) = query.map_err(|error| malformed(error.body_text()))?;
-    let limit = page::limit(query.limit.as_deref())?;
-    let after = query.cursor.as_deref().map(page::name).transpose()?;
+    let Query(filter) = filter.map_err(|error| malformed(error.body_text()))?;
+    let after = cursor.as_deref().map(page::name).transpose()?;
     let mut found = files
-        .list(&query.prefix, after.as_deref(), limit + 1)
+        .list(&filter.prefix, after.as_deref(), limit + 1)
         .await?;
     let cursor = page::cut(&mut found, limit, |last| page::cursor(last.path.as_str()));
     Ok(Json(FileList {

@@ -6,16 +6,16 @@ mod drafts;
 
 use archive::ArchiveFormat;
 use axum::Router;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::response::Response;
 use axum::routing::{get, post};
 use domain::{Packs, Timestamp};
 use http::{HeaderValue, StatusCode};
 use protocol::conditional::{DateOf, Modified};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use super::{page, uploads};
+use super::page::{self, Page};
+use super::uploads;
 use crate::extract::pack::{PackPath, VersionPath};
 use crate::extract::query::malformed;
 use crate::extract::{Access, Asked};
@@ -83,21 +83,6 @@ pub(super) fn router() -> Router<Api> {
         )
 }
 
-#[derive(Debug, Deserialize)]
-struct ListQuery {
-    limit: Option<String>,
-    cursor: Option<String>,
-}
-
-impl ListQuery {
-    fn read(
-        query: Result<Query<Self>, QueryRejection>,
-    ) -> Result<(usize, Option<String>), Failure> {
-        let Query(query) = query.map_err(|error| malformed(error.body_text()))?;
-        Ok((page::limit(query.limit.as_deref())?, query.cursor))
-    }
-}
-
 #[derive(Debug, Serialize)]
 struct PackList {
     packs: Vec<PackDocument>,
@@ -109,10 +94,9 @@ struct PackList {
 async fn list(
     State(api): State<Api>,
     Access(packs): Access<Packs>,
-    query: Result<Query<ListQuery>, QueryRejection>,
+    Page { limit, cursor }: Page,
     asked: Asked,
 ) -> Result<Response, Failure> {
-    let (limit, cursor) = ListQuery::read(query)?;
     let after = cursor.as_deref().map(page::name).transpose()?;
     let mut found = packs.list(after.as_deref(), limit + 1).await?;
     let cursor = page::cut(&mut found, limit, |last| page::cursor(last.name.as_str()));
@@ -127,10 +111,9 @@ async fn pack(
     State(api): State<Api>,
     Access(packs): Access<Packs>,
     PackPath(name): PackPath,
-    query: Result<Query<ListQuery>, QueryRejection>,
+    Page { limit, cursor }: Page,
     asked: Asked,
 ) -> Result<Response, Failure> {
-    let (limit, cursor) = ListQuery::read(query)?;
     let before = cursor
         .map(|cursor| cursor.parse().map_err(|_| page::no_cursor()))
         .transpose()?;

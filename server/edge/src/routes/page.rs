@@ -1,7 +1,10 @@
 //! Lists, a page at a time.
 
+use axum::extract::{FromRequestParts, Query};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::request::Parts;
+use serde::Deserialize;
 
 use crate::extract::query::malformed;
 use crate::problem::Failure;
@@ -11,12 +14,34 @@ const LISTED: usize = 100;
 /// Maximum number of entries of a page.
 const MAX_LISTED: usize = 1000;
 
-/// Reads the number of entries of a page.
-pub(super) fn limit(asked: Option<&str>) -> Result<usize, Failure> {
-    let Some(asked) = asked else {
-        return Ok(LISTED);
-    };
-    let limit = asked.parse().ok();
+/// The part of a list that a request asks for, by its parameters `limit` and `cursor`.
+pub(super) struct Page {
+    pub(super) limit: usize,
+    /// The cursor of the page before; `None` for the first page.
+    pub(super) cursor: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Parameters {
+    limit: Option<String>,
+    cursor: Option<String>,
+}
+
+impl<S: Sync> FromRequestParts<S> for Page {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        let Query(Parameters { limit, cursor }) =
+            Query::try_from_uri(&parts.uri).map_err(|error| malformed(error.body_text()))?;
+        Ok(Self {
+            limit: limit.as_deref().map_or(Ok(LISTED), read_limit)?,
+            cursor,
+        })
+    }
+}
+
+fn read_limit(limit: &str) -> Result<usize, Failure> {
+    let limit = limit.parse().ok();
     limit
         .filter(|limit| (1..=MAX_LISTED).contains(limit))
         .ok_or_else(|| {
@@ -26,8 +51,8 @@ pub(super) fn limit(asked: Option<&str>) -> Result<usize, Failure> {
         })
 }
 
-/// Cuts what was found with room for one more than `limit` down to it. If it was more, the cursor
-/// of the next page, as `cursor` makes it of the last thing that is shown.
+/// Truncates `found`, the result of a search for `limit + 1` entries, to `limit` entries. Returns
+/// the cursor of the next page, made by `cursor` from the last entry kept; `None` on the last page.
 pub(super) fn cut<T>(
     found: &mut Vec<T>,
     limit: usize,

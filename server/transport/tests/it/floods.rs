@@ -41,6 +41,16 @@ fn request(method: u8, path: &str) -> Vec<u8> {
     block
 }
 
+/// Returns the frames of the `n`th request of a connection, for `/never`, and of a frame behind it
+/// on the same stream.
+fn request_and(n: u32, kind: u8, payload: [u8; 4]) -> Vec<u8> {
+    let stream = 2 * n + 1;
+    let head = request(METHOD_GET, "/never");
+    let mut bytes = frame(HEADERS, END_HEADERS | END_STREAM, stream, &head);
+    bytes.extend(frame(kind, 0, stream, &payload));
+    bytes
+}
+
 /// The head of a `PUT /`.
 pub(crate) fn put_head() -> Vec<u8> {
     let mut block = vec![0x02, 3];
@@ -174,15 +184,7 @@ async fn unknown_frames() {
 #[tokio::test]
 async fn rapid_resets() {
     check("RST_STREAM", vec![], |n| {
-        let stream = 2 * n + 1;
-        let mut bytes = frame(
-            HEADERS,
-            END_HEADERS | END_STREAM,
-            stream,
-            &request(METHOD_GET, "/never"),
-        );
-        bytes.extend(frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]));
-        bytes
+        request_and(n, RST_STREAM, [0, 0, 0, 8])
     })
     .await;
 }
@@ -191,15 +193,7 @@ async fn rapid_resets() {
 async fn resets_that_we_are_made_to_send() {
     // A window update that overflows the stream's window makes the server reset the stream.
     check("provoked RST_STREAM", vec![], |n| {
-        let stream = 2 * n + 1;
-        let mut bytes = frame(
-            HEADERS,
-            END_HEADERS | END_STREAM,
-            stream,
-            &request(METHOD_GET, "/never"),
-        );
-        bytes.extend(frame(WINDOW_UPDATE, 0, stream, &[0x7f, 0xff, 0xff, 0xff]));
-        bytes
+        request_and(n, WINDOW_UPDATE, [0x7f, 0xff, 0xff, 0xff])
     })
     .await;
 }
