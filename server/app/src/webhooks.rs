@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use domain::Clock;
-use domain::events::EventKind;
+use domain::courier::Courier;
+use domain::event::EventKind;
 use domain::gatekeeper::Gatekeeper;
-use domain::webhooks::{Courier, Schedule};
+use domain::webhooks::Schedule;
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 

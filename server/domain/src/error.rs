@@ -1,13 +1,17 @@
 //! Why a use case did not succeed, in no protocol's words.
 
+mod packs;
+
 use protocol::rejection::Rejection;
 use thiserror::Error;
 
 use crate::blob_store::BlobError;
-use crate::ingest::BodyFault;
+use crate::body::BodyFault;
+use crate::gatekeeper::Closed;
 use crate::metadata_store::MetadataError;
-use crate::packs::PackError;
 use crate::upload::Gone;
+
+pub use self::packs::{EntryFault, PackError};
 
 /// Why a use case did not succeed.
 #[derive(Debug, Error)]
@@ -142,6 +146,21 @@ impl From<BodyFault> for Error {
         match fault {
             BodyFault::Broken(rejection) => Self::Rejected(rejection),
             BodyFault::Cut | BodyFault::Idle => Self::ClientGone,
+        }
+    }
+}
+
+impl From<PackError> for Error {
+    fn from(error: PackError) -> Self {
+        Self::Pack(error)
+    }
+}
+
+impl From<Closed> for Error {
+    fn from(closed: Closed) -> Self {
+        match closed {
+            Closed::Refused { detail } => Self::Refused { detail },
+            Closed::Unavailable => Self::Busy,
         }
     }
 }

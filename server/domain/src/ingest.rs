@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _};
 use protocol::digest::StatedDigests;
 use protocol::rejection::Rejection;
@@ -22,32 +21,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::blob_store::{BlobStream, StagedBlob};
+use crate::body::{BodyFault, BodyPart, UploadBody};
 use crate::buffers::{Buffers, Filling};
 use crate::digest::Digests;
 use crate::error::Error;
-
-/// A piece of a request's body.
-#[derive(Debug)]
-pub enum BodyPart {
-    /// Bytes.
-    Data(Bytes),
-    /// Digests, stated in a trailer.
-    Digests(StatedDigests),
-}
-
-/// Why a body ended before its end.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum BodyFault {
-    /// What came is not what the protocol asks for; the client is told.
-    Broken(Rejection),
-    /// The connection or stream was cut, or its framing broke.
-    Cut,
-    /// Nothing came for too long.
-    Idle,
-}
-
-/// A request's body.
-pub type UploadBody = BoxStream<'static, Result<BodyPart, BodyFault>>;
 
 /// What ended the reading of a body.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 //!
 //! *Publishing.* A client drafts a tree ([`create_draft`](crate::Authorized::create_draft)), learns which contents the server lacks, uploads them as
 //! archives (`unpacking`), and publishes ([`publish`](crate::Authorized::publish)). Contents are stored by their digests: small ones together in
-//! segments (`segments`), large ones by themselves, each as it is and, where that pays, deflated.
+//! segments (`unpacking::segments`), large ones by themselves, each as it is and, where that pays, deflated.
 //!
 //! *Reading.* A version is loaded whole into memory (`versions`): its catalogue, the forms of its files and their places. Archives
 //! are virtual: an [`archive::Layout`] says which bytes there are, and `archives` reads them from where they lie.
@@ -13,7 +13,6 @@ mod drafts;
 mod places;
 mod publishing;
 mod reading;
-mod segments;
 mod turns;
 mod unpacking;
 mod versions;
@@ -22,7 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use archive::{EntryPath, Limits, UnpackFault, UnpackLimits};
+use archive::{Limits, UnpackLimits};
 use budget::Budget;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
@@ -32,10 +31,12 @@ use self::turns::Turns;
 use self::versions::Versions;
 use crate::digest::Sha256Digest;
 use crate::ids::Randomness;
+use crate::pack::StoredContent;
+use crate::pack_store::MOST_LOOKED_UP;
 use crate::{BlobStore, Clock, Error, Outbox, PackStore};
 
 pub use self::documents::DocumentBody;
-pub use self::drafts::{DraftStatus, Missing};
+pub use self::drafts::DraftStatus;
 pub(crate) use self::publishing::Publisher;
 pub use self::reading::{Archive, PackFile, Selection, Signature};
 
@@ -112,113 +113,6 @@ impl Config {
             path_bytes: self.max_path_bytes.as_u64(),
             ratio: self.max_ratio,
         }
-    }
-}
-
-/// Why a request about a pack is refused.
-#[derive(Debug, thiserror::Error)]
-pub enum PackError {
-    /// The archive is none, or not one that may be unpacked.
-    #[error("the archive is refused{}: {fault}", of_entry(entry.as_deref()))]
-    Archive {
-        /// The entry that it is about.
-        entry: Option<String>,
-        /// What is wrong with it.
-        fault: UnpackFault,
-    },
-    /// The archive is sound, but has not what the draft asks for.
-    #[error("the entry {entry:?} {reason}")]
-    Entry {
-        /// The entry that it is about.
-        entry: String,
-        /// Completes the sentence.
-        reason: EntryFault,
-    },
-    /// A document that lists files or digests cannot be read; the text says why and where.
-    #[error("{0}")]
-    Document(String),
-    /// A document that lists files or digests is longer than this, in bytes.
-    #[error("the document has more than {limit} bytes")]
-    DocumentTooLarge {
-        /// The bound.
-        limit: u64,
-    },
-    /// Not everything that is to be published is here.
-    #[error("{} contents are missing", missing.contents)]
-    Missing {
-        /// What is.
-        missing: Box<Missing>,
-    },
-    /// The draft was made from a version that is not the newest any more.
-    #[error("the draft is based on version {base}, but {}", newest(*latest))]
-    Outdated {
-        /// The version that the draft was made from.
-        base: u64,
-        /// The newest version.
-        latest: Option<u64>,
-    },
-    /// The draft is published and takes no more content.
-    #[error("the draft is published as version {version}")]
-    Published {
-        /// The version that it became.
-        version: u64,
-    },
-    /// A stated size is not that of the content.
-    #[error("the size of {path:?} is not that of its content, {size} bytes")]
-    WrongSize {
-        /// The file.
-        path: String,
-        /// The true size, in bytes.
-        size: u64,
-    },
-    /// An exception is a file of neither version.
-    #[error("{path:?} in `except` is a file of neither version {base} nor version {version}")]
-    UnknownException {
-        /// The file.
-        path: EntryPath<'static>,
-        /// The version that the client has.
-        base: u64,
-        /// The version that it wants.
-        version: u64,
-    },
-    /// There are no files, so there is no version.
-    #[error("there are no files in it")]
-    NoFiles,
-    /// The text in a URL is no need of this version.
-    #[error("that is no need of this version")]
-    Need,
-}
-
-/// Why an entry of a sound archive is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum EntryFault {
-    /// The draft has no such file.
-    #[error("is not in the draft")]
-    Unexpected,
-    /// It has another size than the draft says.
-    #[error("has not the size that the draft says")]
-    Size,
-    /// It has another digest than the draft says.
-    #[error("has not the SHA-256 that the draft says")]
-    Digest,
-}
-
-fn newest(latest: Option<u64>) -> String {
-    match latest {
-        Some(latest) => format!("version {latest} is the newest"),
-        None => "the pack has no version now".to_owned(),
-    }
-}
-
-fn of_entry(entry: Option<&str>) -> String {
-    entry
-        .map(|entry| format!(" at entry {entry:?}"))
-        .unwrap_or_default()
-}
-
-impl From<PackError> for Error {
-    fn from(error: PackError) -> Self {
-        Self::Pack(error)
     }
 }
 
@@ -316,9 +210,9 @@ impl Packs {
 async fn look_up(
     facts: &dyn PackStore,
     sha256s: &[Sha256Digest],
-) -> Result<Vec<crate::pack_store::StoredContent>, Error> {
+) -> Result<Vec<StoredContent>, Error> {
     let mut found = Vec::new();
-    for turn in sha256s.chunks(crate::pack_store::MOST_LOOKED_UP) {
+    for turn in sha256s.chunks(MOST_LOOKED_UP) {
         let known = facts.contents(turn).await;
         found.extend(known.map_err(Error::metadata("look contents up"))?);
     }

@@ -29,11 +29,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
-use self::appending::Replays;
 use self::places::{Place, Places};
 use crate::access::Action;
+use crate::body::UploadBody;
 use crate::buffers::Buffers;
-use crate::files::{Description, WriteCondition};
+use crate::file::{Description, WriteCondition};
 use crate::gatekeeper::Gatekeeper;
 use crate::holders::{Holders, Overtaken, Turn};
 use crate::ids::Randomness;
@@ -43,8 +43,6 @@ use crate::upload::{Completed, Gone, Product, Target, Told, Upload, UploadState}
 use crate::{
     Authorized, Blob, BlobStore, Clock, Error, File, MetadataStore, NodeId, Outbox, Packs, UploadId,
 };
-
-pub use crate::ingest::{BodyFault, BodyPart, UploadBody};
 
 /// How uploads are taken in. Sizes are written as in `32 MiB`, times as in `14days`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -273,6 +271,17 @@ struct Shared {
     places: Places,
     tasks: TaskTracker,
     draining: CancellationToken,
+}
+
+/// Treatment of an append that begins by repeating bytes that the upload has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Replays {
+    /// They are compared.
+    Allowed,
+    /// They are compared: the request is a creation that comes again.
+    OfCreation,
+    /// That is an offset mismatch.
+    Refused,
 }
 
 impl Uploads {

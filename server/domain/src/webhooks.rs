@@ -8,19 +8,18 @@
 //! repetitions by the event's id.
 
 use std::collections::HashSet;
-use std::fmt::Debug;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use futures::StreamExt as _;
 use futures::stream::{self, FuturesUnordered, TryStreamExt as _};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::courier::{Courier, Undelivered};
+use crate::event::EventId;
 use crate::event_store::{Attempt, DeadEvent, PendingEvent};
-use crate::events::{Event, EventId};
 use crate::ids::Randomness;
 use crate::leases::WEBHOOKS;
 use crate::{Clock, Error, EventStore, Leases, Outbox, Timestamp};
@@ -66,33 +65,6 @@ impl Schedule {
         let per_mille = u32::try_from(jitter % 201).unwrap_or_default();
         Some(wait + wait / 1000 * per_mille)
     }
-}
-
-/// Why a receiver does not have an event.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Undelivered {
-    /// It may take the event another time.
-    Failed {
-        /// Why; without anything secret.
-        reason: String,
-        /// How long it asks to be left alone.
-        retry_after: Option<Duration>,
-    },
-    /// It says that it will never take the event.
-    Refused {
-        /// Why; without anything secret.
-        reason: String,
-    },
-}
-
-/// Brings events to their receiver.
-#[async_trait]
-pub trait Courier: Debug + Send + Sync + 'static {
-    /// Tries once, and ends within a bounded time.
-    ///
-    /// # Cancel safety
-    /// Where it is dropped, the receiver may or may not have the event.
-    async fn deliver(&self, event: &Event) -> Result<(), Undelivered>;
 }
 
 /// Delivers what is in the outbox.

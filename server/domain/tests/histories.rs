@@ -12,15 +12,14 @@ use std::time::Duration;
 use blobs::memory::MemoryStore;
 use bytes::Bytes;
 use domain::access::{Config as AccessConfig, Credential, Gate};
+use domain::body::{BodyFault, BodyPart, UploadBody};
 use domain::cleanup::{self, Janitor};
 use domain::clock::FollowingClock;
-use domain::files::{Description, WriteCondition};
+use domain::file::{Description, WriteCondition};
 use domain::ids::SystemRandomness;
 use domain::testing::{ManualClock, MemoryMetadataStore};
 use domain::upload::{Upload, UploadState};
-use domain::uploads::{
-    self, Addition, BodyFault, BodyPart, Creation, Outcome, ProgressSink, UploadBody,
-};
+use domain::uploads::{self, Addition, Creation, Outcome, ProgressSink};
 use domain::{
     Authorized, BlobStore, Clock, Error, Files, Leases, MetadataStore, NodeId, Outbox, Packs,
     UploadId, Uploads, packs,

@@ -12,7 +12,8 @@ mod world;
 use archive::{ArchiveFormat, UnpackFault};
 use domain::Error;
 use domain::PackStore as _;
-use domain::packs::{self, EntryFault, PackError};
+use domain::error::{EntryFault, PackError};
+use domain::packs;
 use domain::testing::faulty_store::{Fault, Gate, Operation};
 use proptest::test_runner::{Config, TestRunner};
 

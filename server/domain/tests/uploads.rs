@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use blobs::memory::MemoryStore;
 use bytes::Bytes;
+use domain::body::{BodyFault, BodyPart, UploadBody};
 use domain::digest::{HashState, Sha256Digest};
 use domain::ids::SystemRandomness;
 use domain::metadata_store::Hold;
@@ -20,7 +21,7 @@ use domain::testing::ManualClock;
 use domain::testing::faulty_metadata_store::Operation as Fact;
 use domain::testing::faulty_store::{Fault, Gate as Barrier, Operation};
 use domain::upload::{Gone, Open, Progress, Upload, UploadState};
-use domain::uploads::{self, Addition, BodyFault, BodyPart, Creation, Outcome, UploadBody};
+use domain::uploads::{self, Addition, Creation, Outcome};
 use domain::{BlobStore as _, Clock as _, Error, MetadataStore as _, UploadId};
 use futures::{StreamExt as _, stream};
 use protocol::digest::{Algorithm, Stated, StatedDigests};

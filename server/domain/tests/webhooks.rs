@@ -13,17 +13,19 @@ use blobs::memory::MemoryStore;
 use budget::Budget;
 use bytes::Bytes;
 use domain::access::{self, Credential, Gate};
+use domain::body::BodyPart;
 use domain::clock::FollowingClock;
-use domain::events::{Event, EventId, EventKind};
-use domain::files::{Description, WriteCondition};
+use domain::courier::{Courier, Undelivered};
+use domain::event::{Event, EventId, EventKind};
+use domain::file::{Description, WriteCondition};
 use domain::gatekeeper::{Amendment, Closed, Gatekeeper, Proposal};
 use domain::ids::SystemRandomness;
 use domain::testing::MemoryMetadataStore;
 use domain::testing::event_store::event;
 use domain::testing::metadata_store::file;
 use domain::upload::{Product, Target, Upload};
-use domain::uploads::{self, BodyPart, Creation, Failure, Hooks, Outcome, ProgressSink};
-use domain::webhooks::{Courier, DeadLetters, Means, Schedule, Undelivered, Webhooks};
+use domain::uploads::{self, Creation, Failure, Hooks, Outcome, ProgressSink};
+use domain::webhooks::{DeadLetters, Means, Schedule, Webhooks};
 use domain::{
     Authorized, Clock, Error, EventStore, Leases, MetadataStore, NodeId, Outbox, PackStore, Packs,
     Timestamp, Uploads, packs,

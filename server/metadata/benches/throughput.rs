@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use domain::files::WriteCondition;
+use domain::file::WriteCondition;
 use domain::metadata_store::{Guarded, Hold, Inserted, Written};
 use domain::testing::metadata_store::{completed, file, progress, upload};
 use domain::upload::Upload;

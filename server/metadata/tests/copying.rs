@@ -9,9 +9,10 @@ mod cluster;
 
 use archive::{Deflated, PackName};
 use domain::event_store::Attempt;
-use domain::files::{Description, WriteCondition};
+use domain::file::{Description, WriteCondition};
 use domain::metadata_store::Hold;
-use domain::pack_store::{Place, Published, StoredContent};
+use domain::pack::{Place, StoredContent};
+use domain::pack_store::Published;
 use domain::testing::event_store::event;
 use domain::testing::metadata_store::{completed, file, progress, upload};
 use domain::testing::pack_store::{blob, draft, stored, version};

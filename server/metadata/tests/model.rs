@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::files::{File, WriteCondition};
+use domain::file::{File, WriteCondition};
 use domain::ids::SystemRandomness;
 use domain::metadata_store::{Hold, MetadataError};
 use domain::testing::memory_metadata_store::MemoryMetadataStore;

@@ -12,9 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use archive::{Deflated, PackName, Sha256Digest};
-use domain::files::{Content, File, WriteCondition};
+use domain::file::{Content, File, WriteCondition};
 use domain::metadata_store::MetadataError;
-use domain::pack_store::{DraftRecord, PackVersion, Place, StoredContent};
+use domain::pack::{DraftRecord, PackVersion, Place, StoredContent};
 use domain::testing::MemoryMetadataStore;
 use domain::testing::metadata_store::file;
 use domain::testing::pack_store::{blob, draft, stored, version};

@@ -12,10 +12,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use domain::files::WriteCondition;
+use domain::file::WriteCondition;
 use domain::ids::SystemRandomness;
 use domain::metadata_store::{Guarded, Hold, Inserted, MetadataError, Written};
-use domain::pack_store::DraftRecord;
+use domain::pack::DraftRecord;
 use domain::testing::metadata_store::{completed, file, progress, upload};
 use domain::testing::pack_store::{blob, draft};
 use domain::upload::{Told, Upload, UploadState};

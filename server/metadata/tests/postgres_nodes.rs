@@ -12,12 +12,13 @@ mod cluster;
 use std::time::Duration;
 
 use archive::PackName;
-use domain::files::{Content, File, WriteCondition};
+use domain::file::{Content, File, WriteCondition};
 use domain::ids::SystemRandomness;
 use domain::metadata_store::{
     Ask, Asked, Deleted, Guarded, Hold, Inserted, MetadataError, Written, node_lease,
 };
-use domain::pack_store::{DraftRecord, Published, StoredContent};
+use domain::pack::{DraftRecord, StoredContent};
+use domain::pack_store::Published;
 use domain::testing::metadata_store::{completed, file, progress, upload};
 use domain::testing::pack_store::{blob, draft, stored, version};
 use domain::upload::{Gone, Upload};

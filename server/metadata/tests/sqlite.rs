@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use domain::files::WriteCondition;
+use domain::file::WriteCondition;
 use domain::metadata_store::MetadataError;
 use domain::testing::metadata_store::{completed, file, upload};
 use domain::{FilePath, MetadataStore, Timestamp, UploadId};

@@ -8,9 +8,10 @@
 use std::path::Path;
 
 use archive::{Deflated, PackName, Sha256Digest};
-use domain::files::Content;
+use domain::file::Content;
 use domain::metadata_store::MetadataError;
-use domain::pack_store::{DraftRecord, PackVersion, Place, Published, StoredContent};
+use domain::pack::{DraftRecord, PackVersion, Place, StoredContent};
+use domain::pack_store::Published;
 use domain::testing::pack_store::{blob, draft, stored, version};
 use domain::{DraftId, Timestamp};
 use metadata::{Config, Stores};

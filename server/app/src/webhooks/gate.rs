@@ -1,7 +1,7 @@
 //! The `pre-create` webhook: asking a service of the operator's whether an upload may begin.
 
 use async_trait::async_trait;
-use domain::events::{EventId, document};
+use domain::event::{EventId, document};
 use domain::gatekeeper::{Amendment, Closed, Gatekeeper, Proposal};
 use domain::ids::SystemRandomness;
 use protocol::{disposition, media_type};

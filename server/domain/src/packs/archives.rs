@@ -15,11 +15,12 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
 use self::reading::Reading;
+use super::Shared;
 use super::versions::{Capped, Version, Versions, capped_cache};
-use super::{PackError, Shared};
 use crate::blob_store::BlobStream;
 use crate::digest::Sha256Digest;
-use crate::pack_store::Place;
+use crate::error::PackError;
+use crate::pack::Place;
 use crate::{Blob, BlobStore, Error};
 
 /// Which entries of a version an archive has, and for whom it is made.

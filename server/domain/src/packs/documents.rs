@@ -6,11 +6,12 @@ use bytes::{Buf as _, Bytes};
 use futures::stream::{BoxStream, StreamExt as _};
 use tokio::sync::mpsc;
 
-use super::{PackError, Shared};
+use super::Shared;
 use crate::blob_store::{BlobStream, Growth};
+use crate::body::BodyFault;
 use crate::digest::Hasher;
-use crate::files::Content;
-use crate::ingest::BodyFault;
+use crate::error::PackError;
+use crate::file::Content;
 use crate::{BlobKey, Error, StagedBlob};
 
 /// A document as it comes from a client, in plain bytes.

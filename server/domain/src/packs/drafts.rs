@@ -5,11 +5,12 @@ use std::collections::HashSet;
 use archive::{Draft, PackName};
 
 use super::documents::DocumentBody;
-use super::{PackError, Packs, Shared};
+use super::{Packs, Shared};
 use crate::access::Action;
 use crate::digest::Sha256Digest;
-use crate::files::Content;
-use crate::pack_store::DraftRecord;
+use crate::error::PackError;
+use crate::file::Content;
+use crate::pack::{DraftRecord, Missing};
 use crate::{Authorized, DraftId, Error};
 
 /// How a draft stands.
@@ -23,17 +24,6 @@ pub struct DraftStatus {
     pub size: u64,
     /// What must come before it can be published.
     pub missing: Missing,
-}
-
-/// Contents that the server lacks.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Missing {
-    /// How many there are.
-    pub contents: u64,
-    /// The sum of their sizes, in bytes.
-    pub size: u64,
-    /// Their digests, each once, in the order of the first paths that have them.
-    pub sha256s: Vec<Sha256Digest>,
 }
 
 impl Authorized<Packs> {

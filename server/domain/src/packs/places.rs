@@ -9,7 +9,7 @@ use std::collections::hash_map::Entry;
 use archive::{Form, Forms, Tree};
 
 use crate::BlobKey;
-use crate::pack_store::{Place, StoredContent};
+use crate::pack::{Place, StoredContent};
 
 /// The places of all files of one version, by their positions in its catalogue.
 #[derive(Debug, Clone, PartialEq, Eq)]

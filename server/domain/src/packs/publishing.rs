@@ -9,13 +9,15 @@ use bytes::Bytes;
 use protocol::conditional::EntityTag;
 
 use super::places::Places;
-use super::{PackError, Packs, Shared, look_up};
+use super::{Packs, Shared, look_up};
 use crate::access::Action;
 use crate::blob_store::BlobStream;
 use crate::digest::Sha256Digest;
-use crate::files::{Content, WriteCondition};
+use crate::error::PackError;
+use crate::file::{Content, WriteCondition};
 use crate::ingest::Stops;
-use crate::pack_store::{DraftRecord, PackVersion, Published, StoredContent};
+use crate::pack::{DraftRecord, PackVersion, StoredContent};
+use crate::pack_store::Published;
 use crate::{Authorized, BlobKey, DraftId, Error};
 
 /// How often publishing begins anew when others publish the same pack, or retire what it needs, at the same time.

@@ -14,11 +14,12 @@ use protocol::coding::Coding;
 use super::archives::Choice;
 use super::documents::{Beginning, DocumentBody, beginning};
 use super::versions::Version;
-use super::{PackError, Packs, Shared};
+use super::{Packs, Shared};
 use crate::access::Action;
 use crate::digest::Sha256Digest;
-use crate::files::Content;
-use crate::pack_store::{PackSummary, PackVersion};
+use crate::error::PackError;
+use crate::file::Content;
+use crate::pack::{PackSummary, PackVersion};
 use crate::{Authorized, Blob, Error, Timestamp};
 
 /// Which entries of a version an archive has.

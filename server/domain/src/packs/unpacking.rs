@@ -9,10 +9,11 @@
 //! only facts: those of the unpacker, a digest for each content, a path for each file of a tree that is learnt, and the places of
 //! contents that are not recorded yet, which are bounded in number.
 
-pub(super) mod deflating;
+mod deflating;
 mod gathering;
 mod large;
-pub(super) mod ledger;
+mod ledger;
+mod segments;
 
 use std::collections::HashSet;
 
@@ -24,13 +25,14 @@ use tokio_util::sync::CancellationToken;
 use self::gathering::{Gathering, Step};
 use self::large::Large;
 use self::ledger::Ledger;
-use super::segments::{self, Segments};
+use self::segments::Segments;
 use super::turns::Turn;
-use super::{PackError, Shared, look_up};
+use super::{Shared, look_up};
 use crate::blob_store::BlobStream;
 use crate::digest::Sha256Digest;
+use crate::error::PackError;
 use crate::ingest::Stops;
-use crate::pack_store::{DraftRecord, StoredContent};
+use crate::pack::{DraftRecord, StoredContent};
 use crate::{BlobKey, DraftId, Error};
 
 impl Shared {

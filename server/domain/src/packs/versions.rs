@@ -16,8 +16,8 @@ use super::Shared;
 use super::places::Places;
 use crate::Error;
 use crate::digest::Sha256Digest;
-use crate::files::Content;
-use crate::pack_store::PackVersion;
+use crate::file::Content;
+use crate::pack::PackVersion;
 
 /// A version that is ready to be read.
 #[derive(Debug)]

@@ -17,9 +17,9 @@ use tokio::sync::watch;
 
 use super::metadata_store::{completed, file, upload};
 use super::pack_store::{draft, version};
+use crate::event::{Event, EventId, EventKind};
 use crate::event_store::{Attempt, DeadEvent, PendingEvent};
-use crate::events::{Event, EventId, EventKind};
-use crate::files::WriteCondition;
+use crate::file::WriteCondition;
 use crate::ids::SystemRandomness;
 use crate::metadata_store::Written;
 use crate::pack_store::Published;

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 
 use super::faulty_store::Fault;
-use crate::events::Event;
-use crate::files::{File, WriteCondition};
+use crate::event::Event;
+use crate::file::{File, WriteCondition};
 use crate::metadata_store::{
     Ask, Asked, Deleted, Guarded, Hold, Inserted, Lease, MetadataError, MetadataStore, Seen,
     Written,

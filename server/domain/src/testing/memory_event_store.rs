@@ -6,8 +6,8 @@ use async_trait::async_trait;
 
 use super::memory_metadata_store::MemoryMetadataStore;
 use crate::Timestamp;
+use crate::event::{Event, EventId};
 use crate::event_store::{Attempt, DeadEvent, EventStore, PendingEvent};
-use crate::events::{Event, EventId};
 use crate::metadata_store::MetadataError;
 
 #[derive(Debug, Default)]

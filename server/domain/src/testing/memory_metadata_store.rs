@@ -15,8 +15,8 @@ use super::memory_event_store::EventFacts;
 use super::memory_pack_store::PackFacts;
 use crate::clock::SystemClock;
 use crate::digest::Sha256Digest;
-use crate::events::Event;
-use crate::files::{Content, DELETED_REMEMBERED, File, WriteCondition};
+use crate::event::Event;
+use crate::file::{Content, DELETED_REMEMBERED, File, WriteCondition};
 use crate::metadata_store::{
     Ask, Asked, Deleted, Guarded, Hold, Inserted, Lease, MetadataError, MetadataStore, Seen,
     Written, node_lease,

@@ -7,12 +7,11 @@ use async_trait::async_trait;
 
 use super::memory_metadata_store::{Facts, MemoryMetadataStore, failed, fits};
 use crate::digest::Sha256Digest;
-use crate::events::Event;
-use crate::files::Content;
+use crate::event::Event;
+use crate::file::Content;
 use crate::metadata_store::MetadataError;
-use crate::pack_store::{
-    DraftRecord, MOST_LOOKED_UP, PackStore, PackSummary, PackVersion, Published, StoredContent,
-};
+use crate::pack::{DraftRecord, PackSummary, PackVersion, StoredContent};
+use crate::pack_store::{MOST_LOOKED_UP, PackStore, Published};
 use crate::{BlobKey, DraftId, Timestamp};
 
 #[derive(Debug, Default)]

@@ -13,7 +13,7 @@ use futures::future::join_all;
 use protocol::upload::{Complete, Open};
 
 use crate::digest::{Hasher, Sha256Digest};
-use crate::files::{Content, DELETED_REMEMBERED, Description, File, WriteCondition};
+use crate::file::{Content, DELETED_REMEMBERED, Description, File, WriteCondition};
 use crate::ids::SystemRandomness;
 use crate::metadata_store::{
     Ask, Asked, Deleted, Guarded, Hold, Inserted, Lease, MetadataError, Seen, Written, node_lease,

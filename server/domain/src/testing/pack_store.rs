@@ -19,10 +19,11 @@ use std::time::Duration;
 use archive::PackName;
 
 use crate::digest::Sha256Digest;
-use crate::files::{Content, WriteCondition};
+use crate::file::{Content, WriteCondition};
 use crate::ids::SystemRandomness;
 use crate::metadata_store::MetadataError;
-use crate::pack_store::{DraftRecord, PackVersion, Place, Published, StoredContent};
+use crate::pack::{DraftRecord, PackVersion, Place, StoredContent};
+use crate::pack_store::Published;
 use crate::{BlobKey, DraftId, MetadataStore, PackStore, Timestamp};
 
 pub use self::contents::*;

@@ -8,23 +8,13 @@ use protocol::upload::{Append, Completion, Repeated};
 
 use super::intake::Request;
 use super::repeat::Extent;
-use super::{Addition, Failure, Outcome, ProgressSink, Shared};
+use super::{Addition, Failure, Outcome, ProgressSink, Replays, Shared};
+use crate::body::UploadBody;
 use crate::holders::Turn;
-use crate::ingest::{Stops, UploadBody};
+use crate::ingest::Stops;
 use crate::metadata_store::Seen;
 use crate::upload::{Completed, Upload, UploadState};
 use crate::{Error, UploadId};
-
-/// Treatment of an append that begins by repeating bytes that the upload has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Replays {
-    /// They are compared.
-    Allowed,
-    /// They are compared: the request is a creation that comes again.
-    OfCreation,
-    /// That is an offset mismatch.
-    Refused,
-}
 
 impl Shared {
     /// Takes in more bytes of an upload, in this turn.

@@ -6,7 +6,7 @@ use protocol::upload::Complete;
 
 use super::{Outcome, Shared};
 use crate::digest::{Digests, Hasher, Sha256Digest};
-use crate::events::Event;
+use crate::event::Event;
 use crate::holders::Turn;
 use crate::ingest::Stops;
 use crate::metadata_store::{Guarded, Written};

@@ -11,10 +11,10 @@ use protocol::upload::{Admission, Completion, Create, Limits, Open, Overrun};
 use super::intake::Request;
 use super::repeat::{Compared, is_repeat};
 use super::{Creation, Failure, Maker, Outcome, ProgressSink, Shared};
+use crate::body::{BodyFault, BodyPart, UploadBody};
 use crate::digest::Hasher;
 use crate::gatekeeper::Proposal;
 use crate::ids::Randomness;
-use crate::ingest::{BodyFault, BodyPart, UploadBody};
 use crate::metadata_store::{Guarded, Inserted};
 use crate::upload::{Gone, Plan, Progress, Target, Upload, UploadState};
 use crate::{BlobKey, Error, NodeId, Timestamp, UploadId};
@@ -412,7 +412,7 @@ fn recorded(stated: &[Stated]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::files::{Description, WriteCondition};
+    use crate::file::{Description, WriteCondition};
     use crate::ids::SystemRandomness;
 
     fn creation(body_length: Option<u64>) -> Creation {

@@ -14,8 +14,9 @@ use super::completion::{Whole, stated_of_whole, takes_reading_back};
 use super::verdict::{Aftermath, Ended, LastRecord, Verdict};
 use super::{Outcome, ProgressSink, Shared};
 use crate::Error;
+use crate::body::UploadBody;
 use crate::digest::{Digests, Hasher};
-use crate::ingest::{Checkpoint, Ingest, Ingested, Replay, Rhythm, Source, Stops, UploadBody};
+use crate::ingest::{Checkpoint, Ingest, Ingested, Replay, Rhythm, Source, Stops};
 use crate::metadata_store::{Guarded, Hold};
 use crate::upload::{Progress, Upload, UploadState};
 

@@ -19,13 +19,13 @@ use protocol::digest::StatedDigests;
 use protocol::rejection::Rejection;
 use protocol::upload::{Append, Completion, Create, Overrun, Repeat};
 
-use super::appending::Replays;
 use super::staging::digest_of;
-use super::{Addition, Failure, Outcome, ProgressSink, Shared};
+use super::{Addition, Failure, Outcome, ProgressSink, Replays, Shared};
 use crate::Error;
 use crate::blob_store::BlobError;
+use crate::body::{BodyPart, UploadBody};
 use crate::digest::Digests;
-use crate::ingest::{BodyPart, Stops, UploadBody};
+use crate::ingest::Stops;
 use crate::upload::{Completed, Plan, Upload, UploadState};
 
 /// How much of what an upload has from an offset on a body must bring.

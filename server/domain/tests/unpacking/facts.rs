@@ -5,13 +5,12 @@ use std::sync::Mutex;
 
 use archive::{PackName, Sha256Digest};
 use async_trait::async_trait;
-use domain::events::Event;
-use domain::files::Content;
+use domain::event::Event;
+use domain::file::Content;
 use domain::ids::SystemRandomness;
 use domain::metadata_store::MetadataError;
-use domain::pack_store::{
-    DraftRecord, PackStore, PackSummary, PackVersion, Published, StoredContent,
-};
+use domain::pack::{DraftRecord, PackSummary, PackVersion, StoredContent};
+use domain::pack_store::{PackStore, Published};
 use domain::testing::MemoryMetadataStore;
 use domain::{BlobKey, DraftId, MetadataStore, Timestamp};
 

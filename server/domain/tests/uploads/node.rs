@@ -5,15 +5,14 @@ use std::sync::Arc;
 use blobs::memory::MemoryStore;
 use bytes::Bytes;
 use domain::access::{Config as AccessConfig, Credential, Gate, Principal};
+use domain::body::{BodyFault, BodyPart, UploadBody};
 use domain::cleanup::{self, Janitor};
 use domain::clock::FollowingClock;
-use domain::files::{Description, WriteCondition};
+use domain::file::{Description, WriteCondition};
 use domain::ids::SystemRandomness;
 use domain::testing::{FaultyMetadataStore, FaultyStore, ManualClock, MemoryMetadataStore};
 use domain::upload::{Upload, UploadState};
-use domain::uploads::{
-    self, Addition, BodyFault, BodyPart, Creation, Failure, Outcome, ProgressSink, UploadBody,
-};
+use domain::uploads::{self, Addition, Creation, Failure, Outcome, ProgressSink};
 use domain::{
     Authorized, BlobStore, Clock, Error, Files, Leases, MetadataStore, NodeId, Outbox, PackStore,
     Packs, UploadId, Uploads, packs,

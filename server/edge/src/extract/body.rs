@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use bytes::Bytes;
-use domain::uploads::{BodyFault, BodyPart, UploadBody};
+use domain::body::{BodyFault, BodyPart, UploadBody};
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use http_body::Body as _;

@@ -2,9 +2,10 @@
 
 use axum::body::Body;
 use axum::extract::{FromRef, FromRequest, Request};
-use domain::files::Description;
+use domain::body::UploadBody;
+use domain::file::Description;
 use domain::upload::Target;
-use domain::uploads::{Creation, UploadBody};
+use domain::uploads::Creation;
 use domain::{UploadId, Uploads};
 use http::HeaderMap;
 use protocol::answer::Known;

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use axum::body::Body;
 use bytes::Bytes;
-use domain::files::Description;
-use domain::uploads::{BodyFault, BodyPart, UploadBody};
+use domain::body::{BodyFault, BodyPart, UploadBody};
+use domain::file::Description;
 use futures::StreamExt as _;
 use futures::stream;
 use http::HeaderMap;

@@ -6,7 +6,7 @@
 
 use domain::Error;
 use domain::access::Denied;
-use domain::packs::PackError;
+use domain::error::PackError;
 use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use protocol::answer::{Known, Refusal};

@@ -2,7 +2,7 @@
 
 use archive::{ArchiveFormat, Layout, NeedName, PackName};
 use domain::DraftId;
-use domain::pack_store::{PackSummary, PackVersion};
+use domain::pack::{PackSummary, PackVersion};
 use domain::packs::{Archive, DraftStatus, Selection};
 use percent_encoding::utf8_percent_encode;
 use serde::Serialize;

@@ -54,7 +54,7 @@ pub(super) fn representation(file: &File) -> Representation {
         .as_deref()
         .unwrap_or_else(|| file.path.file_name());
     Representation {
-        tag: domain::files::tag(&file.content.sha256),
+        tag: domain::file::tag(&file.content.sha256),
         last_modified: Some(file.modified()),
         size: file.content.size,
         media_type: description

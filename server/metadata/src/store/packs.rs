@@ -2,12 +2,11 @@
 
 use archive::{PackName, Sha256Digest};
 use async_trait::async_trait;
-use domain::events::Event;
-use domain::files::Content;
+use domain::event::Event;
+use domain::file::Content;
 use domain::metadata_store::MetadataError;
-use domain::pack_store::{
-    DraftRecord, MOST_LOOKED_UP, PackStore, PackSummary, PackVersion, Published, StoredContent,
-};
+use domain::pack::{DraftRecord, PackSummary, PackVersion, StoredContent};
+use domain::pack_store::{MOST_LOOKED_UP, PackStore, Published};
 use domain::{BlobKey, DraftId, Timestamp};
 
 use super::Store;

@@ -17,9 +17,9 @@ use futures::{StreamExt as _, stream};
 
 use crate::blob_store::{BlobEntry, BlobError, BlobState, BlobStream, Growth};
 use crate::digest::Sha256Digest;
-use crate::files::Content;
+use crate::file::Content;
 use crate::ids::SystemRandomness;
-use crate::pack_store::{PackVersion, Place, StoredContent};
+use crate::pack::{PackVersion, Place, StoredContent};
 use crate::packs::places::Places;
 use crate::packs::versions::Version;
 use crate::packs::{Config, Means, Packs, Shared};

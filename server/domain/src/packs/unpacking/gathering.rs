@@ -15,8 +15,8 @@ use bytes::Bytes;
 
 use super::deflating::{Batch, Deflation, Formed, Small};
 use crate::digest::{Hasher, Sha256Digest};
-use crate::pack_store::StoredContent;
-use crate::packs::{EntryFault, PackError};
+use crate::error::{EntryFault, PackError};
+use crate::pack::StoredContent;
 
 /// Bytes of the largest content that is gathered with others.
 const SMALL: usize = 1024 * 1024;

@@ -4,7 +4,7 @@ use super::deflating::Formed;
 use super::gathering::Piece;
 use super::ledger::{Ledger, Staging};
 use crate::Error;
-use crate::pack_store::StoredContent;
+use crate::pack::StoredContent;
 
 /// The blobs of a large content while it comes.
 #[derive(Debug)]

@@ -10,9 +10,10 @@ use std::mem;
 use bytes::Bytes;
 
 use crate::digest::Sha256Digest;
-use crate::files::Content;
-use crate::pack_store::{Place, StoredContent};
-use crate::packs::{PackError, Shared};
+use crate::error::PackError;
+use crate::file::Content;
+use crate::pack::{Place, StoredContent};
+use crate::packs::Shared;
 use crate::{BlobKey, DraftId, Error, StagedBlob};
 
 /// The blobs of one call.

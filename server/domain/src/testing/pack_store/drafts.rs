@@ -2,7 +2,8 @@
 
 use super::{Ports, at, blob, draft, is_failure, name, sorted, stored, version};
 use crate::DraftId;
-use crate::pack_store::{DraftRecord, Published};
+use crate::pack::DraftRecord;
+use crate::pack_store::Published;
 
 /// With and without a tree.
 pub async fn a_draft_reads_back(ports: &Ports) {

@@ -5,8 +5,9 @@ use futures::future::join_all;
 use super::{
     NONE, Ports, at, blob, digest, documents, draft, is_failure, name, sorted, stored, version,
 };
-use crate::files::Content;
-use crate::pack_store::{DraftRecord, PackSummary, PackVersion, Published};
+use crate::file::Content;
+use crate::pack::{DraftRecord, PackSummary, PackVersion};
+use crate::pack_store::Published;
 
 /// What the version does not take is doomed as it is published.
 pub async fn a_version_holds_its_blobs_and_the_draft_none(ports: &Ports) {

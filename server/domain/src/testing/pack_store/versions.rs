@@ -5,9 +5,10 @@ use archive::Deflated;
 use super::{
     ALWAYS, NONE, Ports, at, blob, digest, documents, draft, name, place, sorted, stored, version,
 };
-use crate::files::{Content, Description, File};
+use crate::file::{Content, Description, File};
 use crate::metadata_store::{MetadataError, Written};
-use crate::pack_store::{DraftRecord, PackSummary, PackVersion, Published, StoredContent};
+use crate::pack::{DraftRecord, PackSummary, PackVersion, StoredContent};
+use crate::pack_store::Published;
 
 /// By its number, as the newest, and in lists.
 pub async fn a_version_reads_back(ports: &Ports) {

@@ -4,7 +4,7 @@ use archive::ArchiveFormat;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
 use axum::response::{IntoResponse as _, Response};
-use domain::pack_store::PackVersion;
+use domain::pack::PackVersion;
 use domain::packs::{Archive, Selection};
 use domain::{Authorized, Packs};
 use http::{HeaderMap, HeaderValue, StatusCode};

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use domain::{Packs, files};
+use domain::{Packs, file};
 use http::header::{CONTENT_ENCODING, CONTENT_LOCATION, VARY};
 use http::{HeaderMap, HeaderValue};
 use protocol::coding::Coding;
@@ -119,7 +119,7 @@ pub(super) async fn file(
     let file_name = path.rsplit('/').next().unwrap_or(path);
     let media_type = media_type::of_name(path);
     let representation = Representation {
-        tag: files::tag(&found.sha256),
+        tag: file::tag(&found.sha256),
         last_modified: Some(published(found.published_at, number, DateOf::This)),
         size: found.size,
         media_type: media_type.map_or(BYTES, HeaderValue::from_static),

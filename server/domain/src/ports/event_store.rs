@@ -10,7 +10,7 @@ use std::fmt::Debug;
 use async_trait::async_trait;
 
 use crate::Timestamp;
-use crate::events::{Event, EventId};
+use crate::event::{Event, EventId};
 use crate::metadata_store::MetadataError;
 
 /// An event that is to be delivered.

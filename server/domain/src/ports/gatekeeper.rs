@@ -5,9 +5,9 @@ use std::fmt::Debug;
 use async_trait::async_trait;
 use serde::Serialize;
 
-use crate::files::Description;
+use crate::FilePath;
+use crate::file::Description;
 use crate::upload::{Plan, Target};
-use crate::{Error, FilePath};
 
 /// What a gatekeeper is asked of: an upload, or a body that is to be a file without one, before anything of it exists.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -74,15 +74,6 @@ pub trait Gatekeeper: Debug + Send + Sync + 'static {
     /// # Cancel safety
     /// May be dropped anywhere.
     async fn ask(&self, proposal: &Proposal) -> Result<Amendment, Closed>;
-}
-
-impl From<Closed> for Error {
-    fn from(closed: Closed) -> Self {
-        match closed {
-            Closed::Refused { detail } => Self::Refused { detail },
-            Closed::Unavailable => Self::Busy,
-        }
-    }
 }
 
 impl Proposal {

@@ -12,11 +12,11 @@ use std::thread;
 use bytes::Bytes;
 use futures::future::join_all;
 
-use super::unpacking::deflating::{Batch, Formed, FormedBatch, Small};
-use super::unpacking::ledger::{Ledger, Staging};
+use super::deflating::{Batch, Formed, FormedBatch, Small};
+use super::ledger::{Ledger, Staging};
 use crate::Error;
 use crate::digest::{Hasher, Sha256Digest};
-use crate::pack_store::{Place, StoredContent};
+use crate::pack::{Place, StoredContent};
 
 /// Bytes of a segment, up to a batch more.
 pub(super) const FULL: u64 = 64 * 1024 * 1024;

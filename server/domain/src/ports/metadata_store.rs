@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use thiserror::Error;
 
-use crate::events::Event;
-use crate::files::{File, WriteCondition};
+use crate::event::Event;
+use crate::file::{File, WriteCondition};
 use crate::upload::{Completed, Gone, Open, Progress, Told, Upload, UploadState};
 use crate::{BlobKey, FilePath, NodeId, Timestamp, UploadId};
 

@@ -3,60 +3,9 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
-use serde::{Deserialize, Serialize};
-
-/// A moment: whole milliseconds since 1970-01-01 00:00 UTC, as the stores keep it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Timestamp(i64);
-
-impl Timestamp {
-    /// The moment `millis` milliseconds after the epoch.
-    pub const fn from_millis(millis: i64) -> Self {
-        Self(millis)
-    }
-
-    /// Milliseconds since the epoch.
-    pub const fn as_millis(self) -> i64 {
-        self.0
-    }
-
-    /// This moment and `later`; the far future where that cannot be counted.
-    pub fn plus(self, later: Duration) -> Self {
-        Self(
-            self.0
-                .saturating_add(i64::try_from(later.as_millis()).unwrap_or(i64::MAX)),
-        )
-    }
-
-    /// This moment less `earlier`.
-    pub fn minus(self, earlier: Duration) -> Self {
-        Self(
-            self.0
-                .saturating_sub(i64::try_from(earlier.as_millis()).unwrap_or(i64::MAX)),
-        )
-    }
-
-    /// How long until `later`; zero if it has passed.
-    pub fn until(self, later: Self) -> Duration {
-        Duration::from_millis(u64::try_from(later.0.saturating_sub(self.0)).unwrap_or(0))
-    }
-}
-
-impl From<SystemTime> for Timestamp {
-    fn from(time: SystemTime) -> Self {
-        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
-    }
-}
-
-impl From<Timestamp> for SystemTime {
-    fn from(time: Timestamp) -> Self {
-        UNIX_EPOCH + Duration::from_millis(u64::try_from(time.0).unwrap_or(0))
-    }
-}
+use crate::Timestamp;
 
 /// Where the time comes from.
 pub trait Clock: Debug + Send + Sync + 'static {
@@ -107,8 +56,14 @@ impl FollowingClock {
     pub fn follow(&self, asked: Timestamp, theirs: Timestamp) {
         let answered = self.own();
         // Moments are cut to whole milliseconds.
-        let least = theirs.0.saturating_sub(answered.0).saturating_sub(1);
-        let most = theirs.0.saturating_sub(asked.0).saturating_add(1);
+        let least = theirs
+            .as_millis()
+            .saturating_sub(answered.as_millis())
+            .saturating_sub(1);
+        let most = theirs
+            .as_millis()
+            .saturating_sub(asked.as_millis())
+            .saturating_add(1);
         let ahead = self.ahead.load(Ordering::Relaxed);
         // Where this machine's clock was set back meanwhile, the later reading counts.
         let agreed = ahead.min(most).max(least);
@@ -119,7 +74,7 @@ impl FollowingClock {
 impl Clock for FollowingClock {
     fn now(&self) -> Timestamp {
         let ahead = self.ahead.load(Ordering::Relaxed);
-        Timestamp(self.own().0.saturating_add(ahead))
+        Timestamp::from_millis(self.own().as_millis().saturating_add(ahead))
     }
 }
 
@@ -133,15 +88,18 @@ mod tests {
 
     impl Clock for Dial {
         fn now(&self) -> Timestamp {
-            Timestamp(self.0.load(Ordering::Relaxed))
+            Timestamp::from_millis(self.0.load(Ordering::Relaxed))
         }
     }
 
     /// A question at `asked` and an answer at `answered`; what the clock then is ahead by.
     fn follow(clock: &FollowingClock, dial: &Dial, asked: i64, theirs: i64, answered: i64) -> i64 {
         dial.0.store(answered, Ordering::Relaxed);
-        clock.follow(Timestamp(asked), Timestamp(theirs));
-        clock.now().0 - answered
+        clock.follow(
+            Timestamp::from_millis(asked),
+            Timestamp::from_millis(theirs),
+        );
+        clock.now().as_millis() - answered
     }
 
     #[test]

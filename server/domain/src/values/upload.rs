@@ -7,7 +7,7 @@ pub use protocol::upload::{Complete, Open};
 use archive::PackName;
 
 use crate::digest::{HashState, Sha256Digest};
-use crate::files::{Content, Description, File, WriteCondition};
+use crate::file::{Content, Description, File, WriteCondition};
 use crate::{BlobKey, DraftId, FilePath, NodeId, Timestamp, UploadId};
 
 /// An upload resource.
