@@ -14,8 +14,8 @@ use protocol::digest::StatedDigests;
 use protocol::fields::name::{IDEMPOTENCY_KEY, UPLOAD_CLIENT_REF};
 use protocol::media_type;
 use protocol::rejection::Rejection;
+use protocol::request::Concat;
 use protocol::request::{BodyUse, CreateRequest};
-use protocol::tus::Concat;
 
 use super::condition::{condition, text};
 use super::{UPLOADS, body, form};

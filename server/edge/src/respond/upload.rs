@@ -11,20 +11,19 @@ use domain::uploads::{self, Outcome, ProgressSink};
 use domain::{Blob, File};
 use http::header::{CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE, ETAG, LOCATION, VARY};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use protocol::answer::{Answer, Deadline, Known, Standing, Via};
+use protocol::answer::{Answer, Deadline, Echo, Known, Standing, Via};
 use protocol::dialect::Dialect;
 use protocol::fields::name::REPR_DIGEST;
 use protocol::rejection::Rejection;
-use protocol::tus;
 use protocol::upload::Limits;
 use serde::Serialize;
 
+use crate::api::Api;
 use crate::extract::UPLOADS;
 use crate::problem::{Failure, Missing, Voice};
 use crate::respond::content::Representation;
 use crate::respond::file::{self, FileDocument};
 use crate::respond::{JSON, pack, time, url_value};
-use crate::routes::Api;
 use transport::Interim;
 
 /// Context for the answers to one request for an upload.
@@ -356,12 +355,12 @@ impl VersionReference {
 }
 
 /// Returns the fields that a tus client sent at creation, if any.
-fn echo(plan: &Plan) -> Option<tus::Echo<'_>> {
-    let echo = tus::Echo {
+fn echo(plan: &Plan) -> Option<Echo<'_>> {
+    let echo = Echo {
         metadata: plan.tus_metadata.as_deref(),
         concat: plan.tus_concat.as_deref(),
     };
-    (echo != tus::Echo::default()).then_some(echo)
+    (echo != Echo::default()).then_some(echo)
 }
 
 fn json<T: Serialize>(document: &T) -> Vec<u8> {
