@@ -6,6 +6,7 @@
 //! untangle transactions is run again, a bounded number of times.
 
 mod asks;
+mod failures;
 mod locks;
 mod session;
 mod transaction;
