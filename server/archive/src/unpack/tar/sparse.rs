@@ -2,8 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::extension::decimal;
-use super::{MALFORMED_SPARSE, number};
+use super::{MALFORMED_SPARSE, decimal, number};
 use crate::unpack::UnpackFault;
 
 /// Runs of bytes in ascending order; what lies between them is zeros.
