@@ -18,9 +18,9 @@ use domain::{
 };
 use ed25519_dalek::SigningKey;
 use ed25519_dalek::pkcs8::DecodePrivateKey as _;
+use edge::api::{Api, Place};
+use edge::hosts::Hosts;
 use edge::routes::admin::Admin;
-use edge::routes::host::Hosts;
-use edge::routes::{Api, Place};
 use url::Url;
 
 use crate::config::Config;

@@ -6,7 +6,7 @@ use axum::extract::FromRef;
 use domain::access::Gate;
 use domain::{Clock, Files, Packs, Uploads};
 
-use crate::routes::host::Hosts;
+use crate::hosts::Hosts;
 
 /// Services that handlers work with.
 #[derive(Debug, Clone, FromRef)]

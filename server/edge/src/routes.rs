@@ -2,9 +2,8 @@
 
 pub mod admin;
 mod cors;
-mod events;
 mod files;
-pub mod host;
+mod host;
 mod packs;
 mod page;
 mod uploads;
@@ -23,7 +22,7 @@ use tower::{Service, ServiceExt};
 use tower_http::trace::TraceLayer;
 use tracing::Span;
 
-pub use crate::api::{Api, Place};
+use crate::api::Api;
 use crate::extract::{FILES, PACKS, query};
 use crate::problem;
 

@@ -47,7 +47,9 @@ pub(crate) async fn bytes(
         cache_control: CHANGING,
     };
     let open = async { Ok(Arc::new(InMemory(bytes)) as Arc<dyn Blob>) };
-    asked.answer(&representation, open).await
+    representation
+        .answer(&asked.method, &asked.fields, open)
+        .await
 }
 
 /// Answers 201 with a document that caches do not keep.

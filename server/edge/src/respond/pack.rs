@@ -7,10 +7,10 @@ use domain::packs::{Archive, DraftStatus, Selection};
 use percent_encoding::utf8_percent_encode;
 use serde::Serialize;
 
+use crate::api::Api;
 use crate::extract::PACKS;
 use crate::respond::file::PATH;
 use crate::respond::time;
-use crate::routes::Api;
 
 /// A pack in a list.
 #[derive(Debug, Serialize)]

@@ -1,6 +1,8 @@
 //! Requests of operators and their machines, on a listener of its own. Nothing here asks for a
 //! credential.
 
+mod events;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +17,8 @@ use protocol::problem::Problem;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json};
 
-use super::host::{self, Hosts};
+use super::host;
+use crate::hosts::Hosts;
 use crate::problem::{self, Failure, Missing, kinds};
 use transport::{InvalidAddress, ListenAddress};
 
@@ -133,7 +136,7 @@ pub fn service(admin: Admin) -> Router {
     let probes = Router::new()
         .route("/livez", get(live))
         .route("/readyz", get(ready));
-    let router = super::events::router()
+    let router = events::router()
         .fallback(no_such_resource)
         .layer(middleware::from_fn_with_state(hosts, host::check_admin))
         .merge(probes)

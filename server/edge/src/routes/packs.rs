@@ -16,6 +16,7 @@ use protocol::conditional::{DateOf, Modified};
 use serde::{Deserialize, Serialize};
 
 use super::{page, uploads};
+use crate::api::Api;
 use crate::extract::pack::{PackPath, VersionPath};
 use crate::extract::query::malformed;
 use crate::extract::{Access, Asked};
@@ -23,7 +24,6 @@ use crate::problem::Failure;
 use crate::respond::content::CHANGING;
 use crate::respond::document::document;
 use crate::respond::pack::{PackDocument, PackPage, VersionLine};
-use crate::routes::Api;
 
 /// Lets caches keep what never changes under its URL, but not recode it (RFC 9111 §5.2.2.6).
 const IMMUTABLE: HeaderValue =

@@ -15,11 +15,11 @@ use serde::{Deserialize, Serialize};
 
 pub(super) use self::creation::{create, create_at, create_content, create_version};
 use self::resource::resource;
+use crate::api::Api;
 use crate::extract::Access;
 use crate::extract::query::malformed;
 use crate::problem::{Failure, Voice};
 use crate::respond::upload::{UploadDocument, written};
-use crate::routes::Api;
 
 /// Maximum number of uploads in a list.
 const MAX_LISTED: usize = 1000;

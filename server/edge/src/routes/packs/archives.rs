@@ -13,6 +13,7 @@ use protocol::disposition::{self, Disposition};
 use serde::Deserialize;
 
 use super::{lasting, published};
+use crate::api::Api;
 use crate::extract::document as body;
 use crate::extract::pack::{ArchiveName, Names, VersionPath, version_number};
 use crate::extract::query::malformed;
@@ -21,7 +22,6 @@ use crate::problem::{Failure, Missing};
 use crate::respond::content::Representation;
 use crate::respond::document::{created, document};
 use crate::respond::pack::{ComparisonDocument, DiffDocument, VersionDocument};
-use crate::routes::Api;
 
 /// Describes a version and its archives.
 pub(super) async fn version_document(
@@ -134,7 +134,9 @@ async fn send(
         cache_control: lasting(path.number),
     };
     let open = async { Ok(packs.open_archive(&archive)?) };
-    asked.answer(&representation, open).await
+    representation
+        .answer(&asked.method, &asked.fields, open)
+        .await
 }
 
 fn file_name(version: &PackVersion, selection: &Selection, format: ArchiveFormat) -> String {

@@ -7,6 +7,7 @@ use http::StatusCode;
 use http::header::ETAG;
 
 use super::archives::version_document;
+use crate::api::Api;
 use crate::extract::condition::condition;
 use crate::extract::document::document;
 use crate::extract::pack::{DraftPath, NewPackPath};
@@ -14,7 +15,6 @@ use crate::extract::{Access, Asked};
 use crate::problem::Failure;
 use crate::respond::document::{created, encoded, fresh, tag};
 use crate::respond::pack::{DraftDocument, version_url};
-use crate::routes::Api;
 
 /// Makes a draft of the tree in the request's body.
 pub(super) async fn create(

@@ -9,11 +9,11 @@ use domain::upload;
 use domain::uploads::ProgressSink;
 use protocol::answer::Via;
 
+use crate::api::Api;
 use crate::extract::pack::{DraftPath, NewPackPath};
 use crate::extract::{Access, Exchange, NewUpload, Target};
 use crate::problem::Failure;
 use crate::respond::upload::{Announcer, Answering};
-use crate::routes::Api;
 
 /// Makes an upload at a path of the server's choice.
 pub(in crate::routes) async fn create(

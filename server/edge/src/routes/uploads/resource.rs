@@ -14,10 +14,11 @@ use protocol::dialect::Dialect;
 use protocol::upload::Completion;
 use transport::Interim;
 
+use crate::api::Api;
 use crate::extract::{Exchange, HolderAccess, UploadTarget, body};
 use crate::problem::{Failure, Missing, no_such_method};
+use crate::respond::file;
 use crate::respond::upload::{Announcer, Answering};
-use crate::routes::{Api, files};
 
 /// Methods of an upload resource.
 const METHODS: HeaderValue = HeaderValue::from_static("HEAD, GET, PATCH, DELETE, POST, OPTIONS");
@@ -158,7 +159,7 @@ async fn content(
         error => error.into(),
     })?;
     let open = async { Ok(uploads.open_file(&file).await?) };
-    let representation = files::representation(&file);
+    let representation = file::representation(&file);
     answering
         .content((&file, representation), request, open)
         .await

@@ -14,12 +14,12 @@ use http::header::ORIGIN;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::admin::Admin;
-use super::page;
+use super::Admin;
 use crate::extract::pack::Names;
 use crate::extract::query::{self, malformed};
 use crate::problem::{Failure, Missing};
 use crate::respond::time;
+use crate::routes::page;
 
 pub(super) fn router() -> Router<Admin> {
     Router::new()
