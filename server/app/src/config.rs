@@ -152,9 +152,6 @@ impl Flags {
     }
 }
 
-/// The API key that the client commands send.
-pub const KEY_VARIABLE: &str = environment::KEY_VARIABLE;
-
 impl Config {
     /// Reads all layers.
     ///

@@ -14,12 +14,11 @@ use std::ffi::{OsStr, OsString};
 
 use super::Error;
 use super::docs::{self, Takes};
+use crate::transfer::KEY_VARIABLE;
 
 const PREFIX: &str = "LONGHAUL_";
 /// The file with the configuration.
 pub(super) const CONFIG_VARIABLE: &str = "LONGHAUL_CONFIG";
-/// The API key that the client commands send.
-pub(super) const KEY_VARIABLE: &str = "LONGHAUL_KEY";
 
 /// The variables that concern the program.
 #[derive(Debug, Default)]
