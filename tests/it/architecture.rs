@@ -1,9 +1,13 @@
 //! The dependencies between our crates are those of the architecture, and what a crate must not know it does not name.
 
+mod modules;
+
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
+
+use self::modules::{Modules, Use};
 
 /// What a crate may depend on.
 struct Rule {
@@ -129,6 +133,44 @@ fn the_tests_speak_http_and_the_command_line_only() {
     }
 }
 
+/// Modules that lie within each other may use each other; a module counts with what lies within it.
+#[test]
+fn no_circle_of_modules() {
+    let mut circles = Vec::new();
+    for name in manifests().keys().filter(|name| *name != "blobs") {
+        let modules = Modules::read(&sources(name));
+        circles.extend(
+            modules
+                .circles()
+                .iter()
+                .map(|circle| format!("{name}: {circle}")),
+        );
+    }
+    assert!(
+        circles.is_empty(),
+        "modules in circles:\n{}",
+        circles.join("\n")
+    );
+}
+
+#[test]
+fn values_know_values_and_ports_know_values_and_ports() {
+    let uses = Modules::read(&sources("domain")).uses();
+    let count = |home: &str, may_use: &[&str]| {
+        let within = uses.iter().filter(|used| used.from[0] == home);
+        for Use { from, to } in within.clone() {
+            let (from, to) = (from.join("::"), to.join("::"));
+            let may = may_use
+                .iter()
+                .any(|home| to.split("::").next() == Some(home));
+            assert!(may, "{from} must not use {to}");
+        }
+        within.count()
+    };
+    assert!(count("values", &["values"]) > 5);
+    assert!(count("ports", &["values", "ports"]) > 10);
+}
+
 /// What pages of other origins may send and see comes from the one list of fields, so a field that is named elsewhere would be missing
 /// there.
 #[test]
@@ -158,6 +200,12 @@ fn fields_have_their_names_in_one_list() {
         }
     }
     assert!(read > 50, "{read} files");
+}
+
+/// The directory of a crate's `lib.rs`.
+fn sources(name: &str) -> PathBuf {
+    let server = Path::new(env!("CARGO_MANIFEST_DIR")).join("../server");
+    server.join(name).join("src")
 }
 
 /// The manifest of each crate under `server/`.

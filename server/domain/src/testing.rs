@@ -5,9 +5,7 @@ pub mod clock;
 pub mod event_store;
 pub mod faulty_metadata_store;
 pub mod faulty_store;
-mod memory_event_store;
 pub mod memory_metadata_store;
-mod memory_pack_store;
 pub mod metadata_store;
 pub mod pack_store;
 

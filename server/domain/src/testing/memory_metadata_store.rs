@@ -1,6 +1,9 @@
 //! A metadata store in memory: for tests, and as the model that others are compared with. It keeps the facts of packs and events as well
 //! (`memory_pack_store`, `memory_event_store`).
 
+mod event_store;
+mod pack_store;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,8 +14,8 @@ use futures::stream::{self, BoxStream};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::memory_event_store::EventFacts;
-use super::memory_pack_store::PackFacts;
+use self::event_store::EventFacts;
+use self::pack_store::PackFacts;
 use crate::clock::SystemClock;
 use crate::digest::Sha256Digest;
 use crate::event::Event;
@@ -42,24 +45,24 @@ impl Default for MemoryMetadataStore {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Facts {
+struct Facts {
     uploads: BTreeMap<UploadId, Upload>,
     files: BTreeMap<FilePath, File>,
     /// When bytes last came under the paths of deleted files.
     deleted: BTreeMap<FilePath, Timestamp>,
-    pub(super) blobs: BTreeMap<BlobKey, Record>,
-    pub(super) packs: PackFacts,
+    blobs: BTreeMap<BlobKey, Record>,
+    packs: PackFacts,
     /// Who has a lease, and until when.
     leases: BTreeMap<String, (NodeId, Timestamp)>,
-    pub(super) events: EventFacts,
+    events: EventFacts,
 }
 
 /// What is known of a blob that is or was a file's or a pack's.
 #[derive(Debug)]
-pub(super) struct Record {
-    pub(super) size: u64,
-    pub(super) sha256: Sha256Digest,
-    pub(super) doomed_at: Option<Timestamp>,
+struct Record {
+    size: u64,
+    sha256: Sha256Digest,
+    doomed_at: Option<Timestamp>,
 }
 
 impl MemoryMetadataStore {
@@ -72,7 +75,7 @@ impl MemoryMetadataStore {
         }
     }
 
-    pub(super) fn facts(&self) -> MutexGuard<'_, Facts> {
+    fn facts(&self) -> MutexGuard<'_, Facts> {
         // A test that panics elsewhere has its own message.
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -147,11 +150,7 @@ impl Facts {
     }
 
     /// Whether the blob can be needed: it is not doomed, nor recorded with another content.
-    pub(super) fn check_blob(
-        &self,
-        content: &Content,
-        doing: &'static str,
-    ) -> Result<(), MetadataError> {
+    fn check_blob(&self, content: &Content, doing: &'static str) -> Result<(), MetadataError> {
         fits(content.size)?;
         match self.blobs.get(&content.blob) {
             Some(record)
@@ -166,7 +165,7 @@ impl Facts {
     }
 
     /// Records that a blob is needed, of which that was checked.
-    pub(super) fn need_blob(&mut self, content: &Content) {
+    fn need_blob(&mut self, content: &Content) {
         self.blobs
             .entry(content.blob.clone())
             .or_insert_with(|| Record {
@@ -177,7 +176,7 @@ impl Facts {
     }
 
     /// Dooms a blob unless something needs it, and forgets the contents in it if so.
-    pub(super) fn doom(&mut self, key: &BlobKey, at: Timestamp) {
+    fn doom(&mut self, key: &BlobKey, at: Timestamp) {
         if self.files.values().any(|file| file.content.blob == *key) || self.packs.hold(key) {
             return;
         }
@@ -586,7 +585,7 @@ impl MetadataStore for MemoryMetadataStore {
 }
 
 /// The engines hold counts up to 2⁶³ − 1.
-pub(super) fn fits(count: u64) -> Result<(), MetadataError> {
+fn fits(count: u64) -> Result<(), MetadataError> {
     i64::try_from(count)
         .map(drop)
         .map_err(|_| MetadataError::Full)
@@ -597,7 +596,7 @@ fn fits_progress(progress: &Progress) -> Result<(), MetadataError> {
     progress.open.length.map_or(Ok(()), fits)
 }
 
-pub(super) fn failed(doing: &'static str, reason: &'static str) -> MetadataError {
+fn failed(doing: &'static str, reason: &'static str) -> MetadataError {
     MetadataError::Failed {
         doing,
         source: reason.into(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 
-use super::memory_metadata_store::MemoryMetadataStore;
+use super::MemoryMetadataStore;
 use crate::Timestamp;
 use crate::event::{Event, EventId};
 use crate::event_store::{Attempt, DeadEvent, EventStore, PendingEvent};

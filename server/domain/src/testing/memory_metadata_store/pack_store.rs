@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use archive::PackName;
 use async_trait::async_trait;
 
-use super::memory_metadata_store::{Facts, MemoryMetadataStore, failed, fits};
+use super::{Facts, MemoryMetadataStore, failed, fits};
 use crate::digest::Sha256Digest;
 use crate::event::Event;
 use crate::file::Content;
