@@ -1,4 +1,4 @@
-//! Clients that download what others have uploaded, piece by piece from different nodes.
+//! Clients that download the files of other clients, piece by piece from different nodes.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use tests::{Dice, Head, Request};
 use crate::call::{back_off, call, version};
 use crate::{Broken, Run};
 
-/// Most requests for one download.
+/// Maximum number of requests for one download.
 const MOST_REQUESTS: u32 = 400;
 
 /// Downloads until the run is over.
@@ -24,17 +24,18 @@ pub(crate) async fn client(run: Arc<Run>, mut dice: Dice) -> Result<(), Broken> 
     Ok(())
 }
 
-/// Something that was downloaded.
+/// A completed download.
 #[derive(Debug)]
 pub(crate) struct Fetched {
-    /// Of the first answer.
+    /// Head of the first answer.
     pub(crate) head: Head,
     pub(crate) etag: String,
     pub(crate) body: Bytes,
 }
 
-/// Downloads `target` in one piece or several, each from a node at random, as a client does that loses its connection: with the
-/// tag of the first answer in `If-Range`. A tag that differs between nodes makes the download break.
+/// Downloads `target` in one or more pieces, each from a random node, like a client that loses its
+/// connection: later requests carry the tag of the first answer in `If-Range`. The download fails
+/// if the tag differs between nodes.
 pub(crate) async fn fetch(run: &Run, target: &str, dice: &mut Dice) -> Result<Fetched, Broken> {
     let mut first: Option<(Head, String)> = None;
     let mut body = BytesMut::new();
@@ -106,7 +107,7 @@ pub(crate) async fn fetch(run: &Run, target: &str, dice: &mut Dice) -> Result<Fe
     ))
 }
 
-/// The length of the whole, if the answer is a part that begins at `start`.
+/// Returns the complete length, if the answer is a part that begins at `start`.
 fn total(head: &Head, start: usize) -> Option<usize> {
     let range = head.field("content-range").strip_prefix("bytes ")?;
     let (part, total) = range.split_once('/')?;

@@ -1,4 +1,4 @@
-//! Stories: what a client sees of the real program over real sockets.
+//! End-to-end tests: the behaviour of the real program over real sockets, as a client sees it.
 #![expect(
     clippy::unwrap_used,
     reason = "a test that cannot go on should panic where it stands"

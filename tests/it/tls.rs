@@ -1,4 +1,4 @@
-//! TLS, spoken by the server itself, with ALPN for both versions.
+//! TLS in the server itself, with ALPN for both versions.
 
 use tests::{Client, Content, Request, TestServer, Version};
 
@@ -59,7 +59,7 @@ async fn many_requests_share_one_connection() {
         let exchange = connection.begin(&put).await.unwrap();
         exchanges.push((content, number, exchange));
     }
-    // All are open; each is finished in turn.
+    // All exchanges are open; each is finished in turn.
     for (content, number, mut exchange) in exchanges {
         exchange.send(&content.bytes()).await.unwrap();
         exchange.finish().unwrap();
