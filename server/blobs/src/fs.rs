@@ -39,6 +39,7 @@ use async_trait::async_trait;
 use bytesize::ByteSize;
 use domain::blob_store::{BlobEntry, BlobError, BlobState, BlobStream, Growth};
 use domain::{Blob, BlobKey, BlobStore, StagedBlob};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::descriptors::Descriptors;
@@ -52,15 +53,17 @@ use crate::OpenError;
 const PUBLISHED: &str = "published";
 
 /// A store in a directory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The directory; where it is relative, below the data directory.
+    #[schemars(with = "settings::Path")]
     pub path: PathBuf,
     /// Most published blobs that are kept open for the next reader. Each takes a file descriptor.
     pub open_files: usize,
     /// Bytes that a reader is given at a time, which is also what a slow connection holds in memory: 4 KiB to 4 MiB. Above
     /// 64 KiB there is nothing to gain (measured from 16 KiB to 512 KiB).
+    #[schemars(with = "settings::Size")]
     pub read_chunk: ByteSize,
 }
 

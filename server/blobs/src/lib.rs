@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use domain::blob_store::BlobError;
 use domain::{Blob, BlobKey, BlobStore};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -18,7 +19,7 @@ pub mod memory;
 pub mod s3;
 
 /// Which store keeps the bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum Config {
     /// A directory of a local file system.

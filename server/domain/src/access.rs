@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use archive::PackName;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
@@ -14,7 +15,7 @@ use crate::digest::Sha256Digest;
 use crate::{Error, FilePath};
 
 /// The keys that the server knows, and whether it asks for one at all.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// API keys. Each acts for the operator: it may do everything. Where there is one, everybody needs one. Read again on `SIGHUP`.
@@ -25,13 +26,14 @@ pub struct Config {
 }
 
 /// An API key as it is configured: hashed, so that the configuration gives nothing away.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ApiKey {
     /// Who uses it; appears in logs.
     pub name: Arc<str>,
     /// SHA-256 of the key, 64 hexadecimal digits (`longhaul hash-key` makes both).
     #[serde(with = "hex_digest")]
+    #[schemars(with = "String")]
     pub sha256: Sha256Digest,
 }
 

@@ -16,6 +16,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -26,17 +27,17 @@ use crate::{BlobKey, BlobStore, Clock as _, Error, Leases, MetadataStore, Upload
 const BATCH: usize = 500;
 
 /// When the janitor works, and how long it waits before it deletes.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Time between two rounds.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "settings::Time")]
     pub interval: Duration,
     /// How long the bytes of a replaced or deleted file are kept for the downloads that still read them.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "settings::Time")]
     pub delete_after: Duration,
     /// How long bytes that nothing records must have been unchanged before they are deleted.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "settings::Time")]
     pub orphan_after: Duration,
 }
 

@@ -24,6 +24,7 @@ use std::time::Duration;
 use archive::{Limits, UnpackLimits};
 use budget::Budget;
 use bytesize::ByteSize;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::archives::Layouts;
@@ -41,17 +42,20 @@ pub(crate) use self::publishing::Publisher;
 pub use self::reading::{Archive, PackFile, Selection, Signature};
 
 /// What packs may be, and what memory they take. Sizes are written as in `32 MiB`, times as in `14days`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Most files of a version.
     pub max_files: u32,
     /// Most bytes of all files of a version together.
+    #[schemars(with = "settings::Size")]
     pub max_size: ByteSize,
     /// Most bytes of a document that lists files or digests, after decompression.
+    #[schemars(with = "settings::Size")]
     pub max_document: ByteSize,
     /// Most bytes of the paths of all files of a version together. With the number of files, it bounds the memory that an archive's
     /// unpacking takes, and the room for the documents of a version.
+    #[schemars(with = "settings::Size")]
     pub max_path_bytes: ByteSize,
     /// How many times larger than an uploaded archive all that comes out of it may be, names and headers included, beyond the first
     /// 16 MiB.
@@ -60,19 +64,22 @@ pub struct Config {
     /// where it has many files: about 400 bytes for each.
     pub max_unpacking: usize,
     /// How long an archive waits for others to be unpacked, before its client is told to try again.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "settings::Time")]
     pub unpacking_wait: Duration,
     /// How long a draft without new content is kept, and how long a published one answers for itself.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "settings::Time")]
     pub draft_lifetime: Duration,
     /// How long the need behind an archive's URL is remembered where it is too long for the URL.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "settings::Time")]
     pub need_lifetime: Duration,
     /// The file with an Ed25519 private key in PEM, as `openssl genpkey -algorithm ed25519` writes it. With it, catalogues are signed.
+    #[schemars(with = "Option<settings::Path>")]
     pub signing_key: Option<PathBuf>,
     /// Memory for the catalogues of versions in use.
+    #[schemars(with = "settings::Size")]
     pub version_memory: ByteSize,
     /// Memory for the layouts of archives in use.
+    #[schemars(with = "settings::Size")]
     pub layout_memory: ByteSize,
 }
 

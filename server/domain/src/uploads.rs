@@ -24,6 +24,7 @@ use budget::Budget;
 use bytesize::ByteSize;
 use protocol::digest::StatedDigests;
 use protocol::upload::{Append, Completion, Create, Limits};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -45,26 +46,32 @@ use crate::{
 };
 
 /// How uploads are taken in. Sizes are written as in `32 MiB`, times as in `14days`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Largest file; without it there is no bound.
+    #[schemars(with = "Option<settings::Size>")]
     pub max_size: Option<ByteSize>,
     /// Smallest file; without it there is no bound.
+    #[schemars(with = "Option<settings::Size>")]
     pub min_size: Option<ByteSize>,
     /// Largest body of one request; without it there is no bound. Set it where a proxy or CDN in front has such a bound.
+    #[schemars(with = "Option<settings::Size>")]
     pub max_append_size: Option<ByteSize>,
     /// Smallest body of an append that does not complete its upload; without it there is no bound.
+    #[schemars(with = "Option<settings::Size>")]
     pub min_append_size: Option<ByteSize>,
     /// How long an upload without progress is kept, and how long a completed one answers for itself.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "settings::Time")]
     pub lifetime: Duration,
     /// How much may come before it is made durable, and told to clients that listen.
+    #[schemars(with = "settings::Size")]
     pub checkpoint_bytes: ByteSize,
     /// How old bytes may become before they are made durable, however few.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "settings::Time")]
     pub checkpoint_interval: Duration,
     /// Memory for large write buffers, over all uploads, as a part of `memory.total`; without one, an upload uses buffers of 32 KiB.
+    #[schemars(with = "settings::Size")]
     pub buffer_memory: ByteSize,
     /// Most requests that bring bytes of uploads and are worked on at once. The next ones wait, with nothing of them read. Each counts
     /// as 128 KiB of `memory.total`, of which they have at most half.
@@ -73,12 +80,12 @@ pub struct Config {
     /// set it to `max_at_once` there.
     pub max_at_once_per_address: NonZeroUsize,
     /// How long a request waits for that, before it is told to come again later (503).
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "settings::Time")]
     pub place_wait: Duration,
     /// Let an append begin below the durable offset if the repeated bytes are the same, instead of answering 409.
     pub replay_tolerant: bool,
     /// How long a request waits for another server that works on the same upload to let go of it, before that is shut out.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "settings::Time")]
     pub takeover_wait: Duration,
 }
 

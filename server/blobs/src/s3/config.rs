@@ -5,6 +5,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use schemars::JsonSchema;
 use serde::de::{self, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use url::Url;
@@ -20,7 +21,7 @@ pub(super) const MOST_GATHERED: u64 = 64 * 1024 * 1024;
 const LONGEST_LINK: Duration = Duration::from_hours(7 * 24);
 
 /// A bucket of an S3-compatible server, which any number of servers may share.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The bucket. It must exist.
@@ -52,36 +53,41 @@ pub struct Config {
     pub copy_parts: Ability,
     /// The size of the parts of a multipart upload: 5 MiB to 64 MiB. Uploads whose length would take more than 10,000 parts get
     /// larger ones.
+    #[schemars(with = "settings::Size")]
     pub part_size: ByteSize,
     /// Most parts of one upload that are being sent at the same time.
     pub parts_in_flight: NonZeroUsize,
     /// Memory for the parts of all uploads: 64 MiB or more. Uploads wait for room in it.
+    #[schemars(with = "settings::Size")]
     pub memory: ByteSize,
     /// How many bytes one request reads: 64 KiB to 1 GiB. A download has the next request under way while it passes on the bytes of one.
+    #[schemars(with = "settings::Size")]
     pub read_size: ByteSize,
     /// Most downloads that keep their answer from the S3 server open while their client takes nothing.
     /// Each holds up to two connections with 408 KiB. Further ones close the one that was read longest
     /// ago; its next bytes cost another request. 16 or more.
     pub max_paused_reads: usize,
     /// Memory for what short reads have read around themselves, as those of archives do: 16 MiB or more.
+    #[schemars(with = "settings::Size")]
     pub read_memory: ByteSize,
     /// Files of this size or more are not sent by the server: a `GET` is redirected to a pre-signed URL of the bucket. Left out, all
     /// are sent.
+    #[schemars(with = "Option<settings::Size>")]
     pub redirect_min_size: Option<ByteSize>,
     /// How long such a URL is good for: 1 second to 7 days, and no longer than the credentials that it is signed with. A client that
     /// was cut later has to ask the server anew.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "settings::Time")]
     pub redirect_lifetime: Duration,
     /// What clients know the S3 server by, where that is not `endpoint`: a URL as there.
     pub redirect_endpoint: Option<String>,
     /// How long connecting may take.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "settings::Time")]
     pub connect_timeout: Duration,
     /// How long one attempt of a request may take, that is until its answer begins.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "settings::Time")]
     pub attempt_timeout: Duration,
     /// How long a request may take with all its attempts.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "settings::Time")]
     pub operation_timeout: Duration,
     /// How often a request is attempted.
     pub attempts: NonZeroU32,
@@ -226,7 +232,8 @@ fn is_url(text: &str) -> bool {
 }
 
 /// Whether a server can do something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
+#[schemars(with = "String", inline)]
 pub enum Ability {
     /// It is tried.
     Auto,
@@ -283,7 +290,7 @@ impl Visitor<'_> for AbilityVisitor {
 }
 
 /// What a server verifies objects by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Checksums {
     /// `x-amz-checksum-crc32`, which most servers know, for objects that are put with one request.
@@ -299,7 +306,7 @@ pub enum Checksums {
 }
 
 /// A text that is not for eyes.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Secret(String);
 

@@ -6,6 +6,7 @@
 use std::fmt::{self, Display};
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Timestamp;
@@ -13,7 +14,7 @@ use crate::Timestamp;
 pub use crate::ids::EventId;
 
 /// What kind of fact an event is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum EventKind {
     /// An upload is complete, in whatever protocol it came, and its bytes are the file under its path.
     #[serde(rename = "upload.completed")]

@@ -14,6 +14,7 @@ use domain::Health;
 use domain::health::NotReady;
 use domain::webhooks::DeadLetters;
 use protocol::problem::Problem;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json};
 
@@ -26,7 +27,7 @@ use transport::{InvalidAddress, ListenAddress};
 const DEFAULT_PORT: u16 = 8079;
 
 /// The admin listener. It asks for no credential: let only this machine or a private network reach it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The address and port of `/livez`, `/readyz` and `/events/dead`, in cleartext, or `off`. Each server on a machine needs its own.
@@ -41,7 +42,8 @@ pub struct Config {
 }
 
 /// Address of the admin listener.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
+#[schemars(with = "String", inline, extend("format" = "address"))]
 pub enum AdminAddress {
     /// Nowhere.
     Off,
