@@ -16,7 +16,7 @@ pub struct Files {
 }
 
 impl Files {
-    /// Files that are kept in these stores.
+    /// Creates the service on these stores.
     pub fn new(
         blobs: Arc<dyn BlobStore>,
         metadata: Arc<dyn MetadataStore>,
@@ -31,7 +31,7 @@ impl Files {
 }
 
 impl Authorized<Files> {
-    /// The file under a path.
+    /// Returns the file under a path.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Forbidden`] or a store's.
@@ -45,7 +45,8 @@ impl Authorized<Files> {
             .ok_or(Error::NotFound { what: "file" })
     }
 
-    /// Opens the bytes of a file that [`Authorized::find`] gave. A file that is replaced or deleted meanwhile is read to its end.
+    /// Opens the bytes of a file that [`Authorized::find`] returned. A file that is replaced or
+    /// deleted meanwhile can be read to its end.
     ///
     /// # Errors
     /// A store's.
@@ -78,7 +79,8 @@ impl Authorized<Files> {
         }
     }
 
-    /// Up to `limit` files whose path begins with `prefix`, in the byte order of their paths, those after `after` only.
+    /// Lists up to `limit` files whose path begins with `prefix` and follows `after`, in the byte
+    /// order of their paths.
     ///
     /// # Errors
     /// [`Error::Forbidden`] or a store's.

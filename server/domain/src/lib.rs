@@ -1,11 +1,11 @@
-//! Use cases of Longhaul, in no protocol's words, and the ports that they need.
+//! Use cases of Longhaul, independent of any protocol, and the ports that they need.
 //!
-//! - *Values* ([`file`], [`upload`], [`pack`], [`event`], …) are what is recorded and passed on. They know neither ports nor
-//!   services.
-//! - *Ports* ([`BlobStore`], [`MetadataStore`], …) name values only, and say in their documents what an adapter must promise;
-//!   `testing` (feature `testing`) holds the suites that check it.
-//! - *Services* ([`Uploads`], [`Files`], [`Packs`], …) work with both. Those that act for a client are reached only through
-//!   [`Authorized`].
+//! - *Values* ([`file`], [`upload`], [`pack`], [`event`], …) are recorded and passed on. They
+//!   depend on neither ports nor services.
+//! - *Ports* ([`BlobStore`], [`MetadataStore`], …) name values only, and document the contract of
+//!   an adapter; `testing` (feature `testing`) holds the suites that check it.
+//! - *Services* ([`Uploads`], [`Files`], [`Packs`], …) use both. Services that act for a client are
+//!   reached only through [`Authorized`].
 
 mod ports;
 mod values;

@@ -4,41 +4,42 @@ use archive::{EntryPath, UnpackFault};
 
 use crate::pack::Missing;
 
-/// Why a request about a pack is refused.
+/// An error of a request about a pack.
 #[derive(Debug, thiserror::Error)]
 pub enum PackError {
-    /// The archive is none, or not one that may be unpacked.
+    /// The archive is malformed, or may not be unpacked.
     #[error("the archive is refused{}: {fault}", of_entry(entry.as_deref()))]
     Archive {
-        /// The entry that it is about.
+        /// The entry at fault.
         entry: Option<String>,
-        /// What is wrong with it.
+        /// The fault.
         fault: UnpackFault,
     },
-    /// The archive is sound, but has not what the draft asks for.
+    /// The archive is valid, but does not match the draft.
     #[error("the entry {entry:?} {reason}")]
     Entry {
-        /// The entry that it is about.
+        /// The entry at fault.
         entry: String,
         /// Completes the sentence.
         reason: EntryFault,
     },
-    /// A document that lists files or digests cannot be read; the text says why and where.
+    /// A document that lists files or digests cannot be read; the text gives the reason and the
+    /// position.
     #[error("{0}")]
     Document(String),
-    /// A document that lists files or digests is longer than this, in bytes.
+    /// A document that lists files or digests is longer than `limit`.
     #[error("the document has more than {limit} bytes")]
     DocumentTooLarge {
-        /// The bound.
+        /// Maximum length of the document, in bytes.
         limit: u64,
     },
-    /// Not everything that is to be published is here.
+    /// Contents of the version to publish are missing.
     #[error("{} contents are missing", missing.contents)]
     Missing {
-        /// What is.
+        /// The missing contents.
         missing: Box<Missing>,
     },
-    /// The draft was made from a version that is not the newest any more.
+    /// The draft was made from a version that is no longer the newest.
     #[error("the draft is based on version {base}, but {}", newest(*latest))]
     Outdated {
         /// The version that the draft was made from.
@@ -49,10 +50,10 @@ pub enum PackError {
     /// The draft is published and takes no more content.
     #[error("the draft is published as version {version}")]
     Published {
-        /// The version that it became.
+        /// The version that the draft became.
         version: u64,
     },
-    /// A stated size is not that of the content.
+    /// A stated size differs from the content's.
     #[error("the size of {path:?} is not that of its content, {size} bytes")]
     WrongSize {
         /// The file.
@@ -60,34 +61,34 @@ pub enum PackError {
         /// The true size, in bytes.
         size: u64,
     },
-    /// An exception is a file of neither version.
+    /// A path in `except` is a file of neither version.
     #[error("{path:?} in `except` is a file of neither version {base} nor version {version}")]
     UnknownException {
         /// The file.
         path: EntryPath<'static>,
         /// The version that the client has.
         base: u64,
-        /// The version that it wants.
+        /// The version that the client wants.
         version: u64,
     },
-    /// There are no files, so there is no version.
+    /// The draft has no files, so there is no version to publish.
     #[error("there are no files in it")]
     NoFiles,
-    /// The text in a URL is no need of this version.
+    /// The text in a URL is not a need of this version.
     #[error("that is no need of this version")]
     Need,
 }
 
-/// Why an entry of a sound archive is refused.
+/// Faults of an entry in a valid archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum EntryFault {
     /// The draft has no such file.
     #[error("is not in the draft")]
     Unexpected,
-    /// It has another size than the draft says.
+    /// The entry's size differs from the draft's.
     #[error("has not the size that the draft says")]
     Size,
-    /// It has another digest than the draft says.
+    /// The entry's digest differs from the draft's.
     #[error("has not the SHA-256 that the draft says")]
     Digest,
 }

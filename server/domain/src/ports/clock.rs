@@ -7,9 +7,9 @@ use std::time::SystemTime;
 
 use crate::Timestamp;
 
-/// Where the time comes from.
+/// A source of time.
 pub trait Clock: Debug + Send + Sync + 'static {
-    /// The present moment.
+    /// Returns the present time.
     fn now(&self) -> Timestamp;
 }
 
@@ -27,19 +27,21 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that follows another one, which can be asked only now and then: that of the metadata store, which all nodes share.
+/// A clock that follows another clock, which can be read only now and then: the clock of the
+/// metadata store, which all nodes share.
 ///
-/// Between two answers it goes as this machine's does. It moves no further than it must to agree with the last answer, which came
-/// at some moment between question and answer; so it does not tremble, and a slow answer does no harm.
+/// Between two readings it advances with this machine's clock. A reading moves it no further than
+/// necessary to agree with the reading, which was taken at some moment between question and answer;
+/// so jitter does not move the clock, and a slow answer does no harm.
 #[derive(Debug)]
 pub struct FollowingClock {
     own: Arc<dyn Clock>,
-    /// Milliseconds by which the other one is ahead.
+    /// Milliseconds by which the other clock is ahead.
     ahead: AtomicI64,
 }
 
 impl FollowingClock {
-    /// A clock that goes as `own` does, until it is told better.
+    /// Creates a clock that equals `own` until the first reading.
     pub fn new(own: Arc<dyn Clock>) -> Self {
         Self {
             own,
@@ -47,15 +49,16 @@ impl FollowingClock {
         }
     }
 
-    /// The moment by this machine's clock.
+    /// Returns the time of this machine's clock.
     pub fn own(&self) -> Timestamp {
         self.own.now()
     }
 
-    /// Takes account of an answer: the other clock's moment was `theirs` somewhere between `asked` and now, by this machine's clock.
+    /// Takes a reading into account: the other clock showed `theirs` at some moment between `asked`
+    /// and now, by this machine's clock.
     pub fn follow(&self, asked: Timestamp, theirs: Timestamp) {
         let answered = self.own();
-        // Moments are cut to whole milliseconds.
+        // Timestamps are truncated to whole milliseconds.
         let least = theirs
             .as_millis()
             .saturating_sub(answered.as_millis())
@@ -65,7 +68,7 @@ impl FollowingClock {
             .saturating_sub(asked.as_millis())
             .saturating_add(1);
         let ahead = self.ahead.load(Ordering::Relaxed);
-        // Where this machine's clock was set back meanwhile, the later reading counts.
+        // If this machine's clock was set back meanwhile, the later reading wins.
         let agreed = ahead.min(most).max(least);
         self.ahead.store(agreed, Ordering::Relaxed);
     }
@@ -82,7 +85,7 @@ impl Clock for FollowingClock {
 mod tests {
     use super::*;
 
-    /// It says what it is told to.
+    /// A clock that shows the time set by the test.
     #[derive(Debug, Default)]
     struct Dial(AtomicI64);
 
@@ -92,7 +95,8 @@ mod tests {
         }
     }
 
-    /// A question at `asked` and an answer at `answered`; what the clock then is ahead by.
+    /// Follows a question at `asked` and its answer at `answered`; returns how far the clock is
+    /// then ahead.
     fn follow(clock: &FollowingClock, dial: &Dial, asked: i64, theirs: i64, answered: i64) -> i64 {
         dial.0.store(answered, Ordering::Relaxed);
         clock.follow(
@@ -107,17 +111,17 @@ mod tests {
         let dial = Arc::new(Dial::default());
         let clock = FollowingClock::new(Arc::clone(&dial) as Arc<dyn Clock>);
         let follow = |asked, theirs, answered| follow(&clock, &dial, asked, theirs, answered);
-        // They may be the same.
+        // The clocks may agree.
         assert_eq!(follow(1000, 1000, 1002), 0);
         assert_eq!(follow(1000, 1003, 1002), 0);
-        // They are not: the other one is ahead by 9998 at least.
+        // The clocks differ: the other one is ahead by at least 9998.
         assert_eq!(follow(2000, 12_001, 2002), 9998);
         assert_eq!(follow(3000, 13_000, 3000), 9999);
-        // An answer that took long says nothing new.
+        // A slow answer adds no information.
         assert_eq!(follow(4000, 14_500, 5000), 9999);
-        // The other one is behind.
+        // The other clock is behind.
         assert_eq!(follow(6000, 1000, 6000), -4999);
-        // This machine's clock is set back while the answer comes.
+        // This machine's clock is set back before the answer arrives.
         assert_eq!(follow(7000, 2000, 6500), -4501);
     }
 }

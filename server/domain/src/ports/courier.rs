@@ -7,29 +7,29 @@ use async_trait::async_trait;
 
 use crate::event::Event;
 
-/// Why a receiver does not have an event.
+/// A failed delivery of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Undelivered {
-    /// It may take the event another time.
+    /// The receiver may accept the event later.
     Failed {
-        /// Why; without anything secret.
+        /// The reason; contains nothing secret.
         reason: String,
-        /// How long it asks to be left alone.
+        /// The delay that the receiver requests before the next attempt.
         retry_after: Option<Duration>,
     },
-    /// It says that it will never take the event.
+    /// The receiver says that it will never accept the event.
     Refused {
-        /// Why; without anything secret.
+        /// The reason; contains nothing secret.
         reason: String,
     },
 }
 
-/// Brings events to their receiver.
+/// Delivers events to their receiver.
 #[async_trait]
 pub trait Courier: Debug + Send + Sync + 'static {
-    /// Tries once, and ends within a bounded time.
+    /// Attempts one delivery, and returns within a bounded time.
     ///
     /// # Cancel safety
-    /// Where it is dropped, the receiver may or may not have the event.
+    /// If the future is dropped, the receiver may or may not have the event.
     async fn deliver(&self, event: &Event) -> Result<(), Undelivered>;
 }

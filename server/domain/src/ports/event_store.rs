@@ -1,8 +1,10 @@
-//! The port to the outbox: events that are recorded with what they tell of, and kept until they are delivered.
+//! The port to the outbox: events that are recorded together with the facts they report, and kept
+//! until they are delivered.
 //!
-//! One adapter implements this, [`MetadataStore`](crate::MetadataStore) and [`PackStore`](crate::PackStore) in one database: an
-//! event is recorded in the transaction that makes it true, by
-//! [`complete_upload`](crate::MetadataStore::complete_upload), [`put_file`](crate::MetadataStore::put_file) or
+//! One adapter implements this port, [`MetadataStore`](crate::MetadataStore) and
+//! [`PackStore`](crate::PackStore) in one database: an event is recorded in the transaction that
+//! makes it true, by [`complete_upload`](crate::MetadataStore::complete_upload),
+//! [`put_file`](crate::MetadataStore::put_file) or
 //! [`publish_version`](crate::PackStore::publish_version).
 
 use std::fmt::Debug;
@@ -13,68 +15,69 @@ use crate::Timestamp;
 use crate::event::{Event, EventId};
 use crate::metadata_store::MetadataError;
 
-/// An event that is to be delivered.
+/// An event to deliver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PendingEvent {
-    /// The event.
     pub event: Event,
-    /// How often its delivery has failed.
+    /// Number of failed deliveries.
     pub failures: u32,
 }
 
-/// An event that is not delivered any more: a dead letter.
+/// An event that is no longer delivered: a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadEvent {
-    /// The event.
     pub event: Event,
-    /// How often its delivery failed.
+    /// Number of failed deliveries.
     pub failures: u32,
-    /// Why it failed last.
+    /// The reason of the last failure.
     pub last_error: String,
-    /// When it was given up.
+    /// The time at which delivery was given up.
     pub dead_at: Timestamp,
-    /// Its place among all events: in the order of recording, and never 0.
+    /// Its position among all events: in the order of recording, and never 0.
     pub position: u64,
 }
 
-/// What became of an attempt to deliver an event.
+/// Outcome of an attempt to deliver an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attempt {
-    /// The receiver has it.
+    /// The receiver has the event.
     Delivered,
-    /// It failed, and is to be tried again.
+    /// The attempt failed and will be repeated.
     Failed {
-        /// Why.
+        /// The reason.
         error: String,
-        /// Not before this moment.
+        /// The earliest time of the next attempt.
         retry_at: Timestamp,
     },
-    /// It failed, and is not tried again.
+    /// The attempt failed and will not be repeated.
     GivenUp {
-        /// Why.
+        /// The reason.
         error: String,
     },
 }
 
-/// Keeps events. Each method is one transaction, as in [`MetadataStore`](crate::MetadataStore).
+/// Stores events. Each method is one transaction, as in [`MetadataStore`](crate::MetadataStore).
 ///
-/// An event is *pending* until it is delivered, which forgets it, or given up, which makes it *dead*. Events of one subject are
-/// delivered in the order in which they were recorded: only the first pending one of a subject is ever due, and the others wait for
-/// it. The first one of a subject is due at once when it becomes that; later, when its next attempt is due.
+/// An event is *pending* until it is delivered and forgotten, or given up and *dead*. Events of one
+/// subject are delivered in the order in which they were recorded: only the first pending event of
+/// a subject can be due, and the others wait for it. An event is due as soon as it becomes the
+/// first of its subject; after a failure, when its next attempt is due.
 ///
 /// # Cancel safety
 /// A dropped future may or may not have had its effect.
 #[async_trait]
 pub trait EventStore: Debug + Send + Sync + 'static {
-    /// Up to `limit` events that are due at `now`, the longest due first; of each subject at most one.
+    /// Returns up to `limit` events that are due at `now`, the longest due first, at most one of
+    /// each subject.
     async fn due_events(
         &self,
         now: Timestamp,
         limit: usize,
     ) -> Result<Vec<PendingEvent>, MetadataError>;
 
-    /// Records what became of an attempt to deliver a pending event. After an event that was delivered or given up, the next of its
-    /// subject is due. Of an event that is not pending any more, nothing is recorded.
+    /// Records the outcome of an attempt to deliver a pending event. After a delivered or given-up
+    /// event, the next of its subject is due. Nothing is recorded for an event that is no longer
+    /// pending.
     async fn record_attempt(
         &self,
         id: &EventId,
@@ -82,14 +85,15 @@ pub trait EventStore: Debug + Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<(), MetadataError>;
 
-    /// Up to `limit` dead events in the order of their positions, those after `after` only.
+    /// Lists up to `limit` dead events that follow `after`, in the order of their positions.
     async fn dead_events(&self, after: u64, limit: usize) -> Result<Vec<DeadEvent>, MetadataError>;
 
-    /// Makes a dead event pending again, as if it had never been tried, at its old place: it is due at once unless an older one of
-    /// its subject is pending. False if there is no such dead event.
+    /// Makes a dead event pending again at its old position, as if it had never been attempted: it
+    /// is due at once unless an older event of its subject is pending. Returns false if there is no
+    /// such dead event.
     async fn replay_event(&self, id: &EventId, now: Timestamp) -> Result<bool, MetadataError>;
 
-    /// Forgets up to `limit` events that died before `before`; returns how many.
+    /// Forgets up to `limit` events that died before `before`; returns their number.
     async fn forget_dead_events(
         &self,
         before: Timestamp,

@@ -1,4 +1,4 @@
-//! Asking somebody else before an upload begins: whether it may, and as what.
+//! The port to a gatekeeper, which approves, amends or refuses uploads before they begin.
 
 use std::fmt::Debug;
 
@@ -9,16 +9,17 @@ use crate::FilePath;
 use crate::file::Description;
 use crate::upload::{Plan, Target};
 
-/// What a gatekeeper is asked of: an upload, or a body that is to be a file without one, before anything of it exists.
+/// Subject of a gatekeeper's decision: an upload, or a body that becomes a file without one, before
+/// anything of it exists.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Proposal {
-    /// The path of the file that it is to be; none where the server is to name it, or it is for a pack.
+    /// The path of the target file; none if the server names it, or for a pack.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// The pack that its archive is for.
+    /// The pack that the archive is for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pack: Option<String>,
-    /// How many bytes it is to have, where that is known.
+    /// The length in bytes, if known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub length: Option<u64>,
     /// The media type that the client states.
@@ -27,26 +28,27 @@ pub struct Proposal {
     /// The file name that the client states.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filename: Option<String>,
-    /// Whose API key it is.
+    /// The name of the API key in use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
-    /// As in [`Plan::client_ref`].
+    /// See [`Plan::client_ref`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_ref: Option<String>,
-    /// As in [`Plan::tus_metadata`].
+    /// See [`Plan::tus_metadata`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tus_metadata: Option<String>,
-    /// `partial` or `final`, where it is a part of others or made of others (tus concatenation).
+    /// `partial` or `final`, if the upload is a part of others or made of others (tus
+    /// concatenation).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tus_concat: Option<&'static str>,
-    /// Whether it is to outlive its request.
+    /// True if the upload outlives its request.
     pub resumable: bool,
 }
 
-/// What a gatekeeper changes; what it leaves out stays as the client said.
+/// Changes that a gatekeeper makes; an absent field keeps the client's value.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Amendment {
-    /// The path of the file; without a meaning for packs.
+    /// The path of the file; ignored for packs.
     pub path: Option<FilePath>,
     /// The media type of the file.
     pub media_type: Option<String>,
@@ -54,30 +56,30 @@ pub struct Amendment {
     pub filename: Option<String>,
 }
 
-/// Why an upload may not begin.
+/// Reasons to reject an upload before it begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Closed {
-    /// It is refused.
+    /// The gatekeeper refuses the upload.
     Refused {
-        /// Why, for the client, where that is told: a bounded text of one line.
+        /// The reason to show to the client, if any: a bounded text of one line.
         detail: Option<String>,
     },
-    /// Nobody could say whether it may, and then it may not.
+    /// No gatekeeper could decide, so the upload may not begin.
     Unavailable,
 }
 
-/// Says whether uploads may begin.
+/// Decides which uploads may begin.
 #[async_trait]
 pub trait Gatekeeper: Debug + Send + Sync + 'static {
-    /// Whether an upload may begin, and what of it is to be another way. Ends within a bounded time.
+    /// Approves an upload, possibly amended, or refuses it. Returns within a bounded time.
     ///
     /// # Cancel safety
-    /// May be dropped anywhere.
+    /// May be dropped at any time.
     async fn ask(&self, proposal: &Proposal) -> Result<Amendment, Closed>;
 }
 
 impl Proposal {
-    /// The upload of this plan; `is_named` says whether the client chose its target.
+    /// Describes the upload of this plan; `is_named` is true if the client chose its target.
     pub(crate) fn new(plan: &Plan, is_named: bool, length: Option<u64>, resumable: bool) -> Self {
         let (path, pack) = match &plan.target {
             Target::File(path) => (is_named.then(|| path.to_string()), None),
@@ -107,7 +109,7 @@ impl Proposal {
 }
 
 impl Amendment {
-    /// Makes the plan what the gatekeeper says.
+    /// Applies the amendment to the plan.
     pub(crate) fn apply(&self, plan: &mut Plan) {
         if let (Some(path), Target::File(target)) = (&self.path, &mut plan.target) {
             *target = path.clone();

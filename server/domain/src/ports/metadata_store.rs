@@ -1,4 +1,4 @@
-//! The port to where facts are kept: uploads, files, and which blobs they need.
+//! The port to the store of facts: uploads, files, and the blobs that they need.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -12,35 +12,35 @@ use crate::file::{File, WriteCondition};
 use crate::upload::{Completed, Gone, Open, Progress, Told, Upload, UploadState};
 use crate::{BlobKey, FilePath, NodeId, Timestamp, UploadId};
 
-/// Why a store could not do it.
+/// An error of a metadata store.
 #[derive(Debug, Error)]
 pub enum MetadataError {
-    /// There is no room left, or a bound of the engine is reached. Nothing was changed.
+    /// The store is full, or a limit of the engine is reached. Nothing was changed.
     #[error("the metadata store is full")]
     Full,
-    /// The store cannot be reached at this moment. Whether anything was changed is not known.
+    /// The store is unreachable at this moment. The operation may or may not have had its effect.
     #[error("failed to {doing}: the metadata store is out of reach")]
     Unreachable {
-        /// What was being done.
+        /// Completes the sentence "failed to …".
         doing: &'static str,
         /// The cause.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A row holds a combination that the code cannot mean.
+    /// A row holds a combination of values that the code cannot represent.
     #[error("inconsistent row {row} in table {table}: {reason}")]
     Inconsistent {
         /// The table.
         table: &'static str,
         /// The row's key.
         row: String,
-        /// What is wrong with it.
+        /// The fault.
         reason: String,
     },
-    /// Anything else; `doing` completes the sentence "failed to …".
+    /// Any other failure; `doing` completes the sentence "failed to …".
     #[error("failed to {doing}")]
     Failed {
-        /// What was being done.
+        /// Completes the sentence "failed to …".
         doing: &'static str,
         /// The cause.
         #[source]
@@ -48,26 +48,26 @@ pub enum MetadataError {
     },
 }
 
-/// What became of an insertion.
+/// Outcome of inserting an upload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Inserted {
     /// The upload is recorded.
     New,
-    /// An upload with the same owner and idempotency key was there before; nothing was changed.
+    /// An upload with the same owner and idempotency key existed; nothing was changed.
     Existing(Box<Upload>),
 }
 
-/// What of an open upload a request goes by when it claims it.
+/// The state of an open upload that a request relies on when it claims the upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
     /// Offset and length.
     pub open: Open,
-    /// The offset that its client was told.
+    /// The offset that was reported to its client.
     pub told: Option<u64>,
 }
 
 impl Seen {
-    /// What there is to see of an upload, if it is open.
+    /// Returns the state of an upload, if it is open.
     pub fn of(upload: &Upload) -> Option<Self> {
         match &upload.state {
             UploadState::Open(progress) => Some(Self {
@@ -79,108 +79,112 @@ impl Seen {
     }
 }
 
-/// What became of a change that only the upload's present holder may make.
+/// Outcome of a change that requires the present claim on the upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Guarded {
-    /// It is recorded.
+    /// The change is recorded.
     Done,
-    /// Another request holds the upload, or it is no longer open; nothing was changed.
+    /// Another request has claimed the upload, or the upload is no longer open; nothing was
+    /// changed.
     Fenced,
 }
 
-/// What becomes of an upload's holder when its progress is recorded.
+/// Effect on an upload's claim when progress is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hold {
-    /// It works on.
+    /// The request continues its work.
     Keep,
-    /// Its work has ended: nobody holds the upload any more, and the epoch stays.
+    /// The work has ended: nobody claims the upload any more, and the epoch stays.
     Release,
-    /// As [`Hold::Release`], and its client goes on from where this leaves it: what was told before is forgotten.
+    /// As [`Hold::Release`], and the client resumes from this progress: the reported offset is
+    /// forgotten.
     Settle,
 }
 
-/// The wish that a node may let go of an upload.
+/// A request to another node to release an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ask {
-    /// The upload.
     pub upload: UploadId,
-    /// The node that held it when it was asked for.
+    /// The node that had the claim when the request was made.
     pub node: NodeId,
-    /// Under this epoch.
+    /// The epoch of that claim.
     pub epoch: u64,
 }
 
-/// What became of an [`Ask`].
+/// Outcome of an [`Ask`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
-    /// The node holds the upload, is alive, and is told.
+    /// The node has the claim, is alive, and is notified.
     Holder,
-    /// It does not, or is not: there is nobody to wait for.
+    /// The node has no claim, or is not alive: there is nobody to wait for.
     Nobody,
 }
 
-/// What became of writing a file.
+/// Outcome of writing a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Written {
     /// The path had no file before.
     Created,
-    /// The path's older file is replaced; its blob is doomed unless something else needs it.
+    /// The older file under the path is replaced; its blob is doomed unless something else needs
+    /// it.
     Replaced,
-    /// The condition does not hold of the current file, which is given; nothing was changed.
+    /// The condition is false for the current file, which is returned; nothing was changed.
     ConditionFailed(Option<Box<File>>),
-    /// As [`Guarded::Fenced`].
+    /// See [`Guarded::Fenced`].
     Fenced,
 }
 
-/// What became of deleting a file.
+/// Outcome of deleting a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Deleted {
-    /// It is gone; its blob is doomed unless something else needs it.
+    /// The file is deleted; its blob is doomed unless something else needs it.
     Done,
     /// The path has no file.
     Missing,
-    /// As [`Written::ConditionFailed`].
+    /// See [`Written::ConditionFailed`].
     ConditionFailed(Box<File>),
 }
 
-/// The name of the lease by which other nodes know that this one is alive.
+/// Returns the name of the lease that proves to other nodes that this one is alive.
 pub fn node_lease(node: NodeId) -> String {
     format!("node/{node}")
 }
 
-/// The right to do what a name stands for, while it lasts.
+/// The exclusive right to the work that a name stands for, until it expires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lease {
-    /// The moment at which it was given, by the store's clock.
+    /// The time at which the lease was given, by the store's clock.
     pub given_at: Timestamp,
-    /// When anyone may have it, by the store's clock.
+    /// The time from which any node may take it, by the store's clock.
     pub expires_at: Timestamp,
 }
 
-/// Keeps facts. Each method is one transaction: when it returns, its effect is durable and whole, or there is none.
+/// Stores facts. Each method is one transaction: when it returns, its effect is complete and
+/// durable, or there is none.
 ///
-/// Blobs are counted here by need: a blob is *needed* while an open upload grows it or a file (later: a pack) consists of it,
-/// and *doomed* from the moment that its last file goes, until [`MetadataStore::forget_blob`]. What is doomed is never needed again.
-/// The blob of an upload that ends is not doomed but forgotten at once: nobody reads it.
+/// Blobs are counted here by need: a blob is *needed* while an open upload grows it, or while a
+/// file, a version or a draft consists of it, and *doomed* from the moment that its last owner is
+/// deleted, until [`MetadataStore::forget_blob`]. A doomed blob is never needed again. The blob of
+/// an upload that ends is not doomed but forgotten at once: nobody reads it.
 ///
-/// Counts are at most 2⁶³ − 1; any method answers [`MetadataError::Full`] to a greater one.
+/// Counts are at most 2⁶³ − 1; every method returns [`MetadataError::Full`] for a greater one.
 ///
 /// # Cancel safety
 /// A dropped future may or may not have had its effect.
 #[async_trait]
 pub trait MetadataStore: Debug + Send + Sync + 'static {
-    /// Records a new upload, which is open. An idempotency key is remembered for as long as its upload.
+    /// Records a new open upload. An idempotency key is remembered for as long as its upload.
     ///
     /// # Errors
-    /// [`MetadataError::Failed`] where its name, or its blob's, is another upload's.
+    /// [`MetadataError::Failed`] if its name, or its blob's, belongs to another upload.
     async fn insert_upload(&self, upload: &Upload) -> Result<Inserted, MetadataError>;
 
-    /// An upload as it stands; `None` if it never was or is forgotten.
+    /// Returns an upload; `None` if it never existed or is forgotten.
     async fn upload(&self, id: &UploadId) -> Result<Option<Upload>, MetadataError>;
 
-    /// Raises the epoch of an open upload, which fences whoever holds it, and returns it as it then stands; an upload that is not
-    /// open, or not as it was `seen`, is returned as it is. A request on `holder` is its holder from now on; without a node, nobody
-    /// is.
+    /// Raises the epoch of an open upload, which fences any earlier claim, and returns the upload
+    /// in its new state. An upload that is not open, or differs from `seen`, is returned unchanged.
+    /// A request on the node `holder` then has the claim; without a node, nobody has.
     async fn claim_upload(
         &self,
         id: &UploadId,
@@ -188,8 +192,9 @@ pub trait MetadataStore: Debug + Send + Sync + 'static {
         seen: Option<Seen>,
     ) -> Result<Option<Upload>, MetadataError>;
 
-    /// Records progress and the new expiry of an open upload, under the holder's epoch, and whether the work goes on. Progress that
-    /// is behind what is recorded changes none of it, and is [`Guarded::Done`].
+    /// Records progress and the new expiry of an open upload, under the epoch of its claim, and the
+    /// claim's end if the work has ended. Progress behind the recorded one changes none of it, and
+    /// returns [`Guarded::Done`].
     async fn record_progress(
         &self,
         id: &UploadId,
@@ -199,8 +204,9 @@ pub trait MetadataStore: Debug + Send + Sync + 'static {
         hold: Hold,
     ) -> Result<Guarded, MetadataError>;
 
-    /// Remembers what a client is told about an upload that is open or complete, instead of what one was told before, or forgets
-    /// that; if nobody has claimed the upload since it had this epoch. [`Guarded::Done`] is remembered, but need not be durable.
+    /// Records the offset reported to the client of an open or complete upload in place of an
+    /// earlier one, or forgets that, unless the upload was claimed since it had this epoch. A
+    /// report recorded with [`Guarded::Done`] need not be durable.
     async fn tell_upload(
         &self,
         id: &UploadId,
@@ -208,19 +214,23 @@ pub trait MetadataStore: Debug + Send + Sync + 'static {
         told: Option<Told>,
     ) -> Result<Guarded, MetadataError>;
 
-    /// Records that the holder of an open upload under this epoch has ended its work; changes nothing where another holds it.
+    /// Records that the claim on an open upload under this epoch has ended; does nothing if another
+    /// request has the claim.
     async fn release_upload(&self, id: &UploadId, epoch: u64) -> Result<(), MetadataError>;
 
-    /// Tells the node that holds an open upload to let go of it, if that node is alive: if it has the lease [`node_lease`].
+    /// Asks the node that has the claim on an open upload to release it, if that node is alive,
+    /// that is, has the lease [`node_lease`].
     async fn ask_to_yield(&self, ask: &Ask) -> Result<Asked, MetadataError>;
 
-    /// What nodes are asked from now on, on whatever node of this store. It goes on for as long as it is polled; of what comes while
-    /// the store is out of reach, or faster than it is polled, some is lost.
+    /// Streams the requests to release an upload, for any node of this store, from now on. The
+    /// stream lasts as long as it is polled; requests may be lost while the store is unreachable,
+    /// or if they arrive faster than they are polled.
     fn asks(&self) -> BoxStream<'static, Ask>;
 
-    /// Completes an open upload under the holder's epoch and publishes its file, if the plan's condition holds of the path's
-    /// current file. `completed.replaced` is recorded as it turns out. The upload is kept until `expires_at`. If so, the event
-    /// that tells of it is recorded as well ([`EventStore`](crate::EventStore)).
+    /// Completes an open upload under the epoch of its claim and publishes its file, if the plan's
+    /// condition is true for the current file under the path. The store determines and records
+    /// `completed.replaced`. The upload is kept until `expires_at`. On success, the event that
+    /// reports it is recorded as well ([`EventStore`](crate::EventStore)).
     async fn complete_upload(
         &self,
         upload: &Upload,
@@ -229,9 +239,10 @@ pub trait MetadataStore: Debug + Send + Sync + 'static {
         event: Option<&Event>,
     ) -> Result<Written, MetadataError>;
 
-    /// Ends an upload as `gone` and keeps that knowledge until `expires_at`, but not its idempotency key. With an epoch only the holder
-    /// of an open upload may; without one any holder is fenced, and a complete upload ends as well: what it became stays. The caller
-    /// discards the blob of an open one.
+    /// Ends an upload as `gone` and remembers that until `expires_at`, but not its idempotency key.
+    /// An epoch restricts this to the claim on an open upload; without one, any claim is fenced,
+    /// and a complete upload ends as well: its file or draft stays. The caller discards the blob of
+    /// an open upload.
     async fn end_upload(
         &self,
         id: &UploadId,
@@ -240,8 +251,9 @@ pub trait MetadataStore: Debug + Send + Sync + 'static {
         expires_at: Timestamp,
     ) -> Result<Guarded, MetadataError>;
 
-    /// Ends an open upload as [`Gone::Expired`] whose time was up at `now`, as [`MetadataStore::end_upload`] does; [`Guarded::Fenced`]
-    /// where progress has moved its expiry since.
+    /// Ends an open upload that expired by `now` as [`Gone::Expired`], as
+    /// [`MetadataStore::end_upload`] does; returns [`Guarded::Fenced`] if progress has moved its
+    /// expiry since.
     async fn expire_upload(
         &self,
         id: &UploadId,
@@ -249,7 +261,7 @@ pub trait MetadataStore: Debug + Send + Sync + 'static {
         expires_at: Timestamp,
     ) -> Result<Guarded, MetadataError>;
 
-    /// Up to `limit` open uploads of this owner and client reference, oldest first.
+    /// Returns up to `limit` open uploads of this owner and client reference, oldest first.
     async fn open_uploads(
         &self,
         owner: Option<&str>,
@@ -257,8 +269,9 @@ pub trait MetadataStore: Debug + Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<Upload>, MetadataError>;
 
-    /// Up to `limit` open uploads whose time was up at `now`, but for those that another node than `node` holds which is alive. What
-    /// `node` itself holds, it may only have been unable to let go of.
+    /// Returns up to `limit` open uploads that expired by `now`, without those claimed by another
+    /// live node than `node`. Uploads that `node` itself has claimed are included: it may have
+    /// failed to release them.
     async fn expired_uploads(
         &self,
         now: Timestamp,
@@ -266,14 +279,14 @@ pub trait MetadataStore: Debug + Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<Upload>, MetadataError>;
 
-    /// Forgets up to `limit` completed or gone uploads whose time was up at `now`; returns how many.
+    /// Forgets up to `limit` completed or gone uploads that expired by `now`; returns their number.
     async fn forget_uploads(&self, now: Timestamp, limit: usize) -> Result<u64, MetadataError>;
 
-    /// Writes a file whose blob is published, if the condition holds of the path's current file, and records the event that tells
-    /// of it. Files may share a blob.
+    /// Writes a file whose blob is published, if the condition is true for the current file under
+    /// the path, and records the event that reports it. Files may share a blob.
     ///
     /// # Errors
-    /// [`MetadataError::Failed`] where the blob is doomed, or recorded with another size or digest.
+    /// [`MetadataError::Failed`] if the blob is doomed, or recorded with another size or digest.
     async fn put_file(
         &self,
         file: &File,
@@ -281,10 +294,10 @@ pub trait MetadataStore: Debug + Send + Sync + 'static {
         event: Option<&Event>,
     ) -> Result<Written, MetadataError>;
 
-    /// The file under a path.
+    /// Returns the file under a path.
     async fn file(&self, path: &FilePath) -> Result<Option<File>, MetadataError>;
 
-    /// Deletes the file under a path, if the condition holds of it.
+    /// Deletes the file under a path, if the condition is true for it.
     async fn delete_file(
         &self,
         path: &FilePath,
@@ -292,7 +305,8 @@ pub trait MetadataStore: Debug + Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<Deleted, MetadataError>;
 
-    /// Up to `limit` files whose path begins with `prefix`, in the byte order of their paths, those after `after` only.
+    /// Lists up to `limit` files whose path begins with `prefix` and follows `after`, in the byte
+    /// order of their paths.
     async fn list_files(
         &self,
         prefix: &str,
@@ -300,10 +314,10 @@ pub trait MetadataStore: Debug + Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<File>, MetadataError>;
 
-    /// Those of `keys` that are needed or doomed. Of a blob that is neither, no record exists.
+    /// Returns those of `keys` that are needed or doomed. A blob that is neither has no record.
     async fn known_blobs(&self, keys: &[BlobKey]) -> Result<Vec<BlobKey>, MetadataError>;
 
-    /// Up to `limit` blobs that were doomed before `before`.
+    /// Returns up to `limit` blobs that were doomed before `before`.
     async fn doomed_blobs(
         &self,
         before: Timestamp,
@@ -313,8 +327,9 @@ pub trait MetadataStore: Debug + Send + Sync + 'static {
     /// Forgets a doomed blob, once the blob store has deleted it.
     async fn forget_blob(&self, key: &BlobKey) -> Result<(), MetadataError>;
 
-    /// Gives `node` the lease `name` for `duration` from now on, if nobody has it, it has expired, or it is this node's already;
-    /// `None` where another has it. Times are the store's own, whatever the nodes' clocks say.
+    /// Gives `node` the lease `name` for `duration` from now on, if nobody has it, it has expired,
+    /// or `node` has it already; returns `None` if another node has it. Times are the store's own,
+    /// independent of the nodes' clocks.
     async fn lease(
         &self,
         name: &str,
@@ -322,20 +337,20 @@ pub trait MetadataStore: Debug + Send + Sync + 'static {
         duration: Duration,
     ) -> Result<Option<Lease>, MetadataError>;
 
-    /// Gives the lease `name` back; one that `node` does not have stays where it is.
+    /// Returns the lease `name`; does nothing if `node` does not have it.
     async fn release_lease(&self, name: &str, node: NodeId) -> Result<(), MetadataError>;
 
-    /// Forgets up to `limit` leases that have expired; returns how many.
+    /// Forgets up to `limit` expired leases; returns their number.
     async fn forget_leases(&self, limit: usize) -> Result<u64, MetadataError>;
 
-    /// Whether other nodes may use the store at the same time.
+    /// Returns true if other nodes may use the store at the same time.
     fn is_shared(&self) -> bool;
 
-    /// Whether the store can be written at this moment; for readiness checks.
+    /// Checks that the store can be written at this moment; for readiness checks.
     async fn check(&self) -> Result<(), MetadataError>;
 
-    /// Returns when the store can do no more work, because it was closed or because a fault has ended its worker; of a store without
-    /// a worker never. A server does not outlive it.
+    /// Waits until the store can do no more work, because it was closed or a fault ended its
+    /// worker; for a store without a worker, forever. A server does not outlive its store.
     ///
     /// # Cancel safety
     ///
@@ -344,6 +359,6 @@ pub trait MetadataStore: Debug + Send + Sync + 'static {
         std::future::pending().await
     }
 
-    /// Ends all work and closes the store; nothing may be called after.
+    /// Ends all work and closes the store; no method may be called afterwards.
     async fn close(&self);
 }
