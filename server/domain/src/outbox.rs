@@ -1,4 +1,4 @@
-//! Events of this server's own doings, for those who want to be told.
+//! Events of this server, for configured receivers.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::pack::PackVersion;
 use crate::upload::{Completed, Upload};
 use crate::{File, Timestamp};
 
-/// Makes the events that somebody wants to be told of, and knows when one was recorded.
+/// Creates the events that have a receiver, and wakes their delivery.
 #[derive(Debug, Clone, Default)]
 pub struct Outbox(Option<Arc<Wanted>>);
 
@@ -23,7 +23,7 @@ struct Wanted {
 }
 
 impl Outbox {
-    /// One that makes events of these kinds.
+    /// Creates an outbox for events of these kinds.
     pub fn new(kinds: Vec<EventKind>, randomness: Arc<dyn Randomness>) -> Self {
         Self(Some(Arc::new(Wanted {
             kinds,
@@ -32,12 +32,13 @@ impl Outbox {
         })))
     }
 
-    /// One that makes no events: nobody wants any.
+    /// Creates an outbox that makes no events: there is no receiver.
     pub fn silent() -> Self {
         Self::default()
     }
 
-    /// That an upload became a file, if that is what it became and somebody wants to be told.
+    /// Creates the event that an upload became a file; `None` if it became something else, or if
+    /// the event has no receiver.
     pub(crate) fn upload_completed(&self, upload: &Upload, completed: &Completed) -> Option<Event> {
         let file = upload.file(completed)?;
         let subject = format!("file:{}", file.path);
@@ -45,7 +46,7 @@ impl Outbox {
         self.event(EventKind::UploadCompleted, subject, completed.at, &data)
     }
 
-    /// That a version was published, if somebody wants to be told.
+    /// Creates the event that a version was published; `None` if it has no receiver.
     pub(crate) fn version_published(
         &self,
         version: &PackVersion,
@@ -81,17 +82,18 @@ impl Outbox {
         })
     }
 
-    /// An event was recorded: whoever delivers events is woken.
+    /// Wakes the delivery of events after one was recorded.
     pub(crate) fn recorded(&self) {
         if let Some(wanted) = &self.0 {
             wanted.recorded.notify_one();
         }
     }
 
-    /// Waits until an event was recorded by this process, since the last call. Never, where none are made.
+    /// Waits until this process has recorded an event since the last call. Without receivers, waits
+    /// forever.
     ///
     /// # Cancel safety
-    /// Nothing is missed by a call that is dropped.
+    /// May be dropped at any time: no event is missed.
     pub(crate) async fn wait(&self) {
         match &self.0 {
             Some(wanted) => wanted.recorded.notified().await,

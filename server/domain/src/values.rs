@@ -1,4 +1,4 @@
-//! Values: data that is recorded and passed on. They name neither ports nor services.
+//! Values: data that is recorded and passed on. They depend on neither ports nor services.
 
 pub mod body;
 pub mod digest;

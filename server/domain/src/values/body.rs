@@ -1,4 +1,4 @@
-//! A request's body as it comes.
+//! The body of a request as a stream.
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -10,18 +10,18 @@ use protocol::rejection::Rejection;
 pub enum BodyPart {
     /// Bytes.
     Data(Bytes),
-    /// Digests, stated in a trailer.
+    /// Digests from a trailer.
     Digests(StatedDigests),
 }
 
-/// Why a body ended before its end.
+/// Failures of a body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BodyFault {
-    /// What came is not what the protocol asks for; the client is told.
+    /// The body violates its protocol; the client gets this rejection.
     Broken(Rejection),
     /// The connection or stream was cut, or its framing broke.
     Cut,
-    /// Nothing came for too long.
+    /// No bytes arrived for too long.
     Idle,
 }
 

@@ -13,28 +13,28 @@ pub use archive::Sha256Digest;
 pub struct Hasher(sha2::Sha256);
 
 impl Hasher {
-    /// One that has seen nothing.
+    /// Starts an empty digest.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// One that goes on where `state` was taken; `None` when the state is not one of ours.
+    /// Resumes from `state`; returns `None` if the bytes are not a state of this algorithm.
     pub fn resume(state: &HashState) -> Option<Self> {
         let state = state.0.as_slice().try_into().ok()?;
         sha2::Sha256::deserialize(&state).ok().map(Self)
     }
 
-    /// Takes more bytes in.
+    /// Adds bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
-    /// What [`Hasher::resume`] needs to go on from here.
+    /// Returns the state that [`Hasher::resume`] needs to continue from here.
     pub fn state(&self) -> HashState {
         HashState(self.0.serialize().to_vec())
     }
 
-    /// The digest of all bytes taken in.
+    /// Returns the digest of all bytes.
     pub fn finish(self) -> Sha256Digest {
         Sha256Digest::from_bytes(self.0.finalize().into())
     }
@@ -45,18 +45,19 @@ impl Hasher {
 pub struct HashState(Vec<u8>);
 
 impl HashState {
-    /// The state as it was stored.
+    /// Wraps a stored state.
     pub fn from_bytes(bytes: Vec<u8>) -> Self {
         Self(bytes)
     }
 
-    /// The bytes to store.
+    /// Returns the bytes to store.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 }
 
-/// All digests that run while bytes come in: that of the whole, and those that a request states of its own body.
+/// The digests computed while a body arrives: the digest of the entire upload, and those that a
+/// request states for its own body.
 #[derive(Debug, Default)]
 pub(crate) struct Digests {
     whole: Hasher,
@@ -73,7 +74,7 @@ enum Running {
 }
 
 impl Digests {
-    /// `whole` goes on; one digest begins for each algorithm.
+    /// Continues `whole`, and starts one digest of the body for each algorithm.
     pub(crate) fn new(whole: Hasher, algorithms: impl IntoIterator<Item = Algorithm>) -> Self {
         let mut body: Vec<Running> = Vec::new();
         for algorithm in algorithms {
@@ -84,27 +85,27 @@ impl Digests {
         Self { whole, body }
     }
 
-    /// Takes in bytes that are new to the upload.
+    /// Adds bytes that are new to the upload.
     pub(crate) fn update(&mut self, bytes: &[u8]) {
         self.whole.update(bytes);
         self.repeat(bytes);
     }
 
-    /// Takes in bytes of the body that the upload already has.
+    /// Adds bytes of the body that the upload already has.
     pub(crate) fn repeat(&mut self, bytes: &[u8]) {
         for running in &mut self.body {
             running.update(bytes);
         }
     }
 
-    /// Whether hashing `bytes` takes longer than handing it to another thread.
+    /// Returns true if hashing `bytes` takes longer than handing them to another thread.
     pub(crate) fn is_worth_a_thread(bytes: &Bytes) -> bool {
-        /// Hashing this much takes about 40 microseconds, twice as long as handing it over.
+        /// Hashing this many bytes takes about 40 microseconds, twice as long as the hand-over.
         const BYTES: usize = 64 * 1024;
         bytes.len() >= BYTES
     }
 
-    /// Takes `bytes` in, on another thread where that pays.
+    /// Adds `bytes`, on another thread if that is faster.
     pub(crate) async fn updated(mut self, bytes: Bytes) -> Self {
         if Self::is_worth_a_thread(&bytes) {
             return self.updated_elsewhere(bytes).await;
@@ -113,7 +114,7 @@ impl Digests {
         self
     }
 
-    /// Takes `bytes` in on another thread.
+    /// Adds `bytes` on another thread.
     pub(crate) async fn updated_elsewhere(mut self, bytes: Bytes) -> Self {
         let work = tokio::task::spawn_blocking(move || {
             self.update(&bytes);
@@ -122,12 +123,13 @@ impl Digests {
         work.await.expect("hashing does not panic")
     }
 
-    /// Whether the body has digests of its own.
+    /// Returns true if digests of the body itself are computed.
     pub(crate) fn runs_for_body(&self) -> bool {
         !self.body.is_empty()
     }
 
-    /// Whether the body's bytes so far have the stated digest. One in an algorithm that does not run does not agree.
+    /// Returns true if the body's bytes so far have the stated digest; false for an algorithm that
+    /// is not computed.
     pub(crate) fn agree(&self, stated: &Stated) -> bool {
         self.body
             .iter()
@@ -135,12 +137,12 @@ impl Digests {
             .any(|running| running.value() == stated.value)
     }
 
-    /// The state of the whole's digest.
+    /// Returns the state of the upload's digest.
     pub(crate) fn whole_state(&self) -> HashState {
         self.whole.state()
     }
 
-    /// The whole's digest alone.
+    /// Returns the upload's digest alone.
     pub(crate) fn into_whole(self) -> Hasher {
         self.whole
     }

@@ -1,7 +1,8 @@
-//! What others are told of: each event is a fact with a name and a JSON document.
+//! Events for receivers outside: each is a fact with a name and a JSON document.
 //!
-//! An event is recorded with the fact itself ([`event_store`](crate::event_store)), and delivered afterwards
-//! ([`webhooks`](crate::webhooks)). Documents name nothing that is a capability: no upload and no draft.
+//! An event is recorded with the fact itself ([`event_store`](crate::event_store)), and delivered
+//! afterwards ([`webhooks`](crate::webhooks)). Documents name nothing that is a capability: no
+//! upload and no draft.
 
 use std::fmt::{self, Display};
 use std::str::FromStr;
@@ -13,10 +14,10 @@ use crate::Timestamp;
 
 pub use crate::ids::EventId;
 
-/// What kind of fact an event is.
+/// Kinds of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum EventKind {
-    /// An upload is complete, in whatever protocol it came, and its bytes are the file under its path.
+    /// An upload is complete, by any protocol, and its bytes are the file under its path.
     #[serde(rename = "upload.completed")]
     UploadCompleted,
     /// A pack has a new version.
@@ -25,10 +26,10 @@ pub enum EventKind {
 }
 
 impl EventKind {
-    /// All there are.
+    /// All kinds.
     pub const ALL: [Self; 2] = [Self::UploadCompleted, Self::VersionPublished];
 
-    /// The name that receivers know it by.
+    /// Returns the kind's name in documents and configuration.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::UploadCompleted => "upload.completed",
@@ -59,22 +60,23 @@ impl FromStr for EventKind {
     }
 }
 
-/// A fact that others are told of.
+/// A fact to deliver to receivers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// Its name, by which receivers know a repetition.
+    /// Its name, by which receivers recognize a repeated delivery.
     pub id: EventId,
-    /// What kind of fact it is.
     pub kind: EventKind,
-    /// What it is about, at most 1,100 bytes: events of one subject are delivered in order.
+    /// The thing that the event concerns, at most 1,100 bytes: events of one subject are delivered
+    /// in order.
     pub subject: String,
-    /// The JSON document that is delivered, byte by byte.
+    /// The JSON document to deliver, byte by byte.
     pub payload: String,
-    /// When it came to be.
+    /// The time at which the fact became true.
     pub created_at: Timestamp,
 }
 
-/// A webhook's document, in the shape that Standard Webhooks recommends: `type`, `timestamp` (RFC 3339), `data`.
+/// Formats a webhook's document in the shape that Standard Webhooks recommends: `type`, `timestamp`
+/// (RFC 3339), `data`.
 pub fn document(name: &str, at: Timestamp, data: &impl Serialize) -> String {
     let document = Document {
         name,

@@ -1,4 +1,4 @@
-//! A file as it is recorded: one representation under a path.
+//! A recorded file: one representation under a path.
 
 use std::fmt::{self, Debug, Display};
 use std::str::FromStr;
@@ -11,26 +11,26 @@ use protocol::date;
 use crate::digest::Sha256Digest;
 use crate::{BlobKey, Timestamp};
 
-/// Most bytes of a path.
+/// Maximum length of a path, in bytes.
 const MAX_PATH: usize = 1024;
-/// Most bytes of one segment of a path.
+/// Maximum length of one segment of a path, in bytes.
 const MAX_SEGMENT: usize = 255;
 
-/// The path of a file below `/files/`: 1 to 1,024 bytes of UTF-8 in segments of 1 to 255 bytes; none is `.` or `..`, and none has
-/// a control character or a backslash. Compared byte by byte.
+/// The path of a file below `/files/`: 1 to 1,024 bytes of UTF-8 in segments of 1 to 255 bytes,
+/// none of them `.` or `..`, without control characters and backslashes. Compared byte by byte.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FilePath(Arc<str>);
 
-/// Why a text is no path of a file.
+/// Faults of a text that is not the path of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPath {
-    /// Nothing, or a segment of nothing: `//`, or a slash at either end.
+    /// An empty path or segment: `//`, or a slash at either end.
     #[error("a path has no empty segments")]
     Empty,
-    /// Too long as a whole or in one segment.
+    /// The path or one of its segments is too long.
     #[error("a path has at most {MAX_PATH} bytes, each segment at most {MAX_SEGMENT}")]
     TooLong,
-    /// `.` or `..`.
+    /// A segment `.` or `..`.
     #[error("a path has no segments . or ..")]
     Traversal,
     /// A control character or a backslash.
@@ -39,12 +39,12 @@ pub enum InvalidPath {
 }
 
 impl FilePath {
-    /// The path as text, without a slash at either end.
+    /// Returns the path as text, without a slash at either end.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The last segment.
+    /// Returns the last segment.
     pub fn file_name(&self) -> &str {
         self.0.rsplit('/').next().unwrap_or(&self.0)
     }
@@ -84,53 +84,54 @@ impl FromStr for FilePath {
     }
 }
 
-/// The bytes of a file: a published blob and what is known of it.
+/// The bytes of a file: a published blob with its size and digest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Content {
-    /// Where the bytes are.
+    /// The blob that holds the bytes.
     pub blob: BlobKey,
-    /// How many there are.
+    /// Number of bytes.
     pub size: u64,
-    /// Their digest, which is also the file's strong entity tag.
+    /// Digest of the bytes, which is also the file's strong entity tag.
     pub sha256: Sha256Digest,
 }
 
-/// What the uploader said of a file.
+/// The uploader's description of a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Description {
     /// Its media type.
     pub media_type: Option<String>,
-    /// The name to save it under, where it differs from the path's last segment.
+    /// The name to save it under, if it differs from the path's last segment.
     pub filename: Option<String>,
 }
 
-/// A file as it stands.
+/// A recorded file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct File {
-    /// Its path.
     pub path: FilePath,
-    /// Its bytes.
     pub content: Content,
-    /// What the uploader said of it.
+    /// The uploader's description.
     pub description: Description,
-    /// When these bytes came under this path.
+    /// The time at which these bytes were written under this path.
     pub modified_at: Timestamp,
-    /// The latest time at which other bytes came under this path before, as far as that is remembered: a deleted file's time is
-    /// for [`DELETED_REMEMBERED`]. Only a metadata store sets it.
+    /// The latest earlier time at which other bytes were written under this path, as far as
+    /// remembered: the time of a deleted file is remembered for [`DELETED_REMEMBERED`]. Only a
+    /// metadata store sets it.
     pub previous_at: Option<Timestamp>,
 }
 
-/// How long a path's last time is remembered after its file was deleted. A clock would have to be set back by more for a date to be given
-/// twice.
+/// Time for which the last modification of a path is remembered after its file was deleted. Only a
+/// clock that is set back by more could give the same date twice.
 pub const DELETED_REMEMBERED: Duration = Duration::from_mins(1);
 
 impl File {
-    /// The strong entity tag, quotes included: the content's SHA-256 in hexadecimal, the same on every node and after a restore.
+    /// Returns the strong entity tag, quotes included: the content's SHA-256 in hexadecimal, the
+    /// same on every node and after a restore.
     pub fn etag(&self) -> String {
         etag(&self.content.sha256)
     }
 
-    /// The modification date as a validator. In a second in which the path had other bytes before, it does not tell them apart.
+    /// Returns the modification date as a validator. Within a second in which the path had other
+    /// bytes before, the date does not distinguish them.
     pub fn modified(&self) -> Modified {
         let seconds = |at: Timestamp| at.as_millis().div_euclid(1000);
         let is_of_this = self
@@ -145,36 +146,37 @@ impl File {
         }
     }
 
-    /// The latest time at which bytes came under the path, these included.
+    /// Returns the latest time at which bytes were written under the path, these included.
     pub fn latest_at(&self) -> Timestamp {
         self.previous_at
             .map_or(self.modified_at, |previous| previous.max(self.modified_at))
     }
 }
 
-/// The strong entity tag of a representation with this digest.
+/// Returns the strong entity tag of a representation with this digest, as text.
 pub fn etag(sha256: &Sha256Digest) -> String {
     tag(sha256).to_string()
 }
 
-/// The strong entity tag of a representation with this digest.
+/// Returns the strong entity tag of a representation with this digest.
 pub fn tag(sha256: &Sha256Digest) -> EntityTag {
     EntityTag::strong(sha256.to_string()).expect("hexadecimal digits are a tag")
 }
 
-/// What must hold of the current file, or its absence, for a path to be written (RFC 9110 §13.1). Fields as sent.
+/// Preconditions of writing a path (RFC 9110 §13.1), evaluated on the current file or its absence.
+/// Fields as sent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WriteCondition {
     /// `If-Match`.
     pub if_match: Option<String>,
     /// `If-None-Match`.
     pub if_none_match: Option<String>,
-    /// `If-Unmodified-Since`, which counts where there is no `If-Match`.
+    /// `If-Unmodified-Since`, ignored if there is an `If-Match`.
     pub if_unmodified_since: Option<String>,
 }
 
 impl WriteCondition {
-    /// Whether it holds of the path's current file.
+    /// Returns true if the condition is true for the current file under the path.
     pub fn holds(&self, current: Option<&File>) -> bool {
         let preconditions = Preconditions {
             if_match: self.if_match.as_deref().map(TagList::parse),
@@ -190,7 +192,8 @@ impl WriteCondition {
         preconditions.allow_writing(validators)
     }
 
-    /// Whether it holds of what these tags name; of nothing, where there is none.
+    /// Evaluates the condition for a thing that has the tags accepted by `is_named_by`, or for the
+    /// absence of a thing.
     pub(crate) fn holds_of(&self, is_named_by: Option<impl Fn(&EntityTag) -> bool>) -> bool {
         let matches = |field: &String, counts: fn(&EntityTag) -> bool| match (
             TagList::parse(field),
@@ -202,7 +205,7 @@ impl WriteCondition {
                 tags.iter().any(|tag| counts(tag) && is_named_by(tag))
             }
         };
-        // RFC 9110 §13.1.1: a weak tag matches nothing there.
+        // RFC 9110 §13.1.1: `If-Match` compares strongly, so a weak tag never matches.
         self.if_match
             .as_ref()
             .is_none_or(|field| matches(field, |tag| !tag.is_weak()))

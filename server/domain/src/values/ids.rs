@@ -1,4 +1,4 @@
-//! Names that the server gives, and where their randomness comes from.
+//! Names that the server generates, and the source of their randomness.
 
 use std::fmt::{self, Debug, Display};
 use std::str::FromStr;
@@ -7,9 +7,9 @@ use std::sync::Arc;
 use archive::Sha256Digest;
 use thiserror::Error;
 
-/// Where randomness comes from.
+/// A source of randomness.
 pub trait Randomness: Debug + Send + Sync + 'static {
-    /// 128 bits that nobody can guess.
+    /// Returns 128 bits that nobody can guess.
     fn bits(&self) -> u128;
 }
 
@@ -19,7 +19,7 @@ pub struct SystemRandomness;
 
 impl Randomness for SystemRandomness {
     /// # Panics
-    /// Where the operating system has no random source; nothing could be kept safe there.
+    /// If the operating system has no random source; nothing could be kept safe there.
     fn bits(&self) -> u128 {
         let mut bytes = [0; 16];
         getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
@@ -40,7 +40,7 @@ macro_rules! random_name {
         pub struct $name(u128);
 
         impl $name {
-            /// A new one.
+            /// Generates a new name.
             pub fn random(randomness: &dyn Randomness) -> Self {
                 Self(randomness.bits())
             }
@@ -53,7 +53,8 @@ macro_rules! random_name {
         }
 
         impl Debug for $name {
-            /// The first digits only: the whole is a capability and does not belong in a log.
+            /// Shows the first digits only: the full name is a capability and does not belong in a
+            /// log.
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 write!(f, concat!(stringify!($name), "({:08x}…)"), self.0 >> 96)
             }
@@ -79,7 +80,8 @@ macro_rules! random_name {
 }
 
 random_name! {
-    /// The name of an upload resource: 128 random bits, written as 32 lower-case hexadecimal digits. Knowing it is leave to use it.
+    /// The name of an upload resource: 128 random bits, written as 32 lower-case hexadecimal
+    /// digits. Knowing the name is permission to use the upload.
     UploadId
 }
 
@@ -89,18 +91,20 @@ random_name! {
 }
 
 random_name! {
-    /// The name of a process that works on the stores: 128 random bits, written as 32 lower-case hexadecimal digits. No process
-    /// has the name of an earlier one.
+    /// The name of a process that uses the stores: 128 random bits, written as 32 lower-case
+    /// hexadecimal digits. No process has the name of an earlier one.
     NodeId
 }
 
 random_name! {
-    /// The name of an event: 128 random bits, written as 32 lower-case hexadecimal digits. Every delivery of the event has it.
+    /// The name of an event: 128 random bits, written as 32 lower-case hexadecimal digits. Every
+    /// delivery of the event has the same name.
     EventId
 }
 
 impl DraftId {
-    /// The draft behind an upload of a whole tree: always the same one, so that a repetition finds it.
+    /// Derives the draft behind an upload of an entire tree: always the same one, so that a
+    /// repeated request finds it.
     pub(crate) fn of_upload(upload: &UploadId) -> Self {
         let digest = Sha256Digest::of(format!("draft of upload {upload}").as_bytes());
         let half = digest
@@ -111,17 +115,18 @@ impl DraftId {
     }
 }
 
-/// The name of a blob in the blob store: 1 to 64 of `a-z`, `0-9`, `-`. Never used twice for different bytes.
+/// The name of a blob in the blob store: 1 to 64 of `a-z`, `0-9`, `-`. Never used twice for
+/// different bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BlobKey(Arc<str>);
 
 impl BlobKey {
-    /// A new one.
+    /// Generates a new key.
     pub fn random(randomness: &dyn Randomness) -> Self {
         Self(format!("{:032x}", randomness.bits()).into())
     }
 
-    /// The key as text.
+    /// Returns the key as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -1,4 +1,4 @@
-//! A pack as it is recorded: its versions, drafts of more, and the contents that they have.
+//! A recorded pack: its versions, its drafts, and their contents.
 
 use archive::{Deflated, PackName};
 
@@ -9,11 +9,10 @@ use crate::{BlobKey, DraftId, Timestamp};
 /// A version of a pack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackVersion {
-    /// The pack.
     pub pack: PackName,
-    /// Its number: 1 and up, in the order of publishing, never given twice.
+    /// Its number: from 1, in the order of publishing, never reused.
     pub number: u64,
-    /// How many files it has.
+    /// Number of its files.
     pub files: u64,
     /// The sum of their sizes, in bytes.
     pub size: u64,
@@ -21,71 +20,70 @@ pub struct PackVersion {
     pub catalogue: Content,
     /// The same, compressed by gzip.
     pub catalogue_gzip: Content,
-    /// The same, compressed by zstd.
+    /// The catalogue compressed by zstd.
     pub catalogue_zstd: Content,
     /// The table of the forms of its files ([`archive::Forms`]).
     pub forms: Content,
     /// The table of the places of its files.
     pub places: Content,
-    /// When it was published.
+    /// The time at which it was published.
     pub published_at: Timestamp,
 }
 
-/// A pack by its name and its newest version.
+/// A pack's name and newest version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackSummary {
-    /// Its name.
     pub name: PackName,
-    /// The newest of its versions that are not retired; none where all are.
+    /// The newest version that is not retired; none if all are.
     pub latest: Option<PackVersion>,
 }
 
-/// A tree that is to become a version.
+/// A tree that will become a version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DraftRecord {
     /// Its name, and the capability to use it.
     pub id: DraftId,
-    /// The pack.
     pub pack: PackName,
-    /// The tree as a JSON document, as the client sent it; none while the tree is still to be learnt from an archive, and none
-    /// once it is published: the draft holds nothing then.
+    /// The tree as a JSON document, as the client sent it; none until the tree has been read from
+    /// an archive, and none once the draft is published: it then holds nothing.
     pub tree: Option<Content>,
-    /// When it was made.
+    /// The time of its creation.
     pub created_at: Timestamp,
-    /// When it is given up, unless content comes before; once published, when it is forgotten.
+    /// The time at which it expires unless content arrives before; once published, the time at
+    /// which it is forgotten.
     pub expires_at: Timestamp,
-    /// The version that it became.
+    /// The number of the version that it became.
     pub published: Option<u64>,
 }
 
-/// Where a form of a content begins.
+/// The start of a form of a content within a blob.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Place {
     /// The blob.
     pub blob: BlobKey,
-    /// How many bytes the blob has.
+    /// Size of the blob, in bytes.
     pub blob_size: u64,
-    /// The offset in it, in bytes.
+    /// Offset in the blob, in bytes.
     pub start: u64,
 }
 
-/// A content that the server has, in each of its forms.
+/// A content that the server has, with each of its forms.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredContent {
-    /// The digest of the content itself.
+    /// SHA-256 of the content itself.
     pub sha256: Sha256Digest,
-    /// The size of the content itself, in bytes.
+    /// Size of the content itself, in bytes.
     pub size: u64,
-    /// The CRC-32 of the content itself.
+    /// CRC-32 of the content itself.
     pub crc32: u32,
-    /// Where it lies as it is.
+    /// Place of the uncompressed bytes.
     pub raw: Place,
-    /// Its deflated form and where that lies, where deflating pays.
+    /// The deflated form and its place, if deflating pays.
     pub deflated: Option<(Deflated, Place)>,
 }
 
 impl StoredContent {
-    /// The blobs that it lies in.
+    /// Iterates over the blobs that hold the content.
     pub fn blobs(&self) -> impl Iterator<Item = &BlobKey> {
         let deflated = self.deflated.iter().map(|(_, place)| place);
         deflated.chain([&self.raw]).map(|place| &place.blob)
@@ -95,7 +93,7 @@ impl StoredContent {
 /// Contents that the server lacks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Missing {
-    /// How many there are.
+    /// Number of missing contents.
     pub contents: u64,
     /// The sum of their sizes, in bytes.
     pub size: u64,

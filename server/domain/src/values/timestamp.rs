@@ -1,26 +1,26 @@
-//! A moment.
+//! Points in time.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-/// A moment: whole milliseconds since 1970-01-01 00:00 UTC, as the stores keep it.
+/// A point in time: whole milliseconds since 1970-01-01 00:00 UTC, as the stores keep it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// The moment `millis` milliseconds after the epoch.
+    /// Returns the time `millis` milliseconds after the epoch.
     pub const fn from_millis(millis: i64) -> Self {
         Self(millis)
     }
 
-    /// Milliseconds since the epoch.
+    /// Returns the milliseconds since the epoch.
     pub const fn as_millis(self) -> i64 {
         self.0
     }
 
-    /// This moment and `later`; the far future where that cannot be counted.
+    /// Adds a duration; saturates at the latest time.
     pub fn plus(self, later: Duration) -> Self {
         Self(
             self.0
@@ -28,7 +28,7 @@ impl Timestamp {
         )
     }
 
-    /// This moment less `earlier`.
+    /// Subtracts a duration; saturates at the earliest time.
     pub fn minus(self, earlier: Duration) -> Self {
         Self(
             self.0
@@ -36,7 +36,7 @@ impl Timestamp {
         )
     }
 
-    /// How long until `later`; zero if it has passed.
+    /// Returns the duration until `later`; zero if it has passed.
     pub fn until(self, later: Self) -> Duration {
         Duration::from_millis(u64::try_from(later.0.saturating_sub(self.0)).unwrap_or(0))
     }

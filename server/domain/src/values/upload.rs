@@ -1,4 +1,4 @@
-//! An upload as it is recorded.
+//! A recorded upload.
 
 use std::time::Duration;
 
@@ -15,76 +15,80 @@ use crate::{BlobKey, DraftId, FilePath, NodeId, Timestamp, UploadId};
 pub struct Upload {
     /// Its name, and the capability to use it.
     pub id: UploadId,
-    /// Where its bytes go.
+    /// The blob that holds its bytes.
     pub blob: BlobKey,
-    /// What it is to become; fixed at creation.
+    /// Its purpose, fixed at creation.
     pub plan: Plan,
-    /// Counts the requests that have held the upload. A holder may record only under the epoch that it was given.
+    /// Number of claims so far. A request may record changes only under the epoch that its claim
+    /// was given.
     pub epoch: u64,
-    /// The node that works on the upload under this epoch, where one does. One that is gone may have left its name here.
+    /// The node whose request has the claim under this epoch, if any. A node that is gone may have
+    /// left its name here.
     pub holder: Option<NodeId>,
-    /// What the newest retrieval was told, unless that is settled.
+    /// The offset reported by the newest retrieval, until the client has settled on an offset.
     pub told: Option<Told>,
-    /// When it was made.
+    /// The time of its creation.
     pub created_at: Timestamp,
-    /// When it is given up, unless there is progress before.
+    /// The time at which it expires unless there is progress before.
     pub expires_at: Timestamp,
-    /// How it stands.
     pub state: UploadState,
 }
 
-/// An offset that a client was told.
+/// An offset that was reported to a client.
 ///
-/// No number can order what arrives late: a request whose connection is lost may still lie unread in a socket of a server while the
-/// same client's `HEAD`, over a new connection, is told an offset; read after that, the older request appends what of its body had
-/// come, and the offset that the client was told is no longer the upload's. It would answer the next append with a conflict that
-/// the client did nothing for. So what the newest retrieval was told is remembered, and an append that begins there is taken even
-/// below the durable offset: what it repeats is compared, not stored.
+/// No number can order requests that arrive late: a request whose connection is lost may still lie
+/// unread in a server's socket while the same client's `HEAD`, over a new connection, is answered
+/// with an offset. If the older request is read afterwards, it appends those bytes of its body that
+/// had arrived, and the reported offset is no longer the upload's: the next append would get a
+/// conflict that the client did not cause. So the offset reported by the newest retrieval is
+/// remembered, and an append that begins there is accepted even below the durable offset: the
+/// repeated bytes are compared, not stored.
 ///
-/// Where it is lost, the client is answered as any that is wrong about the offset.
+/// If the record is lost, the client gets the same answer as any client with a wrong offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Told {
     /// The offset, in bytes.
     pub offset: u64,
-    /// When it was told, or told again.
+    /// The time of the report, or of its last repetition.
     pub at: Timestamp,
 }
 
 impl Told {
-    /// How long an offset counts at least. A request that lies in a socket for longer does not come from a network that was just
-    /// lost.
+    /// Minimum time for which a reported offset is accepted. A request that lies in a socket for
+    /// longer does not come from a network that was just lost.
     const REMEMBERED: Duration = Duration::from_mins(10);
-    /// How old a record may be that stands for the same offset told now. An offset counts for as much longer.
+    /// Maximum age of a record that is reused when the same offset is reported again. An offset is
+    /// accepted for that much longer.
     const STANDS: Duration = Duration::from_mins(1);
 
-    /// Whether an append at `now` may begin at `offset`.
+    /// Returns true if an append at `now` may begin at `offset`.
     pub(crate) fn counts(self, offset: u64, now: Timestamp) -> bool {
         let until = self.at.plus(Self::REMEMBERED).plus(Self::STANDS);
         self.offset == offset && now < until
     }
 
-    /// Whether this is as good as telling the offset at `now`.
+    /// Returns true if this record makes recording `offset` at `now` needless.
     pub(crate) fn stands_for(self, offset: u64, now: Timestamp) -> bool {
         self.offset == offset && now < self.at.plus(Self::STANDS)
     }
 }
 
-/// What an upload is to become.
+/// The purpose of an upload and its metadata.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// What its bytes are for.
+    /// The use of its bytes.
     pub target: Target,
-    /// What must hold of the target file at that moment.
+    /// The precondition on the target file at completion.
     pub condition: WriteCondition,
-    /// What the uploader says of the file.
+    /// The uploader's description of the file.
     pub description: Description,
-    /// `Repr-Digest` as sent at creation, to be compared with the whole.
+    /// `Repr-Digest` as sent at creation, to be compared with the complete bytes.
     pub repr_digest: Option<String>,
-    /// Who began it, where a credential was used.
+    /// The name of the API key that created it, if one was used.
     pub owner: Option<String>,
-    /// The client's own reference, to find its open uploads again.
+    /// The client's own reference, by which it finds its open uploads again.
     pub client_ref: Option<String>,
-    /// `Idempotency-Key` of the creation: the same key by the same owner finds the same upload.
+    /// `Idempotency-Key` of the creation: the same key of the same owner finds the same upload.
     pub idempotency_key: Option<String>,
     /// `Upload-Metadata` as sent (tus).
     pub tus_metadata: Option<String>,
@@ -93,42 +97,43 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Whether the upload is only a part of others (tus concatenation): it is never complete by itself, and expires like any open
-    /// upload.
+    /// Returns true if the upload is only a part of others (tus concatenation): it is never
+    /// complete by itself, and expires like any open upload.
     pub fn is_part(&self) -> bool {
         self.tus_concat.as_deref() == Some("partial")
     }
 
-    /// Whether the upload is made of others, and takes no bytes of its own (tus concatenation).
+    /// Returns true if the upload is made of others, and accepts no bytes of its own (tus
+    /// concatenation).
     pub fn is_concatenation(&self) -> bool {
         self.tus_concat.is_some() && !self.is_part()
     }
 }
 
-/// What an upload's bytes are for.
+/// Uses of an upload's bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
-    /// They are the file under this path.
+    /// The bytes become the file under this path.
     File(FilePath),
-    /// They are an archive with contents of a draft.
+    /// The bytes are an archive with contents of a draft.
     Draft {
         /// The draft's pack.
         pack: PackName,
         /// The draft.
         draft: DraftId,
     },
-    /// They are an archive of a tree that is to be the pack's next version.
+    /// The bytes are an archive of a tree that becomes the pack's next version.
     Pack(PackName),
 }
 
-/// What became of an upload's bytes.
+/// The result of a completed upload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Product {
     /// A file.
     File {
         /// The file.
         file: File,
-        /// Whether it took the place of an older one.
+        /// True if it replaced an older file.
         replaced: bool,
     },
     /// Contents of a draft.
@@ -147,57 +152,57 @@ pub enum Product {
     },
 }
 
-/// How an upload stands.
+/// States of an upload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UploadState {
     /// It can grow.
     Open(Progress),
-    /// It has all its bytes, and its file was published.
+    /// All bytes have arrived, and its product is published.
     Complete(Completed),
-    /// It will never be complete, or its client is done with it.
+    /// It will never be complete, or its client has deleted it.
     Gone(Gone),
 }
 
-/// How far an open upload is. All of it is durable.
+/// Durable progress of an open upload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
     /// Offset and length.
     pub open: Open,
-    /// SHA-256 of the bytes below the offset, ready to go on.
+    /// SHA-256 of the bytes below the offset, ready to be resumed.
     pub hash: HashState,
 }
 
-/// What came of a completed upload; with the plan, all that its final answer says.
+/// Facts of a completed upload; with the plan, all that its final response needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Completed {
     /// Its length.
     pub complete: Complete,
     /// Digest of its bytes.
     pub sha256: Sha256Digest,
-    /// When it was published.
+    /// The time at which it was published.
     pub at: Timestamp,
-    /// Whether it took the place of an older file.
+    /// True if it replaced an older file.
     pub replaced: bool,
-    /// The number of the version that it became, if it is a [`Target::Pack`].
+    /// The number of the version that it became, for a [`Target::Pack`].
     pub version: Option<u64>,
 }
 
-/// Why an upload is of no more use.
+/// Reasons for which an upload is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gone {
-    /// The client gave it up, or had it forgotten once it was complete.
+    /// The client cancelled it, or deleted it once it was complete.
     Cancelled,
     /// It made no progress for too long.
     Expired,
-    /// A request broke it beyond repair, such as by running past its length.
+    /// A request made it invalid, such as by exceeding its length.
     Invalid,
 }
 
 impl Upload {
-    /// What a completed upload became.
+    /// Returns the result of a completed upload.
     ///
     /// # Panics
-    /// Where a tree became no version, which the metadata store does not let be.
+    /// If a tree became no version, which the metadata store prevents.
     pub fn product(&self, completed: &Completed) -> Product {
         match &self.plan.target {
             Target::File(path) => Product::File {
@@ -217,7 +222,7 @@ impl Upload {
         }
     }
 
-    /// The path of the file that the upload is to be, if it is to be one.
+    /// Returns the path of the target file, if the target is a file.
     pub fn path(&self) -> Option<&FilePath> {
         match &self.plan.target {
             Target::File(path) => Some(path),
@@ -225,7 +230,7 @@ impl Upload {
         }
     }
 
-    /// The file that a completed upload became, if it was to be one.
+    /// Returns the file that a completed upload became, if the target is a file.
     pub fn file(&self, completed: &Completed) -> Option<File> {
         Some(self.file_at(self.path()?, completed))
     }
@@ -259,7 +264,7 @@ mod tests {
         assert!(told.counts(7, at) && told.counts(7, last));
         assert!(!told.counts(8, at) && !told.counts(6, at));
         assert!(!told.counts(7, at.plus(Duration::from_mins(11))));
-        // Told once more, it counts for ten minutes from then on, whether that was recorded or not.
+        // Reported once more, it is accepted for ten minutes from then on, recorded or not.
         for again in [0, 59, 60, 600].map(|seconds| at.plus(Duration::from_secs(seconds))) {
             let stands = if told.stands_for(7, again) {
                 told
