@@ -1,4 +1,4 @@
-//! End-to-end tests: the behaviour of the real program over real sockets, as a client sees it.
+//! Stories: end-to-end tests of the real program over real sockets, from a client's point of view.
 #![expect(
     clippy::unwrap_used,
     reason = "a test that cannot go on should panic where it stands"
