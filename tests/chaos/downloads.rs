@@ -77,9 +77,9 @@ pub(crate) async fn fetch(run: &Run, target: &str, dice: &mut Dice) -> Result<Fe
         ));
         let story = |what: &str| format!("GET {target}: {what}: {head:#?}\n{}", events.join("\n"));
         let total = match head.status {
-            206 => total(&head, start).ok_or_else(|| story("another range"))?,
+            206 => total(&head, start).ok_or_else(|| story("not the requested range"))?,
             200 if start == 0 => head.field("content-length").parse().expect("a number"),
-            _ => return Err(story("not what was asked for")),
+            _ => return Err(story("not the requested content")),
         };
         let etag = head.field("etag").to_owned();
         match &first {

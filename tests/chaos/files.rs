@@ -36,7 +36,7 @@ impl Files {
     pub(crate) fn any(&self, dice: &mut Dice) -> Option<(Published, String)> {
         let files = self.lock();
         let count = u64::try_from(files.len()).expect("a count fits");
-        let place = usize::try_from(dice.within(0..count.max(1))).expect("it is below a count");
+        let place = usize::try_from(dice.within(0..count.max(1))).expect("an index fits");
         files.get(place).cloned()
     }
 

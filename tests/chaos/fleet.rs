@@ -144,5 +144,5 @@ const LINES: usize = 20;
 
 fn throw(dice: &mut Dice, count: usize) -> usize {
     let count = u64::try_from(count).expect("a count fits");
-    usize::try_from(dice.within(0..count)).expect("it is below a count")
+    usize::try_from(dice.within(0..count)).expect("an index fits")
 }

@@ -100,7 +100,7 @@ async fn chaos(arguments: &Arguments, seed: u64) -> Result<Arc<Run>, Broken> {
         end: Instant::now() + Duration::from_secs(arguments.seconds),
     });
     let mut dice = (0..).map(|number| Dice::new(seed.wrapping_add(number << 32)));
-    let mut throw = || dice.next().expect("there is always another");
+    let mut throw = || dice.next().expect("the numbers never end");
 
     let mut clients = JoinSet::new();
     for number in 0..arguments.uploaders {

@@ -399,7 +399,7 @@ impl Upload {
                     return Err(format!("the older request was answered: {response:?}"));
                 }
                 Some(Err(_)) if !run.fleet.was_stopped(node) => {
-                    return Err(format!("the older request at {node:?} still lies there"));
+                    return Err(format!("the older request at {node:?} is still open"));
                 }
                 Some(_) | None => {}
             }

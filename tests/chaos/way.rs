@@ -22,8 +22,8 @@ impl Way {
     pub(crate) fn thrown(dice: &mut Dice) -> Self {
         match dice.within(0..12) {
             0..8 => {
-                let count = u64::try_from(Dialect::ALL.len()).expect("a few");
-                let place = usize::try_from(dice.within(0..count)).expect("a few");
+                let count = u64::try_from(Dialect::ALL.len()).expect("a count fits");
+                let place = usize::try_from(dice.within(0..count)).expect("a count fits");
                 Self::Ietf(Dialect::ALL[place])
             }
             8..10 => Self::Tus,

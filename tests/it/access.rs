@@ -140,7 +140,7 @@ async fn a_server_told_to_be_open_is() {
     let log = server.log();
     assert!(
         log.contains("\"WARN\"") && log.contains("OPEN"),
-        "and says so: {log}"
+        "the log must warn: {log}"
     );
 }
 

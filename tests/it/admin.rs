@@ -100,7 +100,7 @@ async fn a_server_that_is_told_to_end_serves_on_until_load_balancers_have_notice
 
     server.terminate();
     let status = server.ended(PATIENCE).await;
-    assert!(!status.success(), "who says it twice means at once");
+    assert!(!status.success(), "a second signal ends it at once");
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use crate::dialect::Dialect;
 /// Sends bytes on a new connection. Returns the status of every answer until the server closes.
 async fn answers(server: &TestServer, wire: &[u8]) -> Vec<u16> {
     let Client::Http1(mut connection) = server.client(Version::Http1).await else {
-        unreachable!("asked for")
+        unreachable!("this version was requested")
     };
     // The server may stop reading before the end.
     let _ = connection.send_raw(wire).await;
@@ -280,7 +280,7 @@ async fn noise_is_survived() {
             wire[at] = u8::try_from(dice.within(0..256)).unwrap();
         }
         let Client::Http1(mut connection) = server.client(Version::Http1).await else {
-            unreachable!("asked for")
+            unreachable!("this version was requested")
         };
         let _ = connection.send_raw(&wire).await;
         let _ = connection.half_close().await;

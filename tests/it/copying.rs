@@ -218,7 +218,7 @@ async fn a_blob_that_rotted_is_not_copied() {
     assert!(said.contains(key), "{said}");
     let server = there.serve().await;
     let missing = server.request(Request::get("/files/a.bin")).await;
-    assert_eq!(missing.status(), 404, "nothing is half there");
+    assert_eq!(missing.status(), 404, "no partial file is there");
 }
 
 /// Returns the path of the only published blob.

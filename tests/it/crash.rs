@@ -204,16 +204,23 @@ impl Attempt {
         if self.completed {
             let get = server.request(Request::get(&self.path)).await;
             if get.status() != 200 {
-                return Some(format!("completed, and now {}: {self:?}", get.status()));
+                return Some(format!(
+                    "completed, but GET answers {}: {self:?}",
+                    get.status()
+                ));
             }
         }
         let upload = self.upload.as_ref()?;
         let head = server.request(self.dialect.head(upload)).await;
         if head.status() != 204 {
-            return Some(format!("known, and now {}: {self:?}", head.status()));
+            return Some(format!(
+                "created, but HEAD answers {}: {self:?}",
+                head.status()
+            ));
         }
         let offset = head.offset();
-        (offset < self.acknowledged).then(|| format!("{offset} is less than was told: {self:?}"))
+        (offset < self.acknowledged)
+            .then(|| format!("{offset} is below the acknowledged offset: {self:?}"))
     }
 
     /// Completes the upload and compares the content.

@@ -180,7 +180,7 @@ async fn many_ranges_are_parts_of_one_answer() {
         let kind = response.field("content-type");
         let boundary = kind
             .strip_prefix("multipart/byteranges; boundary=")
-            .expect("its type");
+            .expect("the media type of several ranges");
         let found = parts(&response.body, boundary.trim_matches('"'));
 
         let expected = [(0, 10), (500_000, 500_100), (999_995, 1_000_000)];
@@ -369,7 +369,7 @@ async fn a_download_over_a_network_that_breaks_is_completed_by_ranges() {
 async fn requests_that_come_together_are_answered_in_order() {
     let server = serving().await;
     let Client::Http1(mut connection) = server.client(Version::Http1).await else {
-        unreachable!("asked for")
+        unreachable!("this version was requested")
     };
     let mut wire = String::new();
     for start in 0..20 {

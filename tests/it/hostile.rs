@@ -149,7 +149,7 @@ async fn answers_over_http1_that_nobody_reads_are_bounded() {
         let mut open = Vec::new();
         for _ in 0..400 {
             let Client::Http1(mut connection) = server.client(Version::Http1).await else {
-                unreachable!("asked for")
+                unreachable!("this version was requested")
             };
             let request = Request::get("/files/large");
             connection.begin(&request).await.unwrap();

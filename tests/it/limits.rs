@@ -180,7 +180,7 @@ async fn a_slow_client_is_no_idle_one() {
         .await;
     let content = Content::new(75, 3_000);
     let Client::Http1(mut connection) = server.client(Version::Http1).await else {
-        unreachable!("asked for")
+        unreachable!("this version was requested")
     };
     connection
         .begin(&Request::put("/files/slow").announcing(content.length()))
@@ -202,7 +202,7 @@ async fn a_request_head_must_come_to_an_end() {
         .start()
         .await;
     let Client::Http1(mut connection) = server.client(Version::Http1).await else {
-        unreachable!("asked for")
+        unreachable!("this version was requested")
     };
     connection
         .send_raw(b"GET /files/a HTTP/1.1\r\nHost: local")

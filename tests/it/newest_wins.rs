@@ -170,6 +170,6 @@ async fn many_that_compete_leave_the_content_exact() {
     let contenders = (0..6).map(contender);
     let all = futures::future::join_all(contenders);
     // On S3, every takeover costs a few requests.
-    within(tests::PATIENCE * 4, "somebody completes the upload", all).await;
+    within(tests::PATIENCE * 4, "one client completes the upload", all).await;
     assert_file(&server, "/files/contended", content).await;
 }

@@ -197,7 +197,7 @@ async fn many_that_compete_on_all_nodes_leave_the_content_exact() {
     let all = futures::future::join_all((0..6).map(contender));
     within(
         tests::PATIENCE * 4,
-        "somebody completes the upload",
+        "one client completes the upload",
         Box::pin(all),
     )
     .await;

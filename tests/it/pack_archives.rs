@@ -172,7 +172,10 @@ enum Has<'a> {
 fn check_files(found: &Files, tree: &Files, has: &Has<'_>, what: &str) {
     let held = match has {
         Has::All => {
-            assert!(found == tree, "{what} has not all files");
+            assert!(
+                found == tree,
+                "{what} must hold exactly the published files"
+            );
             return;
         }
         Has::Lacking(held) => digests(held),

@@ -256,7 +256,7 @@ fn position(whole: &[u8], part: &[u8]) -> usize {
     whole
         .windows(part.len())
         .position(|window| window == part)
-        .expect("it is there")
+        .expect("the part is in it")
 }
 
 /// Reads all of an archive of more than 4 GiB with every program.

@@ -118,7 +118,7 @@ async fn a_download_cut_a_hundred_times_is_exact() {
     }
     assert!(
         download.bytes.len() > whole.len() / 4,
-        "much came in pieces"
+        "more than a quarter arrives in pieces"
     );
     proxy.set(Flow::default(), Flow::default());
     let mut client = Client::open(proxy.address(), Version::Http1).await;
@@ -172,7 +172,7 @@ async fn curl_continues_an_archive_from_a_server_that_dies() {
             break;
         }
         cuts += 1;
-        assert!(cuts < 60, "it goes on each time");
+        assert!(cuts < 60, "each attempt makes progress");
         if cuts % 3 == 0 {
             server.kill().await;
             server.restart().await;
@@ -351,7 +351,7 @@ async fn what_is_downloaded_while_versions_come_and_go_is_exact() {
             server.request(Request::delete(retired)).await.expect(204);
         }
         tell.send(number).unwrap();
-        eventually("the clients go on", || async {
+        eventually("the clients download", || async {
             let downloads = seen.lock().unwrap().downloads;
             (downloads >= number * DOWNLOADS).then_some(())
         })
@@ -411,8 +411,11 @@ async fn a_download_whose_version_is_deleted_meanwhile_is_cut_and_not_wrong() {
     })
     .await;
     for (mut client, whole) in begun {
-        let cut = client.response().await.expect_err("most of it is gone");
-        let (head, part) = cut.partial.expect("it had begun");
+        let cut = client
+            .response()
+            .await
+            .expect_err("most of the body is lost");
+        let (head, part) = cut.partial.expect("the answer had begun");
         assert_eq!(head.field("content-length"), whole.len().to_string());
         assert!(part.len() < whole.len() && whole.starts_with(&part));
     }

@@ -15,7 +15,7 @@ async fn slow_heads_keep_nobody_out() {
     let mut slow = Vec::new();
     for _ in 0..60 {
         let Client::Http1(mut connection) = server.client(Version::Http1).await else {
-            unreachable!("asked for")
+            unreachable!("this version was requested")
         };
         // The server may have closed the connection already.
         let _ = connection.send_raw(b"GET /files/a HTTP/1.1\r\nA: ").await;

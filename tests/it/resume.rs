@@ -65,7 +65,7 @@ async fn a_body_that_ends_early_is_kept_and_the_upload_stays_open() {
     let content = Content::new(21, 300_000);
     for dialect in Dialect::ALL {
         let Client::Http1(mut connection) = server.client(Version::Http1).await else {
-            unreachable!("asked for")
+            unreachable!("this version was requested")
         };
         let put = Request::put("/files/short").announcing(content.length());
         connection.begin(&dialect.create(put, true)).await.unwrap();

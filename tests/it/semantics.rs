@@ -321,7 +321,7 @@ async fn a_malformed_digest_in_a_trailer_is_refused() {
     let server = TestServer::start().await;
     for trailer in ["Repr-Digest: sha-256", "Content-Digest: sha-256=:AAAA:"] {
         let Client::Http1(mut connection) = server.client(Version::Http1).await else {
-            unreachable!("asked for")
+            unreachable!("this version was requested")
         };
         let name = trailer.split_once(':').unwrap().0;
         let wire = format!(

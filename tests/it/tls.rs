@@ -50,7 +50,7 @@ async fn plain_text_on_the_tls_port_harms_nobody() {
 async fn many_requests_share_one_connection() {
     let server = TestServer::setup().tls().start().await;
     let Client::Http2(mut connection, _) = server.client(Version::Http2).await else {
-        unreachable!("asked for")
+        unreachable!("this version was requested")
     };
     let mut exchanges = Vec::new();
     for number in 0..40 {
@@ -72,7 +72,7 @@ async fn many_requests_share_one_connection() {
 async fn a_stream_that_is_reset_does_not_disturb_its_neighbours() {
     let server = TestServer::setup().tls().start().await;
     let Client::Http2(mut connection, _) = server.client(Version::Http2).await else {
-        unreachable!("asked for")
+        unreachable!("this version was requested")
     };
     let dialect = Dialect::Interop6;
     let content = Content::new(112, 400_000);

@@ -268,7 +268,7 @@ async fn an_upload_of_a_version_not_known_here_is_a_plain_one() {
 async fn a_client_of_http_1_0_never_sees_an_interim_response() {
     let server = TestServer::start().await;
     let Client::Http1(mut connection) = server.client(Version::Http1).await else {
-        unreachable!("asked for")
+        unreachable!("this version was requested")
     };
     let head = "PUT /files/old HTTP/1.0\r\nHost: localhost\r\nUpload-Complete: ?1\r\nContent-Length: 5\r\n\r\nhello";
     connection.expect_answer_to("PUT");
@@ -510,7 +510,7 @@ async fn the_list_of_files_is_in_path_order_and_comes_in_pages() {
         .expect(200)
         .json();
     assert_eq!(paths(&first), ["b/1", "b/2"]);
-    let cursor = first["cursor"].as_str().expect("there is more");
+    let cursor = first["cursor"].as_str().expect("there is a next page");
     let target = format!("/files?prefix=b/&limit=2&cursor={cursor}");
     let second = server
         .request(Request::get(target))

@@ -72,7 +72,7 @@ async fn ios_begins_again_when_its_upload_is_gone() {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "a seed that is not told is lost")]
+#[expect(clippy::print_stderr, reason = "the seed repeats a failed run")]
 async fn cut_again_and_again(release: Release) {
     let server = TestServer::start().await;
     let phones = (0..PHONES).map(|seed| phone(&server, release, seed));

@@ -300,7 +300,7 @@ async fn dead_letters_are_listed_and_replayed() {
         server.request(put).await.expect(201);
         ids.push(receiver.next().await.id().to_owned());
     }
-    let listed = eventually("all are given up", || async {
+    let listed = eventually("all events are dead", || async {
         let list = ask(admin, &Request::get("/events/dead")).await.expect(200);
         let list = list.json();
         (list["events"].as_array().unwrap().len() == 3).then_some(list)

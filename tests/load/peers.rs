@@ -29,7 +29,7 @@ pub(crate) enum Kind {
     Nginx,
     /// A loop from the socket to a file, synced before the answer. Uploads only.
     Bare,
-    /// Longhaul, for rows in which the IETF's protocol offers a choice that tus does not.
+    /// Longhaul over the IETF's protocol instead of tus, in rows that allow either.
     LonghaulIetf,
     /// @tus/server from npm. Resumable uploads only.
     TusServer,

@@ -40,7 +40,7 @@ pub(crate) enum Row {
     UploadSmall16,
     /// 1,000 slow transfers at once, half up and half down: memory
     Slow1000,
-    /// A zip of 10,000 files, which ours makes as it sends, one after the other
+    /// Zips of 10,000 files, which Longhaul generates as it sends, one after the other
     Archive1,
     /// Random ranges of 1 MiB of that zip over 32 connections
     ArchiveRange32,
@@ -300,7 +300,7 @@ fn exchanges(
         | Row::Resumable1
         | Row::Resumable8
         | Row::ResumableParts
-        | Row::ResumableSmall16 => unreachable!("they have clients of their own"),
+        | Row::ResumableSmall16 => unreachable!("other functions measure these rows"),
     })
 }
 

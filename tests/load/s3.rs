@@ -2,8 +2,8 @@
 //! same run.
 //!
 //! The S3 server, PostgreSQL and Longhaul share the servers' core, and the client has the other.
-//! The AWS command line shares the core with no other than its S3 server: the loss of Longhaul
-//! against it is the cost of a server in between.
+//! For the AWS command line, the S3 server has that core to itself: the loss of Longhaul against it
+//! is the cost of a server in between.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -254,7 +254,7 @@ fn write_file(path: &Path) -> io::Result<()> {
     const PIECE: u64 = 1 << 20;
     let content = Content::new(3, LARGE);
     let mut file = File::create(path)?;
-    for start in (0..LARGE).step_by(usize::try_from(PIECE).expect("it fits")) {
+    for start in (0..LARGE).step_by(usize::try_from(PIECE).expect("a small number")) {
         io::Write::write_all(&mut file, &content.slice(start..start + PIECE))?;
     }
     Ok(())

@@ -53,7 +53,7 @@ impl Content {
         let mut rest = buffer;
         while !rest.is_empty() {
             let word = word(self.seed, position / 8).to_le_bytes();
-            let within = usize::try_from(position % 8).expect("below eight");
+            let within = usize::try_from(position % 8).expect("a remainder of 8 fits");
             let count = rest.len().min(8 - within);
             let (now, later) = rest.split_at_mut(count);
             now.copy_from_slice(&word[within..within + count]);
@@ -132,7 +132,7 @@ impl Dice {
 
     /// Returns the next number in `range`, which must not be empty.
     pub fn within(&mut self, range: Range<u64>) -> u64 {
-        assert!(range.start < range.end, "nothing to throw in {range:?}");
+        assert!(range.start < range.end, "{range:?} is empty");
         self.thrown += 1;
         range.start + word(self.seed, self.thrown) % (range.end - range.start)
     }

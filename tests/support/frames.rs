@@ -70,7 +70,7 @@ fn head(stream: u32, method: &str, target: &str, flags: u8) -> Vec<u8> {
         // Literal, not indexed, no Huffman (RFC 7541 §6.2.2).
         block.push(0);
         for text in [name, value] {
-            block.push(u8::try_from(text.len()).expect("short texts"));
+            block.push(u8::try_from(text.len()).expect("names and values are short"));
             block.extend(text.as_bytes());
         }
     }

@@ -67,7 +67,7 @@ impl Process {
     /// Resets [`Process::peak`] to the current memory.
     pub fn forget_peak(self) {
         // proc_pid_clear_refs(5): 5 resets the peak to what is resident now.
-        std::fs::write(self.file("clear_refs"), "5").expect("a parent may do so to its child");
+        std::fs::write(self.file("clear_refs"), "5").expect("a parent may reset its child's peak");
     }
 
     /// Returns the maximum of resident memory in bytes; zero once the process has ended.

@@ -67,7 +67,7 @@ impl Proxy {
                 let Ok((client, _)) = listener.accept().await else {
                     return;
                 };
-                let flows = *rules.lock().expect("nobody panics with the lock");
+                let flows = *rules.lock().expect("no thread panics with the lock held");
                 connections.spawn(pass(client, server, flows));
             }
         });
@@ -85,7 +85,10 @@ impl Proxy {
 
     /// Changes the flows of future connections.
     pub fn set(&self, up: Flow, down: Flow) {
-        *self.flows.lock().expect("nobody panics with the lock") = Flows { up, down };
+        *self
+            .flows
+            .lock()
+            .expect("no thread panics with the lock held") = Flows { up, down };
     }
 }
 

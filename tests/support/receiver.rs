@@ -123,7 +123,10 @@ impl Receiver {
 
     /// Sets the reply to the next message without one.
     pub fn reply(&self, reply: Reply) {
-        let mut replies = self.replies.lock().expect("nobody panics with the lock");
+        let mut replies = self
+            .replies
+            .lock()
+            .expect("no thread panics with the lock held");
         replies.push_back(reply);
     }
 
@@ -151,7 +154,7 @@ async fn serve(
     while let Some(message) = receive(&mut stream, &mut read).await {
         let told = replies
             .lock()
-            .expect("nobody panics with the lock")
+            .expect("no thread panics with the lock held")
             .pop_front();
         // Fails if the test has ended.
         let _ = tell.send(message);

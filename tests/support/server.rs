@@ -193,7 +193,7 @@ impl TestServer {
         log.lines()
             .rev()
             .find_map(said)
-            .expect("it says so before it says where it listens")
+            .expect("the admin address is logged before the other one")
     }
 
     /// Returns the URL of `target`, for real clients.
@@ -289,7 +289,7 @@ impl TestServer {
 
     /// Starts the program again on the same data and the same port; it must have ended.
     pub async fn restart(&mut self) {
-        let over = self.child.try_wait().expect("our own child can be asked");
+        let over = self.child.try_wait().expect("a parent can query its child");
         assert!(over.is_some(), "restart() comes after kill() or ended()");
         let listen = self.address.to_string();
         let (child, address) = launch(&self.setup, self.directory.path(), &listen, &self.log).await;
@@ -354,12 +354,12 @@ impl Drop for TestServer {
 
 impl Log {
     fn add(&self, line: &str) {
-        let mut lines = self.0.lock().expect("nobody panics with the lock");
+        let mut lines = self.0.lock().expect("no thread panics with the lock held");
         lines.push(line.to_owned());
     }
 
     fn text(&self) -> String {
-        let lines = self.0.lock().expect("nobody panics with the lock");
+        let lines = self.0.lock().expect("no thread panics with the lock held");
         lines.join("\n")
     }
 
@@ -451,7 +451,7 @@ fn spawn(
         command.arg("--config").arg(file);
     }
     let mut child = command.spawn().expect("the program can be started");
-    let stderr = child.stderr.take().expect("it is piped");
+    let stderr = child.stderr.take().expect("standard error is piped");
     std::thread::spawn(move || each_line(stderr, &mut hear));
     child
 }
@@ -487,7 +487,7 @@ async fn launch(setup: &Setup, directory: &Path, listen: &str, log: &Log) -> (Ch
         told.wait_for(Option::is_some),
     )
     .await;
-    let Ok(address) = address.map(|address| address.expect("waited for")) else {
+    let Ok(address) = address.map(|address| address.expect("the wait is for an address")) else {
         let status = ended(&mut child, PATIENCE, log).await;
         panic!("the program gave up ({status}):\n{}", log.text());
     };
@@ -509,7 +509,7 @@ fn said_address(line: &str, message: &str) -> Option<SocketAddr> {
 async fn ended(child: &mut Child, limit: Duration, log: &Log) -> ExitStatus {
     let end = async {
         loop {
-            if let Some(status) = child.try_wait().expect("our own child can be asked") {
+            if let Some(status) = child.try_wait().expect("a parent can query its child") {
                 return status;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -95,7 +95,7 @@ impl Stores {
             database: (metadata == Metadata::Postgres).then(|| Arc::new(Database::fresh())),
             bucket: (blobs == Blobs::S3).then(|| Arc::new(Bucket::fresh())),
         });
-        made.await.expect("nothing stops it")
+        made.await.expect("the task is not cancelled")
     }
 
     /// Returns the environment variables that configure these stores.
@@ -296,8 +296,11 @@ pub async fn restart_postgres(mode: StopMode) {
             .status()
     };
     let restarted = tokio::task::spawn_blocking(restart).await;
-    let status = restarted.expect("nothing stops it");
-    assert!(status.expect("it can be started").success(), "{mode}");
+    let status = restarted.expect("the task is not cancelled");
+    assert!(
+        status.expect("the command can be started").success(),
+        "{mode}"
+    );
 }
 
 /// A bucket in the S3 server of this test program.

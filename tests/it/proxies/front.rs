@@ -241,7 +241,11 @@ pub(crate) fn nginx_file(address: SocketAddr, nodes: [SocketAddr; 2], directory:
 
 /// Replaces the only occurrence of `old`.
 fn put(text: &mut String, old: &str, new: &str) {
-    assert_eq!(text.matches(old).count(), 1, "{old} stands once");
+    assert_eq!(
+        text.matches(old).count(),
+        1,
+        "{old:?} must occur exactly once"
+    );
     *text = text.replace(old, new);
 }
 

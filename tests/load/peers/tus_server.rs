@@ -28,7 +28,7 @@ pub(crate) fn start(directory: &Path) -> anyhow::Result<(Child, u16)> {
         .stdout(Stdio::piped())
         .spawn()
         .context("failed to start node")?;
-    let stdout = child.stdout.take().context("it is piped")?;
+    let stdout = child.stdout.take().context("standard output is piped")?;
     let mut line = String::new();
     BufReader::new(stdout).read_line(&mut line)?;
     let port = line
