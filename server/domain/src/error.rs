@@ -16,7 +16,7 @@ pub use self::packs::{EntryFault, PackError};
 /// An error of a use case.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// The request broke a rule of its protocol.
+    /// The request violates a rule of its protocol.
     #[error("the request broke a rule")]
     Rejected(#[source] Rejection),
     /// The thing does not exist, or this principal may not know of it.
@@ -37,16 +37,16 @@ pub enum Error {
         /// The reason to show to the client, if any: a bounded text of one line.
         detail: Option<String>,
     },
-    /// A precondition on the target does not hold.
+    /// A precondition on the target is false.
     #[error("the precondition does not hold")]
     PreconditionFailed,
     /// A newer request for the same upload has taken over.
     #[error("a newer request has taken over")]
     Superseded,
-    /// The client stopped sending in the middle of a body. What arrived is kept.
+    /// The client stopped sending in the middle of a body. The received bytes are kept.
     #[error("the client stopped sending")]
     ClientGone,
-    /// The server is shutting down. What arrived is kept.
+    /// The server is shutting down. The received bytes are kept.
     #[error("the server is shutting down")]
     Draining,
     /// The server already does too much of this.
@@ -61,7 +61,7 @@ pub enum Error {
         /// The corrupt thing.
         what: String,
     },
-    /// A rule of packs was broken.
+    /// The request violates a rule of packs.
     #[error("the request about a pack is refused")]
     Pack(#[source] PackError),
     /// A store refuses, and will until its operator changes something: retrying does not help.

@@ -58,7 +58,8 @@ pub(crate) enum Met {
 pub(crate) struct Turn {
     holders: Arc<Holders>,
     id: UploadId,
-    /// Dropped under the map's lock, so that the last request to release the upload can tell.
+    /// Dropped under the map's lock, so that the last request to release the upload can detect that
+    /// it is the last.
     queue: Option<Arc<Queue>>,
     overtaken: CancellationToken,
     guard: Option<OwnedMutexGuard<()>>,

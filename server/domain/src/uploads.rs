@@ -181,8 +181,8 @@ pub struct Addition {
 /// Receives reports on an upload while a request's body is still arriving. Implementations do not
 /// block.
 pub trait ProgressSink: Debug + Send + Sync {
-    /// Reports that the upload resource exists, durably. Returns true if this tells the client its
-    /// URL.
+    /// Reports that the upload resource exists, durably. Returns true if the client thereby learns
+    /// its URL.
     fn created(&self, upload: &Upload) -> bool;
     /// Reports that all bytes below `offset` are durable.
     fn progressed(&self, offset: u64);
@@ -191,7 +191,7 @@ pub trait ProgressSink: Debug + Send + Sync {
 /// Result of a request that brought bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The upload is incomplete and can go on.
+    /// The upload is incomplete and can be resumed.
     Partial(Upload),
     /// The upload is complete.
     Complete(Upload, Completed),

@@ -1,4 +1,4 @@
-//! Broken rules of packs.
+//! Errors of requests about packs.
 
 use archive::{EntryPath, UnpackFault};
 
@@ -47,7 +47,7 @@ pub enum PackError {
         /// The newest version.
         latest: Option<u64>,
     },
-    /// The draft is published and takes no more content.
+    /// The draft is published and accepts no more content.
     #[error("the draft is published as version {version}")]
     Published {
         /// The version that the draft became.

@@ -162,10 +162,11 @@ pub struct Lease {
 /// Stores facts. Each method is one transaction: when it returns, its effect is complete and
 /// durable, or there is none.
 ///
-/// Blobs are counted here by need: a blob is *needed* while an open upload grows it, or while a
-/// file, a version or a draft consists of it, and *doomed* from the moment that its last owner is
-/// deleted, until [`MetadataStore::forget_blob`]. A doomed blob is never needed again. The blob of
-/// an upload that ends is not doomed but forgotten at once: nobody reads it.
+/// Blobs are counted here by need: a blob is *needed* while an open upload grows it, a file
+/// consists of it, or a version or draft holds it ([`PackStore`](crate::PackStore)), and *doomed*
+/// once the last of them is gone, until [`MetadataStore::forget_blob`]. A doomed blob is never
+/// needed again. The blob of an upload that ends is not doomed but forgotten at once: nobody reads
+/// it.
 ///
 /// Counts are at most 2⁶³ − 1; every method returns [`MetadataError::Full`] for a greater one.
 ///

@@ -196,7 +196,7 @@ impl Shared {
             let part = tokio::select! {
                 biased;
                 error = stops.given() => return Err(error),
-                // Cancel safe: nobody reads on.
+                // Cancel safe: after an error, the body is not read further.
                 part = body.next() => part,
             };
             match part.transpose()? {

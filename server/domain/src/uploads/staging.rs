@@ -123,7 +123,7 @@ pub(super) async fn digest_of(
         let bytes = tokio::select! {
             biased;
             error = stops.given() => return Err(error),
-            // Cancel safe: nobody reads on.
+            // Cancel safe: after an error, the stream is not read further.
             bytes = stored.next() => bytes,
         };
         let Some(bytes) = bytes else {

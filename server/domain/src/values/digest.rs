@@ -1,4 +1,5 @@
-//! The digest that names a representation: SHA-256, computed as bytes arrive and resumable across restarts.
+//! The digest that names a representation: SHA-256, computed as bytes arrive and resumable across
+//! restarts.
 
 use bytes::Bytes;
 use protocol::digest::{Algorithm, Stated};

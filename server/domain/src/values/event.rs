@@ -44,7 +44,7 @@ impl Display for EventKind {
     }
 }
 
-/// A text that names no kind of event.
+/// A text that is not the name of a kind of event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a kind of event")]
 pub struct InvalidKind;

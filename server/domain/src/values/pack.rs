@@ -18,13 +18,13 @@ pub struct PackVersion {
     pub size: u64,
     /// The catalogue as canonical JSON; its digest names the version's content.
     pub catalogue: Content,
-    /// The same, compressed by gzip.
+    /// The catalogue compressed by gzip.
     pub catalogue_gzip: Content,
     /// The catalogue compressed by zstd.
     pub catalogue_zstd: Content,
-    /// The table of the forms of its files ([`archive::Forms`]).
+    /// Table of the forms of its files ([`archive::Forms`]).
     pub forms: Content,
-    /// The table of the places of its files.
+    /// Table of the places of its files.
     pub places: Content,
     /// The time at which it was published.
     pub published_at: Timestamp,

@@ -155,11 +155,11 @@ pub enum Product {
 /// States of an upload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UploadState {
-    /// It can grow.
+    /// The upload can grow.
     Open(Progress),
     /// All bytes have arrived, and its product is published.
     Complete(Completed),
-    /// It will never be complete, or its client has deleted it.
+    /// The upload will never be complete, or its client has deleted it.
     Gone(Gone),
 }
 
@@ -192,7 +192,7 @@ pub struct Completed {
 pub enum Gone {
     /// The client cancelled it, or deleted it once it was complete.
     Cancelled,
-    /// It made no progress for too long.
+    /// The upload made no progress for too long.
     Expired,
     /// A request made it invalid, such as by exceeding its length.
     Invalid,
