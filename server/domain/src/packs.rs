@@ -1,11 +1,14 @@
 //! Packs: trees of files that are published as numbered versions and never change.
 //!
-//! *Publishing.* A client drafts a tree ([`create_draft`](crate::Authorized::create_draft)), learns which contents the server lacks, uploads them as
-//! archives (`unpacking`), and publishes ([`publish`](crate::Authorized::publish)). Contents are stored by their digests: small ones together in
-//! segments (`unpacking::segments`), large ones by themselves, each as it is and, where that pays, deflated.
+//! *Publishing.* A client drafts a tree ([`create_draft`](crate::Authorized::create_draft)), learns
+//! which contents the server lacks, uploads them as archives (`unpacking`), and publishes the draft
+//! ([`publish`](crate::Authorized::publish)). Contents are stored by their digests: small ones
+//! together in segments (`unpacking::segments`), large ones in blobs of their own; each raw and,
+//! where that pays, deflated as well.
 //!
-//! *Reading.* A version is loaded whole into memory (`versions`): its catalogue, the forms of its files and their places. Archives
-//! are virtual: an [`archive::Layout`] says which bytes there are, and `archives` reads them from where they lie.
+//! *Reading.* A version is loaded whole into memory (`versions`): its catalogue, the forms of its
+//! files and their places. Archives are virtual: an [`archive::Layout`] determines their bytes, and
+//! `archives` reads these from the blobs that hold the contents.
 
 mod archives;
 mod documents;
@@ -123,7 +126,7 @@ impl Config {
     }
 }
 
-/// The packs of this server.
+/// The service that publishes packs and serves them.
 #[derive(Debug, Clone)]
 pub struct Packs {
     pub(crate) shared: Arc<Shared>,
@@ -143,26 +146,26 @@ pub(crate) struct Shared {
     outbox: Outbox,
 }
 
-/// What packs work with.
+/// Dependencies of [`Packs`].
 #[derive(Debug)]
 pub struct Means {
-    /// Where their bytes are.
+    /// Store of the contents and documents.
     pub blobs: Arc<dyn BlobStore>,
-    /// Where the facts are.
+    /// Store of the drafts, versions and places of contents.
     pub facts: Arc<dyn PackStore>,
-    /// The time.
+    /// Clock that dates drafts and versions.
     pub clock: Arc<dyn Clock>,
-    /// Makes names.
+    /// Source of random blob keys and draft ids.
     pub randomness: Arc<dyn Randomness>,
-    /// Makes the events that tell of new versions.
+    /// Outbox for the events that announce new versions.
     pub outbox: Outbox,
-    /// The server's memory, of which archives and documents that are taken in have half.
+    /// The server's memory. Half of it is for uploaded archives and documents.
     pub memory: Budget,
 }
 
 impl Packs {
-    /// Packs that are kept in these stores. Catalogues are signed where there is a key, which is what the file named by
-    /// [`Config::signing_key`] holds.
+    /// Creates the service on these stores. Catalogues are signed if there is a key, which is read
+    /// from the file that [`Config::signing_key`] names.
     pub fn new(
         means: Means,
         config: Config,
@@ -192,7 +195,8 @@ impl Packs {
         }
     }
 
-    /// Gives up to `limit` drafts up whose time is up, and forgets registered needs; returns how many of both.
+    /// Deletes up to `limit` expired drafts, and up to `limit` expired needs. Returns the number of
+    /// both.
     pub(crate) async fn expire(&self, limit: usize) -> Result<usize, Error> {
         let facts = &self.shared.facts;
         let now = self.shared.clock.now();
@@ -213,7 +217,7 @@ impl Packs {
     }
 }
 
-/// Digests of many contents, looked up in turns of bounded length.
+/// Looks contents up by their digests, in queries of bounded length. Returns those that are stored.
 async fn look_up(
     facts: &dyn PackStore,
     sha256s: &[Sha256Digest],
