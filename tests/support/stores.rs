@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use self::postgres_server::postgres_server;
 use self::s3_server::s3_server;
 
-#[path = "../../server/metadata/tests/cluster/server.rs"]
+#[path = "../../server/testing/src/postgres/server.rs"]
 mod postgres_server;
 #[path = "../../server/blobs/tests/s3_server/mod.rs"]
 mod s3_server;

@@ -15,7 +15,6 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub mod fs;
-pub mod memory;
 pub mod s3;
 
 /// Which store keeps the bytes.

@@ -3,7 +3,7 @@
 //! - *Values* ([`file`], [`upload`], [`pack`], [`event`], …) are recorded and passed on. They
 //!   depend on neither ports nor services.
 //! - *Ports* ([`BlobStore`], [`MetadataStore`], …) name values only, and document the contract of
-//!   an adapter; `testing` (feature `testing`) holds the suites that check it.
+//!   an adapter; the crate `testing` holds the suites that check it.
 //! - *Services* ([`Uploads`], [`Files`], [`Packs`], …) use both. Services that act for a client are
 //!   reached only through [`Authorized`].
 
@@ -25,8 +25,6 @@ pub mod leases;
 pub mod outbox;
 pub mod packs;
 pub mod supervisor;
-#[cfg(feature = "testing")]
-pub mod testing;
 pub mod uploads;
 pub mod webhooks;
 

@@ -134,16 +134,34 @@ pub struct Packs {
 
 #[derive(Debug)]
 pub(crate) struct Shared {
+    library: Library,
     blobs: Arc<dyn BlobStore>,
     facts: Arc<dyn PackStore>,
     clock: Arc<dyn Clock>,
     randomness: Arc<dyn Randomness>,
     config: Config,
     signing_key: Option<ed25519_dalek::SigningKey>,
-    versions: Versions,
-    layouts: Layouts,
     turns: Turns,
     outbox: Outbox,
+}
+
+/// Published versions and their archives, read from where they lie.
+#[derive(Debug)]
+struct Library {
+    blobs: Arc<dyn BlobStore>,
+    versions: Versions,
+    layouts: Layouts,
+}
+
+impl Library {
+    /// Reads versions out of `blobs`. Keeps versions and layouts in use within so many bytes each.
+    fn new(blobs: Arc<dyn BlobStore>, version_memory: u64, layout_memory: u64) -> Self {
+        Self {
+            blobs,
+            versions: Versions::new(version_memory),
+            layouts: Layouts::new(layout_memory),
+        }
+    }
 }
 
 /// Dependencies of [`Packs`].
@@ -181,8 +199,11 @@ impl Packs {
         } = means;
         Self {
             shared: Arc::new(Shared {
-                versions: Versions::new(config.version_memory.as_u64()),
-                layouts: Layouts::new(config.layout_memory.as_u64()),
+                library: Library::new(
+                    Arc::clone(&blobs),
+                    config.version_memory.as_u64(),
+                    config.layout_memory.as_u64(),
+                ),
                 turns: Turns::new(config.max_unpacking, config.unpacking_wait, &memory),
                 blobs,
                 facts,

@@ -9,7 +9,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use blobs::memory::MemoryStore;
 use bytes::Bytes;
 use domain::access::{Config as AccessConfig, Credential, Gate};
 use domain::body::{BodyFault, BodyPart, UploadBody};
@@ -17,7 +16,6 @@ use domain::cleanup::{self, Janitor};
 use domain::clock::FollowingClock;
 use domain::file::{Description, WriteCondition};
 use domain::ids::SystemRandomness;
-use domain::testing::{ManualClock, MemoryMetadataStore};
 use domain::upload::{Upload, UploadState};
 use domain::uploads::{self, Addition, Creation, Outcome, ProgressSink};
 use domain::{
@@ -28,6 +26,8 @@ use futures::{StreamExt as _, stream};
 use proptest::prelude::*;
 use protocol::digest::StatedDigests;
 use protocol::upload::{Append, Completion, Create, Overrun, Repeat};
+use testing::MemoryBlobStore;
+use testing::{ManualClock, MemoryMetadataStore};
 
 /// Longer than any pause within a history but the ones that are meant to expire uploads.
 const LIFETIME: Duration = Duration::from_secs(1000);
@@ -337,7 +337,7 @@ impl ProgressSink for Silent {
 /// The real thing, on stores that outlive a process.
 struct World {
     clock: Arc<ManualClock>,
-    blobs: MemoryStore,
+    blobs: MemoryBlobStore,
     metadata: Arc<MemoryMetadataStore>,
     nodes: [Uploads; 2],
     /// Which node the next request comes to.
@@ -348,7 +348,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let clock = Arc::new(ManualClock::default());
-        let blobs = MemoryStore::new(Arc::clone(&clock) as Arc<dyn Clock>);
+        let blobs = MemoryBlobStore::new(Arc::clone(&clock) as Arc<dyn Clock>);
         let metadata = Arc::new(MemoryMetadataStore::default());
         let nodes = Self::processes(&clock, &blobs, &metadata);
         Self {
@@ -363,7 +363,7 @@ impl World {
 
     fn processes(
         clock: &Arc<ManualClock>,
-        blobs: &MemoryStore,
+        blobs: &MemoryBlobStore,
         metadata: &Arc<MemoryMetadataStore>,
     ) -> [Uploads; 2] {
         [(); 2].map(|()| Self::process(clock, blobs, metadata))
@@ -371,7 +371,7 @@ impl World {
 
     fn process(
         clock: &Arc<ManualClock>,
-        blobs: &MemoryStore,
+        blobs: &MemoryBlobStore,
         metadata: &Arc<MemoryMetadataStore>,
     ) -> Uploads {
         let memory = budget::Budget::new(1 << 30);

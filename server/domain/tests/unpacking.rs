@@ -14,8 +14,8 @@ use domain::Error;
 use domain::PackStore as _;
 use domain::error::{EntryFault, PackError};
 use domain::packs;
-use domain::testing::faulty_store::{Fault, Gate, Operation};
 use proptest::test_runner::{Config, TestRunner};
+use testing::faulty_store::{Fault, Gate, Operation};
 
 use crate::archives::{File, file, gzip, noise, pack, streamed_zip, text, tree_of, zstd};
 use crate::facts::{Closing, Fact};

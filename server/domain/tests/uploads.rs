@@ -11,15 +11,11 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use blobs::memory::MemoryStore;
 use bytes::Bytes;
 use domain::body::{BodyFault, BodyPart, UploadBody};
 use domain::digest::{HashState, Sha256Digest};
 use domain::ids::SystemRandomness;
 use domain::metadata_store::Hold;
-use domain::testing::ManualClock;
-use domain::testing::faulty_metadata_store::Operation as Fact;
-use domain::testing::faulty_store::{Fault, Gate as Barrier, Operation};
 use domain::upload::{Gone, Open, Progress, Upload, UploadState};
 use domain::uploads::{self, Addition, Creation, Outcome};
 use domain::{BlobStore as _, Clock as _, Error, MetadataStore as _, UploadId};
@@ -27,6 +23,10 @@ use futures::{StreamExt as _, stream};
 use protocol::digest::{Algorithm, Stated, StatedDigests};
 use protocol::rejection::Rejection;
 use protocol::upload::{Append, Completion, Create, Overrun, Repeat};
+use testing::ManualClock;
+use testing::MemoryBlobStore;
+use testing::faulty_metadata_store::Operation as Fact;
+use testing::faulty_store::{Fault, Gate as Barrier, Operation};
 use tokio::task::JoinHandle;
 
 use self::node::{
@@ -37,7 +37,7 @@ use self::node::{
 /// One process on its stores.
 struct World {
     clock: Arc<ManualClock>,
-    memory: MemoryStore,
+    memory: MemoryBlobStore,
     node: Node,
 }
 

@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use blobs::memory::MemoryStore;
 use budget::Budget;
 use bytes::Bytes;
 use domain::access::{self, Credential, Gate};
@@ -20,9 +19,6 @@ use domain::event::{Event, EventId, EventKind};
 use domain::file::{Description, WriteCondition};
 use domain::gatekeeper::{Amendment, Closed, Gatekeeper, Proposal};
 use domain::ids::SystemRandomness;
-use domain::testing::MemoryMetadataStore;
-use domain::testing::event_store::event;
-use domain::testing::metadata_store::file;
 use domain::upload::{Product, Target, Upload};
 use domain::uploads::{self, Creation, Failure, Hooks, Outcome, ProgressSink};
 use domain::webhooks::{DeadLetters, Means, Schedule, Webhooks};
@@ -33,6 +29,10 @@ use domain::{
 use futures::{StreamExt as _, stream};
 use protocol::digest::StatedDigests;
 use protocol::upload::{Completion, Create, Overrun};
+use testing::MemoryBlobStore;
+use testing::MemoryMetadataStore;
+use testing::event_store::event;
+use testing::metadata_store::file;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -171,7 +171,7 @@ impl World {
     }
 
     fn uploads(&self, gatekeeper: Option<Arc<dyn Gatekeeper>>) -> Authorized<Uploads> {
-        let blobs = Arc::new(MemoryStore::new(Arc::clone(&self.clock)));
+        let blobs = Arc::new(MemoryBlobStore::new(Arc::clone(&self.clock)));
         let means = packs::Means {
             blobs: Arc::clone(&blobs) as _,
             facts: Arc::clone(&self.store) as Arc<dyn PackStore>,

@@ -37,13 +37,6 @@ mod sqlite;
 mod store;
 mod values;
 
-// The helper of the tests beside names this crate as they do.
-#[cfg(test)]
-extern crate self as metadata;
-#[cfg(test)]
-#[path = "../tests/cluster/mod.rs"]
-mod cluster;
-
 use std::error::Error;
 use std::io;
 use std::num::{NonZeroU32, NonZeroUsize};

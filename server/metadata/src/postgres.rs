@@ -179,9 +179,9 @@ impl Engine for PostgresEngine {
 #[cfg(test)]
 mod tests {
     use sqlx::AssertSqlSafe;
+    use testing::postgres::fresh_schema;
 
     use super::*;
-    use crate::cluster::fresh_schema;
     use crate::{event_sql, pack_lists, pack_sql, sql};
 
     async fn run(database: &mut PgConnection, statement: String) {
@@ -352,7 +352,7 @@ analyze";
 
     #[tokio::test]
     async fn each_statement_finds_its_index() {
-        let config = fresh_schema().await;
+        let config = PostgresConfig::new(fresh_schema().await);
         let store = PostgresEngine::open(&config).await.unwrap();
         let mut connection = store.pool.acquire().await.unwrap();
         run(&mut connection, FILL.to_owned()).await;

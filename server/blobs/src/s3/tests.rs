@@ -33,7 +33,7 @@ mod contract {
         (Arc::new(store), server)
     }
 
-    domain::blob_store_contract!(open);
+    testing::blob_store_contract!(open);
 }
 
 /// The contract with parts of a few bytes, and memory for a few of them.
@@ -52,7 +52,7 @@ mod contract_of_small_parts {
         (Arc::new(store), server)
     }
 
-    domain::blob_store_contract!(open);
+    testing::blob_store_contract!(open);
 }
 
 fn config(server: &FaultyS3, who: &str) -> Config {

@@ -15,7 +15,7 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
 use self::reading::Reading;
-use super::Shared;
+use super::Library;
 use super::versions::{Capped, Version, Versions, capped_cache};
 use crate::blob_store::BlobStream;
 use crate::digest::Sha256Digest;
@@ -96,7 +96,7 @@ impl Weighter<LayoutKey, Layout> for LayoutMemory {
     }
 }
 
-impl Shared {
+impl Library {
     /// The bytes of an archive. Only the first request after a while lays it out.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use bytes::{Buf as _, Bytes};
 use futures::stream::{BoxStream, StreamExt as _};
 use tokio::sync::mpsc;
 
-use super::Shared;
+use super::{Library, Shared};
 use crate::blob_store::{BlobStream, Growth};
 use crate::body::BodyFault;
 use crate::digest::Hasher;
@@ -97,7 +97,9 @@ impl Shared {
             tracing::warn!(%key, error = &error as &dyn std::error::Error, "a published blob stays for the janitor");
         }
     }
+}
 
+impl Library {
     /// Parses a stored document with `read` on a thread that may block.
     pub(super) async fn read_document<T: Send + 'static>(
         &self,

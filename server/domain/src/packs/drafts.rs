@@ -173,11 +173,12 @@ impl Shared {
     /// be damaged since.
     pub(super) async fn read_draft(&self, content: &Content) -> Result<Draft, Error> {
         let limits = self.config.tree_limits();
-        self.read_document(content, move |reader| {
-            Draft::read_json(reader, limits)
-                .map_err(|error| PackError::Document(crate::error::chain(&error)).into())
-        })
-        .await
+        self.library
+            .read_document(content, move |reader| {
+                Draft::read_json(reader, limits)
+                    .map_err(|error| PackError::Document(crate::error::chain(&error)).into())
+            })
+            .await
     }
 
     /// Returns the contents of a draft's tree that the server lacks. The draft holds all others

@@ -159,6 +159,7 @@ impl Authorized<Packs> {
         };
         let content = &version.catalogue;
         let signature = shared
+            .library
             .read_document(content, move |reader| {
                 let mut bytes = Vec::new();
                 reader.read_to_end(&mut bytes).map_err(|_| Error::Corrupt {
@@ -188,13 +189,17 @@ impl Authorized<Packs> {
     ) -> Result<PackFile, Error> {
         self.principal.check(Action::ReadPack(pack))?;
         let shared = &self.service.shared;
-        let version = shared.load(shared.version(pack, number).await?).await?;
+        let version = shared
+            .library
+            .load(shared.version(pack, number).await?)
+            .await?;
         let tree = version.catalogue.tree();
         let position = tree
             .position(path)
             .ok_or(Error::NotFound { what: "file" })?;
         let entry = tree.entry(position);
         let blob = shared
+            .library
             .open_slice(&version.places.raw(position), entry.size)
             .await?;
         Ok(PackFile {
@@ -219,11 +224,21 @@ impl Authorized<Packs> {
     ) -> Result<Archive, Error> {
         self.principal.check(Action::ReadPack(pack))?;
         let shared = &self.service.shared;
-        let target = async { shared.load(shared.version(pack, number).await?).await };
+        let target = async {
+            shared
+                .library
+                .load(shared.version(pack, number).await?)
+                .await
+        };
         let (version, choice) = match selection {
             Selection::Whole => (target.await?, Choice::Whole),
             Selection::Since(base) => {
-                let base = async { shared.load(shared.version(pack, Some(*base)).await?).await };
+                let base = async {
+                    shared
+                        .library
+                        .load(shared.version(pack, Some(*base)).await?)
+                        .await
+                };
                 let (target, base) = tokio::try_join!(target, base)?;
                 (target, Choice::Since(base))
             }
@@ -244,7 +259,7 @@ impl Authorized<Packs> {
         self.principal
             .check(Action::ReadPack(&archive.version.record.pack))?;
         let Archive { version, layout } = archive.clone();
-        Ok(self.service.shared.virtual_archive(version, layout))
+        Ok(self.service.shared.library.virtual_archive(version, layout))
     }
 
     /// What the sender of `holdings` (as [`archive::Holdings`] describes them) lacks of a version, as URLs name it; none where it has
@@ -262,12 +277,15 @@ impl Authorized<Packs> {
     ) -> Result<Option<NeedName>, Error> {
         self.principal.check(Action::ReadPack(pack))?;
         let shared = &self.service.shared;
-        let version = shared.load(shared.version(pack, number).await?).await?;
+        let version = shared
+            .library
+            .load(shared.version(pack, number).await?)
+            .await?;
         let (holdings, _memory) = shared.read_holdings(holdings).await?;
         let base = match &holdings {
             Holdings::Version { version, .. } => {
                 let base = shared.version(pack, Some(*version)).await?;
-                Some(shared.load(base).await?)
+                Some(shared.library.load(base).await?)
             }
             Holdings::Tree(_) | Holdings::Digests(_) => None,
         };
@@ -350,7 +368,7 @@ impl Shared {
         };
         let document = self.keep_document(body).await?;
         let memory = self.turns.for_document(document.size).await;
-        let holdings = self.read_document(&document, read).await;
+        let holdings = self.library.read_document(&document, read).await;
         self.delete(&document.blob).await;
         Ok((holdings?, memory))
     }
@@ -373,7 +391,7 @@ impl Shared {
         choice: &Choice,
         format: ArchiveFormat,
     ) -> Result<Archive, Error> {
-        let layout = self.layout(&version, choice, format).await?;
+        let layout = self.library.layout(&version, choice, format).await?;
         Ok(Archive { version, layout })
     }
 

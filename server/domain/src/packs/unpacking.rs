@@ -19,7 +19,6 @@ use std::collections::HashSet;
 
 use archive::Tree;
 use futures::StreamExt as _;
-#[cfg(feature = "testing")]
 use tokio_util::sync::CancellationToken;
 
 use self::gathering::{Gathering, Step};
@@ -92,7 +91,8 @@ impl Shared {
     }
 }
 
-#[cfg(feature = "testing")]
+/// For tests of this crate, which bring no upload.
+#[doc(hidden)]
 impl super::Packs {
     /// Unpacks an archive into a draft as it is done when its upload is whole.
     ///

@@ -13,7 +13,7 @@ use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::Shared;
+use super::Library;
 use super::places::Places;
 use crate::Error;
 use crate::digest::Sha256Digest;
@@ -92,7 +92,7 @@ const READ_WHOLE: u64 = 16 * 1024 * 1024;
 /// Maximum number of versions that are loaded, or archives that are laid out, at the same time.
 const TURNS: usize = 4;
 
-impl Shared {
+impl Library {
     /// Returns the version of this record, and loads it unless it is cached. One request loads it
     /// for all that wait.
     ///
@@ -235,7 +235,7 @@ mod tests {
     use bytesize::ByteSize;
     use futures::future::try_join_all;
 
-    use super::super::archives::testing::{Synthetic, blob_key, mixture, shared, tiny};
+    use super::super::archives::testing::{Synthetic, blob_key, library, mixture, tiny};
     use super::*;
 
     const DOCUMENTS: [&str; 3] = ["catalogue", "forms", "places"];
@@ -245,11 +245,11 @@ mod tests {
         let pack = Synthetic::new(&mixture(500));
         // A version larger than the whole memory still fits.
         for memory in [ByteSize::mib(64), ByteSize::b(0)] {
-            let (shared, log) = shared(&[&pack], memory);
+            let (library, log) = library(&[&pack], memory);
             let record = &pack.version.record;
-            let at_once = (0..5).map(|_| shared.load(record.clone()));
+            let at_once = (0..5).map(|_| library.load(record.clone()));
             let mut loaded = try_join_all(at_once).await.unwrap();
-            loaded.push(shared.load(record.clone()).await.unwrap());
+            loaded.push(library.load(record.clone()).await.unwrap());
             for version in &loaded {
                 assert!(Arc::ptr_eq(version, &loaded[0]));
                 assert_eq!(version.record, *record);
@@ -272,9 +272,9 @@ mod tests {
             let last = bytes.last_mut().unwrap();
             *last ^= 1;
             shelf.blobs.insert(key, bytes.into());
-            let (shared, _) = shared(&[&pack], ByteSize::mib(1));
+            let (library, _) = library(&[&pack], ByteSize::mib(1));
             for _ in 0..2 {
-                let error = shared.load(pack.version.record.clone()).await.unwrap_err();
+                let error = library.load(pack.version.record.clone()).await.unwrap_err();
                 let Error::Corrupt { what } = error else {
                     panic!("{name}: {error:?}");
                 };
@@ -292,8 +292,8 @@ mod tests {
             let mut pack = Synthetic::new(&tiny(20, 50));
             let shelf = Arc::get_mut(&mut pack.shelf).unwrap();
             shelf.blobs.remove(&blob_key(1, name)).unwrap();
-            let (shared, _) = shared(&[&pack], ByteSize::mib(1));
-            let error = shared.load(pack.version.record.clone()).await.unwrap_err();
+            let (library, _) = library(&[&pack], ByteSize::mib(1));
+            let error = library.load(pack.version.record.clone()).await.unwrap_err();
             assert!(matches!(error, Error::Store { .. }), "{name}: {error:?}");
         }
     }

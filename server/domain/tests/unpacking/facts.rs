@@ -11,8 +11,8 @@ use domain::ids::SystemRandomness;
 use domain::metadata_store::MetadataError;
 use domain::pack::{DraftRecord, PackSummary, PackVersion, StoredContent};
 use domain::pack_store::{PackStore, Published};
-use domain::testing::MemoryMetadataStore;
 use domain::{BlobKey, DraftId, MetadataStore, Timestamp};
+use testing::MemoryMetadataStore;
 
 /// What is counted, and may fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use archive::{PackName, Sha256Digest, Tree};
-use blobs::memory::MemoryStore;
 use budget::Budget;
 use bytes::Bytes;
 use domain::blob_store::{BlobError, BlobState, BlobStream, Growth};
@@ -17,10 +16,11 @@ use domain::ids::SystemRandomness;
 use domain::pack::{DraftRecord, Place, StoredContent};
 use domain::pack_store::MOST_LOOKED_UP;
 use domain::packs::{Config, Means};
-use domain::testing::{FaultyStore, ManualClock};
 use domain::{BlobKey, BlobStore, Clock, DraftId, Error, Outbox, PackStore, Packs};
 use flate2::read::DeflateDecoder;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
+use testing::MemoryBlobStore;
+use testing::{FaultyStore, ManualClock};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -34,7 +34,7 @@ const CHUNK: usize = 256 * 1024;
 
 pub(crate) struct World {
     clock: Arc<ManualClock>,
-    pub(crate) memory: MemoryStore,
+    pub(crate) memory: MemoryBlobStore,
     pub(crate) blobs: Arc<FaultyStore>,
     pub(crate) facts: Arc<Facts>,
     packs: Packs,
@@ -47,7 +47,7 @@ impl World {
 
     pub(crate) fn with(config: Config) -> Self {
         let clock = Arc::new(ManualClock::default());
-        let memory = MemoryStore::new(Arc::clone(&clock) as Arc<dyn Clock>);
+        let memory = MemoryBlobStore::new(Arc::clone(&clock) as Arc<dyn Clock>);
         let blobs = Arc::new(FaultyStore::new(Arc::new(memory.clone())));
         let facts = Arc::new(Facts::default());
         let means = Means {

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use blobs::memory::MemoryStore;
 use bytes::Bytes;
 use domain::access::{Config as AccessConfig, Credential, Gate, Principal};
 use domain::body::{BodyFault, BodyPart, UploadBody};
@@ -10,7 +9,6 @@ use domain::cleanup::{self, Janitor};
 use domain::clock::FollowingClock;
 use domain::file::{Description, WriteCondition};
 use domain::ids::SystemRandomness;
-use domain::testing::{FaultyMetadataStore, FaultyStore, ManualClock, MemoryMetadataStore};
 use domain::upload::{Upload, UploadState};
 use domain::uploads::{self, Addition, Creation, Failure, Outcome, ProgressSink};
 use domain::{
@@ -21,6 +19,8 @@ use futures::channel::mpsc;
 use futures::{StreamExt as _, stream};
 use protocol::digest::StatedDigests;
 use protocol::upload::{Append, Completion, Create, Overrun, Repeat};
+use testing::MemoryBlobStore;
+use testing::{FaultyMetadataStore, FaultyStore, ManualClock, MemoryMetadataStore};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -33,7 +33,7 @@ pub(crate) type Answer = Result<Outcome, Failure>;
 /// What processes share.
 pub(crate) struct Stores {
     pub(crate) clock: Arc<ManualClock>,
-    pub(crate) memory: MemoryStore,
+    pub(crate) memory: MemoryBlobStore,
     facts: Arc<MemoryMetadataStore>,
 }
 
@@ -42,7 +42,7 @@ impl Stores {
         let clock = Arc::new(ManualClock::default());
         let facts = MemoryMetadataStore::new(Arc::clone(&clock) as Arc<dyn Clock>);
         Self {
-            memory: MemoryStore::new(Arc::clone(&clock) as Arc<dyn Clock>),
+            memory: MemoryBlobStore::new(Arc::clone(&clock) as Arc<dyn Clock>),
             clock,
             facts: Arc::new(facts),
         }

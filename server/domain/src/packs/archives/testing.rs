@@ -10,7 +10,6 @@ use archive::{
     Tree, deflating_pays,
 };
 use async_trait::async_trait;
-use budget::Budget;
 use bytes::Bytes;
 use bytesize::ByteSize;
 use futures::{StreamExt as _, stream};
@@ -18,13 +17,11 @@ use futures::{StreamExt as _, stream};
 use crate::blob_store::{BlobEntry, BlobError, BlobState, BlobStream, Growth};
 use crate::digest::Sha256Digest;
 use crate::file::Content;
-use crate::ids::SystemRandomness;
 use crate::pack::{PackVersion, Place, StoredContent};
 use crate::packs::places::Places;
 use crate::packs::versions::Version;
-use crate::packs::{Config, Means, Packs, Shared};
-use crate::testing::{ManualClock, MemoryMetadataStore};
-use crate::{Blob, BlobKey, BlobStore, Outbox, StagedBlob, Timestamp};
+use crate::packs::{Config, Library};
+use crate::{Blob, BlobKey, BlobStore, StagedBlob, Timestamp};
 
 /// Published blobs in memory, with a record of what was read.
 #[derive(Debug, Default)]
@@ -304,11 +301,8 @@ pub(in crate::packs) fn blob_key(number: u64, name: &str) -> BlobKey {
     format!("{number}-{name}").parse().unwrap()
 }
 
-/// Packs whose blobs are on one shelf, with so much memory for versions; and what becomes of the shelf.
-pub(in crate::packs) fn shared(
-    versions: &[&Synthetic],
-    memory: ByteSize,
-) -> (Arc<Shared>, Arc<Log>) {
+/// A library whose blobs are on one shelf, with so much memory for versions; and what becomes of the shelf.
+pub(in crate::packs) fn library(versions: &[&Synthetic], memory: ByteSize) -> (Library, Arc<Log>) {
     let blobs = versions.iter().flat_map(|version| &version.shelf.blobs);
     let shelf = Shelf {
         blobs: blobs
@@ -318,23 +312,9 @@ pub(in crate::packs) fn shared(
         log: Arc::default(),
     };
     let log = Arc::clone(&shelf.log);
-    let means = Means {
-        blobs: Arc::new(shelf),
-        facts: Arc::new(MemoryMetadataStore::default()),
-        clock: Arc::new(ManualClock::default()),
-        randomness: Arc::new(SystemRandomness),
-        outbox: Outbox::silent(),
-        memory: Budget::new(512 << 20),
-    };
-    let packs = Packs::new(
-        means,
-        Config {
-            version_memory: memory,
-            ..Config::default()
-        },
-        None,
-    );
-    (packs.shared, log)
+    let layout_memory = Config::default().layout_memory.as_u64();
+    let library = Library::new(Arc::new(shelf), memory.as_u64(), layout_memory);
+    (library, log)
 }
 
 /// Files of many sizes in many blobs; the same content comes up now and then.

@@ -17,13 +17,13 @@ use tokio::sync::watch;
 
 use super::metadata_store::{completed, file, upload};
 use super::pack_store::{draft, version};
-use crate::event::{Event, EventId, EventKind};
-use crate::event_store::{Attempt, DeadEvent, PendingEvent};
-use crate::file::WriteCondition;
-use crate::ids::SystemRandomness;
-use crate::metadata_store::Written;
-use crate::pack_store::Published;
-use crate::{EventStore, File, MetadataStore, PackStore, Timestamp};
+use domain::event::{Event, EventId, EventKind};
+use domain::event_store::{Attempt, DeadEvent, PendingEvent};
+use domain::file::WriteCondition;
+use domain::ids::SystemRandomness;
+use domain::metadata_store::Written;
+use domain::pack_store::Published;
+use domain::{EventStore, File, MetadataStore, PackStore, Timestamp};
 
 /// Makes a test of each behaviour that a store of events must have. `$fresh` names an async function that returns the [`EventPorts`]
 /// of an empty store, and whatever must live as long.
@@ -56,7 +56,7 @@ macro_rules! event_store_contract {
             #[tokio::test]
             async fn $behaviour() {
                 let (ports, _keep) = $fresh().await;
-                $crate::testing::event_store::$behaviour(&ports).await;
+                $crate::event_store::$behaviour(&ports).await;
                 ports.metadata.close().await;
             }
         )*

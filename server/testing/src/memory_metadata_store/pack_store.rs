@@ -6,13 +6,13 @@ use archive::PackName;
 use async_trait::async_trait;
 
 use super::{Facts, MemoryMetadataStore, failed, fits};
-use crate::digest::Sha256Digest;
-use crate::event::Event;
-use crate::file::Content;
-use crate::metadata_store::MetadataError;
-use crate::pack::{DraftRecord, PackSummary, PackVersion, StoredContent};
-use crate::pack_store::{MOST_LOOKED_UP, PackStore, Published};
-use crate::{BlobKey, DraftId, Timestamp};
+use domain::digest::Sha256Digest;
+use domain::event::Event;
+use domain::file::Content;
+use domain::metadata_store::MetadataError;
+use domain::pack::{DraftRecord, PackSummary, PackVersion, StoredContent};
+use domain::pack_store::{MOST_LOOKED_UP, PackStore, Published};
+use domain::{BlobKey, DraftId, Timestamp};
 
 #[derive(Debug, Default)]
 pub(super) struct PackFacts {
@@ -474,7 +474,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::MemoryMetadataStore;
-    use crate::testing::pack_store::Ports;
+    use crate::pack_store::Ports;
 
     async fn fresh() -> (Ports, ()) {
         let store = Arc::new(MemoryMetadataStore::default());

@@ -1,5 +1,5 @@
 //! A metadata store in memory: for tests, and as the model that others are compared with. It keeps the facts of packs and events as well
-//! (`memory_pack_store`, `memory_event_store`).
+//! (`pack_store`, `event_store`).
 
 mod event_store;
 mod pack_store;
@@ -16,16 +16,16 @@ use tokio::sync::broadcast::error::RecvError;
 
 use self::event_store::EventFacts;
 use self::pack_store::PackFacts;
-use crate::clock::SystemClock;
-use crate::digest::Sha256Digest;
-use crate::event::Event;
-use crate::file::{Content, DELETED_REMEMBERED, File, WriteCondition};
-use crate::metadata_store::{
+use domain::clock::SystemClock;
+use domain::digest::Sha256Digest;
+use domain::event::Event;
+use domain::file::{Content, DELETED_REMEMBERED, File, WriteCondition};
+use domain::metadata_store::{
     Ask, Asked, Deleted, Guarded, Hold, Inserted, Lease, MetadataError, MetadataStore, Seen,
     Written, node_lease,
 };
-use crate::upload::{Completed, Gone, Progress, Told, Upload, UploadState};
-use crate::{BlobKey, Clock, FilePath, NodeId, Timestamp, UploadId};
+use domain::upload::{Completed, Gone, Progress, Told, Upload, UploadState};
+use domain::{BlobKey, Clock, FilePath, NodeId, Timestamp, UploadId};
 
 /// Keeps facts for as long as it lives.
 #[derive(Debug)]
@@ -606,8 +606,8 @@ fn failed(doing: &'static str, reason: &'static str) -> MetadataError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::SystemRandomness;
-    use crate::testing::metadata_store::upload;
+    use crate::metadata_store::upload;
+    use domain::ids::SystemRandomness;
 
     async fn fresh() -> (Box<MemoryMetadataStore>, ()) {
         (Box::default(), ())

@@ -18,13 +18,13 @@ use std::time::Duration;
 
 use archive::PackName;
 
-use crate::digest::Sha256Digest;
-use crate::file::{Content, WriteCondition};
-use crate::ids::SystemRandomness;
-use crate::metadata_store::MetadataError;
-use crate::pack::{DraftRecord, PackVersion, Place, StoredContent};
-use crate::pack_store::Published;
-use crate::{BlobKey, DraftId, MetadataStore, PackStore, Timestamp};
+use domain::digest::Sha256Digest;
+use domain::file::{Content, WriteCondition};
+use domain::ids::SystemRandomness;
+use domain::metadata_store::MetadataError;
+use domain::pack::{DraftRecord, PackVersion, Place, StoredContent};
+use domain::pack_store::Published;
+use domain::{BlobKey, DraftId, MetadataStore, PackStore, Timestamp};
 
 pub use self::contents::*;
 pub use self::drafts::*;
@@ -86,7 +86,7 @@ macro_rules! pack_store_contract {
             #[tokio::test]
             async fn $behaviour() {
                 let (ports, _keep) = $fresh().await;
-                $crate::testing::pack_store::$behaviour(&ports).await;
+                $crate::pack_store::$behaviour(&ports).await;
                 ports.metadata.close().await;
             }
         )*

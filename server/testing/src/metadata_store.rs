@@ -12,14 +12,14 @@ use std::time::Duration;
 use futures::future::join_all;
 use protocol::upload::{Complete, Open};
 
-use crate::digest::{Hasher, Sha256Digest};
-use crate::file::{Content, DELETED_REMEMBERED, Description, File, WriteCondition};
-use crate::ids::SystemRandomness;
-use crate::metadata_store::{
+use domain::digest::{Hasher, Sha256Digest};
+use domain::file::{Content, DELETED_REMEMBERED, Description, File, WriteCondition};
+use domain::ids::SystemRandomness;
+use domain::metadata_store::{
     Ask, Asked, Deleted, Guarded, Hold, Inserted, Lease, MetadataError, Seen, Written, node_lease,
 };
-use crate::upload::{Completed, Gone, Plan, Progress, Target, Told, Upload, UploadState};
-use crate::{BlobKey, FilePath, MetadataStore, NodeId, Timestamp, UploadId};
+use domain::upload::{Completed, Gone, Plan, Progress, Target, Told, Upload, UploadState};
+use domain::{BlobKey, FilePath, MetadataStore, NodeId, Timestamp, UploadId};
 
 /// Makes a test of each behaviour that a metadata store must have. `$fresh` names an async function that returns an empty store
 /// behind a pointer, and whatever must live as long.
@@ -95,7 +95,7 @@ macro_rules! metadata_store_contract {
             #[tokio::test]
             async fn $behaviour() {
                 let (store, _keep) = $fresh().await;
-                $crate::testing::metadata_store::$behaviour(&*store).await;
+                $crate::metadata_store::$behaviour(&*store).await;
                 store.close().await;
             }
         )*

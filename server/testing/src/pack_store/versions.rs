@@ -5,10 +5,10 @@ use archive::Deflated;
 use super::{
     ALWAYS, NONE, Ports, at, blob, digest, documents, draft, name, place, sorted, stored, version,
 };
-use crate::file::{Content, Description, File};
-use crate::metadata_store::{MetadataError, Written};
-use crate::pack::{DraftRecord, PackSummary, PackVersion, StoredContent};
-use crate::pack_store::Published;
+use domain::file::{Content, Description, File};
+use domain::metadata_store::{MetadataError, Written};
+use domain::pack::{DraftRecord, PackSummary, PackVersion, StoredContent};
+use domain::pack_store::Published;
 
 /// By its number, as the newest, and in lists.
 pub async fn a_version_reads_back(ports: &Ports) {

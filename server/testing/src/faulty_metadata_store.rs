@@ -8,14 +8,14 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 
 use super::faulty_store::Fault;
-use crate::event::Event;
-use crate::file::{File, WriteCondition};
-use crate::metadata_store::{
+use domain::event::Event;
+use domain::file::{File, WriteCondition};
+use domain::metadata_store::{
     Ask, Asked, Deleted, Guarded, Hold, Inserted, Lease, MetadataError, MetadataStore, Seen,
     Written,
 };
-use crate::upload::{Completed, Gone, Progress, Told, Upload};
-use crate::{BlobKey, FilePath, NodeId, Timestamp, UploadId};
+use domain::upload::{Completed, Gone, Progress, Told, Upload};
+use domain::{BlobKey, FilePath, NodeId, Timestamp, UploadId};
 
 /// What a store is asked to do: the methods of [`MetadataStore`].
 #[expect(missing_docs, reason = "each is the method of the same name")]
@@ -362,8 +362,8 @@ impl MetadataStore for FaultyMetadataStore {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::memory_metadata_store::MemoryMetadataStore;
-    use crate::testing::metadata_store::upload;
+    use crate::memory_metadata_store::MemoryMetadataStore;
+    use crate::metadata_store::upload;
 
     async fn fresh() -> (Box<FaultyMetadataStore>, ()) {
         let inner = Arc::new(MemoryMetadataStore::default());

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use crate::{Clock, Timestamp};
+use domain::{Clock, Timestamp};
 
 /// A clock for tests. It begins in 2027.
 #[derive(Debug)]

@@ -15,11 +15,11 @@ use bytes::Bytes;
 use futures::future::{join_all, poll_immediate};
 use futures::{StreamExt, TryStreamExt};
 
-use crate::blob_store::{BlobEntry, BlobError, BlobState, BlobStream, Growth};
-use crate::ids::SystemRandomness;
-use crate::{Blob, BlobKey, BlobStore};
+use domain::blob_store::{BlobEntry, BlobError, BlobState, BlobStream, Growth};
+use domain::ids::SystemRandomness;
+use domain::{Blob, BlobKey, BlobStore};
 
-/// Makes one test for each behaviour in [`testing::blob_store`](crate::testing::blob_store).
+/// Makes one test for each behaviour in [`testing::blob_store`](crate::blob_store).
 ///
 /// Takes the path of an `async fn() -> (Arc<dyn BlobStore>, impl Sized)`; what the second value holds lives as long as the test.
 #[macro_export]
@@ -71,7 +71,7 @@ macro_rules! blob_store_contract {
             #[tokio::test]
             async fn $behaviour() {
                 let (store, _kept) = $open().await;
-                $crate::testing::blob_store::$behaviour(&*store).await;
+                $crate::blob_store::$behaviour(&*store).await;
             }
         )*
     };

@@ -15,7 +15,7 @@ const CHUNK: usize = 16 * 1024;
 
 /// A blob store in memory.
 #[derive(Debug, Clone)]
-pub struct MemoryStore {
+pub struct MemoryBlobStore {
     blobs: Arc<Mutex<Blobs>>,
     clock: Arc<dyn Clock>,
 }
@@ -46,12 +46,12 @@ struct Published {
 
 #[derive(Debug)]
 struct MemoryWriter {
-    store: MemoryStore,
+    store: MemoryBlobStore,
     key: BlobKey,
     writer: u64,
 }
 
-impl MemoryStore {
+impl MemoryBlobStore {
     /// An empty store. Modification times are by `clock`.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
@@ -76,7 +76,7 @@ impl MemoryStore {
 }
 
 #[async_trait]
-impl BlobStore for MemoryStore {
+impl BlobStore for MemoryBlobStore {
     async fn stage(&self, key: &BlobKey, growth: Growth) -> Result<Box<dyn StagedBlob>, BlobError> {
         let missing = || BlobError::Missing { key: key.clone() };
         let offset = growth.offset;
@@ -306,7 +306,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_power_cut_takes_what_was_not_synced() {
-        let store = MemoryStore::new(Arc::new(SystemClock));
+        let store = MemoryBlobStore::new(Arc::new(SystemClock));
         let (kept, lost) = ("kept".parse().unwrap(), "lost".parse().unwrap());
         let mut writer = store.stage(&kept, at(0)).await.unwrap();
         writer.write(Bytes::from_static(b"abc")).await.unwrap();

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 
 use super::MemoryMetadataStore;
-use crate::Timestamp;
-use crate::event::{Event, EventId};
-use crate::event_store::{Attempt, DeadEvent, EventStore, PendingEvent};
-use crate::metadata_store::MetadataError;
+use domain::Timestamp;
+use domain::event::{Event, EventId};
+use domain::event_store::{Attempt, DeadEvent, EventStore, PendingEvent};
+use domain::metadata_store::MetadataError;
 
 #[derive(Debug, Default)]
 pub(super) struct EventFacts {
@@ -204,7 +204,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::MemoryMetadataStore;
-    use crate::testing::event_store::EventPorts;
+    use crate::event_store::EventPorts;
 
     async fn fresh() -> (EventPorts, ()) {
         let store = Arc::new(MemoryMetadataStore::default());

@@ -5,9 +5,9 @@ use futures::future::join_all;
 use super::{
     NONE, Ports, at, blob, digest, documents, draft, is_failure, name, sorted, stored, version,
 };
-use crate::file::Content;
-use crate::pack::{DraftRecord, PackSummary, PackVersion};
-use crate::pack_store::Published;
+use domain::file::Content;
+use domain::pack::{DraftRecord, PackSummary, PackVersion};
+use domain::pack_store::Published;
 
 /// What the version does not take is doomed as it is published.
 pub async fn a_version_holds_its_blobs_and_the_draft_none(ports: &Ports) {

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use archive::Deflated;
 
 use super::{Ports, at, blob, digest, is_failure, place, stored};
-use crate::digest::Sha256Digest;
-use crate::file::Content;
-use crate::pack::StoredContent;
-use crate::pack_store::MOST_LOOKED_UP;
+use domain::digest::Sha256Digest;
+use domain::file::Content;
+use domain::pack::StoredContent;
+use domain::pack_store::MOST_LOOKED_UP;
 
 /// Each form and number, to the bit, and only of those that are known.
 pub async fn contents_read_back(ports: &Ports) {

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use tokio::sync::Semaphore;
 
-use crate::BlobKey;
-use crate::blob_store::{
+use domain::BlobKey;
+use domain::blob_store::{
     Blob, BlobEntry, BlobError, BlobState, BlobStore, BlobStream, Growth, Link, LinkFields,
     StagedBlob,
 };

@@ -3,7 +3,7 @@
 use archive::PackName;
 
 use super::{Ports, at, digest, name};
-use crate::digest::Sha256Digest;
+use domain::digest::Sha256Digest;
 
 /// Under its digest and version alone.
 pub async fn a_need_reads_back(ports: &Ports) {

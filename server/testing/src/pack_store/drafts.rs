@@ -1,9 +1,9 @@
 //! Drafts: what they hold, and for how long.
 
 use super::{Ports, at, blob, draft, is_failure, name, sorted, stored, version};
-use crate::DraftId;
-use crate::pack::DraftRecord;
-use crate::pack_store::Published;
+use domain::DraftId;
+use domain::pack::DraftRecord;
+use domain::pack_store::Published;
 
 /// With and without a tree.
 pub async fn a_draft_reads_back(ports: &Ports) {
