@@ -1,8 +1,10 @@
-//! Segments: blobs of about 64 MiB that hold many small contents, one after another, in the order in which they came.
+//! Segments: blobs of about 64 MiB that hold many small contents, one after another, in the order
+//! of their arrival.
 //!
-//! Two are open at a time. One has the forms that a zip serves, so that a zip of neighbours reads it from one end to the other; the
-//! other has, as they are, those contents that the first has deflated. When either is full, both are published, and recorded
-//! with their contents in one transaction.
+//! Two segments are open at a time. One has the forms that a zip serves, so that a zip of
+//! neighbours reads it from one end to the other. The other has the raw bytes of those contents
+//! that are deflated in the first. When either is full, both are published, and recorded with their
+//! contents in one transaction.
 
 use std::mem;
 use std::num::NonZero;
@@ -18,14 +20,14 @@ use crate::Error;
 use crate::digest::{Hasher, Sha256Digest};
 use crate::pack::{Place, StoredContent};
 
-/// Bytes of a segment, up to a batch more.
+/// Bytes of a full segment, which may exceed them by a batch.
 pub(super) const FULL: u64 = 64 * 1024 * 1024;
-/// Contents of a segment, up to a batch more: what one transaction records.
+/// Contents of a full segment, which may exceed them by a batch. One transaction records them.
 const MAX_CONTENTS: usize = 32 * 1024;
-/// Threads that deflate a batch.
+/// Maximum number of threads that deflate a batch.
 const MAX_THREADS: usize = 4;
 
-/// The segments that are open.
+/// The open segments.
 #[derive(Debug, Default)]
 pub(super) struct Segments {
     served: Option<Segment>,
@@ -43,14 +45,14 @@ struct Segment {
 #[derive(Debug)]
 struct Laid {
     content: Formed,
-    /// Its offset in the served segment, in bytes.
+    /// Offset in the served segment, in bytes.
     served_at: u64,
-    /// Its offset in the raw segment, if it is deflated in the other.
+    /// Offset in the raw segment, in bytes, if the served form is deflated.
     raw_at: u64,
 }
 
 impl Segments {
-    /// Appends those of a batch that are not stored yet, and closes full segments.
+    /// Appends those contents of a batch that are not stored yet, and closes full segments.
     pub(super) async fn store(
         &mut self,
         ledger: &mut Ledger<'_>,
@@ -71,7 +73,7 @@ impl Segments {
         Ok(())
     }
 
-    /// Publishes what is open; it is still to be recorded.
+    /// Publishes the open segments; they are still to be recorded.
     pub(super) async fn close(&mut self, ledger: &mut Ledger<'_>) -> Result<(), Error> {
         let served = publish(ledger, self.served.take()).await?;
         let raw = publish(ledger, self.raw.take()).await?;
@@ -128,7 +130,8 @@ impl Segments {
     }
 }
 
-/// Deflates what is not stored yet, on several threads. The order stays.
+/// Deflates those contents of a batch that are not stored yet, on several threads. Keeps their
+/// order.
 async fn form_new(ledger: &Ledger<'_>, batch: Batch) -> Result<Vec<FormedBatch>, Error> {
     let sha256s: Vec<Sha256Digest> = batch.contents().iter().map(|small| small.sha256).collect();
     let stored = ledger.known(&sha256s).await?;
@@ -154,7 +157,7 @@ fn shares(contents: &[Small]) -> Vec<Vec<Small>> {
         .collect()
 }
 
-/// Appends to a segment, which is begun if there is none. Returns the offset at which the bytes begin.
+/// Appends to a segment, and begins one if there is none. Returns the offset of the first byte.
 async fn append(
     ledger: &mut Ledger<'_>,
     segment: &mut Option<Segment>,
