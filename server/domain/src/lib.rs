@@ -1,6 +1,6 @@
 //! Use cases of Longhaul, independent of any protocol, and the ports that they need.
 //!
-//! - *Values* ([`file`], [`upload`], [`pack`], [`event`], …) are recorded and passed on. They
+//! - *Values* ([`mod@file`], [`upload`], [`pack`], [`event`], …) are recorded and passed on. They
 //!   depend on neither ports nor services.
 //! - *Ports* ([`BlobStore`], [`MetadataStore`], …) name values only, and document the contract of
 //!   an adapter; the crate `testing` holds the suites that check it.
