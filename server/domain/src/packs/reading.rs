@@ -1,4 +1,4 @@
-//! What is told of packs, and read from them.
+//! Reading of packs: lists, catalogues, signatures, files, archives and comparisons.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -22,18 +22,18 @@ use crate::file::Content;
 use crate::pack::{PackSummary, PackVersion};
 use crate::{Authorized, Blob, Error, Timestamp};
 
-/// Which entries of a version an archive has.
+/// The choice of the entries that an archive holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Selection {
-    /// All.
+    /// All entries.
     Whole,
-    /// Those that a holder of this version lacks.
+    /// Entries that a holder of this version lacks.
     Since(u64),
-    /// Those of a need, as a URL names it.
+    /// Entries of a need, as a URL names it.
     Need(String),
 }
 
-/// A virtual archive: its bytes are known, though nowhere stored.
+/// A virtual archive: its bytes are determined, but stored nowhere.
 #[derive(Debug, Clone)]
 pub struct Archive {
     version: Arc<Version>,
@@ -41,17 +41,17 @@ pub struct Archive {
 }
 
 impl Archive {
-    /// The version whose entries it has.
+    /// Returns the version whose entries the archive holds.
     pub fn version(&self) -> &PackVersion {
         &self.version.record
     }
 
-    /// Its bytes, entity tag, plan and diff.
+    /// Returns the layout: bytes, entity tag, plan and diff.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
 
-    /// Whether whoever receives it need not do anything: the trees are the same.
+    /// Returns true if a receiver has nothing to do, since the trees are the same.
     pub fn changes_nothing(&self) -> bool {
         self.layout.plan().need().is_empty() && self.layout.diff().is_empty()
     }
@@ -60,15 +60,15 @@ impl Archive {
 /// One file of a version.
 #[derive(Debug, Clone)]
 pub struct PackFile {
-    /// Its path.
+    /// Path of the file.
     pub path: String,
-    /// Its size in bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// The digest of its content.
+    /// Digest of the content.
     pub sha256: Sha256Digest,
-    /// When its version was published.
+    /// Time when the version was published.
     pub published_at: Timestamp,
-    /// Its bytes.
+    /// Content of the file.
     pub blob: Arc<dyn Blob>,
 }
 
@@ -77,10 +77,10 @@ pub struct PackFile {
 pub struct Signature(pub [u8; 64]);
 
 impl Authorized<Packs> {
-    /// Up to `limit` packs in the byte order of their names, those after `after` only.
+    /// Lists up to `limit` packs in the byte order of their names, beginning after `after`.
     ///
     /// # Errors
-    /// [`Error::Forbidden`] or a store's.
+    /// [`Error::Forbidden`] or a store's error.
     pub async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<PackSummary>, Error> {
         self.principal.check(Action::List)?;
         self.service
@@ -91,10 +91,10 @@ impl Authorized<Packs> {
             .map_err(Error::metadata("list packs"))
     }
 
-    /// One pack, and up to `limit` of its versions, newest first, those below `before` only.
+    /// Returns a pack, and up to `limit` of its versions below `before`, newest first.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Forbidden`] or a store's.
+    /// [`Error::NotFound`], [`Error::Forbidden`] or a store's error.
     pub async fn pack(
         &self,
         pack: &PackName,
@@ -115,10 +115,10 @@ impl Authorized<Packs> {
         Ok((summary, versions))
     }
 
-    /// A version; the newest, where no number is given.
+    /// Returns a version; the newest if no number is given.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Forbidden`] or a store's.
+    /// [`Error::NotFound`], [`Error::Forbidden`] or a store's error.
     pub async fn version(
         &self,
         pack: &PackName,
@@ -128,10 +128,10 @@ impl Authorized<Packs> {
         self.service.shared.version(pack, number).await
     }
 
-    /// Opens the catalogue of a version in a coding.
+    /// Opens the catalogue of a version in a content coding.
     ///
     /// # Errors
-    /// [`Error::Forbidden`] or a store's.
+    /// [`Error::Forbidden`] or a store's error.
     pub async fn open_catalogue(
         &self,
         version: &PackVersion,
@@ -147,10 +147,11 @@ impl Authorized<Packs> {
             .map_err(Error::blob("open a blob"))
     }
 
-    /// Signs the catalogue of a version; none where the server has no key. The same key gives the same signature.
+    /// Signs the catalogue of a version; `None` if the server has no key. The same key gives the
+    /// same signature.
     ///
     /// # Errors
-    /// [`Error::Forbidden`] or a store's.
+    /// [`Error::Forbidden`] or a store's error.
     pub async fn signature(&self, version: &PackVersion) -> Result<Option<Signature>, Error> {
         self.principal.check(Action::ReadPack(&version.pack))?;
         let shared = &self.service.shared;
@@ -171,16 +172,16 @@ impl Authorized<Packs> {
         Ok(Some(signature))
     }
 
-    /// The key that verifies signatures, 32 bytes; none where the server does not sign.
+    /// Returns the key that verifies signatures, 32 bytes; `None` if the server does not sign.
     pub fn verifying_key(&self) -> Option<[u8; 32]> {
         let key = self.service.shared.signing_key.as_ref()?;
         Some(key.verifying_key().to_bytes())
     }
 
-    /// One file of a version.
+    /// Opens one file of a version.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Forbidden`] or a store's.
+    /// [`Error::NotFound`], [`Error::Forbidden`] or a store's error.
     pub async fn file(
         &self,
         pack: &PackName,
@@ -211,10 +212,11 @@ impl Authorized<Packs> {
         })
     }
 
-    /// An archive of entries of a version.
+    /// Returns an archive of entries of a version.
     ///
     /// # Errors
-    /// [`Error::NotFound`] where a version is not there, [`PackError::Need`], [`Error::Forbidden`] or a store's.
+    /// [`Error::NotFound`] if a version does not exist, [`PackError::Need`], [`Error::Forbidden`]
+    /// or a store's error.
     pub async fn archive(
         &self,
         pack: &PackName,
@@ -262,13 +264,18 @@ impl Authorized<Packs> {
         Ok(self.service.shared.library.virtual_archive(version, layout))
     }
 
-    /// What the sender of `holdings` (as [`archive::Holdings`] describes them) lacks of a version, as URLs name it; none where it has
-    /// the very tree, with its paths and permissions, so that nothing at all is to be done. It may lack no content and yet have to
-    /// rename, copy or remove: that is an empty need. Digests alone do not tell, so to them the answer is never none. A need that is too long for a URL is registered, so the same question gives the same name.
+    /// Compares a version with the holdings of a client, in the format of [`archive::Holdings`].
+    /// Returns the need, as URLs name it: the entries whose contents the client lacks. Returns
+    /// `None` if the client has the same tree, with its paths and permissions, and so nothing to
+    /// do.
+    ///
+    /// The need is empty if the client lacks no content, but has to rename, copy or remove files.
+    /// Digests alone do not show whether it has to, so the answer to them is never `None`. A need
+    /// that is too long for a URL is registered, so that the same question yields the same name.
     ///
     /// # Errors
-    /// [`PackError::Document`], [`PackError::DocumentTooLarge`], [`PackError::UnknownException`], [`Error::NotFound`], a fault of
-    /// the body, [`Error::Forbidden`] or a store's.
+    /// [`PackError::Document`], [`PackError::DocumentTooLarge`], [`PackError::UnknownException`],
+    /// [`Error::NotFound`], a fault of the body, [`Error::Forbidden`] or a store's error.
     pub async fn compare(
         &self,
         pack: &PackName,
@@ -304,10 +311,10 @@ impl Authorized<Packs> {
     }
 }
 
-/// Bytes of a document that is read without being stored.
+/// Maximum size in bytes of a document that is read without being stored.
 const FEW_BYTES: usize = 256 * 1024;
 
-/// None where nothing at all is to be done.
+/// Returns the need of a client with these holdings; `None` if it has nothing to do.
 fn lacking_of(
     target: &Version,
     base: Option<Arc<Version>>,
@@ -336,7 +343,7 @@ fn lacking_of(
 }
 
 impl PackVersion {
-    /// The catalogue in a coding.
+    /// Returns the catalogue in a content coding.
     pub fn coded(&self, coding: Coding) -> &Content {
         match coding {
             Coding::Identity => &self.catalogue,
@@ -347,8 +354,8 @@ impl PackVersion {
 }
 
 impl Shared {
-    /// Reads what a client has. What is long is stored first, so that the memory which it takes is known before it is taken, and no slow
-    /// client holds it.
+    /// Reads the holdings of a client. Long documents are stored first, so that the memory for them
+    /// is known before it is taken, and no slow client holds it.
     async fn read_holdings(&self, body: DocumentBody) -> Result<(Holdings, Option<Held>), Error> {
         let limits = self.config.tree_limits();
         let read = move |reader: &mut dyn Read| {

@@ -69,7 +69,7 @@ fn any_range_is_that_range_of_the_whole() {
             let draws = noise(seed.wrapping_add(index << 8), 24);
             let draw = |at: usize| u64::from_le_bytes(draws[at..at + 8].try_into().unwrap());
             let start = draw(0) % (size + 1);
-            // Mostly short, since long ones take long.
+            // Mostly short, since long ranges take long.
             let most = if index % 50 == 0 { size } else { 5_000 };
             let end = (start + draw(8) % (most + 1)).min(size);
             let bytes = read(&archive, start..end);
@@ -289,7 +289,7 @@ async fn layouts_go_with_their_versions() {
     let layout = library.layout(&version, &Choice::Whole, ArchiveFormat::Zip);
     layout.await.unwrap();
     assert_eq!(library.layouts.0.len(), 1);
-    // What is asked for again drives out what is not.
+    // A repeated request evicts what is not requested again.
     for _ in 0..2 {
         library.load(second.clone()).await.unwrap();
     }

@@ -34,7 +34,7 @@ const PIECE: usize = 1024 * 1024;
 pub(super) struct Gathering {
     unpacker: Unpacker,
     files: Files,
-    /// Contents that were handed on already.
+    /// Contents that were handed on, or that are stored already.
     seen: HashSet<Sha256Digest>,
     batch: Batch,
     entry: Option<Entry>,
