@@ -1,4 +1,4 @@
-//! Readiness, where stores fail or hang. Time is tokio's, paused: nothing waits.
+//! Readiness while stores fail or hang. Time is tokio's, and paused: no test waits.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -16,7 +16,7 @@ use testing::{FaultyMetadataStore, ManualClock, MemoryMetadataStore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// A store with a clock of its own, and nodes whose clock is another.
+/// A store with its own clock, and nodes with another clock.
 struct World {
     theirs: Arc<ManualClock>,
     facts: Arc<MemoryMetadataStore>,
@@ -72,7 +72,7 @@ async fn a_lease_is_renewed_while_the_work_goes_on() {
     assert_eq!(done.await.unwrap(), Some(()));
 }
 
-/// By then another may have it.
+/// The work must end by then, since another node may own the lease.
 #[tokio::test(start_paused = true)]
 async fn work_ends_when_its_lease_cannot_be_renewed() {
     for fault in [Fault::Fails, Fault::Takes(Duration::from_hours(1))] {
@@ -101,7 +101,7 @@ async fn work_ends_when_another_node_has_the_lease() {
         pending::<()>().await
     };
     assert_eq!(one.exclusively("work", work).await.unwrap(), None);
-    // What is another's stays so.
+    // The other node keeps its lease.
     assert_eq!(one.exclusively("work", async {}).await.unwrap(), None);
 }
 
