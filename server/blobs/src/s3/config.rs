@@ -13,12 +13,12 @@ use url::Url;
 use crate::OpenError;
 
 /// The smallest part that a multipart upload may have, but for its last one (Amazon S3, "Multipart upload limits").
-const SMALLEST_PART: u64 = 5 * 1024 * 1024;
+const MIN_PART_SIZE: u64 = 5 * 1024 * 1024;
 /// The longest part that is gathered in memory; longer ones are put together on the server.
-pub(super) const MOST_GATHERED: u64 = 64 * 1024 * 1024;
+const MAX_GATHERED: u64 = 64 * 1024 * 1024;
 
 /// The longest that a pre-signed URL can be good for (Signature Version 4, `X-Amz-Expires`).
-const LONGEST_LINK: Duration = Duration::from_hours(7 * 24);
+const MAX_LINK_LIFETIME: Duration = Duration::from_hours(7 * 24);
 
 /// A bucket of an S3-compatible server, which any number of servers may share.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -158,12 +158,12 @@ impl Config {
                 "the name of a region, for example \"eu-central-1\"",
             ),
             (
-                (SMALLEST_PART..=MOST_GATHERED).contains(&part),
+                (MIN_PART_SIZE..=MAX_GATHERED).contains(&part),
                 "part_size",
                 "between 5 MiB and 64 MiB",
             ),
             (
-                self.memory.as_u64() >= MOST_GATHERED,
+                self.memory.as_u64() >= MAX_GATHERED,
                 "memory",
                 "64 MiB or more",
             ),
@@ -183,7 +183,7 @@ impl Config {
                 "between 64 KiB and 1 GiB",
             ),
             (
-                (Duration::from_secs(1)..=LONGEST_LINK).contains(&self.redirect_lifetime),
+                (Duration::from_secs(1)..=MAX_LINK_LIFETIME).contains(&self.redirect_lifetime),
                 "redirect_lifetime",
                 "between 1 second and 7 days",
             ),
@@ -202,6 +202,31 @@ impl Config {
             }
         }
         Ok(())
+    }
+}
+
+/// Limits that cannot be configured.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Maximum number of parts of a multipart upload.
+    pub(super) max_parts: u64,
+    /// Longest part that is gathered in memory, in bytes.
+    pub(super) max_gathered: u64,
+    /// Pause between the first two attempts of a request.
+    pub(super) first_pause: Duration,
+    /// Time that a server has to complete a multipart upload. One that is neither under way nor
+    /// completed by then is lost.
+    pub(super) completing: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_parts: 10_000,
+            max_gathered: MAX_GATHERED,
+            first_pause: Duration::from_millis(100),
+            completing: Duration::from_mins(1),
+        }
     }
 }
 

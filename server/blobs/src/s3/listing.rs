@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use domain::blob_store::BlobEntry;
 use domain::{BlobKey, Timestamp};
 
-use super::Shared;
-use super::failures::Trouble;
+use super::errors::S3Error;
+use super::shared::Shared;
 
 /// How many objects one request lists (`ListObjectsV2`).
 const PAGE: i32 = 1000;
@@ -45,7 +45,7 @@ impl Shared {
         &self,
         after: Option<&BlobKey>,
         limit: usize,
-    ) -> Result<Vec<BlobEntry>, Trouble> {
+    ) -> Result<Vec<BlobEntry>, S3Error> {
         let mut notes = self.noted(after).await?;
         let mut ends = Vec::new();
         for place in [Place::Published, Place::Staged] {
@@ -71,7 +71,7 @@ impl Shared {
         &self,
         after: Option<&BlobKey>,
         limit: usize,
-    ) -> Result<Vec<BlobEntry>, Trouble> {
+    ) -> Result<Vec<BlobEntry>, S3Error> {
         let mut entries = Vec::new();
         let mut after = after.cloned();
         while entries.len() < limit {
@@ -105,7 +105,7 @@ impl Shared {
         prefix: &str,
         after: Option<&BlobKey>,
         limit: i32,
-    ) -> Result<Found, Trouble> {
+    ) -> Result<Found, S3Error> {
         let mut keys = BTreeMap::new();
         let mut name = after.map(|key| format!("{prefix}{key}"));
         loop {
@@ -133,7 +133,7 @@ impl Shared {
         &self,
         after: Option<&BlobKey>,
         last: &BlobKey,
-    ) -> Result<BTreeSet<BlobKey>, Trouble> {
+    ) -> Result<BTreeSet<BlobKey>, S3Error> {
         let mut grow = BTreeSet::new();
         let mut after = after.cloned();
         loop {
@@ -148,7 +148,7 @@ impl Shared {
     }
 
     /// Keys of blobs that there are notes of: some, or all.
-    async fn noted(&self, after: Option<&BlobKey>) -> Result<Found, Trouble> {
+    async fn noted(&self, after: Option<&BlobKey>) -> Result<Found, S3Error> {
         let prefix = self.names.all_staged();
         let mut keys: BTreeMap<BlobKey, Timestamp> = BTreeMap::new();
         // Behind all notes of the key, whatever they are called.
@@ -187,7 +187,7 @@ impl Shared {
         place: Place,
         after: Option<&BlobKey>,
         limit: usize,
-    ) -> Result<Found, Trouble> {
+    ) -> Result<Found, S3Error> {
         let names = &self.names;
         let prefix = match place {
             Place::Published => names.all_published(),

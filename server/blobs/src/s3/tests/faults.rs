@@ -156,7 +156,7 @@ async fn memory_is_shared_and_nobody_waits_for_ever() {
 async fn parts_grow_where_there_would_be_too_many() {
     let server = FaultyS3::start().await;
     let limits = Limits {
-        most_parts: 16,
+        max_parts: 16,
         ..Limits::default()
     };
     let config = Config {
@@ -280,10 +280,10 @@ async fn readers_that_pause_are_bounded_and_read_on() {
                 read.extend_from_slice(&chunk);
                 going = true;
             }
-            assert!(store.shared.bucket.pauses().len() <= 3);
+            assert!(store.shared.pauses.len() <= 3);
         }
     }
     assert!(readers.iter().all(|(_, read)| *read == whole));
     drop(readers);
-    assert_eq!(store.shared.bucket.pauses().len(), 0);
+    assert_eq!(store.shared.pauses.len(), 0);
 }

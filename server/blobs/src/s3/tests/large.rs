@@ -4,8 +4,8 @@ use super::*;
 
 /// With these, a part is put together from up to four.
 pub(super) const LARGE_PARTS: Limits = Limits {
-    most_parts: 10_000,
-    most_gathered: 300,
+    max_parts: 10_000,
+    max_gathered: 300,
     first_pause: Duration::from_millis(100),
     completing: Duration::from_secs(60),
 };

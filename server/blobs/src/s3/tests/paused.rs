@@ -284,8 +284,8 @@ enum Meanwhile {
 
 /// Parts become larger after this many.
 const FEW_PARTS: Limits = Limits {
-    most_parts: 8,
-    most_gathered: 64 * 1024,
+    max_parts: 8,
+    max_gathered: 64 * 1024,
     first_pause: Duration::from_millis(1),
     completing: Duration::from_mins(1),
 };

@@ -1,11 +1,11 @@
 //! What an answer that is an error means: the one place where codes of S3 are told apart.
 //!
-//! - *Passing* ([`Trouble::Passing`]): no answer, `5xx`, `429`, and what the protocol says to repeat. Clients come again.
-//! - *Full* ([`Trouble::Full`]): no room or no quota left. Clients are told so.
-//! - *Refused* ([`Trouble::Refused`]): all other answers that are errors. They stay so until somebody changes a setting, a permission,
+//! - *Passing* ([`S3Error::Transient`]): no answer, `5xx`, `429`, and what the protocol says to repeat. Clients come again.
+//! - *Full* ([`S3Error::Full`]): no room or no quota left. Clients are told so.
+//! - *Refused* ([`S3Error::Refused`]): all other answers that are errors. They stay so until somebody changes a setting, a permission,
 //!   the bucket or the server: at the start it is not started, later clients get an answer that is final; either way the log says what
 //!   to change.
-//! - What a conditional request finds out ([`Trouble::NoObject`], [`Trouble::NoUpload`], [`Trouble::Changed`]) is no failure at all to
+//! - What a conditional request finds out ([`S3Error::NoObject`], [`S3Error::NoUpload`], [`S3Error::Changed`]) is no failure at all to
 //!   whoever asked.
 
 use std::error::Error;
@@ -47,7 +47,7 @@ impl ClassifyRetry for RepeatDirectories {
 
 /// Why the server did not do it.
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub(super) enum S3Error {
     /// There is no such object.
     NoObject,
     /// There is no such multipart upload, or not any more.
@@ -57,7 +57,7 @@ pub(super) enum Trouble {
     /// There is no room left.
     Full,
     /// It may be done when it is asked for again.
-    Passing(Box<dyn Error + Send + Sync>),
+    Transient(Box<dyn Error + Send + Sync>),
     /// It will not be done, however often it is asked for.
     Refused(Refusal),
     /// Anything else that went wrong, here.
@@ -73,38 +73,42 @@ pub(super) struct Refusal {
     pub(super) source: Box<dyn Error + Send + Sync>,
 }
 
-pub(super) fn other(error: impl Into<Box<dyn Error + Send + Sync>>) -> Trouble {
-    Trouble::Other(error.into())
+pub(super) fn other(error: impl Into<Box<dyn Error + Send + Sync>>) -> S3Error {
+    S3Error::Other(error.into())
 }
 
 /// An answer broke off.
-pub(super) fn broken(error: impl Into<Box<dyn Error + Send + Sync>>) -> Trouble {
-    Trouble::Passing(error.into())
+pub(super) fn broken_off(error: impl Into<Box<dyn Error + Send + Sync>>) -> S3Error {
+    S3Error::Transient(error.into())
 }
 
 /// What an error of the SDK means.
-pub(super) fn trouble<E>(error: SdkError<E>) -> Trouble
+pub(super) fn classify<E>(error: SdkError<E>) -> S3Error
 where
     E: ProvideErrorMetadata + Error + Send + Sync + 'static,
 {
     let status = error
         .raw_response()
         .map_or(0, |response| response.status().as_u16());
-    meaning(status, error.code().unwrap_or_default(), said(&error))
+    classify_code(status, error.code().unwrap_or_default(), said(&error))
 }
 
 /// What a status and a code mean; 0 stands for no answer.
-pub(super) fn meaning(status: u16, code: &str, source: Box<dyn Error + Send + Sync>) -> Trouble {
+pub(super) fn classify_code(
+    status: u16,
+    code: &str,
+    source: Box<dyn Error + Send + Sync>,
+) -> S3Error {
     let is_quota = code.contains("Quota") || code.contains("StorageFull");
     match (status, code) {
-        (_, "NoSuchUpload") => Trouble::NoUpload,
-        (_, "NoSuchKey" | "NotFound") => Trouble::NoObject,
-        (412, _) | (_, "PreconditionFailed" | "ConditionalRequestConflict") => Trouble::Changed,
-        (507, _) | (_, "InsufficientStorage" | "StorageLimitExceeded") => Trouble::Full,
-        _ if is_quota => Trouble::Full,
-        (404, code) if code != "NoSuchBucket" => Trouble::NoObject,
-        _ if passes(status, code) => Trouble::Passing(source),
-        _ => Trouble::Refused(Refusal {
+        (_, "NoSuchUpload") => S3Error::NoUpload,
+        (_, "NoSuchKey" | "NotFound") => S3Error::NoObject,
+        (412, _) | (_, "PreconditionFailed" | "ConditionalRequestConflict") => S3Error::Changed,
+        (507, _) | (_, "InsufficientStorage" | "StorageLimitExceeded") => S3Error::Full,
+        _ if is_quota => S3Error::Full,
+        (404, code) if code != "NoSuchBucket" => S3Error::NoObject,
+        _ if is_transient(status, code) => S3Error::Transient(source),
+        _ => S3Error::Refused(Refusal {
             advice: advice(status, code),
             source,
         }),
@@ -112,7 +116,7 @@ pub(super) fn meaning(status: u16, code: &str, source: Box<dyn Error + Send + Sy
 }
 
 /// Whether the same request may be answered otherwise later. A `200` can carry an error, which its code tells.
-fn passes(status: u16, code: &str) -> bool {
+fn is_transient(status: u16, code: &str) -> bool {
     match code {
         // The server's own faults, and the few refusals that the protocol says to repeat. What was spoilt on its way is sent anew.
         "InternalError"
@@ -194,28 +198,28 @@ fn said<E: Error + 'static>(error: &SdkError<E>) -> Box<dyn Error + Send + Sync>
 
 /// The error of somebody who meant to `verb` a blob. That the blob itself is missing is for the caller to say: not every object that
 /// is not found is the blob.
-pub(super) fn failed(key: &BlobKey, verb: &str, trouble: Trouble) -> BlobError {
-    troubled(&format!("{verb} blob {key}"), trouble)
+pub(super) fn failed(key: &BlobKey, verb: &str, error: S3Error) -> BlobError {
+    failed_to(&format!("{verb} blob {key}"), error)
 }
 
 /// The error of somebody who was `doing` something.
-pub(super) fn troubled(doing: &str, trouble: Trouble) -> BlobError {
+pub(super) fn failed_to(doing: &str, error: S3Error) -> BlobError {
     let doing = doing.to_owned();
-    let source = match trouble {
-        Trouble::Full => return BlobError::Full,
-        Trouble::Passing(source) => return BlobError::Unreachable { doing, source },
-        Trouble::Refused(Refusal { advice, source }) => {
+    let source = match error {
+        S3Error::Full => return BlobError::Full,
+        S3Error::Transient(source) => return BlobError::Unreachable { doing, source },
+        S3Error::Refused(Refusal { advice, source }) => {
             return BlobError::Refused {
                 doing,
                 advice: advice.to_owned(),
                 source,
             };
         }
-        Trouble::NoObject => Box::new(io::Error::other("an object is missing")),
-        Trouble::NoUpload | Trouble::Changed => {
+        S3Error::NoObject => Box::new(io::Error::other("an object is missing")),
+        S3Error::NoUpload | S3Error::Changed => {
             Box::new(io::Error::other("somebody else has changed it since"))
         }
-        Trouble::Other(source) => source,
+        S3Error::Other(source) => source,
     };
     BlobError::Failed { doing, source }
 }
@@ -225,10 +229,10 @@ mod tests {
     use super::*;
 
     fn kind(status: u16, code: &str) -> String {
-        match meaning(status, code, "said so".into()) {
-            Trouble::Refused(refusal) => refusal.advice.to_owned(),
-            Trouble::Passing(_) => "passes".to_owned(),
-            trouble => format!("{trouble:?}"),
+        match classify_code(status, code, "said so".into()) {
+            S3Error::Refused(refusal) => refusal.advice.to_owned(),
+            S3Error::Transient(_) => "passes".to_owned(),
+            error => format!("{error:?}"),
         }
     }
 

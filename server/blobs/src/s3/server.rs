@@ -1,27 +1,152 @@
-//! What the server can do, found out once at the start.
-//!
-//! Servers that offer S3 differ in what they leave out. What the store cannot do without is tried on a scratch object that is deleted
-//! again, so that a permission or an operation that is missing is said at the start and not to the first client. What it can do without
-//! is used where it works:
-//!
-//! - *Conditional writes.* A server that ignores conditions looks like one that honours them, until two nodes meet: so both answers are
-//!   tried. Without them, a session is always bound (`resuming`).
-//! - *Copying parts.* A server that does not is sent the same bytes again.
-//! - *Verifying what is signed.* A server that does not notice that a part is not what its request is signed for is sent `Content-MD5`.
-//!
-//! A setting that says yes or no is believed.
+//! HEAD
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-
+use super::bucket::{Bucket, Condition, Object, metadata_of};
+use super::config::{Ability, Checksums, Config};
+use super::errors::{Refusal, RepeatDirectories, S3Error, other};
+use super::names::{Names, Rank, Tag};
+use crate::OpenError;
+use aws_config::environment::{
+    EnvironmentVariableCredentialsProvider, EnvironmentVariableRegionProvider,
+};
+use aws_config::meta::credentials::CredentialsProviderChain;
+use aws_config::meta::region::RegionProviderChain;
+use aws_config::profile::{ProfileFileCredentialsProvider, ProfileFileRegionProvider};
+use aws_config::web_identity_token::WebIdentityTokenCredentialsProvider;
+use aws_config::{ConfigLoader, ecs};
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{
+    BehaviorVersion, Builder, Credentials, Region, RequestChecksumCalculation,
+    ResponseChecksumValidation,
+};
 use bytes::{Bytes, BytesMut};
 use domain::ids::SystemRandomness;
 use domain::{BlobKey, Timestamp};
+use std::collections::HashMap;
+use std::error::Error;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use url::Url;
 
-use super::bucket::{Bucket, Condition, Object, metadata_of};
-use super::config::{Ability, Config};
-use super::failures::{Refusal, Trouble, other};
-use super::names::{Names, Rank, Tag};
+/// Signed for where nothing says another: servers that are not Amazon's mostly do not care.
+const REGION: &str = "us-east-1";
+
+/// The longest pause between two attempts.
+const MAX_PAUSE: Duration = Duration::from_secs(10);
+
+/// A client for the configured server. Between attempts it pauses, first for about `first_pause`, then longer and longer.
+pub(super) async fn client(config: &Config, first_pause: Duration) -> Client {
+    let mut environment = aws_config::defaults(BehaviorVersion::v2026_01_12());
+    if !is_amazons(config) {
+        environment = without_machine(environment);
+    }
+    if let Some(region) = &config.region {
+        environment = environment.region(Region::new(region.clone()));
+    }
+    if let (Some(id), Some(secret)) = (&config.access_key_id, &config.secret_access_key) {
+        let credentials = Credentials::new(id, secret.reveal(), None, None, "configuration");
+        environment = environment.credentials_provider(credentials);
+    }
+    let environment = environment.load().await;
+    let region = environment.region().cloned();
+    // What a server is not asked to verify it is not expected to state.
+    let (calculation, validation) = match config.checksums {
+        Checksums::Crc32 | Checksums::Crc64nvme | Checksums::Sha256 => (
+            RequestChecksumCalculation::WhenSupported,
+            ResponseChecksumValidation::WhenSupported,
+        ),
+        Checksums::Md5 | Checksums::None => (
+            RequestChecksumCalculation::WhenRequired,
+            ResponseChecksumValidation::WhenRequired,
+        ),
+    };
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(config.connect_timeout)
+        .operation_attempt_timeout(config.attempt_timeout)
+        .operation_timeout(config.operation_timeout)
+        .build();
+    let mut builder = Builder::from(&environment)
+        .region(region.unwrap_or_else(|| Region::from_static(REGION)))
+        .force_path_style(config.path_style)
+        .request_checksum_calculation(calculation)
+        .response_checksum_validation(validation)
+        .retry_config(
+            RetryConfig::standard()
+                .with_max_attempts(config.attempts.get())
+                .with_initial_backoff(first_pause)
+                .with_max_backoff(MAX_PAUSE),
+        )
+        .retry_classifier(RepeatDirectories)
+        .timeout_config(timeouts);
+    if let Some(endpoint) = &config.endpoint {
+        builder = builder.endpoint_url(endpoint);
+    }
+    Client::from_conf(builder.build())
+}
+
+/// Whether the server is Amazon's, to which a machine in Amazon's cloud is known. Anywhere else nobody answers to the questions about
+/// the machine, for which it would be waited.
+fn is_amazons(config: &Config) -> bool {
+    let endpoint = config
+        .endpoint
+        .as_ref()
+        .and_then(|url| url.parse::<Url>().ok());
+    let host = endpoint.as_ref().and_then(Url::host_str);
+    host.is_none_or(|host| host.ends_with(".amazonaws.com") || host.ends_with(".amazonaws.com.cn"))
+}
+
+/// Region and credentials from everywhere but the machine itself.
+fn without_machine(environment: ConfigLoader) -> ConfigLoader {
+    let region = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
+        .or_else(ProfileFileRegionProvider::new())
+        .or_else(Region::from_static(REGION));
+    let profile = ProfileFileCredentialsProvider::builder().build();
+    let token = WebIdentityTokenCredentialsProvider::builder().build();
+    let container = ecs::EcsCredentialsProvider::builder().build();
+    let credentials = CredentialsProviderChain::first_try(
+        "Environment",
+        EnvironmentVariableCredentialsProvider::new(),
+    )
+    .or_else("Profile", profile)
+    .or_else("WebIdentityToken", token)
+    .or_else("Container", container);
+    environment.region(region).credentials_provider(credentials)
+}
+
+/// Why the store cannot be opened, with what to do about it.
+pub(super) fn unusable(bucket: &str, error: S3Error) -> OpenError {
+    let (advice, source) = match error {
+        S3Error::Refused(Refusal { advice, source }) => (advice, source),
+        S3Error::Full => (
+            "it is full; make room in it or raise its quota",
+            "no room left".into(),
+        ),
+        S3Error::NoObject | S3Error::NoUpload | S3Error::Changed => (
+            "the server knows nothing of what it was asked to keep; see that blobs.endpoint is the URL of its S3 API, for example \"https://s3.example.org\"",
+            format!("{error:?}").into(),
+        ),
+        S3Error::Transient(source) | S3Error::Other(source) => (unanswered(&*source), source),
+    };
+    OpenError::Bucket {
+        bucket: bucket.to_owned(),
+        advice,
+        source,
+    }
+}
+
+/// What to do where there is no answer of the server.
+fn unanswered(source: &(dyn Error + Send + Sync)) -> &'static str {
+    let said = source.to_string();
+    let says = |words: &[&str]| words.iter().any(|word| said.contains(word));
+    if says(&["no credentials", "CredentialsNotLoaded", "credentials"]) {
+        "there are no credentials; set blobs.access_key_id and blobs.secret_access_key, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    } else if says(&["dispatch failure", "timeout", "timed out"]) {
+        "the server cannot be reached; correct blobs.endpoint, and blobs.path_style if the bucket is not part of the server's host name"
+    } else {
+        "the server does not answer as S3 does; see that blobs.endpoint is the URL of its S3 API, for example \"https://s3.example.org\""
+    }
+}
 
 /// What the scratch object holds.
 const BYTES: Bytes = Bytes::from_static(b"Written to find out what the server can do.\n");
@@ -47,7 +172,7 @@ impl Abilities {
         bucket: &Bucket,
         names: &Names,
         config: &Config,
-    ) -> Result<Self, Trouble> {
+    ) -> Result<Self, S3Error> {
         let probe = Probe {
             bucket,
             names,
@@ -57,11 +182,11 @@ impl Abilities {
         let cleaned = probe.clean_up().await;
         let abilities = found?;
         cleaned?;
-        abilities.tell();
+        abilities.log();
         Ok(abilities)
     }
 
-    fn tell(&self) {
+    fn log(&self) {
         match self.conditional_writes {
             true => tracing::info!("the S3 server writes on conditions (If-None-Match, If-Match)"),
             false => tracing::warn!(
@@ -82,7 +207,7 @@ impl Abilities {
     }
 
     /// Takes note that it refuses to.
-    pub(super) fn does_not_copy_parts(&self, refusal: &Refusal) {
+    pub(super) fn disable_copies(&self, refusal: &Refusal) {
         if self.copy_parts.swap(false, Ordering::Relaxed) {
             tracing::warn!(
                 said = %refusal.source,
@@ -101,7 +226,7 @@ struct Probe<'a> {
 }
 
 impl Probe<'_> {
-    async fn run(&self, config: &Config) -> Result<Abilities, Trouble> {
+    async fn run(&self, config: &Config) -> Result<Abilities, S3Error> {
         let object = self.put_and_look().await?;
         let upload = self.bucket.create_upload(&self.name, tag(2)).await?;
         if !self.bucket.notices_spoilt_part(&self.name, &upload).await? {
@@ -128,7 +253,7 @@ impl Probe<'_> {
     }
 
     /// Puts an object, and sees whether it can be looked at, read and listed as what it is.
-    async fn put_and_look(&self) -> Result<Object, Trouble> {
+    async fn put_and_look(&self) -> Result<Object, S3Error> {
         let tag = tag(1);
         self.put(tag, &Condition::Always).await?;
         let object = self.look(tag).await?;
@@ -150,7 +275,7 @@ impl Probe<'_> {
         }
     }
 
-    async fn put(&self, tag: Tag, condition: &Condition) -> Result<String, Trouble> {
+    async fn put(&self, tag: Tag, condition: &Condition) -> Result<String, S3Error> {
         let metadata: HashMap<_, _> = metadata_of(tag);
         self.bucket
             .put(&self.name, BYTES, metadata, condition)
@@ -158,7 +283,7 @@ impl Probe<'_> {
     }
 
     /// Looks at the object, which must be what was put.
-    async fn look(&self, tag: Tag) -> Result<Object, Trouble> {
+    async fn look(&self, tag: Tag) -> Result<Object, S3Error> {
         let object = self
             .bucket
             .head(&self.name)
@@ -175,7 +300,7 @@ impl Probe<'_> {
     }
 
     /// Sends a part of a multipart upload, and sees whether both are listed.
-    async fn send_part(&self, upload: &str) -> Result<(), Trouble> {
+    async fn send_part(&self, upload: &str) -> Result<(), S3Error> {
         self.bucket
             .upload_part(&self.name, upload, 1, BYTES)
             .await?;
@@ -190,18 +315,18 @@ impl Probe<'_> {
         }
     }
 
-    async fn copies(&self, object: &Object, upload: &str) -> Result<bool, Trouble> {
+    async fn copies(&self, object: &Object, upload: &str) -> Result<bool, S3Error> {
         let from = (self.name.as_str(), object);
         let to = (self.name.as_str(), upload);
         match self.bucket.copy_part(from, to, 2, 0..object.size).await {
             Ok(part) => Ok(!part.etag.is_empty()),
-            Err(Trouble::Refused(_) | Trouble::NoObject) => Ok(false),
-            Err(trouble) => Err(trouble),
+            Err(S3Error::Refused(_) | S3Error::NoObject) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
     /// Whether it refuses to put an object where a condition does not hold.
-    async fn refuses_to_put(&self) -> Result<bool, Trouble> {
+    async fn refuses_to_put(&self) -> Result<bool, S3Error> {
         let conditions = [Condition::Vacant, Condition::Holds(NO_ETAG.to_owned())];
         for condition in conditions {
             if !refuses(self.put(tag(1), &condition).await)? {
@@ -212,7 +337,7 @@ impl Probe<'_> {
     }
 
     /// Completes the multipart upload; returns whether it does so on condition, if that is not ruled out.
-    async fn complete(&self, upload: &str, conditional: bool) -> Result<bool, Trouble> {
+    async fn complete(&self, upload: &str, conditional: bool) -> Result<bool, S3Error> {
         let mut conditional = conditional;
         if conditional {
             let object = self
@@ -220,7 +345,7 @@ impl Probe<'_> {
                 .head(&self.name)
                 .await?
                 .map(|(object, _)| object);
-            let object = object.ok_or(Trouble::NoObject)?;
+            let object = object.ok_or(S3Error::NoObject)?;
             conditional = refuses(self.completed(upload, &Condition::Vacant).await)?
                 && self
                     .completed(upload, &Condition::Holds(object.etag))
@@ -230,15 +355,15 @@ impl Probe<'_> {
         if !conditional {
             match self.completed(upload, &Condition::Always).await {
                 // It was when it should not have been.
-                Ok(()) | Err(Trouble::NoUpload) => {}
-                Err(trouble) => return Err(trouble),
+                Ok(()) | Err(S3Error::NoUpload) => {}
+                Err(error) => return Err(error),
             }
         }
         self.look(tag(2)).await?;
         Ok(conditional)
     }
 
-    async fn completed(&self, upload: &str, condition: &Condition) -> Result<(), Trouble> {
+    async fn completed(&self, upload: &str, condition: &Condition) -> Result<(), S3Error> {
         let mut parts = self.bucket.parts(&self.name, upload).await?;
         parts.truncate(1);
         self.bucket
@@ -247,7 +372,7 @@ impl Probe<'_> {
     }
 
     /// Deletes what it made, and what others left that were killed in the middle.
-    async fn clean_up(&self) -> Result<(), Trouble> {
+    async fn clean_up(&self) -> Result<(), S3Error> {
         let scratch = self.names.all_scratch();
         let objects = self.bucket.list_all(&scratch).await?;
         // MinIO lists uploads to names that are said in full only.
@@ -274,11 +399,11 @@ impl Probe<'_> {
 }
 
 /// Whether it was refused because of its condition.
-fn refuses<T>(outcome: Result<T, Trouble>) -> Result<bool, Trouble> {
+fn refuses<T>(outcome: Result<T, S3Error>) -> Result<bool, S3Error> {
     match outcome {
-        Err(Trouble::Changed) => Ok(true),
-        Ok(_) | Err(Trouble::Refused(_) | Trouble::NoObject | Trouble::NoUpload) => Ok(false),
-        Err(trouble) => Err(trouble),
+        Err(S3Error::Changed) => Ok(true),
+        Ok(_) | Err(S3Error::Refused(_) | S3Error::NoObject | S3Error::NoUpload) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -290,8 +415,8 @@ fn tag(nth: u64) -> Tag {
     Tag { rank, nth }
 }
 
-fn unlike_s3(found: &'static str) -> Trouble {
-    Trouble::Refused(Refusal {
+fn unlike_s3(found: &'static str) -> S3Error {
+    S3Error::Refused(Refusal {
         advice: "the server behind blobs.endpoint does not do as S3 does; use one that is known to work",
         source: found.into(),
     })
