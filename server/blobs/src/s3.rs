@@ -9,83 +9,92 @@
 //!
 //! # From the first byte to the object
 //!
-//! Each writer is a *session*. Its *rank* is the epoch of the upload, then a number that its process
-//! issued; the rank is in the name or metadata of all that the session leaves in the bucket.
+//! Each writer is a *session*. Its *rank* is the epoch of the upload, then a number that its
+//! process issued; it is in the name or the metadata of all that the session leaves in the bucket.
 //!
 //! 1. `stage` opens a session. The first one of a key (epoch 1, offset 0, key new to the process)
-//!    sends no request; all others take the blob over, as below. So do all if the server ignores
-//!    conditions.
-//! 2. Bytes gather in memory: the *tail*, which begins where the last full part ends. If memory is
-//!    short, the session puts the tail as a *piece* (step 4), frees its memory, and waits for room:
-//!    the client feels that as back-pressure.
-//! 3. When a part is full, it is sent to a multipart upload to the published name, while the next one
-//!    gathers. All parts but the last have one size (Cloudflare R2 takes no others). When the numbers
-//!    of parts are used up, the parts become an object, the *base* of an upload with larger parts.
-//! 4. `sync` puts the bytes of the tail that are in memory only as a piece: a note whose name has
-//!    rank, beginning of the session and range of bytes, and whose metadata has part size, base
-//!    and upload id. It returns when the server has acknowledged the note and all parts; so the
-//!    returned length is durable. `close` does the same, the note last, which then says that nothing
-//!    more comes of the session.
-//! 5. `publish` makes the object. If all bytes are in the tail, one `PutObject`; else the tail becomes
-//!    the last part, full parts of a base are copied by the server, and the upload is completed.
-//!    Either on condition that the name is vacant (`If-None-Match`) or holds the object last seen
-//!    (`If-Match`). If the answer is lost, the object tells: its tag names its maker.
-//! 6. If the object was made by a lower epoch, a seal names the publisher. Then the notes are
-//!    deleted, unless a newer session has left one.
+//!    sends no request. All others take the blob over, as below; so does the first one if the
+//!    server ignores conditions.
+//! 2. Bytes gather in memory, in the *tail*, which begins where the last full part ends. If memory
+//!    is short, the session puts the tail as a *piece* (step 4), frees its memory, and waits for
+//!    room. The client feels that as back-pressure.
+//! 3. A full part is sent to a multipart upload to the published name, while the next one gathers.
+//!    All parts but the last have one size (Cloudflare R2 takes no others). When all numbers of
+//!    parts are used, the upload is completed, and its object is the *base* of an upload with
+//!    larger parts.
+//! 4. `sync` puts the bytes that are in memory only as a piece, which is a note: its name has the
+//!    rank, the offset at which the session began, and the range of bytes; its metadata has part
+//!    size, base and upload id. `sync` returns when the server has acknowledged the note and all
+//!    parts, so the returned length is durable. `close` does the same, but puts its note after all
+//!    parts have arrived; the note says that nothing more comes of the session.
+//! 5. `publish` makes the object. If all bytes are in the tail, it is one `PutObject`. Otherwise
+//!    the tail becomes the last part, the server copies the full parts of a base, and the upload is
+//!    completed. Either is on condition that the name is vacant (`If-None-Match`) or has the object
+//!    last seen (`If-Match`). If the answer is lost, the object tells: its tag names its maker.
+//! 6. If a session of a lower epoch began the upload or made the object, a seal names the
+//!    publisher. Then the notes are deleted. If a newer session has left one, publishing fails
+//!    instead.
 //!
 //! # Through a crash
 //!
 //! The bucket keeps the acknowledged parts and notes, and a part under way may still arrive. The
 //! next session has a higher rank, and the offset that was recorded after a sync.
 //!
-//! 1. It puts a *claim* that names this offset. From there on, bytes of lower ranks do not count,
+//! 1. It puts a *claim*, a note with this offset. From there on, bytes of lower ranks do not count,
 //!    whenever they were or will be written.
-//! 2. It inspects the blob: notes, newest state, object, parts. If it finds fewer bytes than the
-//!    offset because the upload has vanished, it waits up to a minute for the object that the upload
-//!    becomes. Still too few: the claim is withdrawn, and the error is `Missing` if the server denies
-//!    upload and object, else `Inconsistent`; nothing is deleted.
-//! 3. The last session was closed: its upload is continued, and nothing is copied later. (With an
-//!    object at the published name already, only after all other uploads to it are aborted.)
-//! 4. It was not: the upload is *fenced*. With full parts behind the base it is completed to a new
-//!    base, else aborted; either way it takes no more parts. The session begins an upload of its own,
-//!    lists all others, inspects again, and aborts those that it listed. Bytes of the base behind the
-//!    last full part, and those in pieces, are the tail.
-//! 5. A crash while publishing: the object is either in place, and publishing again only deletes the
-//!    notes; or not, and the parts and notes are still there. A crash that nobody resumes leaves
-//!    notes and uploads to the janitor, which lists and discards them.
+//! 2. It inspects the blob: notes, newest state, object, seal, parts. If there are fewer bytes than
+//!    the offset because the upload has vanished, it waits up to a minute for the object that the
+//!    upload becomes. If there are still too few, it withdraws the claim and fails: with `Missing`
+//!    if the server denies the upload in every list, else with `Inconsistent`. It deletes nothing
+//!    else.
+//! 3. If the last session was closed, and its parts end at the offset or before, its upload is
+//!    continued, and nothing is copied. With an object at the published name already, the session
+//!    first aborts all other uploads to it, as in step 4.
+//! 4. Otherwise the upload is *fenced*, so that it takes no more parts: completed to a new base if
+//!    it has full parts behind the present one, and the offset lies there, too; else aborted. The
+//!    session begins an upload of its own, lists all others, inspects the blob again, and aborts
+//!    those that it listed. The bytes of the base behind its last full part, and those in pieces,
+//!    are its tail.
+//! 5. After a crash while publishing, the object is in place or not. If it is, publishing again
+//!    deletes the notes, and staging at an offset takes the object as the base. If it is not, parts
+//!    and notes are still there. A blob that nobody resumes is listed as staged, and the janitor
+//!    discards it.
 //!
 //! # Through a take-over
 //!
-//! A new session takes a blob over while the old one is alive: steps 1 to 4 above, and for the others:
+//! A new session takes a blob over while the old one is alive. It does the same as after a crash,
+//! and for the old one:
 //!
-//! 1. In the same process, the old claim (`claims`) is invalid at once, its operations fail at their
-//!    next step, and the new session waits for a publication that has begun. If the old session never
-//!    announced a part, nothing is fenced for it.
-//! 2. In another process, the old session goes on until it meets the claim or the end of its upload:
-//!    a part fails with `NoSuchUpload`; a note of it counts below the offset of the claim only;
-//!    publishing fails at the upload or the condition, or when deleting the notes.
-//! 3. Two sessions that take over at once have both put their claims before they inspect: the one
-//!    that inspects last sees the other. A lower rank that sees a higher one fails. A higher rank that
-//!    sees a lower one fences it; if it does not see it, the lower one sees the higher.
+//! 1. In the same process, its claim (`claims`) is invalid at once, and its operations fail at
+//!    their next step. The new session waits for a publication that runs already. If the old
+//!    session has not announced a part, nothing is fenced for it.
+//! 2. In another process, it continues until it meets the new claim or the end of its upload. A
+//!    part fails with `NoSuchUpload`. A note counts below the offset of the new claim only.
+//!    Publishing fails at the upload, at the condition, or before it deletes the notes.
+//! 3. Of two sessions that take over at once, both put their claims before they inspect, so the one
+//!    that inspects last sees the other. A lower rank that sees a higher one fails. A higher rank
+//!    that sees a lower one fences it; if it does not see it, the lower one sees the higher.
 //!
 //! # Through a late writer
 //!
-//! A node is paused before a request or after it, others take over, and then the request arrives:
+//! A node pauses before or after it sends a request, others take over, and the request takes effect
+//! afterwards:
 //!
-//! 1. *A part*: its upload has been completed or aborted, and the server refuses. A number of one
-//!    upload is only ever sent with one content, so repeating does no harm.
-//! 2. *A note*: beyond the newer claim its bytes do not count. Beside a published blob it is rubbish,
-//!    which the janitor discards.
-//! 3. *A put or completion, before the new session publishes*: the object is there, with the tag of a
-//!    lower rank. The condition of the new session fails, or it saw the object when it took over. It
-//!    is then *bound*: it publishes by a multipart upload only, which a later session aborts, and so
-//!    replaces the object at most until it is superseded itself.
-//! 4. *A put or completion, after it*: the condition fails, and an aborted upload cannot be completed.
-//!    A server that ignores conditions has only bound sessions, hence only aborted uploads.
-//! 5. *A put, after the blob was deleted*: the name is vacant, so the object appears; it belongs to
-//!    no file, and the janitor deletes it.
+//! 1. *A part*: the upload has been completed or aborted, and the server refuses. A closed session
+//!    has no part under way. Within one upload, a number is only ever sent with one content, so
+//!    repeated parts do no harm.
+//! 2. *A note*: its bytes beyond the newer claim do not count. Beside a published blob it is listed
+//!    as staged, and the janitor discards it.
+//! 3. *A put or completion, before the new session publishes*: the published name has an object
+//!    with a lower rank. The new session has seen it when it took over, or its condition fails.
+//!    Either way it becomes *bound*: it publishes by a multipart upload only, which any later
+//!    session aborts before it publishes, and replaces the object.
+//! 4. *A put or completion, afterwards*: the condition fails, or the upload is gone. On a server
+//!    that ignores conditions all sessions are bound, and their uploads have been aborted.
+//! 5. *A put or a seal, after the blob was deleted*: the name is vacant, so the object appears. It
+//!    is listed as published, no record refers to it, and the janitor deletes it.
 //! 6. *A deletion of notes*: the session has looked for newer claims after its parts had arrived. A
-//!    session that claims later finds those parts.
+//!    session that claims later finds these parts.
 
 mod bucket;
 mod claims;
@@ -124,7 +133,7 @@ use self::server::Abilities;
 use self::session::Session;
 use self::shared::Shared;
 use self::tail::Kept;
-use crate::OpenError;
+use crate::error::OpenError;
 
 /// Store in a bucket. The module describes its layout and its guarantees.
 #[derive(Debug)]
@@ -162,8 +171,8 @@ impl S3Store {
         self.shared.bucket.requests()
     }
 
-    /// Runs `work` under a claim, after that of earlier claims on the key. It runs to its end even if
-    /// the caller is dropped.
+    /// Runs `work` under a claim, after that of earlier claims on the key. It runs to its end even
+    /// if the caller is dropped.
     async fn work<T, F>(
         &self,
         claim: Arc<Claim>,
@@ -303,7 +312,7 @@ impl BlobStore for S3Store {
                 shared.heads.forget(key);
                 let blob = [shared.names.published(key), shared.names.sealed(key)];
                 shared.bucket.delete(&blob).await.map_err(discarding)?;
-                // Last, so that what a crash leaves is listed.
+                // Last, so that the blob stays listed if this process crashes before.
                 let notes: Vec<String> = listed.into_iter().map(|listed| listed.name).collect();
                 shared.bucket.delete(&notes).await.map_err(discarding)?;
             }
@@ -316,7 +325,7 @@ impl BlobStore for S3Store {
     async fn open(&self, key: &BlobKey, size: u64) -> Result<Arc<dyn Blob>, BlobError> {
         let missing = || BlobError::Missing { key: key.clone() };
         if self.shared.claims.grows(key) {
-            // It did so here. Whoever wrote it last may have done that elsewhere.
+            // It grew in this process. Another one may have written it since.
             let snapshot = self.shared.inspect(key, None, 0).await?;
             if !snapshot.is_published {
                 return Err(missing());
@@ -324,7 +333,7 @@ impl BlobStore for S3Store {
             self.shared.claims.set_published(key);
         }
         let name = self.shared.names.published(key);
-        // One of another size was there before it was published for good.
+        // A remembered object of another size was there before the blob was published.
         let known = self.shared.heads.find(key);
         let object = match known.filter(|object| object.size == size) {
             Some(object) => object,

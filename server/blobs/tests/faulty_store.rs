@@ -1,4 +1,4 @@
-//! The double that the services are tested with fails as planned, and only then.
+//! The test double of the services fails as planned, and only then.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,18 +1,22 @@
-//! What is asked of the server, request by request.
+//! Requests to a bucket.
 //!
-//! Bodies are whole buffers in memory: so the SDK can send them again, knows their checksums before it begins, and sends these as
-//! header fields, which more servers understand than trailers. A `200` that carries an error is an error to the SDK, and is tried again.
+//! Bodies are complete buffers in memory, so the SDK can repeat them, and knows their checksums
+//! before it begins. It sends these as header fields, which more servers understand than trailers.
+//! The SDK takes a `200` that carries an error as an error, and repeats the request.
 //!
-//! Servers differ in what they leave out and in how they order what they list. So nothing here relies on what the protocol calls
-//! optional, nor on any order:
+//! Servers differ in what they leave out and in how they order lists. Nothing here relies on what
+//! the protocol calls optional, nor on any order:
 //!
-//! - No multipart upload is begun with a checksum algorithm. With one, it could only be completed with the checksum of every part, which
-//!   some servers do not list, and parts could only be copied into it where the server makes up checksums for them. What parts are
-//!   verified by on their way is the SHA-256 that every request is signed with, and `Content-MD5` if that is chosen or the server takes
-//!   that SHA-256 on trust, as SeaweedFS does.
-//! - Lists are read to their end by the server's own markers, or by the last name where it states none, then put in order here, each
-//!   entry once. A list that goes on without anything new is a contradiction and an error, never a short list.
-//! - An entity tag without quotes is the same as with. A time that is not stated is [`UNKNOWN`], which never becomes old.
+//! - No multipart upload is begun with a checksum algorithm. With one, it could only be completed
+//!   with the checksum of every part, which some servers do not list, and parts could only be
+//!   copied into it where the server computes checksums for them. Parts are verified by the SHA-256
+//!   that every request is signed with, and by `Content-MD5` if that is configured or the server
+//!   does not verify the SHA-256 (SeaweedFS).
+//! - Lists are read to their end (`lists`), by the server's markers or, if it states none, by the
+//!   last name, then put in order, each entry once. A list that continues without a new entry is an
+//!   error, never a short list.
+//! - An entity tag without quotes equals the one with quotes. A time that the server does not state
+//!   is [`UNKNOWN`], which never becomes old.
 
 mod counting;
 mod lists;
@@ -41,44 +45,44 @@ use super::config::{Checksums, Config};
 use super::errors::{S3Error, classify, classify_code, other};
 use super::names::{Rank, Tag};
 
-/// How many objects one request deletes at most (`DeleteObjects`).
+/// Maximum number of objects that one request deletes (`DeleteObjects`).
 const MAX_DELETED: usize = 1000;
-/// How many requests that belong together are under way at once.
+/// Maximum number of requests of one operation that are under way at the same time.
 const AT_ONCE: usize = 4;
-/// The metadata of an object that says who made it.
+/// Metadata field with the [`Tag`] of the maker of an object.
 const TAG: &str = "longhaul-tag";
-/// When something was made of which the server does not say that.
+/// Time of entries for which the server states none.
 const UNKNOWN: Timestamp = Timestamp::from_millis(i64::MAX);
 
-/// What must be at a name for an object to be put there.
+/// Condition on which an object is put.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Condition {
-    /// Anything.
+    /// None.
     Always,
-    /// Nothing.
+    /// The name has no object.
     Vacant,
-    /// The object with this entity tag.
+    /// The name has the object with this entity tag.
     Holds(String),
 }
 
-/// An object, as it is listed or looked at.
+/// Object, as it is listed or looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Object {
-    /// In bytes.
+    /// Size in bytes.
     pub(super) size: u64,
     pub(super) etag: String,
-    /// Who made it, if that is said.
+    /// Tag of its maker, if it has one.
     pub(super) tag: Option<Tag>,
 }
 
-/// An entry of a list of objects.
+/// Entry of a list of objects.
 #[derive(Debug, Clone)]
 pub(super) struct Listed {
     pub(super) name: String,
     pub(super) modified_at: Timestamp,
 }
 
-/// A multipart upload that is under way.
+/// Multipart upload that is under way.
 #[derive(Debug, Clone)]
 pub(super) struct ListedUpload {
     pub(super) name: String,
@@ -86,27 +90,27 @@ pub(super) struct ListedUpload {
     pub(super) initiated_at: Timestamp,
 }
 
-/// A part of a multipart upload that the server has.
+/// Part of a multipart upload that the server has.
 #[derive(Debug, Clone)]
 pub(super) struct Part {
     pub(super) number: u32,
-    /// In bytes.
+    /// Size in bytes.
     pub(super) size: u64,
     pub(super) etag: String,
 }
 
-/// A bucket of an S3 server.
+/// Bucket of an S3 server.
 #[derive(Debug, Clone)]
 pub(super) struct Bucket {
     client: Client,
     name: String,
     checksums: Checksums,
-    /// Whether parts are sent with `Content-MD5`.
+    /// Set if parts are sent with `Content-MD5`.
     parts_have_md5: Arc<AtomicBool>,
     requests: Arc<Requests>,
 }
 
-/// Sends a request of the SDK, counted, and with these settings if there are any.
+/// Sends a request of the SDK and counts it, with other settings if given.
 macro_rules! send {
     ($bucket:ident, $operation:ident, $request:expr $(, $settings:expr)?) => {
         $request
@@ -122,7 +126,7 @@ macro_rules! send {
 
 use send;
 
-/// Keeps the SDK from stating a checksum algorithm.
+/// Returns settings with which the SDK states no checksum algorithm.
 fn without_checksum() -> config::Builder {
     config::Builder::new().request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
 }
@@ -165,7 +169,7 @@ impl Bucket {
         Ok(etag(put.e_tag))
     }
 
-    /// Begins to get an object or a range of it, which must still have the entity tag, if one is given.
+    /// Begins to get a range of an object, which must still have the entity tag, if one is given.
     pub(super) async fn get(
         &self,
         name: &str,
@@ -181,7 +185,7 @@ impl Bucket {
         Ok(send!(self, Get, request)?.body)
     }
 
-    /// Looks at an object, and at its metadata.
+    /// Looks at an object and its metadata.
     pub(super) async fn head(
         &self,
         name: &str,
@@ -200,12 +204,12 @@ impl Bucket {
         Ok(Some((object, metadata)))
     }
 
-    /// Deletes objects; those that are not there are deleted already.
+    /// Deletes objects. Missing ones count as deleted.
     pub(super) async fn delete(&self, names: &[String]) -> Result<(), S3Error> {
         match (names, self.algorithm()) {
             ([], _) => Ok(()),
             ([name], _) => self.delete_one(name).await,
-            // Deleting many needs a checksum by the protocol, which such a server may not know.
+            // By the protocol, deleting many takes a checksum, which such a server may not know.
             (names, None) => self.delete_each(names).await,
             (names, Some(algorithm)) => {
                 for names in names.chunks(MAX_DELETED) {
@@ -263,8 +267,8 @@ impl Bucket {
             None => Ok(()),
             Some(error) => {
                 let code = error.code().unwrap_or("an object was not deleted");
-                let said = format!("{code}: {}", error.message().unwrap_or_default());
-                Err(classify_code(200, code, said.into()))
+                let answer = format!("{code}: {}", error.message().unwrap_or_default());
+                Err(classify_code(200, code, answer.into()))
             }
         }
     }
@@ -278,7 +282,7 @@ impl Bucket {
             .set_metadata(Some(metadata_of(tag)));
         send!(self, CreateUpload, request, without_checksum())?
             .upload_id
-            .ok_or_else(|| other("the server did not name the multipart upload"))
+            .ok_or_else(|| other("the server returned no id of the multipart upload"))
     }
 
     pub(super) async fn upload_part(
@@ -309,8 +313,9 @@ impl Bucket {
         })
     }
 
-    /// Sends other bytes as a part than the request is signed for. Whether the server notices; if not, parts are sent with `Content-MD5`
-    /// from now on, unless nothing is to be verified.
+    /// Sends a part with other bytes than the request is signed for, and returns `true` if the
+    /// server refuses it. If it does not, parts are sent with `Content-MD5` from now on, unless
+    /// `checksums` is `none`.
     pub(super) async fn notices_spoilt_part(
         &self,
         name: &str,
@@ -328,8 +333,8 @@ impl Bucket {
             .await;
         let notices = match sent {
             Ok(_) => false,
-            Err(error) => match error.raw_response().map(|said| said.status().as_u16()) {
-                // Whatever else it refuses the next request says, too.
+            Err(error) => match error.raw_response().map(|answer| answer.status().as_u16()) {
+                // If it refuses for another reason, it refuses the next request, too.
                 Some(400..=499) => true,
                 Some(_) | None => return Err(classify(error)),
             },
@@ -340,7 +345,8 @@ impl Bucket {
         Ok(notices)
     }
 
-    /// Has a range of an object, which is given by its name, become a part of an upload, given by its name and id.
+    /// Copies a range of an object, given by its name, to a part of an upload, given by its name
+    /// and id.
     pub(super) async fn copy_part(
         &self,
         (source, object): (&str, &Object),
@@ -348,7 +354,7 @@ impl Bucket {
         number: u32,
         range: Range<u64>,
     ) -> Result<Part, S3Error> {
-        // Amazon S3 copies ranges of large objects only, and whole ones of any size.
+        // Amazon S3 copies ranges of large objects only, and complete objects of any size.
         let part = (range != (0..object.size)).then(|| range_of(&range));
         let request = self
             .client
@@ -362,7 +368,7 @@ impl Bucket {
         let copied = send!(self, CopyPart, request)?;
         let copied = copied
             .copy_part_result
-            .ok_or_else(|| other("the server did not say what it copied"))?;
+            .ok_or_else(|| other("the server returned no result of the copy"))?;
         Ok(Part {
             number,
             size: range.end - range.start,
@@ -370,7 +376,7 @@ impl Bucket {
         })
     }
 
-    /// Makes an object of the parts, which are in the order of their numbers.
+    /// Completes a multipart upload from parts in the order of their numbers.
     pub(super) async fn complete(
         &self,
         name: &str,
@@ -401,7 +407,7 @@ impl Bucket {
         send!(self, CompleteUpload, request).map(drop)
     }
 
-    /// Gives a multipart upload up, if there still is one.
+    /// Aborts a multipart upload, if it is under way.
     pub(super) async fn abort(&self, name: &str, upload: &str) -> Result<(), S3Error> {
         let request = self
             .client
@@ -425,7 +431,7 @@ impl Bucket {
 }
 
 impl Object {
-    /// The session that made it, if that is said.
+    /// Returns the rank of the session that made the object, if it has a tag.
     pub(super) fn maker(&self) -> Option<Rank> {
         self.tag.map(|tag| tag.rank)
     }
@@ -444,12 +450,12 @@ impl Condition {
     }
 }
 
-/// The metadata that says who made an object.
+/// Returns the metadata with the tag of a maker.
 pub(super) fn metadata_of(tag: Tag) -> HashMap<String, String> {
     HashMap::from([(TAG.to_owned(), tag.to_string())])
 }
 
-/// What `Content-MD5` says of these bytes.
+/// Returns the value of `Content-MD5`.
 fn md5(bytes: &[u8]) -> String {
     BASE64_STANDARD.encode(Md5::digest(bytes))
 }
@@ -458,7 +464,7 @@ fn body(bytes: Bytes) -> ByteStream {
     ByteStream::new(SdkBody::from(bytes))
 }
 
-/// As in `Range` and `x-amz-copy-source-range`. The range is not empty.
+/// Returns the value of `Range` and `x-amz-copy-source-range` for a range that is not empty.
 fn range_of(range: &Range<u64>) -> String {
     format!("bytes={}-{}", range.start, range.end.saturating_sub(1))
 }
@@ -478,7 +484,7 @@ fn timestamp(time: Option<DateTime>) -> Timestamp {
     millis.map_or(UNKNOWN, Timestamp::from_millis)
 }
 
-/// An entity tag with its quotes.
+/// Returns an entity tag with quotes.
 fn etag(stated: Option<String>) -> String {
     let stated = stated.unwrap_or_default();
     match stated.is_empty() || stated.ends_with('"') {
@@ -487,7 +493,7 @@ fn etag(stated: Option<String>) -> String {
     }
 }
 
-/// A name as it stands in a URL.
+/// Returns a name in the percent-encoding of URLs.
 fn in_url(name: &str) -> String {
     let mut text = String::with_capacity(name.len());
     for byte in name.bytes() {
@@ -495,7 +501,7 @@ fn in_url(name: &str) -> String {
             b'/' | b'-' | b'_' | b'.' | b'~' | b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => {
                 text.push(char::from(byte));
             }
-            _ => write!(text, "%{byte:02X}").expect("a string takes all"),
+            _ => write!(text, "%{byte:02X}").expect("writing to a string never fails"),
         }
     }
     text

@@ -2,9 +2,9 @@
 //!
 //! Between processes, the epochs of uploads order the writers. Within a process the order of calls
 //! does: staging, publishing and discarding take a [`Claim`] at the moment of the call. Only the
-//! newest claim on a key is valid, and the claims on one key inspect and change the bucket one after
-//! the other. Requests of an older claim may still be under way; they have a lower rank, like those
-//! of another process.
+//! newest claim on a key is valid, and the claims on one key inspect and change the bucket one
+//! after the other. Requests of an older claim may still be under way; they have a lower rank, like
+//! those of another process.
 
 use std::collections::HashMap;
 use std::io;
@@ -158,7 +158,8 @@ impl Claim {
         }
     }
 
-    /// Announces that a part will be sent: newer claims must fence the multipart upload from now on.
+    /// Announces that a part will be sent: newer claims must fence the multipart upload from now
+    /// on.
     ///
     /// # Errors
     /// [`BlobError::Failed`] if a newer claim was taken, which may not have seen the announcement.

@@ -1,12 +1,13 @@
-//! What an answer that is an error means: the one place where codes of S3 are told apart.
+//! Error answers of the server, classified by status and S3 code. No other module reads codes.
 //!
-//! - *Passing* ([`S3Error::Transient`]): no answer, `5xx`, `429`, and what the protocol says to repeat. Clients come again.
-//! - *Full* ([`S3Error::Full`]): no room or no quota left. Clients are told so.
-//! - *Refused* ([`S3Error::Refused`]): all other answers that are errors. They stay so until somebody changes a setting, a permission,
-//!   the bucket or the server: at the start it is not started, later clients get an answer that is final; either way the log says what
-//!   to change.
-//! - What a conditional request finds out ([`S3Error::NoObject`], [`S3Error::NoUpload`], [`S3Error::Changed`]) is no failure at all to
-//!   whoever asked.
+//! - [`S3Error::Transient`]: no answer, `5xx`, `429`, and what the protocol says to repeat. Clients
+//!   try again.
+//! - [`S3Error::Full`]: no room or quota left. Clients are told so.
+//! - [`S3Error::Refused`]: all other error answers. They stay until an operator changes a setting,
+//!   a permission, the bucket or the server. At the start, the server does not start; later,
+//!   clients get a final answer. Either way the log says what to change.
+//! - [`S3Error::NoObject`], [`S3Error::NoUpload`] and [`S3Error::Changed`]: results of requests
+//!   that ask for them.
 
 use std::error::Error;
 use std::io;
@@ -17,12 +18,11 @@ use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use domain::BlobKey;
 use domain::blob_store::BlobError;
 
-/// The code by which versitygw refuses for a moment, beside deletions, to write under names that never
-/// are directories.
+/// Code with which versitygw refuses for a moment, beside deletions, to write under names that
+/// never are directories.
 const IS_DIRECTORY: &str = "ExistingObjectIsDirectory";
 
-/// Makes the SDK repeat a request that was refused with [`IS_DIRECTORY`], as it repeats others whose
-/// failure passes.
+/// Retry classifier for requests that were refused with [`IS_DIRECTORY`].
 #[derive(Debug)]
 pub(super) struct RepeatDirectories;
 
@@ -45,31 +45,31 @@ impl ClassifyRetry for RepeatDirectories {
     }
 }
 
-/// Why the server did not do it.
+/// Failure of a request.
 #[derive(Debug)]
 pub(super) enum S3Error {
     /// There is no such object.
     NoObject,
-    /// There is no such multipart upload, or not any more.
+    /// There is no such multipart upload, or no longer.
     NoUpload,
-    /// An object is not what the request relies on.
+    /// An object is not the one that the request relies on.
     Changed,
     /// There is no room left.
     Full,
-    /// It may be done when it is asked for again.
+    /// The same request may succeed later.
     Transient(Box<dyn Error + Send + Sync>),
-    /// It will not be done, however often it is asked for.
+    /// The same request will fail again.
     Refused(Refusal),
-    /// Anything else that went wrong, here.
+    /// Any other failure in this process.
     Other(Box<dyn Error + Send + Sync>),
 }
 
-/// A server's refusal.
+/// Refusal of a server.
 #[derive(Debug)]
 pub(super) struct Refusal {
-    /// What to change.
+    /// Change to make.
     pub(super) advice: &'static str,
-    /// What the server said.
+    /// Answer of the server.
     pub(super) source: Box<dyn Error + Send + Sync>,
 }
 
@@ -77,12 +77,12 @@ pub(super) fn other(error: impl Into<Box<dyn Error + Send + Sync>>) -> S3Error {
     S3Error::Other(error.into())
 }
 
-/// An answer broke off.
+/// Returns the error for an answer that broke off.
 pub(super) fn broken_off(error: impl Into<Box<dyn Error + Send + Sync>>) -> S3Error {
     S3Error::Transient(error.into())
 }
 
-/// What an error of the SDK means.
+/// Classifies an error of the SDK.
 pub(super) fn classify<E>(error: SdkError<E>) -> S3Error
 where
     E: ProvideErrorMetadata + Error + Send + Sync + 'static,
@@ -93,7 +93,7 @@ where
     classify_code(status, error.code().unwrap_or_default(), said(&error))
 }
 
-/// What a status and a code mean; 0 stands for no answer.
+/// Classifies a status (0 for no answer) and a code.
 pub(super) fn classify_code(
     status: u16,
     code: &str,
@@ -115,10 +115,12 @@ pub(super) fn classify_code(
     }
 }
 
-/// Whether the same request may be answered otherwise later. A `200` can carry an error, which its code tells.
+/// Returns `true` if the same request may be answered otherwise later. The code matters for errors
+/// in a `200`.
 fn is_transient(status: u16, code: &str) -> bool {
     match code {
-        // The server's own faults, and the few refusals that the protocol says to repeat. What was spoilt on its way is sent anew.
+        // Faults of the server, and the few refusals that the protocol says to repeat. Bodies that
+        // were corrupted on their way are sent again.
         "InternalError"
         | "ServiceUnavailable"
         | "SlowDown"
@@ -134,20 +136,20 @@ fn is_transient(status: u16, code: &str) -> bool {
     }
 }
 
-/// What to change where the server refuses.
+/// Returns the change to make after a refusal.
 fn advice(status: u16, code: &str) -> &'static str {
     match (status, code) {
         (_, "NoSuchBucket") => {
-            "there is no such bucket; create it, or correct blobs.bucket and blobs.endpoint"
+            "the bucket does not exist; create it, or correct blobs.bucket and blobs.endpoint"
         }
         (_, "InvalidBucketName") => {
-            "no bucket can have that name; correct blobs.bucket, for example \"longhaul\""
+            "no bucket can have this name; correct blobs.bucket, for example \"longhaul\""
         }
         (_, "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidSecurity") => {
             "the server does not accept the credentials; correct blobs.access_key_id and blobs.secret_access_key, or where they come from"
         }
         (_, "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired") => {
-            "the credentials are no longer good; renew them where they come from (AWS_SESSION_TOKEN, profile or role)"
+            "the credentials have expired; renew them where they come from (AWS_SESSION_TOKEN, profile or role)"
         }
         (_, "RequestTimeTooSkewed" | "RequestExpired") => {
             "this machine's clock and the server's differ by more than 15 minutes; synchronise them, for example with chrony"
@@ -168,41 +170,41 @@ fn advice(status: u16, code: &str) -> &'static str {
             "an object of the bucket is archived or of a class that cannot be read at once; remove the rule that moves objects to other storage classes"
         }
         (_, "EntityTooSmall" | "EntityTooLarge") => {
-            "the server takes no parts of this size; set blobs.part_size to what it takes, for example \"16 MiB\""
+            "the server refuses parts of this size; set blobs.part_size to one that it accepts, for example \"16 MiB\""
         }
         (_, "InvalidPart" | "InvalidPartOrder") => {
-            "the server does not know a part that it has acknowledged; see that nothing but this service writes to blobs.prefix, and what removes parts of multipart uploads there"
+            "the server has lost a part that it acknowledged; make sure that nothing but this service writes below blobs.prefix or removes parts of multipart uploads there"
         }
         (_, "InvalidDigest" | "InvalidChecksum" | "MissingContentMD5") => {
-            "the server verifies what it is sent in another way; set blobs.checksums to \"md5\""
+            "the server requires another checksum; set blobs.checksums to \"md5\""
         }
         (403, _) | (_, "AccessDenied" | "AllAccessDisabled" | "AccountProblem" | "NotSignedUp") => {
             "the credentials do not allow this; let them list, read, write and delete objects and multipart uploads in the bucket"
         }
         (401, _) => {
-            "the server wants other credentials; correct blobs.access_key_id and blobs.secret_access_key, or where they come from"
+            "the server requires other credentials; correct blobs.access_key_id and blobs.secret_access_key, or where they come from"
         }
         (405 | 501, _) | (_, "NotImplemented" | "MethodNotAllowed") => {
-            "the server does not do what it is asked; see that blobs.endpoint is the URL of its S3 API and blobs.path_style what it needs, and which S3 servers are known to work"
+            "the server lacks this operation; make sure that blobs.endpoint is the URL of its S3 API and that blobs.path_style is as it needs, or use an S3 server that is known to work"
         }
         _ => {
-            "it takes something in the request for wrong; read what it says below, and correct the settings under [blobs]"
+            "the server rejects the request; read its answer below, and correct the settings under [blobs]"
         }
     }
 }
 
-/// An error in one line: what the SDK says of its errors is in their sources.
+/// Returns an error in one line, with its sources, which have the SDK's details.
 fn said<E: Error + 'static>(error: &SdkError<E>) -> Box<dyn Error + Send + Sync> {
     DisplayErrorContext(error).to_string().into()
 }
 
-/// The error of somebody who meant to `verb` a blob. That the blob itself is missing is for the caller to say: not every object that
-/// is not found is the blob.
+/// Returns the error for an attempt to `verb` a blob. An object that is not found is not always the
+/// blob, so the caller decides on [`BlobError::Missing`].
 pub(super) fn failed(key: &BlobKey, verb: &str, error: S3Error) -> BlobError {
     failed_to(&format!("{verb} blob {key}"), error)
 }
 
-/// The error of somebody who was `doing` something.
+/// Returns the error for an attempt; `doing` completes the sentence "failed to …".
 pub(super) fn failed_to(doing: &str, error: S3Error) -> BlobError {
     let doing = doing.to_owned();
     let source = match error {
@@ -217,7 +219,7 @@ pub(super) fn failed_to(doing: &str, error: S3Error) -> BlobError {
         }
         S3Error::NoObject => Box::new(io::Error::other("an object is missing")),
         S3Error::NoUpload | S3Error::Changed => {
-            Box::new(io::Error::other("somebody else has changed it since"))
+            Box::new(io::Error::other("another writer has changed it"))
         }
         S3Error::Other(source) => source,
     };

@@ -1,15 +1,21 @@
-//! The names of objects, and what names say.
+//! Names of objects, and the facts that are in names and metadata.
 //!
 //! ```text
 //! PREFIX published/<key>             a blob
-//! PREFIX sealed/<key>                who published it, where the blob does not say so itself
-//! PREFIX staged/<key>!/<note>        what is known of a blob that grows
-//! PREFIX probe                       overwritten now and then, to see whether writing works
-//! PREFIX probe-<key>                 with what is found out at the start what the server can do, and deleted then
+//! PREFIX sealed/<key>                its publisher, if another session made the object
+//! PREFIX staged/<key>!/<note>        a note on a blob that grows
+//! PREFIX staged/<key>!/large-<tag>   a part that is being put together
+//! PREFIX probe                       overwritten now and then, to find out whether writing works
+//! PREFIX probe-<key>                 written at the start to try the server, then deleted
 //! ```
 //!
-//! The `!` has the objects of keys come in the order of the keys, of which one may be the beginning of another: it is less than
-//! every character of a key.
+//! The `!` puts the objects of keys in the order of the keys, of which one may be the beginning of
+//! another: it is less than every character of a key.
+//!
+//! A *session* is the time for which one writer has a blob. The names of all its notes have its
+//! rank and the offset at which it began. Bytes of sessions of lower ranks from there on do not
+//! count, whenever they were written. [`Notes`] combines the notes of a blob by this rule; it sends
+//! no request.
 
 use std::collections::HashMap;
 use std::fmt::{self, Display};
@@ -17,7 +23,7 @@ use std::str::FromStr;
 
 use domain::BlobKey;
 
-/// Orders the sessions of all writers of a blob: by the epoch of the upload, then by a count within the process.
+/// Rank of a session: the epoch of the upload, then a number that the process issued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Rank {
     pub(super) epoch: u64,
@@ -42,7 +48,8 @@ impl FromStr for Rank {
     }
 }
 
-/// Says which session made an object or a multipart upload; the count tells those of one session apart.
+/// Tag of an object or a multipart upload: the rank of the session that made it, and a count within
+/// the session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tag {
     pub(super) rank: Rank,
@@ -67,29 +74,29 @@ impl FromStr for Tag {
     }
 }
 
-/// What a note is for.
+/// Kind of a note.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     /// A session began.
     Claim,
     /// Bytes, and the state of the blob with them.
     Piece,
-    /// The same, and nothing more comes of this session.
+    /// The same, and nothing more comes of the session.
     Close,
 }
 
-/// An object that says something of a blob that grows; all of it but the state is in its name.
+/// Object with facts on a blob that grows. All but the state are in its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Note {
-    /// Of the session that left it.
+    /// Rank of the session that put it.
     pub(super) rank: Rank,
-    /// Counts the notes of the session.
+    /// Counts the notes, objects and uploads of the session.
     pub(super) nth: u64,
-    /// Where the session began: bytes of older sessions do not count from there on.
+    /// Offset at which the session began. Bytes of lower ranks do not count from there on.
     pub(super) begin: u64,
-    /// The note has the bytes of the blob from here
+    /// Beginning of the bytes of the note in the blob.
     pub(super) from: u64,
-    /// to here.
+    /// End of the bytes of the note in the blob.
     pub(super) to: u64,
     pub(super) kind: Kind,
 }
@@ -144,7 +151,7 @@ impl FromStr for Note {
     }
 }
 
-/// Sixteen hexadecimal digits.
+/// Parses sixteen hexadecimal digits.
 fn hexadecimal(text: &str) -> Option<u64> {
     let is_canonical = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     is_canonical
@@ -152,7 +159,7 @@ fn hexadecimal(text: &str) -> Option<u64> {
         .flatten()
 }
 
-/// The names of a store's objects.
+/// Names of the objects of a store.
 #[derive(Debug, Clone)]
 pub(super) struct Names {
     prefix: String,
@@ -193,7 +200,7 @@ impl Names {
         format!("{}{note}", self.staged(key))
     }
 
-    /// Where a part is put together that is longer than what is gathered in memory.
+    /// Returns the name under which a large part is put together.
     pub(super) fn large(&self, key: &BlobKey, tag: Tag) -> String {
         format!("{}large-{tag}", self.staged(key))
     }
@@ -202,7 +209,7 @@ impl Names {
         format!("{}probe", self.prefix)
     }
 
-    /// An object to find out by what the server can do.
+    /// Returns the name of an object to try what the server can do.
     pub(super) fn scratch(&self, key: &BlobKey) -> String {
         format!("{}{key}", self.all_scratch())
     }
@@ -211,40 +218,40 @@ impl Names {
         format!("{}probe-", self.prefix)
     }
 
-    /// The key of a published blob's object.
+    /// Returns the key in the name of a published blob.
     pub(super) fn key_of_published(&self, name: &str) -> Option<BlobKey> {
         name.strip_prefix(&self.all_published())?.parse().ok()
     }
 
-    /// The key of the blob that an object beside its notes belongs to.
+    /// Returns the key in the name of a note or a large part.
     pub(super) fn key_of_staged(&self, name: &str) -> Option<BlobKey> {
         let (key, _) = name.strip_prefix(&self.all_staged())?.split_once("!/")?;
         key.parse().ok()
     }
 
-    /// The key and the note that an object's name says.
+    /// Returns the key and the note in the name of a note.
     pub(super) fn note_of(&self, name: &str) -> Option<(BlobKey, Note)> {
         let (key, note) = name.strip_prefix(&self.all_staged())?.split_once("!/")?;
         Some((key.parse().ok()?, note.parse().ok()?))
     }
 }
 
-/// A multipart upload that may be under way.
+/// Multipart upload that may be under way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Upload {
     pub(super) id: String,
-    /// Who began it.
+    /// Tag of its beginner.
     pub(super) tag: Tag,
 }
 
-/// What a note says beside its bytes, in the metadata of its object.
+/// State of a blob, in the metadata of a note.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct State {
-    /// The size of all parts but the last, in bytes.
+    /// Size of all parts but the last, in bytes.
     pub(super) part_size: u64,
-    /// How many bytes of the object that is where the blob will be published belong to the blob.
+    /// Number of bytes of the object at the published name that the blob begins with.
     pub(super) base: u64,
-    /// The multipart upload that has the parts beyond the base.
+    /// Multipart upload with the parts behind the base.
     pub(super) upload: Option<Upload>,
 }
 
@@ -287,13 +294,13 @@ impl State {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Extent {
     pub(super) note: Note,
-    /// Where they begin in the blob.
+    /// Beginning of the bytes in the blob.
     pub(super) from: u64,
-    /// Where they end.
+    /// End of the bytes in the blob.
     pub(super) to: u64,
 }
 
-/// The notes on one blob, in the order of their ranks.
+/// Notes on one blob, in the order of their ranks.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Notes(Vec<Note>);
 
@@ -311,23 +318,23 @@ impl Notes {
         self.0.iter()
     }
 
-    /// The greatest rank of all.
+    /// Returns the greatest rank.
     pub(super) fn newest(&self) -> Option<Rank> {
         self.0.last().map(|note| note.rank)
     }
 
-    /// Those that sessions of a lower rank than `rank` left.
+    /// Returns the notes of sessions of lower ranks than `rank`.
     pub(super) fn before(&self, rank: Rank) -> Self {
         let before = |note: &&Note| note.rank < rank;
         Self(self.0.iter().filter(before).copied().collect())
     }
 
-    /// The newest note that has a state.
+    /// Returns the newest note that has a state.
     pub(super) fn newest_state(&self) -> Option<&Note> {
         self.0.iter().rev().find(|note| note.has_state())
     }
 
-    /// The bytes from `from` on, up to `to` or as far as they reach, by the notes that have them.
+    /// Returns the notes with the bytes from `from` to `to`, or as far as they reach without a gap.
     pub(super) fn extents(&self, from: u64, to: u64) -> Vec<Extent> {
         let mut extents = Vec::new();
         let mut reached = from;
@@ -353,7 +360,7 @@ impl Notes {
         extents
     }
 
-    /// Up to where the bytes of a note count.
+    /// Returns the offset up to which the bytes of a note count.
     fn end(&self, note: &Note) -> u64 {
         let newer = self.0.iter().filter(|other| other.rank > note.rank);
         newer.map(|other| other.begin).fold(note.to, u64::min)

@@ -1,4 +1,12 @@
-//! HEAD
+//! Published blobs: reads, links, and caches of heads and blocks.
+//!
+//! An archive is read in windows of some 80 KiB out of segments of 64 MiB, mostly one behind the
+//! other. A request for each would cost more than its bytes do. So a short read fetches the block
+//! around it, and the reads behind it find their bytes in memory. Readers that want the same block
+//! at the same time wait for one request.
+//!
+//! A link is a pre-signed URL, with which a client fetches from the S3 server what the store would
+//! send. Signing sends no request.
 
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -21,23 +29,23 @@ use super::config::Config;
 use super::errors::{S3Error, failed, other};
 use super::reading::Source;
 
-/// How many blobs are remembered.
+/// Number of blobs whose heads are remembered.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(16 * 1024).unwrap();
-/// Bytes of a block.
+/// Size of a block in bytes.
 const BLOCK: u64 = 1024 * 1024;
-/// Reads of up to so many bytes are short.
+/// Longest short read in bytes.
 const SHORT: u64 = 256 * 1024;
 
-/// A published blob.
+/// Published blob that is open for reading.
 #[derive(Debug)]
 pub(super) struct PublishedObject {
     pub(super) source: Source,
-    /// In bytes.
+    /// Size in bytes.
     pub(super) size: u64,
-    /// How many bytes one request reads.
+    /// Bytes that one request reads.
     pub(super) read_size: u64,
     pub(super) blocks: Arc<Blocks>,
-    /// Gives links to it, where clients may have them.
+    /// Signer of links, if clients may be redirected to the bucket.
     pub(super) links: Option<Arc<Links>>,
 }
 
@@ -71,7 +79,8 @@ impl Blob for PublishedObject {
     }
 }
 
-/// Published blobs that were looked at lately.
+/// Heads of published blobs that were looked at lately. Published blobs never change, so one look
+/// is enough.
 #[derive(Debug)]
 pub(super) struct Heads {
     cache: Cache<BlobKey, Object>,
@@ -97,7 +106,7 @@ impl Heads {
     }
 }
 
-/// Which block of which object.
+/// Identity of a block.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Place {
     key: BlobKey,
@@ -113,16 +122,16 @@ pub(super) struct Blocks {
 }
 
 impl Blocks {
-    /// Keeps at most so many bytes.
+    /// Returns a cache of at most `memory` bytes.
     pub(super) fn new(memory: u64) -> Self {
         let blocks = memory / BLOCK;
         let options = OptionsBuilder::new()
             .estimated_items_capacity(usize::try_from(blocks).unwrap_or(usize::MAX))
             .weight_capacity(blocks)
-            // Each has a share of the capacity, which must be more than one block.
+            // Each shard has a share of the capacity, which must be more than one block.
             .shards(4)
             .build()
-            .expect("all that is needed is said");
+            .expect("all required options are set");
         Self {
             cache: Cache::with_options(
                 options,
@@ -133,12 +142,12 @@ impl Blocks {
         }
     }
 
-    /// Whether a read of `range`, out of an object of `size` bytes, is short.
+    /// Returns `true` if a read of `range`, out of an object of `size` bytes, is short.
     pub(super) fn suit(range: &Range<u64>, size: u64) -> bool {
         !range.is_empty() && range.end - range.start <= SHORT.min(size / 2)
     }
 
-    /// The bytes in `range` of an object of `size` bytes.
+    /// Streams the bytes in `range` of an object of `size` bytes.
     pub(super) fn stream(
         self: &Arc<Self>,
         source: &Source,
@@ -155,8 +164,8 @@ impl Blocks {
                     let block = blocks.block(source, index, size).await?;
                     let from = range.start.saturating_sub(begin);
                     let to = (range.end - begin).min(block.len() as u64);
-                    // Within a block, which is short.
-                    let short = |at: u64| usize::try_from(at).expect("a block is short");
+                    // Offset within a block, which fits.
+                    let short = |at: u64| usize::try_from(at).expect("a block fits into memory");
                     Ok(block.slice(short(from)..short(to)))
                 }
             })
@@ -182,21 +191,21 @@ impl Blocks {
     }
 }
 
-/// Signs links, for objects that are large enough.
+/// Signer of links to objects that are large enough.
 #[derive(Debug)]
 pub(super) struct Links {
     client: Client,
     bucket: String,
-    /// In bytes.
+    /// Minimum size of an object, in bytes.
     min_size: u64,
     lifetime: Duration,
 }
 
 impl Links {
-    /// `None` where the store is to send everything itself. `client` is the one that the store uses.
+    /// Returns `None` if the store sends all bytes itself. `client` is the one that the store uses.
     pub(super) fn new(client: &Client, config: &Config) -> Option<Self> {
         let min_size = config.redirect_min_size?.as_u64();
-        // Else the URL would ask for a checksum, which only the SDK would verify.
+        // Otherwise the URL would ask for a checksum, which only the SDK would verify.
         let mut builder = client
             .config()
             .to_builder()
@@ -212,7 +221,8 @@ impl Links {
         })
     }
 
-    /// A URL for the object `name` of `size` bytes; `None` if it is too small to be worth another connection.
+    /// Returns a URL for the object `name` of `size` bytes, or `None` if it is too small to be
+    /// worth another connection.
     pub(super) async fn sign(
         &self,
         name: &str,

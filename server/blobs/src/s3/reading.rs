@@ -1,4 +1,13 @@
-//! HEAD
+//! Reads of objects in requests of bounded length, one request ahead.
+//!
+//! Bytes are passed on as they come, and not gathered. While one answer is passed on, the next
+//! request has been sent, and its answer waits in the connection. If an answer breaks off, the rest
+//! is requested again, and likewise if the answer was closed while its reader paused.
+//!
+//! An answer of the S3 server that is read in part keeps its connection, up to 408 KiB in its
+//! buffer (hyper's largest), and the buffers of the kernel. The clients of downloads decide how
+//! fast answers are read, so the number of paused ones is bounded by [`Pauses`]: it closes the one
+//! that was read longest ago, whose reader requests the rest again.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -15,23 +24,23 @@ use tokio_util::task::AbortOnDropHandle;
 use super::bucket::Bucket;
 use super::errors::{S3Error, broken_off, failed, other};
 
-/// How often in a row an answer may break off without a byte.
+/// Maximum number of consecutive answers that break off without a byte.
 const MAX_BREAKS: u32 = 3;
 
-/// An object that is read.
+/// Object to read.
 #[derive(Debug, Clone)]
 pub(super) struct Source {
     pub(super) bucket: Arc<Bucket>,
     pub(super) pauses: Arc<Pauses>,
-    /// The blob that it is of.
+    /// Key of its blob.
     pub(super) key: BlobKey,
     pub(super) name: String,
-    /// What it must still be, if that matters.
+    /// Entity tag that it must still have.
     pub(super) etag: Option<String>,
 }
 
 impl Source {
-    /// The bytes in `range`.
+    /// Streams the bytes in `range`.
     pub(super) fn stream(self, range: Range<u64>, read_size: u64) -> BlobStream {
         let reading = Reading {
             source: self,
@@ -56,28 +65,28 @@ impl Source {
     }
 }
 
-/// A range while it is read.
+/// Range that is being read.
 #[derive(Debug)]
 struct Reading {
     source: Source,
     read_size: u64,
-    /// What is yet to be passed on.
+    /// Bytes yet to be passed on.
     rest: Range<u64>,
-    /// Up to where it was asked for.
+    /// End of the bytes that were requested.
     requested: u64,
     answers: Answers,
     /// Ticket of `answers` while nobody reads.
     paused: Option<Ticket>,
-    /// How often in a row an answer broke off without a byte.
+    /// Number of consecutive answers that broke off without a byte.
     breaks: u32,
 }
 
-/// The answers that a reading has open.
+/// Open answers of a reading.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
-    /// The one that is being passed on, and where in the blob it ends.
+    /// The one that is being passed on, with the offset in the blob at which it ends.
     current: Option<(ByteStream, u64)>,
-    /// The next one, which is asked for.
+    /// The next one, which has been requested.
     ahead: Option<AbortOnDropHandle<Result<ByteStream, S3Error>>>,
 }
 
@@ -137,7 +146,7 @@ impl Reading {
         Ok(None)
     }
 
-    /// The next answer, and where it ends; behind it, the one after that is asked for.
+    /// Returns the next answer with its end, and requests the one behind it.
     async fn answer(&mut self) -> Result<(ByteStream, u64), BlobError> {
         let ahead = match self.answers.ahead.take() {
             Some(ahead) => ahead,
@@ -162,7 +171,7 @@ impl Reading {
 
     fn failed(&self, error: S3Error) -> BlobError {
         match error {
-            // It has been deleted, and perhaps another was put in its place.
+            // The blob was deleted, and perhaps another put in its place.
             S3Error::NoObject | S3Error::Changed => BlobError::Missing {
                 key: self.source.key.clone(),
             },
@@ -179,7 +188,7 @@ impl Drop for Reading {
     }
 }
 
-/// Paused answers of type `T`.
+/// Paused answers.
 #[derive(Debug)]
 pub(super) struct Pauses<T = Answers> {
     limit: usize,
@@ -189,16 +198,16 @@ pub(super) struct Pauses<T = Answers> {
 #[derive(Debug)]
 struct Paused<T> {
     next: u64,
-    /// By the order in which they were paused.
+    /// In the order in which they were paused.
     answers: BTreeMap<u64, T>,
 }
 
-/// Names a paused answer.
+/// Key of a paused answer.
 #[derive(Debug)]
 struct Ticket(u64);
 
 impl<T> Pauses<T> {
-    /// Holds `limit` answers at most.
+    /// Returns a set that holds at most `limit` answers.
     pub(super) fn new(limit: usize) -> Self {
         let paused = Paused {
             next: 0,
@@ -210,7 +219,7 @@ impl<T> Pauses<T> {
         }
     }
 
-    /// Keeps `answer` until it is resumed, dropped, or closed for those that were paused later.
+    /// Keeps `answer` until it is resumed, or closed to make room for later ones.
     fn pause(&self, answer: T) -> Ticket {
         let mut paused = self.lock();
         let ticket = paused.next;
@@ -220,7 +229,7 @@ impl<T> Pauses<T> {
             .then(|| paused.answers.pop_first())
             .flatten();
         drop(paused);
-        // Closing a connection is done outside of the lock.
+        // Connections are closed outside the lock.
         drop(oldest);
         Ticket(ticket)
     }

@@ -1,10 +1,22 @@
-//! HEAD
+//! Connection to the server: the client of the SDK, and the trial of what the server can do.
+//!
+//! S3-compatible servers differ in what they leave out. At the start, the store tries what it needs
+//! on a scratch object, which it deletes again. So a missing permission or operation is reported at
+//! the start, and not to the first client. Three abilities are used if present:
+//!
+//! - *Conditional writes.* A server that ignores conditions looks like one that honours them until
+//!   two nodes meet, so both outcomes are tried. Without them, sessions are always bound
+//!   (`session::resuming`).
+//! - *Copying parts.* Otherwise the same bytes are sent again.
+//! - *Verifying the signed SHA-256.* Otherwise parts are sent with `Content-MD5`.
+//!
+//! An ability that is configured as `true` or `false` is not tried.
 
 use super::bucket::{Bucket, Condition, Object, metadata_of};
 use super::config::{Ability, Checksums, Config};
 use super::errors::{Refusal, RepeatDirectories, S3Error, other};
 use super::names::{Names, Rank, Tag};
-use crate::OpenError;
+use crate::error::OpenError;
 use aws_config::environment::{
     EnvironmentVariableCredentialsProvider, EnvironmentVariableRegionProvider,
 };
@@ -29,13 +41,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use url::Url;
 
-/// Signed for where nothing says another: servers that are not Amazon's mostly do not care.
+/// Region to sign for by default. Servers other than Amazon's mostly ignore it.
 const REGION: &str = "us-east-1";
 
-/// The longest pause between two attempts.
+/// Longest pause between two attempts.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 
-/// A client for the configured server. Between attempts it pauses, first for about `first_pause`, then longer and longer.
+/// Returns a client for the configured server. It pauses between attempts, first for about
+/// `first_pause`, then longer and longer.
 pub(super) async fn client(config: &Config, first_pause: Duration) -> Client {
     let mut environment = aws_config::defaults(BehaviorVersion::v2026_01_12());
     if !is_amazons(config) {
@@ -50,7 +63,7 @@ pub(super) async fn client(config: &Config, first_pause: Duration) -> Client {
     }
     let environment = environment.load().await;
     let region = environment.region().cloned();
-    // What a server is not asked to verify it is not expected to state.
+    // A server that need not verify checksums is not expected to state any.
     let (calculation, validation) = match config.checksums {
         Checksums::Crc32 | Checksums::Crc64nvme | Checksums::Sha256 => (
             RequestChecksumCalculation::WhenSupported,
@@ -85,8 +98,8 @@ pub(super) async fn client(config: &Config, first_pause: Duration) -> Client {
     Client::from_conf(builder.build())
 }
 
-/// Whether the server is Amazon's, to which a machine in Amazon's cloud is known. Anywhere else nobody answers to the questions about
-/// the machine, for which it would be waited.
+/// Returns `true` if the server is Amazon's, so that the machine may be in Amazon's cloud.
+/// Elsewhere nobody answers requests for its metadata, and waiting for them would delay the start.
 fn is_amazons(config: &Config) -> bool {
     let endpoint = config
         .endpoint
@@ -96,7 +109,7 @@ fn is_amazons(config: &Config) -> bool {
     host.is_none_or(|host| host.ends_with(".amazonaws.com") || host.ends_with(".amazonaws.com.cn"))
 }
 
-/// Region and credentials from everywhere but the machine itself.
+/// Looks for region and credentials everywhere but in the metadata of the machine.
 fn without_machine(environment: ConfigLoader) -> ConfigLoader {
     let region = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
         .or_else(ProfileFileRegionProvider::new())
@@ -114,16 +127,16 @@ fn without_machine(environment: ConfigLoader) -> ConfigLoader {
     environment.region(region).credentials_provider(credentials)
 }
 
-/// Why the store cannot be opened, with what to do about it.
+/// Returns the error for a bucket that cannot be used, with the change to make.
 pub(super) fn unusable(bucket: &str, error: S3Error) -> OpenError {
     let (advice, source) = match error {
         S3Error::Refused(Refusal { advice, source }) => (advice, source),
         S3Error::Full => (
-            "it is full; make room in it or raise its quota",
+            "it is full; make room or raise its quota",
             "no room left".into(),
         ),
         S3Error::NoObject | S3Error::NoUpload | S3Error::Changed => (
-            "the server knows nothing of what it was asked to keep; see that blobs.endpoint is the URL of its S3 API, for example \"https://s3.example.org\"",
+            "the server denies what it has just stored; make sure that blobs.endpoint is the URL of its S3 API, for example \"https://s3.example.org\"",
             format!("{error:?}").into(),
         ),
         S3Error::Transient(source) | S3Error::Other(source) => (unanswered(&*source), source),
@@ -135,30 +148,30 @@ pub(super) fn unusable(bucket: &str, error: S3Error) -> OpenError {
     }
 }
 
-/// What to do where there is no answer of the server.
+/// Returns the change to make if there is no answer.
 fn unanswered(source: &(dyn Error + Send + Sync)) -> &'static str {
-    let said = source.to_string();
-    let says = |words: &[&str]| words.iter().any(|word| said.contains(word));
+    let message = source.to_string();
+    let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
     if says(&["no credentials", "CredentialsNotLoaded", "credentials"]) {
-        "there are no credentials; set blobs.access_key_id and blobs.secret_access_key, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        "no credentials were found; set blobs.access_key_id and blobs.secret_access_key, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     } else if says(&["dispatch failure", "timeout", "timed out"]) {
         "the server cannot be reached; correct blobs.endpoint, and blobs.path_style if the bucket is not part of the server's host name"
     } else {
-        "the server does not answer as S3 does; see that blobs.endpoint is the URL of its S3 API, for example \"https://s3.example.org\""
+        "the server does not answer like S3; make sure that blobs.endpoint is the URL of its S3 API, for example \"https://s3.example.org\""
     }
 }
 
-/// What the scratch object holds.
-const BYTES: Bytes = Bytes::from_static(b"Written to find out what the server can do.\n");
-/// The entity tag of nothing.
+/// Content of the scratch object.
+const BYTES: Bytes = Bytes::from_static(b"Written to try what the server can do.\n");
+/// Entity tag that no object has.
 const NO_ETAG: &str = "\"00000000000000000000000000000000\"";
-/// A scratch object that is so much older than another was left by a crash, in milliseconds.
+/// Age from which on scratch objects are taken for those of a crashed process, in milliseconds.
 const LEFT: i64 = 60 * 60 * 1000;
 
-/// What the server can do of what the store can do without.
+/// Optional abilities of the server.
 #[derive(Debug)]
 pub(super) struct Abilities {
-    /// Whether it puts an object, or completes a multipart upload to it, only on the condition that is stated.
+    /// Set if it puts objects, and completes multipart uploads, only if the stated condition holds.
     pub(super) conditional_writes: bool,
     copy_parts: AtomicBool,
 }
@@ -167,7 +180,7 @@ impl Abilities {
     /// Tries what the server can do.
     ///
     /// # Errors
-    /// It cannot do, or does not allow, what the store needs.
+    /// The server lacks or forbids an operation that the store needs.
     pub(super) async fn find_out(
         bucket: &Bucket,
         names: &Names,
@@ -188,36 +201,38 @@ impl Abilities {
 
     fn log(&self) {
         match self.conditional_writes {
-            true => tracing::info!("the S3 server writes on conditions (If-None-Match, If-Match)"),
+            true => {
+                tracing::info!("the S3 server honours conditional writes (If-None-Match, If-Match)")
+            }
             false => tracing::warn!(
-                "the S3 server does not write on conditions (If-None-Match, If-Match); every upload takes some more requests"
+                "the S3 server ignores conditional writes (If-None-Match, If-Match); every upload takes some more requests"
             ),
         }
         match self.copies_parts() {
             true => tracing::info!("the S3 server copies parts"),
             false => tracing::warn!(
-                "the S3 server does not copy parts; what an upload had before a crash is sent to it once more"
+                "the S3 server does not copy parts; the bytes that an upload had before a crash are sent again"
             ),
         }
     }
 
-    /// Whether it copies a range of an object to a part of a multipart upload.
+    /// Returns `true` if the server copies a range of an object to a part of a multipart upload.
     pub(super) fn copies_parts(&self) -> bool {
         self.copy_parts.load(Ordering::Relaxed)
     }
 
-    /// Takes note that it refuses to.
+    /// Records that the server refused to copy a part, and copies no more.
     pub(super) fn disable_copies(&self, refusal: &Refusal) {
         if self.copy_parts.swap(false, Ordering::Relaxed) {
             tracing::warn!(
-                said = %refusal.source,
-                "the S3 server does not copy parts; what an upload had before a crash is sent to it once more"
+                answer = %refusal.source,
+                "the S3 server does not copy parts; the bytes that an upload had before a crash are sent again"
             );
         }
     }
 }
 
-/// A trial on an object that nobody else knows.
+/// Trial on an object that nobody else knows.
 #[derive(Debug)]
 struct Probe<'a> {
     bucket: &'a Bucket,
@@ -231,7 +246,7 @@ impl Probe<'_> {
         let upload = self.bucket.create_upload(&self.name, tag(2)).await?;
         if !self.bucket.notices_spoilt_part(&self.name, &upload).await? {
             tracing::info!(
-                "the S3 server does not verify what requests are signed for; parts are sent with Content-MD5"
+                "the S3 server does not verify the signed SHA-256; parts are sent with Content-MD5"
             );
         }
         self.send_part(&upload).await?;
@@ -252,7 +267,7 @@ impl Probe<'_> {
         })
     }
 
-    /// Puts an object, and sees whether it can be looked at, read and listed as what it is.
+    /// Puts an object, looks at it, reads it and lists it.
     async fn put_and_look(&self) -> Result<Object, S3Error> {
         let tag = tag(1);
         self.put(tag, &Condition::Always).await?;
@@ -269,9 +284,7 @@ impl Probe<'_> {
         let listed = self.bucket.list_all(&self.name).await?;
         match read == BYTES && listed.iter().any(|listed| listed.name == self.name) {
             true => Ok(object),
-            false => Err(unlike_s3(
-                "an object that was put is not read or listed as it is",
-            )),
+            false => Err(unlike_s3("an object is not read or listed as it was put")),
         }
     }
 
@@ -282,7 +295,7 @@ impl Probe<'_> {
             .await
     }
 
-    /// Looks at the object, which must be what was put.
+    /// Looks at the object, which must be as it was put.
     async fn look(&self, tag: Tag) -> Result<Object, S3Error> {
         let object = self
             .bucket
@@ -294,12 +307,12 @@ impl Probe<'_> {
         };
         object.filter(is_as_put).ok_or_else(|| {
             unlike_s3(
-                "an object that was put has another length, no metadata (x-amz-meta-…) or no ETag",
+                "an object has another length than was put, no metadata (x-amz-meta-…) or no ETag",
             )
         })
     }
 
-    /// Sends a part of a multipart upload, and sees whether both are listed.
+    /// Sends a part of a multipart upload, and lists both.
     async fn send_part(&self, upload: &str) -> Result<(), S3Error> {
         self.bucket
             .upload_part(&self.name, upload, 1, BYTES)
@@ -325,7 +338,7 @@ impl Probe<'_> {
         }
     }
 
-    /// Whether it refuses to put an object where a condition does not hold.
+    /// Returns `true` if the server refuses to put an object against a condition.
     async fn refuses_to_put(&self) -> Result<bool, S3Error> {
         let conditions = [Condition::Vacant, Condition::Holds(NO_ETAG.to_owned())];
         for condition in conditions {
@@ -336,7 +349,8 @@ impl Probe<'_> {
         Ok(true)
     }
 
-    /// Completes the multipart upload; returns whether it does so on condition, if that is not ruled out.
+    /// Completes the multipart upload. Returns `true` if the server honours conditions for it, and
+    /// they are not ruled out by `conditional`.
     async fn complete(&self, upload: &str, conditional: bool) -> Result<bool, S3Error> {
         let mut conditional = conditional;
         if conditional {
@@ -354,7 +368,7 @@ impl Probe<'_> {
         }
         if !conditional {
             match self.completed(upload, &Condition::Always).await {
-                // It was when it should not have been.
+                // It was completed against its condition.
                 Ok(()) | Err(S3Error::NoUpload) => {}
                 Err(error) => return Err(error),
             }
@@ -371,11 +385,11 @@ impl Probe<'_> {
             .await
     }
 
-    /// Deletes what it made, and what others left that were killed in the middle.
+    /// Deletes the objects and uploads of this trial, and those that crashed processes left.
     async fn clean_up(&self) -> Result<(), S3Error> {
         let scratch = self.names.all_scratch();
         let objects = self.bucket.list_all(&scratch).await?;
-        // MinIO lists uploads to names that are said in full only.
+        // MinIO lists uploads to complete names only.
         let mut uploads = self.bucket.all_uploads(&self.name).await?;
         uploads.extend(self.bucket.all_uploads(&scratch).await?);
         let own = objects.iter().find(|listed| listed.name == self.name);
@@ -392,13 +406,13 @@ impl Probe<'_> {
             .into_iter()
             .filter(|listed| is_left(&listed.name, listed.modified_at));
         let mut names: Vec<String> = left.map(|listed| listed.name).collect();
-        // Two at least: it shows whether many may be deleted at once.
+        // At least two names, to try whether many may be deleted at once.
         names.push(format!("{}-2", self.name));
         self.bucket.delete(&names).await
     }
 }
 
-/// Whether it was refused because of its condition.
+/// Returns `true` if the request was refused because of its condition.
 fn refuses<T>(outcome: Result<T, S3Error>) -> Result<bool, S3Error> {
     match outcome {
         Err(S3Error::Changed) => Ok(true),
@@ -417,7 +431,7 @@ fn tag(nth: u64) -> Tag {
 
 fn unlike_s3(found: &'static str) -> S3Error {
     S3Error::Refused(Refusal {
-        advice: "the server behind blobs.endpoint does not do as S3 does; use one that is known to work",
+        advice: "the server behind blobs.endpoint behaves unlike S3; use one that is known to work",
         source: found.into(),
     })
 }

@@ -1,9 +1,9 @@
 //! Sessions: a staged blob while one writer appends to it.
 //!
 //! Bytes gather in memory until they fill a part, which is sent while the next one gathers
-//! (`parts`). A sync waits for all parts, and puts the bytes behind them into a *piece*, a note with
-//! content. A blob that fits into one part is put with one request in the end (`publishing`). A
-//! session that follows another one takes over what that left (`resuming`).
+//! (`parts`). A sync waits for all parts, and puts the bytes behind them into a *piece*, a note
+//! with content. A blob that fits into one part is put with one request in the end (`publishing`).
+//! A session that follows another one takes over what that left (`resuming`).
 
 mod parts;
 mod publishing;

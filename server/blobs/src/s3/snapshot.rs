@@ -1,9 +1,9 @@
 //! Snapshots of a staged blob, put together from several requests.
 //!
 //! Other processes go on between these requests. One of them may complete the multipart upload just
-//! then, and servers take their time to do so: versitygw 1.8 first removes the upload, and shows the
-//! object when it has copied all parts. [`Shared::inspect`] waits for an upload or object that seems
-//! to be missing.
+//! then, and servers take their time to do so: versitygw 1.8 first removes the upload, and shows
+//! the object when it has copied all parts. [`Shared::inspect`] waits for an upload or object that
+//! seems to be missing.
 
 use std::time::Duration;
 

@@ -1,4 +1,9 @@
-//! The bytes of a staged blob that are not in a part yet: on the server in pieces, in memory, or both.
+//! Tail of a staged blob: the bytes that are in no part yet, on the server in pieces, in memory, or
+//! both.
+//!
+//! All writers share the memory fairly. A writer makes its bytes durable and frees its memory
+//! before it waits for room, so nobody waits while holding room that others need. Hence every wait
+//! ends, and the client feels it as back-pressure.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,10 +13,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::names::{Extent, Note};
 
-/// Where bytes of a tail are kept durably.
+/// Durable copy of bytes of a tail.
 #[derive(Debug, Clone)]
 pub(super) enum Kept {
-    /// In the object that is the blob's base.
+    /// In the object that is the base of the blob.
     Base { from: u64, to: u64 },
     /// In a note.
     Piece(Extent),
@@ -35,22 +40,22 @@ impl Kept {
     }
 }
 
-/// The bytes from where the next part begins.
+/// Bytes from the beginning of the next part on.
 #[derive(Debug)]
 pub(super) struct Tail {
-    /// Where the next part begins in the blob.
+    /// Offset of the next part in the blob.
     pub(super) start: u64,
-    /// What is durable, in order, from `start` to `synced`.
+    /// Durable copies, in order, from `start` to `synced`.
     pub(super) kept: Vec<Kept>,
     pub(super) synced: u64,
-    /// The last bytes, from `held_from <= synced` on.
+    /// Last bytes, from `held_from <= synced` on.
     held: BytesMut,
     held_from: u64,
     room: Room,
 }
 
 impl Tail {
-    /// A tail of which nothing is in memory.
+    /// Returns a tail without bytes in memory.
     pub(super) fn new(start: u64, kept: Vec<Kept>, end: u64) -> Self {
         Self {
             start,
@@ -62,67 +67,69 @@ impl Tail {
         }
     }
 
-    /// Where it ends in the blob.
+    /// Returns the offset of its end in the blob.
     pub(super) fn end(&self) -> u64 {
         self.held_from + self.held.len() as u64
     }
 
-    /// In bytes.
+    /// Returns the length in bytes.
     pub(super) fn len(&self) -> u64 {
         self.end() - self.start
     }
 
-    /// Appends bytes, if there is room for them at this moment. `most` says how many bytes there may be in the end.
-    pub(super) fn try_append(&mut self, memory: &Memory, bytes: &[u8], most: u64) -> bool {
+    /// Appends bytes, if there is room for them at this moment. `capacity` is the number of bytes
+    /// to allocate memory for.
+    pub(super) fn try_append(&mut self, memory: &Memory, bytes: &[u8], capacity: u64) -> bool {
         let size = self.held.len() + bytes.len();
         if !memory.try_widen(&mut self.room, size) {
             return false;
         }
-        self.append(bytes, most);
+        self.append(bytes, capacity);
         true
     }
 
-    /// Appends bytes to a tail of which nothing is in memory, in room that is given.
-    pub(super) fn append_in(&mut self, room: Room, bytes: &[u8], most: u64) {
+    /// Appends bytes to a tail without bytes in memory, in the given room.
+    pub(super) fn append_in(&mut self, room: Room, bytes: &[u8], capacity: u64) {
         self.room = room;
-        self.append(bytes, most);
+        self.append(bytes, capacity);
     }
 
-    fn append(&mut self, bytes: &[u8], most: u64) {
+    fn append(&mut self, bytes: &[u8], capacity: u64) {
         if self.held.is_empty() {
-            let most = usize::try_from(most).unwrap_or(0);
-            self.held = BytesMut::with_capacity(most.max(bytes.len()));
+            let capacity = usize::try_from(capacity).unwrap_or(0);
+            self.held = BytesMut::with_capacity(capacity.max(bytes.len()));
         }
         self.held.extend_from_slice(bytes);
     }
 
-    /// Whether there are bytes in memory only.
+    /// Returns `true` if all bytes are durable.
     pub(super) fn is_synced(&self) -> bool {
         self.synced == self.end()
     }
 
-    /// Whether all of it is in memory.
+    /// Returns `true` if all bytes are in memory.
     pub(super) fn is_held(&self) -> bool {
         self.held_from == self.start
     }
 
-    /// Takes all that is in memory out of it for a while: the bytes that are in memory only are those from the index on.
+    /// Takes the bytes in memory out for a while. Those from the returned index on are in memory
+    /// only.
     pub(super) fn lend(&mut self) -> (Bytes, usize) {
         let unsynced = usize::try_from(self.synced - self.held_from);
-        let unsynced = unsynced.expect("what is held is short");
+        let unsynced = unsynced.expect("bytes in memory fit into usize");
         (self.held.split().freeze(), unsynced)
     }
 
-    /// Gives back what was lent.
+    /// Puts the bytes of [`Self::lend`] back.
     pub(super) fn give_back(&mut self, bytes: Bytes) {
         self.held = match bytes.try_into_mut() {
             Ok(bytes) => bytes,
-            // The request may not have let go of them yet.
+            // The request may still hold them.
             Err(bytes) => BytesMut::from(&*bytes),
         };
     }
 
-    /// Says that all of it is durable now, the last bytes by this piece.
+    /// Records that all bytes are durable, the last ones in `piece`.
     pub(super) fn keep(&mut self, piece: Extent) {
         self.synced = piece.to;
         if piece.from < piece.to {
@@ -133,26 +140,26 @@ impl Tail {
         }
     }
 
-    /// Lets go of the memory; all of it is durable.
+    /// Frees the memory of a tail that is durable.
     pub(super) fn free(&mut self) {
         self.held_from = self.end();
         self.held = BytesMut::new();
         self.room = Room::default();
     }
 
-    /// Takes bytes into memory, in the place of what is there: all of the tail.
+    /// Replaces the bytes in memory by all bytes of the tail.
     pub(super) fn hold(&mut self, bytes: BytesMut, room: Room) {
         self.held = bytes;
         self.held_from = self.start;
         self.room = room;
     }
 
-    /// What is in memory, and from where on.
+    /// Returns the offset of the bytes in memory, and these.
     pub(super) fn held(&self) -> (u64, &[u8]) {
         (self.held_from, &self.held)
     }
 
-    /// Widens the room to hold all of the tail, if that is possible at this moment.
+    /// Widens the room to hold all bytes, if there is room at this moment, and takes it out.
     pub(super) fn try_widen(&mut self, memory: &Memory) -> Option<Room> {
         let all = usize::try_from(self.len()).ok()?;
         memory
@@ -160,7 +167,8 @@ impl Tail {
             .then(|| std::mem::take(&mut self.room))
     }
 
-    /// Takes all of it out of memory, where all of it is, with the room that it has, and what kept it; the next one begins behind it.
+    /// Takes all bytes, which are in memory, with their room and their durable copies. The tail
+    /// then begins behind them.
     pub(super) fn take(&mut self) -> (Bytes, Room, Vec<Kept>) {
         let end = self.end();
         let taken = (
@@ -173,17 +181,17 @@ impl Tail {
     }
 }
 
-/// Room is given in pages of so many bytes.
+/// Size of the pages in which room is given, in bytes.
 const PAGE: usize = 4096;
 
-/// The room there is.
+/// Memory for the parts of all writers.
 #[derive(Debug)]
 pub(super) struct Memory {
     pages: Arc<Semaphore>,
     waiting: AtomicUsize,
 }
 
-/// Room that somebody has.
+/// Room that a writer holds.
 #[derive(Debug, Default)]
 pub(super) struct Room {
     permit: Option<OwnedSemaphorePermit>,
@@ -211,22 +219,22 @@ impl Memory {
         true
     }
 
-    /// Waits for room for `bytes`, which is no more than there is at all.
+    /// Waits for room for `bytes`, at capacity the total.
     ///
     /// # Cancel safety
-    /// May be dropped anywhere.
+    /// May be dropped at any time.
     pub(super) async fn room(&self, bytes: usize) -> Room {
         let _waiting = Waiting::new(&self.waiting);
         let permit = Arc::clone(&self.pages)
             .acquire_many_owned(count(pages(bytes)))
             .await
-            .expect("it is never closed");
+            .expect("the semaphore is never closed");
         Room {
             permit: Some(permit),
         }
     }
 
-    /// Whether anybody waits.
+    /// Returns `true` if a writer waits for room.
     pub(super) fn is_short(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
     }
@@ -247,7 +255,7 @@ impl Room {
     }
 }
 
-/// Counts somebody who waits.
+/// Counts a writer that waits.
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {

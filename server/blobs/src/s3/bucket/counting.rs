@@ -1,4 +1,4 @@
-//! What is done with requests as they are sent: they are counted.
+//! Counting of requests as they are sent, and the request with other bytes than it is signed for.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use aws_sdk_s3::error::BoxError;
 use aws_sdk_s3::primitives::SdkBody;
 use std::sync::Arc;
 
-/// The operations of S3 that are used.
+/// Operation of S3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Operation {
     Put,
@@ -29,7 +29,7 @@ pub(super) enum Operation {
     ListUploads,
 }
 
-/// All of them, each with its name in the API of S3, in the order of their declaration.
+/// All operations with their names in the API of S3, in the order of their declaration.
 const OPERATIONS: [(Operation, &str); 13] = [
     (Operation::Put, "PutObject"),
     (Operation::Get, "GetObject"),
@@ -46,14 +46,14 @@ const OPERATIONS: [(Operation, &str); 13] = [
     (Operation::ListUploads, "ListMultipartUploads"),
 ];
 
-/// How many requests were sent, repeated attempts included.
+/// Number of requests that were sent, repeated attempts included, by operation.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
     counts: [AtomicU64; OPERATIONS.len()],
 }
 
 impl Requests {
-    /// By the name of the operation; those that were never asked for are left out.
+    /// Returns the counts that are above zero, by the name of the operation.
     pub(super) fn counts(&self) -> BTreeMap<&'static str, u64> {
         OPERATIONS
             .iter()
@@ -63,7 +63,7 @@ impl Requests {
             .collect()
     }
 
-    /// What counts the attempts of one request.
+    /// Returns the interceptor that counts the attempts of one request.
     pub(super) fn counter(self: &Arc<Self>, operation: Operation) -> Counter {
         Counter {
             requests: Arc::clone(self),
@@ -72,7 +72,7 @@ impl Requests {
     }
 }
 
-/// Counts attempts of a request.
+/// Interceptor that counts the attempts of a request.
 #[derive(Debug)]
 pub(super) struct Counter {
     requests: Arc<Requests>,
@@ -95,7 +95,7 @@ impl Intercept for Counter {
     }
 }
 
-/// Sends these bytes in the place of those that the request is signed for, which are as many.
+/// Interceptor that replaces the body that the request is signed for by one of the same length.
 #[derive(Debug)]
 pub(super) struct Spoiler(pub(super) &'static [u8]);
 

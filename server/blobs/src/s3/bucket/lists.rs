@@ -1,4 +1,4 @@
-//! HEAD
+//! Lists of objects, parts and multipart uploads, complete or by the page.
 
 use std::collections::{BTreeMap, HashSet};
 use std::hash::Hash;
@@ -8,26 +8,26 @@ use domain::Timestamp;
 use super::{Bucket, Listed, ListedUpload, Operation, Part, classify, etag, send, size, timestamp};
 use crate::s3::errors::{S3Error, other};
 
-/// A page of a list, in the order of the names.
+/// Page of a list, in the order of the names.
 #[derive(Debug)]
 pub(in crate::s3) struct Page<T> {
     pub(in crate::s3) entries: Vec<T>,
-    /// Whether there is more after the last entry.
+    /// Set if there are more entries after the last one.
     pub(in crate::s3) more: bool,
 }
 
-/// Where a list was asked for so far.
+/// Markers at which a list was continued so far.
 #[derive(Debug)]
 struct Markers<M> {
     used: HashSet<M>,
-    /// How many entries there were at the last one.
+    /// Number of entries at the last marker.
     entries: usize,
-    /// How many pages in a row brought nothing new.
+    /// Number of consecutive pages without a new entry.
     idle: u32,
 }
 
 impl<M: Clone + Eq + Hash> Markers<M> {
-    /// Most pages in a row that bring nothing new.
+    /// Maximum number of consecutive pages without a new entry.
     const MAX_IDLE: u32 = 16;
 
     fn new() -> Self {
@@ -38,8 +38,11 @@ impl<M: Clone + Eq + Hash> Markers<M> {
         }
     }
 
-    /// Where a list of which so many `entries` are known goes on: where the server states, or else behind the `last` entry; but never
-    /// where it was asked for before.
+    /// Returns the marker at which to continue a list of which `entries` are known: the one that
+    /// the server states, or else the `last` entry, but none that was used before.
+    ///
+    /// # Errors
+    /// There is no such marker, or too many pages had no new entry.
     fn next(&mut self, entries: usize, stated: Option<M>, last: Option<M>) -> Result<M, S3Error> {
         self.idle = match entries > self.entries {
             true => 0,
@@ -51,26 +54,28 @@ impl<M: Clone + Eq + Hash> Markers<M> {
             .find(|marker| self.used.insert(marker.clone()))
             .filter(|_| self.idle <= Self::MAX_IDLE)
             .ok_or_else(|| {
-                other("the server says that a list goes on, but not where; nothing is concluded from it")
+                other(
+                    "the server's list continues, but without a new marker or entry; it is ignored",
+                )
             })
     }
 }
 
-/// Where a list of objects goes on.
+/// Marker of a list of objects.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Place {
     Token(String),
     Behind(String),
 }
 
-/// Where a list of multipart uploads goes on: behind a name, or behind an upload to it.
+/// Marker of a list of multipart uploads: a name, and the id of an upload to it.
 type UploadMarker = (String, Option<String>);
 
-/// Multipart uploads by name and id, and when they were begun.
+/// Multipart uploads by name and id, with the times at which they were begun.
 type Uploads = BTreeMap<(String, String), Timestamp>;
 
 impl Bucket {
-    /// A page of the objects whose names begin with `prefix`, those after `after`, in order.
+    /// Lists a page of the objects whose names begin with `prefix` and are greater than `after`.
     pub(in crate::s3) async fn list(
         &self,
         prefix: &str,
@@ -90,13 +95,13 @@ impl Bucket {
         let more = listed.is_truncated.unwrap_or(false);
         match more && entries.is_empty() {
             true => Err(other(
-                "the server's list of objects goes on without an entry",
+                "the server's list of objects continues, but the page is empty",
             )),
             false => Ok(Page { entries, more }),
         }
     }
 
-    /// All objects whose names begin with `prefix`, in order.
+    /// Lists all objects whose names begin with `prefix`.
     pub(in crate::s3) async fn list_all(&self, prefix: &str) -> Result<Vec<Listed>, S3Error> {
         let mut all = BTreeMap::new();
         let mut markers = Markers::new();
@@ -122,7 +127,7 @@ impl Bucket {
         }
     }
 
-    /// The parts that a multipart upload has, in the order of their numbers.
+    /// Lists the parts of a multipart upload, in the order of their numbers.
     pub(in crate::s3) async fn parts(
         &self,
         name: &str,
@@ -157,8 +162,8 @@ impl Bucket {
         }
     }
 
-    /// A page of the multipart uploads to names that begin with `prefix`, those after the name `after`, in order. All uploads to
-    /// one name are on one page.
+    /// Lists a page of the multipart uploads to names that begin with `prefix` and are greater than
+    /// `after`. All uploads to one name are on one page.
     pub(in crate::s3) async fn uploads(
         &self,
         prefix: &str,
@@ -192,7 +197,7 @@ impl Bucket {
         }
     }
 
-    /// All multipart uploads to names that begin with `prefix`, in order.
+    /// Lists all multipart uploads to names that begin with `prefix`.
     pub(in crate::s3) async fn all_uploads(
         &self,
         prefix: &str,
@@ -210,7 +215,7 @@ impl Bucket {
         }
     }
 
-    /// Adds those behind `marker` to what was found; where there are more, if there are.
+    /// Adds the uploads behind `marker` to `found`, and returns the next marker if there are more.
     async fn more_uploads(
         &self,
         prefix: &str,
@@ -244,7 +249,7 @@ impl Bucket {
     }
 }
 
-/// The objects of a list whose names begin with `prefix`.
+/// Returns the names and times of the listed objects whose names begin with `prefix`.
 fn objects(
     listed: Option<Vec<aws_sdk_s3::types::Object>>,
     prefix: &str,

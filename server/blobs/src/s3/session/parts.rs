@@ -1,9 +1,9 @@
 //! Parts of the multipart upload: sent, grown, and put together on the server.
 //!
 //! An object of 5 TiB in 10,000 parts has parts of 525 MiB, too long to gather in memory. Their
-//! bytes are kept in pieces as they come. When such a large part is full, its pieces become an object
-//! of its own, by a multipart upload whose parts fit into memory, and the server copies that object
-//! to its place. A crash leaves the object beside the notes, and it is deleted with them.
+//! bytes are kept in pieces as they come. When such a large part is full, its pieces become an
+//! object of its own, by a multipart upload whose parts fit into memory, and the server copies that
+//! object to its place. A crash leaves the object beside the notes, and it is deleted with them.
 
 use std::mem;
 use std::ops::Range;

@@ -1,8 +1,9 @@
-//! From a staged blob to a published one.
+//! Publication of a staged blob.
 //!
-//! The object is put in its place on condition that nobody else put one there since it was looked at. What a session of a lower rank put
-//! there is replaced, by a session that is bound (see `resuming`); where a session of a higher rank did, this one comes too late. An answer that got lost is made up for by looking:
-//! an object says who made it.
+//! The object is put on the condition that the published name has not changed since it was last
+//! seen. If a session of a lower rank has put an object there, a bound session (`resuming`)
+//! replaces it; if one of a higher rank has, this session fails. If an answer is lost, the object
+//! tells who made it.
 
 use bytes::Bytes;
 use domain::blob_store::BlobError;
@@ -13,13 +14,13 @@ use crate::s3::bucket::{Condition, Object, Part, metadata_of};
 use crate::s3::errors::{S3Error, other};
 use crate::s3::names::{Tag, Upload};
 
-/// How often an object is put in its place while others put theirs there.
+/// Maximum number of attempts while other sessions put objects at the name.
 const MAX_TRIES: u32 = 5;
-/// How many parts are copied at once.
+/// Number of parts that are copied at the same time.
 const COPIES_AT_ONCE: usize = 4;
 
 impl Session {
-    /// Publishes all that was written.
+    /// Publishes all bytes that were written.
     pub(in crate::s3) async fn publish_all(&mut self) -> Result<u64, BlobError> {
         let size = self.tail.end();
         let maker = if self.is_whole_already(size).await? {
@@ -30,7 +31,7 @@ impl Session {
         } else if self.fits_one_request(size) && self.put_whole().await? == Placed::There {
             Some(self.author.rank)
         } else {
-            // Completing takes a part, even if there are no bytes.
+            // Completing takes at least one part, even if there are no bytes.
             while self.tail.len() > 0 || (size == 0 && self.multipart.is_empty()) {
                 self.send_part().await?;
             }
@@ -49,8 +50,9 @@ impl Session {
         Ok(size)
     }
 
-    /// Whether what was found where the blob is published is all of it. An older session could replace that until its multipart upload
-    /// was aborted, which was after the look at it.
+    /// Returns `true` if the object that was found at the published name is the complete blob, and
+    /// still there. Until its multipart upload was aborted, after the inspection, an older session
+    /// could replace the object.
     async fn is_whole_already(&mut self, size: u64) -> Result<bool, BlobError> {
         let is_whole = |object: &Object| object.size == size;
         if self.target.base != size
@@ -64,14 +66,17 @@ impl Session {
         Ok(self.target.object == found)
     }
 
-    /// Whether all of the blob is in the tail, and nothing keeps it from being put with one request.
+    /// Returns `true` if all bytes are in the tail, and the session may publish with one request.
     fn fits_one_request(&self, size: u64) -> bool {
-        let most = self.plan.part_size.min(self.shared.limits.max_gathered);
-        !self.target.is_bound && self.multipart.is_empty() && self.tail.start == 0 && size <= most
+        let longest = self.plan.part_size.min(self.shared.limits.max_gathered);
+        !self.target.is_bound
+            && self.multipart.is_empty()
+            && self.tail.start == 0
+            && size <= longest
     }
 
-    /// Puts the whole blob, which is in the tail, with one request. If there is something else in its place already, the session is
-    /// bound, and nothing was put.
+    /// Puts the complete blob, which is in the tail, with one request. If the name has another
+    /// object already, puts nothing and binds the session.
     async fn put_whole(&mut self) -> Result<Placed, BlobError> {
         self.gather().await?;
         let (bytes, _) = self.tail.lend();
@@ -104,11 +109,11 @@ impl Session {
         Ok(Placed::There)
     }
 
-    /// Sees to it that whoever takes the blob over from here on finds a multipart upload to abort, by which alone this session
-    /// publishes.
+    /// Binds the session: begins a multipart upload, by which alone it publishes, so that a later
+    /// session finds it to abort.
     ///
     /// # Errors
-    /// Somebody has taken it over before.
+    /// [`BlobError::Failed`] if a newer session has begun.
     pub(super) async fn bind(&mut self) -> Result<(), BlobError> {
         self.begin_upload().await?;
         let snapshot = self
@@ -120,7 +125,7 @@ impl Session {
         Ok(())
     }
 
-    /// Aborts a multipart upload that came to nothing.
+    /// Aborts a multipart upload that is not needed.
     async fn drop_upload(&mut self) -> Result<(), BlobError> {
         let Some(Upload { id, .. }) = self.multipart.upload.take() else {
             return Ok(());
@@ -130,10 +135,11 @@ impl Session {
         aborted.map_err(|error| self.failed(error))
     }
 
-    /// Completes the multipart upload, all of whose parts have arrived, to an object of `size` bytes.
+    /// Completes the multipart upload, all of whose parts have arrived, to an object of `size`
+    /// bytes.
     pub(super) async fn complete(&mut self, size: u64) -> Result<Placed, BlobError> {
         let Some(upload) = self.multipart.upload.clone() else {
-            return Err(self.failed(other("there is no multipart upload to complete")));
+            return Err(self.failed(other("no multipart upload is under way")));
         };
         for _ in 0..MAX_TRIES {
             if self.copy_base(&upload).await? == Placed::Gone {
@@ -163,7 +169,7 @@ impl Session {
         Err(self.claim.superseded())
     }
 
-    /// The parts that make up `size` bytes.
+    /// Returns the parts that make up `size` bytes.
     fn whole(&self, size: u64) -> Result<Vec<Part>, BlobError> {
         let mut reached = 0;
         let mut parts = Vec::new();
@@ -180,7 +186,7 @@ impl Session {
         }
     }
 
-    /// Has the base become the first parts of the multipart upload.
+    /// Copies the base to the first parts of the multipart upload.
     async fn copy_base(&mut self, upload: &Upload) -> Result<Placed, BlobError> {
         let last = u32::try_from(self.target.base / self.plan.part_size);
         let last = last.map_err(|error| self.failed(other(error)))?;
@@ -221,7 +227,7 @@ impl Session {
         Err(self.claim.superseded())
     }
 
-    /// Whether what lies where the blob is published was made so.
+    /// Returns `true` if the object at the published name has this tag and size.
     async fn finds_its_own(&mut self, tag: Tag, size: u64) -> Result<bool, BlobError> {
         let object = self.look_at_published().await?;
         let is_own = |object: &Object| object.tag == Some(tag) && object.size == size;
@@ -239,10 +245,10 @@ impl Session {
         Ok(found.map(|(object, _)| object))
     }
 
-    /// Looks at what lies where the blob is published.
+    /// Looks at the object at the published name again.
     ///
     /// # Errors
-    /// A session of a higher rank put it there.
+    /// [`BlobError::Failed`] if a session of a higher rank put it there.
     async fn look_again(&mut self) -> Result<(), BlobError> {
         let object = self.look_at_published().await?;
         self.reckon_with(object).await
@@ -266,8 +272,9 @@ impl Session {
         }
     }
 
-    /// Says who published the blob, where the object says that somebody of a lower epoch made it. A session of an epoch in between
-    /// that has not looked yet learns by this that it comes too late.
+    /// Seals the blob: names this session as the publisher of an object that a lower epoch made. A
+    /// session of an epoch in between that has not yet inspected the blob then sees that it is
+    /// superseded.
     async fn seal(&mut self) -> Result<(), BlobError> {
         let tag = self.author.next_tag();
         let name = self.shared.names.sealed(self.key());
@@ -278,10 +285,10 @@ impl Session {
         sealed.await.map(drop).map_err(|error| self.failed(error))
     }
 
-    /// Deletes the notes of a blob that is published.
+    /// Deletes the notes on the published blob.
     ///
     /// # Errors
-    /// A newer session has begun, which needs them.
+    /// [`BlobError::Failed`] if a newer session has begun, which needs them.
     async fn forget_notes(&mut self) -> Result<(), BlobError> {
         if !self.journal.has_notes {
             return Ok(());
@@ -289,7 +296,7 @@ impl Session {
         if self.plan.part_size > self.shared.limits.max_gathered
             && let Err(error) = self.shared.abort_large_parts(self.key()).await
         {
-            tracing::warn!(key = %self.key(), ?error, "uploads of parts of a published blob are left to its deletion");
+            tracing::warn!(key = %self.key(), ?error, "failed to abort uploads of parts of a published blob; deleting the blob will");
         }
         let staged = self.shared.names.staged(self.key());
         let forgotten = match self.shared.bucket.list_all(&staged).await {
@@ -308,7 +315,7 @@ impl Session {
             Err(error) => Err(error),
         };
         if let Err(error) = forgotten {
-            tracing::warn!(key = %self.key(), ?error, "notes on a published blob are left to its deletion");
+            tracing::warn!(key = %self.key(), ?error, "failed to delete the notes on a published blob; deleting the blob will");
         }
         Ok(())
     }

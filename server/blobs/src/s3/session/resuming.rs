@@ -8,9 +8,9 @@
 //!    the base of a new upload; or aborted if it has nothing of use.
 //! 3. If the published name has an object already, or the server has no conditional writes, the
 //!    session is *bound*: it has a multipart upload before it inspects the blob (again), and
-//!    publishes by this upload only. A later session aborts it, with all others that there are before
-//!    its own last inspection, hence never those of yet later sessions. An entity tag alone would not
-//!    do: the same bytes have the same tag, whoever put them.
+//!    publishes by this upload only. A later session aborts it, with all others that there are
+//!    before its own last inspection, hence never those of yet later sessions. An entity tag alone
+//!    would not do: the same bytes have the same tag, no matter which session put them.
 //! 4. The bytes behind the last full part stay in their pieces until the part is full.
 
 use std::collections::HashMap;
@@ -37,8 +37,8 @@ const MAX_INSPECTIONS: u32 = 5;
 struct Preparations {
     /// Multipart upload of the session itself, if it needs one.
     own: Option<Upload>,
-    /// Ids of the multipart uploads that there were before the last inspection. None of them belongs
-    /// to a newer session: that would have put its claim first, and be seen.
+    /// Ids of the multipart uploads that there were before the last inspection. None of them
+    /// belongs to a newer session: that would have put its claim first, and be seen.
     strays: Option<Vec<String>>,
     /// Counts what the session left on the server.
     nth: u64,
@@ -91,7 +91,7 @@ impl Session {
             if snapshot.length() < offset {
                 let name = shared.names.note(key, note);
                 let deleted = shared.bucket.delete(&[name]).await;
-                deleted.map_err(|error| failed(key, "give up the claim of", error))?;
+                deleted.map_err(|error| failed(key, "withdraw the claim on", error))?;
                 return Err(too_short(shared, key, &snapshot, offset).await?);
             }
             claim.check()?;
