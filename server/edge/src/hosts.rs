@@ -1,17 +1,17 @@
-//! The names that a server goes by, where a request asks for no credential.
+//! Host names of a server, checked where requests need no credential.
 //!
-//! A browser lets a page ask the server that the page came from, and goes by the name in its
-//! address. Whoever owns a name can let it point here once the page is loaded (DNS rebinding); then
-//! the request has no `Origin` that would give the page away, but it still says the name, in `Host`
-//! or `:authority`. So a server that everyone on this machine may ask answers under names only that
-//! no stranger can point here:
+//! A browser lets a page send requests to the server that the page came from, and identifies that
+//! server by the host name in its URL. The owner of a name can point it to this machine once the
+//! page is loaded (DNS rebinding). The request then has no `Origin` that would reveal the page, but
+//! it still states the name, in `Host` or `:authority`. So a server that is open to everyone on
+//! this machine answers only under names that no stranger can point to it:
 //!
-//! - addresses, because nothing is looked up for them,
-//! - `localhost` and what is below it (RFC 6761 §6.3),
+//! - addresses, because they are not looked up,
+//! - `localhost` and the names below it (RFC 6761 §6.3),
 //! - names without a dot, which nobody can register,
-//! - names that the configuration tells.
+//! - names in the configuration.
 //!
-//! A request that says no name at all (HTTP/1.0) is not a page's.
+//! A request that states no name at all (HTTP/1.0) does not come from a page.
 
 use std::net::IpAddr;
 
@@ -23,29 +23,29 @@ use http::{HeaderValue, Uri};
 /// Maximum length of a name that a problem repeats, in bytes.
 const MAX_NAME: usize = 100;
 
-/// The names that may be used.
+/// The names that are accepted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Hosts {
     names: Vec<String>,
     addresses: Addresses,
 }
 
-/// The addresses that may be used as names.
+/// The addresses that are accepted as names.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Addresses {
-    /// This machine's own.
+    /// Loopback addresses.
     #[default]
     Loopback,
     All,
 }
 
 impl Hosts {
-    /// Returns the names of this machine as it calls itself, and these.
+    /// Accepts this machine's own names for itself, and `names`.
     pub fn of_this_machine<S: Into<String>>(names: impl IntoIterator<Item = S>) -> Self {
         Self::new(names, Addresses::Loopback)
     }
 
-    /// Returns every address, the names of this machine as it calls itself, and these.
+    /// Accepts every address, this machine's own names for itself, and `names`.
     pub fn of_any_address<S: Into<String>>(names: impl IntoIterator<Item = S>) -> Self {
         Self::new(names, Addresses::All)
     }
@@ -58,7 +58,7 @@ impl Hosts {
         }
     }
 
-    /// Finds a name in a request that is not among these.
+    /// Returns the name that a request states, if it is not accepted.
     pub(crate) fn stranger(&self, request: &Request) -> Option<String> {
         let target = request.uri().authority().map(Authority::as_str);
         let fields = request.headers().get_all(HOST).iter();
@@ -78,8 +78,8 @@ impl Hosts {
         self.are_known(&host) || (!host.is_empty() && !host.contains(['.', '[']))
     }
 
-    /// Returns whether a page of this origin comes from this server or this machine. Pages of a
-    /// name without a dot may be another machine's.
+    /// Returns whether a page of this origin comes from this server or this machine. A page of a
+    /// name without a dot may come from another machine.
     pub(crate) fn are_of_page(&self, origin: &HeaderValue) -> bool {
         let origin = Uri::try_from(origin.as_bytes());
         let authority = origin.as_ref().ok().filter(|uri| uri.scheme().is_some());
@@ -100,15 +100,15 @@ impl Hosts {
     }
 }
 
-/// The host in lower case, without its port. Nobody logs in to a server by its name, so `user@` is
-/// no part of one.
+/// Returns the host in lower case, without its port. No client logs in to a server by its name, so
+/// `user@` is not part of a name.
 fn host(authority: &[u8]) -> Option<String> {
     let authority = Authority::try_from(authority).ok()?;
     let is_plain = !authority.as_str().contains('@');
     is_plain.then(|| authority.host().to_ascii_lowercase())
 }
 
-/// A name without the dot of the root at its end.
+/// Returns a name without the final dot of the root.
 fn plain(name: &str) -> &str {
     name.strip_suffix('.').unwrap_or(name)
 }

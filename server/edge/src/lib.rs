@@ -1,4 +1,4 @@
-//! HTTP: routes and answers. Nothing here decides a rule; handlers extract, call one use case, and
+//! HTTP: routes and answers. No rule is decided here; handlers extract, call one use case, and
 //! respond.
 
 pub mod api;

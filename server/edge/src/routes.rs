@@ -26,7 +26,7 @@ use crate::api::Api;
 use crate::extract::{FILES, PACKS, query};
 use crate::problem;
 
-/// The service that answers every request.
+/// Returns the service that answers every request.
 pub fn service(
     api: Api,
 ) -> impl Service<
@@ -47,8 +47,9 @@ pub fn service(
     })
 }
 
-/// Passes over one slash at the end of a path, as in `/files/`, which clients of tus are configured
-/// with. In the name of a file it has a meaning: no file has such a name.
+/// Removes one slash at the end of a path, as in `/files/`, with which clients of tus are
+/// configured. The slash stays in the path of a file, where it has a meaning: no file has such a
+/// name.
 fn without_final_slash(mut request: Request<Body>) -> Request<Body> {
     let uri = request.uri();
     let Some(path) = uri.path().strip_suffix('/') else {
@@ -95,7 +96,7 @@ fn router(api: Api) -> Router {
     told(router)
 }
 
-/// A router whose requests are named in the log, and whose failures are told as documents.
+/// Returns a router that names requests in the log, and answers failures with documents.
 fn told(router: Router) -> Router {
     router
         .layer(
@@ -106,8 +107,8 @@ fn told(router: Router) -> Router {
         .layer(middleware::from_fn(problem::finish))
 }
 
-/// Opens the span that all log lines of a request share. The route stands for the path, which in an
-/// upload's case is a capability.
+/// Opens the span that all log lines of a request share. It has the route instead of the path,
+/// since the path of an upload is a capability.
 fn span(request: &Request<Body>) -> Span {
     let id = request.headers().get(X_REQUEST_ID);
     let route = request.extensions().get::<MatchedPath>();
@@ -138,7 +139,7 @@ mod tests {
             ("/packs/p/versions/files/", "/packs/p/versions/files"),
             ("/", "/"),
             ("/files", "/files"),
-            // No file has such a name, and one that differs is not to be hit.
+            // No file has such a name, and the file without the slash must not be found instead.
             ("/files/a/", "/files/a/"),
             ("/files//", "/files//"),
             (

@@ -90,7 +90,7 @@ where
     }
 }
 
-/// Request as its dialect and its body's form tell it.
+/// Request as parsed by its dialect and by the form of its body.
 struct Parsed {
     request: CreateRequest,
     description: Description,
@@ -130,7 +130,8 @@ impl Parsed {
     }
 }
 
-/// Refuses digests of a form: the server keeps the form's file, which has other bytes.
+/// Refuses digests that are stated for a whole form: the server keeps the form's file, which has
+/// other bytes.
 fn stated_of_form(stated: &StatedDigests) -> Option<Rejection> {
     let reason =
         "is of the form; state it in the head of the file's part, or send the file as the body";
@@ -149,8 +150,8 @@ fn type_of_name(target: Option<&Target>, description: &Description) -> Option<&'
     }
 }
 
-/// Returns the uploads that a concatenation names by URLs: absolute or relative, with whatever a
-/// proxy put in front.
+/// Returns the uploads that a concatenation names by URLs: absolute or relative, with any prefix
+/// that a proxy added.
 fn parts_of(concat: &Concat) -> Option<Result<Vec<UploadId>, Rejection>> {
     let Concat::Final { parts, .. } = concat else {
         return None;

@@ -14,7 +14,7 @@ use crate::extract::FILES;
 use crate::respond::content::{BYTES, CHANGING, Representation};
 use crate::respond::time;
 
-/// Characters that a path has unescaped: RFC 3986 unreserved characters, and the slash.
+/// Characters that stay unescaped in a path: RFC 3986 unreserved characters, and the slash.
 pub(crate) const PATH: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -22,7 +22,7 @@ pub(crate) const PATH: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'~')
     .remove(b'/');
 
-/// A file as JSON tells it.
+/// A file as JSON.
 #[derive(Debug, Serialize)]
 pub(crate) struct FileDocument {
     path: String,
@@ -52,24 +52,24 @@ impl FileDocument {
     }
 }
 
-/// The URL of a file: absolute where the server knows its own, else a path.
+/// Returns the URL of a file: absolute if the server's own URL is configured, else a path.
 pub(crate) fn url(api: &Api, file: &File) -> String {
     let path = utf8_percent_encode(file.path.as_str(), PATH);
     api.absolute(&format!("{FILES}{path}"))
 }
 
-/// A file's entity tag as a field value.
+/// Returns a file's entity tag as a field value.
 pub(crate) fn etag(file: &File) -> HeaderValue {
     HeaderValue::from_str(&file.etag()).expect("a quoted hexadecimal text is a field value")
 }
 
-/// `Repr-Digest` of a representation (RFC 9530 §3).
+/// Returns `Repr-Digest` of a representation (RFC 9530 §3).
 pub(crate) fn repr_digest(sha256: &Sha256Digest) -> HeaderValue {
     let value = STANDARD.encode(sha256.as_bytes());
     HeaderValue::from_str(&format!("sha-256=:{value}:")).expect("base64 is a field value")
 }
 
-/// Describes a file as the representation that it is.
+/// Returns the representation of a file.
 pub(crate) fn representation(file: &File) -> Representation {
     let description = &file.description;
     let name = description

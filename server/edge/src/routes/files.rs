@@ -67,7 +67,7 @@ struct ListQuery {
 #[derive(Debug, Serialize)]
 struct FileList {
     files: Vec<FileDocument>,
-    /// Ask with this for the next page; absent on the last.
+    /// Request the next page with this cursor; absent on the last page.
     #[serde(skip_serializing_if = "Option::is_none")]
     cursor: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! Refuses requests that were sent to the names of others.
+//! Refuses requests that were sent to foreign host names.
 
 use std::sync::Arc;
 
@@ -11,7 +11,8 @@ use crate::api::Api;
 use crate::hosts::Hosts;
 use crate::problem::{Failure, kinds};
 
-/// Refuses requests for other names, on a server that is open because only this machine reaches it.
+/// Refuses requests for foreign host names, on a server that is open because only this machine
+/// reaches it.
 pub(super) async fn check(
     State(api): State<Api>,
     request: Request,
@@ -30,7 +31,7 @@ pub(super) async fn check(
     }
 }
 
-/// Refuses requests for other names, on the admin listener.
+/// Refuses requests for foreign host names, on the admin listener.
 pub(super) async fn check_admin(
     State(hosts): State<Arc<Hosts>>,
     request: Request,

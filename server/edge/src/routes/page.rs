@@ -1,4 +1,4 @@
-//! Lists, a page at a time.
+//! Lists, one page at a time.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -26,8 +26,9 @@ pub(super) fn limit(asked: Option<&str>) -> Result<usize, Failure> {
         })
 }
 
-/// Cuts what was found with room for one more than `limit` down to it. If it was more, the cursor
-/// of the next page, as `cursor` makes it of the last thing that is shown.
+/// Truncates `found`, which was read with a limit of one more than `limit`. If it had more entries
+/// than the limit, returns the cursor of the next page, which `cursor` makes from the last entry
+/// shown.
 pub(super) fn cut<T>(
     found: &mut Vec<T>,
     limit: usize,
@@ -38,12 +39,12 @@ pub(super) fn cut<T>(
     found.last().filter(|_| more).map(cursor)
 }
 
-/// Returns the cursor behind a name.
+/// Returns the cursor of the page after a name.
 pub(super) fn cursor(name: &str) -> String {
     URL_SAFE_NO_PAD.encode(name)
 }
 
-/// Reads the name that a cursor is behind.
+/// Reads the name from a cursor.
 pub(super) fn name(cursor: &str) -> Result<String, Failure> {
     let name = URL_SAFE_NO_PAD.decode(cursor).ok();
     name.and_then(|name| String::from_utf8(name).ok())

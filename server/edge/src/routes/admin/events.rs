@@ -30,8 +30,8 @@ pub(super) fn router() -> Router<Admin> {
         .layer(middleware::from_fn(from_no_page))
 }
 
-/// The listener asks for no credential, and a browser on this machine reaches it: what a page sends
-/// is refused.
+/// Refuses requests from web pages: the listener asks for no credential, and a browser on this
+/// machine can reach it.
 async fn from_no_page(request: Request, next: Next) -> Result<Response, Failure> {
     match request.headers().contains_key(ORIGIN) {
         true => Err(Error::Forbidden.into()),
@@ -48,14 +48,14 @@ struct ListQuery {
 #[derive(Debug, Serialize)]
 struct DeadEventList {
     events: Vec<DeadEventDocument>,
-    /// The cursor of the next page.
+    /// Cursor of the next page.
     #[serde(skip_serializing_if = "Option::is_none")]
     cursor: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
 struct DeadEventDocument {
-    /// Receivers know it as `webhook-id`.
+    /// Identifier, which receivers get as `webhook-id`.
     id: String,
     #[serde(rename = "type")]
     kind: &'static str,

@@ -1,4 +1,5 @@
-//! Archives of a version: of all its files, of a difference, and of what a client needs.
+//! Archives of a version: of all its files, of a difference, and of the entries that a client
+//! needs.
 
 use archive::ArchiveFormat;
 use axum::extract::rejection::QueryRejection;
@@ -60,8 +61,8 @@ pub(super) async fn whole(
     send(&packs, &path, &Selection::Whole, format, &asked).await
 }
 
-/// Answers with what a holder of version `base` lacks: as an archive where the last segment has an
-/// extension, else as JSON.
+/// Answers with the entries that a holder of version `base` lacks: as an archive if the last
+/// segment has an extension, else as JSON.
 pub(super) async fn since(
     State(api): State<Api>,
     Access(packs): Access<Packs>,
@@ -128,7 +129,7 @@ async fn send(
         size: layout.len(),
         media_type: HeaderValue::from_static(format.media_type()),
         disposition: Some(disposition::write(Disposition::Attachment, &file_name)),
-        // Nobody has read all of it. Each entry is checked against the catalogue.
+        // The archive was never read as a whole. Each entry is checked against the catalogue.
         repr_digest: None,
         others: HeaderMap::new(),
         cache_control: lasting(path.number),
@@ -148,7 +149,7 @@ fn file_name(version: &PackVersion, selection: &Selection, format: ArchiveFormat
     }
 }
 
-/// Compares a version with what a client says that it has.
+/// Compares a version with the contents that a client states.
 pub(super) async fn compare(
     State(api): State<Api>,
     Access(packs): Access<Packs>,

@@ -1,4 +1,4 @@
-//! Drafts: trees that clients want to publish, until all their content is here.
+//! Drafts: trees that clients want to publish, until all their contents are uploaded.
 
 use axum::extract::{Request, State};
 use axum::response::Response;
@@ -16,7 +16,7 @@ use crate::problem::Failure;
 use crate::respond::document::{created, encoded, fresh, tag};
 use crate::respond::pack::{DraftDocument, version_url};
 
-/// Makes a draft of the tree in the request's body.
+/// Creates a draft of the tree in the request's body.
 pub(super) async fn create(
     State(api): State<Api>,
     Access(packs): Access<Packs>,
@@ -30,7 +30,7 @@ pub(super) async fn create(
     Ok(created(&document.url, &document))
 }
 
-/// Answers with a draft and what it still lacks.
+/// Answers with a draft and the contents that it lacks.
 pub(super) async fn status(
     State(api): State<Api>,
     Access(packs): Access<Packs>,
@@ -40,7 +40,7 @@ pub(super) async fn status(
     Ok(fresh(StatusCode::OK, &DraftDocument::new(&api, &draft)))
 }
 
-/// Gives a draft up.
+/// Deletes a draft.
 pub(super) async fn cancel(
     Access(packs): Access<Packs>,
     DraftPath { pack, draft }: DraftPath,
