@@ -9,7 +9,7 @@ use crate::call::{back_off, call, version};
 use crate::{Broken, Run};
 
 /// Maximum number of requests for one download.
-const MOST_REQUESTS: u32 = 400;
+const MAX_REQUESTS: u32 = 400;
 
 /// Downloads until the run is over.
 pub(crate) async fn client(run: Arc<Run>, mut dice: Dice) -> Result<(), Broken> {
@@ -40,7 +40,7 @@ pub(crate) async fn fetch(run: &Run, target: &str, dice: &mut Dice) -> Result<Fe
     let mut first: Option<(Head, String)> = None;
     let mut body = BytesMut::new();
     let mut events = Vec::new();
-    for _ in 0..MOST_REQUESTS {
+    for _ in 0..MAX_REQUESTS {
         let (node, start) = (run.fleet.any(dice), body.len());
         let end = match dice.within(0..3) {
             0 => (start as u64 + dice.within(0..3_000_000)).to_string(),
@@ -102,7 +102,7 @@ pub(crate) async fn fetch(run: &Run, target: &str, dice: &mut Dice) -> Result<Fe
         }
     }
     Err(format!(
-        "GET {target}: not whole after {MOST_REQUESTS} requests:\n{}",
+        "GET {target}: not whole after {MAX_REQUESTS} requests:\n{}",
         events.join("\n")
     ))
 }

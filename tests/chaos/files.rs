@@ -13,7 +13,7 @@ use crate::fleet::Node;
 use crate::{Broken, Run};
 
 /// Maximum number of requests until a node answers one.
-const MOST_REQUESTS: u32 = 200;
+const MAX_REQUESTS: u32 = 200;
 
 /// A file whose upload is complete.
 #[derive(Debug, Clone)]
@@ -89,7 +89,7 @@ pub(crate) async fn ask(
     dice: &mut Dice,
 ) -> Result<Response, Broken> {
     let mut last = String::new();
-    for _ in 0..MOST_REQUESTS {
+    for _ in 0..MAX_REQUESTS {
         let node = node.unwrap_or_else(|| run.fleet.any(dice));
         match call(run.fleet.address(node), version(dice), request).await {
             Ok(response) if response.status() < 500 => return Ok(response),

@@ -17,7 +17,7 @@ use crate::way::Way;
 use crate::{Broken, Run};
 
 /// Maximum number of requests for one upload.
-const MOST_REQUESTS: u32 = 400;
+const MAX_REQUESTS: u32 = 400;
 /// Maximum duration of one upload, including a minute in which a node is stopped.
 const LONGEST: Duration = Duration::from_secs(240);
 /// Maximum number of events in the report of a failed upload.
@@ -102,7 +102,7 @@ impl Upload {
 
     /// Uploads the content within bounds of time and requests. Returns the URL of the file.
     async fn deliver(&mut self, run: &Run, dice: &mut Dice) -> Result<String, Broken> {
-        for _ in 0..MOST_REQUESTS {
+        for _ in 0..MAX_REQUESTS {
             if self.begun.elapsed() > LONGEST {
                 return Err(format!("not complete after {LONGEST:?}"));
             }
@@ -121,7 +121,7 @@ impl Upload {
                 Came::Nothing => back_off(dice).await,
             }
         }
-        Err(format!("not complete after {MOST_REQUESTS} requests"))
+        Err(format!("not complete after {MAX_REQUESTS} requests"))
     }
 
     async fn send_whole(&mut self, run: &Run, node: Node, dice: &mut Dice) -> Result<Came, Broken> {

@@ -312,7 +312,7 @@ fn begun_and_reset(stream: u32) -> Vec<u8> {
 #[tokio::test]
 async fn uploads_that_are_begun_and_reset_hold_little_memory() {
     /// Maximum memory. Without a bound, 8,000 uploads would hold 25 KiB each.
-    const MOST: u64 = 64 << 20;
+    const MAX: u64 = 64 << 20;
     const CONNECTIONS: usize = 8;
     const UPLOADS: u32 = 1_000;
     let server = TestServer::setup()
@@ -350,5 +350,5 @@ async fn uploads_that_are_begun_and_reset_hold_little_memory() {
     }
     server.request(put()).await.expect(200);
     let grown = server.process().peak().saturating_sub(before);
-    assert!(grown < MOST, "{} KiB", grown >> 10);
+    assert!(grown < MAX, "{} KiB", grown >> 10);
 }

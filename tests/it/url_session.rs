@@ -15,7 +15,7 @@ const LOSSES: u32 = 1000;
 const PHONES: u64 = 4;
 /// Approximate length of the longest head of a request or an answer.
 const HEAD: u64 = 700;
-const MOST_BYTES: u64 = 200_000;
+const MAX_BYTES: u64 = 200_000;
 
 /// Totals over all uploads of a phone.
 #[derive(Debug, Default)]
@@ -91,7 +91,7 @@ async fn phone(server: &TestServer, release: Release, seed: u64) -> Story {
     while u64::from(story.losses) * PHONES < u64::from(LOSSES) {
         let content = Content::new(
             seed << 32 | u64::from(story.uploads),
-            dice.within(0..MOST_BYTES),
+            dice.within(0..MAX_BYTES),
         );
         story.uploads += 1;
         let path = format!("/files/{seed}/{}", story.uploads);

@@ -23,7 +23,7 @@ use crate::{Client, Head, Request, Response};
 /// Longest wait for any step before this model gives up a connection. The real one waits a minute.
 const SILENCE: Duration = Duration::from_millis(400);
 /// Maximum number of requests, more than any network needs that recovers.
-const MOST_REQUESTS: u32 = 1000;
+const MAX_REQUESTS: u32 = 1000;
 
 /// A release, by its version of the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,7 +101,7 @@ impl Release {
         let mut losses = 0;
         let mut restarts = 0;
         let mut history = Vec::new();
-        for _ in 0..MOST_REQUESTS {
+        for _ in 0..MAX_REQUESTS {
             let asked = match &mut known {
                 None => None,
                 Some(known) => {
@@ -171,7 +171,7 @@ impl Release {
                 }
             }
         }
-        panic!("{self:?} gives up after {MOST_REQUESTS} requests: {losses} losses");
+        panic!("{self:?} gives up after {MAX_REQUESTS} requests: {losses} losses");
     }
 
     /// Returns the upload that the first 104 of this version names.

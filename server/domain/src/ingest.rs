@@ -339,8 +339,8 @@ impl Reader {
     /// than the next request takes to arrive.
     async fn take_arrived(&mut self, body: &mut UploadBody) -> Ending {
         /// About the capacity of a socket's buffers.
-        const MOST: u64 = 256 * 1024;
-        let end = self.received + MOST;
+        const MAX: u64 = 256 * 1024;
+        let end = self.received + MAX;
         while self.received < end
             && let Some(Some(Ok(BodyPart::Data(bytes)))) = body.next().now_or_never()
         {

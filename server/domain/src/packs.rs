@@ -36,7 +36,7 @@ use self::versions::Versions;
 use crate::digest::Sha256Digest;
 use crate::ids::Randomness;
 use crate::pack::StoredContent;
-use crate::pack_store::MOST_LOOKED_UP;
+use crate::pack_store::MAX_LOOKED_UP;
 use crate::{BlobStore, Clock, Error, Outbox, PackStore};
 
 pub use self::documents::DocumentBody;
@@ -244,7 +244,7 @@ async fn look_up(
     sha256s: &[Sha256Digest],
 ) -> Result<Vec<StoredContent>, Error> {
     let mut found = Vec::new();
-    for turn in sha256s.chunks(MOST_LOOKED_UP) {
+    for turn in sha256s.chunks(MAX_LOOKED_UP) {
         let known = facts.contents(turn).await;
         found.extend(known.map_err(Error::metadata("look contents up"))?);
     }

@@ -131,8 +131,8 @@ async fn set_up(
 
 /// A time in milliseconds, as the engine takes it: 0 would be no bound.
 fn millis(time: Duration) -> String {
-    const MOST: u128 = i32::MAX as u128;
-    time.as_millis().clamp(1, MOST).to_string()
+    const MAX: u128 = i32::MAX as u128;
+    time.as_millis().clamp(1, MAX).to_string()
 }
 
 impl Engine for PostgresEngine {

@@ -191,7 +191,7 @@ pub(super) fn capped_cache<K: Eq + Hash, V: Clone, W: Weighter<K, V> + Clone>(
     memory: u64,
     weighter: W,
 ) -> Cache<K, V, Capped<W>> {
-    let memory = memory.max(LEAST_MEMORY);
+    let memory = memory.max(MIN_MEMORY);
     let options = OptionsBuilder::new()
         .shards(1)
         .weight_capacity(memory)
@@ -212,7 +212,7 @@ pub(super) fn capped_cache<K: Eq + Hash, V: Clone, W: Weighter<K, V> + Clone>(
 }
 
 /// Minimum capacity of a cache, in bytes.
-const LEAST_MEMORY: u64 = 1024;
+const MIN_MEMORY: u64 = 1024;
 /// Number of values that the cache expects, from which it derives how many evicted keys it
 /// remembers.
 const ESTIMATED_VALUES: usize = 256;

@@ -108,7 +108,7 @@ pub trait PackStore: Debug + Send + Sync + 'static {
     /// Returns those of the contents that are available, each once and in any order.
     ///
     /// # Errors
-    /// [`MetadataError::Failed`] for more than [`MOST_LOOKED_UP`] digests.
+    /// [`MetadataError::Failed`] for more than [`MAX_LOOKED_UP`] digests.
     async fn contents(&self, sha256s: &[Sha256Digest])
     -> Result<Vec<StoredContent>, MetadataError>;
 
@@ -191,4 +191,4 @@ pub trait PackStore: Debug + Send + Sync + 'static {
 }
 
 /// Maximum number of contents in one lookup.
-pub const MOST_LOOKED_UP: usize = 1000;
+pub const MAX_LOOKED_UP: usize = 1000;

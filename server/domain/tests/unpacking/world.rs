@@ -14,7 +14,7 @@ use domain::error::{EntryFault, PackError};
 use domain::file::Content;
 use domain::ids::SystemRandomness;
 use domain::pack::{DraftRecord, Place, StoredContent};
-use domain::pack_store::MOST_LOOKED_UP;
+use domain::pack_store::MAX_LOOKED_UP;
 use domain::packs::{Config, Means};
 use domain::{BlobKey, BlobStore, Clock, DraftId, Error, Outbox, PackStore, Packs};
 use flate2::read::DeflateDecoder;
@@ -216,7 +216,7 @@ impl World {
             .iter()
             .map(|file| Sha256Digest::of(&file.content))
             .collect();
-        for turn in sha256s.chunks(MOST_LOOKED_UP) {
+        for turn in sha256s.chunks(MAX_LOOKED_UP) {
             assert_eq!(self.facts.contents(turn).await.unwrap(), []);
         }
     }

@@ -11,7 +11,7 @@ use domain::event::Event;
 use domain::file::Content;
 use domain::metadata_store::MetadataError;
 use domain::pack::{DraftRecord, PackSummary, PackVersion, StoredContent};
-use domain::pack_store::{MOST_LOOKED_UP, PackStore, Published};
+use domain::pack_store::{MAX_LOOKED_UP, PackStore, Published};
 use domain::{BlobKey, DraftId, Timestamp};
 
 #[derive(Debug, Default)]
@@ -265,7 +265,7 @@ impl PackStore for MemoryMetadataStore {
         &self,
         sha256s: &[Sha256Digest],
     ) -> Result<Vec<StoredContent>, MetadataError> {
-        if sha256s.len() > MOST_LOOKED_UP {
+        if sha256s.len() > MAX_LOOKED_UP {
             return Err(failed("look contents up", "they are too many"));
         }
         let facts = self.facts();

@@ -8,7 +8,7 @@ use super::{Ports, at, blob, digest, is_failure, place, stored};
 use domain::digest::Sha256Digest;
 use domain::file::Content;
 use domain::pack::StoredContent;
-use domain::pack_store::MOST_LOOKED_UP;
+use domain::pack_store::MAX_LOOKED_UP;
 
 /// Each form and number, to the bit, and only of those that are known.
 pub async fn contents_read_back(ports: &Ports) {
@@ -47,7 +47,7 @@ pub async fn contents_read_back(ports: &Ports) {
     assert_eq!(ports.packs.contents(&[]).await.unwrap(), []);
 }
 
-/// Thousands at a time go in, and [`MOST_LOOKED_UP`] out.
+/// Thousands at a time go in, and [`MAX_LOOKED_UP`] out.
 pub async fn many_contents_are_stored_and_looked_up(ports: &Ports) {
     let draft = ports.insert("maps").await;
     let segment = blob("segment");
@@ -64,16 +64,16 @@ pub async fn many_contents_are_stored_and_looked_up(ports: &Ports) {
     assert!(taken.unwrap());
     let sha256s: Vec<Sha256Digest> = contents.iter().map(|content| content.sha256).collect();
     let mut found = Vec::new();
-    for some in sha256s.chunks(MOST_LOOKED_UP) {
+    for some in sha256s.chunks(MAX_LOOKED_UP) {
         found.extend(ports.packs.contents(some).await.unwrap());
     }
     found.sort_by_key(|content| content.raw.start);
     assert_eq!(found, contents);
-    let too_many = ports.packs.contents(&sha256s[..=MOST_LOOKED_UP]).await;
+    let too_many = ports.packs.contents(&sha256s[..=MAX_LOOKED_UP]).await;
     assert!(is_failure(&too_many));
 
     assert!(ports.packs.forget_draft(&draft.id, at(1)).await.unwrap());
-    let left = ports.packs.contents(&sha256s[..MOST_LOOKED_UP]).await;
+    let left = ports.packs.contents(&sha256s[..MAX_LOOKED_UP]).await;
     assert_eq!(left.unwrap(), []);
 }
 
