@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use domain::blob_store::{BlobEntry, BlobError, BlobState, BlobStream, Growth};
+use domain::blob_store::{BlobEntry, BlobError, BlobState, BlobStream, Growth, Link, LinkFields};
 use domain::{Blob, BlobKey, BlobStore, Clock, StagedBlob, Timestamp};
 use futures::{StreamExt, stream};
 
@@ -252,6 +252,7 @@ struct MemoryBlob {
     bytes: Bytes,
 }
 
+#[async_trait]
 impl Blob for MemoryBlob {
     fn size(&self) -> u64 {
         self.bytes.len() as u64
@@ -259,6 +260,10 @@ impl Blob for MemoryBlob {
 
     fn read(&self, range: Range<u64>) -> BlobStream {
         read(&self.key, &self.bytes, range)
+    }
+
+    async fn link(&self, _: LinkFields<'_>) -> Result<Option<Link>, BlobError> {
+        Ok(None)
     }
 }
 

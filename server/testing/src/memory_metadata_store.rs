@@ -581,6 +581,10 @@ impl MetadataStore for MemoryMetadataStore {
         Ok(())
     }
 
+    async fn ended(&self) {
+        std::future::pending().await
+    }
+
     async fn close(&self) {}
 }
 

@@ -14,8 +14,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use async_trait::async_trait;
 use bytes::Bytes;
-use domain::blob_store::{BlobError, BlobStream};
+use domain::blob_store::{BlobError, BlobStream, Link, LinkFields};
 use domain::{Blob, BlobKey};
 use futures::{Stream, StreamExt};
 use tokio::task::{JoinHandle, coop};
@@ -121,6 +122,7 @@ impl PublishedFile {
     }
 }
 
+#[async_trait]
 impl Blob for PublishedFile {
     fn size(&self) -> u64 {
         self.file.size
@@ -128,6 +130,10 @@ impl Blob for PublishedFile {
 
     fn read(&self, range: Range<u64>) -> BlobStream {
         self.reads.stream(Arc::clone(&self.file), range)
+    }
+
+    async fn link(&self, _: LinkFields<'_>) -> Result<Option<Link>, BlobError> {
+        Ok(None)
     }
 }
 

@@ -11,13 +11,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use archive::{ArchiveFormat, Layout, Need, Plan, PlanError};
+use async_trait::async_trait;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
 use self::reading::Reading;
 use super::Library;
 use super::versions::{Capped, Version, Versions, capped_cache};
-use crate::blob_store::BlobStream;
+use crate::blob_store::{BlobError, BlobStream, Link, LinkFields};
 use crate::digest::Sha256Digest;
 use crate::error::PackError;
 use crate::pack::Place;
@@ -197,6 +198,7 @@ struct VirtualArchive {
     layout: Layout,
 }
 
+#[async_trait]
 impl Blob for VirtualArchive {
     fn size(&self) -> u64 {
         self.layout.len()
@@ -210,6 +212,10 @@ impl Blob for VirtualArchive {
         )
         .stream()
     }
+
+    async fn link(&self, _: LinkFields<'_>) -> Result<Option<Link>, BlobError> {
+        Ok(None)
+    }
 }
 
 /// A range of another blob.
@@ -220,6 +226,7 @@ struct Slice {
     size: u64,
 }
 
+#[async_trait]
 impl Blob for Slice {
     fn size(&self) -> u64 {
         self.size
@@ -228,5 +235,9 @@ impl Blob for Slice {
     fn read(&self, range: Range<u64>) -> BlobStream {
         self.blob
             .read(self.start + range.start..self.start + range.end)
+    }
+
+    async fn link(&self, _: LinkFields<'_>) -> Result<Option<Link>, BlobError> {
+        Ok(None)
     }
 }

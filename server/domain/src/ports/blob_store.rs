@@ -225,7 +225,5 @@ pub trait Blob: Debug + Send + Sync {
     fn read(&self, range: Range<u64>) -> BlobStream;
 
     /// Returns a link to the entire blob; `None` if the store issues none, as most do.
-    async fn link(&self, _fields: LinkFields<'_>) -> Result<Option<Link>, BlobError> {
-        Ok(None)
-    }
+    async fn link(&self, fields: LinkFields<'_>) -> Result<Option<Link>, BlobError>;
 }

@@ -356,9 +356,7 @@ pub trait MetadataStore: Debug + Send + Sync + 'static {
     /// # Cancel safety
     ///
     /// May be dropped at any time.
-    async fn ended(&self) {
-        std::future::pending().await
-    }
+    async fn ended(&self);
 
     /// Ends all work and closes the store; no method may be called afterwards.
     async fn close(&self);

@@ -6,11 +6,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use async_trait::async_trait;
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use domain::Blob;
-use domain::blob_store::{BlobError, BlobStream};
+use domain::blob_store::{BlobError, BlobStream, Link, LinkFields};
 use futures::stream::{self, StreamExt as _};
 use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
@@ -224,6 +225,7 @@ impl Representation {
 #[derive(Debug)]
 pub(crate) struct InMemory(pub(crate) Bytes);
 
+#[async_trait]
 impl Blob for InMemory {
     fn size(&self) -> u64 {
         self.0.len() as u64
@@ -233,6 +235,10 @@ impl Blob for InMemory {
         let place = |offset| usize::try_from(offset).expect("within what is in memory");
         let bytes = self.0.slice(place(range.start)..place(range.end));
         stream::iter([Ok(bytes)]).boxed()
+    }
+
+    async fn link(&self, _: LinkFields<'_>) -> Result<Option<Link>, BlobError> {
+        Ok(None)
     }
 }
 

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use bytesize::ByteSize;
 use futures::{StreamExt as _, stream};
 
-use crate::blob_store::{BlobEntry, BlobError, BlobState, BlobStream, Growth};
+use crate::blob_store::{BlobEntry, BlobError, BlobState, BlobStream, Growth, Link, LinkFields};
 use crate::digest::Sha256Digest;
 use crate::file::Content;
 use crate::pack::{PackVersion, Place, StoredContent};
@@ -48,6 +48,7 @@ struct ShelvedBlob {
     log: Arc<Log>,
 }
 
+#[async_trait]
 impl Blob for ShelvedBlob {
     fn size(&self) -> u64 {
         self.bytes.len() as u64
@@ -66,6 +67,10 @@ impl Blob for ShelvedBlob {
             chunks.push(Ok(rest.split_to(self.chunk.min(rest.len()))));
         }
         stream::iter(chunks).boxed()
+    }
+
+    async fn link(&self, _: LinkFields<'_>) -> Result<Option<Link>, BlobError> {
+        Ok(None)
     }
 }
 
