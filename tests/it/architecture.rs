@@ -19,7 +19,7 @@ struct Rule {
 }
 
 /// The table "Direction" of `server/ARCHITECTURE.md`.
-const RULES: [Rule; 11] = [
+const RULES: [Rule; 12] = [
     Rule {
         name: "settings",
         may_use: &[],
@@ -55,7 +55,7 @@ const RULES: [Rule; 11] = [
         name: "domain",
         may_use: &["settings", "budget", "protocol", "archive"],
         must_not_know: &[
-            "http", "axum", "hyper", "h2", "tower", "sqlx", "rustix", "rusqlite", "aws-",
+            "http", "axum", "hyper", "h2", "tower", "sqlx", "rustix", "rusqlite", "aws-", "metrics",
         ],
     },
     Rule {
@@ -66,7 +66,9 @@ const RULES: [Rule; 11] = [
     Rule {
         name: "metadata",
         may_use: &["settings", "domain", "archive"],
-        must_not_know: &["http", "axum", "hyper", "h2", "tower", "rustix", "aws-"],
+        must_not_know: &[
+            "http", "axum", "hyper", "h2", "tower", "rustix", "aws-", "metrics",
+        ],
     },
     Rule {
         name: "transport",
@@ -86,7 +88,13 @@ const RULES: [Rule; 11] = [
             "rusqlite",
             "rustix",
             "aws-",
+            "metrics",
         ],
+    },
+    Rule {
+        name: "observe",
+        may_use: &["domain", "archive", "transport"],
+        must_not_know: &["hyper", "h2", "sqlx", "rusqlite", "rustix", "aws-"],
     },
     Rule {
         name: "app",
@@ -100,6 +108,7 @@ const RULES: [Rule; 11] = [
             "metadata",
             "transport",
             "edge",
+            "observe",
         ],
         must_not_know: &["h2", "tokio-rustls", "socket2", "sqlx", "rusqlite", "aws-"],
     },
@@ -192,29 +201,56 @@ fn values_know_values_and_ports_know_values_and_ports() {
 fn fields_have_their_names_in_one_list() {
     // Its fields are refused.
     let elsewhere = Path::new("protocol/src/content.rs");
-    let server = Path::new(env!("CARGO_MANIFEST_DIR")).join("../server");
-    let mut folders = ["protocol/src", "transport/src", "edge/src"]
-        .map(|folder| server.join(folder))
-        .to_vec();
-    let mut read = 0;
+    let files = files(&["protocol", "transport", "edge"]);
+    for (path, text) in &files {
+        let named = text.contains("HeaderName::from_static(\"");
+        assert!(
+            !named || path.ends_with(elsewhere),
+            "{} names a field",
+            path.display()
+        );
+    }
+    assert!(files.len() > 50, "{} files", files.len());
+}
+
+/// Metrics are described from the table, so one that it lacks would have no description.
+#[test]
+fn metrics_are_in_one_table() {
+    let table = std::fs::read_to_string(sources("observe").join("table.rs")).unwrap();
+    let mut recorded = 0;
+    for (path, text) in files(&["transport", "blobs", "app"]) {
+        if !text.contains("metrics::") {
+            continue;
+        }
+        for metric in text.split("\"longhaul_").skip(1) {
+            let (metric, _) = metric.split_once('"').unwrap();
+            recorded += 1;
+            assert!(
+                table.contains(&format!("\"longhaul_{metric}\"")),
+                "{} records longhaul_{metric}",
+                path.display()
+            );
+        }
+    }
+    assert!(recorded > 5, "{recorded} metrics");
+}
+
+/// The paths and texts of these crates' sources.
+fn files(crates: &[&str]) -> Vec<(PathBuf, String)> {
+    let mut folders: Vec<PathBuf> = crates.iter().map(|name| sources(name)).collect();
+    let mut files = Vec::new();
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
-                continue;
+            } else {
+                let text = std::fs::read_to_string(&path).unwrap();
+                files.push((path, text));
             }
-            read += 1;
-            let text = std::fs::read_to_string(&path).unwrap();
-            let named = text.contains("HeaderName::from_static(\"");
-            assert!(
-                !named || path.ends_with(elsewhere),
-                "{} names a field",
-                path.display()
-            );
         }
     }
-    assert!(read > 50, "{read} files");
+    files
 }
 
 /// The directory of a crate's `lib.rs`.

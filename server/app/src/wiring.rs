@@ -95,6 +95,7 @@ struct Parts {
 
 impl Parts {
     async fn open(config: &Config) -> anyhow::Result<Self> {
+        observe::describe();
         data_directory::make(&config.data)?;
         let blobs = blobs::open(&config.blobs, &config.data)
             .await
@@ -102,16 +103,17 @@ impl Parts {
         let stores = metadata::open(&config.metadata, &config.data)
             .await
             .or_advise("failed to open the metadata store", &config.data)?;
+        let metadata = observe::metadata_store(stores.metadata);
         let clock = Arc::new(FollowingClock::new(Arc::new(SystemClock)));
         let node = NodeId::random(&SystemRandomness);
-        let leases = Leases::new(Arc::clone(&stores.metadata), node, Arc::clone(&clock));
+        let leases = Leases::new(Arc::clone(&metadata), node, Arc::clone(&clock));
         let present = leases.appear().await;
         present.context("failed to make this node known to others")?;
         Ok(Self {
-            blobs,
-            metadata: stores.metadata,
-            packs: stores.packs,
-            events: stores.events,
+            blobs: observe::blob_store(blobs),
+            metadata,
+            packs: observe::pack_store(stores.packs),
+            events: observe::event_store(stores.events),
             clock,
             node,
             leases,

@@ -26,9 +26,9 @@ use crate::api::Api;
 use crate::extract::{FILES, PACKS, query};
 use crate::problem;
 
-/// Returns the service that answers every request.
+/// Returns the service that answers every request with `router`.
 pub fn service(
-    api: Api,
+    router: Router,
 ) -> impl Service<
     Request<Body>,
     Response = Response,
@@ -37,7 +37,7 @@ pub fn service(
 > + Clone
 + Send
 + 'static {
-    let router = ServiceExt::<Request<Body>>::map_request(router(api), without_final_slash);
+    let router = ServiceExt::<Request<Body>>::map_request(router, without_final_slash);
     ServiceExt::<Request<Body>>::map_response(router, |mut response: Response| {
         // RFC 9110 §8.6: a 204 has no Content-Length. The router gives every answer one.
         if response.status() == StatusCode::NO_CONTENT {
@@ -81,7 +81,8 @@ fn names_a_file(path: &str) -> bool {
             .is_some_and(|name| !name.is_empty())
 }
 
-fn router(api: Api) -> Router {
+/// Returns the routes of the API. A path that ends with a slash needs [`service`] around them.
+pub fn router(api: Api) -> Router {
     let whole = api.clone();
     let router = Router::new()
         .merge(files::router())

@@ -131,8 +131,8 @@ pub fn transport() -> transport::Config {
     }
 }
 
-/// Returns the service that answers every request on the listener.
-pub fn service(admin: Admin) -> Router {
+/// Returns the routes of the listener.
+pub fn router(admin: Admin) -> Router {
     let hosts = Arc::clone(&admin.hosts);
     // An orchestrator probes these under its own name for the server.
     let probes = Router::new()

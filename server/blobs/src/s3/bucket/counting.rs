@@ -91,6 +91,8 @@ impl Intercept for Counter {
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         self.requests.counts[self.operation as usize].fetch_add(1, Ordering::Relaxed);
+        let (_, name) = OPERATIONS[self.operation as usize];
+        metrics::counter!("longhaul_s3_requests_total", "operation" => name).increment(1);
         Ok(())
     }
 }
