@@ -145,7 +145,7 @@ pub(crate) struct Shared {
     outbox: Outbox,
 }
 
-/// Published versions and their archives, read from where they lie.
+/// Reader of published versions and their archives.
 #[derive(Debug)]
 struct Library {
     blobs: Arc<dyn BlobStore>,
@@ -154,7 +154,7 @@ struct Library {
 }
 
 impl Library {
-    /// Reads versions out of `blobs`. Keeps versions and layouts in use within so many bytes each.
+    /// Creates a library that reads versions from `blobs`, with caches of these sizes in bytes.
     fn new(blobs: Arc<dyn BlobStore>, version_memory: u64, layout_memory: u64) -> Self {
         Self {
             blobs,

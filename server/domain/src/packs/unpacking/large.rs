@@ -1,4 +1,4 @@
-//! A large content on its way to blobs of its own: one raw, and a second, deflated one where that
+//! A large content on its way to blobs of its own: one raw, and a second, deflated one if that
 //! pays.
 
 use super::deflating::Formed;
