@@ -18,7 +18,7 @@ struct Rule {
     must_not_know: &'static [&'static str],
 }
 
-/// The table "Direction" of `server/ARCHITECTURE.md`.
+/// Directions of dependencies, as "The crates" in `server/ARCHITECTURE.md` draws them.
 const RULES: [Rule; 12] = [
     Rule {
         name: "settings",
