@@ -1,4 +1,4 @@
-//! One request to one node, with a bound on everything, since nodes vanish and fall silent.
+//! One request to one node. Every step is bounded in time, because nodes vanish and fall silent.
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,15 +7,15 @@ use std::time::Duration;
 use tests::{Client, Cut, Dice, Request, Response, Version};
 use tokio::time::timeout;
 
-/// How long a client waits for anything before it gives a connection up.
+/// Longest time that a client waits for any step before it gives up the connection.
 pub(crate) const SILENCE: Duration = Duration::from_secs(8);
 
-/// How long a client waits after it has lost a connection, or was told to come back.
+/// Waits 100 to 400 ms, after a lost connection or an answer that asks to come back later.
 pub(crate) async fn back_off(dice: &mut Dice) {
     tokio::time::sleep(Duration::from_millis(dice.within(100..400))).await;
 }
 
-/// A version of HTTP.
+/// Chooses a version of HTTP.
 pub(crate) fn version(dice: &mut Dice) -> Version {
     match dice.within(0..2) {
         0 => Version::Http1,
@@ -23,12 +23,12 @@ pub(crate) fn version(dice: &mut Dice) -> Version {
     }
 }
 
-/// Connects.
+/// Connects to `node`.
 pub(crate) async fn connect(node: SocketAddr, version: Version) -> Result<Client, Cut> {
     bounded(Client::try_open(node, version)).await
 }
 
-/// Sends a whole request and reads its answer.
+/// Sends a request with its body and reads the answer.
 pub(crate) async fn call(
     node: SocketAddr,
     version: Version,
@@ -38,7 +38,7 @@ pub(crate) async fn call(
     answered(client.exchange(request)).await
 }
 
-/// What `exchange` says, if it says it in time.
+/// Awaits the answer of `exchange`; one that takes longer than `SILENCE` counts as cut.
 pub(crate) async fn answered(
     exchange: impl Future<Output = Result<Response, Cut>>,
 ) -> Result<Response, Cut> {
@@ -48,7 +48,7 @@ pub(crate) async fn answered(
     }
 }
 
-/// What `step` comes to, if it comes in time.
+/// Awaits `step`; one that fails or takes longer than `SILENCE` counts as cut.
 pub(crate) async fn bounded<T>(step: impl Future<Output = io::Result<T>>) -> Result<T, Cut> {
     match timeout(SILENCE, step).await {
         Ok(outcome) => outcome.map_err(|error| lost(&error.to_string())),

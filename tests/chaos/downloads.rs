@@ -1,4 +1,4 @@
-//! Clients that download what others have uploaded, piece by piece from different nodes.
+//! Clients that download the files of other clients, piece by piece from different nodes.
 
 use std::sync::Arc;
 
@@ -8,8 +8,8 @@ use tests::{Dice, Head, Request};
 use crate::call::{back_off, call, version};
 use crate::{Broken, Run};
 
-/// Most requests for one download.
-const MOST_REQUESTS: u32 = 400;
+/// Maximum number of requests for one download.
+const MAX_REQUESTS: u32 = 400;
 
 /// Downloads until the run is over.
 pub(crate) async fn client(run: Arc<Run>, mut dice: Dice) -> Result<(), Broken> {
@@ -24,22 +24,23 @@ pub(crate) async fn client(run: Arc<Run>, mut dice: Dice) -> Result<(), Broken> 
     Ok(())
 }
 
-/// Something that was downloaded.
+/// A completed download.
 #[derive(Debug)]
 pub(crate) struct Fetched {
-    /// Of the first answer.
+    /// Head of the first answer.
     pub(crate) head: Head,
     pub(crate) etag: String,
     pub(crate) body: Bytes,
 }
 
-/// Downloads `target` in one piece or several, each from a node at random, as a client does that loses its connection: with the
-/// tag of the first answer in `If-Range`. A tag that differs between nodes makes the download break.
+/// Downloads `target` in one or more pieces, each from a random node, like a client that loses its
+/// connection: later requests carry the tag of the first answer in `If-Range`. The download fails
+/// if the tag differs between nodes.
 pub(crate) async fn fetch(run: &Run, target: &str, dice: &mut Dice) -> Result<Fetched, Broken> {
     let mut first: Option<(Head, String)> = None;
     let mut body = BytesMut::new();
     let mut events = Vec::new();
-    for _ in 0..MOST_REQUESTS {
+    for _ in 0..MAX_REQUESTS {
         let (node, start) = (run.fleet.any(dice), body.len());
         let end = match dice.within(0..3) {
             0 => (start as u64 + dice.within(0..3_000_000)).to_string(),
@@ -76,9 +77,9 @@ pub(crate) async fn fetch(run: &Run, target: &str, dice: &mut Dice) -> Result<Fe
         ));
         let story = |what: &str| format!("GET {target}: {what}: {head:#?}\n{}", events.join("\n"));
         let total = match head.status {
-            206 => total(&head, start).ok_or_else(|| story("another range"))?,
+            206 => total(&head, start).ok_or_else(|| story("not the requested range"))?,
             200 if start == 0 => head.field("content-length").parse().expect("a number"),
-            _ => return Err(story("not what was asked for")),
+            _ => return Err(story("not the requested content")),
         };
         let etag = head.field("etag").to_owned();
         match &first {
@@ -101,12 +102,12 @@ pub(crate) async fn fetch(run: &Run, target: &str, dice: &mut Dice) -> Result<Fe
         }
     }
     Err(format!(
-        "GET {target}: not whole after {MOST_REQUESTS} requests:\n{}",
+        "GET {target}: not whole after {MAX_REQUESTS} requests:\n{}",
         events.join("\n")
     ))
 }
 
-/// The length of the whole, if the answer is a part that begins at `start`.
+/// Returns the complete length, if the answer is a part that begins at `start`.
 fn total(head: &Head, start: usize) -> Option<usize> {
     let range = head.field("content-range").strip_prefix("bytes ")?;
     let (part, total) = range.split_once('/')?;

@@ -1,4 +1,4 @@
-//! What was uploaded, and must be there on every node.
+//! Uploaded files, which every node must have.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,8 +12,8 @@ use crate::downloads::fetch;
 use crate::fleet::Node;
 use crate::{Broken, Run};
 
-/// Most requests until a node answers one.
-const MOST_REQUESTS: u32 = 200;
+/// Maximum number of requests until a node answers one.
+const MAX_REQUESTS: u32 = 200;
 
 /// A file whose upload is complete.
 #[derive(Debug, Clone)]
@@ -23,7 +23,7 @@ pub(crate) struct Published {
     pub(crate) media_type: String,
 }
 
-/// Everything that stays until the end, with its tags.
+/// Every file that stays until the end of the run, with its entity tag.
 #[derive(Debug, Default)]
 pub(crate) struct Files(Mutex<Vec<(Published, String)>>);
 
@@ -32,11 +32,11 @@ impl Files {
         self.lock().push((published, etag));
     }
 
-    /// One of them, if there is any.
+    /// Picks a random file, if there is any.
     pub(crate) fn any(&self, dice: &mut Dice) -> Option<(Published, String)> {
         let files = self.lock();
         let count = u64::try_from(files.len()).expect("a count fits");
-        let place = usize::try_from(dice.within(0..count.max(1))).expect("it is below a count");
+        let place = usize::try_from(dice.within(0..count.max(1))).expect("an index fits");
         files.get(place).cloned()
     }
 
@@ -46,7 +46,8 @@ impl Files {
 }
 
 impl Published {
-    /// Fetches it from any nodes and compares its bytes and what is said of it, the tag as well where one is known; its tag.
+    /// Fetches the file from random nodes and compares its bytes and its metadata, and the entity
+    /// tag if `etag` is given. Returns the tag.
     pub(crate) async fn compare(
         &self,
         run: &Run,
@@ -65,7 +66,7 @@ impl Published {
         }
     }
 
-    /// Deletes it at one node; it is gone at another.
+    /// Deletes the file at one node and checks that another node answers 404.
     pub(crate) async fn delete(&self, run: &Run, dice: &mut Dice) -> Result<(), Broken> {
         let deleted = ask(run, &Request::delete(&self.url), None, dice).await?;
         // The first answer may have been lost.
@@ -80,7 +81,7 @@ impl Published {
     }
 }
 
-/// Asks `node`, or any node each time, until one answers with something else than that it cannot.
+/// Sends `request` to `node`, or to a random node each time, until the answer is not a 5xx.
 pub(crate) async fn ask(
     run: &Run,
     request: &Request,
@@ -88,7 +89,7 @@ pub(crate) async fn ask(
     dice: &mut Dice,
 ) -> Result<Response, Broken> {
     let mut last = String::new();
-    for _ in 0..MOST_REQUESTS {
+    for _ in 0..MAX_REQUESTS {
         let node = node.unwrap_or_else(|| run.fleet.any(dice));
         match call(run.fleet.address(node), version(dice), request).await {
             Ok(response) if response.status() < 500 => return Ok(response),
@@ -106,7 +107,7 @@ pub(crate) async fn ask(
     ))
 }
 
-/// Compares what every node lists with what was uploaded.
+/// Compares the file list of every node with the uploaded files.
 pub(crate) async fn compare_all(run: &Run, dice: &mut Dice) -> Result<(), Broken> {
     let files = run.files.lock().clone();
     for node in run.fleet.all() {
@@ -128,7 +129,7 @@ pub(crate) async fn compare_all(run: &Run, dice: &mut Dice) -> Result<(), Broken
     Ok(())
 }
 
-/// The documents of all files by their URLs.
+/// Returns the documents of all files by URL.
 async fn list(run: &Run, node: Node, dice: &mut Dice) -> Result<BTreeMap<String, Value>, Broken> {
     let mut files = BTreeMap::new();
     let mut target = "/files?limit=1000".to_owned();

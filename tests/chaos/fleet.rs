@@ -1,4 +1,4 @@
-//! The nodes, and what befalls them.
+//! The nodes, and the faults injected into them.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,26 +12,27 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::Run;
 
-/// How long a node is stopped once in a run that lasts long enough for it.
+/// Time for which a node is stopped, once in a run that is long enough.
 const STOPPED: Duration = Duration::from_secs(60);
 
-/// Servers that are one service.
+/// Servers that form one service.
 #[derive(Debug)]
 pub(crate) struct Fleet {
     addresses: Vec<SocketAddr>,
     servers: Vec<Mutex<TestServer>>,
-    /// Whether each was stopped at any time.
+    /// For each node, whether it was ever stopped.
     stopped: Vec<AtomicBool>,
 }
 
-/// One of the nodes, by its place among them.
+/// A node, by its index in the fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Node(usize);
 
 impl Fleet {
     pub(crate) async fn start(count: usize) -> Self {
         let stores = match count {
-            // What one node can have, so that this program can be tried on any stores.
+            // A single node can run on any stores, so that this program can be tried on each
+            // combination.
             1 => Stores::new(Metadata::of_this_run(), Blobs::of_this_run()).await,
             _ => Stores::for_nodes().await,
         };
@@ -46,12 +47,12 @@ impl Fleet {
         }
     }
 
-    /// Any node, running or not.
+    /// Picks a node, running or not.
     pub(crate) fn any(&self, dice: &mut Dice) -> Node {
         Node(throw(dice, self.servers.len()))
     }
 
-    /// Any node but `node`, where there is one.
+    /// Picks a node other than `node`, or `node` itself if it is the only one.
     pub(crate) fn other(&self, node: Node, dice: &mut Dice) -> Node {
         match self.servers.len() {
             1 => node,
@@ -59,7 +60,7 @@ impl Fleet {
         }
     }
 
-    /// Every node.
+    /// Iterates over all nodes.
     pub(crate) fn all(&self) -> impl Iterator<Item = Node> {
         (0..self.servers.len()).map(Node)
     }
@@ -68,13 +69,14 @@ impl Fleet {
         self.addresses[node.0]
     }
 
-    /// Whether the node was ever stopped, so that its connections may lie there for long.
+    /// Reports whether the node was ever stopped; if so, its connections may hang for long.
     pub(crate) fn was_stopped(&self, node: Node) -> bool {
         self.stopped[node.0].load(Ordering::Relaxed)
     }
 
-    /// Kills a node every few seconds and starts it again, restarts PostgreSQL twice, and stops a node for a minute where there is
-    /// time for that; until the run is over, when every node works.
+    /// Injects faults until the run is over: kills a node every few seconds and restarts it,
+    /// restarts PostgreSQL twice, and stops a node for a minute if the run is long enough. Every
+    /// node works when this returns.
     pub(crate) async fn trouble(&self, run: &Run, mut dice: Dice) {
         let begin = Instant::now();
         let part = |percent: u32| begin + (run.end - begin) * percent / 100;
@@ -124,7 +126,7 @@ impl Fleet {
         self.servers[node.0].lock().await.process().signal(signal);
     }
 
-    /// What the nodes logged, for whoever asks why.
+    /// Returns the last log lines of every node, for the report of a failure.
     pub(crate) async fn logs(&self) -> String {
         let mut logs = String::new();
         for (number, server) in self.servers.iter().enumerate() {
@@ -137,10 +139,10 @@ impl Fleet {
     }
 }
 
-/// How much of its log each node shows.
+/// Number of log lines shown for each node.
 const LINES: usize = 20;
 
 fn throw(dice: &mut Dice, count: usize) -> usize {
     let count = u64::try_from(count).expect("a count fits");
-    usize::try_from(dice.within(0..count)).expect("it is below a count")
+    usize::try_from(dice.within(0..count)).expect("an index fits")
 }

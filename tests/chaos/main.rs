@@ -1,8 +1,9 @@
-//! Three nodes on one PostgreSQL and one S3 server that are killed, stopped and restarted while clients upload and download:
-//! `cargo run -p tests --bin chaos -- --seconds 300`.
+//! Three nodes on one PostgreSQL and one S3 server that are killed, stopped and restarted while
+//! clients upload and download: `cargo run -p tests --bin chaos -- --seconds 300`.
 //!
-//! Every request goes to a node at random. Nothing may be lost or mixed, every upload completes, and no acknowledged offset is ever
-//! taken back. What a run threw is repeated by its seed, as far as the machine's own timing lets it.
+//! Every request goes to a random node. No byte may be lost or mixed up, every upload must
+//! complete, and no node may answer with less than an acknowledged offset. The seed repeats the
+//! random choices of a run, as far as the timing of the machine allows.
 
 mod call;
 #[path = "../it/dialect.rs"]
@@ -31,27 +32,28 @@ use self::report::Figures;
 /// Kill nodes under clients, and compare every byte
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// How long new uploads begin and nodes are killed; what was begun is finished after that
+    /// Seconds during which uploads begin and nodes are killed; uploads in progress are finished
+    /// afterwards
     #[arg(long, default_value_t = 30)]
     seconds: u64,
-    /// How many nodes there are
+    /// Number of nodes
     #[arg(long, default_value_t = 3)]
     nodes: usize,
-    /// How many clients upload at the same time
+    /// Number of clients that upload at the same time
     #[arg(long, default_value_t = 8)]
     uploaders: u64,
-    /// What is thrown [default: another each time]
+    /// Seed of the random choices [default: a new one for each run]
     #[arg(long, env = "CHAOS_SEED")]
     seed: Option<u64>,
 }
 
-/// What all of the run share.
+/// State shared by all tasks of a run.
 #[derive(Debug)]
 struct Run {
     fleet: Fleet,
     files: Files,
     figures: Figures,
-    /// When nothing new begins.
+    /// Time from which on nothing new begins.
     end: Instant,
 }
 
@@ -61,7 +63,7 @@ impl Run {
     }
 }
 
-/// What went wrong, as a story; it ends the run.
+/// Description of a broken promise; it ends the run.
 type Broken = String;
 
 #[expect(
@@ -98,7 +100,7 @@ async fn chaos(arguments: &Arguments, seed: u64) -> Result<Arc<Run>, Broken> {
         end: Instant::now() + Duration::from_secs(arguments.seconds),
     });
     let mut dice = (0..).map(|number| Dice::new(seed.wrapping_add(number << 32)));
-    let mut throw = || dice.next().expect("there is always another");
+    let mut throw = || dice.next().expect("the numbers never end");
 
     let mut clients = JoinSet::new();
     for number in 0..arguments.uploaders {
@@ -113,7 +115,7 @@ async fn chaos(arguments: &Arguments, seed: u64) -> Result<Arc<Run>, Broken> {
         async move { run.fleet.trouble(&run, dice).await }
     });
     while let Some(client) = clients.join_next().await {
-        // A panic has said on standard error what happened.
+        // The panic message is already on standard error.
         let outcome = client.map_err(|panic| format!("a client gave up: {panic}"));
         if let Err(broken) = outcome.and_then(|outcome| outcome) {
             trouble.abort();

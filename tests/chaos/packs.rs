@@ -1,4 +1,5 @@
-//! A client that publishes versions of a tree and downloads them, as archives and catalogues, from different nodes.
+//! A client that publishes versions of a tree and downloads them, as archives and catalogues, from
+//! different nodes.
 
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use crate::downloads::fetch;
 use crate::files::ask;
 use crate::{Broken, Run};
 
-/// How many files the tree has.
+/// Number of files in the tree.
 const FILES: u64 = 40;
 
 /// Publishes and downloads until the run is over.
@@ -38,7 +39,7 @@ pub(crate) async fn client(run: Arc<Run>, mut dice: Dice) -> Result<(), Broken> 
     Ok(())
 }
 
-/// Gives some files of the tree new contents, small and large ones.
+/// Gives random files of the tree new contents, small and large.
 fn change(tree: &mut pack::Files, dice: &mut Dice) {
     for _ in 0..dice.within(1..FILES) {
         let most = match dice.within(0..10) {
@@ -51,7 +52,8 @@ fn change(tree: &mut pack::Files, dice: &mut Dice) {
     }
 }
 
-/// Drafts the tree, sends what is missing and publishes it, each step anywhere and again where its answer was lost; the number.
+/// Drafts the tree, sends the missing contents and publishes it. Each step goes to a random node
+/// and is repeated if its answer is lost. Returns the version number.
 async fn publish(run: &Run, tree: &pack::Files, dice: &mut Dice) -> Result<u64, Broken> {
     let document = tree.document().to_string();
     let draft = Request::post("/packs/chaos/drafts").body(document);
@@ -64,7 +66,7 @@ async fn publish(run: &Run, tree: &pack::Files, dice: &mut Dice) -> Result<u64, 
         expect(&[200], ask(run, &content, None, dice).await?)?;
     }
     let publish = Request::post(text(&draft["publish_url"]));
-    // 200 where a request before it has published the draft, and its answer was lost.
+    // 200 if an earlier request published the draft and its answer was lost.
     number(&expect(&[201, 200], ask(run, &publish, None, dice).await?)?.json())
 }
 
@@ -80,7 +82,8 @@ fn expect(statuses: &[u16], response: Response) -> Result<Response, Broken> {
     }
 }
 
-/// Downloads `target` twice, both from nodes at random and in pieces; it has the same bytes and tag.
+/// Downloads `target` twice, in pieces from random nodes, and checks that bytes and tag are the
+/// same.
 async fn same_everywhere(run: &Run, target: &str, dice: &mut Dice) -> Result<Bytes, Broken> {
     let one = fetch(run, target, dice).await?;
     let other = fetch(run, target, dice).await?;

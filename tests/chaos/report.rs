@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// What is counted while the run lasts.
+/// Counters of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Figures {
     uploads: AtomicU64,
@@ -23,7 +23,8 @@ pub(crate) struct Figures {
 }
 
 impl Figures {
-    /// An upload of `length` bytes is complete and compared; its client sent `sent` for it.
+    /// Counts a completed and verified upload of `length` bytes, for which the client sent `sent`
+    /// bytes.
     pub(crate) fn upload_is_complete(&self, length: u64, sent: u64) {
         add(&self.uploads, 1);
         add(&self.uploaded, length);
@@ -54,23 +55,24 @@ impl Figures {
         add(&self.restarts, 1);
     }
 
-    /// A node answered that it cannot at the moment (5xx).
+    /// Counts a refusal: a node answered with 5xx.
     pub(crate) fn request_was_refused(&self) {
         add(&self.refusals, 1);
     }
 
-    /// An upload went on at another node than the one before.
+    /// Counts an upload that continued at another node.
     pub(crate) fn upload_moved(&self) {
         add(&self.moves, 1);
     }
 
-    /// A node answered a request for an upload that another still received, after `time`.
+    /// Counts a takeover: within `time`, a node answered a request for an upload that another node
+    /// was still receiving.
     pub(crate) fn upload_was_taken_over(&self, time: Duration) {
         let takeovers = self.takeovers.lock();
         takeovers.unwrap_or_else(PoisonError::into_inner).push(time);
     }
 
-    /// Everything, for people.
+    /// Renders all figures as a table for people.
     pub(crate) fn table(&self, elapsed: Duration) -> String {
         let takeovers = self.takeovers.lock();
         let mut times = takeovers.unwrap_or_else(PoisonError::into_inner).clone();
@@ -115,7 +117,8 @@ fn load(figure: &AtomicU64) -> u64 {
     figure.load(Ordering::Relaxed)
 }
 
-/// The smallest of the sorted `times` that `percent` of them do not exceed.
+/// Returns the smallest of the sorted `times` that at least `percent` percent of them do not
+/// exceed.
 fn percentile(times: &[Duration], percent: usize) -> String {
     let rank = (times.len() * percent).div_ceil(100).max(1);
     match times.get(rank - 1) {

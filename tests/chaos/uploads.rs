@@ -1,4 +1,4 @@
-//! Clients that upload, each one file after the other.
+//! Clients that upload one file after another.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -16,11 +16,11 @@ use crate::fleet::Node;
 use crate::way::Way;
 use crate::{Broken, Run};
 
-/// Most requests for one upload.
-const MOST_REQUESTS: u32 = 400;
-/// How long one upload may take; a minute in which a node is stopped is part of it.
+/// Maximum number of requests for one upload.
+const MAX_REQUESTS: u32 = 400;
+/// Maximum duration of one upload, including a minute in which a node is stopped.
 const LONGEST: Duration = Duration::from_secs(240);
-/// How much of an upload's past is told when it fails.
+/// Maximum number of events in the report of a failed upload.
 const EVENTS: usize = 60;
 
 /// Uploads until the run is over.
@@ -41,34 +41,34 @@ pub(crate) async fn client(run: Arc<Run>, number: u64, mut dice: Dice) -> Result
     Ok(())
 }
 
-/// One upload, and what its client knows of it.
+/// An upload, as its client sees it.
 #[derive(Debug)]
 struct Upload {
     way: Way,
     content: Content,
     media_type: String,
-    /// Of the file, where the client chooses it.
+    /// Path of the file, if the client chooses it.
     path: Option<String>,
-    /// The upload resource, once a node has named it.
+    /// URL of the upload resource, once a node has sent it.
     resource: Option<String>,
-    /// The greatest offset that any node has told.
+    /// Greatest offset that any node has reported.
     acknowledged: u64,
-    /// Where the next append begins, where a request that took the upload over was just told so.
+    /// Offset of the next append, if a `HEAD` has just reported it.
     told: Option<u64>,
-    /// Bytes of bodies that were sent.
+    /// Bytes of request bodies sent so far.
     sent: u64,
     last: Option<Node>,
     begun: Instant,
     events: VecDeque<String>,
 }
 
-/// What came of a request.
+/// Result of a request.
 enum Came {
-    /// The file is there, at this URL.
+    /// The file exists, at this URL.
     File(String),
-    /// It was answered, and there is more to do.
+    /// The node answered, and the upload is not complete.
     Answer,
-    /// Nobody knows.
+    /// No answer arrived; the effect of the request is unknown.
     Nothing,
 }
 
@@ -100,9 +100,9 @@ impl Upload {
         }
     }
 
-    /// Uploads, however long it takes within bounds; the file's URL.
+    /// Uploads the content within bounds of time and requests. Returns the URL of the file.
     async fn deliver(&mut self, run: &Run, dice: &mut Dice) -> Result<String, Broken> {
-        for _ in 0..MOST_REQUESTS {
+        for _ in 0..MAX_REQUESTS {
             if self.begun.elapsed() > LONGEST {
                 return Err(format!("not complete after {LONGEST:?}"));
             }
@@ -121,7 +121,7 @@ impl Upload {
                 Came::Nothing => back_off(dice).await,
             }
         }
-        Err(format!("not complete after {MOST_REQUESTS} requests"))
+        Err(format!("not complete after {MAX_REQUESTS} requests"))
     }
 
     async fn send_whole(&mut self, run: &Run, node: Node, dice: &mut Dice) -> Result<Came, Broken> {
@@ -167,7 +167,7 @@ impl Upload {
         self.way.create(typed, self.content, completes)
     }
 
-    /// Asks how far the upload is, unless that was just told, and appends in one way or another.
+    /// Asks for the offset, unless it was just reported, and appends in a randomly chosen way.
     async fn go_on(
         &mut self,
         run: &Run,
@@ -184,7 +184,7 @@ impl Upload {
             1..8 => {
                 let end = match offset < length {
                     true => dice.within(offset..length) + 1,
-                    // All of it is there but for the completion.
+                    // All bytes have arrived; only the completion is missing.
                     false => length,
                 };
                 let completes = end == length;
@@ -207,7 +207,8 @@ impl Upload {
         }
     }
 
-    /// Where a request that sends everything from `offset` on loses its connection; the end, where it does not.
+    /// Returns the offset at which a request that sends everything from `offset` on loses its
+    /// connection, or the length of the content if it does not.
     fn cut(&self, offset: u64, dice: &mut Dice) -> u64 {
         let length = self.content.length();
         match dice.within(0..3) {
@@ -216,7 +217,7 @@ impl Upload {
         }
     }
 
-    /// Gives the upload up at one node; another does not know it any more.
+    /// Cancels the upload at one node and checks that another no longer knows it.
     async fn begin_again(
         &mut self,
         run: &Run,
@@ -261,7 +262,8 @@ impl Upload {
         self.note(run, outcome)
     }
 
-    /// Sends `request` with the bytes of `range`, and loses the connection where that is not all of the content.
+    /// Sends `request` with the bytes of `range`, then drops the connection if the range ends
+    /// before the content does.
     async fn stream(
         &mut self,
         run: &Run,
@@ -280,7 +282,7 @@ impl Upload {
         let sent = self.send(&mut client, range, dice).await;
         if ends || sent.is_err() {
             if ends {
-                // Fails only on a connection that is lost, as the response will tell.
+                // Fails only on a lost connection, which the response reports.
                 let _ = timeout(SILENCE, client.finish()).await;
             }
             let outcome = answered(client.response()).await;
@@ -290,7 +292,8 @@ impl Upload {
         Ok(Came::Nothing)
     }
 
-    /// Connects, sends the head of `request`, and hears which upload it is if that is said.
+    /// Connects and sends the head of `request`. For a creation with an IETF draft, notes the
+    /// upload URL of the interim response, if one comes.
     async fn begin(
         &mut self,
         run: &Run,
@@ -326,8 +329,8 @@ impl Upload {
         Ok(())
     }
 
-    /// Sends some of what is left to `node`, and while it goes on with that, asks another node for the offset: which ends what is
-    /// under way.
+    /// Sends part of the remaining bytes to `node` and, while that continues, asks another node for
+    /// the offset, which ends the append in progress.
     async fn send_and_overtake(
         &mut self,
         run: &Run,
@@ -351,7 +354,7 @@ impl Upload {
         if let Err(cut) = self.send(&mut old, first.clone(), dice).await {
             return self.note(run, Err(cut));
         }
-        // All but the last byte: it cannot complete the upload.
+        // All but the last byte, so that this request cannot complete the upload.
         let (content, pace) = (self.content, Duration::from_millis(dice.within(1..50)));
         let sent = AtomicU64::new(0);
         let go_on = async {
@@ -379,7 +382,8 @@ impl Upload {
         };
         let was_answered = outcome.is_ok();
         let came = self.note_offset(run, other, outcome)?;
-        // Otherwise the question may have come before the request that it was to end, which is given up then.
+        // Otherwise the `HEAD` may have arrived before the request that it should end; that request
+        // is given up.
         let was_under_way = was_answered && self.told.is_some_and(|told| told > offset);
         let end = match end {
             None if was_under_way => Some(go_on.await),
@@ -395,7 +399,7 @@ impl Upload {
                     return Err(format!("the older request was answered: {response:?}"));
                 }
                 Some(Err(_)) if !run.fleet.was_stopped(node) => {
-                    return Err(format!("the older request at {node:?} still lies there"));
+                    return Err(format!("the older request at {node:?} is still open"));
                 }
                 Some(_) | None => {}
             }
@@ -403,8 +407,8 @@ impl Upload {
         Ok(came)
     }
 
-    /// What an answer to a creation or an append means. A conflict breaks the promise that the offset told last is accepted, even
-    /// where a request that was given up arrived after all, at whichever node.
+    /// Evaluates the answer to a creation or an append. A conflict breaks the promise that the last
+    /// reported offset is accepted, even if an abandoned request arrived late at any node.
     fn note(&mut self, run: &Run, outcome: Result<Response, Cut>) -> Result<Came, Broken> {
         let response = match outcome {
             Ok(response) => response,
@@ -439,7 +443,7 @@ impl Upload {
         Ok(Came::Answer)
     }
 
-    /// What an answer to the question for the offset means. It is never less than what was acknowledged.
+    /// Evaluates the answer to a `HEAD`. Its offset must not be less than the acknowledged one.
     fn note_offset(
         &mut self,
         run: &Run,
@@ -490,7 +494,7 @@ impl Upload {
         }
     }
 
-    /// Fetches what was uploaded and compares it; then forgets it or leaves it to those who download.
+    /// Fetches the file and compares it, then deletes it or leaves it to the downloading clients.
     async fn compare(&mut self, run: &Run, url: String, dice: &mut Dice) -> Result<(), Broken> {
         let published = Published {
             url,

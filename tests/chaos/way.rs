@@ -1,4 +1,4 @@
-//! How an upload is spoken of: every dialect in the same words.
+//! The upload protocols, behind one interface.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -6,24 +6,24 @@ use tests::{Content, Dice, Head, Request};
 
 use crate::dialect::Dialect;
 
-/// What a client speaks.
+/// Protocol of an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
     /// A version of the IETF's resumable uploads.
     Ietf(Dialect),
     /// tus 1.0.0.
     Tus,
-    /// A request with everything, that cannot be resumed.
+    /// A single request with all of the content, which cannot be resumed.
     Plain,
 }
 
 impl Way {
-    /// The resumable ones are more interesting.
+    /// Chooses a protocol, favouring the resumable ones.
     pub(crate) fn thrown(dice: &mut Dice) -> Self {
         match dice.within(0..12) {
             0..8 => {
-                let count = u64::try_from(Dialect::ALL.len()).expect("a few");
-                let place = usize::try_from(dice.within(0..count)).expect("a few");
+                let count = u64::try_from(Dialect::ALL.len()).expect("a count fits");
+                let place = usize::try_from(dice.within(0..count)).expect("a count fits");
                 Self::Ietf(Dialect::ALL[place])
             }
             8..10 => Self::Tus,
@@ -31,7 +31,8 @@ impl Way {
         }
     }
 
-    /// Makes `request`, which has a target and a type, the creation of an upload of `content`, whose body completes it or not.
+    /// Turns `request`, which has a target and a type, into the creation of an upload of `content`.
+    /// `completes` says whether its body completes the upload.
     pub(crate) fn create(self, request: Request, content: Content, completes: bool) -> Request {
         match self {
             Self::Ietf(dialect) => dialect.create(request, completes),
@@ -42,7 +43,7 @@ impl Way {
         }
     }
 
-    /// The type of the content, as a creation says it.
+    /// Adds the media type of the content in the form that creations of the protocol use.
     pub(crate) fn typed(self, request: Request, media_type: &str) -> Request {
         match self {
             Self::Ietf(_) | Self::Plain => request.field("Content-Type", media_type),
@@ -74,7 +75,7 @@ impl Way {
         }
     }
 
-    /// The request that gives the upload up.
+    /// Returns the request that cancels the upload.
     pub(crate) fn cancel(self, upload: &str) -> Request {
         match self {
             Self::Ietf(dialect) => dialect.cancel(upload),
@@ -82,7 +83,7 @@ impl Way {
         }
     }
 
-    /// Whether an answer says that everything is there.
+    /// Reports whether an answer says that the upload is complete.
     pub(crate) fn is_complete(self, head: &Head, content: Content) -> bool {
         match self {
             Self::Ietf(dialect) => dialect.is_complete(head) == Some(true),

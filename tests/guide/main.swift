@@ -1,8 +1,8 @@
-// Runs the guide's steps for packs on Linux, with a plain download in the place of a background session's:
+// Runs the guide's steps for packs on Linux, with a plain download instead of a background session's:
 //
 //     guide SERVER DIRECTORY [--key BASE64] [--verify] PACK...
 //
-// Installs or updates each pack in DIRECTORY/PACK, and prints how many archives it took.
+// Installs or updates each pack in DIRECTORY/PACK, and prints the number of archives.
 import CryptoKit
 import Foundation
 #if canImport(FoundationNetworking)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""The steps of server/IOS.md, "Content that changes", in Python: steps.py SERVER DIRECTORY [--verify] PACK...
+"""The steps of "Content that changes" in server/IOS.md: steps.py SERVER DIRECTORY [--verify] PACK...
 
-Installs or updates each pack in DIRECTORY/PACK/current, and prints how many archives it took. For machines without Swift, and
-for those who port the steps to another language.
+Installs or updates each pack in DIRECTORY/PACK/current, and prints the number of archives. For
+machines without Swift, and as a reference for ports to other languages.
 """
 import hashlib, io, json, os, pathlib, shutil, sys, urllib.error, urllib.parse, urllib.request, zipfile
 
@@ -10,7 +10,7 @@ RECORD = ".longhaul/catalogue.json"
 
 
 def ask(server, reference, body=None, kind="application/json"):
-    """Returns the body of an answer that is what was asked for; None for a 404."""
+    """Returns the body of an answer of type `kind`; None for a 404."""
     request = urllib.request.Request(urllib.parse.urljoin(server, reference))
     if body is not None:
         request.data, request.headers = json.dumps(body).encode(), {"Content-type": "application/json"}

@@ -1,6 +1,7 @@
-// Node's own HTTP uploads FILE to URL over HTTP/1.1 or HTTP/2: `node node-http.mjs URL FILE 1|2`, as an app does that has
-// nothing but the draft (interop 6): one PUT, and after each interruption a HEAD and a PATCH for the rest. The last line of
-// output is JSON: where the upload is, how often it was interrupted, and the final status.
+// Uploads FILE to URL with Node's own HTTP/1.1 or HTTP/2: `node node-http.mjs URL FILE 1|2`, like an
+// app that implements only the draft (interop 6): one PUT, and after each interruption a HEAD and a
+// PATCH for the rest. The last line of output is JSON: path of the upload, number of interruptions,
+// final status.
 import { readFileSync } from 'node:fs';
 import http from 'node:http';
 import http2 from 'node:http2';
@@ -9,7 +10,8 @@ const [target, file, version] = process.argv.slice(2);
 const body = readFileSync(file);
 const interop = { 'upload-draft-interop-version': '6' };
 
-// Each gives { status, headers } or throws, and calls `interim` with the headers of each 104.
+// Each function returns { status, headers } or throws, and calls `interim` with the headers of each
+// 104.
 const exchangeOver = {
   1: (url, method, headers, bytes, interim) => new Promise((resolve, reject) => {
     const request = http.request(url, { method, headers, agent: false });

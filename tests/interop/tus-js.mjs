@@ -1,7 +1,8 @@
-// tus-js-client uploads FILE to URL: `node tus-js.mjs URL FILE OPTIONS`, where OPTIONS are those of tus.Upload as JSON.
-// Five more are ours: `terminate` has the complete upload terminated, `name` is the file name to send, `input` one of those below, `store` a file that remembers uploads from one run to the next, and
-// `leaveAt` ends this run once so many bytes are accepted. The last line of output is JSON: where the upload is, how often
-// it was interrupted, and whether this run found it begun.
+// Uploads FILE to URL with tus-js-client: `node tus-js.mjs URL FILE OPTIONS`. OPTIONS are those of
+// tus.Upload as JSON, and five more: `terminate` terminates the complete upload, `name` is the file
+// name to send, `input` one of the inputs below, `store` a file that keeps uploads between runs, and
+// `leaveAt` ends this run once that many bytes are accepted. The last line of output is JSON: path of
+// the upload, number of interruptions, and whether this run resumed an earlier upload.
 import { createReadStream, readFileSync } from 'node:fs';
 import { PassThrough } from 'node:stream';
 
@@ -15,8 +16,8 @@ let interruptions = 0;
 let resumed = false;
 const say = () => console.log(JSON.stringify({ upload: new URL(upload.url, endpoint).pathname, interruptions, resumed }));
 
-// A whole file in memory stands for the Blob that browsers have. Of a file stream, 4.3.1 never says that a part of it is the
-// last one, so in the IETF protocols such an upload stays open for ever once it was interrupted.
+// A file in memory stands for the Blob of browsers. With a file stream, 4.3.1 never marks a part as
+// the last one, so in the IETF protocols an upload that was interrupted stays open for ever.
 const inputs = {
   memory: () => readFileSync(file),
   file: () => createReadStream(file),
@@ -26,7 +27,7 @@ const inputs = {
 const upload = new tus.Upload(inputs[input](), {
   endpoint,
   metadata: { filename: name },
-  // Progress starts the list anew.
+  // Progress restarts the list.
   retryDelays: Array(10).fill(20),
   ...(store && { urlStorage: new Storage(store), removeFingerprintOnSuccess: true }),
   ...given,
@@ -35,7 +36,7 @@ const upload = new tus.Upload(inputs[input](), {
   },
   onShouldRetry: (error) => {
     interruptions += 1;
-    // A refusal is a finding, never something to try again.
+    // A refusal is a failure of the test and must not be retried.
     return !error.originalResponse;
   },
   onChunkComplete: (size, accepted) => {

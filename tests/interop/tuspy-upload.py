@@ -1,7 +1,7 @@
-"""tuspy uploads FILE to URL: `python tuspy-upload.py URL FILE OPTIONS`.
+"""Uploads FILE to URL with tuspy: `python tuspy-upload.py URL FILE OPTIONS`.
 
-OPTIONS are those of its uploader, as JSON; `name` is the file name to send. The last line of output is JSON: where the
-upload is, and how often it was interrupted.
+OPTIONS are those of tuspy's uploader, as JSON; `name` is the file name to send. The last line of
+output is JSON: path of the upload, and number of interruptions.
 """
 
 import json
@@ -13,7 +13,7 @@ from tusclient.uploader import Uploader
 
 
 class Counting(Uploader):
-    """Counts how often tuspy has to ask where it was."""
+    """Counts the requests for the offset."""
 
     interruptions = 0
 

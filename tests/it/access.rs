@@ -1,11 +1,11 @@
-//! Who is let in.
+//! Access control: requests with and without a key.
 
 use tests::{Content, Request, TestServer, Version};
 
 use crate::dialect::Dialect;
 use crate::resume::begin;
 
-/// A key, and the configuration that knows its SHA-256.
+/// An API key, and the configuration that holds its SHA-256.
 pub(crate) const KEY: &str = "longhaul-test-key";
 pub(crate) const WITH_KEY: &str = r#"
 [access]
@@ -87,7 +87,7 @@ async fn the_url_of_an_upload_is_a_capability_for_that_upload() {
         .expect(201);
     let upload = created.field("location");
 
-    // Many clients do not repeat their credential here.
+    // Many clients do not repeat their credentials in these requests.
     let head = server.request(dialect.head(upload)).await.expect(204);
     assert_eq!(head.offset(), 4_000);
     let append = dialect
@@ -95,7 +95,7 @@ async fn the_url_of_an_upload_is_a_capability_for_that_upload() {
         .body(content.from(4_000));
     server.request(append).await.expect(201);
     server.request(Request::get("/files/a")).await.expect(401);
-    // One that repeats a wrong one is refused.
+    // A client that sends a wrong credential is refused.
     let wrong = dialect.head(upload).bearer("wrong");
     server.request(wrong).await.expect(401);
 }
@@ -140,7 +140,7 @@ async fn a_server_told_to_be_open_is() {
     let log = server.log();
     assert!(
         log.contains("\"WARN\"") && log.contains("OPEN"),
-        "and says so: {log}"
+        "the log must warn: {log}"
     );
 }
 

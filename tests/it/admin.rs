@@ -1,4 +1,4 @@
-//! What operators and their machines see: liveness, readiness, the way a server ends, and how a supervisor starts it.
+//! The operator's view: liveness, readiness, the end of a server, and its start by a supervisor.
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixDatagram;
@@ -12,17 +12,17 @@ use crate::dialect::Dialect;
 use crate::resume::begin;
 use crate::uploads::assert_file;
 
-/// Asks on the admin listener.
+/// Sends a request to the admin listener.
 async fn ask(admin: SocketAddr, request: &Request) -> Response {
     let mut client = Client::open(admin, Version::Http1).await;
     client.exchange(request).await.unwrap()
 }
 
-/// `longhaul healthcheck` of the server whose admin listener this is.
+/// Runs `longhaul healthcheck` against the admin listener at this address.
 fn healthcheck(admin: &str) -> Output {
     Command::new(program())
         .args(["healthcheck", "--admin", admin])
-        // Settings of whoever runs the tests are not settings of the test.
+        // The test must not depend on the settings of the user who runs it.
         .env_clear()
         .output()
         .unwrap()
@@ -93,14 +93,14 @@ async fn a_server_that_is_told_to_end_serves_on_until_load_balancers_have_notice
     ask(server.admin(), &Request::get("/livez"))
         .await
         .expect(200);
-    // What was begun goes on, and what comes is taken.
+    // Requests in progress continue, and new ones are accepted.
     client.send(&content.bytes()).await.unwrap();
     client.response().await.unwrap().expect(201);
     assert_file(&server, "/files/a", content).await;
 
     server.terminate();
     let status = server.ended(PATIENCE).await;
-    assert!(!status.success(), "who says it twice means at once");
+    assert!(!status.success(), "a second signal ends it at once");
 }
 
 #[tokio::test]
@@ -140,7 +140,7 @@ async fn two_servers_on_a_machine_need_two_admin_listeners() {
 async fn a_socket_that_a_supervisor_passes_is_served_and_outlives_the_server() {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
-    // Never bound: the passed socket takes its place.
+    // Never bound, because the passed socket replaces it.
     let mut server = TestServer::setup()
         .listen("192.0.2.1:1")
         .socket(socket)
@@ -153,7 +153,7 @@ async fn a_socket_that_a_supervisor_passes_is_served_and_outlives_the_server() {
 
     server.terminate();
     assert!(server.ended(PATIENCE).await.success());
-    // The supervisor still holds the socket: who connects now waits instead of being refused.
+    // The supervisor still holds the socket, so new connections wait instead of being refused.
     let mut waiting = Client::open(address, Version::Http1).await;
     waiting.begin(&Request::get("/files/a")).await.unwrap();
     server.restart().await;

@@ -1,15 +1,16 @@
-//! Whatever is sent, the answer is a small problem document or a closed connection, and the server lives on.
+//! Malformed input: the answer is always a small problem document or a closed connection, and the
+//! server survives.
 
 use tests::{Client, Dice, Request, TestServer, Version};
 
 use crate::dialect::Dialect;
 
-/// Sends bytes on a connection of their own; the status of every answer until the server closes.
+/// Sends bytes on a new connection. Returns the status of every answer until the server closes.
 async fn answers(server: &TestServer, wire: &[u8]) -> Vec<u16> {
     let Client::Http1(mut connection) = server.client(Version::Http1).await else {
-        unreachable!("asked for")
+        unreachable!("this version was requested")
     };
-    // The server may have heard enough before the end.
+    // The server may stop reading before the end.
     let _ = connection.send_raw(wire).await;
     let mut answers = Vec::new();
     loop {
@@ -57,7 +58,7 @@ async fn a_path_cannot_leave_the_files() {
             response.problem();
         }
     }
-    // Nothing was written anywhere by any of them.
+    // None of the requests has stored a file.
     let list = server
         .request(Request::get("/files"))
         .await
@@ -164,7 +165,7 @@ async fn malformed_fields_are_told_as_problems() {
         .body("x");
     server.request(untyped).await.expect(415).problem();
 
-    // A creation whose `Upload-Complete` makes no sense is a plain upload: the field is ignored.
+    // A creation with an invalid `Upload-Complete` is a plain upload: the field is ignored.
     let odd = Request::put("/files/b")
         .field("Upload-Complete", "yes")
         .body("x");
@@ -257,7 +258,8 @@ async fn what_follows_a_request_of_two_lengths_is_not_a_request() {
     let server = TestServer::start().await;
     let wire = b"PUT /files/a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n\
         0\r\n\r\nPUT /files/smuggled HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n";
-    // RFC 9112 §6.1: it may be refused, or read as chunked; in either case the connection is closed after the answer.
+    // RFC 9112 §6.1: the server may refuse the request or read it as chunked; either way it closes
+    // the connection after the answer.
     let answers = answers(&server, wire).await;
     assert!(answers.len() <= 1, "{answers:?}");
     server
@@ -278,7 +280,7 @@ async fn noise_is_survived() {
             wire[at] = u8::try_from(dice.within(0..256)).unwrap();
         }
         let Client::Http1(mut connection) = server.client(Version::Http1).await else {
-            unreachable!("asked for")
+            unreachable!("this version was requested")
         };
         let _ = connection.send_raw(&wire).await;
         let _ = connection.half_close().await;

@@ -1,4 +1,5 @@
-//! Every vector, in every version and over both transports, met in full: not even a `may` is left.
+//! Every vector, in every version and over both transports, must pass in full: not even a `may`
+//! remains.
 
 use std::time::Duration;
 
@@ -7,16 +8,16 @@ use tokio::process::Command;
 
 use crate::access::{KEY, WITH_KEY};
 
-/// All that there is, so that a version that is no longer offered is a failure.
+/// Every version by name, so that a version that is no longer offered is a failure.
 const VERSIONS: &str = "3,4,5,6,7,8,9,10,rfc,tus,plain";
-/// Small enough for vectors to reach.
+/// Limits that are small enough for the vectors to reach.
 const LIMITS: &str = r#"
 [uploads]
 max_size = "1 MiB"
 max_append_size = "512 KiB"
 min_append_size = "10 B"
 "#;
-/// For all cases together, in a debug build on a busy machine.
+/// Longest time for all cases together, in a debug build on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 async fn judge(server: &TestServer, arguments: &[&str]) {

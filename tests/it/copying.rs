@@ -1,4 +1,4 @@
-//! `longhaul copy`: an installation grows up, and comes back.
+//! `longhaul copy`: an installation moves to larger stores, and back.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,14 +13,14 @@ use tokio::process::Command;
 
 use crate::dialect::Dialect;
 
-/// The content of the upload that is moved in its middle.
+/// Content of the upload that is moved halfway.
 const GROWING: Content = Content::new(7, 9_000_000);
-/// What of it was sent before.
+/// Bytes of `GROWING` that are sent before the move.
 const SENT: u64 = 5_300_000;
-/// The content of a file.
+/// Content of a file.
 const FILE: Content = Content::new(1, 3_000_000);
 
-/// A place that an installation can have, as a configuration file.
+/// A possible place of an installation, as a configuration file.
 struct Place {
     directory: TempDir,
     stores: Stores,
@@ -52,7 +52,7 @@ impl Place {
         setup.start().await
     }
 
-    /// `longhaul copy` from here.
+    /// Runs `longhaul copy` from this place to another.
     async fn copy_to(&self, to: &Self, more: &[&str]) -> Copy {
         let mut command = Command::new(program());
         command
@@ -64,7 +64,7 @@ impl Place {
             .args(more)
             .envs(self.stores.credentials())
             .envs(to.stores.credentials())
-            // Settings of the environment are no part of either.
+            // Settings in the environment must not affect either place.
             .env("LONGHAUL_DATA", "/nowhere")
             .kill_on_drop(true);
         let output = within(PATIENCE, "the copy ends", command.output()).await;
@@ -72,11 +72,11 @@ impl Place {
     }
 }
 
-/// A run that has ended.
+/// A finished run of `longhaul copy`.
 struct Copy(Output);
 
 impl Copy {
-    /// What it said; it must have ended so.
+    /// Checks the exit code and returns the standard error.
     #[track_caller]
     fn ended(&self, code: i32) -> String {
         let said = String::from_utf8_lossy(&self.0.stderr).into_owned();
@@ -85,7 +85,7 @@ impl Copy {
     }
 }
 
-/// What is in an installation.
+/// Contents of an installation.
 struct Installed {
     upload: String,
     tree: Files,
@@ -93,7 +93,7 @@ struct Installed {
     draft: String,
 }
 
-/// Puts a file, a pack with two versions, a draft, and half an upload there.
+/// Stores a file, a pack with two versions, a draft, and half an upload.
 async fn install(server: &TestServer) -> Installed {
     let put = Request::put("/files/a/file.bin").body(FILE.bytes());
     server.request(put).await.expect(201);
@@ -127,14 +127,14 @@ async fn install(server: &TestServer) -> Installed {
     }
 }
 
-/// The difference of the pack's versions, and its entity tag.
+/// Returns the difference of the two versions of the pack, and its entity tag.
 async fn archive(server: &TestServer) -> (Bytes, String) {
     let target = "/packs/maps/versions/2/since/1.zip";
     let response = server.request(Request::get(target)).await.expect(200);
     (response.body.clone(), response.field("etag").to_owned())
 }
 
-/// All is there, and the upload goes on where it was.
+/// Checks that everything is there, and that the upload continues at its offset.
 async fn assert_installed(server: &TestServer, installed: &Installed) {
     FILE.assert_is(&server.bytes("/files/a/file.bin").await);
     let gone = server.request(Request::get("/files/doomed.bin")).await;
@@ -165,7 +165,7 @@ async fn an_installation_moves_and_comes_back() {
     let mut server = here.serve().await;
     let installed = install(&server).await;
 
-    // While it serves, only what never changes is copied.
+    // While the server runs, only immutable data is copied.
     let said = here.copy_to(&there, &[]).await.ended(75);
     assert!(said.contains("stop it"), "{said}");
     assert!(!said.contains("copied 0 blobs"), "{said}");
@@ -181,13 +181,13 @@ async fn an_installation_moves_and_comes_back() {
     assert_installed(&scaled, &installed).await;
     assert_eq!(&*scaled.bytes("/files/late.txt").await, b"came meanwhile");
 
-    // And while a node serves, only what never changes goes back.
+    // While a node runs, too, only immutable data is copied back.
     let said = there.copy_to(&back, &[]).await.ended(75);
     assert!(said.contains("a server is running"), "{said}");
     scaled.terminate();
     scaled.ended(PATIENCE).await;
 
-    // What has facts is no target, whoever asks.
+    // A place that already has facts is refused as a target.
     let said = here.copy_to(&there, &[]).await.ended(1);
     assert!(said.contains("has facts already"), "{said}");
 
@@ -218,10 +218,10 @@ async fn a_blob_that_rotted_is_not_copied() {
     assert!(said.contains(key), "{said}");
     let server = there.serve().await;
     let missing = server.request(Request::get("/files/a.bin")).await;
-    assert_eq!(missing.status(), 404, "nothing is half there");
+    assert_eq!(missing.status(), 404, "no partial file is there");
 }
 
-/// The one published blob.
+/// Returns the path of the only published blob.
 fn published(data: &Path) -> PathBuf {
     let shard = fs::read_dir(data.join("blobs/published")).unwrap().next();
     let shard = shard.unwrap().unwrap().path();

@@ -1,4 +1,5 @@
-//! The program is killed at random moments while clients upload. Whatever it had acknowledged is there afterwards.
+//! The program is killed at random moments while clients upload. Everything that it acknowledged
+//! must survive.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,32 +10,32 @@ use tests::{Client, Content, Cut, Dice, Head, Request, Response, TestServer, Ver
 use crate::dialect::Dialect;
 use crate::uploads::assert_file;
 
-/// How long a client waits after it has lost a connection. One that asks at once cuts its own request, of which the server may have
-/// read nothing yet.
+/// Pause of a client after it has lost a connection. A client that asks at once ends its own
+/// earlier request, of which the server may have read nothing yet.
 pub(crate) const BACK_OFF: Duration = Duration::from_millis(100);
 
-/// How often the program is killed. `LONGHAUL_CRASHES` sets another number for a longer run.
+/// Number of times that the program is killed. `LONGHAUL_CRASHES` overrides it for a longer run.
 const CRASHES: u64 = 10;
-/// How many upload at the same time.
+/// Number of clients that upload at the same time.
 const CLIENTS: u64 = 6;
 
-/// One upload and what its client knows of it.
+/// An upload, as its client sees it.
 #[derive(Debug)]
 struct Attempt {
     dialect: Dialect,
     version: Version,
     path: String,
     content: Content,
-    /// The upload resource, once the server has named it.
+    /// URL of the upload resource, once the server has sent it.
     upload: Option<String>,
-    /// The greatest offset that the server has told, in whatever way.
+    /// Greatest offset that the server has reported, in an interim or a final response.
     acknowledged: u64,
-    /// Whether the server has answered that the whole is there.
+    /// Set once the server has answered that the upload is complete.
     completed: bool,
 }
 
 impl Attempt {
-    /// One that `dice` chooses; `number` is its own.
+    /// Chooses an upload by `dice`; `number` is unique to it.
     fn new(number: u64, dice: &mut Dice) -> Self {
         let dialects = u64::try_from(Dialect::ALL.len()).unwrap();
         let versions = u64::try_from(Version::ALL.len()).unwrap();
@@ -83,7 +84,7 @@ impl Attempt {
         Ok(())
     }
 
-    /// Loses its connection on purpose, asks for the offset, goes on.
+    /// Loses its connection on purpose, asks for the offset, and continues.
     async fn with_interruptions(
         &mut self,
         server: &TestServer,
@@ -98,7 +99,7 @@ impl Attempt {
             let offset = head.offset();
             self.note(&head);
             if self.completed {
-                // The last append had arrived whole before its connection was lost.
+                // The last append had arrived completely before its connection was lost.
                 return Ok(());
             }
             let append = self
@@ -114,7 +115,8 @@ impl Attempt {
                     .await
                     .map_err(gone)?;
                 client.lose();
-                // As every client does: a request that still travels while its successor sends would end that one.
+                // Every client waits here: a request still on its way would end the successor that
+                // is already sending.
                 tokio::time::sleep(BACK_OFF).await;
             }
         }
@@ -131,7 +133,8 @@ impl Attempt {
         Ok(())
     }
 
-    /// Sends everything from `offset` on piece by piece, noting each interim response as it comes.
+    /// Sends everything from `offset` on, piece by piece, and notes each interim response as it
+    /// arrives.
     async fn stream(
         &mut self,
         client: &mut Client,
@@ -152,7 +155,7 @@ impl Attempt {
             }
             sent = end;
         }
-        // Fails only on a connection that is lost, as the response will tell.
+        // Fails only on a lost connection, which the response reports.
         let _ = client.finish().await;
         match client.response().await {
             Ok(response) => {
@@ -195,24 +198,32 @@ impl Attempt {
         }
     }
 
-    /// What the server lost of what it had acknowledged, after it was killed and started again.
+    /// Describes acknowledged data that is missing after the server was killed and restarted, if
+    /// there is any.
     async fn violation(&self, server: &TestServer) -> Option<String> {
         if self.completed {
             let get = server.request(Request::get(&self.path)).await;
             if get.status() != 200 {
-                return Some(format!("completed, and now {}: {self:?}", get.status()));
+                return Some(format!(
+                    "completed, but GET answers {}: {self:?}",
+                    get.status()
+                ));
             }
         }
         let upload = self.upload.as_ref()?;
         let head = server.request(self.dialect.head(upload)).await;
         if head.status() != 204 {
-            return Some(format!("known, and now {}: {self:?}", head.status()));
+            return Some(format!(
+                "created, but HEAD answers {}: {self:?}",
+                head.status()
+            ));
         }
         let offset = head.offset();
-        (offset < self.acknowledged).then(|| format!("{offset} is less than was told: {self:?}"))
+        (offset < self.acknowledged)
+            .then(|| format!("{offset} is below the acknowledged offset: {self:?}"))
     }
 
-    /// Goes on to the end, and compares the whole.
+    /// Completes the upload and compares the content.
     async fn finish(&self, server: &TestServer) {
         let Some(upload) = &self.upload else {
             return;
@@ -239,7 +250,7 @@ async fn what_was_acknowledged_survives_a_kill_at_any_moment() {
     let mut violations = Vec::new();
     let mut acknowledged = 0;
     for crash in 0..crashes {
-        // The moment of the crash is what varies; nothing depends on it being long enough.
+        // Only the moment of the crash varies; no check depends on its length.
         let moment = Duration::from_millis(Dice::new(crash).within(5..500));
         let process = server.process();
         let killed = AtomicBool::new(false);
@@ -276,7 +287,7 @@ async fn what_was_acknowledged_survives_a_kill_at_any_moment() {
     );
 }
 
-/// Uploads one thing after the other; everything that was begun.
+/// Uploads one file after another and returns all uploads that were begun.
 async fn upload_until_the_crash(
     server: &TestServer,
     seed: u64,

@@ -1,4 +1,4 @@
-//! The files of `deploy/`, judged by the programs that they are for.
+//! The files of `deploy/`, checked by the programs that read them.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -8,7 +8,7 @@ use tests::server::program;
 
 use crate::proxies::front::{Kind, deploy, installed, is_installed, nginx_file, program as debian};
 
-/// Runs a command that must succeed; what it printed.
+/// Runs a command that must succeed. Returns its standard output.
 #[track_caller]
 fn run(command: &mut Command) -> String {
     let output = output(command);
@@ -22,7 +22,7 @@ fn output(command: &mut Command) -> Output {
         .unwrap_or_else(|error| panic!("{command:?}: {error}; tests/run installs it"))
 }
 
-/// What a server would use that is started with these variables and this file, as the program itself says.
+/// Returns the effective configuration that the program reports for these variables and this file.
 #[track_caller]
 fn effective(environment: &[(String, String)], file: Option<&Path>) -> toml::Table {
     let mut command = Command::new(program());
@@ -36,7 +36,7 @@ fn effective(environment: &[(String, String)], file: Option<&Path>) -> toml::Tab
     run(&mut command).parse().unwrap()
 }
 
-/// `drain_delay` and `drain_grace` in whole seconds.
+/// Returns the sum of `drain_delay` and `drain_grace` in whole seconds.
 fn drain(config: &toml::Table) -> u64 {
     let seconds = |name: &str| {
         let text = config["http"][name].as_str().unwrap();
@@ -45,7 +45,8 @@ fn drain(config: &toml::Table) -> u64 {
     seconds("drain_delay") + seconds("drain_grace")
 }
 
-/// YAML documents as JSON, by the YAML library that the manifests' judge brings.
+/// Converts YAML documents to JSON, with the YAML library that comes with the checker of the
+/// manifests.
 fn json(yaml: &Path) -> Vec<Value> {
     let script =
         "import json, sys, yaml; print(json.dumps(list(yaml.safe_load_all(open(sys.argv[1])))))";
@@ -87,7 +88,7 @@ fn systemd_takes_the_units_and_finds_little_exposed() {
     let directory = tempfile::tempdir().unwrap();
     let copy = |name: &str| {
         let text = std::fs::read_to_string(deploy("systemd").join(name)).unwrap();
-        // The program is looked for.
+        // systemd checks that the program exists.
         let text = text.replace("/usr/bin/longhaul", program().to_str().unwrap());
         let file = directory.path().join(name);
         std::fs::write(&file, text).unwrap();
@@ -99,10 +100,10 @@ fn systemd_takes_the_units_and_finds_little_exposed() {
             .arg("verify")
             .args([&service, &socket]),
     );
-    // Settings that it does not know are warnings.
+    // Unknown settings are warnings.
     assert!(verified.status.success(), "{verified:#?}");
     assert!(verified.stderr.is_empty(), "{verified:#?}");
-    // Of 100; a service without any hardening has 96.
+    // Out of 100; a service without any hardening scores 96.
     run(debian("systemd-analyze")
         .args(["security", "--offline=true", "--threshold=20"])
         .arg(&service));
@@ -123,7 +124,7 @@ fn kubernetes_takes_the_manifests() {
         .arg(&built)
         .arg(deploy("kubernetes/secret.example.yaml")));
 
-    // The pod may take as long to end as the server does.
+    // The grace period of the pod must be as long as the server may take to end.
     let documents = json(&built);
     let deployment = documents.iter().find(|it| it["kind"] == "Deployment");
     let grace = &deployment.unwrap()["spec"]["template"]["spec"]["terminationGracePeriodSeconds"];
@@ -154,7 +155,7 @@ fn compose_takes_its_file() {
         command.arg("-f").arg(&file).arg("config");
         command
     };
-    // The nodes listen beyond loopback, so there is no stack without a key.
+    // The nodes listen beyond loopback, so the stack does not start without a key.
     for keyless in [None, Some("")] {
         let mut command = compose();
         if let Some(keys) = keyless {
@@ -203,7 +204,7 @@ fn the_image_is_built_as_hadolint_wants_it_by_the_compiler_of_the_tests() {
     assert!(dockerfile.contains(&image), "not {image}");
 }
 
-/// Both forms of it: one machine, and the many nodes that stand in comments.
+/// Covers both forms of the example: one machine, and the many nodes in its comments.
 #[test]
 fn the_program_takes_the_example_of_its_configuration() {
     let example = deploy("server.example.toml");

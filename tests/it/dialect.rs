@@ -1,8 +1,8 @@
-//! How each version of IETF resumable uploads says the same things.
+//! The protocol elements of each version of the IETF's resumable uploads.
 
 use tests::{Head, Request};
 
-/// The versions that phones in use speak, and the final form.
+/// Versions of the protocol on phones in use, and the final form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Dialect {
     /// iOS 17.
@@ -28,13 +28,13 @@ impl Dialect {
         }
     }
 
-    /// Makes `request` a creation; `completes` when its body is all there will be.
+    /// Turns `request` into a creation; `completes` says whether its body is all of the content.
     pub(crate) fn create(self, request: Request, completes: bool) -> Request {
         let (name, value) = self.completeness(completes);
         self.versioned(request).field(name, value)
     }
 
-    /// An append at `offset`, without its body.
+    /// Returns an append at `offset`, without its body.
     pub(crate) fn append(self, upload: &str, offset: u64, completes: bool) -> Request {
         let (name, value) = self.completeness(completes);
         let request = self
@@ -49,17 +49,17 @@ impl Dialect {
         }
     }
 
-    /// The question how far the upload is.
+    /// Returns the `HEAD` request for the offset of an upload.
     pub(crate) fn head(self, upload: &str) -> Request {
         self.versioned(Request::head(upload))
     }
 
-    /// The request that gives the upload up.
+    /// Returns the request that cancels an upload.
     pub(crate) fn cancel(self, upload: &str) -> Request {
         self.versioned(Request::delete(upload))
     }
 
-    /// What an answer says of completeness, if anything.
+    /// Returns the completeness that an answer reports, if any.
     pub(crate) fn is_complete(self, head: &Head) -> Option<bool> {
         let (name, complete) = self.completeness(true);
         let (_, incomplete) = self.completeness(false);
@@ -69,7 +69,8 @@ impl Dialect {
         })
     }
 
-    /// The field that tells it, with its value. Interop 3 says the opposite of the later ones.
+    /// Returns the field that carries completeness, with its value. Interop 3 states the opposite
+    /// of the later versions.
     fn completeness(self, completes: bool) -> (&'static str, &'static str) {
         match (self, completes) {
             (Self::Interop3, true) => ("Upload-Incomplete", "?0"),

@@ -1,11 +1,11 @@
-//! Downloads as RFC 9110 has them: whole, in parts, on condition.
+//! Downloads by RFC 9110: complete, in ranges, conditional.
 
 use bytes::Bytes;
 use tests::{Client, Content, Fault, Flow, Proxy, Request, Response, TestServer, Version};
 
 const CONTENT: Content = Content::new(60, 1_000_000);
 
-/// A server with [`CONTENT`] under `/files/a.bin`.
+/// Starts a server with [`CONTENT`] under `/files/a.bin`.
 async fn serving() -> TestServer {
     let server = TestServer::start().await;
     let put = Request::put("/files/a.bin")
@@ -19,7 +19,7 @@ fn get() -> Request {
     Request::get("/files/a.bin")
 }
 
-/// What every answer that names the content says of it.
+/// Checks the fields of an answer that describe the content.
 #[track_caller]
 fn assert_fields(response: &Response) {
     let etag = response.field("etag");
@@ -180,7 +180,7 @@ async fn many_ranges_are_parts_of_one_answer() {
         let kind = response.field("content-type");
         let boundary = kind
             .strip_prefix("multipart/byteranges; boundary=")
-            .expect("its type");
+            .expect("the media type of several ranges");
         let found = parts(&response.body, boundary.trim_matches('"'));
 
         let expected = [(0, 10), (500_000, 500_100), (999_995, 1_000_000)];
@@ -269,7 +269,7 @@ async fn conditions_are_weighed_in_their_order() {
     ask(&[("If-Match", &format!("W/{etag}"))], 412).await;
     ask(&[("If-Unmodified-Since", &date)], 200).await;
     ask(&[("If-Unmodified-Since", &long_ago)], 412).await;
-    // RFC 9110 §13.2.2: the tag is asked first, and the date then not at all.
+    // RFC 9110 §13.2.2: the tag is evaluated first, and the date then not at all.
     ask(
         &[("If-Match", &etag), ("If-Unmodified-Since", &long_ago)],
         200,
@@ -306,7 +306,8 @@ async fn if_range_keeps_parts_of_different_files_apart() {
         (etag.clone(), 206),
         (format!("W/{etag}"), 200),
         ("\"other\"".to_owned(), 200),
-        // Only a date that is surely old enough to be strong may serve (RFC 9110 §8.8.2.2), so both are right here.
+        // Only a date that is old enough to be a strong validator may be used (RFC 9110 §8.8.2.2),
+        // so both answers are correct.
         ("Mon, 01 Jan 2001 00:00:00 GMT".to_owned(), 200),
     ] {
         let request = get()
@@ -368,7 +369,7 @@ async fn a_download_over_a_network_that_breaks_is_completed_by_ranges() {
 async fn requests_that_come_together_are_answered_in_order() {
     let server = serving().await;
     let Client::Http1(mut connection) = server.client(Version::Http1).await else {
-        unreachable!("asked for")
+        unreachable!("this version was requested")
     };
     let mut wire = String::new();
     for start in 0..20 {
@@ -422,7 +423,7 @@ async fn a_file_that_is_replaced_or_deleted_meanwhile_is_served_to_its_end() {
         let proxy = Proxy::start(server.address(), Flow::default(), slow).await;
         let mut client = Client::open(proxy.address(), Version::Http1).await;
         client.begin(&Request::get("/files/big")).await.unwrap();
-        // The answer has begun: its head is the next to come.
+        // The answer has begun: its head is the next to arrive.
         assert!(client.interim().await.is_none());
         let change = async {
             let response = server.request(meanwhile).await;
@@ -436,7 +437,7 @@ async fn a_file_that_is_replaced_or_deleted_meanwhile_is_served_to_its_end() {
     }
 }
 
-/// The parts of a `multipart/byteranges` body: head and content of each.
+/// Splits a `multipart/byteranges` body; returns head and content of each part.
 fn parts(body: &Bytes, boundary: &str) -> Vec<(String, Bytes)> {
     let find = |from: usize, needle: &str| -> usize {
         let found = body[from..]

@@ -1,5 +1,5 @@
-//! `Expect: 100-continue`: a 104 comes first, since some proxies relay the first interim response only, then the 100; and
-//! the 100 only if the body is wanted.
+//! `Expect: 100-continue`: the 104 comes first, because some proxies relay only the first interim
+//! response, then the 100; and the 100 comes only if the server wants the body.
 
 use tests::{Client, Request, TestServer, Version};
 
@@ -7,7 +7,7 @@ use crate::dialect::Dialect;
 
 const ROUNDS: usize = 20;
 
-/// The statuses of the interim responses up to the 100.
+/// Returns the statuses of the interim responses up to the 100.
 async fn until_continue(client: &mut Client, request: Request) -> Vec<u16> {
     let request = request.field("Expect", "100-continue");
     client.begin(&request).await.unwrap();

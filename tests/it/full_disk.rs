@@ -1,4 +1,4 @@
-//! The disk is full: uploads fail in a way that clients understand, and what was there stays there.
+//! Full disk: uploads fail in a way that clients understand, and stored data stays intact.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,11 +9,11 @@ use tests::{Blobs, Content, PATIENCE, Request, TestServer, skip};
 use crate::dialect::Dialect;
 use crate::uploads::assert_file;
 
-/// A file system of its own, in memory, of a few megabytes; gone when dropped.
+/// A separate file system of a few megabytes in memory, unmounted when dropped.
 pub(crate) struct SmallDisk(TempDir);
 
 impl SmallDisk {
-    /// Nothing where this user may not mount.
+    /// Mounts the file system; `None` if this user may not mount.
     pub(crate) fn mount(megabytes: u32) -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let mounted = Command::new("mount")
@@ -31,7 +31,8 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Lazily: the server may not have gone yet. A failure leaves the mount to the next reboot.
+        // Unmounts lazily, because the server may still be running. A failure leaves the mount
+        // until the next reboot.
         let _ = Command::new("umount")
             .arg("--lazy")
             .arg(self.path())
@@ -39,7 +40,7 @@ impl Drop for SmallDisk {
     }
 }
 
-/// Sends more than fits, in two ways, and sees that both are refused without loss.
+/// Sends more than fits, in two ways, and checks that both are refused without loss.
 async fn refuses_without_loss(server: &TestServer, too_much: Content) {
     let (kept, dialect) = (Content::new(100, 2_000_000), Dialect::Interop6);
     server
@@ -83,12 +84,12 @@ async fn refuses_without_loss(server: &TestServer, too_much: Content) {
     assert!(head.offset() < too_much.length());
     assert_eq!(dialect.is_complete(&head.head), Some(false));
 
-    // Giving up makes room again, and nothing else was harmed.
+    // Cancelling the upload frees the space, and no other file is affected.
     server.request(dialect.cancel(upload)).await.expect(204);
     assert_file(server, "/files/kept", kept).await;
 }
 
-/// Whether the bytes of this run are on a disk of ours, which can be full.
+/// Reports whether this run stores bytes on a file system of the tests, which can be full.
 fn keeps_bytes_itself(test: &str) -> bool {
     let is_so = Blobs::of_this_run() == Blobs::Fs;
     if !is_so {

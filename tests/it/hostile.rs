@@ -1,4 +1,5 @@
-//! Peers that make the server hold what they do not take: it is bounded, and others are served meanwhile.
+//! Peers that do not read their responses: the memory that they take is bounded, and other clients
+//! are served meanwhile.
 
 use std::time::Duration;
 
@@ -8,20 +9,22 @@ use tests::stores::Blobs;
 use tests::{Client, Content, Request, TestServer, Version};
 use tokio::time::sleep;
 
-/// Connections together hold half of this.
+/// Memory budget; all connections together may use half of it.
 const LITTLE: &str = "[memory]\ntotal = \"64 MiB\"\nper_connection = \"4 MiB\"";
 const HALF: u64 = 32 * MIB;
 const MIB: u64 = 1024 * 1024;
 
-/// What else differs from run to run: the allocator, the stores, a healthy client's own transfers.
+/// Allowance for differences between runs: the allocator, the stores, the transfers of a healthy
+/// client.
 const SLACK: u64 = 40 * MIB;
 
-/// What a connection holds beside its part of the budget: a chunk, its streams' first 64 KiB, a buffer each way.
+/// Memory of a connection beyond its part of the budget: a chunk, the first 64 KiB of its streams,
+/// a buffer each way.
 const OWN: u64 = 256 * 1024;
 
-/// A server with little memory, and a large file on it.
+/// Starts a server with little memory and a large file.
 async fn server_with(content: Content) -> TestServer {
-    // Both ends of many connections are in this process or its child.
+    // This process and its child hold both ends of many connections.
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
@@ -35,12 +38,12 @@ async fn server_with(content: Content) -> TestServer {
     let server = setup.start().await;
     let put = Request::put("/files/large").body(content.bytes());
     server.request(put).await.expect(201);
-    // Whatever a first download leaves behind.
+    // Excludes memory that a first download leaves allocated.
     healthy(&server, content).await;
     server
 }
 
-/// Somebody else's download and upload, over each version of HTTP.
+/// Downloads and uploads as a healthy client, over each version of HTTP.
 async fn healthy(server: &TestServer, content: Content) {
     for version in Version::ALL {
         let mut client = server.client(version).await;
@@ -51,7 +54,8 @@ async fn healthy(server: &TestServer, content: Content) {
     }
 }
 
-/// Runs an attack: the peak is bounded while others are served, and the memory given back when the attackers are gone.
+/// Runs an attack and checks that the peak of memory stays below `most` while others are served,
+/// and that the memory is returned once the attackers are gone.
 async fn check<T>(server: &TestServer, content: Content, attack: impl AsyncFn() -> T, most: u64) {
     let before = server.resident().total;
     server.process().forget_peak();
@@ -73,7 +77,7 @@ async fn check<T>(server: &TestServer, content: Content, attack: impl AsyncFn() 
     panic!("{} MiB stay", stays / MIB);
 }
 
-/// Asks for the file on 100 streams of each of `connections`.
+/// Requests the file on 100 streams of each of `connections`.
 async fn ask(server: &TestServer, connections: usize, window: u32) -> Vec<Frames> {
     let asking: Vec<u8> = (0..100)
         .flat_map(|number| frames::get(2 * number + 1, "/files/large"))
@@ -92,7 +96,7 @@ async fn answers_that_nobody_reads_are_bounded() {
     let content = Content::new(80, 8 * MIB);
     let server = server_with(content).await;
     let attack = async || ask(&server, 40, LARGEST_WINDOW).await;
-    // 4,000 streams: a chunk for each alone would be 250 MiB.
+    // 4,000 streams: one chunk for each would be 250 MiB.
     check(&server, content, attack, HALF + 40 * OWN + SLACK).await;
 }
 
@@ -145,7 +149,7 @@ async fn answers_over_http1_that_nobody_reads_are_bounded() {
         let mut open = Vec::new();
         for _ in 0..400 {
             let Client::Http1(mut connection) = server.client(Version::Http1).await else {
-                unreachable!("asked for")
+                unreachable!("this version was requested")
             };
             let request = Request::get("/files/large");
             connection.begin(&request).await.unwrap();

@@ -1,4 +1,5 @@
-//! A server that is open to this machine only is not open to pages whose name was made to point to it (DNS rebinding).
+//! DNS rebinding: a server that is open only to its own machine is not open to pages whose host
+//! name points to that machine.
 
 use std::net::SocketAddr;
 

@@ -1,4 +1,5 @@
-//! The steps of `server/IOS.md`, taken as the page has them: its Swift is compiled and run, and so are the same steps in Python.
+//! The steps of `server/IOS.md`, exactly as written there: its Swift is compiled and run, and so
+//! are the same steps in Python.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,11 +16,11 @@ use tests::{Content, Request, TestServer, skip, within};
 use tokio::process::Command;
 
 const GUIDE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/guide");
-/// Compiling takes ten seconds on a machine that does nothing else.
+/// Longest time to compile. Compiling takes ten seconds on an idle machine.
 const COMPILING: Duration = Duration::from_secs(300);
 const RUNNING: Duration = Duration::from_secs(60);
 
-/// A tree, and which of its files are executable.
+/// A tree of files, and which of them are executable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Tree {
     files: Files,
@@ -73,7 +74,7 @@ impl Tree {
         server.request(publish).await.expect(201);
     }
 
-    /// Reads what is installed, but for the guide's own record.
+    /// Reads the installed files, without the record that the guide keeps.
     fn installed(directory: &Path) -> Self {
         let mut found = tree([]);
         let mut open = vec![directory.to_owned()];
@@ -99,7 +100,7 @@ impl Tree {
     }
 }
 
-/// Two versions that differ in one way, and how many archives that may take.
+/// Two versions that differ in one way, and the number of archives that an update may take.
 struct Case {
     name: &'static str,
     old: Tree,
@@ -107,7 +108,7 @@ struct Case {
     archives: u32,
 }
 
-/// Every kind of difference.
+/// Returns a case for every kind of difference.
 fn cases() -> Vec<Case> {
     let base = || {
         tree([
@@ -192,7 +193,7 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-/// One of the programs that follow the guide.
+/// A program that follows the guide.
 struct Program {
     command: Vec<String>,
 }
@@ -230,7 +231,7 @@ async fn run(limit: Duration, command: &mut Command) -> Output {
     .unwrap()
 }
 
-/// Installs, updates and heals every case with `program`.
+/// Installs, updates and repairs every case with `program`.
 async fn follow(program: &Program) {
     let directory = tempfile::tempdir().unwrap();
     let key = directory.path().join("key.pem");
@@ -270,7 +271,7 @@ async fn follow(program: &Program) {
         assert_eq!(installed(case), case.new, "{}", case.name);
     }
 
-    // Damaged in every way that a disk or a user can.
+    // Damaged in every way possible for a disk or a user.
     let adds = &cases[0];
     let current = devices.join(adds.name).join("current");
     fs::write(current.join("a.txt"), "damaged").unwrap();
@@ -280,7 +281,7 @@ async fn follow(program: &Program) {
     assert_eq!(healed[adds.name], 1);
     assert_eq!(installed(adds), adds.new);
 
-    // Damaged, and behind: what is missing still is asked for by a second archive.
+    // Damaged and out of date: a second archive brings the contents that are still missing.
     fs::write(current.join("a.txt"), "damaged").unwrap();
     let newer = adds.new.clone().with("newer.txt", "newer");
     newer.publish(&server, adds.name).await;
@@ -288,7 +289,7 @@ async fn follow(program: &Program) {
     assert_eq!(both[adds.name], 2);
     assert_eq!(installed(adds), newer);
 
-    // The version that is installed was retired.
+    // The installed version was retired.
     let changes = &cases[1];
     let newest = changes.new.clone().with("a.txt", "newest");
     newest.publish(&server, changes.name).await;
@@ -300,7 +301,7 @@ async fn follow(program: &Program) {
     assert_eq!(anew[changes.name], 1);
     assert_eq!(installed(changes), newest);
 
-    // What is nowhere is no tree.
+    // A pack that does not exist yields no tree.
     let nothing = run(
         RUNNING,
         Command::new(&program.command[0])
@@ -321,7 +322,7 @@ async fn the_steps_of_the_guide_make_every_new_tree() {
     .await;
 }
 
-/// Compiles the guide's Swift; None where there is no Swift.
+/// Compiles the Swift of the guide; `None` without a Swift compiler.
 async fn compiled(directory: &TempDir) -> Option<PathBuf> {
     let arguments = [
         format!("{GUIDE}/build"),

@@ -1,4 +1,5 @@
-//! The life of the process: how it starts, what it outlives, what it takes up while it runs.
+//! Life of the process: its start, the failures that it survives, the configuration that it
+//! reloads.
 
 use std::fs::File;
 use std::future::ready;
@@ -20,18 +21,18 @@ use crate::full_disk::SmallDisk;
 use crate::resume::begin;
 use crate::uploads::assert_file;
 
-/// The fate of standard error.
+/// State of standard error.
 #[derive(Debug, Clone, Copy)]
 enum Log {
-    /// Whoever read it has gone: each write fails.
+    /// The reader is gone: each write fails.
     Gone,
-    /// The disk that it is on is full: each write fails.
+    /// The disk is full: each write fails.
     Full,
-    /// Whoever should read it does not: writes wait for ever.
+    /// The reader does not read: writes block for ever.
     Stuck,
 }
 
-/// A server whose log nobody can read, so that it is known only by its socket.
+/// A server whose log cannot be read, so that it is reachable only by its socket.
 struct Unheard {
     child: Child,
     address: SocketAddr,
@@ -52,7 +53,7 @@ impl Unheard {
         };
         let data = tempfile::tempdir().unwrap();
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-        // Free for as long as nobody else is given it, which the kernel does last.
+        // Stays free unless another program gets it, and the kernel reuses it last.
         let admin = TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()
@@ -63,7 +64,7 @@ impl Unheard {
             .args(["-c", passed])
             .arg(program())
             .env_clear()
-            // Every request is told of, in many lines.
+            // At this level every request logs many lines.
             .env("LONGHAUL_LOG__LEVEL", "trace")
             .args(["serve", "--admin", &admin.to_string(), "--data"])
             .arg(data.path())
@@ -94,7 +95,7 @@ impl Unheard {
 
 impl Drop for Unheard {
     fn drop(&mut self) {
-        // Both fail only where it has ended, as it should.
+        // Both fail only if the program has ended, as it should.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -127,7 +128,7 @@ async fn a_log_that_cannot_be_written_stops_nothing() {
     }
 }
 
-/// Also where it fails, and has something to say about that.
+/// Holds for failures as well, which the program would report.
 #[tokio::test]
 async fn a_program_that_nobody_listens_to_ends_all_the_same() {
     let (reader, writer) = std::io::pipe().unwrap();
@@ -180,7 +181,7 @@ const WITH_OTHER_KEY: &str = r#"
 keys = [{ name = "other", sha256 = "b620d22023a45e2df6fcaf075d1d1a1a90351f82b043031e878f25652c10da48" }]
 "#;
 
-/// Waits until the log has `text`, so many times.
+/// Waits until the log contains `text` at least `times` times.
 async fn logged(server: &TestServer, text: &str, times: usize) {
     eventually(text, async || {
         (server.log().matches(text).count() >= times).then_some(())
@@ -211,17 +212,17 @@ async fn a_server_takes_up_keys_and_level_without_dropping_anyone() {
         "{}",
         server.log()
     );
-    // What cannot change while it runs is named, and does not.
+    // A setting that cannot change at run time is named, and keeps its value.
     logged(&server, "taken up at the next start", 1).await;
     assert!(
         server.log().contains("\"http.drain_delay\""),
         "{}",
         server.log()
     );
-    // The same connection, another key.
+    // The same connection with another key.
     idle.exchange(&list(KEY)).await.unwrap().expect(401);
     idle.exchange(&list(OTHER_KEY)).await.unwrap().expect(200);
-    // What was let in before goes on.
+    // A request that was admitted before continues.
     uploading.send(&content.from(100_000)).await.unwrap();
     uploading.response().await.unwrap().expect(201);
     let get = Request::get("/files/a").bearer(OTHER_KEY);
@@ -321,7 +322,7 @@ async fn variables_of_kubernetes_and_of_others_stop_no_start() {
     }
 }
 
-/// The addresses that a server says it listens on.
+/// Returns the listening addresses in the server's log.
 fn addresses(server: &TestServer) -> Vec<SocketAddr> {
     let log = server.log();
     let events = log
@@ -365,7 +366,7 @@ async fn an_address_to_listen_on_is_written_in_many_ways() {
             }
         }
     }
-    // The file and the environment say it as well.
+    // The file and the environment configure it as well.
     for setup in [
         TestServer::setup().config("[admin]\nlisten = 0"),
         TestServer::setup().environment("LONGHAUL_HTTP__KEEP_ALIVE_TIMEOUT", "90s"),
@@ -444,7 +445,7 @@ async fn a_full_disk_at_the_start_is_told() {
         );
         return;
     };
-    // Writes until nothing fits any more.
+    // Fills the disk.
     let mut filler = File::create(disk.path().join("filler")).unwrap();
     std::io::copy(&mut std::io::repeat(0).take(8 << 20), &mut filler).unwrap_err();
     let data = disk.path().join("data");
@@ -492,7 +493,7 @@ fn a_configuration_is_checked_without_serving() {
         let said = standard_error(&checked);
         assert_eq!(checked.status.code(), Some(1), "{wrong}");
         assert!(said.contains(expected), "{said}");
-        // Each cause is said once.
+        // Each cause is reported once.
         let causes: Vec<_> = said.trim().split(": ").collect();
         let mut once = causes.clone();
         once.dedup();
@@ -543,7 +544,7 @@ async fn the_admin_listener_is_not_for_others_unless_that_is_said() {
         .expect(200);
 }
 
-/// An upload that is under way is not touched by what is read again.
+/// A reload does not affect an upload in progress.
 #[tokio::test]
 async fn reading_the_configuration_again_cuts_no_upload() {
     let mut server = TestServer::setup()

@@ -1,4 +1,4 @@
-//! Limits are announced, and they hold whatever a client declares.
+//! Limits are announced, and they hold regardless of what a client declares.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ async fn limited() -> TestServer {
     TestServer::setup().config(LIMITED).start().await
 }
 
-/// What `Upload-Limit` says of `key`.
+/// Returns the value of `key` in `Upload-Limit`.
 #[track_caller]
 fn limit(response: &Response, key: &str) -> Option<u64> {
     let members = response.field("upload-limit").split(',');
@@ -73,7 +73,7 @@ async fn a_body_that_grows_too_large_is_stopped() {
         for request in [chunked.clone(), Dialect::Interop6.create(chunked, true)] {
             let mut client = server.client(version).await;
             client.begin(&request).await.unwrap();
-            // The server may answer and close before it has taken all of it.
+            // The server may answer and close before it has read everything.
             let _ = client.send(&content.bytes()).await;
             let _ = client.finish().await;
             client.response().await.unwrap().expect(413).problem();
@@ -131,7 +131,7 @@ async fn more_bytes_than_the_upload_is_long_are_refused() {
         .body(content.from(4_000));
     server.request(append).await.expect(400).problem();
     server.request(Request::get("/files/a")).await.expect(404);
-    // Interop 6 keeps the upload usable.
+    // In interop 6 the upload stays usable.
     let append = dialect
         .append(upload, 4_000, true)
         .body(content.slice(4_000..9_000));
@@ -180,13 +180,13 @@ async fn a_slow_client_is_no_idle_one() {
         .await;
     let content = Content::new(75, 3_000);
     let Client::Http1(mut connection) = server.client(Version::Http1).await else {
-        unreachable!("asked for")
+        unreachable!("this version was requested")
     };
     connection
         .begin(&Request::put("/files/slow").announcing(content.length()))
         .await
         .unwrap();
-    // 100 bytes every 50 ms: 1.5 s in all, longer than the server waits for nothing.
+    // 100 bytes every 50 ms: 1.5 s in total, longer than the server waits on a silent connection.
     connection
         .send_slowly(&content.bytes(), 100, Duration::from_millis(50))
         .await
@@ -202,7 +202,7 @@ async fn a_request_head_must_come_to_an_end() {
         .start()
         .await;
     let Client::Http1(mut connection) = server.client(Version::Http1).await else {
-        unreachable!("asked for")
+        unreachable!("this version was requested")
     };
     connection
         .send_raw(b"GET /files/a HTTP/1.1\r\nHost: local")
@@ -252,8 +252,8 @@ async fn large_uploads_and_downloads_do_not_fill_the_memory() {
     let content = Content::new(76, 300_000_000);
     let most = match Blobs::of_this_run() {
         Blobs::Fs => 50_000_000,
-        // Two parts on their way and one that is gathered, then two ranges that are read ahead, of 8 MiB each; as much again may lie
-        // freed in the allocator.
+        // Two parts in transit and one being filled, then two ranges that are read ahead, of 8 MiB
+        // each; as much again may be freed but still held by the allocator.
         Blobs::S3 => 100_000_000,
     };
     let before = server.resident().total;
@@ -274,7 +274,7 @@ async fn large_uploads_and_downloads_do_not_fill_the_memory() {
     );
 }
 
-/// Frames of HTTP/2 that begin an upload on this stream, send a byte of it, and reset it.
+/// Builds HTTP/2 frames that begin an upload on this stream, send one byte of it, and reset it.
 fn begun_and_reset(stream: u32) -> Vec<u8> {
     let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
         let mut frame = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
@@ -292,7 +292,7 @@ fn begun_and_reset(stream: u32) -> Vec<u8> {
         ("upload-complete", "?1"),
         ("upload-draft-interop-version", "6"),
     ] {
-        // A literal without indexing, its texts without Huffman (RFC 7541 §6.2.2).
+        // A literal without indexing, with strings without Huffman coding (RFC 7541 §6.2.2).
         head.push(0);
         for text in [name, value] {
             head.push(u8::try_from(text.len()).unwrap());
@@ -307,11 +307,12 @@ fn begun_and_reset(stream: u32) -> Vec<u8> {
     .concat()
 }
 
-/// Work on an upload goes on when its stream is reset, so a bound on streams is none on the work.
+/// Work on an upload continues after its stream is reset, so a bound on streams does not bound the
+/// work.
 #[tokio::test]
 async fn uploads_that_are_begun_and_reset_hold_little_memory() {
-    /// Were there no bound, 8,000 uploads would hold 25 KiB each.
-    const MOST: u64 = 64 << 20;
+    /// Maximum memory. Without a bound, 8,000 uploads would hold 25 KiB each.
+    const MAX: u64 = 64 << 20;
     const CONNECTIONS: usize = 8;
     const UPLOADS: u32 = 1_000;
     let server = TestServer::setup()
@@ -332,7 +333,7 @@ async fn uploads_that_are_begun_and_reset_hold_little_memory() {
                 let opening = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
                 socket.write_all(opening).await.unwrap();
                 for stream in (1..400).step_by(2) {
-                    // The server may have enough of this connection.
+                    // The server may close this connection.
                     if socket.write_all(&begun_and_reset(stream)).await.is_err() {
                         break;
                     }
@@ -342,12 +343,12 @@ async fn uploads_that_are_begun_and_reset_hold_little_memory() {
         })
     };
     let attacks: Vec<_> = (0..CONNECTIONS).map(attack).collect();
-    // It is served meanwhile.
+    // Other clients are served meanwhile.
     server.request(put()).await.expect(200);
     for attack in attacks {
         within(PATIENCE, "all are sent", attack).await.unwrap();
     }
     server.request(put()).await.expect(200);
     let grown = server.process().peak().saturating_sub(before);
-    assert!(grown < MOST, "{} KiB", grown >> 10);
+    assert!(grown < MAX, "{} KiB", grown >> 10);
 }

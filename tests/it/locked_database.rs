@@ -1,4 +1,4 @@
-//! A database that another process has locked: a backup, or somebody at a command line.
+//! A database locked by another process, such as a backup or a user at a command line.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -11,7 +11,7 @@ use crate::dialect::Dialect;
 struct Lock(Child);
 
 impl Lock {
-    /// `None` where there is no Python.
+    /// Takes the lock; `None` without Python.
     fn take(server: &TestServer) -> Option<Self> {
         const HOLD: &str = "
 import sqlite3, sys
@@ -36,7 +36,7 @@ sys.stdin.read()";
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // It may have ended, which gives the lock back as well.
+        // The process may have ended, which releases the lock as well.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

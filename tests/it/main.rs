@@ -1,4 +1,4 @@
-//! Stories: what a client sees of the real program over real sockets.
+//! Stories: end-to-end tests of the real program over real sockets, from a client's point of view.
 #![expect(
     clippy::unwrap_used,
     reason = "a test that cannot go on should panic where it stands"

@@ -1,4 +1,4 @@
-//! A client that comes back while its old request still lies there: the new one is served, at once.
+//! A client that returns while its old request is still open: the new request is served at once.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::dialect::Dialect;
 use crate::resume::begin;
 use crate::uploads::assert_file;
 
-/// What the contract gives the newest request.
+/// Time within which the contract promises an answer to the newest request.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
 #[tokio::test]
@@ -102,10 +102,10 @@ async fn a_phone_that_fell_silent_can_go_on_at_once() {
     let proxy = Proxy::start(server.address(), tunnel, Flow::default()).await;
     let mut old = Client::open(proxy.address(), Version::Http1).await;
     let upload = begin(&mut old, dialect, "/files/a", content.length()).await;
-    // The proxy's own buffers take the rest; nobody learns that it never arrives.
+    // The rest stays in the proxy's buffers; neither side learns that it never arrives.
     old.send(&content.slice(0..500_000)).await.unwrap();
 
-    // The phone has another network now. The connection through the proxy is still open.
+    // The phone has changed networks. The connection through the proxy is still open.
     let head = within(AT_ONCE, "the offset", server.request(dialect.head(&upload)))
         .await
         .expect(204);
@@ -131,8 +131,9 @@ async fn many_that_compete_leave_the_content_exact() {
         let mut dice = Dice::new(seed);
         let version = Version::ALL[usize::try_from(seed % 2).unwrap()];
         loop {
-            // Any of these may be ended by another contender; then it asks again, after a while, as clients do: six that take the
-            // upload from each other without a pause can keep each other from bringing anything.
+            // Another contender may end any of these requests; the client then asks again after a
+            // pause, as real clients do. Six clients that take over the upload from each other
+            // without a pause can prevent all progress.
             let pause = Duration::from_millis(dice.within(0..500));
             let Ok(head) = server
                 .client(version)
@@ -156,9 +157,10 @@ async fn many_that_compete_leave_the_content_exact() {
             match server.client(version).await.exchange(&append).await {
                 Err(_) => tokio::time::sleep(pause).await,
                 Ok(response) => match response.status() {
-                    // More, where another was told the same offset, went further and came first: this one repeated it.
+                    // The offset is larger if another contender with the same reported offset went
+                    // further and arrived first, so that this request repeated its bytes.
                     201 => assert!(response.offset() >= end, "{end}: {response:?}"),
-                    // Somebody was faster, or the upload is complete.
+                    // Another contender was faster, or the upload is complete.
                     409 | 400 => {}
                     other => panic!("{other}: {response:?}"),
                 },
@@ -167,7 +169,7 @@ async fn many_that_compete_leave_the_content_exact() {
     };
     let contenders = (0..6).map(contender);
     let all = futures::future::join_all(contenders);
-    // On S3 every turn that changes hands takes a few requests.
-    within(tests::PATIENCE * 4, "somebody completes the upload", all).await;
+    // On S3, every takeover costs a few requests.
+    within(tests::PATIENCE * 4, "one client completes the upload", all).await;
     assert_file(&server, "/files/contended", content).await;
 }

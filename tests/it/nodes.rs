@@ -1,4 +1,5 @@
-//! Several servers on one PostgreSQL and one S3 server are one service: each request may go to any of them.
+//! Several servers on one PostgreSQL and one S3 server form one service: each request may go to any
+//! of them.
 
 use std::time::Duration;
 
@@ -17,19 +18,21 @@ use crate::dialect::Dialect;
 use crate::resume::begin;
 use crate::uploads::assert_file;
 
-/// What the contract gives the newest request, and as much again for a machine that is busy with other tests.
+/// Time within which the contract promises an answer to the newest request, doubled for a machine
+/// that is busy with other tests.
 const SOON: Duration = Duration::from_secs(2);
-/// The same where a node cannot answer any more and is fenced.
+/// The same for a node that cannot answer any more and is fenced.
 const WITHOUT_AN_ANSWER: Duration = Duration::from_secs(5);
 
-/// A service of three.
+/// Starts a service of three nodes.
 async fn three() -> [TestServer; 3] {
     let stores = Stores::for_nodes().await;
     let node = || TestServer::setup().stores(&stores).start();
     [node().await, node().await, node().await]
 }
 
-/// Begins an upload of `content` at `node` and sends what is before `end`; the connection, and the upload's URL.
+/// Begins an upload of `content` at `node` and sends the bytes before `end`. Returns the connection
+/// and the URL of the upload.
 async fn send_before(
     node: &TestServer,
     version: Version,
@@ -76,7 +79,7 @@ async fn a_head_on_another_node_ends_the_append_that_lies_there() {
 #[tokio::test]
 async fn an_append_on_another_node_takes_the_upload_over() {
     let [a, b, c] = three().await;
-    // Less and more than a part in S3.
+    // One smaller and one larger than a part in S3.
     for (number, length) in [900_000, 20_000_000].into_iter().enumerate() {
         let content = Content::new(201, length);
         let (path, half) = (format!("/files/{number}"), length / 2);
@@ -164,8 +167,9 @@ async fn many_that_compete_on_all_nodes_leave_the_content_exact() {
         loop {
             let mut any = || &nodes[usize::try_from(dice.within(0..3)).unwrap()];
             let (first, second) = (any(), any());
-            // Any of these may be ended by another contender; then it asks again, after a while, as clients do: six that take the
-            // upload from each other without a pause can keep each other from bringing anything.
+            // Another contender may end any of these requests; the client then asks again after a
+            // pause, as real clients do. Six clients that take over the upload from each other
+            // without a pause can prevent all progress.
             let pause = Duration::from_millis(dice.within(0..1000));
             let Ok(head) = first.try_request(&dialect.head(&upload)).await else {
                 tokio::time::sleep(pause).await;
@@ -183,7 +187,7 @@ async fn many_that_compete_on_all_nodes_leave_the_content_exact() {
                 Err(_) => tokio::time::sleep(pause).await,
                 Ok(response) => match response.status() {
                     201 => assert!(response.offset() >= end, "{end}: {response:?}"),
-                    // Somebody was faster, or the upload is complete.
+                    // Another contender was faster, or the upload is complete.
                     409 | 400 => {}
                     other => panic!("{other}: {response:?}"),
                 },
@@ -193,7 +197,7 @@ async fn many_that_compete_on_all_nodes_leave_the_content_exact() {
     let all = futures::future::join_all((0..6).map(contender));
     within(
         tests::PATIENCE * 4,
-        "somebody completes the upload",
+        "one client completes the upload",
         Box::pin(all),
     )
     .await;
@@ -202,7 +206,8 @@ async fn many_that_compete_on_all_nodes_leave_the_content_exact() {
     }
 }
 
-/// How long a stopped node stays stopped, beyond what the story needs. `TESTS_STOPPED_SECONDS` sets it for a longer run.
+/// Returns the time for which a stopped node stays stopped beyond what the test needs.
+/// `TESTS_STOPPED_SECONDS` sets it for a longer run.
 fn stopped_for() -> Duration {
     let seconds = std::env::var_os("TESTS_STOPPED_SECONDS").map_or(0, |seconds| {
         seconds
@@ -213,16 +218,17 @@ fn stopped_for() -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// When a stopped node is continued.
+/// Time at which a stopped node is continued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Continued {
-    /// Another has completed the upload.
+    /// Another node has completed the upload.
     AfterTheEnd,
-    /// Another has sent half of what was left.
+    /// Another node has received half of the remaining bytes.
     InTheMiddle,
 }
 
-/// A node is stopped while it receives `content`; another goes on with `other` from what it tells, and that is the file.
+/// Stops a node while it receives `content`. Another node continues from the offset that it
+/// reports, with bytes of `other`, and the file must consist of exactly these bytes.
 async fn what_a_stopped_node_still_has_does_not_count(length: u64, continued: Continued) {
     let [mut a, b, c] = three().await;
     let (content, other) = (Content::new(205, length), Content::new(206, length));
@@ -250,7 +256,7 @@ async fn what_a_stopped_node_still_has_does_not_count(length: u64, continued: Co
 
     tokio::time::sleep(stopped_for()).await;
     a.process().signal(Signal::CONT);
-    // What is left of it, if the node still reads.
+    // The rest of the old content, if the node still reads.
     let _ = old.send(&content.from(half)).await;
     if let Ok(response) = old.response().await {
         assert!(response.status() >= 400, "{response:?}");
@@ -272,7 +278,7 @@ async fn what_a_stopped_node_still_has_does_not_count(length: u64, continued: Co
         assert_eq!(dialect.is_complete(&head.head), Some(true));
         assert_eq!(head.offset(), length);
     }
-    // Nor does it clean up what others need, at its end or at its start.
+    // Nor does the node clean up data that others need, at its end or at its start.
     a.terminate();
     assert!(a.ended(tests::PATIENCE).await.success());
     a.restart().await;
@@ -280,7 +286,7 @@ async fn what_a_stopped_node_still_has_does_not_count(length: u64, continued: Co
     assert_eq!(describe(&response, &file), told);
 }
 
-/// What an answer with the whole of `file` says of it.
+/// Checks that the answer carries all of `file`, and returns the fields that describe it.
 #[track_caller]
 fn describe(response: &Response, file: &[u8]) -> [String; 4] {
     assert!(response.body == file, "other bytes: {response:?}");
@@ -292,7 +298,7 @@ fn describe(response: &Response, file: &[u8]) -> [String; 4] {
 
 #[tokio::test]
 async fn a_stopped_node_writes_nothing_that_counts() {
-    // Less than a part in S3, and several.
+    // One smaller than a part in S3, and one of several parts.
     for length in [900_000, 40_000_000] {
         what_a_stopped_node_still_has_does_not_count(length, Continued::AfterTheEnd).await;
     }
@@ -327,7 +333,8 @@ async fn a_file_that_one_node_replaces_or_deletes_is_so_on_all() {
     }
 }
 
-/// Everything that is downloaded, of a file and of a pack of two versions, published at `node`.
+/// Publishes a file and a pack of two versions at `node`. Returns a request for everything that can
+/// be downloaded.
 async fn publish(node: &TestServer) -> Vec<Request> {
     let put = Request::put("/files/a.bin").field("Content-Type", "application/x-test");
     let put = put.body(Content::new(209, 3_000_000).bytes());

@@ -1,4 +1,5 @@
-//! Archives of packs as other people's programs open them, and any stretch of them, before and after a crash.
+//! Archives of packs, opened by independent programs, and any range of them, before and after a
+//! crash.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -11,10 +12,10 @@ use tests::pack::{DOCUMENT, Files, sha256, text};
 use tests::{Client, Content, Dice, Request, TestServer, Version, skip, within};
 use tokio::process::Command;
 
-/// For one run of a program on a busy machine.
+/// Longest run of a program on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Lists, verifies and extracts a zip; each entry's CRC-32 is compared.
+/// Python script that lists, verifies and extracts a zip; it compares the CRC-32 of each entry.
 const PYTHON_ZIP: &str = "
 import sys, zipfile
 archive = zipfile.ZipFile(sys.argv[1])
@@ -29,7 +30,8 @@ archive = tarfile.open(sys.argv[1], 'r:', errorlevel=2)
 archive.extractall(sys.argv[2])
 ";
 
-/// Runs a program in a locale that writes file names in UTF-8; it must succeed and say nothing on its standard error.
+/// Runs a program in a locale with file names in UTF-8. The program must succeed and leave its
+/// standard error empty.
 pub(crate) async fn run(program: &str, arguments: &[&str]) -> Output {
     let mut command = Command::new(program);
     command
@@ -48,7 +50,7 @@ pub(crate) async fn run(program: &str, arguments: &[&str]) -> Output {
     output
 }
 
-/// All files below a directory.
+/// Reads all files below a directory.
 pub(crate) fn read_tree(directory: &Path) -> Files {
     let mut files = Files::default();
     let mut directories = vec![directory.to_owned()];
@@ -68,8 +70,8 @@ pub(crate) fn read_tree(directory: &Path) -> Files {
     files
 }
 
-/// Two versions of a package as its registry has them. Their absence is a failure, unless whoever runs the tests says that the
-/// registries cannot be reached.
+/// Reads two versions of a package from its registry. A missing package is a failure, unless
+/// `TESTS_WITHOUT_REGISTRIES` says that the registries cannot be reached.
 fn real_trees(test: &str, package: &str) -> Option<[Files; 2]> {
     let directories = ["old", "new"].map(|edition| -> PathBuf {
         let name = format!("{package}-{edition}");
@@ -89,15 +91,15 @@ fn real_trees(test: &str, package: &str) -> Option<[Files; 2]> {
     Some(directories.map(|directory| read_tree(&directory)))
 }
 
-/// A path of more bytes than any old header holds, each segment as long as file systems allow.
+/// Builds a path longer than any old header holds, each segment as long as file systems allow.
 fn long_path(segments: usize, last: &str) -> String {
     let mut path = format!("{}/", "d".repeat(255)).repeat(segments);
     path.push_str(&last.repeat(255 / last.len()));
     path
 }
 
-/// Files with everything that formats treat apart: names of every length and script, nothing, much, what compresses and what
-/// does not, the same twice.
+/// Builds two trees with everything that the formats treat differently: names of every length and
+/// script, empty and large files, compressible and incompressible ones, duplicates.
 fn awkward_trees() -> [Files; 2] {
     let noise = |seed, size| Content::new(seed, size).bytes();
     let mut old = Files::default();
@@ -145,11 +147,11 @@ fn awkward_trees() -> [Files; 2] {
     [old, new]
 }
 
-/// A server that has both trees as versions 1 and 2 of `pack`.
+/// Starts a server with both trees as versions 1 and 2 of `pack`.
 async fn serving(trees: &[Files; 2]) -> TestServer {
     let server = TestServer::start().await;
     for (number, tree) in (1..).zip(trees) {
-        // As one tar: real trees have files that the zips of clients mark as executable.
+        // As one tar, because real trees have files that a client's zip marks as executable.
         let upload = Request::post("/packs/pack/versions").body(tree.tar());
         let version = server.request(upload).await.expect(201).json();
         assert_eq!(version["version"], number);
@@ -157,20 +159,23 @@ async fn serving(trees: &[Files; 2]) -> TestServer {
     server
 }
 
-/// What an archive should have.
+/// Expected contents of an archive.
 enum Has<'a> {
-    /// Every file.
+    /// All files.
     All,
-    /// Each content that is not among these, once.
+    /// Each content that is not among these, exactly once.
     Lacking(&'a Files),
 }
 
-/// `found` is what the archive of `tree` should have.
+/// Checks that `found` holds the files expected in the archive of `tree`.
 #[track_caller]
 fn check_files(found: &Files, tree: &Files, has: &Has<'_>, what: &str) {
     let held = match has {
         Has::All => {
-            assert!(found == tree, "{what} has not all files");
+            assert!(
+                found == tree,
+                "{what} must hold exactly the published files"
+            );
             return;
         }
         Has::Lacking(held) => digests(held),
@@ -187,7 +192,7 @@ fn digests(files: &Files) -> BTreeSet<String> {
     files.0.values().map(|bytes| sha256(bytes)).collect()
 }
 
-/// Opens an archive with every program that knows its format.
+/// Opens an archive with every program that supports its format.
 async fn open_everywhere(archive: &Bytes, extension: &str, tree: &Files, has: Has<'_>) {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("archive");
@@ -218,11 +223,12 @@ async fn open_everywhere(archive: &Bytes, extension: &str, tree: &Files, has: Ha
     }
 }
 
-/// Every kind of archive of the second tree opens clean and has the right bytes.
+/// Checks that every kind of archive of the second tree opens without errors and holds the right
+/// bytes.
 async fn archives_open_clean(trees: &[Files; 2]) {
     let server = serving(trees).await;
     let [old, new] = trees;
-    // A receiver that holds every third file of the old version.
+    // A client that holds every third file of the old version.
     let mut held = old.clone();
     let mut number = 0;
     held.0.retain(|_, _| {
@@ -295,7 +301,7 @@ async fn what_can_be_executed_can_be_executed_where_it_is_unpacked() {
     }
 }
 
-/// An archive as it was downloaded in one piece.
+/// An archive, downloaded in one piece.
 struct Whole {
     target: String,
     etag: String,
@@ -312,7 +318,8 @@ impl Whole {
         }
     }
 
-    /// A range that begins anywhere and has any order of magnitude; now and then a suffix, or everything from somewhere on.
+    /// Chooses a range with any start and of any order of magnitude; sometimes a suffix, or an open
+    /// end.
     fn throw(&self, dice: &mut Dice) -> (String, Bytes) {
         let size = self.bytes.len() as u64;
         let at = |offset| usize::try_from(offset).unwrap();
@@ -336,7 +343,7 @@ impl Whole {
         }
     }
 
-    /// Asks for `count` ranges, one after another on one connection.
+    /// Requests `count` ranges one after another on one connection.
     async fn check_ranges(&self, client: &mut Client, dice: &mut Dice, count: usize) {
         for _ in 0..count {
             let (range, expected) = self.throw(dice);
@@ -350,7 +357,7 @@ impl Whole {
     }
 }
 
-/// 5,000 ranges of archives, half of them after a crash.
+/// Checks 5,000 ranges of archives, half of them after a crash.
 async fn ranges_are_slices(trees: &[Files; 2], seed: u64) {
     const HALF: usize = 2500;
     let mut server = serving(trees).await;

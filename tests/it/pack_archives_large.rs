@@ -1,7 +1,7 @@
-//! Archives beyond the numbers that the first zip and tar could write.
+//! Archives beyond the limits of the original zip and tar formats.
 //!
-//! What takes minutes or gigabytes of disk is ignored unless asked for:
-//! `cargo test --release -p tests --test it pack_archives_large -- --ignored --nocapture --test-threads 1`.
+//! Tests that take minutes or gigabytes of disk are ignored by default: `cargo test --release -p
+//! tests --test it pack_archives_large -- --ignored --nocapture --test-threads 1`.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -14,11 +14,12 @@ use tokio::time::Instant;
 
 use crate::pack_archives::run;
 
-/// 65,535 entries and more do not fit the fields of a plain zip.
+/// Number of entries that exceeds a plain zip, whose fields hold less than 65,535.
 const MANY: usize = 70_000;
 const MEBIBYTE: u64 = 1 << 20;
 
-/// Reads a remote file as one that can be sought in, for the programs of Python that want that, and counts entries.
+/// Python script that reads a remote file as a seekable one, for modules of Python that need it,
+/// and counts entries.
 const PYTHON_REMOTE: &str = "
 import io, sys, urllib.request
 class Remote(io.RawIOBase):
@@ -52,7 +53,7 @@ assert damaged is None, damaged
 print(len(archive.infolist()))
 ";
 
-/// The path of a file among many; one in a thousand is as long as file systems allow.
+/// Returns the path of a file among many; one in a thousand is as long as file systems allow.
 fn path(number: usize) -> String {
     let name = format!("{:03}/{number:07}", number % 500);
     match number % 1000 {
@@ -61,7 +62,7 @@ fn path(number: usize) -> String {
     }
 }
 
-/// Writes a tar of `count` small files, no two the same.
+/// Writes a tar of `count` small files, all different.
 fn write_many(count: usize, to: &Path) {
     let file = std::fs::File::create(to).unwrap();
     let mut tar = tar::Builder::new(std::io::BufWriter::new(file));
@@ -76,7 +77,8 @@ fn write_many(count: usize, to: &Path) {
     tar.into_inner().unwrap().flush().unwrap();
 }
 
-/// Runs curl, which holds no more of a body than it moves. Tells how long that took and what memory the server has then.
+/// Runs curl, which does not buffer bodies. Prints the duration and the memory of the server
+/// afterwards.
 async fn curl(server: &TestServer, arguments: &[&str], target: &str) {
     let begin = Instant::now();
     let mut curl = Command::new("curl");
@@ -91,14 +93,14 @@ async fn curl(server: &TestServer, arguments: &[&str], target: &str) {
     report(server, &format!("{} {target}", arguments[0]), begin);
 }
 
-/// Shown where somebody asks for what is captured.
+/// Prints duration and memory, visible with `--nocapture`.
 #[expect(clippy::print_stderr, reason = "measured for people")]
 fn report(server: &TestServer, what: &str, since: Instant) {
     let memory = server.resident().anonymous / MEBIBYTE;
     eprintln!("{what}: {:.1?}, {memory} MiB resident", since.elapsed());
 }
 
-/// Uploads a file as a whole tree.
+/// Uploads a file as a complete tree.
 async fn publish(server: &TestServer, file: &Path) {
     let file = file.to_str().unwrap();
     let arguments = ["--upload-file", file, "--request", "POST"];
@@ -111,7 +113,8 @@ async fn download(server: &TestServer, name: &str, file: &Path) {
     curl(server, &["--output", file.to_str().unwrap()], &target).await;
 }
 
-/// What a shell says to a pipe of programs, with `$0` as its only argument. Each of them must succeed.
+/// Runs a pipe of programs in a shell, with `$0` as its only argument. Each program must succeed.
+/// Returns the output.
 async fn pipe(script: &str, argument: &str) -> String {
     let output = Command::new("bash")
         .args(["-c", &format!("set -euo pipefail; {script}"), argument])
@@ -125,7 +128,7 @@ async fn pipe(script: &str, argument: &str) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-/// Publishes `count` files; their archives open clean, and have all of them.
+/// Publishes `count` files and checks that their archives open without errors and hold all of them.
 async fn many_files(count: usize) {
     let directory = tempfile::tempdir().unwrap();
     let server = TestServer::start().await;
@@ -134,7 +137,7 @@ async fn many_files(count: usize) {
     publish(&server, &upload).await;
     std::fs::remove_file(&upload).unwrap();
 
-    // With the document.
+    // The files and the document.
     let entries = (count + 1).to_string();
     let listed = |output: &std::process::Output| {
         let lines = output.stdout.iter().filter(|byte| **byte == b'\n');
@@ -173,10 +176,10 @@ async fn a_million_files_are_one_archive() {
     many_files(1_000_000).await;
 }
 
-/// The same 60 MiB often enough that the archive has more than 4 GiB, while they are stored once.
+/// The archive exceeds 4 GiB by repeating the same 60 MiB, which are stored once.
 #[tokio::test]
 async fn an_archive_of_more_than_4_gib_is_read_anywhere() {
-    // The limit lies in the midst of the 69th.
+    // The limit falls within the 69th copy.
     const COPIES: u64 = 70;
     let server = TestServer::start().await;
     let block = Content::new(60, 60 * MEBIBYTE).bytes();
@@ -237,7 +240,7 @@ print(len(names), hashlib.sha256(found).hexdigest())"
         let said = String::from_utf8(said.stdout).unwrap();
         assert_eq!(said.trim(), format!("{} {}", COPIES + 2, sha256(&last)));
 
-        // Across the limit, in the midst of one copy: the same bytes as in another.
+        // A range across the limit, within one copy, has the same bytes as in another copy.
         let around = |middle: u64| {
             let range = format!("bytes={}-{}", middle - 50_000, middle + 49_999);
             Request::get(&target).field("Range", range)
@@ -248,15 +251,15 @@ print(len(names), hashlib.sha256(found).hexdigest())"
     }
 }
 
-/// Where `part` stands in `whole`.
+/// Returns the position of `part` in `whole`.
 fn position(whole: &[u8], part: &[u8]) -> usize {
     whole
         .windows(part.len())
         .position(|window| window == part)
-        .expect("it is there")
+        .expect("the part is in it")
 }
 
-/// All of an archive of more than 4 GiB, as programs read it.
+/// Reads all of an archive of more than 4 GiB with every program.
 #[tokio::test]
 #[ignore = "needs 5 GB of disk and a minute"]
 async fn an_archive_of_more_than_4_gib_opens_clean_everywhere() {
@@ -292,10 +295,11 @@ async fn an_archive_of_more_than_4_gib_opens_clean_everywhere() {
     }
 }
 
-/// More than a plain zip's field for a size can say.
+/// A size that exceeds the field of a plain zip.
 const HUGE: u64 = 4300 * MEBIBYTE;
 
-/// A tree whose one file is zeros, so that a zip has it deflated to some megabytes, while a tar has it as it is.
+/// The only file of the tree is zeros: a zip deflates it to some megabytes, a tar stores it as it
+/// is.
 #[tokio::test]
 #[ignore = "needs 5 GB of disk and minutes"]
 async fn an_entry_of_more_than_4_gib_is_deflated() {
@@ -337,7 +341,7 @@ with zipfile.ZipFile(sys.argv[1], 'w', zipfile.ZIP_DEFLATED) as archive:
     report(&server, "tar downloaded twice", begin);
 }
 
-/// A tree whose one file does not compress: both formats have it as it is.
+/// The only file of the tree does not compress: both formats store it as it is.
 #[tokio::test]
 #[ignore = "needs 14 GB of disk and minutes"]
 async fn an_entry_of_more_than_4_gib_is_stored() {
@@ -355,7 +359,7 @@ async fn an_entry_of_more_than_4_gib_is_stored() {
     header.set_cksum();
     let mut tar = std::fs::File::create(&upload).unwrap();
     tar.write_all(header.as_bytes()).unwrap();
-    // Deflate looks 32 KiB back and finds nothing.
+    // Deflate looks back 32 KiB and finds no match.
     for _ in 0..HUGE / MEBIBYTE {
         tar.write_all(&block).unwrap();
     }

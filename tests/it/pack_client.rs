@@ -1,4 +1,5 @@
-//! `longhaul publish` and `longhaul pull`: the program's both ends, on a good network, a bad one, and none at all.
+//! `longhaul publish` and `longhaul pull`: both ends of the program, on a good network, on a bad
+//! one, and offline.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,12 +14,12 @@ use tests::server::program;
 use tests::{Content, Dice, Fault, Flow, PATIENCE, Proxy, Request, TestServer, skip, within};
 use tokio::process::{Child, Command};
 
-/// A machine with a directory to work in, and one for the program's state.
+/// A machine with a working directory and a directory for the state of the program.
 struct Machine {
     directory: TempDir,
 }
 
-/// What is left of a run with `--json`.
+/// Result of a run with `--json`.
 #[derive(Debug)]
 struct Run {
     code: Option<i32>,
@@ -67,14 +68,14 @@ impl Machine {
             .await
     }
 
-    /// Everything in the working directory that is not visible.
+    /// Returns the hidden entries of the working directory.
     fn hidden(&self) -> Vec<String> {
         let entries = fs::read_dir(self.path("")).unwrap();
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
         names.filter(|name| name.starts_with('.')).collect()
     }
 
-    /// The files that tell how to go on.
+    /// Counts the records that a later run resumes from.
     fn records(&self) -> usize {
         fs::read_dir(self.directory.path().join("state/longhaul/packs")).map_or(0, Iterator::count)
     }
@@ -118,10 +119,10 @@ impl Run {
     }
 }
 
-/// A tree on disk: contents, and whether they are executable.
+/// A tree on disk: contents by path, and whether each is executable.
 type Files = BTreeMap<String, (Vec<u8>, bool)>;
 
-/// Files of many sizes; a later edition differs in all ways that there are.
+/// Builds a tree of files of many sizes; editions differ in every possible way.
 fn tree(edition: u8) -> Files {
     let mut files = Files::new();
     let mut add = |path: &str, content: Vec<u8>| files.insert(path.to_owned(), (content, false));
@@ -162,7 +163,7 @@ fn write(directory: &Path, files: &Files) {
     }
 }
 
-/// All files below, but for what a pull notes for itself.
+/// Reads all files below a directory, without the record of a pull.
 fn read(directory: &Path) -> Files {
     fn look_into(directory: &Path, prefix: &str, files: &mut Files) {
         for entry in fs::read_dir(directory).unwrap() {
@@ -194,7 +195,7 @@ fn check(directory: &Path, expected: &Files) {
     }
 }
 
-/// A machine with both editions published, as `one` and `two`, from a server.
+/// Sets up a machine and a server with both editions published, as `one` and `two`.
 async fn setting() -> (Machine, TestServer) {
     let machine = Machine::new();
     let server = TestServer::start().await;
@@ -314,7 +315,7 @@ async fn a_pull_fetches_what_is_lacking_and_no_more() {
     again.ended_as("up_to_date");
     assert_eq!((again.number("requests"), again.number("fetched")), (1, 0));
 
-    // Everything that version 1 has and 2 has not is two small files.
+    // Version 1 has only two small files that version 2 lacks.
     let back = machine.run(&["pull", &old, "copy"]).await;
     assert_eq!(back.ended_as("pulled")["version"], 1);
     assert!(back.number("fetched") < 100_000, "{back:?}");
@@ -348,7 +349,7 @@ async fn damage_is_healed_with_one_archive() {
     fs::remove_file(copy.join("ran.sh")).unwrap();
     check(&copy, &tree(2));
 
-    // A flipped bit that no time betrays.
+    // A flipped bit, with the modification time unchanged.
     let path = copy.join("new.bin");
     let modified = fs::metadata(&path).unwrap().modified().unwrap();
     let mut content = fs::read(&path).unwrap();
@@ -434,7 +435,8 @@ async fn a_directory_that_no_pull_made_is_not_pulled_into_unasked() {
     run.failed_with(1, "has files that no pull put there");
     check(&machine.path("other"), &mine(tree(2)));
     assert!(!machine.path("other/.longhaul").exists());
-    // With leave to do so, what is there already need not come again, and what is of no pack stays.
+    // With `--force`, contents that are already there are not fetched again, and files outside the
+    // pack stay.
     let forced = machine.pull(&url, "other", &["--force"]).await;
     forced.ended_as("pulled");
     assert!(forced.number("fetched") < 100_000, "{forced:?}");
@@ -459,7 +461,8 @@ async fn a_directory_that_no_pull_made_is_not_pulled_into_unasked() {
     assert!(!machine.path("new").exists());
 }
 
-/// Files of the user's: beside the pack's, in a directory that the next version has not, where only one has another.
+/// The user's own files: beside the pack's, in a directory that the next version lacks, and at a
+/// path that only one version uses.
 fn mine() -> Files {
     let file = |path: &str| (path.to_owned(), (b"mine".to_vec(), false));
     ["notes.txt", "icons/01/mine.svg", "twins/c", "own/deep/er"]
@@ -506,7 +509,7 @@ async fn what_the_user_put_into_the_directory_stays() {
     fs::remove_file(copy.join("link")).unwrap();
     check(&copy, &with_mine(2));
 
-    // Healing, reading everything, and going back change nothing of it either.
+    // Repairing, verifying and going back do not change them either.
     fs::remove_file(copy.join("big.bin")).unwrap();
     pull(2, &[]).await.ended_as("pulled");
     pull(2, &["--verify"]).await.ended_as("up_to_date");
@@ -585,7 +588,7 @@ async fn the_directory_that_one_is_in_can_be_pulled_into() {
     watcher.kill().await.unwrap();
 }
 
-/// Runs a script where it may mount, if that can be.
+/// Runs a script in a mount namespace, if this user can create one; skips the test otherwise.
 async fn with_mounts(machine: &Machine, test: &str, script: &str, arguments: &[&str]) {
     let namespaces = [&["-m"][..], &["-rm"]];
     let can = |namespaces: &&&[&str]| {
@@ -609,7 +612,7 @@ async fn with_mounts(machine: &Machine, test: &str, script: &str, arguments: &[&
         .current_dir(machine.path(""))
         .env("XDG_STATE_HOME", machine.directory.path().join("state"))
         .kill_on_drop(true);
-    // It runs the program many times.
+    // The script runs the program many times.
     let output = within(PATIENCE * 10, "the script ends", command.output())
         .await
         .unwrap();
@@ -743,7 +746,7 @@ async fn only_what_the_right_key_signed_is_taken() {
     machine.pull(&url, "copy", &right).await.ended_as("pulled");
     check(&machine.path("copy"), &tree(1));
 
-    // The signature is kept, so that the next time costs one small request again.
+    // The signature is stored, so that the next pull again costs one small request.
     let again = machine.pull(&url, "copy", &right).await;
     again.ended_as("up_to_date");
     assert_eq!(again.number("requests"), 1);
@@ -765,7 +768,7 @@ async fn both_directions_go_on_where_another_run_was_cut() {
         })
         .collect();
     write(&machine.path("maps"), &files);
-    // Neither run can move 6 MB by itself.
+    // Neither run can transfer 6 MB on its own.
     let cut = Flow {
         fault: Some(Fault::CutAfter(4_000_000)),
         ..Flow::default()
@@ -873,7 +876,8 @@ async fn a_killed_publish_goes_on_with_its_draft() {
     }
     let run = machine.run(&command).await;
     assert_eq!(run.code, Some(0), "{run:#?}");
-    // Killed between the publication and its answer or not: it was published once.
+    // Whether or not it was killed between the publication and its answer, the version was
+    // published once.
     assert_eq!(run.ending["version"], 1);
     machine.pull(&url, "copy", &[]).await.ended_as("pulled");
     check(&machine.path("copy"), &tree(2));

@@ -1,4 +1,5 @@
-//! Downloads of archives over bad networks, from servers that die, and of versions that come and go.
+//! Downloads of archives over bad networks, from servers that crash, and of versions that are
+//! published and retired meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -15,7 +16,8 @@ use tokio::sync::watch;
 
 const SINCE: &str = "/packs/pack/versions/2/since/1.zip";
 
-/// Two versions with much between them: many small files, most of which compress, and one of `large` bytes which does not.
+/// Starts a server with two versions that differ much: many small files, most of which compress,
+/// and one of `large` bytes that does not.
 async fn serving(large: u64) -> TestServer {
     let server = TestServer::start().await;
     let mut files = Files::new([("stays", &b"the same"[..])]);
@@ -38,7 +40,7 @@ async fn serving(large: u64) -> TestServer {
     server
 }
 
-/// A download that goes on where it was cut, as long as the entity tag is the same.
+/// A download that continues at the cut as long as the entity tag stays the same.
 #[derive(Default)]
 struct Download {
     etag: Option<String>,
@@ -56,7 +58,7 @@ impl Download {
         }
     }
 
-    /// Takes what came; whether that was the end.
+    /// Adds received bytes; returns whether the download is complete.
     fn take(&mut self, outcome: Result<Response, Cut>) -> bool {
         let (whole, head, bytes) = match outcome {
             Ok(Response { head, body, .. }) => (true, head, body),
@@ -98,7 +100,7 @@ async fn a_download_cut_a_hundred_times_is_exact() {
     let proxy = Proxy::start(server.address(), Flow::default(), Flow::default()).await;
     let mut dice = Dice::new(71);
     let mut download = Download::default();
-    // Three quarters come in a hundred pieces; of some not even the head passes.
+    // Three quarters arrive in a hundred pieces; of some connections not even the head passes.
     let most = 3 * whole.len() as u64 / u64::from(2 * CUTS);
     for cut in 0..CUTS {
         if cut % 10 == 5 {
@@ -107,7 +109,7 @@ async fn a_download_cut_a_hundred_times_is_exact() {
         }
         proxy.set(Flow::default(), cut_after(dice.within(0..most)));
         let version = Version::ALL[cut as usize % 2];
-        // Over HTTP/2 the proxy may cut before there is a connection.
+        // Over HTTP/2 the proxy may cut before the connection is established.
         let Ok(mut client) = Client::try_open(proxy.address(), version).await else {
             continue;
         };
@@ -116,7 +118,7 @@ async fn a_download_cut_a_hundred_times_is_exact() {
     }
     assert!(
         download.bytes.len() > whole.len() / 4,
-        "much came in pieces"
+        "more than a quarter arrives in pieces"
     );
     proxy.set(Flow::default(), Flow::default());
     let mut client = Client::open(proxy.address(), Version::Http1).await;
@@ -126,7 +128,7 @@ async fn a_download_cut_a_hundred_times_is_exact() {
 
 #[tokio::test]
 async fn a_server_killed_within_a_download_leaves_what_came_exact() {
-    // More than sockets buffer, so that a client which does not read holds the server up.
+    // More than sockets buffer, so that a client that does not read blocks the server.
     let mut server = serving(48_000_000).await;
     let whole = server.bytes(SINCE).await;
     let mut download = Download::default();
@@ -170,7 +172,7 @@ async fn curl_continues_an_archive_from_a_server_that_dies() {
             break;
         }
         cuts += 1;
-        assert!(cuts < 60, "it goes on each time");
+        assert!(cuts < 60, "each attempt makes progress");
         if cuts % 3 == 0 {
             server.kill().await;
             server.restart().await;
@@ -180,19 +182,20 @@ async fn curl_continues_an_archive_from_a_server_that_dies() {
     assert_eq!(sha256(&std::fs::read(&file).unwrap()), sha256(&whole));
 }
 
-/// How many versions are published while clients download.
+/// Number of versions that are published while clients download.
 const VERSIONS: u32 = 12;
-/// How many downloads are made between two of them, at least.
+/// Minimum number of downloads between two publications.
 const DOWNLOADS: u32 = 30;
-/// How many of them are there at the same time.
+/// Number of versions that exist at the same time.
 const KEPT: u32 = 3;
 const CLIENTS: u32 = 50;
 
-/// The tree of a version: most of it is that of the version before, and some of it was there long ago.
+/// Builds the tree of a version: most of it equals the previous version, and some of it an older
+/// one.
 fn edition(number: u32) -> Files {
     let mut files = Files::default();
     for file in 0..120_u32 {
-        // Every file changes every few versions; every fifth one goes back to what it was.
+        // Every file changes every few versions; every fifth one returns to an earlier content.
         let state = (number + file) / 6;
         let state = if file % 5 == 0 { state % 3 } else { state };
         let size = (file * file * 7) % 30_000;
@@ -213,7 +216,7 @@ fn digests(files: &Files) -> BTreeSet<String> {
     files.0.values().map(|bytes| sha256(bytes)).collect()
 }
 
-/// What clients saw, by the entity tag of the archive.
+/// Archives as clients received them, by entity tag.
 #[derive(Default)]
 struct Seen {
     whole: BTreeMap<String, Bytes>,
@@ -221,7 +224,7 @@ struct Seen {
     downloads: u32,
 }
 
-/// What one client asks for.
+/// An archive that a client requests.
 #[derive(Clone, Copy)]
 struct Wish {
     version: u32,
@@ -230,7 +233,7 @@ struct Wish {
 }
 
 impl Wish {
-    /// A version around the newest, which may not be there yet, or not any more.
+    /// Chooses a version around the newest, which may not exist yet, or not any more.
     fn throw(dice: &mut Dice, newest: u32) -> Self {
         let around = |dice: &mut Dice| {
             let offset = u32::try_from(dice.within(0..6)).unwrap();
@@ -257,7 +260,7 @@ impl Wish {
         }
     }
 
-    /// A whole archive has what was published, and nothing else.
+    /// Checks that a complete archive holds exactly the published files.
     fn check(self, archive: &Bytes) {
         let found = match self.extension {
             "zip" => Files::from_zip(archive),
@@ -323,7 +326,7 @@ async fn download_all(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_downloaded_while_versions_come_and_go_is_exact() {
-    // Nothing is kept for downloads that are still at it: the worst that a server can be told.
+    // Nothing is kept for downloads in progress: the harshest setting of a server.
     let server = TestServer::setup()
         .config("[cleanup]\ninterval = '20ms'\ndelete_after = '0s'")
         .start()
@@ -348,7 +351,7 @@ async fn what_is_downloaded_while_versions_come_and_go_is_exact() {
             server.request(Request::delete(retired)).await.expect(204);
         }
         tell.send(number).unwrap();
-        eventually("the clients go on", || async {
+        eventually("the clients download", || async {
             let downloads = seen.lock().unwrap().downloads;
             (downloads >= number * DOWNLOADS).then_some(())
         })
@@ -377,7 +380,8 @@ async fn a_download_whose_version_is_deleted_meanwhile_is_cut_and_not_wrong() {
     server
         .publish("pack", &Files::new([("stays", &b"the same"[..])]))
         .await;
-    // Each has a blob of its own, and together they are more than sockets buffer and the server keeps open.
+    // Each file is a separate blob, and together they exceed what sockets buffer and the server
+    // keeps open.
     let large = |number: u32| Content::new(u64::from(90 + number), 1_300_000).bytes();
     let files = (0..FILES).map(|number| (format!("{number:02}"), large(number)));
     server.publish("pack", &files.collect()).await;
@@ -387,7 +391,7 @@ async fn a_download_whose_version_is_deleted_meanwhile_is_cut_and_not_wrong() {
     for target in &targets {
         wholes.push(server.bytes(target).await);
     }
-    // The new process has nothing open.
+    // The new process has no blob open.
     server.kill().await;
     server.restart().await;
     let mut begun = Vec::new();
@@ -407,8 +411,11 @@ async fn a_download_whose_version_is_deleted_meanwhile_is_cut_and_not_wrong() {
     })
     .await;
     for (mut client, whole) in begun {
-        let cut = client.response().await.expect_err("most of it is gone");
-        let (head, part) = cut.partial.expect("it had begun");
+        let cut = client
+            .response()
+            .await
+            .expect_err("most of the body is lost");
+        let (head, part) = cut.partial.expect("the answer had begun");
         assert_eq!(head.field("content-length"), whole.len().to_string());
         assert!(part.len() < whole.len() && whole.starts_with(&part));
     }

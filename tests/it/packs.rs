@@ -1,4 +1,4 @@
-//! Packs as a client has them: publish trees, fetch what changed as one archive.
+//! Packs as a client uses them: publishing trees, and fetching the changes as one archive.
 
 use bytes::Bytes;
 use ed25519_dalek::{Signature, VerifyingKey};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tests::pack::{Files, document_of, sha256, text};
 use tests::{Dice, Request, TestServer, Version};
 
-/// Files of many sizes and kinds; `edition` changes some of them.
+/// Builds files of many sizes and kinds; `edition` changes some of them.
 fn tree(edition: u8) -> Files {
     let mut files = Files::default();
     for number in 1..=200_u32 {
@@ -51,7 +51,7 @@ fn tree(edition: u8) -> Files {
     files
 }
 
-/// A server with both editions of [`tree`] as versions 1 and 2 of `maps`.
+/// Starts a server with both editions of [`tree`] as versions 1 and 2 of `maps`.
 async fn serving() -> TestServer {
     let server = TestServer::start().await;
     server.publish("maps", &tree(1)).await;
@@ -65,7 +65,7 @@ async fn a_tree_is_published_and_read_back() {
     let files = tree(1);
     let draft = server.draft("maps", &files.document()).await;
     assert_eq!(draft["files"], files.0.len());
-    // The twins and nothing else have the same content.
+    // Only the twins have the same content.
     assert_eq!(draft["missing"]["contents"], files.0.len() - 1);
 
     let early = server
@@ -88,7 +88,7 @@ async fn a_tree_is_published_and_read_back() {
         .await
         .expect(201);
     assert_eq!(published.field("location"), "/packs/maps/versions/1");
-    // The answer may be lost: the same question has the same answer.
+    // The answer may be lost: repeating the request gives the same answer.
     let again = server
         .request(Request::post(text(&draft["publish_url"])))
         .await
@@ -190,7 +190,7 @@ async fn a_difference_is_one_archive() {
         .filter(|op| op["op"] == "remove");
     assert_eq!(removals.count(), 2);
 
-    // Backwards is a difference like any other.
+    // A difference to an older version works like any other.
     let back = server
         .request(Request::get("/packs/maps/versions/1/since/2"))
         .await
@@ -302,7 +302,7 @@ async fn a_long_need_is_registered_and_outlives_the_server() {
             .insert(format!("{number:05}"), number.to_be_bytes().to_vec().into());
     }
     server.publish("many", &files).await;
-    // Every other file, with irregular gaps: as far from runs as can be.
+    // Every other file with irregular gaps, so that there are hardly any runs.
     let held: Vec<String> = files
         .0
         .values()
@@ -426,7 +426,7 @@ async fn an_archive_is_uploaded_resumably_in_every_dialect() {
     let files = tree(1);
     let zip = files.zip();
     let half = zip.len() / 2;
-    // IETF: the creation brings half, an append the rest.
+    // IETF: the creation carries half, an append the rest.
     let create = Request::post("/packs/ietf/versions")
         .field("Upload-Draft-Interop-Version", "6")
         .field("Upload-Complete", "?0")
@@ -443,13 +443,13 @@ async fn an_archive_is_uploaded_resumably_in_every_dialect() {
     let done = server.request(rest).await;
     assert!((200..300).contains(&done.status()), "{done:?}");
     assert_eq!(done.field("content-location"), "/packs/ietf/versions/1");
-    // Its result is told as long as the upload is known.
+    // The result is available as long as the upload exists.
     let head = Request::head(&upload).field("Upload-Draft-Interop-Version", "6");
     let head = server.request(head).await.expect(204);
     assert_eq!(head.field("upload-complete"), "?1");
     assert_eq!(head.field("content-location"), "/packs/ietf/versions/1");
 
-    // tus: a draft's content.
+    // tus: the contents of a draft.
     let draft = server.draft("tus", &files.document()).await;
     assert_eq!(
         draft["missing"]["contents"], 0,
@@ -544,7 +544,7 @@ async fn a_hostile_archive_leaves_nothing_behind() {
         .expect(404);
     assert_eq!(server.blobs(), before, "nothing is left");
 
-    // What is sound but not what was drafted.
+    // Valid contents that do not match the draft.
     let drafted = Files::new([("a", &b"right"[..])]);
     let draft = server.draft("evil", &drafted.document()).await;
     for (wrong, entry) in [
@@ -604,7 +604,7 @@ async fn versions_are_listed_and_retired() {
         .expect(200)
         .json();
     assert_eq!(latest["version"], 1);
-    // A number is never given twice, and what was only in the retired version must come again.
+    // A number is never reused, and contents that only the retired version had must be sent again.
     let third = server.publish("maps", &tree(2)).await;
     assert_eq!(third["version"], 3);
     let zip = server.bytes(text(&third["archives"]["zip"]["url"])).await;
@@ -662,7 +662,7 @@ async fn a_catalogue_comes_in_the_coding_that_the_client_likes() {
         };
         assert_eq!(decoded, plain.body);
         tags.push(coded.field("etag").to_owned());
-        // A range is of the coded bytes.
+        // A range applies to the encoded bytes.
         let part = Request::get(target)
             .field("Accept-Encoding", accepted)
             .field("Range", "bytes=10-19")

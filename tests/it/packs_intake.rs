@@ -1,4 +1,5 @@
-//! Archives of strangers: what a pack is made of, what it costs the server, and who may publish next.
+//! Untrusted archives: the names and contents that a pack accepts, the cost to the server, and
+//! concurrent publications.
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     gzip.finish().unwrap()
 }
 
-/// A tar of empty files with these names, of any length.
+/// Builds a tar of empty files with these names, of any length.
 fn tar_of_names(names: impl Iterator<Item = String>) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     for name in names {
@@ -49,7 +50,7 @@ async fn names_that_begin_with_a_dot_are_ordinary() {
     assert_eq!(server.bytes(file).await, "x");
     let zip = server.bytes("/packs/site/versions/2/archive.zip").await;
     assert_eq!(Files::from_zip(&zip), files);
-    // Only what archives keep for themselves, and what they are read without.
+    // Only names that archives reserve, and entries that are skipped when archives are read.
     for name in [
         ".longhaul/x",
         ".LONGHAUL/x",
@@ -111,7 +112,7 @@ async fn hard_links_are_published_as_copies() {
     let expected = Files::new([("first", &b"same"[..]), ("second", b"same")]);
     let zip = server.bytes("/packs/links/versions/1/archive.zip").await;
     assert_eq!(Files::from_zip(&zip), expected);
-    // As the contents of a draft they are compared with it.
+    // As the contents of a draft they are compared with the draft.
     let draft = server.draft("links", &expected.document()).await;
     let content = Request::post(text(&draft["content_url"])).body(tar.clone());
     server.request(content).await.expect(200);
@@ -195,7 +196,7 @@ async fn the_second_of_two_who_publish_on_the_same_version_is_told() {
     first.expect(201);
     let again = whole("maps", tree(2).zip()).field("If-None-Match", "*");
     server.request(again).await.expect(412);
-    // Each tag of what is told of the newest version names it.
+    // The tag of each document about the newest version identifies that version.
     for target in [
         "/packs/maps",
         "/packs/maps?limit=1",
@@ -217,7 +218,8 @@ async fn the_second_of_two_who_publish_on_the_same_version_is_told() {
         assert_eq!(refused.field("content-type"), "application/problem+json");
         let late = whole("maps", tree(5).zip()).field("If-Match", &tag);
         server.request(late).await.expect(412);
-        // What it has now is told, and then it may. Whoever repeats what is done is told so.
+        // The client reads the current tag, and publishes with it. A repeated publication is
+        // answered with 200 and the same tag.
         let now = server
             .request(Request::get("/packs/maps"))
             .await
@@ -273,7 +275,7 @@ async fn no_content_means_that_nothing_is_to_be_done() {
             assert_eq!(Files::from_zip(&zip), Files::default());
             assert_eq!(document_of(&zip)["version"], 2, "{DOCUMENT} is there");
         }
-        // Of digests nobody knows what they are called.
+        // Digests alone do not carry paths.
         let digests: Vec<String> = new
             .0
             .values()
@@ -323,7 +325,7 @@ async fn what_is_asked_for_by_its_path_is_sent() {
     );
 }
 
-/// Each archive is whole, so each version is published, whatever is retired meanwhile.
+/// Each archive is complete, so each version is published, whatever is retired meanwhile.
 #[tokio::test]
 async fn whole_trees_are_published_beside_retirements() {
     let server = TestServer::start().await;
@@ -343,7 +345,7 @@ async fn whole_trees_are_published_beside_retirements() {
     futures::future::join_all(clients).await;
 }
 
-/// What a draft was not asked to send stays, whatever else goes.
+/// Contents that a draft did not ask for are kept, whatever is retired.
 #[tokio::test]
 async fn a_draft_keeps_what_it_was_told_not_to_send() {
     let server = TestServer::start().await;

@@ -1,4 +1,4 @@
-//! Who is served when there are more connections than places, or no more files.
+//! Admission when there are more connections than places, or no file descriptors left.
 
 use tests::{Client, Request, TestServer, Version};
 
@@ -15,9 +15,9 @@ async fn slow_heads_keep_nobody_out() {
     let mut slow = Vec::new();
     for _ in 0..60 {
         let Client::Http1(mut connection) = server.client(Version::Http1).await else {
-            unreachable!("asked for")
+            unreachable!("this version was requested")
         };
-        // The server may have closed it already.
+        // The server may have closed the connection already.
         let _ = connection.send_raw(b"GET /files/a HTTP/1.1\r\nA: ").await;
         slow.push(connection);
     }

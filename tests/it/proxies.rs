@@ -1,5 +1,5 @@
-//! Through the proxies of `deploy/proxy`: uploads are announced, streamed, cut and resumed; downloads resume; a node that is
-//! about to end is left out.
+//! The proxies of `deploy/proxy`: uploads are announced, streamed, cut and resumed; downloads
+//! resume; a node that is about to end gets no new requests.
 
 pub(crate) mod front;
 
@@ -15,12 +15,12 @@ use crate::dialect::Dialect;
 use crate::resume::begin;
 use front::{Front, Kind};
 
-/// Larger than every buffer on the way.
+/// Content that is larger than every buffer on the way.
 const CONTENT: Content = Content::new(300, 9_000_000);
-/// What a client has sent when its connection is lost.
+/// Bytes that a client has sent when its connection is lost.
 const SENT: u64 = 6_000_000;
 
-/// A server as it comes: what stands in front of it does not care where it keeps things.
+/// Starts a server with local stores: a proxy does not depend on them.
 async fn node(config: &str) -> TestServer {
     let stores = Stores::new(Metadata::Sqlite, Blobs::Fs).await;
     TestServer::setup()
@@ -30,16 +30,17 @@ async fn node(config: &str) -> TestServer {
         .await
 }
 
-/// The bytes that a server has stored, of uploads that have not ended, too.
+/// Returns the number of bytes that a server has stored, including uploads in progress.
 fn stored(server: &TestServer) -> u64 {
     let sizes = server.blobs().into_iter().map(|file| {
-        // A file may be renamed or removed while it is looked at.
+        // A file may be renamed or removed meanwhile.
         file.metadata().map_or(0, |metadata| metadata.len())
     });
     sizes.sum()
 }
 
-/// Sends the first part of a body, of which nothing more comes, and sees most of it arrive at the server.
+/// Sends the first part of a body, of which no more follows, and waits until most of it has arrived
+/// at the server.
 async fn send_first_part(client: &mut Client, server: &TestServer) {
     let before = stored(server);
     client.send(&CONTENT.slice(0..SENT)).await.unwrap();
@@ -49,7 +50,7 @@ async fn send_first_part(client: &mut Client, server: &TestServer) {
     .await;
 }
 
-/// Asks where a cut upload stands and sends the rest, all of it through the proxy.
+/// Asks for the offset of a cut upload and sends the rest, all through the proxy.
 async fn resume(front: &Front, version: Version, upload: &str) {
     let dialect = Dialect::Interop6;
     let head = front.request(version, dialect.head(upload)).await;
@@ -73,7 +74,7 @@ async fn uploads_are_announced_and_resumed(test: &str, kind: Kind) {
     for &version in kind.versions() {
         let path = format!("/files/{version:?}");
         let mut client = front.client(version).await;
-        // The URL comes with a 104, before a byte of the body was sent.
+        // The URL comes with a 104, before any byte of the body is sent.
         let upload = begin(&mut client, Dialect::Interop6, &path, CONTENT.length()).await;
         send_first_part(&mut client, &server).await;
         client.lose();
@@ -121,7 +122,8 @@ async fn through_nginx_uploads_resume_that_were_created_first() {
     CONTENT.assert_is(&got.expect(200).body);
 }
 
-/// The final answer comes as the content of the 104, when nginx learns where that ends. A client sees no answer at all.
+/// nginx sends the final answer as the content of the 104, once it learns where that content ends.
+/// A client sees no answer at all.
 #[tokio::test]
 async fn nginx_takes_104_for_the_final_answer() {
     let test = "nginx_takes_104_for_the_final_answer";
@@ -160,7 +162,8 @@ async fn downloads_resume(test: &str, kind: Kind) {
     server.request(put.body(CONTENT.bytes())).await.expect(201);
     let direct = server.request(Request::head("/files/a.txt")).await;
     let tag = direct.expect(200).field("etag").to_owned();
-    // Browsers and URLSession ask for codings, which invites proxies to change the content.
+    // Browsers and `URLSession` accept content codings, which may lead proxies to change the
+    // content.
     let get = || Request::get("/files/a.txt").field("Accept-Encoding", "gzip, deflate, br");
 
     for &version in kind.versions() {
@@ -213,7 +216,7 @@ async fn nginx_leaves_ranges_and_tags_alone() {
     downloads_resume("nginx_leaves_ranges_and_tags_alone", Kind::Nginx).await;
 }
 
-/// A node is told to end: what runs on it runs on, and soon everything new goes to the other.
+/// Ends a node: requests on it continue, and soon all new ones go to the other node.
 async fn a_node_that_ends_is_left_out(test: &str, kind: Kind) {
     let config = "[http]\ndrain_delay = \"1h\"";
     let (ending, staying) = (node(config).await, node(config).await);
@@ -231,7 +234,7 @@ async fn a_node_that_ends_is_left_out(test: &str, kind: Kind) {
             .expect(200);
         String::from_utf8(answer.body.to_vec()).unwrap()
     };
-    // Uploads that run, on both nodes.
+    // Uploads in progress on both nodes.
     let content = Content::new(301, 100_000);
     let mut running = Vec::new();
     for number in 0..8 {
@@ -257,7 +260,7 @@ async fn a_node_that_ends_is_left_out(test: &str, kind: Kind) {
     }
 }
 
-/// Caddy asks all nodes on one port, so on one machine there can be one.
+/// Caddy checks all nodes on one port, so one machine can have only one.
 #[tokio::test]
 async fn caddy_leaves_out_a_node_that_ends() {
     let test = "caddy_leaves_out_a_node_that_ends";
@@ -283,7 +286,8 @@ async fn envoy_leaves_out_a_node_that_ends() {
     a_node_that_ends_is_left_out("envoy_leaves_out_a_node_that_ends", Kind::Envoy).await;
 }
 
-/// The stack of `docker-compose.yml`, without containers: PostgreSQL, an S3 server, two nodes and a proxy.
+/// The stack of `docker-compose.yml` without containers: PostgreSQL, an S3 server, two nodes and a
+/// proxy.
 #[tokio::test]
 async fn behind_haproxy_a_lost_node_loses_nothing() {
     let test = "behind_haproxy_a_lost_node_loses_nothing";
@@ -294,7 +298,7 @@ async fn behind_haproxy_a_lost_node_loses_nothing() {
         .await
         .unwrap();
     let version = Version::Http1;
-    // One after another they go to the node with the fewest: some to each.
+    // In sequence, each goes to the node with the fewest connections, so both nodes get some.
     let mut running = Vec::new();
     for number in 0..4 {
         let mut client = front.client(version).await;
@@ -307,7 +311,8 @@ async fn behind_haproxy_a_lost_node_loses_nothing() {
     lost.kill().await;
     let mut cut = 0;
     for (mut client, path, upload) in running {
-        // HAProxy says 502 where a node has gone; a client of resumable uploads then asks how far it came.
+        // HAProxy answers 502 for a node that is gone; a client of resumable uploads then asks for
+        // the offset.
         let sent = client.send(&CONTENT.from(SENT)).await;
         let answer = match sent {
             Ok(()) => client.response().await.ok(),

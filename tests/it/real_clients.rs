@@ -1,4 +1,4 @@
-//! curl and Node as people have them.
+//! Unmodified curl and Node.
 
 use std::path::Path;
 use std::process::Output;
@@ -14,7 +14,7 @@ const NODE_SCRIPT: &str = concat!(
     "/it/real_clients/information.mjs"
 );
 
-/// Runs a client that ends soon, one way or another.
+/// Runs a client that is expected to end soon, with any status.
 pub(crate) async fn run(command: &mut Command) -> Output {
     let output = within(
         PATIENCE,
@@ -33,7 +33,7 @@ pub(crate) fn curl() -> Command {
     command
 }
 
-/// Where `word` first stands in what curl said.
+/// Returns the position of the first `word` in curl's output.
 #[track_caller]
 fn position(log: &str, word: &str) -> usize {
     log.find(word)

@@ -1,5 +1,5 @@
-//! Clients as people have them upload over a network that breaks again and again, and go on by themselves. They come from
-//! their registries, installed by `tests/interop/install`, which `tests/run` calls.
+//! Unmodified clients upload over a network that breaks again and again, and resume on their own.
+//! `tests/interop/install`, which `tests/run` calls, installs them from their registries.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -11,13 +11,13 @@ use tokio::process::Command;
 
 use crate::uploads::assert_file;
 
-/// For one run of a client on a busy machine.
+/// Longest run of a client on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
-/// What passes on one connection before it is cut.
+/// Bytes that pass on one connection before it is cut.
 const PASSES: u64 = 700_000;
 const LENGTH: u64 = 4_000_000;
 
-/// A file to upload, and the way to the server on which every connection breaks.
+/// A file to upload, and a route to the server on which every connection breaks.
 struct Road {
     server: TestServer,
     proxy: Proxy,
@@ -44,7 +44,8 @@ impl Road {
         }
     }
 
-    /// Runs a client's script with the URL of `target`, the file and one word more; what it said last.
+    /// Runs a client's script with the URL of `target`, the file and one more argument. Returns the
+    /// last line of its output.
     async fn run(&self, mut command: Command, target: &str, last: impl Into<OsString>) -> Value {
         command
             .arg(format!("http://{}{target}", self.proxy.address()))
@@ -60,7 +61,8 @@ impl Road {
         serde_json::from_str(line).unwrap_or_else(|_| panic!("{command:?}\n{said}\n{errors}"))
     }
 
-    /// The upload is complete, and the file that it made is the content, by bytes and by SHA-256.
+    /// Checks that the upload is complete and that its file equals the content, by bytes and by
+    /// SHA-256.
     async fn assert_arrived(&self, said: &Value) {
         let upload = said["upload"].as_str().unwrap();
         let head = self.server.request(Request::head(upload)).await;
@@ -69,7 +71,8 @@ impl Road {
     }
 }
 
-/// At so many interruptions at least, the client went on with what had arrived.
+/// Checks that the client was interrupted at least `times` times and resumed from the arrived
+/// bytes.
 #[track_caller]
 fn assert_interrupted(said: &Value, times: u64) {
     assert!(
@@ -90,8 +93,8 @@ fn node(name: &str) -> Command {
     command
 }
 
-/// Whether a client from a registry is there. Its absence is a failure, unless whoever runs the tests says that the
-/// registries cannot be reached.
+/// Reports whether a client is installed. A missing client is a failure, unless
+/// `TESTS_WITHOUT_REGISTRIES` says that the registries cannot be reached.
 fn is_installed(test: &str, path: &str) -> bool {
     let installed = [env!("CARGO_MANIFEST_DIR"), path]
         .iter()
@@ -109,7 +112,7 @@ const JAVA: &str = ".cache/java/dependency";
 const TUS_JS: &str = "interop/node_modules/tus-js-client";
 const PYTHON: &str = ".cache/python/bin/python";
 
-/// tus-js-client with `options`, which is interrupted at least `times`.
+/// Uploads by tus-js-client with `options`, which must be interrupted at least `times` times.
 async fn tus_js(road: &Road, options: Value, times: u64) {
     let mut options = options;
     options["name"] = json!("holiday.mov");
@@ -146,7 +149,7 @@ async fn tus_js_client_resumes_with_the_extensions_of_tus() {
     tus_js(&road, json!({"parallelUploads": 3}), 3).await;
     let streamed = json!({"input": "file"});
     tus_js(&road, streamed, 5).await;
-    // A length is unknown only where there is no file to ask.
+    // The length is unknown only if there is no file to ask.
     let deferred = json!({"input": "stream", "uploadLengthDeferred": true, "chunkSize": 300_000});
     tus_js(&road, deferred, 3).await;
 }
@@ -184,7 +187,7 @@ async fn tuspy_resumes() {
         return;
     }
     let road = Road::new(143).await;
-    // What has a checksum is kept whole or not at all, so it has to pass in one piece.
+    // A request with a checksum is kept completely or not at all, so it has to pass in one piece.
     for (options, times) in [
         (json!({"name": "a.mov"}), 5),
         (json!({"name": "b.mov", "chunk_size": 1_500_000}), 4),
@@ -255,7 +258,8 @@ async fn tus_js_client_terminates_what_is_complete() {
     assert_file(&road.server, file, road.content).await;
 }
 
-/// Its last request brings nothing, with a length that is not told, where the file is empty or a multiple of what one request brings.
+/// The last request of the client carries no bytes and no length, if the file is empty or a
+/// multiple of the request size.
 #[tokio::test]
 async fn tus_java_client_ends_files_with_nothing() {
     if !is_installed("tus_java_client_ends_files_with_nothing", JAVA) {

@@ -1,6 +1,8 @@
-//! Trees of files as the npm registry has them, in two versions each: published, pulled, updated by one archive.
+//! Real trees from the npm registry, in two versions each: published, pulled, and updated by one
+//! archive.
 //!
-//! Each test prints its line of the README's table: `cargo test --release -p tests --test it -- real_packs --nocapture`.
+//! Each test prints its line of the README's table: `cargo test --release -p tests --test it --
+//! real_packs --nocapture`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,7 +17,7 @@ use tokio::process::Command;
 use tokio::time::Instant;
 
 const TREES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/packs/node_modules");
-/// Enough for a tree of tens of thousands of files in a debug build.
+/// Longest time for a tree of tens of thousands of files in a debug build.
 const PATIENCE: Duration = Duration::from_mins(3);
 
 #[tokio::test]
@@ -66,7 +68,7 @@ async fn is_updated_by_one_archive(test: &str, title: &str, name: &str) {
     let update = pull().await;
     assert_same_tree(&pulled, &new);
 
-    // The same without archives: a request for each file that has changed.
+    // The same without archives: one request for each changed file.
     let (files, bytes, elapsed) = one_by_one(&server, name, (&old, &new)).await;
     let diff = Request::get(format!("/packs/{name}/versions/2/since/1"));
     let diff = server.request(diff).await.expect(200).json();
@@ -81,7 +83,7 @@ async fn is_updated_by_one_archive(test: &str, title: &str, name: &str) {
     );
 }
 
-/// Runs a command of ours to its good end, which it tells as JSON.
+/// Runs a command of the program that must succeed, and returns its JSON result.
 async fn run(place: &Path, arguments: &[&str]) -> Value {
     let mut command = Command::new(program());
     command
@@ -96,7 +98,8 @@ async fn run(place: &Path, arguments: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// Fetches each file of the new tree that the old one does not have, all over one connection: files, bytes, time.
+/// Fetches each file of the new tree that the old one lacks, all over one connection. Returns the
+/// number of files and of bytes, and the time.
 async fn one_by_one(
     server: &TestServer,
     pack: &str,
@@ -135,7 +138,7 @@ fn assert_same_tree(pulled: &Path, original: &Path) {
     assert_eq!(differing.map(|(path, _)| path), None, "byte for byte");
 }
 
-/// All files below a directory but those that the program keeps for itself.
+/// Reads all files below a directory, except those that the program keeps for itself.
 fn files(directory: &Path) -> BTreeMap<String, Bytes> {
     let mut found = BTreeMap::new();
     let mut directories = vec![directory.to_owned()];

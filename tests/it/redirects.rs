@@ -1,4 +1,4 @@
-//! Large files that clients fetch from the S3 server itself, where the operator asks for it.
+//! Redirects of large files to the S3 server, if the operator enables them.
 
 use std::net::SocketAddr;
 
@@ -17,7 +17,8 @@ const PATH: &str = "/files/large.bin";
 const LARGE: Content = Content::new(400, 300_000);
 const SMALL: Content = Content::new(401, 99_999);
 
-/// A server that sends files of less than 100,000 bytes, and redirects to S3 for others.
+/// Starts a server that sends files of less than 100,000 bytes itself, and redirects to S3 for
+/// others.
 async fn redirecting(settings: &[(&str, &str)]) -> TestServer {
     let stores = Stores::new(Metadata::Sqlite, Blobs::S3).await;
     let least = ("LONGHAUL_BLOBS__REDIRECT_MIN_SIZE", "100000");
@@ -43,12 +44,12 @@ fn with(request: Request, fields: &[(&str, &str)]) -> Request {
         .fold(request, |request, (name, value)| request.field(name, value))
 }
 
-/// The URL that the server redirects to.
+/// Returns the URL of a redirect.
 fn link(redirect: &Response) -> String {
     redirect.field("location").to_owned()
 }
 
-/// Fetches from where a link leads.
+/// Fetches the target of a link.
 async fn follow(link: &str, fields: &[(&str, &str)]) -> Response {
     let (authority, target) = link
         .strip_prefix("http://")
@@ -56,7 +57,7 @@ async fn follow(link: &str, fields: &[(&str, &str)]) -> Response {
         .unwrap();
     let address = authority.replace("localhost", "127.0.0.1");
     let address: SocketAddr = address.parse().unwrap();
-    // Links are signed for the host that they name.
+    // The signature of a link covers the host.
     let get = Request::get(format!("/{target}")).field("Host", authority);
     let get = with(get, fields);
     let mut client = Client::open(address, Version::Http1).await;
@@ -237,7 +238,7 @@ async fn a_link_ends_and_the_next_one_is_good() {
     })
     .await;
 
-    // A link of a second may be over before it is followed, on a machine that is busy.
+    // A link of one second may expire before it is followed, on a busy machine.
     eventually("a new link is good", async || {
         let next = link(&server.request(Request::get(PATH)).await.expect(307));
         (follow(&next, &[]).await.status() == 200).then_some(())

@@ -1,4 +1,4 @@
-//! Uploads that are interrupted and go on.
+//! Uploads that are interrupted and resumed.
 
 use tests::{Client, Content, Fault, Flow, Proxy, Request, TestServer, Version};
 
@@ -6,7 +6,7 @@ use crate::crash::BACK_OFF;
 use crate::dialect::Dialect;
 use crate::uploads::assert_file;
 
-/// Begins an upload of `length` bytes to `path` and returns what its 104 names as the upload.
+/// Begins an upload of `length` bytes to `path`. Returns the upload URL of its 104.
 pub(crate) async fn begin(
     client: &mut Client,
     dialect: Dialect,
@@ -65,7 +65,7 @@ async fn a_body_that_ends_early_is_kept_and_the_upload_stays_open() {
     let content = Content::new(21, 300_000);
     for dialect in Dialect::ALL {
         let Client::Http1(mut connection) = server.client(Version::Http1).await else {
-            unreachable!("asked for")
+            unreachable!("this version was requested")
         };
         let put = Request::put("/files/short").announcing(content.length());
         connection.begin(&dialect.create(put, true)).await.unwrap();
@@ -156,7 +156,7 @@ async fn a_request_that_arrives_late_does_not_make_the_told_offset_wrong() {
                 .offset();
             assert_eq!(told, 300_000);
 
-            // Sent by the same client before it asked, and read by the server only now.
+            // Sent before the client asked for the offset, and read by the server only now.
             let mut late = server.client(version).await;
             let append = dialect.append(&upload, told, true);
             let length = content.length() - told;
@@ -185,7 +185,7 @@ async fn a_late_request_that_completes_the_upload_answers_the_next_one_too() {
         first.lose();
         let told = server.request(dialect.head(&upload)).await.offset();
         let append = || dialect.append(&upload, told, true).body(content.from(told));
-        // Nobody hears this one's answer.
+        // The answer to this request is lost.
         let late = server.request(append()).await.expect(201);
 
         let response = server.request(append()).await.expect(201);
@@ -311,7 +311,8 @@ async fn a_lost_last_answer_is_given_again() {
     assert_eq!(head.offset(), content.length());
     assert_eq!(dialect.is_complete(&head.head), Some(true));
 
-    // A client that never saw the answer repeats the end of the append: an empty one at the offset that `HEAD` told.
+    // A client that never saw the answer repeats the end of the append: an empty one at the offset
+    // that `HEAD` reported.
     let again = dialect.append(upload, content.length(), true);
     let replayed = server.request(again).await.expect(201);
     assert_eq!(replayed.body, first.body);

@@ -1,6 +1,8 @@
-//! Any S3 server: what the service needs of it is there, or it says at the start what to change.
+//! Requirements on any S3 server: the server meets them, or the program reports at the start what
+//! to change.
 //!
-//! Together with the stories of nodes these are what `tests/run` tells on more than one S3 server, and `tests/s3/others` on all.
+//! Together with the tests of nodes, `tests/run` repeats these on a second S3 server, and
+//! `tests/s3/others` on all.
 
 use std::time::Duration;
 
@@ -11,13 +13,13 @@ use crate::uploads::assert_file;
 
 const MIB: u64 = 1024 * 1024;
 
-/// A server with its bytes in S3.
+/// Starts a server with its bytes in S3.
 async fn serving() -> TestServer {
     let stores = Stores::new(Metadata::Sqlite, Blobs::S3).await;
     TestServer::setup().stores(&stores).start().await
 }
 
-/// Kills the server in the middle of an append that was to complete the upload; the offset afterwards.
+/// Kills the server during an append that would complete the upload. Returns the offset afterwards.
 async fn kill_while_appending(
     server: &mut TestServer,
     upload: &str,
@@ -82,7 +84,7 @@ async fn what_is_cancelled_after_a_kill_is_gone() {
     assert_file(&server, "/files/a", again).await;
 }
 
-/// Nobody is asked about the machine where the S3 server is not Amazon's.
+/// The program does not ask the machine for a region if the S3 server is not Amazon's.
 #[tokio::test]
 async fn a_region_need_not_be_said() {
     let stores = Stores::new(Metadata::Sqlite, Blobs::S3).await;
@@ -142,7 +144,7 @@ async fn what_cannot_be_meant_is_refused_with_an_example() {
     }
 }
 
-/// What the S3 server refuses for good is said at the start, not to the first client.
+/// A permanent refusal of the S3 server is reported at the start, not to the first client.
 #[tokio::test]
 async fn a_wrong_secret_is_said_at_the_start() {
     let stores = Stores::new(Metadata::Sqlite, Blobs::S3).await;

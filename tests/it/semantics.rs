@@ -1,4 +1,5 @@
-//! Right bytes or a clear no: dates, codings, digests, queries, names and caches, on every way in and out.
+//! Correct bytes or a clear error: dates, codings, digests, queries, names and caches, for every
+//! kind of upload and download.
 
 use std::collections::HashSet;
 
@@ -14,7 +15,7 @@ const RANGES: [&str; 6] = [
     "bytes=0-0,5-6,-1",
 ];
 
-/// The digest of nothing.
+/// Digest of the empty content.
 const OF_NOTHING: &str = "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:";
 
 #[tokio::test]
@@ -58,7 +59,8 @@ async fn the_first_of_many_parts_has_a_whole_delimiter() {
     assert_eq!(response.field("content-length"), length);
 }
 
-/// Puts two contents under a path, with `between` them, until both have come in one second; their date.
+/// Puts two contents under a path, with `between` after the first, and repeats until both carry the
+/// same second. Returns their date.
 async fn two_in_one_second(server: &TestServer, path: &str, between: impl AsyncFn()) -> String {
     for _ in 0..100 {
         let mut dates = HashSet::new();
@@ -90,7 +92,7 @@ async fn a_date_that_two_contents_had_tells_them_not_apart() {
     };
     let replaced = two_in_one_second(&server, "/files/a", nothing).await;
     let put_again = two_in_one_second(&server, "/files/b", deleted).await;
-    // It is kept with the file, not in the server's memory.
+    // The ambiguity of the date is stored with the file, not in the server's memory.
     for restarted in [false, true] {
         if restarted {
             server.kill().await;
@@ -109,7 +111,7 @@ async fn a_date_that_two_contents_had_tells_them_not_apart() {
             server.request(write.body("third")).await.expect(412);
             let delete = Request::delete(path).field("If-Unmodified-Since", date);
             server.request(delete).await.expect(412);
-            // The tag tells them apart in any case.
+            // The tag distinguishes the contents in any case.
             let part = get()
                 .field("Range", "bytes=3-5")
                 .field("If-Range", whole.field("etag"));
@@ -130,7 +132,7 @@ async fn a_date_that_one_content_had_resumes_and_guards() {
         ("/files/a".to_owned(), 206),
         (format!("{of}/1/files/a.txt"), 206),
         (format!("{of}/1/archive.zip"), 206),
-        // Several versions, or several codings, may have the date.
+        // Several versions, or several codings, may have the same date.
         (format!("{of}/latest/archive.zip"), 200),
         (format!("{of}/latest/files/a.txt"), 200),
         (format!("{of}/1/catalogue"), 200),
@@ -151,7 +153,7 @@ async fn a_date_that_one_content_had_resumes_and_guards() {
     }
 }
 
-/// A request that brings `body` on each way in, to begin with and to go on, with one more field.
+/// Sends `body` in every kind of upload request, creations and appends, with one more field.
 async fn ways_in(
     server: &TestServer,
     name: &str,
@@ -236,7 +238,7 @@ async fn coded_bytes_are_refused_on_every_way_in() {
     let plain = Request::put("/files/a").field("Content-Encoding", "identity");
     server.request(plain.body("hello")).await.expect(201);
 
-    // Documents may be compressed, but only in ways that are known.
+    // Documents may be compressed, but only by supported codings.
     for path in ["/packs/p/drafts", "/packs/p/versions/1/diff"] {
         let files = Files::new([("a", &b"a"[..])]);
         server.publish("p", &files).await;
@@ -276,7 +278,7 @@ async fn a_digest_that_cannot_be_verified_is_refused_on_every_way_in() {
         }
     }
     for value in ["", "AAAA", "1B2M2Y8AsgTpgAmY7PhCfg=="] {
-        // The last one is that of nothing.
+        // The last value is the digest of the empty content.
         for (way, response) in ways_in(&server, "Content-MD5", value, "hello").await {
             assert!(
                 [400, 460].contains(&response.status()),
@@ -319,7 +321,7 @@ async fn a_malformed_digest_in_a_trailer_is_refused() {
     let server = TestServer::start().await;
     for trailer in ["Repr-Digest: sha-256", "Content-Digest: sha-256=:AAAA:"] {
         let Client::Http1(mut connection) = server.client(Version::Http1).await else {
-            unreachable!("asked for")
+            unreachable!("this version was requested")
         };
         let name = trailer.split_once(':').unwrap().0;
         let wire = format!(
@@ -451,7 +453,7 @@ async fn names_in_forms_are_what_they_were() {
         let document = created.json();
         assert_eq!(document["filename"].as_str(), kept, "{sent:?}: {document}");
     }
-    // A field in which no file was chosen is no file.
+    // A form field without a chosen file is no file.
     let unchosen = form("Content-Type: application/octet-stream\r\n", "", "");
     server.request(unchosen).await.expect(400).problem();
     let both = format!(
@@ -601,7 +603,7 @@ async fn every_answer_says_how_long_it_may_be_kept_and_shows_a_page_its_fields()
             is_kept || cache.contains("no-store") || cache.contains("no-cache"),
             "{what}: {cache}"
         );
-        // Only what stands under a version's number never changes.
+        // Only resources under a version number are immutable.
         assert!(!is_kept || what.contains("/versions/1/"), "{what}: {cache}");
         if response.optional("access-control-allow-methods").is_some() {
             continue;

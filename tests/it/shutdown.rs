@@ -1,5 +1,5 @@
-//! `SIGTERM`: uploads are made durable and cut, so that their clients go on elsewhere; nothing is lost, and it takes no longer
-//! than it was told to.
+//! `SIGTERM`: uploads are made durable and cut, so that their clients continue elsewhere; nothing
+//! is lost, and the end takes no longer than configured.
 
 use std::time::Duration;
 
@@ -90,7 +90,7 @@ async fn nobody_can_hold_the_server_beyond_the_grace() {
         .expect(201);
     let mut held = Vec::new();
     for version in Version::ALL {
-        // One that reads nothing, one that sends nothing, one that asks for nothing.
+        // One client that does not read, one that does not send, one that makes no request.
         let mut reader = server.client(version).await;
         reader.begin(&Request::get("/files/a")).await.unwrap();
         let mut writer = server.client(version).await;

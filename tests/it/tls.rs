@@ -1,4 +1,4 @@
-//! TLS, spoken by the server itself, with ALPN for both versions.
+//! TLS in the server itself, with ALPN for both versions.
 
 use tests::{Client, Content, Request, TestServer, Version};
 
@@ -50,7 +50,7 @@ async fn plain_text_on_the_tls_port_harms_nobody() {
 async fn many_requests_share_one_connection() {
     let server = TestServer::setup().tls().start().await;
     let Client::Http2(mut connection, _) = server.client(Version::Http2).await else {
-        unreachable!("asked for")
+        unreachable!("this version was requested")
     };
     let mut exchanges = Vec::new();
     for number in 0..40 {
@@ -59,7 +59,7 @@ async fn many_requests_share_one_connection() {
         let exchange = connection.begin(&put).await.unwrap();
         exchanges.push((content, number, exchange));
     }
-    // All are open; each is finished in turn.
+    // All exchanges are open; each is finished in turn.
     for (content, number, mut exchange) in exchanges {
         exchange.send(&content.bytes()).await.unwrap();
         exchange.finish().unwrap();
@@ -72,7 +72,7 @@ async fn many_requests_share_one_connection() {
 async fn a_stream_that_is_reset_does_not_disturb_its_neighbours() {
     let server = TestServer::setup().tls().start().await;
     let Client::Http2(mut connection, _) = server.client(Version::Http2).await else {
-        unreachable!("asked for")
+        unreachable!("this version was requested")
     };
     let dialect = Dialect::Interop6;
     let content = Content::new(112, 400_000);

@@ -1,4 +1,4 @@
-//! What becomes of an upload once it is complete: it answers repeats, stands for its file, and can be forgotten.
+//! Completed uploads: they answer repeats, serve their file, and can be deleted.
 
 use tests::{Client, Content, Request, Response, TestServer, Version};
 
@@ -17,7 +17,7 @@ fn tus_append(upload: &str, offset: u64) -> Request {
         .field("Upload-Offset", offset)
 }
 
-/// A file of a tus client, in one request. The upload's URL.
+/// Uploads a file as a tus client does, in one request. Returns the URL of the upload.
 async fn tus_upload(server: &TestServer, content: Content) -> String {
     let length = content.bytes().len();
     let post = tus(Request::post("/files"))
@@ -29,7 +29,7 @@ async fn tus_upload(server: &TestServer, content: Content) -> String {
     created.field("location").to_owned()
 }
 
-/// A creation of each way in, with this body.
+/// Returns a creation of each kind with this body.
 fn creations(body: &[u8]) -> Vec<(&'static str, Request)> {
     let post = |path: &str| Request::post(path).field("Idempotency-Key", KEY);
     let mut form =
@@ -58,7 +58,7 @@ fn creations(body: &[u8]) -> Vec<(&'static str, Request)> {
     ]
 }
 
-/// Sends `request` with its body and without telling its length.
+/// Sends `request` with its body and without declaring the length.
 async fn unannounced(
     server: &TestServer,
     version: Version,
@@ -68,7 +68,7 @@ async fn unannounced(
     let mut client: Client = server.client(version).await;
     client.begin(&request.unannounced()).await.unwrap();
     if !body.is_empty() {
-        // It may be refused before it is sent.
+        // The server may refuse the request before the body is sent.
         let _ = client.send(body).await;
     }
     let _ = client.finish().await;
@@ -198,7 +198,7 @@ async fn the_url_of_a_complete_upload_stands_for_its_file() {
         content.assert_is(&server.request(get).await.expect(200).body);
     }
 
-    // It gives leave to read what the upload brought, and nothing else.
+    // The URL of an upload gives access to the content of that upload alone.
     let replaced = Request::put(file).body("another");
     server.request(replaced).await.expect(200);
     server
@@ -262,7 +262,7 @@ async fn nothing_more_of_unknown_length_is_welcome_at_the_end() {
         let create = dialect.create(Request::put("/files/a").body("hello"), false);
         let created = server.request(create).await.expect(201);
         let upload = created.field("location");
-        // The first completes the upload, the second repeats that.
+        // The first request completes the upload, the second repeats it.
         for _ in 0..2 {
             let last = dialect.append(upload, 5, true);
             let done = unannounced(&server, version, last, b"").await;

@@ -1,10 +1,10 @@
-//! Uploads that arrive in one go, in every way in.
+//! Uploads that arrive in one request, of every kind.
 
 use tests::{Client, Content, Request, TestServer, Version};
 
 use crate::dialect::Dialect;
 
-/// The file under `path` is exactly `content`.
+/// Checks that the file under `path` is exactly `content`.
 pub(crate) async fn assert_file(server: &TestServer, path: &str, content: Content) {
     let response = server.request(Request::get(path)).await.expect(200);
     content.assert_is(&response.body);
@@ -203,7 +203,7 @@ async fn a_resumable_upload_is_told_of_before_its_body_is_sent() {
                 let mut client = server.client(version).await;
                 client.begin(&dialect.create(request, true)).await.unwrap();
 
-                // Not one byte of the body has been sent.
+                // No byte of the body has been sent yet.
                 let interim = client.interim().await.expect("a 104");
                 assert_eq!(interim.status, 104, "{interim:?}");
                 assert_eq!(
@@ -268,7 +268,7 @@ async fn an_upload_of_a_version_not_known_here_is_a_plain_one() {
 async fn a_client_of_http_1_0_never_sees_an_interim_response() {
     let server = TestServer::start().await;
     let Client::Http1(mut connection) = server.client(Version::Http1).await else {
-        unreachable!("asked for")
+        unreachable!("this version was requested")
     };
     let head = "PUT /files/old HTTP/1.0\r\nHost: localhost\r\nUpload-Complete: ?1\r\nContent-Length: 5\r\n\r\nhello";
     connection.expect_answer_to("PUT");
@@ -312,7 +312,7 @@ async fn who_waits_for_100_continue_gets_it() {
         while seen.len() < statuses.len() {
             seen.push(client.interim().await.expect("an interim response").status);
         }
-        // Either may come first: one says that the upload exists, the other that its body is wanted.
+        // Both may come in either order: one announces the upload, the other asks for the body.
         seen.sort_unstable();
         assert_eq!(seen, statuses);
         client.send(&content.bytes()).await.unwrap();
@@ -510,7 +510,7 @@ async fn the_list_of_files_is_in_path_order_and_comes_in_pages() {
         .expect(200)
         .json();
     assert_eq!(paths(&first), ["b/1", "b/2"]);
-    let cursor = first["cursor"].as_str().expect("there is more");
+    let cursor = first["cursor"].as_str().expect("there is a next page");
     let target = format!("/files?prefix=b/&limit=2&cursor={cursor}");
     let second = server
         .request(Request::get(target))

@@ -1,5 +1,5 @@
-//! iOS on a network that breaks anywhere: in the head of a request, in its body, in the answer. Whatever it takes, the
-//! bytes on the server are those of the app in the end.
+//! iOS on a network that breaks anywhere: in the head of a request, in its body, in the answer. In
+//! the end the bytes on the server must equal those of the app.
 
 use std::io;
 
@@ -9,15 +9,15 @@ use tests::{Client, Content, Dice, Fault, Flow, Proxy, Request, TestServer, Vers
 
 use crate::uploads::assert_file;
 
-/// How often each release loses its connection at least.
+/// Minimum number of connections that each release loses.
 const LOSSES: u32 = 1000;
-/// Phones at a time, each on a network of its own.
+/// Number of phones at the same time, each on its own network.
 const PHONES: u64 = 4;
-/// The longest head of a request or an answer, about.
+/// Approximate length of the longest head of a request or an answer.
 const HEAD: u64 = 700;
-const MOST_BYTES: u64 = 200_000;
+const MAX_BYTES: u64 = 200_000;
 
-/// What happened to all uploads of a phone together.
+/// Totals over all uploads of a phone.
 #[derive(Debug, Default)]
 struct Story {
     uploads: u32,
@@ -44,7 +44,7 @@ async fn ios_18_1_and_later_is_cut_a_thousand_times() {
 async fn ios_begins_again_when_its_upload_is_gone() {
     for release in Release::ALL {
         let server = TestServer::start().await;
-        // What is left of a server that lost everything.
+        // Stands for a server that has lost all data.
         let emptied = TestServer::start().await;
         let content = Content::new(130, 50_000);
         let breaking = Flow {
@@ -72,13 +72,13 @@ async fn ios_begins_again_when_its_upload_is_gone() {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "a seed that is not told is lost")]
+#[expect(clippy::print_stderr, reason = "the seed repeats a failed run")]
 async fn cut_again_and_again(release: Release) {
     let server = TestServer::start().await;
     let phones = (0..PHONES).map(|seed| phone(&server, release, seed));
     for (seed, story) in join_all(phones).await.into_iter().enumerate() {
         eprintln!("{release:?}, seed {seed}: {story:?}");
-        // Otherwise it resumed nothing.
+        // Otherwise it has resumed nothing.
         assert!(story.restarts < story.losses / 2, "{story:?}");
     }
 }
@@ -91,7 +91,7 @@ async fn phone(server: &TestServer, release: Release, seed: u64) -> Story {
     while u64::from(story.losses) * PHONES < u64::from(LOSSES) {
         let content = Content::new(
             seed << 32 | u64::from(story.uploads),
-            dice.within(0..MOST_BYTES),
+            dice.within(0..MAX_BYTES),
         );
         story.uploads += 1;
         let path = format!("/files/{seed}/{}", story.uploads);
@@ -134,7 +134,7 @@ async fn phone(server: &TestServer, release: Release, seed: u64) -> Story {
     story
 }
 
-/// How one connection goes wrong: mostly it is cut, now and then everything just stops.
+/// Chooses the faults of one connection: mostly it is cut, sometimes it falls silent.
 fn breaking(dice: &mut Dice, length: u64) -> (Flow, Flow) {
     let up = match dice.within(0..4) {
         0 => Some(dice.within(0..HEAD)),
@@ -156,7 +156,7 @@ fn breaking(dice: &mut Dice, length: u64) -> (Flow, Flow) {
     }
 }
 
-/// What an app asks of `URLSession`, with the fields that it adds by itself.
+/// Builds a request of an app, with the fields that `URLSession` adds.
 fn app_request(method: &str, target: &str) -> Request {
     Request::new(method, target)
         .field("Accept", "*/*")

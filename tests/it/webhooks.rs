@@ -1,4 +1,5 @@
-//! What an operator's own services hear and say: events of what is complete, and whether an upload may begin.
+//! Webhooks of an operator: events of completed uploads, and the decision whether an upload may
+//! begin.
 
 use std::net::SocketAddr;
 use std::process::{Command, Output};
@@ -12,7 +13,7 @@ use crate::dialect::Dialect;
 use crate::resume::begin;
 use crate::uploads::assert_file;
 
-/// A server whose events go to `receiver`.
+/// Configures a server that sends its events to `receiver`.
 fn telling(receiver: &Receiver, settings: &str) -> Setup {
     let url = receiver.url();
     TestServer::setup().config(&format!(
@@ -20,7 +21,7 @@ fn telling(receiver: &Receiver, settings: &str) -> Setup {
     ))
 }
 
-/// A server that asks `receiver` before an upload begins.
+/// Configures a server that asks `receiver` before an upload begins.
 fn asking(receiver: &Receiver, settings: &str) -> Setup {
     let url = receiver.url();
     TestServer::setup().config(&format!(
@@ -32,13 +33,13 @@ fn put(path: &str, content: Content) -> Request {
     Request::put(path).body(content.bytes())
 }
 
-/// Asks on the admin listener.
+/// Sends a request to the admin listener.
 async fn ask(admin: SocketAddr, request: &Request) -> Response {
     let mut client = Client::open(admin, Version::Http1).await;
     client.exchange(request).await.unwrap()
 }
 
-/// `longhaul events …` about the server whose admin listener this is.
+/// Runs `longhaul events …` against the server with this admin listener.
 fn events(admin: SocketAddr, arguments: &[&str]) -> Output {
     Command::new(program())
         .arg("events")
@@ -53,7 +54,7 @@ fn said(output: &[u8]) -> String {
     String::from_utf8(output.to_vec()).unwrap()
 }
 
-/// The event tells of this content under this path.
+/// Checks that the event reports this content under this path.
 fn assert_tells_of(message: &Message, path: &str, content: Content) {
     let event = message.json();
     assert_eq!(event["type"], "upload.completed");
@@ -94,7 +95,7 @@ async fn completion_is_told_whatever_is_spoken() {
         server.request(append).await.expect(201);
         let message = receiver.next().await;
         assert_tells_of(&message, &path, content);
-        // Knowing an upload's name is leave to use it.
+        // The name of an upload grants access to it.
         let name = upload.rsplit('/').next().unwrap();
         assert!(!said(message.body()).contains(name));
     }
@@ -183,7 +184,8 @@ async fn every_secret_signs_so_that_one_can_follow_another() {
     assert!(!message.is_signed_with("whsec_b3RoZXIgc2VjcmV0IG9mIDMyIHJhbmRvbSBieXRlcyE="));
 }
 
-/// The one that fails is sent again with the same name and body; what came after it under its path waits, other paths do not.
+/// The failed event is sent again with the same name and body. Later events of its path wait for
+/// it; other paths do not.
 #[tokio::test]
 async fn a_failed_event_is_sent_again_before_later_ones_of_its_path() {
     let mut receiver = Receiver::start().await;
@@ -214,7 +216,7 @@ async fn a_failed_event_is_sent_again_before_later_ones_of_its_path() {
     assert_tells_of(&later, "a", contents[1]);
 }
 
-/// A redirect is no delivery, and a signature is for one receiver only.
+/// A redirect is no delivery, and a signature is valid for one receiver only.
 #[tokio::test]
 async fn a_redirect_is_not_followed() {
     let mut receiver = Receiver::start().await;
@@ -243,7 +245,7 @@ async fn an_event_outlives_a_crash() {
     assert_file(&server, "/files/a", content).await;
 }
 
-/// One delivers for all, and another goes on where it is gone.
+/// One node delivers for all, and another continues when it is gone.
 #[tokio::test]
 async fn nodes_deliver_for_each_other() {
     let mut receiver = Receiver::start().await;
@@ -259,7 +261,7 @@ async fn nodes_deliver_for_each_other() {
     let after = receiver.next().await;
     assert_eq!(after.id(), before.id());
     assert_tells_of(&receiver.next().await, "a", contents[1]);
-    // Whoever has the turn now, each event comes once.
+    // Each event is delivered once, whichever node delivers.
     for round in 0..10 {
         let (node, path) = ([&b, &c][round % 2], format!("{round}"));
         let put = put(&format!("/files/{path}"), contents[2]);
@@ -290,14 +292,15 @@ async fn dead_letters_are_listed_and_replayed() {
     let admin = server.admin();
     let content = Content::new(10, 10);
     let mut ids = Vec::new();
-    // Anything but success; the second says that it will never take it.
+    // Any status but success is a failure; the second one says that the receiver will never accept
+    // the event.
     for (path, status) in [("a", 500), ("b", 410), ("c", 404)] {
         receiver.reply(Reply::status(status));
         let put = put(&format!("/files/{path}"), content);
         server.request(put).await.expect(201);
         ids.push(receiver.next().await.id().to_owned());
     }
-    let listed = eventually("all are given up", || async {
+    let listed = eventually("all events are dead", || async {
         let list = ask(admin, &Request::get("/events/dead")).await.expect(200);
         let list = list.json();
         (list["events"].as_array().unwrap().len() == 3).then_some(list)
@@ -381,10 +384,10 @@ async fn the_list_of_dead_letters_refuses_what_it_does_not_understand() {
     let replay = Request::post("/events/dead/replay");
     let replayed = ask(admin, &replay).await.expect(200).json();
     assert_eq!(replayed["replayed"], 0);
-    // Pages of a browser on this machine reach the listener, too.
+    // Pages in a browser on this machine can reach the listener, too.
     let of_a_page = replay.field("Origin", "https://example.org");
     ask(admin, &of_a_page).await.expect(403).problem();
-    // Nor is any of it where clients are served.
+    // None of it is available on the listener for clients.
     server
         .request(Request::get("/events/dead"))
         .await
@@ -409,7 +412,7 @@ async fn webhooks_that_would_be_unsafe_are_refused_at_the_start() {
     }
 }
 
-/// Creations of every kind, with the data that a gatekeeper is asked with.
+/// Returns creations of every kind, with the data of the request to the gatekeeper.
 fn creations(content: Content) -> Vec<(Request, Value)> {
     let length = content.length();
     let mut creations = vec![
@@ -466,7 +469,7 @@ async fn a_refused_upload_never_begins() {
     let files = server.request(Request::get("/files")).await.expect(200);
     assert_eq!(files.json()["files"], json!([]));
     assert_eq!(server.blobs(), before);
-    // A refusal that gives no reason.
+    // A refusal without a reason.
     receiver.reply(Reply::status(403));
     let request = put("/files/a", content);
     let problem = server.request(request).await.expect(403).problem();
@@ -490,7 +493,7 @@ async fn an_upload_may_be_another_file_than_its_client_says() {
         receiver.next().await;
     }
     server.request(Request::get("/files/any")).await.expect(404);
-    // Whatever else it says lets the upload begin as it is.
+    // Any other successful reply lets the upload begin unchanged.
     for reply in [
         Reply::status(204),
         Reply::status(200),
@@ -543,7 +546,7 @@ async fn where_nobody_can_say_an_upload_waits_or_begins_as_the_operator_chose() 
     }
 }
 
-/// Bytes that go to an upload that was let begin are not asked about again.
+/// Later bytes of an admitted upload do not ask the receiver again.
 #[tokio::test]
 async fn only_the_beginning_is_asked_about() {
     let mut receiver = Receiver::start().await;

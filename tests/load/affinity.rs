@@ -1,11 +1,11 @@
-//! Who runs where: every server on the first core, the client on the second.
+//! Core affinity: every server runs on the first core, the client on the second.
 
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 const SERVER_CORE: usize = 0;
 const CLIENT_CORE: usize = 1;
 
-/// Starts a server: what `start` spawns inherits the servers' core.
+/// Starts a server: the processes that `start` spawns inherit the servers' core.
 pub(crate) fn on_server_core<T>(start: impl FnOnce() -> T) -> T {
     pin(SERVER_CORE);
     let started = start();
@@ -13,7 +13,7 @@ pub(crate) fn on_server_core<T>(start: impl FnOnce() -> T) -> T {
     started
 }
 
-/// Moves the calling thread to the servers' core, for what it spawns.
+/// Moves the calling thread to the servers' core, for processes that it spawns.
 pub(crate) fn take_server_core() {
     pin(SERVER_CORE);
 }
@@ -26,6 +26,6 @@ pub(crate) fn take_client_core() {
 fn pin(core: usize) {
     let mut cores = CpuSet::new();
     cores.set(core);
-    // With a single core there is nothing to choose, and client and servers share it.
+    // On a single core this fails, and client and servers share it.
     let _ = sched_setaffinity(None, &cores);
 }

@@ -1,6 +1,7 @@
-//! The least that an upload can cost when it is to be durable: a loop from the socket to a file, synced before the answer.
+//! The minimal cost of a durable upload: a loop from the socket to a file, synced before the
+//! answer.
 //!
-//! No more HTTP than the client of this benchmark speaks.
+//! Supports only the HTTP that the client of this benchmark speaks.
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -10,18 +11,18 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::Context as _;
 
-/// Names the directory, and makes this program the bare loop.
+/// Variable that names the directory and turns this program into the bare loop.
 const VARIABLE: &str = "LOAD_BARE_DIRECTORY";
 const PIECE: usize = 256 * 1024;
 
-/// Starts the loop in a process of its own; it prints its port.
+/// Starts the loop in a child process, which prints its port. Returns both.
 pub(crate) fn start(directory: &Path) -> anyhow::Result<(Child, u16)> {
     let mut child = Command::new(std::env::current_exe()?)
         .env(VARIABLE, directory)
         .stdout(Stdio::piped())
         .spawn()
         .context("failed to start the bare loop")?;
-    let stdout = child.stdout.take().context("it is piped")?;
+    let stdout = child.stdout.take().context("standard output is piped")?;
     let mut line = String::new();
     BufReader::new(stdout).read_line(&mut line)?;
     let port = line
@@ -31,12 +32,12 @@ pub(crate) fn start(directory: &Path) -> anyhow::Result<(Child, u16)> {
     Ok((child, port))
 }
 
-/// The directory, when this process is to be the loop.
+/// Returns the directory, if this process is to be the loop.
 pub(crate) fn asked_for() -> Option<PathBuf> {
     std::env::var_os(VARIABLE).map(PathBuf::from)
 }
 
-/// Serves until it is killed, one thread a connection.
+/// Serves until killed, with one thread for each connection.
 pub(crate) fn serve(directory: &Path) -> anyhow::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let mut stdout = std::io::stdout();
@@ -44,7 +45,7 @@ pub(crate) fn serve(directory: &Path) -> anyhow::Result<()> {
     stdout.flush()?;
     for stream in listener.incoming() {
         let (stream, directory) = (stream?, directory.to_owned());
-        // A connection that fails is the client's to report.
+        // The client reports a failed connection.
         std::thread::spawn(move || connection(&stream, &directory));
     }
     Ok(())
@@ -71,7 +72,7 @@ fn connection(stream: &TcpStream, directory: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Method, file name and length of the body; nothing when the connection is over.
+/// Reads the method, the file name and the length of the body; `None` at the end of the connection.
 fn read_head(reader: &mut impl std::io::BufRead) -> anyhow::Result<Option<(String, String, u64)>> {
     let mut line = String::new();
     if reader.read_line(&mut line)? == 0 {

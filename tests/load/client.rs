@@ -1,5 +1,5 @@
-//! A client that costs as little as possible: one thread, non-blocking sockets, reused buffers, bodies thrown away by the
-//! kernel (`MSG_TRUNC`) and never copied.
+//! A client with minimal cost: one thread, non-blocking sockets, reused buffers; the kernel
+//! discards bodies (`MSG_TRUNC`) without copying them.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -14,27 +14,27 @@ use rustix::net::{RecvFlags, recv};
 use rustix::time::Timespec;
 use tokio::time::Instant;
 
-/// The most bytes sent or thrown away with one call.
+/// Maximum number of bytes sent or discarded by one call.
 const PIECE: usize = 256 * 1024;
-/// The longest response head.
+/// Maximum length of a response head.
 const HEAD: usize = 16 * 1024;
-/// A server that says nothing for this long is broken.
+/// Silence after which a server counts as broken.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// One request as it goes over the wire.
+/// One request on the wire, and the expected status.
 #[derive(Debug, Clone)]
 pub(crate) struct Exchange {
     /// Request line and fields, with the empty line.
     pub(crate) head: Rc<[u8]>,
-    /// How many bytes of body follow.
+    /// Number of body bytes after the head.
     pub(crate) body: u64,
-    /// The status that the answer must have.
+    /// Expected status of the answer.
     pub(crate) status: u16,
 }
 
-/// Hands out requests until there are no more.
+/// Source of requests.
 pub(crate) trait Work {
-    /// The next request, on whichever connection is free.
+    /// Returns the next request, for any idle connection; `None` at the end.
     fn next(&mut self) -> Option<Exchange>;
 }
 
@@ -44,17 +44,18 @@ impl<F: FnMut() -> Option<Exchange>> Work for F {
     }
 }
 
-/// What a run did.
+/// Measurements of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     pub(crate) elapsed: Duration,
-    /// Bytes of body, both ways.
+    /// Bytes of bodies in both directions.
     pub(crate) bytes: u64,
-    /// From the first byte sent to the last received, one for each request, in order of completion.
+    /// Time from the first byte sent to the last received, one for each request, in order of
+    /// completion.
     pub(crate) latencies: Vec<Duration>,
 }
 
-/// Does all of `work` over `connections` connections that are kept open.
+/// Performs all of `work` over `connections` persistent connections.
 pub(crate) fn run(
     address: SocketAddr,
     connections: usize,
@@ -88,11 +89,11 @@ pub(crate) fn run(
 
 struct Client {
     epoll: OwnedFd,
-    /// By the number that their events carry; nothing once there is no more work for one.
+    /// Connections by the number in their events; `None` once there is no more work for one.
     open: Vec<Option<Connection>>,
     busy: usize,
     body: Vec<u8>,
-    /// Where bytes go that the kernel does not throw away by itself.
+    /// Target of reads that the kernel cannot discard by itself.
     waste: Vec<u8>,
     outcome: Outcome,
 }
@@ -103,17 +104,17 @@ struct Connection {
     begun: Instant,
     head_sent: usize,
     body_sent: u64,
-    /// Where the head of the answer gathers, and how much of it has come.
+    /// Buffer for the head of the answer, of which `filled` bytes have arrived.
     answer: Box<[u8]>,
     filled: usize,
-    /// Bytes of the answer's body still to come, once its head is here.
+    /// Remaining bytes of the answer's body, once its head has arrived.
     to_come: Option<u64>,
 }
 
 impl Client {
     fn connect(&mut self, address: SocketAddr, exchange: Exchange) -> anyhow::Result<()> {
         let connection = Connection::open(address, exchange)?;
-        // A fresh connection is writable, so its first event comes at once.
+        // A new connection is writable, so its first event comes at once.
         epoll::add(
             &self.epoll,
             &connection.stream,
@@ -125,7 +126,7 @@ impl Client {
         Ok(())
     }
 
-    /// Moves a connection on until it would block or has begun its next request.
+    /// Advances a connection until it would block or has begun its next request.
     fn drive(&mut self, number: usize, work: &mut impl Work) -> anyhow::Result<()> {
         let slot = &mut self.open[number];
         let Some(connection) = slot else {
@@ -185,7 +186,7 @@ impl Connection {
         self.head_sent == self.exchange.head.len() && self.body_sent == self.exchange.body
     }
 
-    /// Sends what is left, as far as there is room.
+    /// Sends the remaining bytes, as far as the socket accepts them.
     fn send(&mut self, body: &[u8]) -> anyhow::Result<()> {
         while self.head_sent < self.exchange.head.len() {
             match would_block(self.stream.write(&self.exchange.head[self.head_sent..]))? {
@@ -203,7 +204,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Reads what has come; the length of the body once the answer is whole.
+    /// Reads the available bytes. Returns the length of the body once the answer is complete.
     fn receive(&mut self, waste: &mut [u8]) -> anyhow::Result<Option<u64>> {
         while self.to_come.is_none() {
             ensure!(self.filled < HEAD, "an endless head");
@@ -229,7 +230,8 @@ impl Connection {
         Ok(Some(self.length()))
     }
 
-    /// Understands the answer's head, if it is all here; then only the head stays in the buffer. Interim answers are skipped.
+    /// Parses the head of the answer once it is complete; the buffer then holds only the head.
+    /// Interim answers are skipped.
     fn read_head(&mut self) -> anyhow::Result<()> {
         while let Some(end) = self
             .head()
@@ -261,7 +263,8 @@ impl Connection {
         &self.answer[..self.filled]
     }
 
-    /// The length of the answer's body, once its head is here. RFC 9110 §8.6: a 304 tells the length that a 200 would have.
+    /// Returns the length of the answer's body, once its head has arrived. RFC 9110 §8.6: a 304
+    /// carries the length that a 200 would have.
     fn length(&self) -> u64 {
         if self.exchange.status == 304 {
             return 0;
@@ -270,7 +273,7 @@ impl Connection {
         field(head, b"\r\ncontent-length:")
             .and_then(|value| value.parse().ok())
             .unwrap_or_else(|| match field(head, b"\r\ntransfer-encoding:") {
-                // Some peers send nothing in chunks: the last chunk is all there is.
+                // Some peers send an empty body in chunks: the last chunk is the only one.
                 Some(_) => 5,
                 None => 0,
             })
@@ -296,7 +299,8 @@ fn status(head: &[u8]) -> Option<u16> {
         .ok()
 }
 
-/// The value of a field of a head that ends with a line end; `name` has the line end before it and the colon.
+/// Returns the value of a field of a head that ends with a line end; `name` includes the preceding
+/// line end and the colon.
 fn field<'a>(head: &'a [u8], name: &[u8]) -> Option<&'a str> {
     let at = head
         .windows(name.len())
@@ -307,7 +311,7 @@ fn field<'a>(head: &'a [u8], name: &[u8]) -> Option<&'a str> {
     std::str::from_utf8(value).ok().map(str::trim)
 }
 
-/// What bodies are made of: the same bytes again and again, which nothing compresses.
+/// Returns the bytes that bodies consist of, repeated: they do not compress.
 pub(crate) fn body() -> Vec<u8> {
     tests::Content::new(1, u64::try_from(PIECE).expect("a small number"))
         .bytes()

@@ -1,8 +1,10 @@
-//! Measures the server beside others on this machine: `cargo run --release -p tests --bin load`.
+//! Benchmark of the server beside others on this machine: `cargo run --release -p tests --bin
+//! load`.
 //!
-//! The release program, nginx, and a bare loop that copies sockets into files and syncs them run side by side, each pinned to
-//! the first core; the client has the second core for itself. The peers take turns, several times over, and the table shows
-//! medians. Contents lie in the page cache and the client throws bodies away without copying them, so it is not the limit.
+//! The release program, nginx, and a bare loop that copies sockets into files and syncs them run
+//! side by side, each pinned to the first core; the client has the second core for itself. The
+//! peers take turns, several times over, and the table shows medians. The contents are in the page
+//! cache and the client discards bodies without copying them, so the client is not the limit.
 
 mod affinity;
 mod bare;
@@ -26,30 +28,31 @@ use rows::Row;
 /// Measure throughput, latency and CPU beside nginx and a bare synced loop
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// The rows to measure [default: all but the resumable ones, which are measured beside other peers]
+    /// Rows to measure [default: all but the resumable ones, which are measured beside other peers]
     rows: Vec<Row>,
-    /// Measure what publishing a pack costs, and how soon a difference begins to come, instead of rows
+    /// Measure the publication of a pack and the first bytes of a difference, instead of rows
     #[arg(long)]
     packs: bool,
     /// Measure transfers through PostgreSQL and S3 beside the AWS command line, instead of rows
     #[arg(long)]
     s3: bool,
-    /// A tenth of the work, once
+    /// Do a tenth of the work, once
     #[arg(long)]
     quick: bool,
-    /// How often each peer takes its turn
+    /// Number of turns of each peer
     #[arg(long, default_value_t = 5)]
     repeat: u32,
-    /// The peers to measure [default: all that can do something of it]
+    /// Peers to measure [default: all that support some of the rows]
     #[arg(long = "peer", value_name = "PEER")]
     peers: Vec<Kind>,
-    /// Where the data goes, on a disk that means it [default: below the target directory]
+    /// Directory of the data, on a disk that really syncs [default: below the target directory]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }
 
 fn main() -> anyhow::Result<()> {
-    // The bare loop is this program too, in a process of its own so that its CPU time can be told apart.
+    // The bare loop is this program as well, in a child process so that its CPU time can be
+    // measured separately.
     if let Some(directory) = bare::asked_for() {
         return bare::serve(&directory);
     }
@@ -116,7 +119,7 @@ fn all<T: clap::ValueEnum>(wanted: impl Fn(&T) -> bool) -> Vec<T> {
     all.filter(wanted).collect()
 }
 
-/// The target directory, where this program lies in `target/release`.
+/// Returns the target directory; this program is in `target/release`.
 fn target() -> anyhow::Result<PathBuf> {
     let program = std::env::current_exe().context("failed to find this program")?;
     let target = program.ancestors().nth(2);

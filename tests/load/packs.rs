@@ -1,4 +1,5 @@
-//! Packs: an archive that is stored nowhere beside the same archive as a static file, and what publishing and first bytes cost.
+//! Packs: an archive generated on demand beside the same archive as a static file, and the cost of
+//! publication and of first bytes.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -13,12 +14,12 @@ use tokio::time::Instant;
 use crate::affinity;
 use crate::peers::{Kind, Peer};
 
-/// Files of the pack whose archive is downloaded.
+/// Number of files in the pack whose archive is downloaded.
 const FILES: u64 = 10_000;
-/// Bytes of each on average: icons, tiles, levels.
+/// Mean size of each in bytes: icons, tiles, levels.
 const MEAN_SIZE: u64 = 16 * 1024;
 
-/// Where a peer has the archive.
+/// Returns the path of the archive at a peer.
 pub(crate) fn archive(kind: Kind) -> &'static str {
     match kind {
         Kind::Longhaul => "/packs/load/versions/1/archive.zip",
@@ -26,7 +27,7 @@ pub(crate) fn archive(kind: Kind) -> &'static str {
     }
 }
 
-/// Gives a peer the archive: ours the files that it consists of, others the same bytes as a file.
+/// Gives a peer the archive: Longhaul gets the files in it, others the same bytes as a file.
 pub(crate) fn prepare(peer: &Peer, ours: &Peer) -> anyhow::Result<()> {
     let runtime = runtime()?;
     match peer.kind {
@@ -49,7 +50,7 @@ pub(crate) fn prepare(peer: &Peer, ours: &Peer) -> anyhow::Result<()> {
     }
 }
 
-/// The archive's length in bytes.
+/// Returns the length of the archive in bytes.
 pub(crate) fn archive_length(peer: &Peer) -> anyhow::Result<u64> {
     let head = runtime()?.block_on(ask(peer, Request::head(archive(peer.kind))))?;
     Ok(head.field("content-length").parse()?)
@@ -67,7 +68,7 @@ pub(crate) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
         .build()
 }
 
-/// So many files of noise, of up to twice the mean size.
+/// Builds `count` files of random bytes, of up to twice the mean size.
 pub(crate) fn files(count: u64, mean_size: u64) -> Files {
     let mut dice = Dice::new(count);
     (0..count)
@@ -79,7 +80,7 @@ pub(crate) fn files(count: u64, mean_size: u64) -> Files {
         .collect()
 }
 
-/// What publishing and first bytes cost, as lines for people.
+/// Measures publication and first bytes. Returns lines of text for people.
 pub(crate) fn report(repeat: u32) -> anyhow::Result<String> {
     runtime()?.block_on(async {
         let mut text = String::new();
@@ -115,7 +116,7 @@ async fn publishing() -> String {
     )
 }
 
-/// Asks for a difference of 10,000 files: at once after a start, and again and again.
+/// Requests a difference of 10,000 files: once directly after a start, then repeatedly.
 async fn first_bytes(repeat: u32) -> anyhow::Result<String> {
     const WARM: u32 = 200;
     affinity::take_server_core();

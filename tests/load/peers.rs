@@ -1,4 +1,4 @@
-//! The servers that are measured, and how each wants to be spoken to.
+//! The measured servers, and the requests that each understands.
 
 mod nginx;
 mod rustus;
@@ -20,24 +20,24 @@ use crate::bare;
 use crate::client::{self, Exchange};
 use crate::packs;
 
-/// Which server.
+/// Kind of server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kind {
-    /// Ours.
+    /// Longhaul.
     Longhaul,
-    /// Debian's, with `sendfile`, two workers and DAV's `PUT`, which does not sync.
+    /// nginx from Debian, with `sendfile`, two workers and DAV's `PUT`, which does not sync.
     Nginx,
     /// A loop from the socket to a file, synced before the answer. Uploads only.
     Bare,
-    /// Ours, where there is a choice in the IETF's protocol and not in tus.
+    /// Longhaul over the IETF's protocol instead of tus, in rows that allow either.
     LonghaulIetf,
-    /// @tus/server of npm. Resumable uploads only.
+    /// @tus/server from npm. Resumable uploads only.
     TusServer,
-    /// rustus of crates.io. Resumable uploads only.
+    /// rustus from crates.io. Resumable uploads only.
     Rustus,
 }
 
-/// A server that runs.
+/// A running server.
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) kind: Kind,
@@ -52,7 +52,8 @@ enum Running {
 }
 
 impl Peer {
-    /// Starts the server on the servers' core, with its data below `directory`. What has to be built for it goes to `peers`.
+    /// Starts the server on the servers' core, with its data below `directory`. Anything that has
+    /// to be built for it goes to `peers`.
     pub(crate) fn start(kind: Kind, directory: &Path, peers: &Path) -> anyhow::Result<Self> {
         let directory = directory.join(format!("{kind:?}"));
         std::fs::create_dir(&directory)?;
@@ -76,12 +77,12 @@ impl Peer {
         })
     }
 
-    /// A download of the file called `name`, with more fields if need be.
+    /// Returns a download of the file `name`, with additional fields.
     pub(crate) fn get(&self, name: &str, fields: &str, status: u16) -> Exchange {
         self.exchange("GET", name, fields, 0, status)
     }
 
-    /// An upload in one plain request.
+    /// Returns an upload in one plain request.
     pub(crate) fn put(&self, name: &str, length: u64) -> Exchange {
         self.exchange(
             "PUT",
@@ -92,12 +93,12 @@ impl Peer {
         )
     }
 
-    /// Removes the file called `name`.
+    /// Returns a removal of the file `name`.
     pub(crate) fn delete(&self, name: &str) -> Exchange {
         self.exchange("DELETE", name, "", 0, 204)
     }
 
-    /// A download of the archive of [`packs`], with more fields if need be.
+    /// Returns a download of the archive of [`packs`], with additional fields.
     pub(crate) fn archive(&self, fields: &str, status: u16) -> Exchange {
         exchange("GET", packs::archive(self.kind), fields, 0, status)
     }
@@ -106,7 +107,7 @@ impl Peer {
         exchange(method, &format!("/files/{name}"), fields, body, status)
     }
 
-    /// Does one exchange outside of any measurement.
+    /// Performs one exchange outside of any measurement.
     pub(crate) fn once(&self, exchange: Exchange) -> anyhow::Result<()> {
         let mut exchange = Some(exchange);
         client::run(self.address, 1, &mut || exchange.take())
@@ -114,7 +115,7 @@ impl Peer {
         Ok(())
     }
 
-    /// CPU time of all its processes so far.
+    /// Returns the CPU time of all its processes so far.
     pub(crate) fn cpu_time(&self) -> Duration {
         self.process()
             .family()
@@ -123,7 +124,7 @@ impl Peer {
             .sum()
     }
 
-    /// Memory of all its processes together.
+    /// Returns the memory of all its processes together.
     pub(crate) fn resident(&self) -> Resident {
         let family = self.process().family().into_iter().map(Process::resident);
         family.fold(Resident::default(), |sum, one| Resident {
@@ -143,7 +144,7 @@ impl Peer {
 impl Drop for Peer {
     fn drop(&mut self) {
         match &mut self.running {
-            // It ends with its handle.
+            // Ends when its handle is dropped.
             Running::Longhaul(_) => {}
             Running::Child(child) => {
                 Process::of(child).signal(rustix::process::Signal::TERM);

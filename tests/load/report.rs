@@ -10,36 +10,36 @@ use crate::peers::Kind;
 
 const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
 
-/// What one turn did.
+/// Amount of work in one turn.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Work {
-    /// It is about bytes.
+    /// Bytes transferred.
     Bytes(u64),
-    /// It is about requests.
+    /// Requests answered.
     Requests(u64),
 }
 
-/// The figures of one turn.
+/// Figures of one turn.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Cells {
     Work {
         unit: Unit,
-        /// In the unit's terms.
+        /// Rate in terms of the unit.
         rate: f64,
         p50: Duration,
         p99: Duration,
-        /// In the unit's terms.
+        /// CPU time in terms of the unit.
         cpu: f64,
     },
     Memory(Resident),
 }
 
-/// In what terms a row speaks.
+/// Unit of the figures of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unit {
-    /// MB/s, and CPU seconds a GiB.
+    /// MB/s, and CPU seconds per GiB.
     Bytes,
-    /// Requests a second, and CPU microseconds a request.
+    /// Requests per second, and CPU microseconds per request.
     Requests,
 }
 
@@ -50,7 +50,7 @@ pub(crate) struct Line {
     pub(crate) turns: Vec<(Kind, Vec<Cells>)>,
 }
 
-/// Everything that was measured.
+/// All measured rows.
 #[derive(Debug)]
 pub(crate) struct Table(Vec<Line>);
 
@@ -92,7 +92,7 @@ impl Table {
         Self(Vec::new())
     }
 
-    /// Adds a row, and shows it at once for those who wait.
+    /// Adds a row and prints it at once.
     pub(crate) fn add(&mut self, line: Line) {
         print(&line.to_string());
         self.0.push(line);
@@ -175,7 +175,7 @@ impl fmt::Display for Milliseconds {
     }
 }
 
-/// The median of each figure by itself.
+/// Returns the median of each figure separately.
 fn median(turns: &[Cells]) -> Option<Cells> {
     let of = |figure: &dyn Fn(&Cells) -> f64| {
         let mut figures: Vec<f64> = turns.iter().map(figure).collect();
@@ -227,8 +227,8 @@ fn float(number: u64) -> f64 {
     number as f64
 }
 
-/// Writes to standard output, which is what this program is for.
+/// Writes to standard output, the purpose of this program.
 pub(crate) fn print(text: &str) {
-    // A closed standard output leaves nobody to tell.
+    // A closed standard output cannot be reported anywhere.
     let _ = std::io::stdout().write_all(text.as_bytes());
 }

@@ -1,4 +1,5 @@
-//! Uploads in the words of resumable protocols: tus everywhere, and for Longhaul the IETF's too (interop 6).
+//! Uploads over resumable protocols: tus for all peers, and for Longhaul also the IETF's (interop
+//! 6).
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -13,26 +14,26 @@ use crate::peers::{Kind, Peer};
 const TUS: (&str, &str) = ("Tus-Resumable", "1.0.0");
 const INTEROP: (&str, &str) = ("Upload-Draft-Interop-Version", "6");
 
-/// What is uploaded in one turn.
+/// Uploads of one turn.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan {
     pub(crate) uploads: u64,
-    /// Bytes of each.
+    /// Bytes of each upload.
     pub(crate) length: u64,
     pub(crate) requests: Requests,
     pub(crate) connections: usize,
 }
 
-/// How an upload is cut into requests.
+/// Division of an upload into requests.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Requests {
-    /// The creation carries the whole body.
+    /// The creation carries the complete body.
     Creation,
-    /// The creation is not measured, and each append carries so many bytes, but for the last.
+    /// The creation is not measured, and each append carries this many bytes, except for the last.
     Appends(u64),
 }
 
-/// How a peer is spoken to.
+/// Protocol of a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     Tus,
@@ -47,7 +48,7 @@ impl Way {
         }
     }
 
-    /// A creation that carries the first `body` of `length` bytes.
+    /// Returns a creation that carries the first `body` of `length` bytes.
     fn creation(self, length: u64, body: u64) -> Request {
         let request = Request::post("/files").announcing(body);
         match self {
@@ -65,7 +66,7 @@ impl Way {
         }
     }
 
-    /// An append of `body` bytes, and the status of its answer.
+    /// Returns an append of `body` bytes, and the status of its answer.
     fn append(self, upload: &str, offset: u64, body: u64, completes: bool) -> (Request, u16) {
         let request = Request::patch(upload)
             .announcing(body)
@@ -92,7 +93,7 @@ fn boolean(value: bool) -> &'static str {
     if value { "?1" } else { "?0" }
 }
 
-/// One turn: what the requests of `plan` did, and the CPU time that they cost the peer.
+/// Performs one turn. Returns the outcome of the requests of `plan`, and the CPU time of the peer.
 pub(crate) fn take_turn(peer: &Peer, plan: Plan) -> anyhow::Result<(Outcome, Duration)> {
     let way = Way::of(peer.kind);
     let mut uploads = Vec::new();
@@ -130,7 +131,7 @@ pub(crate) fn take_turn(peer: &Peer, plan: Plan) -> anyhow::Result<(Outcome, Dur
     Ok((outcome, cpu))
 }
 
-/// Makes room again.
+/// Removes an upload, to free the disk.
 fn remove(peer: &Peer, upload: &str) -> anyhow::Result<()> {
     let removed = match peer.kind {
         Kind::Longhaul | Kind::LonghaulIetf => {
@@ -148,7 +149,7 @@ fn remove(peer: &Peer, upload: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One exchange outside of any measurement, with its answer.
+/// Performs one exchange outside of any measurement and returns its answer.
 fn ask(peer: &Peer, request: &Request) -> anyhow::Result<Response> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -168,7 +169,7 @@ fn exchange(request: &Request, body: u64, status: u16) -> Exchange {
     }
 }
 
-/// The path of a `Location`, which some peers tell with the host in front.
+/// Returns the path of a `Location`, which some peers send with the host.
 fn target(location: &str) -> String {
     let path = location
         .split_once("://")

@@ -1,4 +1,4 @@
-//! What is measured: each row is one kind of work, done by every peer that can.
+//! The rows of the benchmark: each is one kind of work, done by every peer that supports it.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 const GIB: u64 = 1024 * MIB;
 
-/// The number of small files that the clients ask for.
+/// Number of small files that the clients request.
 const SMALL_FILES: u64 = 256;
 
 /// One kind of work.
@@ -40,7 +40,7 @@ pub(crate) enum Row {
     UploadSmall16,
     /// 1,000 slow transfers at once, half up and half down: memory
     Slow1000,
-    /// A zip of 10,000 files, which ours makes as it sends, one after the other
+    /// Zips of 10,000 files, which Longhaul generates as it sends, one after the other
     Archive1,
     /// Random ranges of 1 MiB of that zip over 32 connections
     ArchiveRange32,
@@ -78,7 +78,7 @@ impl Row {
         matches!(self, Self::Upload1 | Self::UploadSmall16)
     }
 
-    /// Whether the peer can do it.
+    /// Reports whether the peer supports the row.
     pub(crate) fn is_for(self, kind: Kind) -> bool {
         let is_resumable = self.plan(false).is_some();
         match kind {
@@ -89,7 +89,7 @@ impl Row {
         }
     }
 
-    /// What is uploaded, if the row is about resumable uploads.
+    /// Returns the uploads of a row about resumable uploads; `None` for other rows.
     pub(crate) fn plan(self, quick: bool) -> Option<Plan> {
         let some = |uploads, length, requests| Plan {
             uploads,
@@ -133,7 +133,7 @@ impl Row {
         }
     }
 
-    /// The number of requests in one turn.
+    /// Returns the number of requests in one turn.
     fn requests(self, quick: bool) -> u64 {
         let requests = match self {
             Self::Full1 => 4,
@@ -156,7 +156,7 @@ impl Row {
     }
 }
 
-/// Lets every peer that can do `row` take `repeat` turns.
+/// Lets every peer that supports `row` take `repeat` turns.
 pub(crate) fn measure(
     row: Row,
     peers: &mut [Peer],
@@ -176,7 +176,7 @@ pub(crate) fn measure(
     }
     for turn in 0..repeat {
         for (peer, (_, cells)) in peers.iter().zip(&mut turns) {
-            // What another peer has left unwritten is not this one's to wait for.
+            // Syncs first, so that this peer does not wait for the unwritten data of another.
             rustix::fs::sync();
             let what = || format!("{} at {}", peer.kind.name(), row.title());
             cells.push(take_turn(row, peer, quick, u64::from(turn)).with_context(what)?);
@@ -188,9 +188,9 @@ pub(crate) fn measure(
     })
 }
 
-/// Uploads what the row downloads, and warms the page cache.
+/// Uploads the files that the row downloads, which warms the page cache.
 fn prepare(row: Row, peer: &Peer) -> anyhow::Result<()> {
-    // What an earlier row has left is replaced.
+    // Replaces the file of an earlier row.
     let put = |name: &str, length: u64| {
         peer.once(peer.put(name, length)).or_else(|_| {
             peer.once(peer.delete(name))?;
@@ -245,7 +245,7 @@ fn take_turn(row: Row, peer: &Peer, quick: bool, turn: u64) -> anyhow::Result<Ce
     Ok(cells(row, outcome, cpu))
 }
 
-/// The requests of one turn, by number.
+/// Returns the requests of one turn, by number.
 fn exchanges(
     row: Row,
     peer: &Peer,
@@ -300,7 +300,7 @@ fn exchanges(
         | Row::Resumable1
         | Row::Resumable8
         | Row::ResumableParts
-        | Row::ResumableSmall16 => unreachable!("they have clients of their own"),
+        | Row::ResumableSmall16 => unreachable!("other functions measure these rows"),
     })
 }
 

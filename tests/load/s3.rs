@@ -1,7 +1,9 @@
-//! Facts in PostgreSQL and bytes in S3, beside the AWS command line on the same S3 server in the same run.
+//! Facts in PostgreSQL and bytes in S3, beside the AWS command line on the same S3 server in the
+//! same run.
 //!
-//! The S3 server, PostgreSQL and Longhaul share the servers' core, and whoever asks has the other. The AWS command line has its S3
-//! server's core for itself: what Longhaul loses to it is what a server in between costs here.
+//! The S3 server, PostgreSQL and Longhaul share the servers' core, and the client has the other.
+//! For the AWS command line, the S3 server has that core to itself: the loss of Longhaul against it
+//! is the cost of a server in between.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -21,27 +23,27 @@ use crate::client::{self, Exchange};
 use crate::{affinity, packs};
 
 const LARGE: u64 = 1 << 30;
-/// Files that are in a difference.
+/// Number of files in a difference.
 const FILES: u64 = 10_000;
 const MEAN_SIZE: u64 = 16 * 1024;
-/// The size of each transfer where memory is measured, and how many there are at a time.
+/// Size of each transfer when memory is measured; `TRANSFERS` are the numbers at a time.
 const EACH: u64 = 256 << 20;
 const TRANSFERS: [usize; 2] = [1, 8];
 
-/// What is measured against.
+/// Longhaul and its stores, which the AWS command line uses as well.
 struct Bench {
     stores: Stores,
     server: TestServer,
     directory: tempfile::TempDir,
 }
 
-/// One measured operation: how long it took, and what the S3 server was asked for.
+/// One measured operation: its duration, and the requests to the S3 server.
 struct Measured {
     elapsed: Duration,
     requests: BTreeMap<String, u64>,
 }
 
-/// Throughput, memory and requests, as lines for people.
+/// Measures throughput, memory and requests. Returns lines of text for people.
 pub(crate) fn report(repeat: u32, directory: &Path) -> anyhow::Result<String> {
     let runtime = packs::runtime()?;
     let mut text = String::new();
@@ -116,7 +118,8 @@ impl Bench {
         client::run(self.server.address(), N, &mut || work.next()).map(drop)
     }
 
-    /// Publishes a pack of two versions that have nothing in common, and stores their difference as an object; its length.
+    /// Publishes a pack of two versions without common contents, and stores their difference as an
+    /// object. Returns its length.
     async fn publish(&self) -> anyhow::Result<u64> {
         let first = packs::files(FILES, MEAN_SIZE);
         let second: Files = (0..)
@@ -143,7 +146,7 @@ impl Bench {
     }
 
     fn aws_get(&self, name: &str) -> anyhow::Result<Measured> {
-        // A file, as a pipe makes it copy by one thread.
+        // A file, because the command line copies to a pipe with one thread.
         let file = self.directory.path().join("got");
         let file = file.to_str().context("the directory's name is no text")?;
         let measured = self.measure(|| self.aws(&["cp", &self.aws_url(name), file], Stdio::null()));
@@ -188,7 +191,7 @@ impl Bench {
         Ok(Measured { elapsed, requests })
     }
 
-    /// What so many transfers at a time take in memory, up and then down.
+    /// Measures the memory of this many simultaneous transfers, first up and then down.
     fn memory(&self, transfers: usize) -> anyhow::Result<String> {
         let process = self.server.process();
         let names: Vec<String> = (0..transfers).map(|n| format!("/files/{n}")).collect();
@@ -210,7 +213,7 @@ impl Bench {
     }
 }
 
-/// Turns of ours and of theirs.
+/// Turns of Longhaul and of the AWS command line.
 #[derive(Default)]
 struct Pairs {
     ours: Vec<Measured>,
@@ -251,7 +254,7 @@ fn write_file(path: &Path) -> io::Result<()> {
     const PIECE: u64 = 1 << 20;
     let content = Content::new(3, LARGE);
     let mut file = File::create(path)?;
-    for start in (0..LARGE).step_by(usize::try_from(PIECE).expect("it fits")) {
+    for start in (0..LARGE).step_by(usize::try_from(PIECE).expect("a small number")) {
         io::Write::write_all(&mut file, &content.slice(start..start + PIECE))?;
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Many transfers that barely move, half of them up and half down: what do they cost in memory?
+//! Memory of many transfers that barely move, half of them up and half down.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
@@ -11,14 +11,14 @@ use tests::process::Resident;
 use crate::client;
 use crate::peers::Peer;
 
-/// How much moves on each connection with each tick.
+/// Bytes per tick on each connection.
 const STEP: usize = 4 * 1024;
 const TICK: Duration = Duration::from_millis(100);
 const TICKS: u32 = 60;
-/// What each upload announces; it never gets there.
+/// Announced length of each upload, which it never reaches.
 const ANNOUNCED: u64 = 1024 * 1024 * 1024;
 
-/// The memory that `connections` slow transfers take beyond what the server had before.
+/// Returns the memory that `connections` slow transfers take beyond the memory of the idle server.
 pub(crate) fn run(peer: &Peer, connections: usize) -> anyhow::Result<Resident> {
     let before = peer.resident();
     let body = client::body();
@@ -31,7 +31,7 @@ pub(crate) fn run(peer: &Peer, connections: usize) -> anyhow::Result<Resident> {
         let exchange = if uploads {
             peer.put(&format!("slow-{number}"), ANNOUNCED)
         } else {
-            // A phone's window, not that of loopback.
+            // The receive window of a phone, not that of loopback.
             sockopt::set_socket_recv_buffer_size(&stream, 64 * 1024)?;
             peer.get("large", "", 200)
         };

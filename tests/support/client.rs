@@ -1,4 +1,5 @@
-//! One exchange at a time over either HTTP version, so that a story can be told once and run on both.
+//! One exchange at a time over either HTTP version, so that a test is written once and runs on
+//! both.
 
 use std::io;
 use std::net::SocketAddr;
@@ -6,7 +7,7 @@ use std::time::Duration;
 
 use crate::{Authority, Cut, Head, Request, Response, http1, http2};
 
-/// The versions that a story runs on.
+/// Versions of HTTP that a test runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
     /// HTTP/1.1.
@@ -20,23 +21,23 @@ impl Version {
     pub const ALL: [Self; 2] = [Self::Http1, Self::Http2];
 }
 
-/// A connection with at most one exchange under way.
+/// A connection with at most one exchange in progress.
 #[derive(Debug)]
 pub enum Client {
     /// Over HTTP/1.1.
     Http1(Box<http1::Connection>),
-    /// Over HTTP/2; the exchange that was begun, if any.
+    /// Over HTTP/2, with the exchange in progress, if any.
     Http2(http2::Connection, Option<Box<http2::Exchange>>),
 }
 
 impl Client {
-    /// Connects in plain text.
+    /// Connects without TLS.
     pub async fn open(address: SocketAddr, version: Version) -> Self {
         let client = Self::try_open(address, version).await;
         client.unwrap_or_else(|error| panic!("cannot connect to {address}: {error}"))
     }
 
-    /// Connects in plain text, where the server may be gone.
+    /// Connects without TLS to a server that may be gone.
     pub async fn try_open(address: SocketAddr, version: Version) -> io::Result<Self> {
         match version {
             Version::Http1 => {
@@ -62,7 +63,7 @@ impl Client {
         }
     }
 
-    /// Sends a whole request and reads its final response.
+    /// Sends a request with its body and reads the final response.
     pub async fn exchange(&mut self, request: &Request) -> Result<Response, Cut> {
         match self {
             Self::Http1(connection) => connection.exchange(request).await,
@@ -70,7 +71,7 @@ impl Client {
         }
     }
 
-    /// Sends the head of `request` and nothing of its body.
+    /// Sends the head of `request` without its body.
     pub async fn begin(&mut self, request: &Request) -> io::Result<()> {
         match self {
             Self::Http1(connection) => connection.begin(request).await,
@@ -82,7 +83,7 @@ impl Client {
         }
     }
 
-    /// Sends a piece of the body of the request that was begun.
+    /// Sends a piece of the body of the request in progress.
     pub async fn send(&mut self, piece: &[u8]) -> io::Result<()> {
         match self {
             Self::Http1(connection) => connection.send(piece).await,
@@ -90,7 +91,7 @@ impl Client {
         }
     }
 
-    /// Says that the body is over.
+    /// Ends the body.
     pub async fn finish(&mut self) -> io::Result<()> {
         match self {
             Self::Http1(connection) => connection.finish().await,
@@ -98,7 +99,7 @@ impl Client {
         }
     }
 
-    /// The next interim response, or nothing when the final response or a cut comes first.
+    /// Returns the next interim response; `None` if the final response or a cut comes first.
     pub async fn interim(&mut self) -> Option<Head> {
         match self {
             Self::Http1(connection) => connection.interim().await,
@@ -106,7 +107,7 @@ impl Client {
         }
     }
 
-    /// The next interim response, if one is here already.
+    /// Returns the next interim response, if one has already arrived.
     pub async fn interim_so_far(&mut self) -> Option<Head> {
         // Reading an interim response is cancel safe: what arrived stays in the buffer.
         tokio::time::timeout(Duration::from_millis(1), self.interim())
@@ -114,7 +115,7 @@ impl Client {
             .ok()?
     }
 
-    /// Waits until the server has read everything that was sent.
+    /// Waits until the server has read all sent bytes.
     pub async fn drained(&self) {
         match self {
             Self::Http1(connection) => connection.drained().await,
@@ -122,7 +123,7 @@ impl Client {
         }
     }
 
-    /// The final response of the request that was begun.
+    /// Returns the final response to the request in progress.
     pub async fn response(&mut self) -> Result<Response, Cut> {
         match self {
             Self::Http1(connection) => connection.response().await,
@@ -133,7 +134,7 @@ impl Client {
         }
     }
 
-    /// Loses the connection: a TCP reset, or the end of the HTTP/2 connection with all its streams.
+    /// Drops the connection: a TCP reset, or the end of the HTTP/2 connection with all its streams.
     pub fn lose(self) {
         match self {
             Self::Http1(connection) => connection.reset(),

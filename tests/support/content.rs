@@ -1,4 +1,5 @@
-//! Content that proves itself: every byte depends on a seed and on its position, so a byte lost, doubled or moved shows.
+//! Content that proves itself: every byte depends on a seed and on its position, so a lost, doubled
+//! or moved byte is detected.
 
 use std::ops::Range;
 
@@ -6,7 +7,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
-/// The content of one file, made on demand and the same each time.
+/// Content of one file, generated on demand and the same each time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Content {
     seed: u64,
@@ -14,27 +15,27 @@ pub struct Content {
 }
 
 impl Content {
-    /// `length` bytes that no other seed shares.
+    /// Describes `length` bytes that no other seed shares.
     pub const fn new(seed: u64, length: u64) -> Self {
         Self { seed, length }
     }
 
-    /// The number of bytes.
+    /// Returns the number of bytes.
     pub const fn length(self) -> u64 {
         self.length
     }
 
-    /// The whole content.
+    /// Generates all bytes.
     pub fn bytes(self) -> Bytes {
         self.slice(0..self.length)
     }
 
-    /// Everything from `offset` on.
+    /// Generates the bytes from `offset` on.
     pub fn from(self, offset: u64) -> Bytes {
         self.slice(offset..self.length)
     }
 
-    /// The bytes of `range`, which must lie within the content.
+    /// Generates the bytes of `range`, which must lie within the content.
     pub fn slice(self, range: Range<u64>) -> Bytes {
         assert!(
             range.start <= range.end && range.end <= self.length,
@@ -52,7 +53,7 @@ impl Content {
         let mut rest = buffer;
         while !rest.is_empty() {
             let word = word(self.seed, position / 8).to_le_bytes();
-            let within = usize::try_from(position % 8).expect("below eight");
+            let within = usize::try_from(position % 8).expect("a remainder of 8 fits");
             let count = rest.len().min(8 - within);
             let (now, later) = rest.split_at_mut(count);
             now.copy_from_slice(&word[within..within + count]);
@@ -69,7 +70,7 @@ impl Content {
         assert_eq!(length, self.length, "the content has the wrong length");
     }
 
-    /// Panics, naming the first wrong byte, unless `bytes` stands at `offset` of this content.
+    /// Panics, naming the first wrong byte, unless `bytes` equals the content at `offset`.
     #[track_caller]
     pub fn assert_slice(self, offset: u64, bytes: &[u8]) {
         let mut expected = vec![0; bytes.len()];
@@ -85,7 +86,7 @@ impl Content {
         panic!("{self:?}: the byte at {offset} + {wrong} is wrong");
     }
 
-    /// SHA-256 of the whole content.
+    /// Computes the SHA-256 of the content.
     pub fn sha256(self) -> [u8; 32] {
         let mut hasher = Sha256::new();
         let mut buffer = vec![0; 256 * 1024];
@@ -100,13 +101,13 @@ impl Content {
         hasher.finalize().into()
     }
 
-    /// The value of `Repr-Digest` for the whole content (RFC 9530).
+    /// Returns the value of `Repr-Digest` for the content (RFC 9530).
     pub fn repr_digest(self) -> String {
         format!("sha-256=:{}:", STANDARD.encode(self.sha256()))
     }
 }
 
-/// `SplitMix64`: a good word for each seed and index, without state.
+/// `SplitMix64`: a well-mixed word for each seed and index, without state.
 pub(crate) fn word(seed: u64, index: u64) -> u64 {
     let mut z = seed
         .wrapping_mul(0xd134_2543_de82_ef95)
@@ -116,7 +117,7 @@ pub(crate) fn word(seed: u64, index: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Numbers for a test that wants variety and must be repeatable.
+/// Generator of repeatable pseudo-random numbers.
 #[derive(Debug)]
 pub struct Dice {
     seed: u64,
@@ -124,14 +125,14 @@ pub struct Dice {
 }
 
 impl Dice {
-    /// The same seed throws the same numbers.
+    /// Creates a generator; the same seed yields the same numbers.
     pub const fn new(seed: u64) -> Self {
         Self { seed, thrown: 0 }
     }
 
-    /// The next number in `range`, which must not be empty.
+    /// Returns the next number in `range`, which must not be empty.
     pub fn within(&mut self, range: Range<u64>) -> u64 {
-        assert!(range.start < range.end, "nothing to throw in {range:?}");
+        assert!(range.start < range.end, "{range:?} is empty");
         self.thrown += 1;
         range.start + word(self.seed, self.thrown) % (range.end - range.start)
     }

@@ -1,4 +1,4 @@
-//! HTTP/2 by hand, for clients that no library would be.
+//! HTTP/2 frames by hand, for clients that behave as no library does.
 
 use std::net::SocketAddr;
 
@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 
 use crate::{PATIENCE, within};
 
-/// The largest window that there is (RFC 9113 §6.9.1).
+/// Maximum size of a window (RFC 9113 §6.9.1).
 pub const LARGEST_WINDOW: u32 = (1 << 31) - 1;
 
 const HEADERS: u8 = 1;
@@ -18,11 +18,11 @@ const WINDOW_UPDATE: u8 = 8;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
-/// A connection whose every frame the test writes, and which reads only when it is told to.
+/// A connection on which the test writes every frame, and which reads only on request.
 #[derive(Debug)]
 pub struct Frames(TcpStream);
 
-/// One frame.
+/// Encodes one frame.
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).expect("a frame is short");
     let mut bytes = length.to_be_bytes()[1..].to_vec();
@@ -32,27 +32,27 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A request without a body.
+/// Encodes a request without a body.
 pub fn get(stream: u32, target: &str) -> Vec<u8> {
     head(stream, "GET", target, END_STREAM | END_HEADERS)
 }
 
-/// The head of a request whose body is to come.
+/// Encodes the head of a request whose body follows.
 pub fn put(stream: u32, target: &str) -> Vec<u8> {
     head(stream, "PUT", target, END_HEADERS)
 }
 
-/// Gives up a request.
+/// Encodes the reset of a stream.
 pub fn reset(stream: u32) -> Vec<u8> {
     frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes())
 }
 
-/// Opens the window of a stream, or with 0 of the connection, by so much.
+/// Encodes the opening of a stream's window, or with 0 the connection's, by `by` bytes.
 pub fn open_window(stream: u32, by: u32) -> Vec<u8> {
     frame(WINDOW_UPDATE, 0, stream, &by.to_be_bytes())
 }
 
-/// Sets the window that streams begin with.
+/// Encodes the setting of the streams' initial window.
 pub fn initial_window(size: u32) -> Vec<u8> {
     let mut setting = vec![0, 4];
     setting.extend(size.to_be_bytes());
@@ -70,7 +70,7 @@ fn head(stream: u32, method: &str, target: &str, flags: u8) -> Vec<u8> {
         // Literal, not indexed, no Huffman (RFC 7541 §6.2.2).
         block.push(0);
         for text in [name, value] {
-            block.push(u8::try_from(text.len()).expect("short texts"));
+            block.push(u8::try_from(text.len()).expect("names and values are short"));
             block.extend(text.as_bytes());
         }
     }
@@ -78,7 +78,8 @@ fn head(stream: u32, method: &str, target: &str, flags: u8) -> Vec<u8> {
 }
 
 impl Frames {
-    /// Connects; each stream's window begins with `window`, and the connection's own never limits.
+    /// Connects; `window` is the initial window of each stream, and the window of the connection
+    /// never limits.
     pub async fn open(server: SocketAddr, window: u32) -> Self {
         let connecting = TcpStream::connect(server);
         let socket = within(PATIENCE, "a connection", connecting).await;
@@ -90,7 +91,7 @@ impl Frames {
         frames
     }
 
-    /// Sends bytes; a server that has had enough takes none.
+    /// Sends bytes; ignores the error of a server that has closed the connection.
     pub async fn send(&mut self, bytes: &[u8]) {
         let _ = within(PATIENCE, "the server takes bytes", self.0.write_all(bytes)).await;
     }

@@ -1,7 +1,7 @@
 //! HTTP/1.1 over a bare socket: nothing is retried, merged or hidden.
 //!
-//! Bytes can be sent at any pace and in any shape; every interim response is seen; a connection can be half-closed,
-//! reset, or left lying.
+//! A test can send bytes at any pace and in any shape, sees every interim response, and can
+//! half-close, reset or abandon a connection.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -19,7 +19,7 @@ use tokio::io::{
 use crate::sockets::{Ends, connect};
 use crate::{Authority, Cut, Head, PATIENCE, Request, Response, request::Framing, within};
 
-/// The longest response head that a test accepts.
+/// Maximum length of a response head that a test accepts.
 const HEAD_LIMIT: usize = 64 * 1024;
 
 trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -32,22 +32,23 @@ pub struct Connection {
     /// The same socket, for its options.
     socket: OwnedFd,
     ends: Ends,
-    /// Chunked coding for the body that is being sent.
+    /// Set if the body in progress uses chunked coding.
     chunked: bool,
 }
 
 struct Reader {
     stream: ReadHalf<Box<dyn Transport>>,
     buffer: BytesMut,
-    /// Methods of requests whose final response has not come, oldest first: a `HEAD` has no body in its answer.
+    /// Methods of requests without a final response yet, oldest first: a `HEAD` has no body in its
+    /// answer.
     awaited: VecDeque<String>,
     interim: Vec<Head>,
-    /// The final head, when it was met while looking for an interim one.
+    /// The final head, if it arrived while looking for an interim one.
     head: Option<Head>,
 }
 
 impl Connection {
-    /// Connects in plain text.
+    /// Connects without TLS.
     pub async fn try_open(address: SocketAddr) -> io::Result<Self> {
         let (socket, ends) = connect(address).await?;
         let option = socket.as_fd().try_clone_to_owned();
@@ -82,14 +83,14 @@ impl Connection {
         }
     }
 
-    /// Sends the head of `request` and nothing of its body.
+    /// Sends the head of `request` without its body.
     pub async fn begin(&mut self, request: &Request) -> io::Result<()> {
         self.chunked = request.framing == Framing::Unknown;
         self.reader.awaited.push_back(request.method.clone());
         self.send_raw(head_of(request).as_bytes()).await
     }
 
-    /// Sends a piece of the body, in one chunk where the coding is chunked.
+    /// Sends a piece of the body, as one chunk if the coding is chunked.
     pub async fn send(&mut self, piece: &[u8]) -> io::Result<()> {
         if !self.chunked {
             return self.send_raw(piece).await;
@@ -103,7 +104,7 @@ impl Connection {
         self.send_raw(&chunk).await
     }
 
-    /// Says that the body is over; only a chunked one needs the words.
+    /// Ends the body; only a chunked one needs bytes for that.
     pub async fn finish(&mut self) -> io::Result<()> {
         if self.chunked {
             self.send_raw(b"0\r\n\r\n").await?;
@@ -111,7 +112,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Sends bytes as they are.
+    /// Sends bytes unchanged.
     pub async fn send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
         let write = async {
             self.writer.write_all(bytes).await?;
@@ -120,7 +121,7 @@ impl Connection {
         within(PATIENCE, "the server takes bytes", write).await
     }
 
-    /// Sends bytes as they are, `size` at a time with a `pause` after each.
+    /// Sends bytes unchanged, `size` at a time with a `pause` after each.
     pub async fn send_slowly(
         &mut self,
         bytes: &[u8],
@@ -134,22 +135,25 @@ impl Connection {
         Ok(())
     }
 
-    /// Tells that a request of this method was sent with [`Self::send_raw`], so that its response can be read.
+    /// Declares that a request with this method was sent by [`Self::send_raw`], so that its
+    /// response can be read.
     pub fn expect_answer_to(&mut self, method: &str) {
         self.reader.awaited.push_back(method.to_owned());
     }
 
-    /// The next interim response, or nothing when the final response or the end of the connection comes first.
+    /// Returns the next interim response; `None` if the final response or the end of the connection
+    /// comes first.
     pub async fn interim(&mut self) -> Option<Head> {
         within(PATIENCE, "an interim response", self.reader.interim()).await
     }
 
-    /// The final response to the oldest request without one.
+    /// Returns the final response to the oldest request without one.
     pub async fn response(&mut self) -> Result<Response, Cut> {
         within(PATIENCE, "a response", self.reader.response()).await
     }
 
-    /// Sends a whole request and reads its final response, which may come before the request has left.
+    /// Sends a request with its body and reads the final response, which may arrive before the
+    /// request is sent.
     pub async fn exchange(&mut self, request: &Request) -> Result<Response, Cut> {
         let mut wire = head_of(request).into_bytes();
         match request.framing {
@@ -169,14 +173,15 @@ impl Connection {
         let (reader, writer) = (&mut self.reader, &mut self.writer);
         let exchange = async {
             let write = async {
-                // A server that answers early may stop reading; its answer says why.
+                // A server that answers early may stop reading; its answer gives the reason.
                 if writer.write_all(&wire).await.is_ok() {
                     let _ = writer.flush().await;
                 }
                 std::future::pending::<()>().await;
             };
             tokio::select! {
-                // Cancel safe enough: a write that is cut short is cut because the answer is already here.
+                // Cancel safe enough: the write is only cut short if the answer has already
+                // arrived.
                 () = write => unreachable!("it never ends"),
                 response = reader.response() => response,
             }
@@ -184,7 +189,7 @@ impl Connection {
         within(PATIENCE, "a response", exchange).await
     }
 
-    /// Whether the server has closed the connection; waits for it to say anything at all.
+    /// Waits for the server to close the connection or send bytes; reports whether it closed.
     pub async fn is_closed(&mut self) -> bool {
         let read = self.reader.fill();
         !matches!(
@@ -193,7 +198,7 @@ impl Connection {
         )
     }
 
-    /// Waits until the server has read everything that was sent.
+    /// Waits until the server has read all sent bytes.
     pub async fn drained(&self) {
         self.ends.drained().await;
     }
@@ -203,7 +208,7 @@ impl Connection {
         self.writer.shutdown().await
     }
 
-    /// Ends the connection with a TCP reset, as a lost network does in the end.
+    /// Ends the connection with a TCP reset, as a lost network eventually does.
     pub fn reset(self) {
         let zero = Some(Duration::ZERO);
         rustix::net::sockopt::set_socket_linger(&self.socket, zero).expect("a TCP socket lingers");
@@ -259,7 +264,7 @@ impl Reader {
         }
     }
 
-    /// The next head of any kind.
+    /// Reads the next head, interim or final.
     async fn message(&mut self) -> Result<Head, String> {
         loop {
             if let Some(end) = find(&self.buffer, b"\r\n\r\n") {
@@ -277,7 +282,8 @@ impl Reader {
         }
     }
 
-    /// The body that belongs to `head`; what there was of it and why there is no more, if it ends early.
+    /// Reads the body that belongs to `head`. If it ends early, the error holds the bytes so far
+    /// and the reason.
     async fn body(&mut self, method: &str, head: &Head) -> Result<Bytes, (Bytes, String)> {
         if method == "HEAD" || head.status == 204 || head.status == 304 {
             return Ok(Bytes::new());
@@ -351,12 +357,12 @@ impl Reader {
         Ok(self.buffer.split_to(length).freeze())
     }
 
-    /// Reads more; false at the end of the stream.
+    /// Reads more bytes; `false` at the end of the stream.
     async fn fill(&mut self) -> Result<bool, String> {
         self.buffer.reserve(64 * 1024);
         match self.stream.read_buf(&mut self.buffer).await {
             Ok(count) => Ok(count > 0),
-            // A TLS peer that is cut says no goodbye; that is an end like any other.
+            // A TLS peer that is cut sends no `close_notify`; that counts as an ordinary end.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
             Err(error) => Err(error.to_string()),
         }
@@ -371,12 +377,13 @@ impl std::fmt::Debug for Connection {
     }
 }
 
-/// Whether something other than the final response follows. `101` ends the exchange, and no test upgrades.
+/// Reports whether the response is not the final one. `101` would end the exchange, and no test
+/// upgrades.
 pub(crate) fn is_interim(status: u16) -> bool {
     (100..200).contains(&status)
 }
 
-/// The head of a request as it goes over the wire. A test's own `Host` wins.
+/// Encodes the head of a request. A `Host` in the request takes precedence.
 pub fn head_of(request: &Request) -> String {
     let mut head = format!("{} {} HTTP/1.1\r\n", request.method, request.target);
     let has_host = request
@@ -400,7 +407,8 @@ pub fn head_of(request: &Request) -> String {
     head
 }
 
-/// Reads a response head; panics with it when it is not well formed, since a server under test must not send that.
+/// Parses a response head; panics with its text if it is malformed, since a server under test must
+/// not send one.
 fn parse_head(bytes: &[u8]) -> Head {
     let text = std::str::from_utf8(bytes)
         .unwrap_or_else(|_| panic!("a head that is no text: {}", bytes.escape_ascii()));

@@ -1,4 +1,4 @@
-//! HTTP/2 over the `h2` crate, with interim responses and stream resets in the open.
+//! HTTP/2 over the `h2` crate, with access to interim responses and stream resets.
 
 use std::future::poll_fn;
 use std::io;
@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use crate::sockets::{Ends, connect};
 use crate::{Authority, Cut, Head, PATIENCE, Request, Response, request::Framing, within};
 
-/// A window that never limits a test.
+/// Window size that never limits a test.
 const WINDOW: u32 = 8 * 1024 * 1024;
 
 /// One connection.
@@ -25,7 +25,7 @@ pub struct Connection {
     driver: JoinHandle<Result<(), h2::Error>>,
 }
 
-/// One request and its response, on a stream of their own.
+/// One request and its response on one stream.
 #[derive(Debug)]
 pub struct Exchange {
     method: String,
@@ -35,7 +35,7 @@ pub struct Exchange {
 }
 
 impl Connection {
-    /// Connects in plain text, with prior knowledge.
+    /// Connects without TLS, with prior knowledge.
     pub async fn try_open(address: SocketAddr) -> io::Result<Self> {
         let (socket, ends) = connect(address).await?;
         Self::over(socket, ends, "http")
@@ -72,7 +72,7 @@ impl Connection {
         })
     }
 
-    /// Sends the head of `request`; ends the stream with it when there is no body.
+    /// Sends the head of `request`, which ends the stream if there is no body.
     pub async fn begin(&mut self, request: &Request) -> Result<Exchange, h2::Error> {
         let mut builder = http::Request::builder()
             .method(request.method.as_str())
@@ -97,7 +97,8 @@ impl Connection {
         })
     }
 
-    /// Sends a whole request and reads its final response, which may come before the request has left.
+    /// Sends a request with its body and reads the final response, which may arrive before the
+    /// request is sent.
     pub async fn exchange(&mut self, request: &Request) -> Result<Response, Cut> {
         match self.begin(request).await {
             Ok(exchange) => exchange.complete(request.body.clone()).await,
@@ -109,16 +110,16 @@ impl Connection {
         }
     }
 
-    /// Waits until the server has read everything that was sent, as far as the connection knows it.
+    /// Waits until the server has read all bytes that the connection has written.
     pub async fn drained(&self) {
-        // The connection's task writes what was sent when it next runs; a test runs on one thread, in turns.
+        // The task of the connection writes the bytes when it next runs; a test runs on one thread.
         for _ in 0..8 {
             tokio::task::yield_now().await;
         }
         self.ends.drained().await;
     }
 
-    /// Drops the connection without a word to the server.
+    /// Drops the connection without notice to the server.
     pub fn abandon(self) {
         self.driver.abort();
     }
@@ -134,14 +135,15 @@ impl Exchange {
             .map_err(io::Error::other)
     }
 
-    /// Says that the body is over.
+    /// Ends the body.
     pub fn finish(&mut self) -> io::Result<()> {
         self.body
             .send_data(Bytes::new(), true)
             .map_err(io::Error::other)
     }
 
-    /// The next interim response, or nothing when the final response or the end of the stream comes first.
+    /// Returns the next interim response; `None` if the final response or the end of the stream
+    /// comes first.
     pub async fn interim(&mut self) -> Option<Head> {
         let next = next_interim(&mut self.response);
         let head = within(PATIENCE, "an interim response", next).await?;
@@ -149,12 +151,12 @@ impl Exchange {
         Some(head)
     }
 
-    /// The final response.
+    /// Returns the final response.
     pub async fn response(self) -> Result<Response, Cut> {
         within(PATIENCE, "a response", self.rest()).await
     }
 
-    /// Ends the stream with `RST_STREAM`, as a client that gives up does.
+    /// Ends the stream with `RST_STREAM`, like a client that cancels.
     pub fn reset(mut self) {
         self.body.send_reset(Reason::CANCEL);
     }
@@ -162,7 +164,7 @@ impl Exchange {
     /// Sends `body`, ends the stream and reads the final response, whichever comes first.
     async fn complete(mut self, body: Bytes) -> Result<Response, Cut> {
         if body.is_empty() {
-            // Fails where the head has ended the stream already, which is as good.
+            // Fails if the head has already ended the stream, which is as good.
             let _ = self.finish();
             return self.response().await;
         }
@@ -181,7 +183,7 @@ impl Exchange {
         let reading = read_response(&method, response, interim);
         let exchange = async {
             tokio::select! {
-                // Cancel safe enough: a body that is cut short is cut because the answer is already here.
+                // Cancel safe enough: the body is only cut short if the answer has already arrived.
                 () = sending => unreachable!("it never ends"),
                 response = reading => response,
             }
@@ -190,7 +192,7 @@ impl Exchange {
     }
 
     async fn rest(self) -> Result<Response, Cut> {
-        // The sending half must live on: to drop it would reset the stream.
+        // The sending half must stay alive: dropping it would reset the stream.
         let _sender = self.body;
         read_response(&self.method, self.response, self.interim).await
     }
@@ -248,7 +250,7 @@ async fn read_response(
     };
     match read_body(stream).await {
         Ok(body) => {
-            // A stream may end well and still be short (RFC 9113 §8.1.1).
+            // A stream may end cleanly and still be short (RFC 9113 §8.1.1).
             if let Some(length) = head.optional("content-length")
                 && method != "HEAD"
                 && head.status != 304
@@ -275,7 +277,7 @@ async fn read_body(mut stream: RecvStream) -> Result<Bytes, (Bytes, h2::Error)> 
         match piece {
             Ok(piece) => {
                 body.extend_from_slice(&piece);
-                // Fails only on a stream that is over.
+                // Fails only on a stream that has ended.
                 let _ = stream.flow_control().release_capacity(piece.len());
             }
             Err(error) => return Err((body.freeze(), error)),

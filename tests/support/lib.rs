@@ -1,5 +1,5 @@
-//! What the black-box tests and the benchmark share: the real program as a child process, clients that show
-//! everything a server puts on the wire, a bad network, and content that proves itself.
+//! Common parts of the end-to-end tests and the benchmark: the real program as a child process,
+//! clients that show everything that a server sends, a bad network, and content that proves itself.
 
 pub mod client;
 pub mod content;

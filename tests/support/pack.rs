@@ -1,4 +1,5 @@
-//! Packs over HTTP: trees of files, the archives that carry them, and what a client does to publish and fetch them.
+//! Packs over HTTP: trees of files, the archives that carry them, and the requests of a client that
+//! publishes and fetches them.
 
 #![expect(
     clippy::unwrap_used,
@@ -15,12 +16,12 @@ use zip::write::SimpleFileOptions;
 
 use crate::{Request, TestServer};
 
-/// A tree of files: their contents by their paths.
+/// A tree of files: contents by path.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Files(pub BTreeMap<String, Bytes>);
 
 impl Files {
-    /// A tree of these files.
+    /// Builds a tree of these files.
     pub fn new<'a>(files: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Self {
         files
             .into_iter()
@@ -28,7 +29,7 @@ impl Files {
             .collect()
     }
 
-    /// The tree as a document to draft or to compare: path, size and SHA-256 of each file.
+    /// Returns the document for drafts and comparisons: path, size and SHA-256 of each file.
     pub fn document(&self) -> Value {
         let files: Vec<Value> = self
             .0
@@ -40,7 +41,7 @@ impl Files {
         json!({ "files": files })
     }
 
-    /// The files whose digests are among these.
+    /// Returns the files whose digests are among `digests`.
     pub fn with_digests(&self, digests: &[String]) -> Self {
         let wanted = self
             .0
@@ -51,7 +52,7 @@ impl Files {
             .collect()
     }
 
-    /// A zip with every entry deflated.
+    /// Encodes a zip with every entry deflated.
     pub fn zip(&self) -> Bytes {
         let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
         for (path, bytes) in &self.0 {
@@ -61,7 +62,7 @@ impl Files {
         zip.finish().unwrap().into_inner().into()
     }
 
-    /// A tar.
+    /// Encodes a tar.
     pub fn tar(&self) -> Bytes {
         let mut tar = tar::Builder::new(Vec::new());
         for (path, bytes) in &self.0 {
@@ -73,7 +74,7 @@ impl Files {
         tar.into_inner().unwrap().into()
     }
 
-    /// The files of a zip of ours, without the document of what to do with them.
+    /// Reads the files of a zip from Longhaul, without its document.
     pub fn from_zip(bytes: &[u8]) -> Self {
         let mut zip = zip::ZipArchive::new(Cursor::new(bytes)).unwrap();
         (0..zip.len())
@@ -87,7 +88,7 @@ impl Files {
             .collect()
     }
 
-    /// The files of a tar of ours, without the document of what to do with them.
+    /// Reads the files of a tar from Longhaul, without its document.
     pub fn from_tar(bytes: &[u8]) -> Self {
         let mut tar = tar::Archive::new(bytes);
         tar.entries()
@@ -110,10 +111,10 @@ impl FromIterator<(String, Bytes)> for Files {
     }
 }
 
-/// The entry of an archive that says what to do with the others.
+/// Entry of an archive that describes how to apply the others.
 pub const DOCUMENT: &str = ".longhaul/diff.json";
 
-/// What an archive's document says.
+/// Reads the document of an archive.
 pub fn document_of(zip: &[u8]) -> Value {
     let mut zip = zip::ZipArchive::new(Cursor::new(zip)).unwrap();
     let mut text = String::new();
@@ -123,20 +124,21 @@ pub fn document_of(zip: &[u8]) -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
-/// A SHA-256 in hexadecimal.
+/// Returns the SHA-256 in hexadecimal.
 pub fn sha256(bytes: &[u8]) -> String {
     let digest = Sha256::digest(bytes);
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl TestServer {
-    /// Drafts a tree; the draft's document.
+    /// Drafts a tree. Returns the document of the draft.
     pub async fn draft(&self, pack: &str, document: &Value) -> Value {
         let request = Request::post(format!("/packs/{pack}/drafts")).body(document.to_string());
         self.request(request).await.expect(201).json()
     }
 
-    /// Publishes a tree as a client does: draft it, send what is missing as one zip, publish. The version's document.
+    /// Publishes a tree as a client does: drafts it, sends the missing contents as one zip,
+    /// publishes. Returns the document of the version.
     pub async fn publish(&self, pack: &str, files: &Files) -> Value {
         let draft = self.draft(pack, &files.document()).await;
         let missing: Vec<String> =
@@ -150,13 +152,13 @@ impl TestServer {
         self.request(publish).await.expect(201).json()
     }
 
-    /// The bytes of a resource.
+    /// Downloads a resource that must exist.
     pub async fn bytes(&self, target: &str) -> Bytes {
         self.request(Request::get(target)).await.expect(200).body
     }
 }
 
-/// A text in a document.
+/// Returns a string in a document, which must be one.
 #[track_caller]
 pub fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_else(|| panic!("a text: {value}"))

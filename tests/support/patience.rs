@@ -1,14 +1,15 @@
-//! Waiting with a bound. No test sleeps and hopes; it waits for what it wants and says so when that does not come.
+//! Bounded waiting. No test sleeps and hopes; a test waits for a condition and reports it if it
+//! does not come true in time.
 
 use std::future::Future;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-/// How long a test waits for something that should happen at once, on a busy machine.
+/// Longest wait for something that should happen at once, on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The value of `future`, or a panic that names `what` did not come within `limit`.
+/// Returns the value of `future`; panics with `what` after `limit`.
 pub async fn within<F: Future>(limit: Duration, what: &str, future: F) -> F::Output {
     match timeout(limit, future).await {
         Ok(value) => value,
@@ -16,7 +17,7 @@ pub async fn within<F: Future>(limit: Duration, what: &str, future: F) -> F::Out
     }
 }
 
-/// Asks again and again until `probe` has a value; panics after [`PATIENCE`], naming `what`.
+/// Calls `probe` until it returns a value; panics after [`PATIENCE`], naming `what`.
 pub async fn eventually<T, F, P>(what: &str, mut probe: P) -> T
 where
     P: FnMut() -> F,

@@ -1,48 +1,48 @@
-//! What the system knows about a running process.
+//! Information of the operating system about a running process.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// A process by its number.
+/// A process, by its id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Process(u32);
 
 /// Resident memory in bytes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Resident {
-    /// Everything, mapped files included.
+    /// All resident memory, including mapped files.
     pub total: u64,
-    /// The process's own memory, which no file backs.
+    /// Private memory, which no file backs.
     pub anonymous: u64,
 }
 
-/// What a process has written so far.
+/// Output of a process so far.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Written {
-    /// Bytes that went to storage, or will.
+    /// Bytes sent to storage, or to be sent.
     pub bytes: u64,
-    /// Calls that write, to sockets as well.
+    /// Number of write calls, including those to sockets.
     pub calls: u64,
 }
 
 impl Process {
-    /// The process that `child` is.
+    /// Returns the process of `child`.
     pub fn of(child: &std::process::Child) -> Self {
         Self(child.id())
     }
 
-    /// Sends `signal`; an already ended process is no error.
+    /// Sends `signal`; a process that has already ended is no error.
     pub fn signal(self, signal: Signal) {
         let number = i32::try_from(self.0).expect("process numbers fit");
         if let Some(pid) = Pid::from_raw(number) {
-            // The only failure left is that it has ended.
+            // Fails only if the process has ended.
             let _ = kill_process(pid, signal);
         }
     }
 
-    /// What it has written; nothing once it has ended.
+    /// Returns the output so far; zero once the process has ended.
     pub fn written(self) -> Written {
         let io = std::fs::read_to_string(self.file("io")).unwrap_or_default();
         let count = |name: &str| {
@@ -56,7 +56,7 @@ impl Process {
         }
     }
 
-    /// Resident memory of this process alone; zero once it has ended.
+    /// Returns the resident memory of this process alone; zero once it has ended.
     pub fn resident(self) -> Resident {
         Resident {
             total: self.memory("VmRSS:"),
@@ -64,13 +64,13 @@ impl Process {
         }
     }
 
-    /// Has [`Process::peak`] begin anew.
+    /// Resets [`Process::peak`] to the current memory.
     pub fn forget_peak(self) {
         // proc_pid_clear_refs(5): 5 resets the peak to what is resident now.
-        std::fs::write(self.file("clear_refs"), "5").expect("a parent may do so to its child");
+        std::fs::write(self.file("clear_refs"), "5").expect("a parent may reset its child's peak");
     }
 
-    /// The most bytes that it ever had resident; zero once it has ended.
+    /// Returns the maximum of resident memory in bytes; zero once the process has ended.
     pub fn peak(self) -> u64 {
         self.memory("VmHWM:")
     }
@@ -84,10 +84,10 @@ impl Process {
             .map_or(0, |kib| kib * 1024)
     }
 
-    /// Processor time, user and system, that this process has used so far.
+    /// Returns the CPU time, user and system, that this process has used so far.
     pub fn cpu_time(self) -> Duration {
-        // proc_pid_stat(5): utime and stime are fields 14 and 15, in clock ticks of 1/100 s; the name in parentheses
-        // is the second and may hold anything.
+        // proc_pid_stat(5): utime and stime are fields 14 and 15, in clock ticks of 1/100 s; the
+        // name in parentheses is the second and may contain any characters.
         let stat = std::fs::read_to_string(self.file("stat")).unwrap_or_default();
         let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
         let ticks: u64 = after_name
@@ -99,7 +99,7 @@ impl Process {
         Duration::from_millis(ticks * 10)
     }
 
-    /// This process and all that descend from it.
+    /// Returns this process and all its descendants.
     pub fn family(self) -> Vec<Self> {
         let mut family = vec![self];
         let mut next = 0;
@@ -136,7 +136,7 @@ mod tests {
             .spawn()
             .unwrap();
         let parent = Process(std::process::id());
-        // `children` lists those of the main thread only, so ask for the child itself too.
+        // `children` lists the children of the main thread only, so query the child itself too.
         assert!(parent.family().contains(&me));
         Process::of(&child).signal(Signal::KILL);
         assert!(!child.wait().unwrap().success());

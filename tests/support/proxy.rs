@@ -1,4 +1,5 @@
-//! A bad network between any client and the server: it delays, throttles, cuts after a number of bytes, or goes silent.
+//! A bad network between a client and the server: it delays, throttles, cuts after a number of
+//! bytes, or falls silent.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -10,30 +11,31 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-/// The most bytes that move at once.
+/// Maximum number of bytes moved at once.
 const PIECE: usize = 16 * 1024;
 
-/// How one direction treats the bytes of each connection.
+/// Treatment of the bytes of each connection in one direction.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Flow {
-    /// How long each piece waits before it goes on.
+    /// Delay of each piece.
     pub delay: Duration,
-    /// A ceiling on the rate.
+    /// Maximum rate.
     pub bytes_per_second: Option<u32>,
-    /// What happens after how many bytes.
+    /// Fault of the connection, with the number of bytes before it.
     pub fault: Option<Fault>,
 }
 
-/// How a connection goes wrong.
+/// Fault of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Both ends are reset once this many bytes have passed.
+    /// Resets both ends once this many bytes have passed.
     CutAfter(u64),
-    /// Nothing moves any more once this many bytes have passed, and nobody is told: a phone in a tunnel.
+    /// Stops all bytes once this many have passed, without notice to either end: a phone in a
+    /// tunnel.
     SilentAfter(u64),
 }
 
-/// A proxy that listens on a port of its own; it ends when dropped.
+/// A proxy on its own port, which ends when dropped.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
@@ -48,7 +50,8 @@ struct Flows {
 }
 
 impl Proxy {
-    /// Listens on loopback and passes each connection on to `server`: `up` is towards the server, `down` away from it.
+    /// Listens on loopback and forwards each connection to `server`. `up` applies towards the
+    /// server, `down` away from it.
     pub async fn start(server: SocketAddr, up: Flow, down: Flow) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0")
             .await
@@ -64,7 +67,7 @@ impl Proxy {
                 let Ok((client, _)) = listener.accept().await else {
                     return;
                 };
-                let flows = *rules.lock().expect("nobody panics with the lock");
+                let flows = *rules.lock().expect("no thread panics with the lock held");
                 connections.spawn(pass(client, server, flows));
             }
         });
@@ -75,27 +78,30 @@ impl Proxy {
         }
     }
 
-    /// Where clients connect.
+    /// Returns the address for clients.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Changes the rules for connections that come from now on.
+    /// Changes the flows of future connections.
     pub fn set(&self, up: Flow, down: Flow) {
-        *self.flows.lock().expect("nobody panics with the lock") = Flows { up, down };
+        *self
+            .flows
+            .lock()
+            .expect("no thread panics with the lock held") = Flows { up, down };
     }
 }
 
-/// One direction is broken; both ends must learn it.
+/// One direction is broken, and both ends must be reset.
 struct Broken;
 
-/// Passes one connection on until both directions are over or one breaks.
+/// Forwards one connection until both directions have ended or one breaks.
 async fn pass(mut client: TcpStream, server: SocketAddr, flows: Flows) {
     let Ok(mut upstream) = TcpStream::connect(server).await else {
         return;
     };
     for socket in [&client, &upstream] {
-        // Only matters for speed.
+        // A failure costs only speed.
         let _ = socket.set_nodelay(true);
     }
     let outcome = {
@@ -114,7 +120,7 @@ async fn pass(mut client: TcpStream, server: SocketAddr, flows: Flows) {
     }
 }
 
-/// Moves bytes one way, as `flow` says, until they end.
+/// Moves bytes in one direction as `flow` prescribes, until they end.
 async fn pump(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, flow: Flow) -> Result<(), Broken> {
     let mut piece = vec![0; PIECE];
     let mut passed = 0;

@@ -1,4 +1,5 @@
-//! A receiver of webhooks: a small HTTP/1.1 server that keeps what comes, and answers as it is told.
+//! A receiver of webhooks: a small HTTP/1.1 server that keeps all messages and gives prepared
+//! replies.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -15,32 +16,32 @@ use tokio::task::JoinHandle;
 
 use crate::{PATIENCE, within};
 
-/// The secret that receivers verify with, unless they are told otherwise.
+/// Secret that verifies the messages in [`Receiver::next`].
 pub const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
-/// What a receiver says to a message.
+/// Reply to a message.
 #[derive(Debug, Clone)]
 pub enum Reply {
     /// A status, with fields and a body.
     Status(u16, &'static str, String),
-    /// Nothing, for as long as the sender waits.
+    /// Silence, for as long as the sender waits.
     Silence,
 }
 
 impl Reply {
-    /// A status and nothing else.
+    /// Creates a reply without fields and body.
     pub fn status(status: u16) -> Self {
         Self::Status(status, "", String::new())
     }
 
-    /// A status and a JSON document.
+    /// Creates a reply with a JSON document.
     pub fn json(status: u16, document: &Value) -> Self {
         let field = "content-type: application/json\r\n";
         Self::Status(status, field, document.to_string())
     }
 }
 
-/// A message as it came.
+/// A received message.
 #[derive(Debug, Clone)]
 pub struct Message {
     fields: HeaderMap,
@@ -48,36 +49,36 @@ pub struct Message {
 }
 
 impl Message {
-    /// A field that must be there.
+    /// Returns the value of a field, which must be there.
     pub fn field(&self, name: &str) -> &str {
         let value = self.fields.get(name);
         let value = value.unwrap_or_else(|| panic!("{name} is missing: {self:?}"));
         value.to_str().expect("it is ASCII")
     }
 
-    /// The name of the event, by which receivers know a repetition.
+    /// Returns the id of the event, by which receivers recognise a repetition.
     pub fn id(&self) -> &str {
         self.field("webhook-id")
     }
 
-    /// The document as it came.
+    /// Returns the body as received.
     pub fn body(&self) -> &Bytes {
         &self.body
     }
 
-    /// The document.
+    /// Parses the body.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).expect("it is JSON")
     }
 
-    /// Whether the library of Standard Webhooks takes it from the holder of a secret.
+    /// Reports whether the Standard Webhooks library accepts the signature by this secret.
     pub fn is_signed_with(&self, secret: &str) -> bool {
         let library = Webhook::new(secret).expect("it is a secret");
         library.verify(&self.body, &self.fields).is_ok()
     }
 }
 
-/// A running receiver, which ends when it is dropped.
+/// A running receiver, which ends when dropped.
 #[derive(Debug)]
 pub struct Receiver {
     address: SocketAddr,
@@ -93,7 +94,8 @@ impl Drop for Receiver {
 }
 
 impl Receiver {
-    /// Starts one that answers every message with 204, but for what it is told.
+    /// Starts a receiver that answers every message with 204, unless [`Receiver::reply`] sets
+    /// another reply.
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await;
         let listener = listener.expect("loopback has a free port");
@@ -114,18 +116,21 @@ impl Receiver {
         }
     }
 
-    /// Where it listens.
+    /// Returns the URL for messages.
     pub fn url(&self) -> String {
         format!("http://{}/hook", self.address)
     }
 
-    /// Says this to the next message that has no reply yet.
+    /// Sets the reply to the next message without one.
     pub fn reply(&self, reply: Reply) {
-        let mut replies = self.replies.lock().expect("nobody panics with the lock");
+        let mut replies = self
+            .replies
+            .lock()
+            .expect("no thread panics with the lock held");
         replies.push_back(reply);
     }
 
-    /// The next message, whose signature is verified.
+    /// Returns the next message, after verifying its signature.
     pub async fn next(&mut self) -> Message {
         let next = within(PATIENCE, "a message", self.messages.recv()).await;
         let message = next.expect("the receiver runs");
@@ -133,13 +138,13 @@ impl Receiver {
         message
     }
 
-    /// Whether nothing has come that was not taken yet.
+    /// Reports whether all received messages have been taken.
     pub fn is_empty(&self) -> bool {
         self.messages.is_empty()
     }
 }
 
-/// Answers messages until the other side is gone.
+/// Answers messages until the sender closes.
 async fn serve(
     mut stream: TcpStream,
     replies: Arc<Mutex<VecDeque<Reply>>>,
@@ -149,9 +154,9 @@ async fn serve(
     while let Some(message) = receive(&mut stream, &mut read).await {
         let told = replies
             .lock()
-            .expect("nobody panics with the lock")
+            .expect("no thread panics with the lock held")
             .pop_front();
-        // The test may be over.
+        // Fails if the test has ended.
         let _ = tell.send(message);
         let (status, fields, body) = match told.unwrap_or(Reply::status(204)) {
             Reply::Status(status, fields, body) => (status, fields, body),

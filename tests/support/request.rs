@@ -1,35 +1,35 @@
-//! A request as a test says it, independent of the HTTP version that carries it.
+//! A request in a test, independent of the HTTP version that carries it.
 
 use bytes::Bytes;
 
-/// One request.
+/// A request.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// The method, as sent.
+    /// Method, as sent.
     pub method: String,
-    /// The request target: path and query.
+    /// Request target: path and query.
     pub target: String,
     /// Field names and values, in order, as sent.
     pub fields: Vec<(String, String)>,
-    /// The body that goes with the request when it is sent whole.
+    /// Body, if the request is sent in one call.
     pub body: Bytes,
-    /// How the end of the body is told.
+    /// Framing of the body.
     pub framing: Framing,
 }
 
-/// How a request says where its body ends.
+/// Framing of a request body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
-    /// There is no body.
+    /// No body.
     Nothing,
-    /// `Content-Length` with this number, whatever is sent in the end.
+    /// `Content-Length` with this number, regardless of the bytes actually sent.
     Length(u64),
     /// Chunked on HTTP/1.1; no declared length on HTTP/2.
     Unknown,
 }
 
 impl Request {
-    /// A request without fields or body.
+    /// Creates a request without fields or body.
     pub fn new(method: &str, target: impl Into<String>) -> Self {
         Self {
             method: method.to_owned(),
@@ -56,17 +56,17 @@ impl Request {
         Self::new("DELETE", target)
     }
 
-    /// With an empty body, until one is given.
+    /// Creates a `PUT`, with an empty body until one is set.
     pub fn put(target: impl Into<String>) -> Self {
         Self::new("PUT", target).announcing(0)
     }
 
-    /// With an empty body, until one is given.
+    /// Creates a `POST`, with an empty body until one is set.
     pub fn post(target: impl Into<String>) -> Self {
         Self::new("POST", target).announcing(0)
     }
 
-    /// With an empty body, until one is given.
+    /// Creates a `PATCH`, with an empty body until one is set.
     pub fn patch(target: impl Into<String>) -> Self {
         Self::new("PATCH", target).announcing(0)
     }
@@ -77,25 +77,25 @@ impl Request {
         self
     }
 
-    /// Adds an API key as the bearer.
+    /// Adds an API key as bearer token.
     pub fn bearer(self, key: &str) -> Self {
         self.field("Authorization", format!("Bearer {key}"))
     }
 
-    /// The whole body, with its length declared.
+    /// Sets the body and declares its length.
     pub fn body(mut self, body: impl Into<Bytes>) -> Self {
         self.body = body.into();
         let length = u64::try_from(self.body.len()).expect("a length fits");
         self.announcing(length)
     }
 
-    /// Declares `length` bytes, which the test sends by itself.
+    /// Declares a body of `length` bytes, which the test sends itself.
     pub fn announcing(mut self, length: u64) -> Self {
         self.framing = Framing::Length(length);
         self
     }
 
-    /// Declares a body without telling its length.
+    /// Declares a body of unknown length.
     pub fn unannounced(mut self) -> Self {
         self.framing = Framing::Unknown;
         self

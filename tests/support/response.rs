@@ -1,4 +1,4 @@
-//! What came back, with everything that came before it.
+//! A response, with all interim responses before it.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ pub struct Head {
     pub fields: HeaderMap,
 }
 
-/// A final response that arrived whole, and the interim ones before it.
+/// A final response that arrived completely, and the interim ones before it.
 #[derive(Clone)]
 pub struct Response {
     /// The interim responses, in order of arrival.
@@ -25,33 +25,33 @@ pub struct Response {
     pub body: Bytes,
 }
 
-/// An exchange that ended before its final response was whole.
+/// An exchange that ended before its final response was complete.
 #[derive(Debug)]
 pub struct Cut {
     /// The interim responses that arrived.
     pub interim: Vec<Head>,
     /// The final response as far as it arrived; its body is short.
     pub partial: Option<(Head, Bytes)>,
-    /// How the connection or stream ended, for people.
+    /// Readable description of the end of the connection or stream.
     pub how: String,
 }
 
 impl Head {
-    /// The value of a field that there must be.
+    /// Returns the value of a field, which must be there.
     #[track_caller]
     pub fn field(&self, name: &str) -> &str {
         self.optional(name)
             .unwrap_or_else(|| panic!("no {name} in {self:#?}"))
     }
 
-    /// The value of a field that there may be.
+    /// Returns the value of a field, if it is there.
     #[track_caller]
     pub fn optional(&self, name: &str) -> Option<&str> {
         let value = self.fields.get(name)?;
         Some(value.to_str().expect("fields in tests are ASCII"))
     }
 
-    /// The number in `Upload-Offset`, which must be there.
+    /// Returns the number in `Upload-Offset`, which must be there.
     #[track_caller]
     pub fn offset(&self) -> u64 {
         let value = self.field("upload-offset");
@@ -62,45 +62,46 @@ impl Head {
 }
 
 impl Response {
-    /// The status code.
+    /// Returns the status code.
     pub fn status(&self) -> u16 {
         self.head.status
     }
 
-    /// This response, if its status is `status`; panics with all of it otherwise.
+    /// Returns this response if its status is `status`; panics with all of it otherwise.
     #[track_caller]
     pub fn expect(self, status: u16) -> Self {
         assert_eq!(self.status(), status, "{self:#?}");
         self
     }
 
-    /// The value of a field that there must be.
+    /// Returns the value of a field, which must be there.
     #[track_caller]
     pub fn field(&self, name: &str) -> &str {
         self.optional(name)
             .unwrap_or_else(|| panic!("no {name} in {self:#?}"))
     }
 
-    /// The value of a field that there may be.
+    /// Returns the value of a field, if it is there.
     #[track_caller]
     pub fn optional(&self, name: &str) -> Option<&str> {
         self.head.optional(name)
     }
 
-    /// The number in `Upload-Offset`, which must be there.
+    /// Returns the number in `Upload-Offset`, which must be there.
     #[track_caller]
     pub fn offset(&self) -> u64 {
         self.head.offset()
     }
 
-    /// The body as JSON.
+    /// Parses the body as JSON.
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body)
             .unwrap_or_else(|error| panic!("no JSON ({error}): {self:#?}"))
     }
 
-    /// The problem document of an error answer (RFC 9457), after checking that it is one and agrees with the status.
+    /// Returns the problem document of an error answer (RFC 9457), after checking that it is one
+    /// and agrees with the status.
     #[track_caller]
     pub fn problem(&self) -> serde_json::Value {
         assert_eq!(
@@ -135,7 +136,7 @@ impl fmt::Debug for Response {
     }
 }
 
-/// The beginning of a body, readable.
+/// The beginning of a body, in readable form.
 struct Excerpt<'a>(&'a [u8]);
 
 impl fmt::Debug for Excerpt<'_> {

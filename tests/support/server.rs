@@ -1,4 +1,4 @@
-//! The real program, as a child process on a directory of its own.
+//! The real program, as a child process with its own directory.
 
 use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader};
@@ -20,7 +20,7 @@ use crate::{
     Authority, Client, Cut, PATIENCE, Process, Request, Response, Stores, Version, within,
 };
 
-/// How a server is started.
+/// Options for the start of a server.
 #[derive(Debug, Default)]
 pub struct Setup {
     config: String,
@@ -35,7 +35,8 @@ pub struct Setup {
     outlives_file_limit: bool,
 }
 
-/// A running server; killed, and its directory removed, when dropped. A test that panics shows its log.
+/// A running server. When dropped, it is killed and its directory removed; its log is printed if
+/// the test panics.
 #[derive(Debug)]
 pub struct TestServer {
     setup: Setup,
@@ -46,7 +47,7 @@ pub struct TestServer {
     log: Log,
 }
 
-/// Everything that the program has written to its standard error, over all its lives.
+/// Lines that the program has written to its standard error, over all restarts.
 #[derive(Debug, Clone, Default)]
 struct Log(Arc<Mutex<Vec<String>>>);
 
@@ -70,31 +71,33 @@ impl Setup {
         self
     }
 
-    /// Keeps the data somewhere else than in the server's own directory.
+    /// Keeps the data in `directory` instead of the server's own directory.
     pub fn data(mut self, directory: &Path) -> Self {
         self.data = Some(directory.to_owned());
         self
     }
 
-    /// Keeps things in `stores`, as a node beside others; else in new ones of the kinds that this run is about.
+    /// Keeps facts and bytes in `stores`, as a node beside others; otherwise in new stores of the
+    /// kinds that this run tests.
     pub fn stores(mut self, stores: &Stores) -> Self {
         self.stores = Some(stores.clone());
         self
     }
 
-    /// Listens somewhere else than on loopback.
+    /// Listens on `address` instead of loopback.
     pub fn listen(mut self, address: &str) -> Self {
         self.listen = Some(address.to_owned());
         self
     }
 
-    /// Has its admin listener somewhere else than on a free port of loopback, or `off`.
+    /// Sets the address of the admin listener, or `off`, instead of a free port of loopback.
     pub fn admin(mut self, address: &str) -> Self {
         self.admin = Some(address.to_owned());
         self
     }
 
-    /// Passes a listening socket to the program, as systemd does (`sd_listen_fds(3)`); it takes the place of `listen`.
+    /// Passes a listening socket to the program, as systemd does (`sd_listen_fds(3)`); it replaces
+    /// `listen`.
     pub fn socket(mut self, socket: TcpListener) -> Self {
         self.socket = Some(socket);
         self
@@ -106,7 +109,8 @@ impl Setup {
         self
     }
 
-    /// Makes a write beyond [`TestServer::limit_file_size`] an error, where it would end the program (`SIGXFSZ`).
+    /// Makes a write beyond [`TestServer::limit_file_size`] an error; otherwise it ends the program
+    /// (`SIGXFSZ`).
     pub fn outlive_file_limit(mut self) -> Self {
         self.outlives_file_limit = true;
         self
@@ -137,20 +141,20 @@ impl Setup {
         }
     }
 
-    /// Runs the program when it is expected to give up by itself; the status and what it said.
+    /// Runs the program, which must end by itself. Returns the status and the standard error.
     pub async fn refuse(mut self) -> (ExitStatus, String) {
         let directory = tempfile::tempdir().expect("there is a temporary directory");
         self.choose_stores().await;
         let log = Log::default();
         let heard = log.clone();
-        // Dropped with the thread that hears, at the end of what the program says.
+        // Dropped with the reading thread, at the end of the program's output.
         let (hearing, heard_all) = tokio::sync::oneshot::channel::<()>();
         let mut child = spawn(&self, directory.path(), "127.0.0.1:0", move |line| {
             let _while_hearing = &hearing;
             heard.add(line);
         });
         let status = ended(&mut child, PATIENCE, &log).await;
-        // Nothing is ever sent: the error is the end.
+        // Nothing is ever sent: the error marks the end.
         let _ = within(PATIENCE, "the end of the log", heard_all).await;
         (status, log.text())
     }
@@ -167,32 +171,32 @@ impl Setup {
 }
 
 impl TestServer {
-    /// Starts a server as it comes: on loopback, open, all defaults.
+    /// Starts a server with all defaults: on loopback, without access control.
     pub async fn start() -> Self {
         Setup::default().start().await
     }
 
-    /// To start a server that is not as it comes.
+    /// Returns the options of a server, to be changed before the start.
     pub fn setup() -> Setup {
         Setup::default()
     }
 
-    /// Where it listens.
+    /// Returns the address of the listener.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where its admin listener is.
+    /// Returns the address of the admin listener.
     pub fn admin(&self) -> SocketAddr {
         let log = self.log.text();
         let said = |line| said_address(line, "listening for admin");
         log.lines()
             .rev()
             .find_map(said)
-            .expect("it says so before it says where it listens")
+            .expect("the admin address is logged before the other one")
     }
 
-    /// A URL of it, for real clients.
+    /// Returns the URL of `target`, for real clients.
     pub fn url(&self, target: &str) -> String {
         match self.authority {
             Some(_) => format!("https://localhost:{}{target}", self.address.port()),
@@ -200,28 +204,28 @@ impl TestServer {
         }
     }
 
-    /// The certificate, where it serves TLS.
+    /// Returns the certificate of a server with TLS.
     pub fn authority(&self) -> &Authority {
         self.authority.as_ref().expect("set up with tls()")
     }
 
-    /// Where its data lies.
+    /// Returns the data directory.
     pub fn data(&self) -> PathBuf {
         data_directory(&self.setup, self.directory.path())
     }
 
-    /// Everything in its stores that holds bytes, published or not.
+    /// Returns all files with bytes in its stores, published or not.
     pub fn blobs(&self) -> Vec<PathBuf> {
         self.setup.chosen_stores().blobs(&self.data())
     }
 
-    /// Takes away the place that its bytes are kept in, so that the blob store does not work.
+    /// Moves the directory of the bytes away, so that the blob store fails.
     pub fn take_blobs_away(&self) {
         let (place, away) = self.place_of_blobs();
         std::fs::rename(place, away).expect("it was there");
     }
 
-    /// Gives back what was taken away.
+    /// Moves the directory of the bytes back.
     pub fn give_blobs_back(&self) {
         let (place, away) = self.place_of_blobs();
         std::fs::rename(away, place).expect("it was taken away");
@@ -233,7 +237,7 @@ impl TestServer {
         (place, away)
     }
 
-    /// Opens a connection.
+    /// Opens a connection to the server.
     pub async fn client(&self, version: Version) -> Client {
         match &self.authority {
             Some(authority) => Client::open_tls(self.address, version, authority).await,
@@ -241,7 +245,8 @@ impl TestServer {
         }
     }
 
-    /// One request on a connection of its own over HTTP/1.1, answered in full.
+    /// Sends one request on a new connection over HTTP/1.1. Returns the response, which must be
+    /// complete.
     #[track_caller]
     pub fn request(&self, request: Request) -> impl Future<Output = Response> + '_ {
         let caller = std::panic::Location::caller();
@@ -256,35 +261,35 @@ impl TestServer {
         }
     }
 
-    /// One request on a connection of its own over HTTP/1.1, which may be cut.
+    /// Sends one request on a new connection over HTTP/1.1, which may be cut.
     pub async fn try_request(&self, request: &Request) -> Result<Response, Cut> {
         self.client(Version::Http1).await.exchange(request).await
     }
 
-    /// The process, for what only the system knows of it.
+    /// Returns the process, for information of the operating system.
     pub fn process(&self) -> Process {
         Process::of(&self.child)
     }
 
-    /// Kills the program as a crash would: `SIGKILL`, no goodbye. Returns once it is gone.
+    /// Kills the program with `SIGKILL`, like a crash. Returns once it is gone.
     pub async fn kill(&mut self) {
         self.process().signal(Signal::KILL);
         ended(&mut self.child, PATIENCE, &self.log).await;
     }
 
-    /// Asks the program to end (`SIGTERM`) without waiting for it.
+    /// Asks the program to end (`SIGTERM`), without waiting.
     pub fn terminate(&self) {
         self.process().signal(Signal::TERM);
     }
 
-    /// How the program ended, which it must do within `limit`.
+    /// Waits until the program has ended, at most `limit`. Returns its status.
     pub async fn ended(&mut self, limit: Duration) -> ExitStatus {
         ended(&mut self.child, limit, &self.log).await
     }
 
     /// Starts the program again on the same data and the same port; it must have ended.
     pub async fn restart(&mut self) {
-        let over = self.child.try_wait().expect("our own child can be asked");
+        let over = self.child.try_wait().expect("a parent can query its child");
         assert!(over.is_some(), "restart() comes after kill() or ended()");
         let listen = self.address.to_string();
         let (child, address) = launch(&self.setup, self.directory.path(), &listen, &self.log).await;
@@ -292,7 +297,7 @@ impl TestServer {
         self.child = child;
     }
 
-    /// Changes its configuration and tells it to read it again (`SIGHUP`).
+    /// Replaces the configuration and makes the program reload it (`SIGHUP`).
     pub fn reconfigure(&mut self, toml: &str) {
         assert!(
             !self.setup.config.is_empty(),
@@ -304,12 +309,13 @@ impl TestServer {
         self.process().signal(Signal::HUP);
     }
 
-    /// Its resident memory.
+    /// Returns the resident memory.
     pub fn resident(&self) -> Resident {
         self.process().resident()
     }
 
-    /// Lets no file of the running program grow beyond `bytes` from now on, or any size with `None`.
+    /// Limits the size of the files that the running program writes to `bytes` from now on; `None`
+    /// removes the limit.
     pub fn limit_file_size(&self, bytes: Option<u64>) {
         let pid = rustix::process::Pid::from_child(&self.child);
         let limit = Rlimit {
@@ -319,7 +325,7 @@ impl TestServer {
         prlimit(Some(pid), Resource::Fsize, limit).expect("a parent may limit its child");
     }
 
-    /// Lets the running program have no more than so many files open from now on.
+    /// Limits the number of open files of the running program from now on.
     pub fn limit_open_files(&self, files: u64) {
         let pid = rustix::process::Pid::from_child(&self.child);
         let limit = Rlimit {
@@ -329,7 +335,7 @@ impl TestServer {
         prlimit(Some(pid), Resource::Nofile, limit).expect("a parent may limit its child");
     }
 
-    /// Everything it has logged so far.
+    /// Returns the log so far.
     pub fn log(&self) -> String {
         self.log.text()
     }
@@ -338,7 +344,7 @@ impl TestServer {
 impl Drop for TestServer {
     fn drop(&mut self) {
         self.process().signal(Signal::KILL);
-        // Nothing is left to do about a child that cannot be waited for.
+        // A child that cannot be waited for needs no further care.
         let _ = self.child.wait();
         if std::thread::panicking() {
             self.log.show();
@@ -348,12 +354,12 @@ impl Drop for TestServer {
 
 impl Log {
     fn add(&self, line: &str) {
-        let mut lines = self.0.lock().expect("nobody panics with the lock");
+        let mut lines = self.0.lock().expect("no thread panics with the lock held");
         lines.push(line.to_owned());
     }
 
     fn text(&self) -> String {
-        let lines = self.0.lock().expect("nobody panics with the lock");
+        let lines = self.0.lock().expect("no thread panics with the lock held");
         lines.join("\n")
     }
 
@@ -366,7 +372,8 @@ impl Log {
     }
 }
 
-/// Where the program is: `LONGHAUL_BIN`, else beside the running test, where cargo puts both.
+/// Returns the path of the program: `LONGHAUL_BIN`, or else beside the running test, where cargo
+/// puts both.
 pub fn program() -> PathBuf {
     if let Some(path) = std::env::var_os("LONGHAUL_BIN") {
         return path.into();
@@ -395,7 +402,7 @@ fn data_directory(setup: &Setup, directory: &Path) -> PathBuf {
     setup.data.clone().unwrap_or_else(own)
 }
 
-/// Starts the program and hands each line that it logs to `hear`.
+/// Starts the program and passes each line of its log to `hear`.
 fn spawn(
     setup: &Setup,
     directory: &Path,
@@ -404,12 +411,12 @@ fn spawn(
 ) -> Child {
     let mut before = String::new();
     if setup.outlives_file_limit {
-        // An ignored signal stays ignored in the program that the shell becomes.
+        // An ignored signal stays ignored in the program that replaces the shell.
         before.push_str(r#"trap "" XFSZ; "#);
     }
     let mut stdin = Stdio::null();
     if let Some(socket) = &setup.socket {
-        // Passed sockets begin at descriptor 3; this one comes in as the standard input.
+        // Passed sockets begin at descriptor 3; this one arrives as standard input.
         before.push_str("exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; ");
         let socket = socket.try_clone().expect("a descriptor can be doubled");
         stdin = OwnedFd::from(socket).into();
@@ -423,7 +430,7 @@ fn spawn(
             .arg(program());
     }
     command
-        // Settings of whoever runs the tests are not settings of the test.
+        // The test must not depend on the settings of the user who runs it.
         .env_clear()
         .envs(std::env::vars_os().filter(|(name, _)| !is_meant_for_others(name)))
         .envs(setup.chosen_stores().environment())
@@ -444,7 +451,7 @@ fn spawn(
         command.arg("--config").arg(file);
     }
     let mut child = command.spawn().expect("the program can be started");
-    let stderr = child.stderr.take().expect("it is piped");
+    let stderr = child.stderr.take().expect("standard error is piped");
     std::thread::spawn(move || each_line(stderr, &mut hear));
     child
 }
@@ -458,7 +465,7 @@ fn each_line(stderr: ChildStderr, hear: &mut impl FnMut(&str)) {
     }
 }
 
-/// Starts the program and waits until it says where it listens.
+/// Starts the program and waits until its log reports the address.
 async fn launch(setup: &Setup, directory: &Path, listen: &str, log: &Log) -> (Child, SocketAddr) {
     let (tell, mut told) = watch::channel(None);
     let heard = log.clone();
@@ -472,21 +479,22 @@ async fn launch(setup: &Setup, directory: &Path, listen: &str, log: &Log) -> (Ch
             });
         }
     });
-    // The sender is dropped when the program closes its standard error, which means that it gave up.
+    // The sender is dropped when the program closes its standard error, which means that it has
+    // failed.
     let address = within(
         PATIENCE,
         "the program listens",
         told.wait_for(Option::is_some),
     )
     .await;
-    let Ok(address) = address.map(|address| address.expect("waited for")) else {
+    let Ok(address) = address.map(|address| address.expect("the wait is for an address")) else {
         let status = ended(&mut child, PATIENCE, log).await;
         panic!("the program gave up ({status}):\n{}", log.text());
     };
     (child, address)
 }
 
-/// The address in the URL of a log line that says `message`.
+/// Returns the address in the URL of a log line with this message.
 fn said_address(line: &str, message: &str) -> Option<SocketAddr> {
     let event: Value = serde_json::from_str(line).ok()?;
     let fields = event.get("fields").unwrap_or(&event);
@@ -501,7 +509,7 @@ fn said_address(line: &str, message: &str) -> Option<SocketAddr> {
 async fn ended(child: &mut Child, limit: Duration, log: &Log) -> ExitStatus {
     let end = async {
         loop {
-            if let Some(status) = child.try_wait().expect("our own child can be asked") {
+            if let Some(status) = child.try_wait().expect("a parent can query its child") {
                 return status;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -1,11 +1,11 @@
-//! Skipping aloud.
+//! Visible skips of tests.
 
 use std::io::Write as _;
 
-/// Says that the calling test cannot run here, and why. `tests/run` counts these lines.
+/// Reports that the calling test cannot run here, and the reason. `tests/run` counts these lines.
 ///
-/// Written past the capture of the test harness, which would hide it in a test that passes.
+/// Bypasses the capture of the test harness, which would hide the line of a passing test.
 pub fn skip(test: &str, reason: &str) {
-    // A closed standard error leaves nobody to tell.
+    // A closed standard error cannot be reported anywhere.
     let _ = writeln!(std::io::stderr(), "\nskipped: {test}: {reason}");
 }

@@ -1,4 +1,4 @@
-//! What the system knows about the two ends of a connection on this machine.
+//! Information of the operating system about both ends of a connection on this machine.
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 
 use crate::{PATIENCE, eventually, within};
 
-/// The addresses of a connection.
+/// Addresses of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ends {
     client: SocketAddr,
@@ -23,14 +23,14 @@ pub(crate) async fn connect(server: SocketAddr) -> io::Result<(TcpStream, Ends)>
 }
 
 impl Ends {
-    /// Waits until everything that the client sent has been read by the program at the other end: neither kernel queue holds
-    /// a byte of it.
+    /// Waits until the program at the other end has read all bytes of the client: neither kernel
+    /// queue holds any.
     pub(crate) async fn drained(self) {
         eventually("the server reads what was sent", async || {
             let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux lists its sockets");
             let sending = queues(&table, self.client, self.server);
             let reading = queues(&table, self.server, self.client);
-            // An end that is gone holds nothing.
+            // An end that is gone holds no bytes.
             let unsent = sending.map_or(0, |(unsent, _)| unsent);
             let unread = reading.map_or(0, |(_, unread)| unread);
             (unsent == 0 && unread == 0).then_some(())
@@ -39,8 +39,8 @@ impl Ends {
     }
 }
 
-/// The bytes queued for sending and for reading at `local`, from the table of `proc_pid_net(5)`:
-/// `sl local_address rem_address st tx_queue:rx_queue …`, all in hexadecimal.
+/// Returns the bytes queued for sending and for reading at `local`, from the table of
+/// `proc_pid_net(5)`: `sl local_address rem_address st tx_queue:rx_queue …`, all in hexadecimal.
 fn queues(table: &str, local: SocketAddr, remote: SocketAddr) -> Option<(u64, u64)> {
     let (local, remote) = (in_table(local), in_table(remote));
     table.lines().find_map(|line| {
@@ -56,7 +56,8 @@ fn queues(table: &str, local: SocketAddr, remote: SocketAddr) -> Option<(u64, u6
     })
 }
 
-/// An IPv4 address as the table has it: the number in the machine's own byte order, then the port.
+/// Formats an IPv4 address as in the table: the number in the machine's own byte order, then the
+/// port.
 fn in_table(address: SocketAddr) -> String {
     let SocketAddr::V4(address) = address else {
         panic!("tests use IPv4");

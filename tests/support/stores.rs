@@ -1,8 +1,10 @@
-//! What servers keep things in: the combination of stores that a run of the tests is about.
+//! Stores of the servers under test: the combination of metadata and blob stores that a run of the
+//! tests uses.
 //!
-//! `TESTS_METADATA` is `sqlite` (as it is if nothing is said) or `postgres`, and `TESTS_BLOBS` is `fs` or `s3`.
-//! PostgreSQL and the S3 server, which `TESTS_S3` chooses, are real: the first test that needs one starts it for its program. Every
-//! server under test has a database and a bucket, or a prefix of one, of its own there, unless it is a node beside others.
+//! `TESTS_METADATA` is `sqlite` (the default) or `postgres`, and `TESTS_BLOBS` is `fs` (the
+//! default) or `s3`. PostgreSQL and the S3 server, which `TESTS_S3` chooses, are real: the first
+//! test that needs one starts it for its test program. Every server under test has its own database
+//! and its own bucket, or prefix of one, unless it is a node beside others.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -14,31 +16,31 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use self::postgres_server::postgres_server;
 use self::s3_server::s3_server;
 
-#[path = "../../server/metadata/tests/cluster/server.rs"]
+#[path = "../../server/testing/src/postgres/server.rs"]
 mod postgres_server;
 #[path = "../../server/blobs/tests/s3_server/mod.rs"]
 mod s3_server;
 
-/// Where facts are kept.
+/// Kind of the metadata store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Metadata {
-    /// In a file of the data directory.
+    /// A file in the data directory.
     Sqlite,
-    /// In a PostgreSQL server.
+    /// A PostgreSQL server.
     Postgres,
 }
 
-/// Where bytes are kept.
+/// Kind of the blob store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blobs {
-    /// In the data directory.
+    /// The data directory.
     Fs,
-    /// In an S3 server.
+    /// An S3 server.
     S3,
 }
 
 impl Metadata {
-    /// What this run is about.
+    /// Returns the kind that this run tests.
     pub fn of_this_run() -> Self {
         choice(
             "TESTS_METADATA",
@@ -48,13 +50,13 @@ impl Metadata {
 }
 
 impl Blobs {
-    /// What this run is about.
+    /// Returns the kind that this run tests.
     pub fn of_this_run() -> Self {
         choice("TESTS_BLOBS", [("fs", Self::Fs), ("s3", Self::S3)])
     }
 }
 
-/// What `variable` names; the first where it says nothing.
+/// Returns the choice that `variable` names, or the first if it is unset.
 fn choice<T: Copy>(variable: &str, choices: [(&str, T); 2]) -> T {
     let Some(said) = std::env::var_os(variable) else {
         return choices[0].1;
@@ -67,7 +69,8 @@ fn choice<T: Copy>(variable: &str, choices: [(&str, T); 2]) -> T {
     *chosen
 }
 
-/// The stores of one server, or of several that are one service; what is in them goes with the last of them.
+/// Stores of one server, or of several nodes of one service. Their contents are removed with the
+/// last handle.
 #[derive(Debug, Clone)]
 pub struct Stores {
     database: Option<Arc<Database>>,
@@ -75,27 +78,27 @@ pub struct Stores {
 }
 
 impl Stores {
-    /// New and empty ones, of the kinds that this run is about.
+    /// Creates empty stores of the kinds that this run tests.
     pub async fn fresh() -> Self {
         Self::new(Metadata::of_this_run(), Blobs::of_this_run()).await
     }
 
-    /// New and empty ones that any number of servers may have together.
+    /// Creates empty stores that any number of servers may share.
     pub async fn for_nodes() -> Self {
         Self::new(Metadata::Postgres, Blobs::S3).await
     }
 
-    /// New and empty ones of these kinds.
+    /// Creates empty stores of these kinds.
     pub async fn new(metadata: Metadata, blobs: Blobs) -> Self {
-        // The first one waits for a server to start.
+        // The first test to get here waits until a server has started.
         let made = tokio::task::spawn_blocking(move || Self {
             database: (metadata == Metadata::Postgres).then(|| Arc::new(Database::fresh())),
             bucket: (blobs == Blobs::S3).then(|| Arc::new(Bucket::fresh())),
         });
-        made.await.expect("nothing stops it")
+        made.await.expect("the task is not cancelled")
     }
 
-    /// Environment variables that tell the program where they are.
+    /// Returns the environment variables that configure these stores.
     pub(crate) fn environment(&self) -> Vec<(&'static str, String)> {
         let database = self.database.iter().flat_map(|database| {
             [
@@ -121,12 +124,13 @@ impl Stores {
         database.chain(bucket).collect()
     }
 
-    /// The same as configuration, but for the credentials, which are [`Stores::credentials`].
+    /// Returns the same settings as configuration, without the credentials, which are
+    /// [`Stores::credentials`].
     pub fn config(&self) -> String {
         let settings = self.environment().into_iter().filter_map(|(name, value)| {
             let setting = name.strip_prefix("LONGHAUL_")?;
             let setting = setting.to_ascii_lowercase().replace("__", ".");
-            // The one setting that is no text.
+            // The only setting that is not a string.
             let value = match value.as_str() {
                 "true" => value,
                 _ => format!("{value:?}"),
@@ -136,38 +140,40 @@ impl Stores {
         settings.collect()
     }
 
-    /// Environment variables that open them.
+    /// Returns the environment variables with the credentials.
     pub fn credentials(&self) -> Vec<(&'static str, String)> {
         let mut variables = self.environment();
         variables.retain(|(name, _)| name.starts_with("AWS_"));
         variables
     }
 
-    /// The bucket.
+    /// Returns the name of the bucket.
     ///
     /// # Panics
-    /// Bytes are in a directory.
+    ///
+    /// Panics if the bytes are in a directory.
     pub fn bucket(&self) -> &str {
         let bucket = self.bucket.as_ref().expect("bytes are in S3");
         &bucket.place.bucket
     }
 
-    /// The S3 server's URL.
+    /// Returns the URL of the S3 server.
     pub fn endpoint(&self) -> &'static str {
         s3_server().endpoint()
     }
 
-    /// The S3 server's region.
+    /// Returns the region of the S3 server.
     pub fn region(&self) -> &'static str {
         s3_server::REGION
     }
 
-    /// How often the S3 server was asked for what so far, by the name of the operation.
+    /// Returns the number of requests to the S3 server so far, by operation.
     pub fn requests(&self) -> BTreeMap<String, u64> {
         let log = s3_server().buckets().with_file_name("requests");
         let log = std::fs::read_to_string(log).expect("the S3 server writes it");
         let mut requests = BTreeMap::new();
-        // A line is one of S3's server access logs: the operation is the word after the request's own name.
+        // Each line has the format of S3's server access logs: the operation is the word after the
+        // id of the request.
         for line in log.lines() {
             let operation = line.split(' ').find_map(|word| word.strip_prefix("s3_"));
             if let Some(operation) = operation {
@@ -177,10 +183,11 @@ impl Stores {
         requests
     }
 
-    /// Where bytes lie, whoever keeps them there.
+    /// Returns the directory of the bytes, in the file system or below the S3 server.
     ///
     /// # Panics
-    /// They are in an S3 server that does not keep them as files.
+    ///
+    /// Panics if the S3 server does not keep them as files.
     pub(crate) fn blobs_directory(&self, data: &Path) -> PathBuf {
         match &self.bucket {
             Some(bucket) => bucket.directory(),
@@ -188,12 +195,12 @@ impl Stores {
         }
     }
 
-    /// Everything that holds bytes, published or not; `data` is the server's directory.
+    /// Returns all files with bytes, published or not; `data` is the server's directory.
     pub(crate) fn blobs(&self, data: &Path) -> Vec<PathBuf> {
         let mut found = Vec::new();
         let mut directories = vec![self.blobs_directory(data)];
         while let Some(directory) = directories.pop() {
-            // A directory may go while it is looked at.
+            // A directory may be removed meanwhile.
             let entries = directory.read_dir().into_iter().flatten().flatten();
             for entry in entries {
                 match entry.file_type() {
@@ -208,8 +215,9 @@ impl Stores {
     }
 }
 
-/// Whether this is what versitygw keeps of a multipart upload that was aborted while a part arrived. It has forgotten which object
-/// that was for, as the missing attribute shows, and gives nobody the part nor counts it among the uploads under way.
+/// Reports whether the directory is the rest of a multipart upload in versitygw that was aborted
+/// while a part arrived. The missing attribute shows that versitygw no longer knows the object: it
+/// neither serves the part nor lists the upload.
 fn is_out_of_reach(directory: &Path) -> bool {
     let mut attributes = [0; 1024];
     directory
@@ -218,7 +226,7 @@ fn is_out_of_reach(directory: &Path) -> bool {
         && rustix::fs::listxattr(directory, &mut attributes[..]) == Ok(0)
 }
 
-/// A database in the PostgreSQL server of this program.
+/// A database in the PostgreSQL server of this test program.
 #[derive(Debug)]
 struct Database {
     name: String,
@@ -240,12 +248,12 @@ impl Database {
 
 impl Drop for Database {
     fn drop(&mut self) {
-        // Only to spare the disk until the server goes, with all of them.
+        // Only frees the disk early: the databases go with the server.
         let _ = psql(&format!("drop database {} with (force)", self.name));
     }
 }
 
-/// Has the server do one statement; what it complains about.
+/// Executes one statement in the server. The error is psql's output.
 fn psql(statement: &str) -> Result<(), String> {
     let output = Command::new(postgres_server::programs().join("psql"))
         .args(["--no-psqlrc", "--quiet", "--dbname"])
@@ -259,16 +267,17 @@ fn psql(statement: &str) -> Result<(), String> {
     }
 }
 
-/// How a PostgreSQL server is stopped.
+/// Modes of stopping a PostgreSQL server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopMode {
-    /// It ends transactions and connections, and then itself.
+    /// Ends transactions and connections, then the server.
     Fast,
-    /// It is gone at once, as in a crash, and recovers when it starts.
+    /// Ends the server at once, as in a crash; it recovers at the next start.
     Immediate,
 }
 
-/// Restarts the PostgreSQL server of this program, for all that use it; returns once it accepts connections again.
+/// Restarts the PostgreSQL server of this test program, for all its users. Returns once the server
+/// accepts connections again.
 pub async fn restart_postgres(mode: StopMode) {
     let mode = match mode {
         StopMode::Fast => "fast",
@@ -287,11 +296,14 @@ pub async fn restart_postgres(mode: StopMode) {
             .status()
     };
     let restarted = tokio::task::spawn_blocking(restart).await;
-    let status = restarted.expect("nothing stops it");
-    assert!(status.expect("it can be started").success(), "{mode}");
+    let status = restarted.expect("the task is not cancelled");
+    assert!(
+        status.expect("the command can be started").success(),
+        "{mode}"
+    );
 }
 
-/// A bucket in the S3 server of this program.
+/// A bucket in the S3 server of this test program.
 #[derive(Debug)]
 struct Bucket {
     place: s3_server::Place,
@@ -311,14 +323,14 @@ impl Bucket {
 
 impl Drop for Bucket {
     fn drop(&mut self) {
-        // Only to spare the disk until the server goes, with all of them.
+        // Only frees the disk early: the buckets go with the server.
         if s3_server().kind == s3_server::Kind::Versitygw {
             let _ = std::fs::remove_dir_all(self.directory());
         }
     }
 }
 
-/// The variables of whoever runs the tests that are not for a server under test.
+/// Reports whether an environment variable of the user must not reach a server under test.
 pub(crate) fn is_meant_for_others(variable: &OsString) -> bool {
     let variable = variable.to_string_lossy();
     ["LONGHAUL_", "AWS_", "PG"]

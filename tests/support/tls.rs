@@ -1,4 +1,4 @@
-//! A certificate for the test server and clients that trust it and nothing else.
+//! A certificate for the test server, and clients that trust only this certificate.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// Makes a new certificate and writes both PEM files into `directory`.
+    /// Creates a certificate and writes both PEM files into `directory`.
     pub fn create(directory: &Path) -> Self {
         let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
         let made = rcgen::generate_simple_self_signed(names).expect("fixed names are valid");
@@ -40,17 +40,17 @@ impl Authority {
         }
     }
 
-    /// The certificate, PEM; also what clients are to trust.
+    /// Returns the path of the certificate (PEM), which clients must trust.
     pub fn certificate(&self) -> &Path {
         &self.certificate
     }
 
-    /// The private key, PEM.
+    /// Returns the path of the private key (PEM).
     pub fn key(&self) -> &Path {
         &self.key
     }
 
-    /// A TLS handshake over `socket` that offers just `protocol` (ALPN).
+    /// Performs a TLS handshake over `socket` that offers only `protocol` (ALPN).
     pub(crate) async fn connect(
         &self,
         socket: TcpStream,

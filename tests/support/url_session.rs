@@ -1,13 +1,16 @@
-//! `URLSession` of iOS, as its requests and its reactions were seen on the wire: what it sends in which release, what it
-//! makes of a lost connection, and when it begins again.
+//! A model of iOS's `URLSession`, from its requests and reactions as observed on the wire: the
+//! requests of each release, the handling of a lost connection, and the conditions of a new start.
 //!
 //! 1. The app's own request goes out with the completeness field and the version of the release.
-//! 2. A 104 of that version with a `Location` makes the upload resumable; without one a lost connection means to begin again.
-//! 3. After a loss, `HEAD` with all of the app's fields asks how far the upload is. 404 and 410 mean to begin again.
-//! 4. One `PATCH` with the app's fields sends all that is left. Its answer is the app's answer.
+//! 2. A 104 of that version with a `Location` makes the upload resumable; without one, the upload
+//!    starts again after a lost connection.
+//! 3. After a loss, `HEAD` with all of the app's fields asks for the offset. After 404 and 410 the
+//!    upload starts again.
+//! 4. One `PATCH` with the app's fields sends all remaining bytes. Its answer is the app's answer.
 //!
-//! When `HEAD` says that the upload is complete, only its answer was lost. The drafts of these versions let nobody append then,
-//! so the app gets the answer to `HEAD`; what the real one does has not been seen.
+//! When `HEAD` reports that the upload is complete, only its answer was lost. In the drafts of
+//! these versions no client may append then, so the app gets the answer to `HEAD`; the behaviour of
+//! the real `URLSession` has not been observed.
 
 use std::io;
 use std::time::Duration;
@@ -17,12 +20,12 @@ use tokio::time::timeout;
 
 use crate::{Client, Head, Request, Response};
 
-/// How long this one waits for anything before it gives a connection up. The real one waits a minute.
+/// Longest wait for any step before this model gives up a connection. The real one waits a minute.
 const SILENCE: Duration = Duration::from_millis(400);
-/// More requests than any network needs that gets better.
-const MOST_REQUESTS: u32 = 1000;
+/// Maximum number of requests, more than any network needs that recovers.
+const MAX_REQUESTS: u32 = 1000;
 
-/// A release, by the version of the protocol that it speaks.
+/// A release, by its version of the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Release {
     /// iOS 17 and macOS 14: interop 3.
@@ -33,38 +36,40 @@ pub enum Release {
     Ios26,
 }
 
-/// A connection as the network gave it.
+/// A connection over the tested network.
 #[derive(Debug)]
 pub struct Line {
     /// The connection.
     pub client: Client,
-    /// The body is so much slower than the network's answers that a 104 comes before any of it leaves.
+    /// Set if the body is so much slower than the network's answers that a 104 arrives before any
+    /// of it is sent.
     pub is_slow: bool,
 }
 
-/// What the app gets, and how.
+/// Result of an upload for the app.
 #[derive(Debug)]
 pub struct Delivered {
-    /// The final answer: to the creation or the `PATCH`, or to the `HEAD` that found the upload complete.
+    /// The final answer: to the creation or the `PATCH`, or to the `HEAD` that found the upload
+    /// complete.
     pub response: Response,
-    /// Lost connections.
+    /// Number of lost connections.
     pub losses: u32,
-    /// How often it knew no way to go on, and began again.
+    /// Number of times that it could not resume and started again.
     pub restarts: u32,
-    /// What it did, for people.
+    /// Requests and losses in order, for people.
     pub history: Vec<String>,
 }
 
-/// Where an upload is on the server, and what it is known to hold.
+/// URL of an upload, and the offset that the server has reported.
 struct Known {
     upload: String,
     offset: u64,
 }
 
-/// A request is over, or its connection was lost.
+/// End of a request.
 enum Outcome {
     Answered(Response),
-    /// With the interim responses that came before.
+    /// The connection was lost, after these interim responses.
     Lost(Vec<Head>),
 }
 
@@ -81,10 +86,11 @@ impl Release {
         }
     }
 
-    /// Uploads as an upload task does, over the connections that `connect` makes. `request` is the app's own: method,
-    /// target and fields.
+    /// Uploads as an upload task does, over the connections that `connect` opens. `request` is the
+    /// app's own: method, target and fields.
     ///
-    /// Panics where the server breaks a promise: an answer in another version, an offset that goes back.
+    /// Panics if the server breaks a promise: an answer in another version, or a lower offset than
+    /// before.
     pub async fn upload(
         self,
         request: &Request,
@@ -95,7 +101,7 @@ impl Release {
         let mut losses = 0;
         let mut restarts = 0;
         let mut history = Vec::new();
-        for _ in 0..MOST_REQUESTS {
+        for _ in 0..MAX_REQUESTS {
             let asked = match &mut known {
                 None => None,
                 Some(known) => {
@@ -165,10 +171,10 @@ impl Release {
                 }
             }
         }
-        panic!("{self:?} gives up after {MOST_REQUESTS} requests: {losses} losses");
+        panic!("{self:?} gives up after {MAX_REQUESTS} requests: {losses} losses");
     }
 
-    /// The upload that the first 104 of this version names.
+    /// Returns the upload that the first 104 of this version names.
     fn upload_in(self, interim: &[Head]) -> Option<Known> {
         let first = interim.iter().find(|head| {
             head.status == 104
@@ -227,14 +233,14 @@ impl Release {
         }
     }
 
-    /// One request over a connection of its own. Only a `HEAD` goes without a body.
+    /// Performs one request over a new connection. Only a `HEAD` has no body.
     async fn exchange(
         self,
         connect: &mut impl AsyncFnMut() -> io::Result<Line>,
         request: &Request,
         body: &Bytes,
     ) -> Outcome {
-        // The network may lose the connection while it is made.
+        // The network may lose the connection during its establishment.
         let Ok(Ok(mut line)) = timeout(SILENCE, connect()).await else {
             return Outcome::Lost(Vec::new());
         };
@@ -246,7 +252,8 @@ impl Release {
                 assert_eq!(echo, Some(self.interop()), "{response:?}");
                 Outcome::Answered(response)
             }
-            // It tries again at once, unlike the real one: what this connection still carries may arrive late.
+            // Retries at once, unlike the real one: bytes that this connection still carries may
+            // arrive late.
             Ok(None) | Err(_) => {
                 drop(line);
                 Outcome::Lost(interim)
@@ -255,8 +262,8 @@ impl Release {
     }
 }
 
-/// Sends `request` with `body` and reads its answer; nothing when the connection is lost first. Cancel safe as far as it
-/// matters: `interim` has what came.
+/// Sends `request` with `body` and reads the answer; `None` if the connection is lost first. Cancel
+/// safe as far as necessary: `interim` holds the responses that have arrived.
 async fn converse(
     line: &mut Line,
     request: &Request,
@@ -270,12 +277,12 @@ async fn converse(
         request = request.announcing(u64::try_from(body.len()).expect("a length fits"));
     }
     client.begin(&request).await.ok()?;
-    // Only a creation is sure of an interim response.
+    // Only a creation is certain to get an interim response.
     if line.is_slow && has_body && request.method != "PATCH" {
         interim.extend(client.interim().await);
     }
     if has_body && !body.is_empty() {
-        // A server that has answered may read no more; the answer counts.
+        // A server that has answered may stop reading; the answer counts.
         let sent = client.send(body).await.is_ok();
         if sent {
             let _ = client.finish().await;
@@ -284,7 +291,7 @@ async fn converse(
     match client.response().await {
         Ok(response) => Some(response),
         Err(cut) => {
-            // Those read before are among them.
+            // Includes those that were read before.
             *interim = cut.interim;
             None
         }

@@ -1,7 +1,7 @@
 //! Every setting of the server, gathered.
 //!
 //! A section's struct lives with what it configures; this file only gives each a name. Adding one takes a field
-//! of [`Config`] and, so that `longhaul config` can explain its keys, a row of `docs::SOURCES`.
+//! of [`Config`]; `docs` explains its keys to `longhaul config`.
 //!
 //! Settings come from four layers, each stronger than the one before: the defaults, a TOML file, the environment
 //! (`LONGHAUL_HTTP__MAX_CONNECTIONS` is `max_connections` of `[http]`; `environment` has the rule), and flags of the command line.
@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use edge::routes::admin::AdminAddress;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use transport::{ListenAddress, TlsConfig};
 use url::Url;
@@ -29,7 +30,7 @@ use environment::Environment;
 use layers::{Layers, Origin};
 
 /// The whole configuration of a server.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The address and port that clients connect to: `127.0.0.1:8080`, `localhost:8080` (IPv4 and IPv6 of this machine), `8080` (the
@@ -37,6 +38,7 @@ pub struct Config {
     /// or `--open`. Sockets that a service manager passes (`LISTEN_FDS`, as systemd does) take its place.
     pub listen: ListenAddress,
     /// The directory for everything that the server keeps. It is created when it is missing.
+    #[schemars(with = "settings::Path")]
     pub data: PathBuf,
     /// The URL under which clients reach this server, for example `https://files.example.org`. With it, every
     /// `Location` is absolute; without it, a path, which no proxy in between can make wrong.
@@ -91,12 +93,14 @@ impl Default for Config {
 }
 
 /// TLS, spoken by this server itself.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tls {
     /// The file with the certificate chain, in PEM, the server's own certificate first.
+    #[schemars(with = "Option<settings::Path>")]
     pub cert: Option<PathBuf>,
     /// The file with the certificate's private key, in PEM.
+    #[schemars(with = "Option<settings::Path>")]
     pub key: Option<PathBuf>,
 }
 
@@ -151,9 +155,6 @@ impl Flags {
         Ok(table)
     }
 }
-
-/// The API key that the client commands send.
-pub const KEY_VARIABLE: &str = environment::KEY_VARIABLE;
 
 impl Config {
     /// Reads all layers.
@@ -251,7 +252,7 @@ impl Config {
         let field = docs::find(path).filter(|field| field.fields.is_empty())?;
         let defaults = Self::every_default();
         let default = defaults.iter().find_map(|table| rules::lookup(table, path));
-        Some(words::right(field.name, &field.takes, default.cloned()).example)
+        Some(words::right(&field.name, &field.takes, default.cloned()).example)
     }
 
     /// A line of the file that sets it right; the head of a section where it is one.
@@ -289,25 +290,8 @@ impl Config {
     }
 
     fn to_table(&self) -> toml::Table {
-        let mut table = toml::Table::try_from(self)
-            .expect("every section is made of tables, text, numbers and lists");
-        round_times(&mut table, docs::all());
-        table
-    }
-}
-
-/// Writes times as people do.
-fn round_times(table: &mut toml::Table, fields: &[docs::Field]) {
-    for field in fields {
-        match table.get_mut(field.name) {
-            Some(toml::Value::Table(section)) => round_times(section, &field.fields),
-            Some(toml::Value::String(text)) if field.takes == docs::Takes::A("Duration") => {
-                if let Ok(time) = humantime::parse_duration(text) {
-                    *text = words::time(time);
-                }
-            }
-            _ => {}
-        }
+        toml::Table::try_from(self)
+            .expect("every section is made of tables, text, numbers and lists")
     }
 }
 

@@ -188,14 +188,14 @@ pub struct Named(pub Vec<String>);
 impl Named {
     /// The first of `count` paths.
     fn of(first: &[String], count: usize) -> String {
-        const MOST: usize = 3;
+        const MAX: usize = 3;
         let names = first
             .iter()
-            .take(MOST)
+            .take(MAX)
             .map(|path| transfer::printable(path))
             .collect::<Vec<_>>()
             .join(", ");
-        match count.saturating_sub(MOST) {
+        match count.saturating_sub(MAX) {
             0 => names,
             more => format!("{names} and {more} more"),
         }
@@ -218,13 +218,13 @@ fn counted(count: u64, what: &str) -> String {
 
 /// Lines below a heading, at most ten of them.
 fn list(problems: &[String]) -> String {
-    const MOST: usize = 10;
+    const MAX: usize = 10;
     let mut text = String::new();
-    for problem in problems.iter().take(MOST) {
+    for problem in problems.iter().take(MAX) {
         let _ = write!(text, "\n  {problem}");
     }
-    if problems.len() > MOST {
-        let _ = write!(text, "\n  and {} more", problems.len() - MOST);
+    if problems.len() > MAX {
+        let _ = write!(text, "\n  and {} more", problems.len() - MAX);
     }
     text
 }

@@ -10,6 +10,7 @@ use std::panic::PanicHookInfo;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::JsonFields;
@@ -24,7 +25,7 @@ use self::sink::Sink;
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// What is written to the log, and how.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The least severe level that is written: `error`, `warn`, `info`, `debug` or `trace`; `off` for nothing. Parts can differ:
@@ -44,7 +45,7 @@ impl Default for Config {
 }
 
 /// How an event is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     /// Text for people on a terminal, else JSON.

@@ -24,7 +24,6 @@ use bytesize::ByteSize;
 use clap::Args;
 use reqwest::header::{HeaderName, HeaderValue};
 
-use crate::config::KEY_VARIABLE;
 pub(crate) use connection::{Connection, chain, is_page, refusal, setback};
 pub(crate) use error::Setback;
 pub(crate) use error::printable;
@@ -34,6 +33,9 @@ pub(crate) use patience::Patience;
 pub(crate) use record::Record;
 pub(crate) use report::{Direction, Report, write_line};
 pub(crate) use source::{Identity, Source};
+
+/// The variable with the API key that the client commands send.
+pub const KEY_VARIABLE: &str = "LONGHAUL_KEY";
 
 /// What `upload` and `download` have in common.
 #[derive(Debug, Clone, Args)]

@@ -11,9 +11,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use domain::Clock;
-use domain::events::EventKind;
+use domain::courier::Courier;
+use domain::event::EventKind;
 use domain::gatekeeper::Gatekeeper;
-use domain::webhooks::{Courier, Schedule};
+use domain::webhooks::Schedule;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
@@ -21,7 +23,7 @@ use self::post::Post;
 pub use self::signature::{InvalidSecret, Secret};
 
 /// Where events are sent, signed by Standard Webhooks, and who is asked before an upload begins.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The URL to which each event is sent by `POST`. Without one, none are recorded. `https`, or `http` on this
@@ -34,18 +36,18 @@ pub struct Config {
     /// The events that are sent: `upload.completed`, `version.published`.
     pub events: Vec<EventKind>,
     /// How long an attempt to send an event may take.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "settings::Time")]
     pub timeout: Duration,
     /// How often an event is tried before it is given up. `longhaul events` shows and replays those that were.
     pub attempts: NonZeroU32,
     /// How long after its first failure an event is tried again; after each further one it is four times as long.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "settings::Time")]
     pub first_retry: Duration,
     /// The longest wait between two attempts, even if the receiver asks for a longer one.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "settings::Time")]
     pub longest_retry: Duration,
     /// How long an event is kept that was given up.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "settings::Time")]
     pub keep_dead: Duration,
     /// Send in cleartext to other machines as well: anyone on the way can read what is sent, though not change it.
     pub allow_cleartext: bool,
@@ -54,21 +56,21 @@ pub struct Config {
 }
 
 /// Who is asked before an upload begins.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PreCreate {
     /// The URL that is asked by `POST`, signed like events. A status of 2xx lets the upload begin, and may say in a JSON object
     /// that its `path`, `media_type` or `filename` are others; 4xx refuses it.
     pub url: Option<Url>,
     /// How long an answer may take.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "settings::Time")]
     pub timeout: Duration,
     /// What becomes of an upload when there is no such answer.
     pub on_failure: OnFailure,
 }
 
 /// What becomes of an upload when nobody can say whether it may begin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnFailure {
     /// The client is told to try again later.

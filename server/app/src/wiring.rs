@@ -8,19 +8,20 @@ use budget::Budget;
 use domain::access::Gate;
 use domain::cleanup::Janitor;
 use domain::clock::{FollowingClock, SystemClock};
+use domain::courier::Courier;
 use domain::ids::SystemRandomness;
 use domain::packs;
 use domain::uploads::{self, Hooks};
 use domain::webhooks::{self, DeadLetters, Webhooks};
 use domain::{
-    BlobStore, Clock, Files, Health, Leases, MetadataStore, NodeId, Outbox, Packs, Supervisor,
-    Uploads,
+    BlobStore, Clock, EventStore, Files, Health, Leases, MetadataStore, NodeId, Outbox, PackStore,
+    Packs, Supervisor, Uploads,
 };
 use ed25519_dalek::SigningKey;
 use ed25519_dalek::pkcs8::DecodePrivateKey as _;
+use edge::api::{Api, Place};
+use edge::hosts::Hosts;
 use edge::routes::admin::Admin;
-use edge::routes::host::Hosts;
-use edge::routes::{Api, Place};
 use url::Url;
 
 use crate::config::Config;
@@ -56,116 +57,155 @@ impl Server {
     ///
     /// A store cannot be opened, or the data directory is another process's.
     pub async fn open(config: &Config) -> anyhow::Result<Self> {
+        let parts = Parts::open(config).await?;
+        let courier = config.webhooks.courier(&parts.clock)?;
+        let outbox = match &courier {
+            Some(_) => Outbox::new(config.webhooks.events.clone(), Arc::new(SystemRandomness)),
+            None => Outbox::silent(),
+        };
+        let packs = parts.packs(config, &outbox)?;
+        let uploads = parts.uploads(config, &packs, &outbox)?;
+        let janitor = parts.janitor(config, &uploads).await?;
+        let supervisor = Supervisor::default();
+        Ok(Self {
+            api: parts.api(config, &uploads, packs),
+            admin: parts.admin(config, &supervisor, &outbox),
+            uploads,
+            janitor,
+            webhooks: courier.map(|courier| parts.webhooks(config, courier, outbox)),
+            leases: parts.leases,
+            memory: parts.memory,
+            supervisor,
+            metadata: parts.metadata,
+        })
+    }
+}
+
+/// Stores and values that the services share.
+struct Parts {
+    blobs: Arc<dyn BlobStore>,
+    metadata: Arc<dyn MetadataStore>,
+    packs: Arc<dyn PackStore>,
+    events: Arc<dyn EventStore>,
+    clock: Arc<dyn Clock>,
+    node: NodeId,
+    leases: Leases,
+    memory: Budget,
+}
+
+impl Parts {
+    async fn open(config: &Config) -> anyhow::Result<Self> {
+        observe::describe();
         data_directory::make(&config.data)?;
-        let blobs: Arc<dyn BlobStore> = blobs::open(&config.blobs, &config.data)
+        let blobs = blobs::open(&config.blobs, &config.data)
             .await
             .or_advise("failed to open the blob store", &config.data)?;
         let stores = metadata::open(&config.metadata, &config.data)
             .await
             .or_advise("failed to open the metadata store", &config.data)?;
-        let metadata: Arc<dyn MetadataStore> = stores.metadata;
+        let metadata = observe::metadata_store(stores.metadata);
         let clock = Arc::new(FollowingClock::new(Arc::new(SystemClock)));
         let node = NodeId::random(&SystemRandomness);
         let leases = Leases::new(Arc::clone(&metadata), node, Arc::clone(&clock));
-        let clock: Arc<dyn Clock> = clock;
         let present = leases.appear().await;
         present.context("failed to make this node known to others")?;
-        let courier = config.webhooks.courier(&clock)?;
-        let outbox = match &courier {
-            Some(_) => Outbox::new(config.webhooks.events.clone(), Arc::new(SystemRandomness)),
-            None => Outbox::silent(),
+        Ok(Self {
+            blobs: observe::blob_store(blobs),
+            metadata,
+            packs: observe::pack_store(stores.packs),
+            events: observe::event_store(stores.events),
+            clock,
+            node,
+            leases,
+            memory: Budget::new(config.memory.total.as_u64()),
+        })
+    }
+
+    fn packs(&self, config: &Config, outbox: &Outbox) -> anyhow::Result<Packs> {
+        let key = config.packs.signing_key.as_deref();
+        let key = key.map(read_signing_key).transpose()?;
+        let means = packs::Means {
+            blobs: Arc::clone(&self.blobs),
+            facts: Arc::clone(&self.packs),
+            clock: Arc::clone(&self.clock),
+            randomness: Arc::new(SystemRandomness),
+            outbox: outbox.clone(),
+            memory: self.memory.clone(),
         };
-        let memory = Budget::new(config.memory.total.as_u64());
-        let packs = Packs::new(
-            packs::Means {
-                blobs: Arc::clone(&blobs),
-                facts: stores.packs,
-                clock: Arc::clone(&clock),
-                randomness: Arc::new(SystemRandomness),
+        Ok(Packs::new(means, config.packs.clone(), key))
+    }
+
+    fn uploads(&self, config: &Config, packs: &Packs, outbox: &Outbox) -> anyhow::Result<Uploads> {
+        let means = uploads::Means {
+            blobs: Arc::clone(&self.blobs),
+            metadata: Arc::clone(&self.metadata),
+            packs: packs.clone(),
+            hooks: Hooks {
+                gatekeeper: config.webhooks.gatekeeper(&self.clock)?,
                 outbox: outbox.clone(),
-                memory: memory.clone(),
             },
-            config.packs.clone(),
-            config
-                .packs
-                .signing_key
-                .as_deref()
-                .map(read_signing_key)
-                .transpose()?,
-        );
-        let uploads = Uploads::new(
-            uploads::Means {
-                blobs: Arc::clone(&blobs),
-                metadata: Arc::clone(&metadata),
-                packs: packs.clone(),
-                hooks: Hooks {
-                    gatekeeper: config.webhooks.gatekeeper(&clock)?,
-                    outbox: outbox.clone(),
-                },
-                clock: Arc::clone(&clock),
-                randomness: Arc::new(SystemRandomness),
-                node,
-                memory: memory.clone(),
-            },
-            config.uploads.clone(),
-        );
+            clock: Arc::clone(&self.clock),
+            randomness: Arc::new(SystemRandomness),
+            node: self.node,
+            memory: self.memory.clone(),
+        };
+        Ok(Uploads::new(means, config.uploads.clone()))
+    }
+
+    /// Makes the janitor. Where no other node may be at work, it cleans up at once.
+    async fn janitor(&self, config: &Config, uploads: &Uploads) -> anyhow::Result<Janitor> {
         let janitor = Janitor::new(
             uploads.clone(),
-            Arc::clone(&blobs),
-            Arc::clone(&metadata),
-            leases.clone(),
+            Arc::clone(&self.blobs),
+            Arc::clone(&self.metadata),
+            self.leases.clone(),
             config.cleanup.clone(),
         );
-        if !metadata.is_shared() {
+        if !self.metadata.is_shared() {
             let recovered = janitor.recover().await.context("failed to recover")?;
             tracing::debug!(?recovered, "recovered");
         }
-        let webhooks = courier.map(|courier| {
-            let means = webhooks::Means {
-                events: Arc::clone(&stores.events),
-                leases: leases.clone(),
-                courier,
-                clock: Arc::clone(&clock),
-                randomness: Arc::new(SystemRandomness),
-            };
-            Webhooks::new(outbox.clone(), means, config.webhooks.schedule())
-        });
-        let supervisor = Supervisor::default();
-        let admin = Admin {
-            health: Health::new(
-                Arc::clone(&blobs),
-                Arc::clone(&metadata),
-                supervisor.clone(),
-            ),
-            dead_letters: DeadLetters::new(outbox, stores.events, Arc::clone(&clock)),
-            hosts: Arc::new(Hosts::of_any_address(config.admin.hosts.clone())),
+        Ok(janitor)
+    }
+
+    fn webhooks(&self, config: &Config, courier: Arc<dyn Courier>, outbox: Outbox) -> Webhooks {
+        let means = webhooks::Means {
+            events: Arc::clone(&self.events),
+            leases: self.leases.clone(),
+            courier,
+            clock: Arc::clone(&self.clock),
+            randomness: Arc::new(SystemRandomness),
         };
-        let public_host = config.public_url.as_ref().and_then(Url::host_str);
-        let api = Api {
+        Webhooks::new(outbox, means, config.webhooks.schedule())
+    }
+
+    fn admin(&self, config: &Config, supervisor: &Supervisor, outbox: &Outbox) -> Admin {
+        let (blobs, metadata) = (Arc::clone(&self.blobs), Arc::clone(&self.metadata));
+        Admin {
+            health: Health::new(blobs, metadata, supervisor.clone()),
+            dead_letters: DeadLetters::new(
+                outbox.clone(),
+                Arc::clone(&self.events),
+                Arc::clone(&self.clock),
+            ),
+            hosts: Arc::new(Hosts::of_any_address(config.admin.hosts.clone())),
+        }
+    }
+
+    fn api(&self, config: &Config, uploads: &Uploads, packs: Packs) -> Api {
+        let (blobs, metadata) = (Arc::clone(&self.blobs), Arc::clone(&self.metadata));
+        let url = config.public_url.as_ref();
+        Api {
             gate: Gate::new(&config.access),
             uploads: uploads.clone(),
-            files: Files::new(blobs, Arc::clone(&metadata), Arc::clone(&clock)),
+            files: Files::new(blobs, metadata, Arc::clone(&self.clock)),
             packs,
-            clock,
+            clock: Arc::clone(&self.clock),
             place: Arc::new(Place {
-                public_url: config
-                    .public_url
-                    .as_ref()
-                    .map(|url| url.as_str().trim_end_matches('/').to_owned()),
-                hosts: Hosts::of_this_machine(public_host),
+                public_url: url.map(|url| url.as_str().trim_end_matches('/').to_owned()),
+                hosts: Hosts::of_this_machine(url.and_then(Url::host_str)),
             }),
-        };
-        Ok(Self {
-            api,
-            admin,
-            uploads,
-            janitor,
-            leases,
-            webhooks,
-            memory,
-            supervisor,
-            metadata,
-        })
+        }
     }
 }
 

@@ -23,10 +23,7 @@ use crate::entry_path::EntryPath;
 use crate::pack_name::PackName;
 use crate::sha256_digest::Sha256Digest;
 use crate::tree::{MAX_SIZE, Tree};
-use crate::tree_json::{Document, Origin, read_document, read_document_from};
-
-/// The `format` member of a catalogue.
-pub const CATALOGUE_FORMAT: &str = "longhaul-catalogue/1";
+use crate::tree_json::{CATALOGUE_FORMAT, Document, Origin, read_document, read_document_from};
 
 /// One published version of a pack.
 #[derive(Debug, PartialEq, Eq)]

@@ -13,11 +13,11 @@ use std::marker::PhantomData;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
-use crate::catalogue::CATALOGUE_FORMAT;
 use crate::diff::DigestSet;
 use crate::entry_path::EntryPath;
 use crate::sha256_digest::Sha256Digest;
 use crate::tree::{Limits, Tree};
+use crate::tree_json::CATALOGUE_FORMAT;
 use crate::tree_json::{FilesSeed, Origin};
 
 /// What a client has.

@@ -64,7 +64,7 @@ mod tree;
 mod tree_json;
 mod unpack;
 
-pub use catalogue::{CATALOGUE_FORMAT, Catalogue, CatalogueError, Content};
+pub use catalogue::{Catalogue, CatalogueError, Content};
 pub use collisions::Collision;
 pub use diff::{
     ContentCopy, Diff, DigestSet, Duplicate, UnknownException, lacking, lacking_digests,
@@ -83,4 +83,5 @@ pub use pack_name::PackName;
 pub use plan::{ArchiveFormat, ArchiveTag, Plan, PlanError};
 pub use sha256_digest::{Sha256Digest, Sha256DigestError};
 pub use tree::{Entry, Limits, MAX_SIZE, Tree, TreeBuilder, TreeError};
+pub use tree_json::CATALOGUE_FORMAT;
 pub use unpack::{UnpackError, UnpackEvent, UnpackFault, UnpackLimits, Unpacker};

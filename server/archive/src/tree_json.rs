@@ -11,10 +11,12 @@ use serde::de::{
     DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Unexpected, Visitor,
 };
 
-use crate::catalogue::CATALOGUE_FORMAT;
 use crate::entry_path::EntryPath;
 use crate::sha256_digest::{Sha256Digest, parse_hex};
 use crate::tree::{Limits, Tree, TreeBuilder};
+
+/// The `format` member of a catalogue.
+pub const CATALOGUE_FORMAT: &str = "longhaul-catalogue/1";
 
 /// What a JSON text said, before anyone asks whether it is canonical.
 pub(crate) struct Document {

@@ -495,13 +495,13 @@ const UNSUSPICIOUS_SIZE: u64 = 16 << 20;
 const PAUSE: u64 = 1 << 20;
 
 /// How many zeros may follow the end: GNU tar fills its last record, of 10 KiB unless it is told otherwise.
-const MOST_FILLING: u64 = 1 << 20;
+const MAX_FILLING: u64 = 1 << 20;
 
 /// Takes zeros from behind the end, of which `so_far` came before, until there are no more; false if more may come.
 fn skip_filling(input: &mut Input, so_far: &mut u64) -> Result<bool, UnpackFault> {
     let available = input.available();
     *so_far += available.len() as u64;
-    if *so_far > MOST_FILLING || available.iter().any(|byte| *byte != 0) {
+    if *so_far > MAX_FILLING || available.iter().any(|byte| *byte != 0) {
         return Err(UnpackFault::TrailingBytes);
     }
     input.skip(available.len());

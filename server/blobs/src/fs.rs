@@ -1,22 +1,28 @@
 //! Blobs as files of a local file system.
 //!
 //! ```text
-//! DATA/blobs/lock                    held locked while a store is open
-//! DATA/blobs/staged/<key>            growing
-//! DATA/blobs/published/<ab>/<key>    whole; <ab> are the first two characters of the key
+//! DATA/blobs/lock                    locked while a store is open
+//! DATA/blobs/staged/<key>            a blob that grows
+//! DATA/blobs/published/<ab>/<key>    a complete blob; <ab> are the first two characters of its key
 //! ```
 //!
-//! What is durable when:
-//! 1. [`StagedBlob::sync`] returns after `fdatasync` of the file; the first time also after `fsync` of `staged`.
-//! 2. [`BlobStore::publish`] renames the synced file and returns after `fsync` of its new directory. A crash in between leaves it
-//!    at either place; [`BlobStore::stage`] looks at both.
-//! 3. Opening a store syncs its directories, so the names that a killed process left are durable before they are built on.
-//! 4. Discarding and deleting are not synced: what a power cut brings back is listed again, and known to nobody.
+//! Durability:
+//! 1. [`StagedBlob::sync`] returns after `fdatasync` of the file; the first time also after `fsync`
+//!    of `staged`.
+//! 2. [`BlobStore::publish`] renames the synced file and returns after `fsync` of its new
+//!    directory. A crash in between leaves the file at either place; [`BlobStore::stage`] looks at
+//!    both.
+//! 3. Opening a store syncs its directories, so the names that a killed process left are durable
+//!    before the store relies on them.
+//! 4. Discarding and deleting are not synced: files that a power cut brings back are listed again,
+//!    and no record refers to them.
 //!
-//! Whoever stages, publishes or discards a key first cuts off its earlier writer and waits for what that has under way
-//! (`writers`). So a write that a dropped future left behind never reaches bytes that somebody else relies on.
+//! Staging, publishing and discarding a key first end its earlier writer and wait for the work that
+//! it has begun (`writers`). So a write that a dropped future left behind never reaches bytes that
+//! a later caller relies on.
 //!
-//! All file access is on the blocking pool, but for reads that the page cache can answer at once (`reading`).
+//! All file access is on the blocking pool, except reads that the page cache can answer at once
+//! (`reading`).
 
 mod buffers;
 mod descriptors;
@@ -39,28 +45,32 @@ use async_trait::async_trait;
 use bytesize::ByteSize;
 use domain::blob_store::{BlobEntry, BlobError, BlobState, BlobStream, Growth};
 use domain::{Blob, BlobKey, BlobStore, StagedBlob};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::descriptors::Descriptors;
 use self::directory::{Directory, Durability};
 use self::reading::{ReadableFile, Reads};
 use self::staging::StagedFile;
-use self::writers::{Turn, Writers};
-use crate::OpenError;
+use self::writers::{Claim, Writers};
+use crate::error::OpenError;
 
-/// The directory of published blobs, below that of the store.
+/// Directory of published blobs, below that of the store.
 const PUBLISHED: &str = "published";
 
-/// A store in a directory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Store in a directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The directory; where it is relative, below the data directory.
+    /// The directory. A relative path is below the data directory.
+    #[schemars(with = "settings::Path")]
     pub path: PathBuf,
-    /// Most published blobs that are kept open for the next reader. Each takes a file descriptor.
+    /// Maximum number of published blobs that are kept open for the next reader. Each takes a file
+    /// descriptor.
     pub open_files: usize,
-    /// Bytes that a reader is given at a time, which is also what a slow connection holds in memory: 4 KiB to 4 MiB. Above
-    /// 64 KiB there is nothing to gain (measured from 16 KiB to 512 KiB).
+    /// Number of bytes that a reader is given at a time: 4 KiB to 4 MiB. A slow connection holds as
+    /// much memory. Above 64 KiB there is nothing to gain (measured from 16 KiB to 512 KiB).
+    #[schemars(with = "settings::Size")]
     pub read_chunk: ByteSize,
 }
 
@@ -74,7 +84,7 @@ impl Default for Config {
     }
 }
 
-/// A store in a directory. See the module for its layout and promises.
+/// Store in a directory. The module describes its layout and its guarantees.
 #[derive(Debug)]
 pub struct FsStore {
     root: Arc<Root>,
@@ -82,7 +92,7 @@ pub struct FsStore {
     reads: Arc<Reads>,
 }
 
-/// The published blobs of a directory in which another process may have its store.
+/// Published blobs of a directory in which another process may have its store.
 #[derive(Debug)]
 pub struct PublishedFiles {
     published: PathBuf,
@@ -90,7 +100,7 @@ pub struct PublishedFiles {
     reads: Arc<Reads>,
 }
 
-/// The directory that a store works in. Whatever may still write there holds it, and with it the lock.
+/// Directory of a store. Work that may still write there holds it, and with it the lock.
 #[derive(Debug)]
 struct Root {
     path: PathBuf,
@@ -103,14 +113,14 @@ struct Root {
 }
 
 impl Config {
-    /// Checks what the types cannot.
+    /// Checks the rules that types do not express.
     pub(crate) fn check(&self) -> Result<(), OpenError> {
         Reads::new(self).map(drop)
     }
 }
 
 impl FsStore {
-    /// Opens the store, and makes its directories where there are none.
+    /// Opens the store, and creates its directories if they are missing.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -130,7 +140,7 @@ impl FsStore {
 }
 
 impl PublishedFiles {
-    /// The blobs of the store in this directory. Nothing is locked, and nothing is made.
+    /// Returns the blobs of the store in this directory. Locks nothing, and creates nothing.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -142,7 +152,7 @@ impl PublishedFiles {
         })
     }
 
-    /// As [`BlobStore::open`].
+    /// Opens a published blob, as [`BlobStore::open`] does.
     ///
     /// # Errors
     /// As there.
@@ -152,14 +162,14 @@ impl PublishedFiles {
     }
 }
 
-/// Where a published blob is.
+/// Returns the path of a published blob.
 fn published_path(published: &Path, key: &BlobKey) -> PathBuf {
     let mut path = published.join(listing::shard_of(key));
     path.push(key.as_str());
     path
 }
 
-/// Opens a published blob of `size` bytes, or finds it open.
+/// Returns a published blob of `size` bytes from the open ones, or opens it.
 async fn open_published(
     descriptors: &Arc<Descriptors>,
     reads: &Arc<Reads>,
@@ -186,9 +196,9 @@ async fn open_published(
 impl BlobStore for FsStore {
     async fn stage(&self, key: &BlobKey, growth: Growth) -> Result<Box<dyn StagedBlob>, BlobError> {
         let (root, descriptors) = (Arc::clone(&self.root), Arc::clone(&self.descriptors));
-        let turn = Turn::take(&root, key);
+        let claim = Claim::take(&root, key);
         let staged =
-            blocking(move || StagedFile::open(&root, &descriptors, turn, growth.offset)).await?;
+            blocking(move || StagedFile::open(&root, &descriptors, claim, growth.offset)).await?;
         Ok(Box::new(staged))
     }
 
@@ -201,17 +211,18 @@ impl BlobStore for FsStore {
 
     async fn publish(&self, key: &BlobKey, size: u64) -> Result<(), BlobError> {
         let root = Arc::clone(&self.root);
-        let turn = Turn::take(&root, key);
-        let directory = blocking(move || turn.begin(|_| root.publish(turn.key(), size))).await?;
+        let claim = Claim::take(&root, key);
+        let directory = blocking(move || claim.begin(|_| root.publish(claim.key(), size))).await?;
         directory.sync().await
     }
 
     async fn discard(&self, key: &BlobKey) -> Result<(), BlobError> {
         let path = self.root.staged_path(key);
-        let turn = Turn::take(&self.root, key);
+        let claim = Claim::take(&self.root, key);
         blocking(move || {
-            turn.begin(|_| {
-                remove(&path).map_err(|error| failed(format!("discard blob {}", turn.key()), error))
+            claim.begin(|_| {
+                remove(&path)
+                    .map_err(|error| failed(format!("discard blob {}", claim.key()), error))
             })
         })
         .await
@@ -227,8 +238,9 @@ impl BlobStore for FsStore {
         let key = key.clone();
         blocking(move || {
             let removed = remove(&root.published_path(&key));
-            // Only now, so that nothing that was opened before can enter after. The last one to let go of a large file frees
-            // its blocks, which takes time: here rather than in a reader's task.
+            // Only after the removal, so that no open of before can add an entry later. Closing the
+            // last descriptor of a large file frees its blocks, which takes time: here rather than
+            // in a reader's task.
             descriptors.forget(&key);
             removed.map_err(|error| failed(format!("delete blob {key}"), error))
         })
@@ -289,7 +301,7 @@ impl Root {
             .into_iter()
             .map(|name| (name.clone(), directory(published.path().join(name))))
             .collect();
-        // The directory's name is an entry of the one above, and so on up to one that was there before.
+        // The name of the directory is an entry of the one above, and so on up to one that existed.
         path.ancestors()
             .take(missing.max(1) + 1)
             .chain([staged.path(), published.path()])
@@ -315,7 +327,8 @@ impl Root {
         published_path(self.published.path(), key)
     }
 
-    /// Moves the staged file to where published ones are. Returns the directory, which is yet to be synced.
+    /// Moves the staged file to the published ones. Returns their directory, which is yet to be
+    /// synced.
     fn publish(&self, key: &BlobKey, size: u64) -> Result<Arc<Directory>, BlobError> {
         let doing = |error| failed(format!("publish blob {key}"), error);
         let has_size = |path: &Path| match fs::metadata(path) {
@@ -330,13 +343,13 @@ impl Root {
                 fs::rename(&staged, &published).map_err(doing)?;
                 Ok(shard)
             }
-            // An earlier attempt may have got as far as the rename.
+            // An earlier attempt may have renamed the file.
             None if has_size(&published)? == Some(true) => self.shard(key).map_err(doing),
             Some(false) | None => Err(BlobError::Missing { key: key.clone() }),
         }
     }
 
-    /// The directory of a published blob, which is made and durable.
+    /// Returns the directory of a published blob, which exists and is durable.
     fn shard(&self, key: &BlobKey) -> io::Result<Arc<Directory>> {
         let name = listing::shard_of(key);
         let mut shards = self
@@ -348,7 +361,7 @@ impl Root {
         }
         let path = self.published.path().join(name);
         match DirBuilder::new().mode(0o700).create(&path) {
-            // Under the lock: nobody may build on a directory that is not durable yet.
+            // Under the lock: nobody may rely on a directory that is not durable yet.
             Ok(()) => self.published.sync_now()?,
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
@@ -359,12 +372,12 @@ impl Root {
     }
 }
 
-/// Makes a directory and those above it.
+/// Creates a directory and those above it.
 fn make_directories(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Takes the directory for this store, until the file is closed.
+/// Locks the directory for this store, until the file is closed.
 fn lock(directory: &Path) -> Result<File, OpenError> {
     let path = directory.join("lock");
     let failed = |source| OpenError::Failed {
@@ -387,7 +400,7 @@ fn lock(directory: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// Removes a file, if there is one.
+/// Removes a file, if it exists.
 fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -395,7 +408,8 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes a file, writes a block, waits for the disk, and removes it: a full disk has no block to spare for it.
+/// Creates a file, writes a block, waits for the disk, and removes the file. A full disk has no
+/// block to spare for it.
 fn probe(path: &Path) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
@@ -417,15 +431,12 @@ async fn blocking<T: Send + 'static>(
         .unwrap_or_else(|error| Err(broken_off(error)))
 }
 
-/// The error for work on the blocking pool that did not come to its end.
+/// Returns the error for work on the blocking pool that did not come to its end.
 fn broken_off(error: tokio::task::JoinError) -> BlobError {
-    failed(
-        "finish what the blocking pool was given",
-        io::Error::other(error),
-    )
+    failed("finish work on the blocking pool", io::Error::other(error))
 }
 
-/// Tells a lack of room from other failures.
+/// Returns [`BlobError::Full`] for a lack of room, else [`BlobError::Failed`].
 fn failed(doing: impl Into<String>, error: impl Into<io::Error>) -> BlobError {
     let error = error.into();
     match error.kind() {

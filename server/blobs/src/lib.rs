@@ -1,29 +1,29 @@
-//! Where bytes are kept: the adapters of [`BlobStore`].
+//! Adapters of [`BlobStore`], the port to the storage of bytes.
 //!
-//! [`open`] is the only way to a store that is configured; what every one of them promises is written on the port. A new kind of
+//! [`open`] opens the configured store. The port says what every store guarantees. A new kind of
 //! store is a module, a variant of [`Config`] and an arm in [`open`].
 
-use std::error::Error;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use domain::blob_store::BlobError;
 use domain::{Blob, BlobKey, BlobStore};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
+mod error;
 pub mod fs;
-pub mod memory;
 pub mod s3;
 
-/// Which store keeps the bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub use self::error::OpenError;
+
+/// Store of the bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum Config {
-    /// A directory of a local file system.
+    /// Directory of a local file system.
     Fs(fs::Config),
-    /// A bucket of an S3-compatible server, for any number of servers.
+    /// Bucket of an S3-compatible server, for any number of servers.
     S3(Box<s3::Config>),
 }
 
@@ -34,55 +34,16 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Checks what the types cannot.
+    /// Checks the rules that types do not express.
     ///
     /// # Errors
-    /// [`OpenError::Setting`] for the first setting that cannot be meant.
+    /// [`OpenError::Setting`] for the first setting that is invalid.
     pub fn check(&self) -> Result<(), OpenError> {
         match self {
             Self::Fs(config) => config.check(),
             Self::S3(config) => config.check(),
         }
     }
-}
-
-/// Why a store could not be opened.
-#[derive(Debug, Error)]
-pub enum OpenError {
-    /// Another process, or another store of this one, works in the same directory.
-    #[error("the blob directory {} is in use by another process", path.display())]
-    InUse {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// A setting that cannot be meant.
-    #[error("blobs.{setting} must be {requirement}")]
-    Setting {
-        /// Its name.
-        setting: &'static str,
-        /// What it must be.
-        requirement: &'static str,
-    },
-    /// The server of the bucket cannot be reached, or does not let this one do what it must.
-    #[error("the bucket {bucket} cannot be used: {advice}")]
-    Bucket {
-        /// Its name.
-        bucket: String,
-        /// What to do about it.
-        advice: &'static str,
-        /// The cause.
-        #[source]
-        source: Box<dyn Error + Send + Sync>,
-    },
-    /// Anything else; `doing` completes the sentence "failed to …".
-    #[error("failed to {doing}")]
-    Failed {
-        /// What was being done.
-        doing: String,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
 }
 
 /// Opens the configured store. Relative paths in `config` are below `data_dir`.
@@ -96,17 +57,18 @@ pub async fn open(config: &Config, data_dir: &Path) -> Result<Arc<dyn BlobStore>
     }
 }
 
-/// The published blobs of a store that another process may have open.
+/// Published blobs of a store that another process may have open.
 #[derive(Debug)]
 pub enum Published {
-    /// The files of a store that is one process's at a time.
+    /// Files of a store that one process may have open at a time.
     Files(fs::PublishedFiles),
-    /// A store that any number of processes may have open.
+    /// Store that any number of processes may have open.
     Shared(Arc<dyn BlobStore>),
 }
 
 impl Published {
-    /// The blobs of the configured store. Relative paths in `config` are below `data_dir`.
+    /// Returns the published blobs of the configured store. Relative paths in `config` are below
+    /// `data_dir`.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -117,7 +79,7 @@ impl Published {
         }
     }
 
-    /// As [`BlobStore::open`].
+    /// Opens a published blob, as [`BlobStore::open`] does.
     ///
     /// # Errors
     /// As there.

@@ -1,134 +1,148 @@
 //! Blobs as objects in a bucket of an S3-compatible server, which any number of nodes share.
 //!
 //! ```text
-//! PREFIX published/<key>              whole; or the beginning of a blob that still grows
-//! PREFIX staged/<key>!/<note>         notes on a blob that grows: who has it since where, and the bytes that are in no part yet
-//! PREFIX staged/<key>!/large-<tag>    a part that is being put together (`large`)
-//! PREFIX sealed/<key>                 who published a blob, where its object says that an older writer made it
+//! PREFIX published/<key>              the complete blob; or, while it grows, its base
+//! PREFIX staged/<key>!/<note>         notes on a blob that grows: claims, pieces, closings
+//! PREFIX staged/<key>!/large-<tag>    a part that is being put together on the server
+//! PREFIX sealed/<key>                 the publisher of a blob whose object an earlier epoch made
 //! ```
 //!
-//! A blob that grows is a multipart upload to where it will be published, with parts of one size (Cloudflare R2 takes no others), and
-//! behind the last whole part a *tail*, which is kept in notes ([`StagedBlob::sync`]) and in memory. A blob that fits into one part
-//! never sees a multipart upload: it is put with one request. What goes wrong between nodes is kept out by four rules:
+//! # From the first byte to the object
 //!
-//! 1. Each writer is a *session* with a *rank*: its epoch, then its number in the process. What sessions of lower rank left beyond the
-//!    point where it begins does not count, whenever it was written (`notes`).
-//! 2. A session claims the blob before it looks at it, so that of two, at least one sees the other (`resuming`).
-//! 3. Within one multipart upload a part's number is only ever sent with one content. A session that was closed hands the upload on.
-//!    After one that was killed, paused or dropped, the upload is completed with what it has, which ends it for good; the object that
-//!    this makes is the *base* of the next upload, into which the server copies it in the end. So copying costs only after a crash.
-//! 4. Objects are put in their place on condition that nobody else did so since (`publishing`).
+//! Each writer is a *session*. Its *rank* is the epoch of the upload, then a number that its
+//! process issued; it is in the name or the metadata of all that the session leaves in the bucket.
 //!
-//! What is durable when: parts and notes are, once the server has answered; a sync waits for all of them. Publishing is done when
-//! the object, looked at again, has the size that it should. An answer that is lost is made up for by looking.
+//! 1. `stage` opens a session. The first one of a key (epoch 1, offset 0, key new to the process)
+//!    sends no request. All others take the blob over, as below; so does the first one if the
+//!    server ignores conditions.
+//! 2. Bytes gather in memory, in the *tail*, which begins where the last full part ends. If memory
+//!    is short, the session puts the tail as a *piece* (step 4), frees its memory, and waits for
+//!    room. The client feels that as back-pressure.
+//! 3. A full part is sent to a multipart upload to the published name, while the next one gathers.
+//!    All parts but the last have one size (Cloudflare R2 takes no others). When all numbers of
+//!    parts are used, the upload is completed, and its object is the *base* of an upload with
+//!    larger parts.
+//! 4. `sync` puts the bytes that are in memory only as a piece, which is a note: its name has the
+//!    rank, the offset at which the session began, and the range of bytes; its metadata has part
+//!    size, base and upload id. `sync` returns when the server has acknowledged the note and all
+//!    parts, so the returned length is durable. `close` does the same, but puts its note after all
+//!    parts have arrived; the note says that nothing more comes of the session.
+//! 5. `publish` makes the object. If all bytes are in the tail, it is one `PutObject`. Otherwise
+//!    the tail becomes the last part, the server copies the full parts of a base, and the upload is
+//!    completed. Either is on condition that the name is vacant (`If-None-Match`) or has the object
+//!    last seen (`If-Match`). If the answer is lost, the object tells: its tag names its maker.
+//! 6. If a session of a lower epoch began the upload or made the object, a seal names the
+//!    publisher. Then the notes are deleted. If a newer session has left one, publishing fails
+//!    instead.
 //!
-//! Memory is bounded over all writers (`memory`), and what there is to wait for is what a client feels.
+//! # Through a crash
+//!
+//! The bucket keeps the acknowledged parts and notes, and a part under way may still arrive. The
+//! next session has a higher rank, and the offset that was recorded after a sync.
+//!
+//! 1. It puts a *claim*, a note with this offset. From there on, bytes of lower ranks do not count,
+//!    whenever they were or will be written.
+//! 2. It inspects the blob: notes, newest state, object, seal, parts. If there are fewer bytes than
+//!    the offset because the upload has vanished, it waits up to a minute for the object that the
+//!    upload becomes. If there are still too few, it withdraws the claim and fails: with `Missing`
+//!    if the server denies the upload in every list, else with `Inconsistent`. It deletes nothing
+//!    else.
+//! 3. If the last session was closed, and its parts end at the offset or before, its upload is
+//!    continued, and nothing is copied. With an object at the published name already, the session
+//!    first aborts all other uploads to it, as in step 4.
+//! 4. Otherwise the upload is *fenced*, so that it takes no more parts: completed to a new base if
+//!    it has full parts behind the present one, and the offset lies there, too; else aborted. The
+//!    session begins an upload of its own, lists all others, inspects the blob again, and aborts
+//!    those that it listed. The bytes of the base behind its last full part, and those in pieces,
+//!    are its tail.
+//! 5. After a crash while publishing, the object is in place or not. If it is, publishing again
+//!    deletes the notes, and staging at an offset takes the object as the base. If it is not, parts
+//!    and notes are still there. A blob that nobody resumes is listed as staged, and the janitor
+//!    discards it.
+//!
+//! # Through a take-over
+//!
+//! A new session takes a blob over while the old one is alive. It does the same as after a crash,
+//! and for the old one:
+//!
+//! 1. In the same process, its claim (`claims`) is invalid at once, and its operations fail at
+//!    their next step. The new session waits for a publication that runs already. If the old
+//!    session has not announced a part, nothing is fenced for it.
+//! 2. In another process, it continues until it meets the new claim or the end of its upload. A
+//!    part fails with `NoSuchUpload`. A note counts below the offset of the new claim only.
+//!    Publishing fails at the upload, at the condition, or before it deletes the notes.
+//! 3. Of two sessions that take over at once, both put their claims before they inspect, so the one
+//!    that inspects last sees the other. A lower rank that sees a higher one fails. A higher rank
+//!    that sees a lower one fences it; if it does not see it, the lower one sees the higher.
+//!
+//! # Through a late writer
+//!
+//! A node pauses before or after it sends a request, others take over, and the request takes effect
+//! afterwards:
+//!
+//! 1. *A part*: the upload has been completed or aborted, and the server refuses. A closed session
+//!    has no part under way. Within one upload, a number is only ever sent with one content, so
+//!    repeated parts do no harm.
+//! 2. *A note*: its bytes beyond the newer claim do not count. Beside a published blob it is listed
+//!    as staged, and the janitor discards it.
+//! 3. *A put or completion, before the new session publishes*: the published name has an object
+//!    with a lower rank. The new session has seen it when it took over, or its condition fails.
+//!    Either way it becomes *bound*: it publishes by a multipart upload only, which any later
+//!    session aborts before it publishes, and replaces the object.
+//! 4. *A put or completion, afterwards*: the condition fails, or the upload is gone. On a server
+//!    that ignores conditions all sessions are bound, and their uploads have been aborted.
+//! 5. *A put or a seal, after the blob was deleted*: the name is vacant, so the object appears. It
+//!    is listed as published, no record refers to it, and the janitor deletes it.
+//! 6. *A deletion of notes*: the session has looked for newer claims after its parts had arrived. A
+//!    session that claims later finds these parts.
 
-mod abilities;
-mod blocks;
 mod bucket;
-mod client;
+mod claims;
 mod config;
-mod failures;
-mod heads;
-mod keys;
-mod large;
-mod links;
+mod errors;
 mod listing;
-mod looking;
-mod memory;
 mod names;
-mod notes;
-mod pauses;
-mod publishing;
+mod published;
 mod reading;
-mod requests;
-mod resuming;
+mod server;
+mod session;
+mod shared;
+mod snapshot;
 mod tail;
 #[cfg(test)]
 mod tests;
-mod writing;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use domain::blob_store::{BlobEntry, BlobError, BlobState, BlobStream, Growth};
 use domain::{Blob, BlobKey, BlobStore, StagedBlob};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
-use self::abilities::Abilities;
-use self::blocks::Blocks;
-use self::bucket::{Bucket, Condition};
+use self::bucket::Bucket;
+use self::claims::Claim;
+use self::config::Limits;
 pub use self::config::{Ability, Checksums, Config, Secret};
-use self::failures::{Trouble, failed, other, troubled};
-use self::heads::Heads;
-use self::keys::{Keys, Turn};
-use self::links::Links;
-use self::memory::Memory;
-use self::names::{Names, Note, Rank};
-use self::reading::{PublishedObject, Source};
+use self::errors::{failed, failed_to, other};
+use self::names::{Names, Rank};
+use self::published::{Links, PublishedObject};
+use self::server::Abilities;
+use self::session::Session;
+use self::shared::Shared;
 use self::tail::Kept;
-use self::writing::Session;
-use crate::OpenError;
+use crate::error::OpenError;
 
-/// A store in a bucket. See the module for its layout and promises.
+/// Store in a bucket. The module describes its layout and its guarantees.
 #[derive(Debug)]
 pub struct S3Store {
     shared: Arc<Shared>,
 }
 
-/// What all blobs of a store have in common.
-#[derive(Debug)]
-struct Shared {
-    bucket: Arc<Bucket>,
-    names: Names,
-    keys: Keys,
-    heads: Heads,
-    blocks: Arc<Blocks>,
-    links: Option<Arc<Links>>,
-    memory: Memory,
-    part_size: u64,
-    most_parts: u64,
-    /// The longest part that is gathered in memory, in bytes.
-    most_gathered: u64,
-    parts_in_flight: usize,
-    read_size: u64,
-    abilities: Abilities,
-    /// How long a server may take to complete a multipart upload.
-    completing: Duration,
-}
-
-/// What cannot be configured.
-#[derive(Debug, Clone, Copy)]
-struct Limits {
-    /// Most parts of a multipart upload.
-    most_parts: u64,
-    /// The longest part that is gathered in memory, in bytes.
-    most_gathered: u64,
-    /// Between the first two attempts of a request.
-    first_pause: Duration,
-    /// How long a server may take to complete a multipart upload. One that it has not completed by then is lost.
-    completing: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            most_parts: 10_000,
-            most_gathered: config::MOST_GATHERED,
-            first_pause: Duration::from_millis(100),
-            completing: Duration::from_mins(1),
-        }
-    }
-}
-
 impl S3Store {
-    /// Opens the store: makes a client, and finds out what the server can do.
+    /// Opens the store: connects, and tries what the server can do.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -137,98 +151,106 @@ impl S3Store {
         Self::connect(config, Limits::default()).await
     }
 
-    /// Opens the store with limits that may be others than S3's.
+    /// Opens the store with limits other than those of S3, for tests.
     async fn connect(config: &Config, limits: Limits) -> Result<Self, OpenError> {
-        let client = client::client(config, limits.first_pause).await;
+        let client = server::client(config, limits.first_pause).await;
         let links = Links::new(&client, config);
         let bucket = Bucket::new(client, config);
         let names = Names::new(&config.prefix);
-        let found = Abilities::find_out(&bucket, &names, config).await;
-        let shared = Shared {
-            abilities: found.map_err(|trouble| client::unusable(&config.bucket, trouble))?,
-            bucket: Arc::new(bucket),
-            names,
-            keys: Keys::default(),
-            heads: Heads::new(),
-            blocks: Arc::new(Blocks::new(config.read_memory.as_u64())),
-            links: links.map(Arc::new),
-            memory: Memory::new(config.memory.as_u64()),
-            part_size: config.part_size.as_u64(),
-            most_parts: limits.most_parts,
-            most_gathered: limits.most_gathered,
-            parts_in_flight: config.parts_in_flight.get(),
-            read_size: config.read_size.as_u64(),
-            completing: limits.completing,
-        };
+        let abilities = Abilities::find_out(&bucket, &names, config).await;
+        let abilities = abilities.map_err(|error| server::unusable(&config.bucket, error))?;
+        let shared = Shared::new(bucket, abilities, names, links, config, limits);
         Ok(Self {
             shared: Arc::new(shared),
         })
     }
 
-    /// How many requests the server was sent since the store was opened, by the name of the operation; repeated attempts count.
+    /// Returns the number of requests that were sent since the store was opened, by the name of the
+    /// operation. Repeated attempts count.
     pub fn requests(&self) -> BTreeMap<&'static str, u64> {
-        self.shared.bucket.requests().counts()
+        self.shared.bucket.requests()
     }
 
-    /// Does `work` under a turn, when those before are done. It runs to its end even if the caller is dropped.
+    /// Runs `work` under a claim, after that of earlier claims on the key. It runs to its end even
+    /// if the caller is dropped.
     async fn work<T, F>(
         &self,
-        turn: Arc<Turn>,
-        work: impl FnOnce(Arc<Shared>, Arc<Turn>) -> F + Send + 'static,
+        claim: Arc<Claim>,
+        work: impl FnOnce(Arc<Shared>, Arc<Claim>) -> F + Send + 'static,
     ) -> Result<T, BlobError>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, BlobError>> + Send,
     {
-        let (shared, key) = (Arc::clone(&self.shared), turn.key().clone());
-        let doing = tokio::spawn(async move {
-            let _begun = turn.begin().await?;
-            work(shared, Arc::clone(&turn)).await
+        let (shared, key) = (Arc::clone(&self.shared), claim.key().clone());
+        let working = tokio::spawn(async move {
+            let _begun = claim.begin().await?;
+            work(shared, Arc::clone(&claim)).await
         });
-        doing
+        working
             .await
             .unwrap_or_else(|error| Err(failed(&key, "change", other(error))))
+    }
+
+    /// Makes the parts of a staged blob an object that can be read.
+    async fn settle(&self, key: &BlobKey) -> Result<(), BlobError> {
+        self.work(self.shared.claims.take(key), |shared, claim| async move {
+            let key = claim.key();
+            let snapshot = shared.inspect(key, None, u64::MAX).await?;
+            let newest = snapshot
+                .notes
+                .newest()
+                .filter(|_| snapshot.vanished.is_none());
+            let Some(newest) = newest else {
+                return Err(BlobError::Missing { key: key.clone() });
+            };
+            let (rank, growth) = shared.successor(newest, snapshot.length());
+            drop(snapshot);
+            let session = Session::resume(&shared, &claim, rank, growth).await?;
+            session.settle().await
+        })
+        .await
     }
 }
 
 #[async_trait]
 impl BlobStore for S3Store {
     async fn stage(&self, key: &BlobKey, growth: Growth) -> Result<Box<dyn StagedBlob>, BlobError> {
-        let turn = self.shared.keys.take_for(key, growth.epoch)?;
-        let staged = self.work(turn, move |shared, turn| async move {
+        let claim = self.shared.claims.take_for(key, growth.epoch)?;
+        let staged = self.work(claim, move |shared, claim| async move {
             let rank = Rank {
                 epoch: growth.epoch,
-                session: turn.number(),
+                session: claim.number(),
             };
-            shared.heads.forget(turn.key());
+            shared.heads.forget(claim.key());
             // Nobody else can know a key that is given to its first writer.
-            let is_new = growth.epoch == 1 && growth.offset == 0 && turn.is_first();
+            let is_new = growth.epoch == 1 && growth.offset == 0 && claim.is_first();
             if is_new && shared.abilities.conditional_writes {
-                turn.claims(rank);
-                return Ok(Session::fresh(shared, turn, rank, growth));
+                claim.register(rank);
+                return Ok(Session::fresh(shared, claim, rank, growth));
             }
-            Session::resume(&shared, &turn, rank, growth).await
+            Session::resume(&shared, &claim, rank, growth).await
         });
         Ok(Box::new(staged.await?))
     }
 
     async fn read_staged(&self, key: &BlobKey, range: Range<u64>) -> Result<BlobStream, BlobError> {
         let missing = || BlobError::Missing { key: key.clone() };
-        let standing = self.shared.standing(key, None, range.end).await?;
-        if standing.notes.is_empty() || standing.length() < range.end {
+        let snapshot = self.shared.inspect(key, None, range.end).await?;
+        if snapshot.notes.is_empty() || snapshot.length() < range.end {
             return Err(missing());
         }
-        let solid = standing.solid();
-        let is_readable = solid == standing.base || range.start >= solid;
-        let standing = match is_readable {
-            true => standing,
+        let solid = snapshot.solid();
+        let is_readable = solid == snapshot.base || range.start >= solid;
+        let snapshot = match is_readable {
+            true => snapshot,
             false => {
                 self.settle(key).await?;
-                self.shared.standing(key, None, range.end).await?
+                self.shared.inspect(key, None, range.end).await?
             }
         };
-        let base = standing.base.clamp(range.start, range.end.max(range.start));
-        let pieces = standing.pieces(base, range.end).ok_or_else(missing)?;
+        let base = snapshot.base.clamp(range.start, range.end.max(range.start));
+        let pieces = snapshot.pieces(base, range.end).ok_or_else(missing)?;
         let mut kept = Vec::new();
         if range.start < base {
             kept.push((
@@ -245,53 +267,56 @@ impl BlobStore for S3Store {
         }));
         let streams: Vec<_> = kept
             .into_iter()
-            .map(|(kept, range)| Ok(self.shared.kept(key, &kept, range)))
+            .map(|(kept, range)| Ok(self.shared.read_kept(key, &kept, range)))
             .collect();
         Ok(stream::iter(streams).try_flatten().boxed())
     }
 
     async fn publish(&self, key: &BlobKey, size: u64) -> Result<(), BlobError> {
-        self.work(self.shared.keys.take(key), move |shared, turn| async move {
-            let key = turn.key();
-            let missing = || BlobError::Missing { key: key.clone() };
-            let standing = shared.standing(key, None, size).await?;
-            let Some(newest) = standing.notes.newest() else {
-                return match standing.object {
-                    Some(object) if object.size == size => Ok(()),
-                    Some(_) | None => Err(missing()),
+        self.work(
+            self.shared.claims.take(key),
+            move |shared, claim| async move {
+                let key = claim.key();
+                let missing = || BlobError::Missing { key: key.clone() };
+                let snapshot = shared.inspect(key, None, size).await?;
+                let Some(newest) = snapshot.notes.newest() else {
+                    return match snapshot.object {
+                        Some(object) if object.size == size => Ok(()),
+                        Some(_) | None => Err(missing()),
+                    };
                 };
-            };
-            if standing.length() != size {
-                return Err(missing());
-            }
-            if standing.is_published_later() {
-                return Ok(());
-            }
-            let (rank, growth) = shared.follow(newest, size);
-            let mut session = Session::resume(&shared, &turn, rank, growth).await?;
-            session.publish_all().await.map(drop)
-        })
+                if snapshot.length() != size {
+                    return Err(missing());
+                }
+                if snapshot.is_published_later() {
+                    return Ok(());
+                }
+                let (rank, growth) = shared.successor(newest, size);
+                let mut session = Session::resume(&shared, &claim, rank, growth).await?;
+                session.publish_all().await.map(drop)
+            },
+        )
         .await
     }
 
     async fn discard(&self, key: &BlobKey) -> Result<(), BlobError> {
-        self.work(self.shared.keys.take(key), |shared, turn| async move {
-            let key = turn.key();
-            let discarding = |trouble| failed(key, "discard", trouble);
+        self.work(self.shared.claims.take(key), |shared, claim| async move {
+            let key = claim.key();
+            let discarding = |error| failed(key, "discard", error);
             let uploads = shared.uploads_to(key).await?;
             shared.abort_uploads(key, &uploads).await?;
-            shared.abort_large(key).await.map_err(discarding)?;
+            shared.abort_large_parts(key).await.map_err(discarding)?;
             let staged = shared.names.staged(key);
             let listed = shared.bucket.list_all(&staged).await.map_err(discarding)?;
             if !listed.is_empty() {
                 shared.heads.forget(key);
                 let blob = [shared.names.published(key), shared.names.sealed(key)];
                 shared.bucket.delete(&blob).await.map_err(discarding)?;
-                // Last, so that what a crash leaves is listed.
+                // Last, so that the blob stays listed if this process crashes before.
                 let notes: Vec<String> = listed.into_iter().map(|listed| listed.name).collect();
                 shared.bucket.delete(&notes).await.map_err(discarding)?;
             }
-            turn.set_grows(false);
+            claim.set_grows(false);
             Ok(())
         })
         .await
@@ -299,22 +324,22 @@ impl BlobStore for S3Store {
 
     async fn open(&self, key: &BlobKey, size: u64) -> Result<Arc<dyn Blob>, BlobError> {
         let missing = || BlobError::Missing { key: key.clone() };
-        if self.shared.keys.grows(key) {
-            // It did so here. Whoever wrote it last may have done that elsewhere.
-            let standing = self.shared.standing(key, None, 0).await?;
-            if !standing.is_published {
+        if self.shared.claims.grows(key) {
+            // It grew in this process. Another one may have written it since.
+            let snapshot = self.shared.inspect(key, None, 0).await?;
+            if !snapshot.is_published {
                 return Err(missing());
             }
-            self.shared.keys.is_published(key);
+            self.shared.claims.set_published(key);
         }
         let name = self.shared.names.published(key);
-        // One of another size was there before it was published for good.
+        // A remembered object of another size was there before the blob was published.
         let known = self.shared.heads.find(key);
         let object = match known.filter(|object| object.size == size) {
             Some(object) => object,
             None => {
                 let found = self.shared.bucket.head(&name).await;
-                let found = found.map_err(|trouble| failed(key, "open", trouble))?;
+                let found = found.map_err(|error| failed(key, "open", error))?;
                 let (object, _) = found.ok_or_else(missing)?;
                 if object.size == size {
                     self.shared.heads.remember(key, &object);
@@ -326,12 +351,7 @@ impl BlobStore for S3Store {
             return Err(missing());
         }
         Ok(Arc::new(PublishedObject {
-            source: Source {
-                bucket: Arc::clone(&self.shared.bucket),
-                key: key.clone(),
-                name,
-                etag: Some(object.etag),
-            },
+            source: self.shared.source(key, name, Some(object.etag)),
             size,
             read_size: self.shared.read_size,
             blocks: Arc::clone(&self.shared.blocks),
@@ -340,16 +360,16 @@ impl BlobStore for S3Store {
     }
 
     async fn delete(&self, key: &BlobKey) -> Result<(), BlobError> {
-        let deleting = |trouble| failed(key, "delete", trouble);
+        let deleting = |error| failed(key, "delete", error);
         self.shared.heads.forget(key);
-        let standing = self.shared.standing(key, None, 0).await?;
+        let snapshot = self.shared.inspect(key, None, 0).await?;
         let blob = [
             self.shared.names.published(key),
             self.shared.names.sealed(key),
         ];
-        if standing.notes.is_empty() || standing.is_published {
+        if snapshot.notes.is_empty() || snapshot.is_published {
             self.shared.bucket.delete(&blob).await.map_err(deleting)?;
-            let notes: Vec<String> = standing
+            let notes: Vec<String> = snapshot
                 .notes
                 .iter()
                 .map(|note| self.shared.names.note(key, note))
@@ -372,96 +392,11 @@ impl BlobStore for S3Store {
             BlobState::Staged => self.shared.list_staged(after, limit).await,
             BlobState::Published => self.shared.list_published(after, limit).await,
         };
-        listed.map_err(|trouble| troubled("list blobs", trouble))
+        listed.map_err(|error| failed_to("list blobs", error))
     }
 
     async fn check(&self) -> Result<(), BlobError> {
         let probed = self.shared.probe().await;
-        probed.map_err(|trouble| troubled("write to the bucket", trouble))
-    }
-}
-
-impl S3Store {
-    /// Has the parts of a staged blob become an object that can be read.
-    async fn settle(&self, key: &BlobKey) -> Result<(), BlobError> {
-        self.work(self.shared.keys.take(key), |shared, turn| async move {
-            let key = turn.key();
-            let standing = shared.standing(key, None, u64::MAX).await?;
-            let newest = standing
-                .notes
-                .newest()
-                .filter(|_| standing.vanished.is_none());
-            let Some(newest) = newest else {
-                return Err(BlobError::Missing { key: key.clone() });
-            };
-            let (rank, growth) = shared.follow(newest, standing.length());
-            drop(standing);
-            let session = Session::resume(&shared, &turn, rank, growth).await?;
-            session.settle().await
-        })
-        .await
-    }
-}
-
-impl Shared {
-    /// The size of the parts of an upload of `length` bytes, where that is known.
-    fn part_size(&self, length: Option<u64>) -> u64 {
-        let most = self.part_size * self.most_parts;
-        self.part_size * length.unwrap_or(0).div_ceil(most).max(1)
-    }
-
-    /// The rank of a session that follows another whose upload's epoch it does not know better than by that, and its growth.
-    fn follow(&self, newest: Rank, offset: u64) -> (Rank, Growth) {
-        let rank = Rank {
-            epoch: newest.epoch,
-            session: self.keys.pass(newest.session),
-        };
-        let growth = Growth {
-            offset,
-            epoch: newest.epoch,
-            length: None,
-        };
-        (rank, growth)
-    }
-
-    async fn leave_note(
-        &self,
-        key: &BlobKey,
-        note: &Note,
-        bytes: Bytes,
-        metadata: HashMap<String, String>,
-    ) -> Result<(), Trouble> {
-        let name = self.names.note(key, note);
-        let put = self
-            .bucket
-            .put(&name, bytes, metadata, &Condition::Always)
-            .await;
-        put.map(drop)
-    }
-
-    /// Bytes of a staged blob, a range of those that are kept there.
-    fn kept(&self, key: &BlobKey, kept: &Kept, range: Range<u64>) -> BlobStream {
-        let (name, begin) = match kept {
-            Kept::Base { .. } => (self.names.published(key), 0),
-            Kept::Piece(piece) => (self.names.note(key, &piece.note), piece.note.from),
-        };
-        let source = Source {
-            bucket: Arc::clone(&self.bucket),
-            key: key.clone(),
-            name,
-            // Whoever replaces a base does so by an object that begins with it.
-            etag: None,
-        };
-        source.stream(range.start - begin..range.end - begin, self.read_size)
-    }
-
-    /// Writes an object that nobody reads.
-    async fn probe(&self) -> Result<(), Trouble> {
-        let name = self.names.probe();
-        let put = self
-            .bucket
-            .put(&name, Bytes::new(), HashMap::new(), &Condition::Always)
-            .await;
-        put.map(drop)
+        probed.map_err(|error| failed_to("write to the bucket", error))
     }
 }

@@ -16,20 +16,20 @@ mod fs {
         (store, data)
     }
 
-    domain::blob_store_contract!(open);
+    testing::blob_store_contract!(open);
 }
 
 mod memory {
-    use blobs::memory::MemoryStore;
     use domain::clock::SystemClock;
+    use testing::MemoryBlobStore;
 
     use super::*;
 
     async fn open() -> (Arc<dyn BlobStore>, ()) {
-        (Arc::new(MemoryStore::new(Arc::new(SystemClock))), ())
+        (Arc::new(MemoryBlobStore::new(Arc::new(SystemClock))), ())
     }
 
-    domain::blob_store_contract!(open);
+    testing::blob_store_contract!(open);
 }
 
 mod s3_server;
@@ -60,5 +60,5 @@ mod s3 {
         (store, ())
     }
 
-    domain::blob_store_contract!(open);
+    testing::blob_store_contract!(open);
 }

@@ -1,23 +1,23 @@
-//! The double that the services are tested with fails as planned, and only then.
+//! The test double of the services fails as planned, and only then.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use blobs::memory::MemoryStore;
 use bytes::Bytes;
 use domain::blob_store::{BlobError, Growth};
 use domain::clock::SystemClock;
-use domain::testing::FaultyStore;
-use domain::testing::faulty_store::{Fault, Gate, Operation};
 use domain::{BlobKey, BlobStore};
 use futures::TryStreamExt;
 use futures::future::poll_immediate;
+use testing::FaultyStore;
+use testing::MemoryBlobStore;
+use testing::faulty_store::{Fault, Gate, Operation};
 
 async fn open() -> (Arc<dyn BlobStore>, ()) {
     (Arc::new(faulty()), ())
 }
 
-domain::blob_store_contract!(open);
+testing::blob_store_contract!(open);
 
 #[tokio::test]
 async fn the_nth_operation_fails_and_others_do_not() {
@@ -104,7 +104,7 @@ async fn a_gate_holds_an_operation_up() {
 }
 
 fn faulty() -> FaultyStore {
-    FaultyStore::new(Arc::new(MemoryStore::new(Arc::new(SystemClock))))
+    FaultyStore::new(Arc::new(MemoryBlobStore::new(Arc::new(SystemClock))))
 }
 
 fn key() -> BlobKey {

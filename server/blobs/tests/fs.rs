@@ -1,4 +1,4 @@
-//! What is particular to the file system: crashes, foreign hands, full disks, bounds.
+//! Behaviour of the file system store: crashes, foreign files, full disks, bounds.
 #![cfg(target_os = "linux")]
 
 use std::ffi::CStr;
@@ -19,7 +19,7 @@ use futures::{StreamExt, TryStreamExt};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use tempfile::TempDir;
 
-/// A data directory.
+/// Data directory.
 struct Data(TempDir);
 
 impl Data {
@@ -51,7 +51,7 @@ impl Data {
             .join(key.as_str())
     }
 
-    /// How many files below the directory this process has open, the lock aside.
+    /// Returns the number of files below the directory that this process has open, except the lock.
     fn open_files(&self) -> usize {
         fs::read_dir("/proc/self/fd")
             .expect("a process file system")
@@ -76,7 +76,7 @@ async fn a_directory_is_used_by_one_store_at_a_time() {
             .contains(path.to_str().unwrap().trim_end_matches('/'))
     );
 
-    // Writers hold it too, until the last of their writes is done.
+    // Writers hold the directory too, until the last of their writes is done.
     let writer = store.stage(&key(), at(0)).await.unwrap();
     drop(store);
     blobs::open(&AnyConfig::default(), data.0.path())
@@ -122,7 +122,7 @@ async fn a_reopened_store_goes_on_where_bytes_were_synced() {
         staged.sync().await.unwrap();
         staged.write(Bytes::from_static(b" and not")).await.unwrap();
     }
-    // As a crash may leave it: more bytes than were synced.
+    // More bytes than were synced, as a crash may leave them.
     let mut file = OpenOptions::new()
         .append(true)
         .open(data.staged(&growing))
@@ -217,7 +217,7 @@ async fn bytes_that_are_not_cached_read_the_same() {
     let key = key();
     publish(&*store, &key, &whole).await;
     let file = File::open(data.published(&key)).unwrap();
-    // All of it, then some of it: what is cached and what is not are read by different ways.
+    // All of it, then some of it: cached and uncached bytes are read in different ways.
     for part in [0..12_000_000, 1_000_000..5_000_000, 7_000_000..7_004_096] {
         let length = std::num::NonZero::new(part.end - part.start);
         rustix::fs::fadvise(&file, part.start, length, rustix::fs::Advice::DontNeed).unwrap();
@@ -251,7 +251,7 @@ async fn foreign_files_are_left_alone() {
     let staged = store.list(BlobState::Staged, None, 100).await.unwrap();
     assert_eq!(staged, []);
 
-    // Where something foreign is in the way, it is an error.
+    // A foreign file in the way is an error.
     let taken: BlobKey = "abcdef".parse().unwrap();
     store.stage(&taken, at(0)).await.unwrap_err();
     store.discard(&taken).await.unwrap_err();
@@ -266,7 +266,7 @@ async fn foreign_files_are_left_alone() {
     assert!(data.path("staged/abcdef").is_dir());
     assert!(data.path("published/aa/UPPER.txt").is_file());
 
-    // Opening the store is not hindered by it either.
+    // It does not prevent the store from opening either.
     drop(store);
     data.open().await;
 }
@@ -431,14 +431,15 @@ async fn a_disk_without_room_for_names_is_full() {
     assert!(matches!(outcome, Err(BlobError::Full)), "{outcome:?}");
 }
 
-/// A small file system, mounted on a directory.
+/// Small file system, mounted on a directory.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// `None` where the process may not mount anything.
+    /// Returns `None` if the process may not mount anything.
     #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
     fn mount(directory: &Path, options: &CStr) -> Option<Self> {
-        // Not by a command: a process that is being started holds this one's lock files open for a moment.
+        // Not by a command: a process that is being started holds this one's lock files open for a
+        // moment.
         let mounted = mount("tmpfs", directory, "tmpfs", MountFlags::empty(), options);
         if let Err(error) = mounted {
             eprintln!("SKIPPED: a small file system cannot be mounted: {error}");

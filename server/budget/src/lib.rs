@@ -13,6 +13,7 @@
 use std::sync::Arc;
 
 use bytesize::ByteSize;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -20,13 +21,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 const UNIT: u64 = 1024;
 
 /// Memory that peers can make the server hold. Sizes are written as in `512 MiB`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Most memory that all peers together can make the server hold: answers that are not read yet, bytes that wait
     /// for the disk, archives that are being unpacked. With all of it held, the server reads and answers more slowly.
+    #[schemars(with = "settings::Size")]
     pub total: ByteSize,
     /// Most of it that one connection can hold, whatever its number of streams.
+    #[schemars(with = "settings::Size")]
     pub per_connection: ByteSize,
 }
 

@@ -1,10 +1,12 @@
-//! Who asks, and what they may do. A service is reached only through [`Authorized`], whose methods check first.
+//! Authentication and authorization. A service is reached only through [`Authorized`], whose
+//! methods check the principal first.
 
 use std::fmt::{self, Debug};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use archive::PackName;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
@@ -14,7 +16,7 @@ use crate::digest::Sha256Digest;
 use crate::{Error, FilePath};
 
 /// The keys that the server knows, and whether it asks for one at all.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// API keys. Each acts for the operator: it may do everything. Where there is one, everybody needs one. Read again on `SIGHUP`.
@@ -25,13 +27,14 @@ pub struct Config {
 }
 
 /// An API key as it is configured: hashed, so that the configuration gives nothing away.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ApiKey {
     /// Who uses it; appears in logs.
     pub name: Arc<str>,
     /// SHA-256 of the key, 64 hexadecimal digits (`longhaul hash-key` makes both).
     #[serde(with = "hex_digest")]
+    #[schemars(with = "String")]
     pub sha256: Sha256Digest,
 }
 
@@ -43,25 +46,25 @@ impl Debug for ApiKey {
     }
 }
 
-/// Why somebody is not let in.
+/// Reasons to reject a credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum Denied {
-    /// No credential where one is needed.
+    /// A credential is required, and the request has none.
     #[error("a credential is needed")]
     Missing,
-    /// A credential that is not valid here.
+    /// The credential is not valid on this server.
     #[error("the credential is not valid")]
     Invalid,
 }
 
-/// What a request shows of itself.
+/// Credential of a request.
 #[derive(Clone, Copy)]
 pub enum Credential<'a> {
-    /// Nothing.
+    /// No credential.
     None,
     /// A bearer token (RFC 6750).
     Bearer(&'a str),
-    /// An authentication scheme that is not spoken here.
+    /// An authentication scheme that the server does not support.
     Unknown,
 }
 
@@ -75,7 +78,7 @@ impl Debug for Credential<'_> {
     }
 }
 
-/// Lets principals in. Clones are the same gate.
+/// Authenticates principals. Clones share the same rules.
 #[derive(Debug, Clone)]
 pub struct Gate {
     rules: Arc<ArcSwap<Rules>>,
@@ -84,7 +87,7 @@ pub struct Gate {
 #[derive(Debug)]
 struct Rules {
     keys: Box<[ApiKey]>,
-    /// True if the operator has said that a server without keys is for everyone who reaches it.
+    /// True if the operator declared that a server without keys serves everyone who reaches it.
     is_meant_open: bool,
 }
 
@@ -98,34 +101,36 @@ impl Rules {
 }
 
 impl Gate {
-    /// The gate that `config` describes. Where there is a key, one is asked for, whatever else is said; without keys it is open.
+    /// Builds the authenticator that `config` describes. With a key, every request needs one, even
+    /// if `config` is open; without keys the server is open.
     pub fn new(config: &Config) -> Self {
         Self {
             rules: Arc::new(ArcSwap::from_pointee(Rules::new(config))),
         }
     }
 
-    /// Goes by `config` from now on. Whoever was let in before stays so until the end of the request.
+    /// Replaces the rules with `config`. A principal that was admitted before stays admitted until
+    /// its request ends.
     pub fn change(&self, config: &Config) {
         self.rules.store(Arc::new(Rules::new(config)));
     }
 
-    /// Whether everyone is let in.
+    /// Returns true if every request is admitted.
     pub fn is_open(&self) -> bool {
         self.rules.load().keys.is_empty()
     }
 
-    /// Returns true if everyone is let in only because nobody but this machine should reach the server: there is no key, and no word
-    /// of the operator that it is open.
+    /// Returns true if every request is admitted only because nobody but this machine should reach
+    /// the server: there is no key, and the operator did not declare it open.
     pub fn is_local_only(&self) -> bool {
         let rules = self.rules.load();
         rules.keys.is_empty() && !rules.is_meant_open
     }
 
-    /// Who presents this credential.
+    /// Returns the principal that presents this credential.
     ///
     /// # Errors
-    /// [`Denied`], where the gate is not open.
+    /// [`Denied`], unless the server is open.
     pub fn admit(&self, credential: Credential<'_>) -> Result<Principal, Denied> {
         let rules = self.rules.load();
         if rules.keys.is_empty() {
@@ -150,8 +155,8 @@ impl Gate {
             .ok_or(Denied::Invalid)
     }
 
-    /// Who presents this credential to an upload resource, whose URL is itself a capability: no credential is needed, but one
-    /// that is presented must be valid.
+    /// Returns the principal that presents this credential to an upload resource, whose URL is
+    /// itself a capability: a credential is optional, but must be valid if present.
     ///
     /// # Errors
     /// [`Denied::Invalid`].
@@ -163,41 +168,41 @@ impl Gate {
     }
 }
 
-/// Somebody who was let in.
+/// An authenticated principal.
 #[derive(Debug, Clone)]
 pub struct Principal(Identity);
 
 #[derive(Debug, Clone)]
 enum Identity {
-    /// The holder of an API key.
+    /// The owner of an API key.
     Operator(Arc<str>),
-    /// Whoever comes to an open server.
+    /// A client of an open server.
     Anyone,
-    /// Whoever knows an upload's URL.
+    /// A client that knows the URL of an upload.
     Holder,
 }
 
-/// What somebody wants to do.
+/// Actions that a principal may be allowed to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action<'a> {
     /// Read the file under a path.
     Read(&'a FilePath),
-    /// Write the file under a path; `None` where the server names it.
+    /// Write the file under a path; `None` if the server names it.
     Write(Option<&'a FilePath>),
     /// Delete the file under a path.
     Delete(&'a FilePath),
-    /// List files or packs, or the uploads of one's own.
+    /// List files, packs, or the principal's own uploads.
     List,
     /// Read a pack.
     ReadPack(&'a PackName),
     /// Publish a pack, and retire versions of it.
     PublishPack(&'a PackName),
-    /// Use an upload whose URL is known.
+    /// Use an upload through its URL.
     UseUpload,
 }
 
 impl Principal {
-    /// Who it is, for records and logs; `None` where nobody said.
+    /// Returns the principal's name for records and logs; `None` without an API key.
     pub fn name(&self) -> Option<&str> {
         match &self.0 {
             Identity::Operator(name) => Some(name),
@@ -205,7 +210,7 @@ impl Principal {
         }
     }
 
-    /// Lets the action pass or not.
+    /// Allows or forbids the action.
     pub(crate) fn check(&self, action: Action<'_>) -> Result<(), Error> {
         match (&self.0, action) {
             (Identity::Operator(_) | Identity::Anyone, _)
@@ -223,7 +228,8 @@ impl Principal {
     }
 }
 
-/// A service together with who uses it. What a service can do is found on this type alone, and each method checks first.
+/// A service and the principal that uses it. Operations of a service exist on this type alone, and
+/// each checks the principal first.
 #[derive(Debug, Clone)]
 pub struct Authorized<S> {
     pub(crate) principal: Principal,

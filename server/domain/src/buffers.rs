@@ -1,24 +1,27 @@
-//! Buffers between the socket and the store: small for slow uploads, large and reused for fast ones.
+//! Buffers between the socket and the store: small for slow uploads, large and reused for fast
+//! ones.
 //!
-//! A large buffer is worth its memory only where bytes come fast enough to fill it, and a fresh one costs its page faults (4 MiB
-//! buffers, always fresh, wrote at 0.5 GB/s where reused ones of 1 MiB reached 1.7). So an upload begins with small buffers and
-//! asks for a large one when it has filled a small one. Small buffers are counted with the upload's place
-//! ([`Places`](crate::uploads)); what is larger is taken from the server's budget, or not had. Large buffers are kept for the next to
-//! come while any body is read, and then given back.
+//! A large buffer is worth its memory only if bytes arrive fast enough to fill it, and a new one
+//! costs its page faults (4 MiB buffers, always new, wrote at 0.5 GB/s where reused ones of 1 MiB
+//! reached 1.7). So an upload begins with small buffers and requests a large one once it has filled
+//! a small one. Small buffers are accounted for by the upload's place ([`Places`](crate::uploads));
+//! larger ones need memory from the server's budget. Large buffers are kept for reuse while any
+//! body is read, and freed afterwards.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use budget::{Budget, Held};
 use bytes::Bytes;
 
-/// Bytes of a large buffer.
+/// Size of a large buffer, in bytes.
 const LARGE: usize = 1024 * 1024;
-/// Bytes of a small buffer: what a slow upload costs.
+/// Size of a small buffer, in bytes: the cost of a slow upload.
 pub(crate) const SMALL: usize = 32 * 1024;
-/// A body of up to so many bytes is given one buffer of its own size: one write instead of several.
+/// Maximum length in bytes of a body that gets one buffer of its own size: one write instead of
+/// several.
 const SHORT: usize = 256 * 1024;
 
-/// The buffers of this process that are larger than small.
+/// The buffers of this process that are larger than a small one.
 #[derive(Debug)]
 pub(crate) struct Buffers {
     memory: Budget,
@@ -27,14 +30,14 @@ pub(crate) struct Buffers {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Bodies that are read.
+    /// Number of bodies being read.
     readers: usize,
-    /// Large buffers for the next to come.
+    /// Large buffers ready for reuse.
     idle: Vec<(Vec<u8>, Held)>,
 }
 
 impl Buffers {
-    /// At most `most` bytes of `memory`.
+    /// Uses at most `most` bytes of `memory`.
     pub(crate) fn new(memory: &Budget, most: u64) -> Arc<Self> {
         Arc::new(Self {
             memory: memory.part(most),
@@ -42,7 +45,7 @@ impl Buffers {
         })
     }
 
-    /// An empty buffer for so many bytes, if there is memory for it.
+    /// Returns an empty buffer of this capacity, if there is memory for it.
     fn take(self: &Arc<Self>, bytes: usize) -> Option<CountedBuffer> {
         let idle = match bytes {
             LARGE => self.state().idle.pop(),
@@ -52,7 +55,7 @@ impl Buffers {
             Some(idle) => idle,
             None => {
                 let size = bytes as u64;
-                // A budget gives all of itself for what is larger than it.
+                // A budget grants all of itself to a request that exceeds it.
                 let fits = self.memory.limit() >= size;
                 let held = fits.then(|| self.memory.try_take(size)).flatten()?;
                 (Vec::with_capacity(bytes), held)
@@ -78,14 +81,14 @@ impl Buffers {
     }
 }
 
-/// One upload's present buffer.
+/// The current buffer of one upload.
 #[derive(Debug)]
 pub(crate) struct Filling {
     buffers: Arc<Buffers>,
     buffer: Buffer,
-    /// Whether bytes come fast enough for a large buffer.
+    /// True if bytes arrive fast enough for a large buffer.
     fast: bool,
-    /// Bytes of the whole body, where it is short.
+    /// Length of the body in bytes, if it is short.
     short: Option<usize>,
 }
 
@@ -97,7 +100,7 @@ enum Buffer {
 }
 
 impl Filling {
-    /// For a body of `expected` bytes, where that is known.
+    /// Prepares for a body of `expected` bytes, if the length is known.
     pub(crate) fn new(buffers: Arc<Buffers>, expected: Option<u64>) -> Self {
         buffers.state().readers += 1;
         Self {
@@ -114,7 +117,7 @@ impl Filling {
         self.bytes().is_empty()
     }
 
-    /// Takes in as much of `bytes` as fits, and says whether the buffer is full.
+    /// Moves as many of `bytes` as fit into the buffer; returns true if the buffer is full.
     pub(crate) fn take_in(&mut self, bytes: &mut Bytes) -> bool {
         if matches!(self.buffer, Buffer::None) {
             self.buffer = self.fresh();
@@ -134,7 +137,7 @@ impl Filling {
         full
     }
 
-    /// What was taken in, leaving nothing.
+    /// Returns the buffered bytes, and leaves the buffer empty.
     pub(crate) fn take_out(&mut self) -> Bytes {
         match std::mem::replace(&mut self.buffer, Buffer::None) {
             Buffer::None => Bytes::new(),
@@ -182,7 +185,7 @@ impl Drop for Filling {
     }
 }
 
-/// A buffer whose memory is taken from the budget until the last reader drops it.
+/// A buffer that occupies memory of the budget until its last reader drops it.
 #[derive(Debug)]
 struct CountedBuffer {
     buffer: Vec<u8>,

@@ -1,42 +1,43 @@
-//! The janitor: gives up what is expired, deletes what nothing needs, finds what nothing records.
+//! The janitor: expires uploads and drafts, and deletes doomed and unrecorded blobs.
 //!
-//! One node at a time is the janitor, by lease; another takes its place once it is gone. Only uploads that a node holds it gives up
-//! itself, as nobody else can tell whether it still works on them. A round has six parts, each bounded and
-//! each safe to break off anywhere:
+//! One node at a time is the janitor, by lease; if it fails, another takes its place. An upload
+//! that a node holds is expired by that node itself, since no other can tell whether it is still in
+//! use. A round has six parts. Each is bounded, and may be cut off anywhere:
 //!
-//! 1. Open uploads whose time is up become gone, and their bytes are discarded.
-//! 2. Completed and gone uploads whose time is up are forgotten.
-//! 3. Drafts of packs and registered needs whose time is up are forgotten.
-//! 4. Doomed blobs are deleted once they have been doomed for a while (downloads that began before may still read them), then
-//!    forgotten.
-//! 5. Blobs that the metadata store knows nothing of (left by a crash, or by a plain upload that was cut) are deleted once they
-//!    have not changed for a while.
-//! 6. Leases that have expired are forgotten.
+//! 1. Open uploads past their time become gone, and their bytes are discarded.
+//! 2. Completed and gone uploads past their time are forgotten.
+//! 3. Drafts of packs and registered needs past their time are forgotten.
+//! 4. Blobs that have been doomed for a while are deleted, then forgotten. Until then, downloads
+//!    that are under way may still read them.
+//! 5. Blobs that the metadata store does not mention (left by a crash, or by a plain upload that
+//!    was cut) are deleted once they have not changed for a while.
+//! 6. Expired leases are forgotten.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::blob_store::BlobState;
 use crate::{BlobKey, BlobStore, Clock as _, Error, Leases, MetadataStore, Uploads, leases};
 
-/// How many things one step of a round handles at once.
+/// Number of items that one step of a round handles.
 const BATCH: usize = 500;
 
 /// When the janitor works, and how long it waits before it deletes.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Time between two rounds.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "settings::Time")]
     pub interval: Duration,
     /// How long the bytes of a replaced or deleted file are kept for the downloads that still read them.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "settings::Time")]
     pub delete_after: Duration,
     /// How long bytes that nothing records must have been unchanged before they are deleted.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "settings::Time")]
     pub orphan_after: Duration,
 }
 
@@ -50,24 +51,24 @@ impl Default for Config {
     }
 }
 
-/// What a round did.
+/// Counts of one round.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Round {
-    /// Uploads given up.
+    /// Open uploads that expired.
     pub expired_uploads: usize,
-    /// Uploads forgotten.
+    /// Uploads that were forgotten.
     pub forgotten_uploads: u64,
-    /// Drafts given up, and registered needs forgotten.
+    /// Drafts and registered needs that expired.
     pub expired_drafts: usize,
-    /// Blobs deleted because nothing needs them.
+    /// Doomed blobs that were deleted.
     pub deleted_blobs: usize,
-    /// Blobs deleted because nothing records them.
+    /// Unrecorded blobs that were deleted.
     pub orphaned_blobs: usize,
-    /// Leases forgotten, such as those of nodes that are gone.
+    /// Leases that were forgotten, such as those of dead nodes.
     pub forgotten_leases: u64,
 }
 
-/// Keeps the stores clean.
+/// Expires uploads and drafts, and deletes blobs that nothing needs.
 #[derive(Debug, Clone)]
 pub struct Janitor {
     uploads: Uploads,
@@ -78,7 +79,7 @@ pub struct Janitor {
 }
 
 impl Janitor {
-    /// A janitor for these stores.
+    /// Creates a janitor for these stores.
     pub fn new(
         uploads: Uploads,
         blobs: Arc<dyn BlobStore>,
@@ -95,8 +96,8 @@ impl Janitor {
         }
     }
 
-    /// Works in rounds until `stop`, unless another node does; then this one stands by. A round that fails is logged, and the next one
-    /// tries again.
+    /// Works in rounds until `stop` while this node holds the lease, and otherwise stands by. A
+    /// round that fails is logged; the next one tries again.
     pub async fn run(self, stop: CancellationToken) {
         let standing_by = async {
             loop {
@@ -121,7 +122,7 @@ impl Janitor {
         };
         tokio::select! {
             () = stop.cancelled() => {}
-            // Cancel safe: each part of a round may be broken off anywhere.
+            // Cancel safe: each part of a round may be cut off anywhere.
             () = standing_by => {}
         }
     }
@@ -140,11 +141,11 @@ impl Janitor {
         }
     }
 
-    /// Cleans up after a crash, before anything is served, where no other node uses the stores: then what nothing records is an orphan
-    /// at once.
+    /// Cleans up after a crash, before any request is served, if no other node uses the stores: a
+    /// blob that is not recorded is then an orphan at once.
     ///
     /// # Errors
-    /// A store's.
+    /// A store's error.
     pub async fn recover(&self) -> Result<Round, Error> {
         self.round(Duration::ZERO).await
     }
@@ -229,7 +230,8 @@ impl Janitor {
     }
 
     async fn delete_orphans(&self, state: BlobState, after: Duration) -> Result<usize, Error> {
-        // The blob store has a clock of its own, which is this machine's or one that is nobody's here: what is old is old by both.
+        // The blob store has its own clock: that of this machine, or of none here. A blob counts as
+        // old only if both clocks agree.
         let clock = self.leases.clock();
         let unchanged_since = clock.now().min(clock.own()).minus(after);
         let mut deleted = 0;
@@ -263,7 +265,7 @@ impl Janitor {
         }
     }
 
-    /// Deletes a blob. One that cannot be deleted does not keep the others; the next round tries again.
+    /// Deletes a blob. A failure is logged and does not stop the round; the next round tries again.
     async fn delete(&self, state: BlobState, blob: &BlobKey) -> bool {
         let deleted = match state {
             BlobState::Staged => self.blobs.discard(blob).await,

@@ -1,27 +1,31 @@
-//! Why a use case did not succeed, in no protocol's words.
+//! Errors of use cases, independent of any protocol.
+
+mod packs;
 
 use protocol::rejection::Rejection;
 use thiserror::Error;
 
 use crate::blob_store::BlobError;
-use crate::ingest::BodyFault;
+use crate::body::BodyFault;
+use crate::gatekeeper::Closed;
 use crate::metadata_store::MetadataError;
-use crate::packs::PackError;
 use crate::upload::Gone;
 
-/// Why a use case did not succeed.
+pub use self::packs::{EntryFault, PackError};
+
+/// An error of a use case.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// The request broke a rule of its protocol.
+    /// The request violates a rule of its protocol.
     #[error("the request broke a rule")]
     Rejected(#[source] Rejection),
-    /// There is no such thing, or none that this principal may know of.
+    /// The thing does not exist, or this principal may not know of it.
     #[error("{what} not found")]
     NotFound {
         /// The kind of thing: "file", "upload".
         what: &'static str,
     },
-    /// The upload was there, and will never be complete.
+    /// The upload existed and will never be complete.
     #[error("the upload is gone")]
     Gone(Gone),
     /// The principal may not do this.
@@ -30,49 +34,49 @@ pub enum Error {
     /// A gatekeeper refuses the upload.
     #[error("the upload is refused")]
     Refused {
-        /// Why, for the client, where that is told: a bounded text of one line.
+        /// The reason to show to the client, if any: a bounded text of one line.
         detail: Option<String>,
     },
-    /// A precondition on the target does not hold.
+    /// A precondition on the target is false.
     #[error("the precondition does not hold")]
     PreconditionFailed,
     /// A newer request for the same upload has taken over.
     #[error("a newer request has taken over")]
     Superseded,
-    /// The client stopped sending in the middle of a body. What arrived is kept.
+    /// The client stopped sending in the middle of a body. The received bytes are kept.
     #[error("the client stopped sending")]
     ClientGone,
-    /// The server is shutting down. What arrived is kept.
+    /// The server is shutting down. The received bytes are kept.
     #[error("the server is shutting down")]
     Draining,
-    /// Too much of this is going on already.
+    /// The server already does too much of this.
     #[error("too busy")]
     Busy,
-    /// There is no room left.
+    /// The storage is full.
     #[error("no room left")]
     Full,
-    /// What was stored is not what was recorded.
+    /// The stored bytes differ from the recorded facts.
     #[error("{what} is corrupt")]
     Corrupt {
-        /// What is.
+        /// The corrupt thing.
         what: String,
     },
-    /// A rule of packs was broken.
+    /// The request violates a rule of packs.
     #[error("the request about a pack is refused")]
     Pack(#[source] PackError),
-    /// A store refuses, and will until its operator changes something: coming again does not help.
+    /// A store refuses, and will until its operator changes something: retrying does not help.
     #[error("failed to {doing}: the store refuses")]
     StoreRefuses {
-        /// Completes the sentence.
+        /// Completes the sentence "failed to …".
         doing: &'static str,
-        /// The cause, and what to change.
+        /// The cause, and the advice to the operator.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A store could not do it.
+    /// A store failed.
     #[error("failed to {doing}")]
     Store {
-        /// Completes the sentence.
+        /// Completes the sentence "failed to …".
         doing: &'static str,
         /// The cause.
         #[source]
@@ -81,7 +85,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// Names what was being done when the blob store failed. Whoever comes again after a failure that passes finds out what was done.
+    /// Converts a failure of the blob store while `doing` something. After a transient failure, a
+    /// retry of the client finds out whether the work was done.
     pub(crate) fn blob(doing: &'static str) -> impl FnOnce(BlobError) -> Self {
         move |error| match error {
             BlobError::Full => Self::Full,
@@ -92,7 +97,8 @@ impl Error {
                 );
                 Self::Busy
             }
-            // Whoever looks into it may find that all is there; until then nothing is dropped, and clients come again.
+            // The bytes may turn out to be intact. Until an operator has looked, nothing is dropped
+            // and clients retry.
             BlobError::Inconsistent { .. } => {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
@@ -111,8 +117,8 @@ impl Error {
         }
     }
 
-    /// Names what was being done when the metadata store failed. One that is out of reach will be back: whoever comes again then
-    /// finds out what was done.
+    /// Converts a failure of the metadata store while `doing` something. An unreachable store will
+    /// return: a retry of the client then finds out whether the work was done.
     pub(crate) fn metadata(doing: &'static str) -> impl FnOnce(MetadataError) -> Self {
         move |error| match error {
             MetadataError::Full => Self::Full,
@@ -146,7 +152,22 @@ impl From<BodyFault> for Error {
     }
 }
 
-/// An error and its causes in one line.
+impl From<PackError> for Error {
+    fn from(error: PackError) -> Self {
+        Self::Pack(error)
+    }
+}
+
+impl From<Closed> for Error {
+    fn from(closed: Closed) -> Self {
+        match closed {
+            Closed::Refused { detail } => Self::Refused { detail },
+            Closed::Unavailable => Self::Busy,
+        }
+    }
+}
+
+/// Joins an error and its causes in one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -12,25 +12,27 @@ use tokio::time::timeout;
 use crate::supervisor::Failure;
 use crate::{BlobStore, MetadataStore, Supervisor};
 
-/// How long a store may take to pass its check. Probes commonly give up after five seconds; the answer should come before.
+/// Time that a store has to pass its check. Probes commonly give up after five seconds, so the
+/// answer should come earlier.
 const LIMIT: Duration = Duration::from_secs(3);
 
-/// Tells whether this server lives: the tasks that it needs run; and whether it should be sent requests: its stores work, and it is
-/// not about to end.
+/// Liveness and readiness of this server. It is alive while the tasks that it needs run. It is
+/// ready while its stores work and it is not about to end.
 #[derive(Debug, Clone)]
 pub struct Health {
     blobs: Arc<dyn BlobStore>,
     metadata: Arc<dyn MetadataStore>,
     supervisor: Supervisor,
     draining: Arc<AtomicBool>,
-    /// One check of each store at a time: those of a store that hangs do not pile up, however often is asked.
+    /// Permits for one check of each store at a time, so that frequent probes do not pile up checks
+    /// of a store that hangs.
     turns: [Arc<Semaphore>; 2],
 }
 
-/// Why a server should be sent no requests.
+/// Reason not to send requests to a server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotReady {
-    /// It is about to end.
+    /// The server is about to end.
     #[error("the server is about to end")]
     Draining,
     /// These stores failed their check, or did not answer in time.
@@ -39,7 +41,7 @@ pub enum NotReady {
 }
 
 impl Health {
-    /// Of a server that works with these stores, and whose tasks `supervisor` watches over.
+    /// Creates the health of a server that uses these stores, and whose tasks `supervisor` watches.
     pub fn new(
         blobs: Arc<dyn BlobStore>,
         metadata: Arc<dyn MetadataStore>,
@@ -54,29 +56,30 @@ impl Health {
         }
     }
 
-    /// From now on the server is not ready, since it is about to end.
+    /// Makes the server not ready from now on, since it is about to end.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Tells whether every task that the server needs runs. It looks at no store: a new process would not mend those.
+    /// Fails if a task that the server needs has ended. Stores are not checked: a new process would
+    /// not repair them.
     ///
     /// # Errors
     ///
-    /// The first task that does not.
+    /// The first failure.
     pub fn live(&self) -> Result<(), Failure> {
         self.supervisor.check()
     }
 
-    /// Asks both stores at once, and gives each three seconds.
+    /// Checks both stores at the same time, each for up to three seconds.
     ///
     /// # Errors
     ///
-    /// The server is about to end, or a store does not work; why it does not is in the log.
+    /// The server is about to end, or a store failed its check; the reason is in the log.
     ///
     /// # Cancel safety
     ///
-    /// A check that was begun runs on, and the next one waits for its end.
+    /// A check under way goes on, and the next one waits for its end.
     pub async fn ready(&self) -> Result<(), NotReady> {
         if self.draining.load(Ordering::Relaxed) {
             return Err(NotReady::Draining);
@@ -101,7 +104,7 @@ impl Health {
     }
 }
 
-/// Whether a store passes its check in time; its name where it does not.
+/// Runs the check of a store, up to the time limit. The error is the store's name.
 async fn works<E: Error + Send + Sync + 'static>(
     store: &'static str,
     turn: &Arc<Semaphore>,

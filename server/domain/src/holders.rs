@@ -1,16 +1,18 @@
-//! One request at a time holds an upload, and the newest request wins.
+//! Claims on uploads: one request at a time works on an upload, and the newest request wins.
 //!
-//! A request that comes for an upload takes a [`Turn`]. Whoever had the turn is told to stop, makes what it has durable, and lets
-//! go; only then does the newcomer go on, and finds the older one's bytes counted. A request that is overtaken while it still
-//! waits never starts.
+//! A request for an upload queues for its claim. The request that has the claim is told to stop,
+//! makes its bytes durable, and releases the upload; only then does the newer request start, and
+//! finds those bytes counted. A request that is overtaken while it still waits never starts.
 //!
-//! That is the order within a process. Between processes, the upload's record says which node holds it, and under which epoch.
-//! Whoever has the turn on one node asks the other node to let go; there, the ask ends the turn as a newer request would
-//! ([`Holders::ask`]), unless it was meant for an earlier one. Who does not let go in time is fenced by the epoch
+//! This orders requests within a process. Between processes, the upload's record names the node
+//! with the claim, and its epoch. A request with the claim on one node asks the other node to
+//! release the upload; there, the ask ends the claim as a newer request would, unless it refers to
+//! an earlier claim. A request that does not release in time is fenced by the epoch
 //! (`uploads::takeover`).
 //!
-//! Requests are ordered as they arrive here. One that arrives later than a newer request of the same client is beyond this order;
-//! [`Told`](crate::upload::Told) makes up for it.
+//! Requests are ordered by their arrival here. For a request that arrives later than a newer
+//! request of the same client, the upload's record keeps the offset that was reported to the client
+//! ([`Upload`](crate::upload::Upload)).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::UploadId;
 
-/// Who holds which upload, in this process.
+/// The claims on uploads within this process.
 #[derive(Debug, Default)]
 pub(crate) struct Holders {
     uploads: Mutex<HashMap<UploadId, Arc<Queue>>>,
@@ -35,27 +37,29 @@ struct Queue {
 /// The newest request for an upload.
 #[derive(Debug, Default)]
 struct Newest {
-    /// Its sign to stop.
+    /// Signals the request to stop.
     overtaken: CancellationToken,
-    /// The epoch under which it holds the upload on all nodes, or a lesser one that is free; `None` before that.
+    /// The epoch of its claim across all nodes, or a lesser epoch that is free; `None` before the
+    /// claim.
     epoch: Option<u64>,
 }
 
-/// What an ask from another node met.
+/// Outcome of an ask from another node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Met {
-    /// A request that is under way.
+    /// A request is at work.
     Request,
-    /// Nothing: what was asked for is over.
+    /// No request: the claim in question has ended.
     Nobody,
 }
 
-/// The right to work on an upload until [`Turn::overtaken`] or drop.
+/// The right to work on an upload until [`Self::overtaken`] or drop.
 #[derive(Debug)]
 pub(crate) struct Turn {
     holders: Arc<Holders>,
     id: UploadId,
-    /// Given back within the map's lock, so that the last one to let go knows that it is.
+    /// Dropped under the map's lock, so that the last request to release the upload can detect that
+    /// it is the last.
     queue: Option<Arc<Queue>>,
     overtaken: CancellationToken,
     guard: Option<OwnedMutexGuard<()>>,
@@ -66,11 +70,12 @@ pub(crate) struct Turn {
 pub(crate) struct Overtaken;
 
 impl Holders {
-    /// Tells the present holder to stop, at once; the future waits until it has let go. So requests have their turns in the order
-    /// of these calls, whenever their futures are polled.
+    /// Signals the current request to stop, at once; the future waits until it has released the
+    /// upload. So claims are granted in the order of these calls, regardless of when their futures
+    /// are polled.
     ///
     /// # Cancel safety
-    /// The future may be dropped; the older holder was told to stop all the same.
+    /// The future may be dropped; the older request has been signalled all the same.
     pub(crate) fn take(
         self: &Arc<Self>,
         id: UploadId,
@@ -104,8 +109,9 @@ impl Holders {
         }
     }
 
-    /// Tells the request that holds the upload under `epoch`, or under an earlier one, to stop. One that has yet to claim the
-    /// upload goes on: it will do so under a later epoch, and has ended the older ones here.
+    /// Signals the request that has the claim under `epoch`, or under an earlier one, to stop. A
+    /// request that has yet to claim the upload continues: its claim will have a later epoch, and
+    /// older claims in this process have ended.
     pub(crate) fn ask(&self, id: &UploadId, epoch: u64) -> Met {
         let uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(queue) = uploads.get(id) else {
@@ -118,7 +124,7 @@ impl Holders {
         Met::Request
     }
 
-    /// Whether a request holds the upload or waits for it.
+    /// Returns true if a request has the claim or waits for it.
     pub(crate) fn is_held(&self, id: &UploadId) -> bool {
         let uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
         uploads.contains_key(id)
@@ -132,8 +138,8 @@ impl Queue {
 }
 
 impl Turn {
-    /// Notes that this request is about to hold the upload under `epoch` or a later one: who asks for it by a lesser one means an
-    /// earlier holder.
+    /// Records that this request is about to claim the upload under `epoch` or a later one: an ask
+    /// with a lesser epoch refers to an earlier claim.
     pub(crate) fn holds(&self, epoch: u64) {
         let Some(queue) = &self.queue else {
             return;
@@ -144,7 +150,7 @@ impl Turn {
         }
     }
 
-    /// The sign to stop: a newer request waits.
+    /// Returns the signal to stop: a newer request waits.
     pub(crate) fn overtaken(&self) -> &CancellationToken {
         &self.overtaken
     }
@@ -159,7 +165,8 @@ impl Drop for Turn {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         drop(self.queue.take());
-        // The map's own reference is the last: nobody holds or waits, and nobody can begin to while the map is locked.
+        // If the map's own reference is the last, no request works or waits, and none can start
+        // while the map is locked.
         let idle = uploads
             .get(&self.id)
             .is_some_and(|queue| Arc::strong_count(queue) == 1);
@@ -197,7 +204,7 @@ mod tests {
         let id = UploadId::random(&SystemRandomness);
         assert_eq!(holders.ask(&id, 9), Met::Nobody);
         let turn = holders.take(id).await.unwrap();
-        // It has not claimed the upload.
+        // This request has not claimed the upload yet.
         assert_eq!(holders.ask(&id, 9), Met::Request);
         turn.holds(5);
         assert_eq!(holders.ask(&id, 4), Met::Request);

@@ -1,19 +1,22 @@
-//! From a body to a staged blob.
+//! Receives a body into a staged blob.
 //!
-//! Two halves run side by side, joined by a channel of one buffer, so that the socket is read while the disk is written:
+//! Two halves run concurrently, joined by a channel of one buffer, so that the socket is read while
+//! the disk is written:
 //!
-//! 1. *Reading* gathers the body's chunks into buffers. A buffer leaves when it is full, or when the other half is idle and the
-//!    body has nothing more at the moment: fast uploads are written in large pieces, slow ones as they come.
-//! 2. *Writing* hashes and stores each buffer, and now and then makes a *checkpoint*: sync, then record, then tell.
+//! 1. *Reading* gathers the body's chunks into buffers. A buffer is passed on when it is full, or
+//!    when the other half is idle and the body has nothing more at the moment: fast uploads are
+//!    written in large pieces, slow ones as they arrive.
+//! 2. *Writing* hashes and stores each buffer, and from time to time makes a *checkpoint*: sync,
+//!    then record, then report.
 //!
-//! Whatever ends the body (its own end, a cut, a newer request, the server's shutdown), what was read is stored.
+//! However the body ends (complete, cut, overtaken by a newer request, or by shutdown), the bytes
+//! that were read are stored.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _};
 use protocol::digest::StatedDigests;
 use protocol::rejection::Rejection;
@@ -22,64 +25,42 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::blob_store::{BlobStream, StagedBlob};
+use crate::body::{BodyFault, BodyPart, UploadBody};
 use crate::buffers::{Buffers, Filling};
 use crate::digest::Digests;
 use crate::error::Error;
 
-/// A piece of a request's body.
-#[derive(Debug)]
-pub enum BodyPart {
-    /// Bytes.
-    Data(Bytes),
-    /// Digests, stated in a trailer.
-    Digests(StatedDigests),
-}
-
-/// Why a body ended before its end.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum BodyFault {
-    /// What came is not what the protocol asks for; the client is told.
-    Broken(Rejection),
-    /// The connection or stream was cut, or its framing broke.
-    Cut,
-    /// Nothing came for too long.
-    Idle,
-}
-
-/// A request's body.
-pub type UploadBody = BoxStream<'static, Result<BodyPart, BodyFault>>;
-
-/// What ended the reading of a body.
+/// Reasons for which the reading of a body ended.
 #[derive(Debug)]
 pub(crate) enum Ending {
-    /// The body's own end.
+    /// The body is complete.
     Clean,
-    /// It was cut.
+    /// The body failed.
     Fault(BodyFault),
     /// A newer request came.
     Overtaken,
-    /// The server shuts down.
+    /// The server is shutting down.
     Draining,
-    /// It went on past its bound.
+    /// The body exceeds its bound.
     Overrun,
-    /// The bytes could not be stored; the other half knows why.
+    /// The bytes could not be stored; the writing half has the error.
     Unstored,
 }
 
-/// Signs that end a body early, or the work on what came. Clones share them.
+/// Signals that end a body early, or the work after it. Clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct Stops {
     /// A newer request came.
     pub(crate) overtaken: CancellationToken,
-    /// The server shuts down.
+    /// The server is shutting down.
     pub(crate) draining: CancellationToken,
-    /// Its client is gone, and would never learn the outcome: there is no upload resource. The body of a request ends by itself then;
-    /// this is for work that comes after it.
+    /// The client is gone, and could never learn the outcome: there is no upload resource. The body
+    /// of such a request ends by itself; this signal is for the work after it.
     pub(crate) abandoned: CancellationToken,
 }
 
 impl Stops {
-    /// Signs that nobody gives.
+    /// Returns signals that are never given.
     pub(crate) fn never() -> Self {
         Self {
             overtaken: CancellationToken::new(),
@@ -88,15 +69,15 @@ impl Stops {
         }
     }
 
-    /// Fails if a sign was given.
+    /// Fails if a signal was given.
     pub(crate) fn check(&self) -> Result<(), Error> {
         self.given().now_or_never().map_or(Ok(()), Err)
     }
 
-    /// Waits for a sign, and says what it means for the request.
+    /// Waits for a signal, and returns the error that the request ends with.
     ///
     /// # Cancel safety
-    /// May be dropped anywhere.
+    /// May be dropped at any time.
     pub(crate) async fn given(&self) -> Error {
         tokio::select! {
             biased;
@@ -107,53 +88,54 @@ impl Stops {
     }
 }
 
-/// Records durable progress, and tells the client.
+/// Records durable progress, and reports it to the client.
 #[async_trait]
 pub(crate) trait Checkpoint: Send {
-    /// All bytes below `offset` are durable, and `digests` has seen them.
+    /// Called when all bytes below `offset` are durable and part of `digests`.
     async fn reached(&mut self, offset: u64, digests: &Digests) -> Result<(), Error>;
 }
 
-/// When to make a checkpoint.
+/// Frequency of checkpoints.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rhythm {
-    /// After this many bytes,
+    /// Unrecorded bytes that cause a checkpoint.
     pub(crate) bytes: u64,
-    /// or when there are bytes this old.
+    /// Age of unrecorded bytes that causes a checkpoint, however few they are.
     pub(crate) interval: Duration,
 }
 
-/// What has come of a body.
+/// Result of receiving a body.
 #[derive(Debug)]
 pub(crate) struct Ingested {
-    /// What ended it.
+    /// The reason for which reading ended.
     pub(crate) ending: Ending,
-    /// Bytes read of it, at most the bound.
+    /// Number of bytes read, at most the bound.
     pub(crate) received: u64,
-    /// Digests that the body itself stated at its end.
+    /// Digests in the body's trailer.
     pub(crate) stated: StatedDigests,
 }
 
-/// A staged blob under a body.
+/// A staged blob that receives a body.
 #[derive(Debug)]
 pub(crate) struct Ingest {
     /// The blob, open at `offset`.
     pub(crate) staged: Box<dyn StagedBlob>,
-    /// Bytes that the blob has.
+    /// Length of the blob, in bytes.
     pub(crate) offset: u64,
-    /// What has seen them.
+    /// Digests of those bytes.
     pub(crate) digests: Digests,
 }
 
 impl Ingest {
-    /// Takes in at most `cap` bytes of `body`. What came after the last checkpoint is written, and yet to be synced.
+    /// Receives `body`, up to the cap of `source`. Bytes after the last checkpoint are written, but
+    /// not synced yet.
     ///
     /// # Errors
-    /// Those of the store and of the checkpoint, and [`Error::Corrupt`] or a rejection where replayed bytes differ. What earlier
-    /// checkpoints recorded stands.
+    /// Those of the store and of the checkpoint, and [`Error::Corrupt`] or a rejection if replayed
+    /// bytes differ. Records of earlier checkpoints remain.
     ///
     /// # Cancel safety
-    /// Not to be dropped: runs in a tracked task.
+    /// Not cancel safe: runs in a tracked task.
     pub(crate) async fn run(
         &mut self,
         body: UploadBody,
@@ -183,7 +165,7 @@ impl Ingest {
             let unrecorded = self.offset > recorded && checkpoint.is_some();
             let next = tokio::select! {
                 biased;
-                // Cancel safe: a buffer is received whole or not at all.
+                // Cancel safe: a buffer is received entirely or not at all.
                 next = filled.recv() => Some(next),
                 () = tokio::time::sleep_until(due), if unrecorded => None,
             };
@@ -215,7 +197,7 @@ impl Ingest {
         }
     }
 
-    /// Hashes and stores, at the same time where there is enough to make that worth a thread.
+    /// Hashes and stores the bytes, concurrently if there are enough of them to be worth a thread.
     async fn absorb(&mut self, bytes: Bytes) -> Result<(), Error> {
         let length = bytes.len() as u64;
         if bytes.is_empty() {
@@ -236,19 +218,18 @@ impl Ingest {
     }
 }
 
-/// How a body is to be read.
+/// A body to receive, and its limits.
 #[derive(Debug)]
 pub(crate) struct Source {
-    /// Most bytes of it.
+    /// Maximum number of bytes to receive.
     pub(crate) cap: u64,
-    /// Its buffer.
     pub(crate) filling: Filling,
-    /// What its first bytes repeat.
+    /// Stored bytes that the body begins by repeating.
     pub(crate) replay: Option<Replay>,
 }
 
 impl Source {
-    /// A body of `length` bytes, where that is known, of which at most `cap` are taken.
+    /// Describes a body of `length` bytes, if known, of which at most `cap` are received.
     pub(crate) fn new(buffers: &Arc<Buffers>, length: Option<u64>, cap: u64) -> Self {
         Self {
             cap,
@@ -278,9 +259,10 @@ async fn read(
             () = stops.overtaken.cancelled() => break Ending::Overtaken,
             () = stops.draining.cancelled() => break Ending::Draining,
             () = reader.full.closed() => break Ending::Unstored,
-            // Cancel safe: a stream's next item is taken whole or stays.
+            // Cancel safe: a stream's next item is taken entirely or stays.
             part = body.next() => part,
-            // The body has nothing at the moment, and the other half is idle. Cancel safe: a permit not got is no permit.
+            // The body has nothing at the moment, and the other half is idle. Cancel safe: a
+            // dropped reservation takes no permit.
             permit = reader.full.reserve(), if !reader.filling.is_empty() => match permit {
                 Ok(permit) => {
                     permit.send(reader.filling.take_out());
@@ -322,7 +304,7 @@ async fn read(
     }
 }
 
-/// The reading half, but for the body.
+/// State of the reading half, without the body.
 struct Reader {
     filling: Filling,
     full: mpsc::Sender<Bytes>,
@@ -331,7 +313,7 @@ struct Reader {
 }
 
 impl Reader {
-    /// Takes a chunk in, as far as there is room.
+    /// Buffers a chunk, up to the cap.
     async fn take(&mut self, mut bytes: Bytes) -> Result<(), Ending> {
         let room = self.cap - self.received;
         let overrun = bytes.len() as u64 > room;
@@ -352,12 +334,13 @@ impl Reader {
         }
     }
 
-    /// Takes in what has arrived of the body of a request that was overtaken. Without it, requests that overtake each other all
-    /// the time would bring nothing, where a store takes longer to begin than the next request to come.
+    /// Buffers the bytes that have arrived for a request that was overtaken. Otherwise, requests
+    /// that keep overtaking each other would make no progress on a store that takes longer to open
+    /// than the next request takes to arrive.
     async fn take_arrived(&mut self, body: &mut UploadBody) -> Ending {
-        /// About what sockets hold.
-        const MOST: u64 = 256 * 1024;
-        let end = self.received + MOST;
+        /// About the capacity of a socket's buffers.
+        const MAX: u64 = 256 * 1024;
+        let end = self.received + MAX;
         while self.received < end
             && let Some(Some(Ok(BodyPart::Data(bytes)))) = body.next().now_or_never()
         {
@@ -386,7 +369,7 @@ impl std::fmt::Debug for Replay {
 }
 
 impl Replay {
-    /// The body repeats `overlap` bytes, which `stored` yields, up to the durable `offset`.
+    /// Expects `overlap` bytes, which `stored` yields, up to the durable `offset`.
     pub(crate) fn new(stored: BlobStream, overlap: u64, offset: u64) -> Self {
         Self {
             stored,
@@ -396,7 +379,7 @@ impl Replay {
         }
     }
 
-    /// Compares what of `bytes` is repetition and returns the rest.
+    /// Compares the repeated part of `bytes` with the stored bytes, and returns the rest.
     pub(crate) async fn compare(
         &mut self,
         mut bytes: Bytes,

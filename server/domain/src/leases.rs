@@ -1,11 +1,15 @@
-//! What is for one node at a time, and which nodes are alive.
+//! Leases: work that one node does at a time, and the nodes that are alive.
 //!
-//! A lease is a name in the metadata store that one node has until a moment by the store's clock, and longer if it asks in time.
-//! Whoever cannot ask counts its lease as lost earlier than others can have it, by its own steady clock, whatever the time is there.
+//! A lease is a name in the metadata store that one node owns until a time on the store's clock,
+//! and longer if the node renews it in time. A node that cannot renew its lease counts it as lost
+//! before another node can take it. For this it uses its own monotonic clock, independently of the
+//! time on the store's clock.
 //!
-//! Each lease that is given tells the time of the store as well, which the node's clock follows: so nodes agree on what has expired.
+//! Each grant of a lease also reports the time of the store, which the node's clock follows: so
+//! nodes agree on what has expired.
 //!
-//! A store that one process uses gives no leases: all work is that node's, and nobody asks whether it is alive.
+//! A store that only one process uses grants no leases: that node does all work, and no other
+//! checks whether it is alive.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,19 +21,19 @@ use crate::clock::FollowingClock;
 use crate::metadata_store::node_lease;
 use crate::{Error, MetadataStore, NodeId};
 
-/// How long a lease lasts if it is not renewed.
+/// Lifetime of a lease that is not renewed.
 pub const LIFETIME: Duration = Duration::from_secs(5);
 
-/// How long its holder waits before it renews it, and before it tries again.
+/// Time between two renewals, and between two attempts to renew.
 pub const RENEWAL: Duration = Duration::from_secs(1);
 
-/// The name of what the janitor does.
+/// Name of the janitor's lease.
 pub const JANITOR: &str = "janitor";
 
-/// The name of delivering events.
+/// Name of the lease for delivering events.
 pub const WEBHOOKS: &str = "webhooks";
 
-/// The leases of a node.
+/// Leases of a node.
 #[derive(Debug, Clone)]
 pub struct Leases {
     metadata: Arc<dyn MetadataStore>,
@@ -38,7 +42,7 @@ pub struct Leases {
 }
 
 impl Leases {
-    /// The leases that `node` takes in this store, whose time `clock` follows.
+    /// Creates the leases that `node` takes in this store, whose time `clock` follows.
     pub fn new(metadata: Arc<dyn MetadataStore>, node: NodeId, clock: Arc<FollowingClock>) -> Self {
         Self {
             metadata,
@@ -47,24 +51,22 @@ impl Leases {
         }
     }
 
-    /// Whose they are.
+    /// Returns the node that takes these leases.
     pub fn node(&self) -> NodeId {
         self.node
     }
 
-    /// The clock that follows the store's.
+    /// Returns the clock that follows the store's time.
     pub fn clock(&self) -> &FollowingClock {
         &self.clock
     }
 
-    /// Does `work` while this node has the lease `name`, then gives it back; `None` where another node has it, or where it was lost
-    /// before the work's end, which is dropped then.
+    /// Runs `work` while this node holds the lease `name`, then releases the lease. Returns `None`
+    /// if another node holds the lease, or if the lease is lost before the work ends; the work is
+    /// then dropped.
     ///
     /// # Errors
-    /// The metadata store's, before the work has begun.
-    ///
-    /// # Cancel safety
-    /// May be dropped anywhere, as may the work: the lease expires by itself.
+    /// The metadata store's error, before the work has begun.
     pub async fn exclusively<T>(
         &self,
         name: &str,
@@ -85,10 +87,10 @@ impl Leases {
         Ok(done)
     }
 
-    /// Makes this node known to others as one that is alive, for as long as a lease lasts.
+    /// Takes or renews the lease that shows other nodes that this one is alive.
     ///
     /// # Errors
-    /// The metadata store's.
+    /// The metadata store's error.
     pub async fn appear(&self) -> Result<(), Error> {
         match self.metadata.is_shared() {
             true => self.take(&node_lease(self.node)).await.map(drop),
@@ -96,14 +98,15 @@ impl Leases {
         }
     }
 
-    /// Lets other nodes know that this one is alive, until `stop`, and no longer. Where the store is out of reach for longer than a lease lasts,
-    /// others take over what this node holds, until it appears again.
+    /// Shows other nodes that this one is alive, until `stop`. If the store is out of reach for
+    /// longer than a lease lasts, other nodes take over what this node holds, until it renews its
+    /// lease again.
     ///
     /// # Cancel safety
-    /// May be dropped anywhere: others find out when the lease expires.
+    /// May be dropped anywhere: other nodes notice when the lease expires.
     pub async fn stay(&self, stop: CancellationToken) {
         if !self.metadata.is_shared() {
-            // Nobody needs to know; the wait is the same.
+            // No other node needs to know; only the wait is the same.
             return stop.cancelled().await;
         }
         let staying = async {
@@ -124,7 +127,8 @@ impl Leases {
         }
     }
 
-    /// Renews a lease that lasts for a while, again and again; ends once it is another's, or has lasted for its time.
+    /// Renews a lease, which lasts until `lasts`, again and again. Returns once another node owns
+    /// the lease, or the lease has expired.
     async fn renew(&self, name: &str, mut lasts: Instant) {
         loop {
             let again = async {
@@ -143,7 +147,8 @@ impl Leases {
         }
     }
 
-    /// Until when the lease lasts at least, by this process's clock, if it is this node's.
+    /// Takes or renews a lease. Returns the earliest time at which the lease expires, by this
+    /// process's clock; `None` if another node owns the lease.
     async fn take(&self, name: &str) -> Result<Option<Instant>, Error> {
         let (asked, asked_at) = (Instant::now(), self.clock.own());
         let lease = self
@@ -166,139 +171,5 @@ impl Leases {
                 "a lease is left to expire"
             );
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::future::pending;
-
-    use super::*;
-    use crate::Clock;
-    use crate::ids::SystemRandomness;
-    use crate::testing::faulty_metadata_store::Operation;
-    use crate::testing::faulty_store::Fault;
-    use crate::testing::{FaultyMetadataStore, ManualClock, MemoryMetadataStore};
-
-    /// A store with a clock of its own, and nodes whose clock is another.
-    struct World {
-        theirs: Arc<ManualClock>,
-        facts: Arc<MemoryMetadataStore>,
-    }
-
-    impl World {
-        fn new() -> Self {
-            let theirs = Arc::new(ManualClock::default());
-            let facts = MemoryMetadataStore::new(Arc::clone(&theirs) as Arc<dyn Clock>);
-            let facts = Arc::new(facts);
-            Self { theirs, facts }
-        }
-
-        fn node(&self) -> (Leases, Arc<FaultyMetadataStore>) {
-            let facts = Arc::clone(&self.facts) as Arc<dyn MetadataStore>;
-            let store = Arc::new(FaultyMetadataStore::new(facts));
-            let own = FollowingClock::new(Arc::new(ManualClock::default()));
-            let node = NodeId::random(&SystemRandomness);
-            let shared = Arc::clone(&store) as Arc<dyn MetadataStore>;
-            (Leases::new(shared, node, Arc::new(own)), store)
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn work_is_done_on_one_node_at_a_time() {
-        let world = World::new();
-        let (one, _) = world.node();
-        let (other, _) = world.node();
-        let done = one.exclusively("work", async {
-            assert_eq!(other.exclusively("work", async {}).await.unwrap(), None);
-            assert_eq!(
-                other.exclusively("other work", async {}).await.unwrap(),
-                Some(())
-            );
-            7
-        });
-        assert_eq!(done.await.unwrap(), Some(7));
-        assert_eq!(other.exclusively("work", async {}).await.unwrap(), Some(()));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_lease_is_renewed_while_the_work_goes_on() {
-        let world = World::new();
-        let (one, _) = world.node();
-        let (other, _) = world.node();
-        let done = one.exclusively("work", async {
-            for _ in 0..20 {
-                tokio::time::sleep(RENEWAL).await;
-                world.theirs.advance(RENEWAL);
-                assert_eq!(other.exclusively("work", async {}).await.unwrap(), None);
-            }
-        });
-        assert_eq!(done.await.unwrap(), Some(()));
-    }
-
-    /// By then another may have it.
-    #[tokio::test(start_paused = true)]
-    async fn work_ends_when_its_lease_cannot_be_renewed() {
-        for fault in [Fault::Fails, Fault::Takes(Duration::from_hours(1))] {
-            let world = World::new();
-            let (one, store) = world.node();
-            let begin = Instant::now();
-            let work = async {
-                store.always(Operation::Lease, fault.clone());
-                pending::<()>().await
-            };
-            assert_eq!(one.exclusively("work", work).await.unwrap(), None);
-            assert!(begin.elapsed() <= LIFETIME, "{:?}", begin.elapsed());
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn work_ends_when_another_node_has_the_lease() {
-        let world = World::new();
-        let (one, _) = world.node();
-        let (other, _) = world.node();
-        let work = async {
-            // As if this node had slept.
-            world.theirs.advance(LIFETIME);
-            other.take("work").await.unwrap().unwrap();
-            pending::<()>().await
-        };
-        assert_eq!(one.exclusively("work", work).await.unwrap(), None);
-        // What is another's stays so.
-        assert_eq!(one.exclusively("work", async {}).await.unwrap(), None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_node_is_alive_until_it_is_told_to_stop() {
-        let world = World::new();
-        let (one, store) = world.node();
-        let (other, _) = world.node();
-        let name = node_lease(one.node());
-        one.appear().await.unwrap();
-        let stop = CancellationToken::new();
-        let staying = tokio::spawn({
-            let (one, stop) = (one.clone(), stop.clone());
-            async move { one.stay(stop).await }
-        });
-        store.nth(Operation::Lease, 2, Fault::Fails);
-        for _ in 0..20 {
-            tokio::time::sleep(RENEWAL).await;
-            world.theirs.advance(RENEWAL);
-            assert_eq!(other.take(&name).await.unwrap(), None);
-        }
-        stop.cancel();
-        staying.await.unwrap();
-        assert!(other.take(&name).await.unwrap().is_some());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_clock_follows_the_stores() {
-        let world = World::new();
-        let (one, _) = world.node();
-        world.theirs.advance(Duration::from_hours(5));
-        assert_eq!(one.clock().now(), one.clock().own());
-        one.appear().await.unwrap();
-        let off = one.clock().now().until(world.theirs.now());
-        assert!(off <= Duration::from_millis(1), "{off:?}");
     }
 }

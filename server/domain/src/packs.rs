@@ -1,11 +1,14 @@
 //! Packs: trees of files that are published as numbered versions and never change.
 //!
-//! *Publishing.* A client drafts a tree ([`create_draft`](crate::Authorized::create_draft)), learns which contents the server lacks, uploads them as
-//! archives (`unpacking`), and publishes ([`publish`](crate::Authorized::publish)). Contents are stored by their digests: small ones together in
-//! segments (`segments`), large ones by themselves, each as it is and, where that pays, deflated.
+//! *Publishing.* A client drafts a tree ([`create_draft`](crate::Authorized::create_draft)), learns
+//! which contents the server lacks, uploads them as archives (`unpacking`), and publishes the draft
+//! ([`publish`](crate::Authorized::publish)). Contents are stored by their digests: small ones
+//! together in segments (`unpacking::segments`), large ones in blobs of their own; each raw and,
+//! where that pays, deflated as well.
 //!
-//! *Reading.* A version is loaded whole into memory (`versions`): its catalogue, the forms of its files and their places. Archives
-//! are virtual: an [`archive::Layout`] says which bytes there are, and `archives` reads them from where they lie.
+//! *Reading.* A version is loaded whole into memory (`versions`): its catalogue, the forms of its
+//! files and their places. Archives are virtual: an [`archive::Layout`] determines their bytes, and
+//! `archives` reads these from the blobs that hold the contents.
 
 mod archives;
 mod documents;
@@ -13,7 +16,6 @@ mod drafts;
 mod places;
 mod publishing;
 mod reading;
-mod segments;
 mod turns;
 mod unpacking;
 mod versions;
@@ -22,9 +24,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use archive::{EntryPath, Limits, UnpackFault, UnpackLimits};
+use archive::{Limits, UnpackLimits};
 use budget::Budget;
 use bytesize::ByteSize;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::archives::Layouts;
@@ -32,25 +35,30 @@ use self::turns::Turns;
 use self::versions::Versions;
 use crate::digest::Sha256Digest;
 use crate::ids::Randomness;
+use crate::pack::StoredContent;
+use crate::pack_store::MAX_LOOKED_UP;
 use crate::{BlobStore, Clock, Error, Outbox, PackStore};
 
 pub use self::documents::DocumentBody;
-pub use self::drafts::{DraftStatus, Missing};
+pub use self::drafts::DraftStatus;
 pub(crate) use self::publishing::Publisher;
 pub use self::reading::{Archive, PackFile, Selection, Signature};
 
 /// What packs may be, and what memory they take. Sizes are written as in `32 MiB`, times as in `14days`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Most files of a version.
     pub max_files: u32,
     /// Most bytes of all files of a version together.
+    #[schemars(with = "settings::Size")]
     pub max_size: ByteSize,
     /// Most bytes of a document that lists files or digests, after decompression.
+    #[schemars(with = "settings::Size")]
     pub max_document: ByteSize,
     /// Most bytes of the paths of all files of a version together. With the number of files, it bounds the memory that an archive's
     /// unpacking takes, and the room for the documents of a version.
+    #[schemars(with = "settings::Size")]
     pub max_path_bytes: ByteSize,
     /// How many times larger than an uploaded archive all that comes out of it may be, names and headers included, beyond the first
     /// 16 MiB.
@@ -59,19 +67,22 @@ pub struct Config {
     /// where it has many files: about 400 bytes for each.
     pub max_unpacking: usize,
     /// How long an archive waits for others to be unpacked, before its client is told to try again.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "settings::Time")]
     pub unpacking_wait: Duration,
     /// How long a draft without new content is kept, and how long a published one answers for itself.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "settings::Time")]
     pub draft_lifetime: Duration,
     /// How long the need behind an archive's URL is remembered where it is too long for the URL.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "settings::Time")]
     pub need_lifetime: Duration,
     /// The file with an Ed25519 private key in PEM, as `openssl genpkey -algorithm ed25519` writes it. With it, catalogues are signed.
+    #[schemars(with = "Option<settings::Path>")]
     pub signing_key: Option<PathBuf>,
     /// Memory for the catalogues of versions in use.
+    #[schemars(with = "settings::Size")]
     pub version_memory: ByteSize,
     /// Memory for the layouts of archives in use.
+    #[schemars(with = "settings::Size")]
     pub layout_memory: ByteSize,
 }
 
@@ -115,114 +126,7 @@ impl Config {
     }
 }
 
-/// Why a request about a pack is refused.
-#[derive(Debug, thiserror::Error)]
-pub enum PackError {
-    /// The archive is none, or not one that may be unpacked.
-    #[error("the archive is refused{}: {fault}", of_entry(entry.as_deref()))]
-    Archive {
-        /// The entry that it is about.
-        entry: Option<String>,
-        /// What is wrong with it.
-        fault: UnpackFault,
-    },
-    /// The archive is sound, but has not what the draft asks for.
-    #[error("the entry {entry:?} {reason}")]
-    Entry {
-        /// The entry that it is about.
-        entry: String,
-        /// Completes the sentence.
-        reason: EntryFault,
-    },
-    /// A document that lists files or digests cannot be read; the text says why and where.
-    #[error("{0}")]
-    Document(String),
-    /// A document that lists files or digests is longer than this, in bytes.
-    #[error("the document has more than {limit} bytes")]
-    DocumentTooLarge {
-        /// The bound.
-        limit: u64,
-    },
-    /// Not everything that is to be published is here.
-    #[error("{} contents are missing", missing.contents)]
-    Missing {
-        /// What is.
-        missing: Box<Missing>,
-    },
-    /// The draft was made from a version that is not the newest any more.
-    #[error("the draft is based on version {base}, but {}", newest(*latest))]
-    Outdated {
-        /// The version that the draft was made from.
-        base: u64,
-        /// The newest version.
-        latest: Option<u64>,
-    },
-    /// The draft is published and takes no more content.
-    #[error("the draft is published as version {version}")]
-    Published {
-        /// The version that it became.
-        version: u64,
-    },
-    /// A stated size is not that of the content.
-    #[error("the size of {path:?} is not that of its content, {size} bytes")]
-    WrongSize {
-        /// The file.
-        path: String,
-        /// The true size, in bytes.
-        size: u64,
-    },
-    /// An exception is a file of neither version.
-    #[error("{path:?} in `except` is a file of neither version {base} nor version {version}")]
-    UnknownException {
-        /// The file.
-        path: EntryPath<'static>,
-        /// The version that the client has.
-        base: u64,
-        /// The version that it wants.
-        version: u64,
-    },
-    /// There are no files, so there is no version.
-    #[error("there are no files in it")]
-    NoFiles,
-    /// The text in a URL is no need of this version.
-    #[error("that is no need of this version")]
-    Need,
-}
-
-/// Why an entry of a sound archive is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum EntryFault {
-    /// The draft has no such file.
-    #[error("is not in the draft")]
-    Unexpected,
-    /// It has another size than the draft says.
-    #[error("has not the size that the draft says")]
-    Size,
-    /// It has another digest than the draft says.
-    #[error("has not the SHA-256 that the draft says")]
-    Digest,
-}
-
-fn newest(latest: Option<u64>) -> String {
-    match latest {
-        Some(latest) => format!("version {latest} is the newest"),
-        None => "the pack has no version now".to_owned(),
-    }
-}
-
-fn of_entry(entry: Option<&str>) -> String {
-    entry
-        .map(|entry| format!(" at entry {entry:?}"))
-        .unwrap_or_default()
-}
-
-impl From<PackError> for Error {
-    fn from(error: PackError) -> Self {
-        Self::Pack(error)
-    }
-}
-
-/// The packs of this server.
+/// The service that publishes packs and serves them.
 #[derive(Debug, Clone)]
 pub struct Packs {
     pub(crate) shared: Arc<Shared>,
@@ -230,38 +134,56 @@ pub struct Packs {
 
 #[derive(Debug)]
 pub(crate) struct Shared {
+    library: Library,
     blobs: Arc<dyn BlobStore>,
     facts: Arc<dyn PackStore>,
     clock: Arc<dyn Clock>,
     randomness: Arc<dyn Randomness>,
     config: Config,
     signing_key: Option<ed25519_dalek::SigningKey>,
-    versions: Versions,
-    layouts: Layouts,
     turns: Turns,
     outbox: Outbox,
 }
 
-/// What packs work with.
+/// Reader of published versions and their archives.
+#[derive(Debug)]
+struct Library {
+    blobs: Arc<dyn BlobStore>,
+    versions: Versions,
+    layouts: Layouts,
+}
+
+impl Library {
+    /// Creates a library that reads versions from `blobs`, with caches of these sizes in bytes.
+    fn new(blobs: Arc<dyn BlobStore>, version_memory: u64, layout_memory: u64) -> Self {
+        Self {
+            blobs,
+            versions: Versions::new(version_memory),
+            layouts: Layouts::new(layout_memory),
+        }
+    }
+}
+
+/// Dependencies of [`Packs`].
 #[derive(Debug)]
 pub struct Means {
-    /// Where their bytes are.
+    /// Store of the contents and documents.
     pub blobs: Arc<dyn BlobStore>,
-    /// Where the facts are.
+    /// Store of the drafts, versions and places of contents.
     pub facts: Arc<dyn PackStore>,
-    /// The time.
+    /// Clock that dates drafts and versions.
     pub clock: Arc<dyn Clock>,
-    /// Makes names.
+    /// Source of random blob keys and draft ids.
     pub randomness: Arc<dyn Randomness>,
-    /// Makes the events that tell of new versions.
+    /// Outbox for the events that announce new versions.
     pub outbox: Outbox,
-    /// The server's memory, of which archives and documents that are taken in have half.
+    /// The server's memory. Half of it is for uploaded archives and documents.
     pub memory: Budget,
 }
 
 impl Packs {
-    /// Packs that are kept in these stores. Catalogues are signed where there is a key, which is what the file named by
-    /// [`Config::signing_key`] holds.
+    /// Creates the service on these stores. Catalogues are signed if there is a key, which is read
+    /// from the file that [`Config::signing_key`] names.
     pub fn new(
         means: Means,
         config: Config,
@@ -277,8 +199,11 @@ impl Packs {
         } = means;
         Self {
             shared: Arc::new(Shared {
-                versions: Versions::new(config.version_memory.as_u64()),
-                layouts: Layouts::new(config.layout_memory.as_u64()),
+                library: Library::new(
+                    Arc::clone(&blobs),
+                    config.version_memory.as_u64(),
+                    config.layout_memory.as_u64(),
+                ),
                 turns: Turns::new(config.max_unpacking, config.unpacking_wait, &memory),
                 blobs,
                 facts,
@@ -291,7 +216,8 @@ impl Packs {
         }
     }
 
-    /// Gives up to `limit` drafts up whose time is up, and forgets registered needs; returns how many of both.
+    /// Deletes up to `limit` expired drafts, and up to `limit` expired needs. Returns the number of
+    /// both.
     pub(crate) async fn expire(&self, limit: usize) -> Result<usize, Error> {
         let facts = &self.shared.facts;
         let now = self.shared.clock.now();
@@ -312,13 +238,13 @@ impl Packs {
     }
 }
 
-/// Digests of many contents, looked up in turns of bounded length.
+/// Looks contents up by their digests, in queries of bounded length. Returns those that are stored.
 async fn look_up(
     facts: &dyn PackStore,
     sha256s: &[Sha256Digest],
-) -> Result<Vec<crate::pack_store::StoredContent>, Error> {
+) -> Result<Vec<StoredContent>, Error> {
     let mut found = Vec::new();
-    for turn in sha256s.chunks(crate::pack_store::MOST_LOOKED_UP) {
+    for turn in sha256s.chunks(MAX_LOOKED_UP) {
         let known = facts.contents(turn).await;
         found.extend(known.map_err(Error::metadata("look contents up"))?);
     }

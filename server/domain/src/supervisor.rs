@@ -1,9 +1,10 @@
-//! Tasks without which the server is of no use, and what becomes of it when one ends.
+//! Supervision of the tasks that the server cannot do without.
 //!
-//! The rule: a task that lives as long as the server is spawned here ([`Supervisor::spawn`]), and a thread or a worker
-//! of a store is watched from here. One that panics, or that ends although nobody has asked the server to stop, is a
-//! [`Failure`]: `/livez` says so, and the process ends with it. No task is started again in place: what it had under
-//! way is unknown, whereas a new process takes up everything from what is durable.
+//! The rule: a task that lives as long as the server is spawned here ([`Supervisor::spawn`]), and a
+//! thread or a worker of a store is watched from here. A task that panics, or that ends although
+//! the server is not stopping, is a [`Failure`]: `/livez` reports it, and the process ends with it.
+//! No task is restarted in place: the state of its work is unknown, whereas a new process resumes
+//! everything from durable state.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use std::thread;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// Watches over the tasks of one server. Clones watch over the same ones.
+/// Watches the tasks of one server. Clones share their state.
 #[derive(Debug, Clone, Default)]
 pub struct Supervisor {
     state: Arc<watch::Sender<State>>,
@@ -24,13 +25,13 @@ struct State {
     failure: Option<Failure>,
 }
 
-/// A task that the server needs has ended.
+/// The end of a task that the server needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{task} {}", if *.panicked { "has panicked" } else { "has ended" })]
 pub struct Failure {
-    /// Its name, which can begin a sentence.
+    /// Name of the task, which can begin a sentence.
     pub task: &'static str,
-    /// True if it panicked, rather than returned or was dropped.
+    /// True if the task panicked; false if it returned or was dropped.
     pub panicked: bool,
 }
 
@@ -51,16 +52,16 @@ impl Supervisor {
         })
     }
 
-    /// Lets tasks end from now on, since the server does. A panic stays a failure.
+    /// Allows tasks to end from now on, since the server stops. A panic stays a failure.
     pub fn stop(&self) {
         self.state.send_modify(|state| state.stopping = true);
     }
 
-    /// Returns the first failure, if there has been one.
+    /// Fails if a task has failed.
     ///
     /// # Errors
     ///
-    /// That failure.
+    /// The first failure.
     pub fn check(&self) -> Result<(), Failure> {
         self.state.borrow().failure.map_or(Ok(()), Err)
     }
@@ -89,7 +90,7 @@ impl Supervisor {
     }
 }
 
-/// Reports when it is dropped, which happens however a task ends.
+/// Reports the end of a task when dropped, however the task ends.
 struct Watched {
     supervisor: Supervisor,
     task: &'static str,

@@ -1,8 +1,8 @@
-//! Uploads: create, append, ask, cancel.
+//! Uploads: create, append, retrieve, cancel.
 //!
-//! Bytes become durable, then the offset is recorded, then the client is told; each step only after the one before. A request's
-//! work runs in a task of its own, which a client that hangs up cannot stop half-way: its body ends, what came is stored and
-//! recorded, and nobody is told.
+//! First the bytes become durable, then the offset is recorded, then the client gets a report. The
+//! work of a request runs in its own task, which a client that disconnects cannot stop half-way:
+//! the body ends, the received bytes are stored and recorded, and nobody gets the report.
 
 mod appending;
 mod completion;
@@ -24,16 +24,17 @@ use budget::Budget;
 use bytesize::ByteSize;
 use protocol::digest::StatedDigests;
 use protocol::upload::{Append, Completion, Create, Limits};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
-use self::appending::Replays;
 use self::places::{Place, Places};
 use crate::access::Action;
+use crate::body::UploadBody;
 use crate::buffers::Buffers;
-use crate::files::{Description, WriteCondition};
+use crate::file::{Description, WriteCondition};
 use crate::gatekeeper::Gatekeeper;
 use crate::holders::{Holders, Overtaken, Turn};
 use crate::ids::Randomness;
@@ -44,29 +45,33 @@ use crate::{
     Authorized, Blob, BlobStore, Clock, Error, File, MetadataStore, NodeId, Outbox, Packs, UploadId,
 };
 
-pub use crate::ingest::{BodyFault, BodyPart, UploadBody};
-
 /// How uploads are taken in. Sizes are written as in `32 MiB`, times as in `14days`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Largest file; without it there is no bound.
+    #[schemars(with = "Option<settings::Size>")]
     pub max_size: Option<ByteSize>,
     /// Smallest file; without it there is no bound.
+    #[schemars(with = "Option<settings::Size>")]
     pub min_size: Option<ByteSize>,
     /// Largest body of one request; without it there is no bound. Set it where a proxy or CDN in front has such a bound.
+    #[schemars(with = "Option<settings::Size>")]
     pub max_append_size: Option<ByteSize>,
     /// Smallest body of an append that does not complete its upload; without it there is no bound.
+    #[schemars(with = "Option<settings::Size>")]
     pub min_append_size: Option<ByteSize>,
     /// How long an upload without progress is kept, and how long a completed one answers for itself.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "settings::Time")]
     pub lifetime: Duration,
     /// How much may come before it is made durable, and told to clients that listen.
+    #[schemars(with = "settings::Size")]
     pub checkpoint_bytes: ByteSize,
     /// How old bytes may become before they are made durable, however few.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "settings::Time")]
     pub checkpoint_interval: Duration,
     /// Memory for large write buffers, over all uploads, as a part of `memory.total`; without one, an upload uses buffers of 32 KiB.
+    #[schemars(with = "settings::Size")]
     pub buffer_memory: ByteSize,
     /// Most requests that bring bytes of uploads and are worked on at once. The next ones wait, with nothing of them read. Each counts
     /// as 128 KiB of `memory.total`, of which they have at most half.
@@ -75,12 +80,12 @@ pub struct Config {
     /// set it to `max_at_once` there.
     pub max_at_once_per_address: NonZeroUsize,
     /// How long a request waits for that, before it is told to come again later (503).
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "settings::Time")]
     pub place_wait: Duration,
     /// Let an append begin below the durable offset if the repeated bytes are the same, instead of answering 409.
     pub replay_tolerant: bool,
     /// How long a request waits for another server that works on the same upload to let go of it, before that is shut out.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "settings::Time")]
     pub takeover_wait: Duration,
 }
 
@@ -105,7 +110,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The bounds, in the rules' terms.
+    /// Returns the limits on sizes and age.
     pub fn limits(&self) -> Limits {
         Limits {
             max_size: self.max_size.map(|size| size.as_u64()),
@@ -117,80 +122,85 @@ impl Config {
     }
 }
 
-/// Who else has a part in uploads; nobody, by default.
+/// Other parties that take part in uploads; none by default.
 #[derive(Debug, Clone, Default)]
 pub struct Hooks {
-    /// Says whether an upload may begin, where there is one.
+    /// Decides which uploads may begin, if present.
     pub gatekeeper: Option<Arc<dyn Gatekeeper>>,
-    /// Makes the events that tell of files.
+    /// Creates the events that report new files.
     pub outbox: Outbox,
 }
 
-/// A request that makes an upload.
+/// A request that creates an upload.
 #[derive(Debug)]
 pub struct Creation {
-    /// What it says of its body and the upload's length.
+    /// The stated lengths of the body and of the upload.
     pub create: Create,
-    /// Whether the upload is to outlive the request: an upload resource is made and told before the body is read.
+    /// True if the upload outlives the request: an upload resource is created and reported before
+    /// the body is read.
     pub resumable: bool,
     /// The uploads that this one is made of, in order, instead of a body (tus concatenation).
     pub parts: Option<Vec<UploadId>>,
-    /// What the bytes are for; `None`: a file that the server names.
+    /// The use of the bytes; `None`: a file that the server names.
     pub target: Option<Target>,
-    /// What must hold there.
+    /// The precondition on the target.
     pub condition: WriteCondition,
-    /// What the file is.
+    /// The uploader's description of the file.
     pub description: Description,
-    /// What the bytes must hash to: this request's body before anything of it is kept, the whole before it is published.
+    /// Expected digests of the bytes: of this request's body before any of it is kept, and of the
+    /// entire upload before it is published.
     pub digests: StatedDigests,
-    /// As in [`Plan::client_ref`](crate::upload::Plan::client_ref).
+    /// See [`Plan::client_ref`](crate::upload::Plan::client_ref).
     pub client_ref: Option<String>,
-    /// As in [`Plan::idempotency_key`](crate::upload::Plan::idempotency_key).
+    /// See [`Plan::idempotency_key`](crate::upload::Plan::idempotency_key).
     pub idempotency_key: Option<String>,
-    /// As in [`Plan::tus_metadata`](crate::upload::Plan::tus_metadata).
+    /// See [`Plan::tus_metadata`](crate::upload::Plan::tus_metadata).
     pub tus_metadata: Option<String>,
-    /// As in [`Plan::tus_concat`](crate::upload::Plan::tus_concat).
+    /// See [`Plan::tus_concat`](crate::upload::Plan::tus_concat).
     pub tus_concat: Option<String>,
 }
 
-/// Who makes an upload.
+/// The client that creates an upload.
 #[derive(Debug)]
 struct Maker {
     owner: Option<String>,
-    /// Is cancelled when nobody waits for the answer any more.
+    /// Cancelled once nobody waits for the response any more.
     abandoned: CancellationToken,
 }
 
 /// A request that appends to an upload.
 #[derive(Debug)]
 pub struct Addition {
-    /// What it says of its body and the upload's length.
+    /// The stated offset and lengths of the body and of the upload.
     pub append: Append,
-    /// As in [`Creation::digests`]; those of the whole count beside the creation's if this request completes the upload.
+    /// See [`Creation::digests`]; digests of the entire upload count in addition to the creation's
+    /// if this request completes it.
     pub digests: StatedDigests,
 }
 
-/// Is told, while a request's body is still coming, how its upload fares. Implementations do not block.
+/// Receives reports on an upload while a request's body is still arriving. Implementations do not
+/// block.
 pub trait ProgressSink: Debug + Send + Sync {
-    /// The upload resource exists, durably. Returns whether the client is told its URL by this.
+    /// Reports that the upload resource exists, durably. Returns true if the client thereby learns
+    /// its URL.
     fn created(&self, upload: &Upload) -> bool;
-    /// All bytes below `offset` are durable.
+    /// Reports that all bytes below `offset` are durable.
     fn progressed(&self, offset: u64);
 }
 
-/// What came of a request that brought bytes.
+/// Result of a request that brought bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The upload goes on.
+    /// The upload is incomplete and can be resumed.
     Partial(Upload),
     /// The upload is complete.
     Complete(Upload, Completed),
-    /// The bytes are what they were for; there never was an upload resource.
+    /// The bytes serve their purpose; there never was an upload resource.
     Stored(Product),
 }
 
 impl Outcome {
-    /// What a request is told that changed nothing.
+    /// Returns the result of a request that changed nothing.
     fn of(upload: Upload) -> Self {
         match &upload.state {
             UploadState::Complete(completed) => {
@@ -202,10 +212,9 @@ impl Outcome {
     }
 }
 
-/// Why a request for an upload did not succeed, and how the upload stands where that is known.
+/// The failure of a request for an upload, with the upload's state if known.
 #[derive(Debug)]
 pub struct Failure {
-    /// Why.
     pub error: Error,
     /// The upload after the failure.
     pub upload: Option<Box<Upload>>,
@@ -233,28 +242,28 @@ impl Failure {
 #[derive(Debug, Clone)]
 pub struct Uploads {
     shared: Arc<Shared>,
-    /// Whose places its requests take, where that is known.
+    /// The address whose places the requests take, if known.
     peer: Option<IpAddr>,
 }
 
-/// What uploads work with.
+/// Dependencies of [`Uploads`].
 #[derive(Debug)]
 pub struct Means {
-    /// Where their bytes are.
+    /// Store of the bytes.
     pub blobs: Arc<dyn BlobStore>,
-    /// Where the facts are.
+    /// Store of the facts.
     pub metadata: Arc<dyn MetadataStore>,
-    /// Where archives go.
+    /// Receiver of archives.
     pub packs: Packs,
-    /// Who else has a part.
+    /// Other parties that take part.
     pub hooks: Hooks,
-    /// The time.
+    /// Source of time.
     pub clock: Arc<dyn Clock>,
-    /// Makes names.
+    /// Source of names.
     pub randomness: Arc<dyn Randomness>,
-    /// Which of the nodes on these stores this is.
+    /// Name of this node among those that use the stores.
     pub node: NodeId,
-    /// What all peers together can make the server hold.
+    /// Budget for the memory that all peers together can make the server use.
     pub memory: Budget,
 }
 
@@ -275,9 +284,21 @@ struct Shared {
     draining: CancellationToken,
 }
 
+/// Treatment of an append that begins by repeating stored bytes of the upload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Replays {
+    /// The repeated bytes are compared.
+    Allowed,
+    /// The repeated bytes are compared: the request is a repeated creation.
+    OfCreation,
+    /// The append is rejected for its offset.
+    Refused,
+}
+
 impl Uploads {
-    /// Uploads that are kept in these stores, which other nodes may use as well. Those wait for this one for as long as
-    /// [`Leases::stay`](crate::Leases::stay) and [`Uploads::heed`] run.
+    /// Creates the service on these stores, which other nodes may use as well. Other nodes wait for
+    /// the requests of this one as long as [`Leases::stay`](crate::Leases::stay) and
+    /// [`Uploads::heed`] run.
     pub fn new(means: Means, config: Config) -> Self {
         let Means {
             blobs,
@@ -310,25 +331,27 @@ impl Uploads {
         }
     }
 
-    /// Where archives go.
+    /// Returns the receiver of archives.
     pub(crate) fn packs(&self) -> &Packs {
         &self.shared.packs
     }
 
-    /// Ends all bodies that are coming in, and waits until what came is durable and recorded. Later requests end at once.
+    /// Ends all bodies that are arriving, and waits until the received bytes are durable and
+    /// recorded. Later requests end at once.
     pub async fn drain(&self) {
         self.shared.draining.cancel();
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
     }
 
-    /// The bounds that hold for everyone.
+    /// Returns the limits that apply to everyone.
     pub fn limits(&self) -> Limits {
         self.shared.config.limits()
     }
 
-    /// Gives up up to `limit` uploads whose time is up; returns how many. An upload that is being appended to is left alone: its
-    /// progress moves its expiry. So is what another node holds that is alive, for whatever reason.
+    /// Ends up to `limit` expired uploads; returns their number. An upload that receives an append
+    /// is skipped: its progress moves its expiry. So is an upload that another live node has
+    /// claimed, for any reason.
     pub(crate) async fn expire(&self, limit: usize) -> Result<usize, Error> {
         let shared = &self.shared;
         let now = shared.clock.now();
@@ -343,7 +366,7 @@ impl Uploads {
                 continue;
             }
             let kept_until = now.plus(shared.config.lifetime);
-            // Nothing ends if there was progress since the list was made.
+            // An upload with progress since the list was made does not end.
             let ended = shared
                 .metadata
                 .expire_upload(&upload.id, now, kept_until)
@@ -359,21 +382,22 @@ impl Uploads {
 }
 
 impl Authorized<Uploads> {
-    /// The same for requests that come from `address`, which take its places.
+    /// Returns the service for requests from `address`, which take the places of that address.
     #[must_use]
     pub fn for_peer(mut self, address: IpAddr) -> Self {
         self.service.peer = Some(address);
         self
     }
 
-    /// Makes an upload and takes in the request's body, once there is a place for it.
+    /// Creates an upload and receives the request's body, once there is a place for it.
     ///
     /// # Errors
-    /// Rejections of the rules, [`Error::PreconditionFailed`], [`Error::Busy`], and all that can befall a body. Where an upload
-    /// resource was made, the failure carries it.
+    /// Rejections of the rules, [`Error::PreconditionFailed`], [`Error::Busy`], and every failure
+    /// of a body. If an upload resource was created, the failure contains it.
     ///
     /// # Cancel safety
-    /// When dropped before the upload is recorded, nothing is; afterwards, the request's work goes on until the body ends.
+    /// If dropped before the upload is recorded, nothing is recorded; afterwards, the request's
+    /// work continues until the body ends.
     pub async fn create(
         &self,
         creation: Creation,
@@ -395,14 +419,15 @@ impl Authorized<Uploads> {
         self.service.shared.run(place, work).await
     }
 
-    /// Takes in more bytes of an upload. An older request for it is ended first. The offset that the newest
-    /// [`Authorized::retrieve`] was told is accepted even where an older request has appended since: what is repeated is compared.
+    /// Appends to an upload. An older request for it is ended first. The offset reported by the
+    /// newest [`Authorized::retrieve`] is accepted even if an older request has appended since: the
+    /// repeated bytes are compared.
     ///
     /// # Errors
-    /// As [`Authorized::create`], and [`Error::NotFound`] or [`Error::Gone`].
+    /// See [`Authorized::create`], and [`Error::NotFound`] or [`Error::Gone`].
     ///
     /// # Cancel safety
-    /// As [`Authorized::create`].
+    /// See [`Authorized::create`].
     pub async fn append(
         &self,
         id: UploadId,
@@ -427,10 +452,11 @@ impl Authorized<Uploads> {
             .await
     }
 
-    /// How an upload stands. A request that still appends is ended first, so that the offset is final and will be accepted.
+    /// Returns an upload's state. A request that is still appending is ended first, so that the
+    /// offset is final and will be accepted.
     ///
-    /// A client to which the length means completeness ([`Completion::AtLength`]) is not told of all bytes before the upload is
-    /// complete: a crash may have come between.
+    /// For a client that takes the length for completeness ([`Completion::AtLength`]), an upload
+    /// that has all its bytes is completed first: a crash may have come in between.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Gone`] or a store's.
@@ -448,8 +474,9 @@ impl Authorized<Uploads> {
             .await
     }
 
-    /// Gives an upload up, or forgets a completed one, whose file, contents or version stay. A request that still appends is ended
-    /// first. Afterwards the upload is gone, and its idempotency key is free.
+    /// Cancels an upload, or forgets a completed one, whose file, contents or version stay. A
+    /// request that is still appending is ended first. Afterwards the upload is gone, and its
+    /// idempotency key is free.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Gone`] or a store's.
@@ -473,7 +500,8 @@ impl Authorized<Uploads> {
                 if matches!(ended, Err(MetadataError::Full))
                     && matches!(upload.state, UploadState::Open(_))
                 {
-                    // To record that the bytes are given up takes room, and on a full disk the bytes are what gives it.
+                    // Recording the end needs space, and on a full disk only discarding the bytes
+                    // provides it.
                     shared.discard(&upload.blob).await;
                     ended = end().await;
                 }
@@ -487,10 +515,12 @@ impl Authorized<Uploads> {
             .await
     }
 
-    /// The file that a completed upload became, for whoever has the upload's URL, while it is what the upload brought.
+    /// Returns the file that a completed upload became, to a client with the upload's URL, as long
+    /// as the file still has the uploaded content.
     ///
     /// # Errors
-    /// [`Error::NotFound`] where the path has no file or one of other content, or the upload became no file; or a store's.
+    /// [`Error::NotFound`] if the path has no file or one of other content, or if the upload became
+    /// no file; or a store's.
     pub async fn file(&self, upload: &Upload) -> Result<File, Error> {
         self.principal.check(Action::UseUpload)?;
         let absent = Error::NotFound { what: "file" };
@@ -503,7 +533,7 @@ impl Authorized<Uploads> {
             .ok_or(absent)
     }
 
-    /// Opens the bytes of a file that [`Authorized::file`] gave.
+    /// Opens the bytes of a file that [`Authorized::file`] returned.
     ///
     /// # Errors
     /// A store's.
@@ -514,7 +544,8 @@ impl Authorized<Uploads> {
         blob.await.map_err(Error::blob("open a blob"))
     }
 
-    /// Up to `limit` of one's own open uploads with this client reference, oldest first.
+    /// Returns up to `limit` of the principal's own open uploads with this client reference, oldest
+    /// first.
     ///
     /// # Errors
     /// [`Error::Forbidden`] or a store's.
@@ -528,20 +559,20 @@ impl Authorized<Uploads> {
             .map_err(Error::metadata("list open uploads"))
     }
 
-    /// The bounds that hold for this principal.
+    /// Returns the limits that apply to this principal.
     pub fn limits(&self) -> Limits {
         self.service.limits()
     }
 }
 
 impl Shared {
-    /// Runs `work` to its end, whether or not the caller waits for it.
+    /// Runs `work` to its end, even if the caller stops waiting.
     async fn run<T: Send + 'static>(
         &self,
         place: Place,
         work: impl Future<Output = Result<T, Failure>> + Send + 'static,
     ) -> Result<T, Failure> {
-        // Taken before the look, so that draining waits for whoever passes.
+        // Taken before the check, so that draining waits for every request that passes it.
         let _until_counted = self.tasks.token();
         if self.draining.is_cancelled() {
             return Err(Error::Draining.into());
@@ -561,7 +592,7 @@ impl Shared {
         async { turn.await.map_err(|Overtaken| Error::Superseded) }
     }
 
-    /// What ends work that is done in this turn.
+    /// Returns the signals that end the work under this claim.
     fn stops(&self, turn: &Turn) -> Stops {
         Stops {
             overtaken: turn.overtaken().clone(),
@@ -570,7 +601,7 @@ impl Shared {
         }
     }
 
-    /// How an upload stands, as its client is told it by whoever has the turn.
+    /// Settles and returns the state that is reported to the client of the request with the claim.
     async fn standing(
         &self,
         id: &UploadId,
@@ -584,25 +615,27 @@ impl Shared {
                 let completed = self.complete_if_reached(&mut upload, turn).await;
                 self.let_go(&mut upload).await;
                 match completed {
-                    // Another node is about to complete it, or has done so.
+                    // Another node is about to complete the upload, or has completed it.
                     Err(Error::Superseded) if !turn.overtaken().is_cancelled() => continue,
                     completed => completed?,
                 }
             }
             if is_concatenation && matches!(upload.state, UploadState::Open(_)) {
-                // It takes no bytes from a client, so nobody could go on with it.
+                // A concatenation accepts no bytes from a client, so nobody could resume it.
                 self.invalidate(&mut upload).await?;
                 continue;
             }
             match self.tell(&upload).await {
                 Guarded::Done => return Ok(upload),
-                // A request on another node has claimed it meanwhile, and is older than the answer.
+                // A request on another node has claimed the upload meanwhile, and is older than the
+                // report.
                 Guarded::Fenced => {}
             }
         }
     }
 
-    /// Has it remembered what the upload's client is about to be told, unless somebody has claimed the upload since.
+    /// Records the offset that is about to be reported to the client, unless another request has
+    /// claimed the upload since.
     async fn tell(&self, upload: &Upload) -> Guarded {
         let now = self.clock.now();
         let told = match &upload.state {
@@ -621,7 +654,7 @@ impl Shared {
         self.record_told(upload, told).await
     }
 
-    /// What the client is told is true, also where it cannot be remembered, such as on a full disk.
+    /// The report is true even if it cannot be recorded, such as on a full disk.
     async fn record_told(&self, upload: &Upload, told: Option<Told>) -> Guarded {
         let told = self
             .metadata
@@ -637,7 +670,7 @@ impl Shared {
         })
     }
 
-    /// An upload that is open or complete.
+    /// Returns an upload that is open or complete.
     async fn existing(&self, id: &UploadId) -> Result<Upload, Error> {
         let upload = self
             .metadata

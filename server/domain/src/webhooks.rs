@@ -1,61 +1,65 @@
-//! Delivering events: at least once, those of one subject in order, and dead letters for what nobody takes.
+//! Delivery of events: at least once, in order for each subject. Events that no receiver takes
+//! become dead letters.
 //!
-//! Every node looks for events that are due: as soon as it has recorded one itself, and now and then for those of others. The first
-//! to find any takes the lease, delivers until nothing is due, and gives it back. An event that comes up while an older one of its subject
-//! fails waits for that; other subjects go on.
+//! Every node looks for events that are due: as soon as it has recorded one itself, and every
+//! second for those of other nodes. The first node to find any takes the lease, delivers until
+//! nothing is due, and gives the lease back. An event waits while an older event of its subject
+//! fails; other subjects go on.
 //!
-//! A delivery that is not recorded, because the process ended or the lease was lost in between, is made again. Receivers know
-//! repetitions by the event's id.
+//! A delivery that was not recorded, because the process ended or the lease was lost in between, is
+//! repeated. Receivers recognise repetitions by the event's id.
 
 use std::collections::HashSet;
-use std::fmt::Debug;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use futures::StreamExt as _;
 use futures::stream::{self, FuturesUnordered, TryStreamExt as _};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::courier::{Courier, Undelivered};
+use crate::event::EventId;
 use crate::event_store::{Attempt, DeadEvent, PendingEvent};
-use crate::events::{Event, EventId};
 use crate::ids::Randomness;
 use crate::leases::WEBHOOKS;
 use crate::{Clock, Error, EventStore, Leases, Outbox, Timestamp};
 
 /// Time between two looks for events that other nodes recorded, or that are to be tried again.
 const POLL: Duration = Duration::from_secs(1);
-/// How many events are under way at most, each of another subject.
+/// Maximum number of deliveries under way, each of another subject.
 const CONCURRENCY: usize = 16;
-/// How often it is tried to record what became of a delivery.
+/// Maximum number of attempts to record the outcome of a delivery.
 const RECORD_ATTEMPTS: u32 = 10;
-/// How long deliveries that are under way have to end once the process is to end.
+/// Time that deliveries under way have to end once the process is to end.
 const DRAIN: Duration = Duration::from_secs(5);
-/// Time between two looks for dead events whose time is up.
+/// Time between two deletions of old dead events.
 const FORGET_INTERVAL: Duration = Duration::from_hours(1);
-/// How many events a step handles at once.
+/// Number of events that one step handles.
 const BATCH: usize = 500;
-/// How much longer each wait for another attempt is than the one before.
+/// Factor by which each wait for another attempt exceeds the one before.
 const GROWTH: u32 = 4;
 
-/// When failed deliveries are tried again, and for how long.
+/// Rules for repeating failed deliveries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Schedule {
-    /// How often an event is tried before it is given up.
+    /// Number of attempts before an event is given up.
     pub attempts: NonZeroU32,
-    /// How long after its first failure an event is tried again. After each further one it is four times as long.
+    /// Time between the first failure of an event and its next attempt. After each further failure,
+    /// the time is four times as long.
     pub first_retry: Duration,
-    /// The longest wait between two attempts, whatever the receiver asks for; up to a fifth is added so that not all come at once.
+    /// Maximum wait between two attempts, even if the receiver asks for more. Up to a fifth is
+    /// added, so that attempts are spread.
     pub longest_retry: Duration,
-    /// How long an event is kept that was given up.
+    /// Time for which a dead event is kept.
     pub keep_dead: Duration,
 }
 
 impl Schedule {
-    /// How long to wait after so many failures and this wish of the receiver; `None` where the event is given up. `jitter` moves
-    /// the end of the wait by up to a fifth of it, so that what failed together does not come again together.
+    /// Returns the wait after this number of failures, given the wait that the receiver asks for;
+    /// `None` if the event is given up. `jitter` adds up to a fifth, so that events that failed
+    /// together are not tried again together.
     fn wait(&self, failures: u32, wish: Option<Duration>, jitter: u128) -> Option<Duration> {
         if failures >= self.attempts.get() {
             return None;
@@ -68,34 +72,7 @@ impl Schedule {
     }
 }
 
-/// Why a receiver does not have an event.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Undelivered {
-    /// It may take the event another time.
-    Failed {
-        /// Why; without anything secret.
-        reason: String,
-        /// How long it asks to be left alone.
-        retry_after: Option<Duration>,
-    },
-    /// It says that it will never take the event.
-    Refused {
-        /// Why; without anything secret.
-        reason: String,
-    },
-}
-
-/// Brings events to their receiver.
-#[async_trait]
-pub trait Courier: Debug + Send + Sync + 'static {
-    /// Tries once, and ends within a bounded time.
-    ///
-    /// # Cancel safety
-    /// Where it is dropped, the receiver may or may not have the event.
-    async fn deliver(&self, event: &Event) -> Result<(), Undelivered>;
-}
-
-/// Delivers what is in the outbox.
+/// Delivers the events of the outbox.
 #[derive(Debug)]
 pub struct Webhooks {
     outbox: Outbox,
@@ -103,23 +80,23 @@ pub struct Webhooks {
     schedule: Schedule,
 }
 
-/// What a deliverer works with.
+/// Dependencies of [`Webhooks`].
 #[derive(Debug, Clone)]
 pub struct Means {
-    /// Where the events are.
+    /// Store of the events.
     pub events: Arc<dyn EventStore>,
-    /// Which node may deliver.
+    /// Leases, of which one allows a node to deliver.
     pub leases: Leases,
-    /// Who brings them.
+    /// Client that brings events to the receiver.
     pub courier: Arc<dyn Courier>,
-    /// The time.
+    /// Clock that decides which events are due.
     pub clock: Arc<dyn Clock>,
-    /// Moves attempts apart.
+    /// Source of the jitter between attempts.
     pub randomness: Arc<dyn Randomness>,
 }
 
 impl Webhooks {
-    /// Delivers the events that `outbox` makes.
+    /// Creates a deliverer of the events that `outbox` makes.
     pub fn new(outbox: Outbox, means: Means, schedule: Schedule) -> Self {
         Self {
             outbox,
@@ -128,7 +105,7 @@ impl Webhooks {
         }
     }
 
-    /// Works until `stop`; then waits a few seconds for what is under way.
+    /// Delivers until `stop`, then waits up to five seconds for deliveries under way.
     pub async fn run(self, stop: CancellationToken) {
         let mut forget_at = Instant::now();
         while !stop.is_cancelled() {
@@ -152,13 +129,13 @@ impl Webhooks {
         }
     }
 
-    /// Delivers what is due, if anything is and no other node does.
+    /// Delivers the events that are due, unless another node holds the lease.
     async fn turn(&self, stop: &CancellationToken) -> Result<(), Error> {
         if self.due().await?.is_empty() {
             return Ok(());
         }
         let work = self.deliver_due(stop);
-        // Where the lease is lost, deliveries are broken off, to be made again.
+        // If the lease is lost, deliveries are cut off and will be repeated.
         self.means
             .leases
             .exclusively(WEBHOOKS, work)
@@ -166,7 +143,7 @@ impl Webhooks {
             .map(drop)
     }
 
-    /// Delivers until nothing is due and nothing under way, or until `stop`.
+    /// Delivers until nothing is due and nothing is under way, or until `stop`.
     async fn deliver_due(&self, stop: &CancellationToken) {
         let mut names = HashSet::new();
         let mut under_way = FuturesUnordered::new();
@@ -178,7 +155,7 @@ impl Webhooks {
                 );
                 Vec::new()
             });
-            // Of what is due, those that are under way may come first.
+            // The events that are due include those under way.
             for pending in due {
                 if under_way.len() < CONCURRENCY && names.insert(pending.event.id) {
                     under_way.push(self.deliver(pending));
@@ -212,7 +189,7 @@ impl Webhooks {
             .map_err(Error::metadata("find due events"))
     }
 
-    /// Tries to deliver an event, and records what became of it.
+    /// Tries to deliver an event, and records the outcome.
     async fn deliver(&self, pending: PendingEvent) -> EventId {
         let event = &pending.event;
         let attempt = match self.means.courier.deliver(event).await {
@@ -246,7 +223,8 @@ impl Webhooks {
                 .await
             {
                 Ok(()) => break,
-                // Until it is recorded, or this is given up, the event is not delivered again.
+                // Until the outcome is recorded, or all attempts to record it have failed, the
+                // event is not delivered again.
                 Err(error) => tracing::error!(
                     event = %event.id,
                     error = &error as &dyn std::error::Error,
@@ -279,7 +257,7 @@ impl Webhooks {
         }
     }
 
-    /// Forgets events that have been dead for long.
+    /// Deletes events that have been dead for the configured time.
     async fn forget(&self) {
         let before = self.means.clock.now().minus(self.schedule.keep_dead);
         loop {
@@ -298,7 +276,7 @@ impl Webhooks {
     }
 }
 
-/// The events that were given up.
+/// Dead events: those that were given up.
 #[derive(Debug, Clone)]
 pub struct DeadLetters {
     outbox: Outbox,
@@ -307,7 +285,8 @@ pub struct DeadLetters {
 }
 
 impl DeadLetters {
-    /// Those in this store; `outbox` is told where one is to be delivered after all.
+    /// Creates access to the dead events in this store. `outbox` is notified when one becomes
+    /// pending again.
     pub fn new(outbox: Outbox, events: Arc<dyn EventStore>, clock: Arc<dyn Clock>) -> Self {
         Self {
             outbox,
@@ -316,10 +295,11 @@ impl DeadLetters {
         }
     }
 
-    /// Up to `limit` of them in the order of recording, those after the position `after` only.
+    /// Lists up to `limit` dead events in the order of recording, beginning after the position
+    /// `after`.
     ///
     /// # Errors
-    /// A store's.
+    /// A store's error.
     pub async fn list(&self, after: u64, limit: usize) -> Result<Vec<DeadEvent>, Error> {
         self.events
             .dead_events(after, limit)
@@ -327,10 +307,10 @@ impl DeadLetters {
             .map_err(Error::metadata("list dead events"))
     }
 
-    /// Has one delivered after all, before later ones of its subject.
+    /// Makes a dead event pending again. It is delivered before later events of its subject.
     ///
     /// # Errors
-    /// [`Error::NotFound`] or a store's.
+    /// [`Error::NotFound`] or a store's error.
     pub async fn replay(&self, id: &EventId) -> Result<(), Error> {
         match self.make_pending(*id, self.clock.now()).await? {
             true => Ok(()),
@@ -338,13 +318,13 @@ impl DeadLetters {
         }
     }
 
-    /// Has all delivered after all; returns how many.
+    /// Makes all dead events pending again. Returns their number.
     ///
     /// # Errors
-    /// A store's, after which some are.
+    /// A store's error; some events may be pending by then.
     ///
     /// # Cancel safety
-    /// Where it is dropped, some are.
+    /// When dropped, some events may be pending.
     pub async fn replay_all(&self) -> Result<u64, Error> {
         let mut count = 0;
         let mut after = 0;
@@ -393,7 +373,7 @@ mod tests {
             waits,
             [5, 20, 80, 320, 1280, 5120, 20480, 81920, 86400, 86400]
         );
-        // Three days and a quarter.
+        // 78 hours: three days and a quarter.
         assert_eq!(waits.iter().sum::<u64>() / 3600, 78);
         assert!(SCHEDULE.wait(u32::MAX - 1, None, 0).is_none());
     }

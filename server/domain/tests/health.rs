@@ -1,15 +1,15 @@
-//! Readiness, where stores fail or hang. Time is tokio's, paused: nothing waits.
+//! Readiness while stores fail or hang. Time is tokio's, and paused: no test waits.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use blobs::memory::MemoryStore;
 use domain::clock::SystemClock;
 use domain::health::NotReady;
-use domain::testing::faulty_metadata_store::Operation as Fact;
-use domain::testing::faulty_store::{Fault, Gate, Operation};
-use domain::testing::{FaultyMetadataStore, FaultyStore, MemoryMetadataStore};
 use domain::{Health, Supervisor};
+use testing::MemoryBlobStore;
+use testing::faulty_metadata_store::Operation as Fact;
+use testing::faulty_store::{Fault, Gate, Operation};
+use testing::{FaultyMetadataStore, FaultyStore, MemoryMetadataStore};
 use tokio::time::Instant;
 
 struct World {
@@ -20,7 +20,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let bytes = MemoryStore::new(Arc::new(SystemClock));
+        let bytes = MemoryBlobStore::new(Arc::new(SystemClock));
         let blobs = Arc::new(FaultyStore::new(Arc::new(bytes)));
         let facts = MemoryMetadataStore::default();
         let metadata = Arc::new(FaultyMetadataStore::new(Arc::new(facts)));

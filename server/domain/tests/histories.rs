@@ -1,26 +1,24 @@
 //! Random histories of uploads agree with a naive model: an upload is a vector of bytes.
 //!
-//! Each history runs on stores in memory that can lose what was not synced, and each of its steps on one of two nodes, which share
-//! nothing else. After every step the upload is asked how it stands, and
-//! at the end every file that was published is read and compared, byte by byte. A failing history is printed, shrunk, with its seed.
+//! Each history runs on stores in memory that can lose bytes that were not synced. Each of its
+//! steps runs on one of two nodes, which share nothing but the stores. After every step the state
+//! of the upload is requested. At the end, every published file is read and compared, byte by byte.
+//! A failing history is printed, shrunk, with its seed.
 
 #![expect(clippy::unwrap_used, reason = "a test that fails may panic")]
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use blobs::memory::MemoryStore;
 use bytes::Bytes;
 use domain::access::{Config as AccessConfig, Credential, Gate};
+use domain::body::{BodyFault, BodyPart, UploadBody};
 use domain::cleanup::{self, Janitor};
 use domain::clock::FollowingClock;
-use domain::files::{Description, WriteCondition};
+use domain::file::{Description, WriteCondition};
 use domain::ids::SystemRandomness;
-use domain::testing::{ManualClock, MemoryMetadataStore};
 use domain::upload::{Upload, UploadState};
-use domain::uploads::{
-    self, Addition, BodyFault, BodyPart, Creation, Outcome, ProgressSink, UploadBody,
-};
+use domain::uploads::{self, Addition, Creation, Outcome, ProgressSink};
 use domain::{
     Authorized, BlobStore, Clock, Error, Files, Leases, MetadataStore, NodeId, Outbox, Packs,
     UploadId, Uploads, packs,
@@ -29,21 +27,24 @@ use futures::{StreamExt as _, stream};
 use proptest::prelude::*;
 use protocol::digest::StatedDigests;
 use protocol::upload::{Append, Completion, Create, Overrun, Repeat};
+use testing::MemoryBlobStore;
+use testing::{ManualClock, MemoryMetadataStore};
 
-/// Longer than any pause within a history but the ones that are meant to expire uploads.
+/// Longer than any pause within a history, except the pauses that are meant to expire uploads.
 const LIFETIME: Duration = Duration::from_secs(1000);
-/// How long a told offset counts.
+/// Time for which a reported offset is accepted.
 const REMEMBERED: Duration = Duration::from_mins(10);
 
 #[derive(Debug, Clone)]
 struct Body {
-    /// Sizes of its chunks in bytes.
+    /// Sizes of the chunks in bytes.
     chunks: Vec<usize>,
-    /// Whether it is cut after the last of them.
+    /// True if the body is cut after the last chunk.
     cut: bool,
-    /// Whether its length is told before.
+    /// True if the length is declared in advance.
     framed: bool,
-    /// Whether its first byte is another one than the upload has there, if the upload has one.
+    /// True if the first byte differs from that of the upload at the same position, if the upload
+    /// has one.
     differs: bool,
 }
 
@@ -53,12 +54,12 @@ struct Dialect {
     repeat: Repeat,
 }
 
-/// Where an append begins.
+/// Offset at which an append begins.
 #[derive(Debug, Clone, Copy)]
 enum From {
-    /// So far off the true offset.
+    /// Distance from the true offset.
     Off(i64),
-    /// At the offset that was told last.
+    /// The offset that was reported last.
     Told,
 }
 
@@ -88,11 +89,11 @@ enum Step {
         seconds: u64,
     },
     Clean,
-    /// A node that is nowhere else in this history takes the upload and is killed.
+    /// A node that occurs nowhere else in the history claims the upload and is killed.
     Die {
         upload: usize,
     },
-    /// Everything that was not durable is lost, and new processes begin.
+    /// All bytes that are not durable are lost, and new processes start.
     PowerCut,
 }
 
@@ -156,7 +157,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What an upload is, naively.
+/// Model of an upload.
 #[derive(Debug, Clone)]
 struct Model {
     id: UploadId,
@@ -166,7 +167,7 @@ struct Model {
     state: ModelState,
     /// In seconds since the history began.
     expires: u64,
-    /// The offset that a request was told, and when.
+    /// Reported offset, and the time of the report.
     told: Option<(u64, u64)>,
 }
 
@@ -187,7 +188,7 @@ enum Answer {
     Absent,
 }
 
-/// What a request that brings bytes says.
+/// A request with a body.
 struct Bringing<'a> {
     offset: u64,
     completion: Completion,
@@ -201,12 +202,13 @@ impl Body {
         self.chunks.iter().sum::<usize>() as u64
     }
 
-    /// `Content-Length`: of a body that is cut, more than comes.
+    /// Returns the declared `Content-Length`; for a body that is cut, more than arrives.
     fn told(&self) -> Option<u64> {
         self.framed.then(|| self.size() + u64::from(self.cut))
     }
 
-    /// Each byte is fixed by the upload's number and its position; `repeats` if the upload has the first.
+    /// Returns the bytes, each of which is determined by the upload's number and its position.
+    /// `repeats` is true if the upload has the first byte already.
     fn stream(&self, number: usize, offset: u64, repeats: bool) -> UploadBody {
         let other = (self.differs && repeats).then_some(offset);
         let mut position = offset;
@@ -232,7 +234,7 @@ fn byte(number: usize, position: u64) -> u8 {
 }
 
 impl Model {
-    /// The rules once more, in the plainest words.
+    /// States the rules again, as simply as possible.
     fn bring(&mut self, request: &Bringing<'_>, now: u64) -> Answer {
         let is_told = self.told.is_some_and(|(offset, when)| {
             request.offset == offset && now < when + REMEMBERED.as_secs()
@@ -335,13 +337,13 @@ impl ProgressSink for Silent {
     fn progressed(&self, _: u64) {}
 }
 
-/// The real thing, on stores that outlive a process.
+/// The real service, on stores that outlive a process.
 struct World {
     clock: Arc<ManualClock>,
-    blobs: MemoryStore,
+    blobs: MemoryBlobStore,
     metadata: Arc<MemoryMetadataStore>,
     nodes: [Uploads; 2],
-    /// Which node the next request comes to.
+    /// Index of the node that receives the next request.
     at: usize,
     seconds: u64,
 }
@@ -349,7 +351,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let clock = Arc::new(ManualClock::default());
-        let blobs = MemoryStore::new(Arc::clone(&clock) as Arc<dyn Clock>);
+        let blobs = MemoryBlobStore::new(Arc::clone(&clock) as Arc<dyn Clock>);
         let metadata = Arc::new(MemoryMetadataStore::default());
         let nodes = Self::processes(&clock, &blobs, &metadata);
         Self {
@@ -364,7 +366,7 @@ impl World {
 
     fn processes(
         clock: &Arc<ManualClock>,
-        blobs: &MemoryStore,
+        blobs: &MemoryBlobStore,
         metadata: &Arc<MemoryMetadataStore>,
     ) -> [Uploads; 2] {
         [(); 2].map(|()| Self::process(clock, blobs, metadata))
@@ -372,7 +374,7 @@ impl World {
 
     fn process(
         clock: &Arc<ManualClock>,
-        blobs: &MemoryStore,
+        blobs: &MemoryBlobStore,
         metadata: &Arc<MemoryMetadataStore>,
     ) -> Uploads {
         let memory = budget::Budget::new(1 << 30);
@@ -525,7 +527,8 @@ async fn live(steps: Vec<(usize, Step)>) {
     }
 }
 
-/// What a round of the janitor does to an upload: the first gives it up, or forgets it.
+/// Models the effect of a janitor's round on uploads: the first round expires an upload, the next
+/// forgets it.
 fn forget(models: &mut [Model], now: u64) {
     for model in models.iter_mut().filter(|model| model.expires <= now) {
         match model.state {
@@ -594,7 +597,7 @@ async fn create(
     let expected = model.bring(&bringing, world.seconds);
     assert_eq!(answer(&result), expected, "{model:?}");
     if upload.is_some() {
-        // A body that runs over still leaves the length that its request declared.
+        // A body that overruns still leaves the length that its request declared.
         model.length = model.length.or(match model.state {
             ModelState::Open => upload.and_then(recorded_length),
             _ => model.length,
@@ -631,7 +634,7 @@ async fn append(world: &World, model: &mut Model, bringing: &Bringing<'_>) {
         .await;
     let expected = model.bring(bringing, world.seconds);
     assert_eq!(answer(&result), expected, "{model:?}");
-    // Only what is recorded moves the expiry; the store knows when that is.
+    // Only recorded bytes move the expiry; the store shows the time of the record.
     if let Some(upload) = world.metadata.upload(&model.id).await.unwrap() {
         model.expires = if upload.expires_at.as_millis() == expiry(before) {
             before
@@ -660,7 +663,7 @@ async fn cancel(world: &World, model: &mut Model) {
     }
 }
 
-/// Asks how the upload stands, as a client does, which is told the offset.
+/// Requests the state of the upload as a client does, to which the offset is reported.
 async fn ask(world: &World, model: &mut Model) {
     let result = world
         .authorized()
@@ -687,7 +690,7 @@ async fn ask(world: &World, model: &mut Model) {
     }
 }
 
-/// Compares the record with the model; nobody is told anything.
+/// Compares the record with the model, and reports nothing.
 async fn check(world: &World, model: &Model) {
     match world.metadata.upload(&model.id).await.unwrap() {
         Some(upload) => agree(&upload.state, model),
@@ -709,7 +712,7 @@ fn agree(state: &UploadState, model: &Model) {
     }
 }
 
-/// Every published file has exactly its upload's bytes, and the digest of them.
+/// Checks that a published file has exactly the bytes of its upload, and their digest.
 async fn read_back(world: &World, model: &Model) {
     if model.state != ModelState::Complete {
         return;

@@ -1,4 +1,4 @@
-//! What becomes of archives that are uploaded to a draft.
+//! Unpacking of archives that are uploaded to a draft.
 
 #![expect(clippy::unwrap_used, reason = "a test that fails may panic")]
 
@@ -12,9 +12,10 @@ mod world;
 use archive::{ArchiveFormat, UnpackFault};
 use domain::Error;
 use domain::PackStore as _;
-use domain::packs::{self, EntryFault, PackError};
-use domain::testing::faulty_store::{Fault, Gate, Operation};
+use domain::error::{EntryFault, PackError};
+use domain::packs;
 use proptest::test_runner::{Config, TestRunner};
+use testing::faulty_store::{Fault, Gate, Operation};
 
 use crate::archives::{File, file, gzip, noise, pack, streamed_zip, text, tree_of, zstd};
 use crate::facts::{Closing, Fact};
@@ -22,7 +23,7 @@ use crate::world::World;
 
 const MIB: usize = 1024 * 1024;
 
-/// Files of all kinds, and whether they are worth deflating.
+/// Returns files of all kinds, each with true if deflating it pays.
 fn all_kinds() -> Vec<(File, bool)> {
     let executable = |mut file: File| {
         file.executable = true;
@@ -204,7 +205,8 @@ async fn files_that_the_draft_does_not_expect_are_refused() {
 
 #[tokio::test]
 async fn an_archive_that_is_refused_at_its_very_end_leaves_nothing_behind() {
-    // More than fills a segment, and a large content of that size: both are recorded before the end comes.
+    // More than a full segment, and a large content of that size: both are recorded before the end
+    // of the archive.
     let mut files: Vec<File> = (0..80)
         .map(|number| file(&format!("{number:02}"), &text(number, 1_000_000)))
         .collect();
@@ -212,7 +214,7 @@ async fn an_archive_that_is_refused_at_its_very_end_leaves_nothing_behind() {
     let whole = pack(ArchiveFormat::Zip, &files);
 
     let mut contradictory = whole.clone();
-    // Where the last entry begins, as the directory has it; its name and the end record come after.
+    // Start of the last entry as the directory has it; the entry's name and the end record follow.
     let offset = whole.len() - 22 - "large".len() - 4;
     contradictory[offset] ^= 1;
     let cut = &whole[..whole.len() - 1];
@@ -278,7 +280,7 @@ async fn a_refusal_is_told_even_if_nothing_can_be_taken_back() {
         refused,
         Err(Error::Pack(PackError::Archive { .. }))
     ));
-    // What stays is whole.
+    // The contents that stay are complete.
     world.check_stored(&files[..60]).await;
 }
 
@@ -296,7 +298,8 @@ async fn many_small_files_take_few_writes() {
     assert_eq!(world.blobs.count(Operation::Sync), 2);
     assert_eq!(world.blobs.count(Operation::Publish), 2);
     assert_eq!(world.facts.count(Fact::Store), 1);
-    // Seven batches; a look-up is of 1000 at most, a batch is deflated in up to four shares.
+    // Seven batches; a look-up asks for at most 1000 digests, and a batch is deflated in up to four
+    // shares.
     let (writes, lookups) = (
         world.blobs.count(Operation::Write),
         world.facts.count(Fact::Contents),
@@ -352,12 +355,12 @@ async fn a_large_content_that_stops_to_compress_is_stored_as_it_is() {
         .unwrap();
     world.check_stored(&files).await;
     assert_eq!(world.stored(&content).await.unwrap().deflated, None);
-    // It was tried.
+    // Deflating was tried.
     assert_eq!(world.blobs.count(Operation::Stage), 2);
     world.check_nothing_is_staged().await;
 }
 
-/// More than a full segment, and large files between.
+/// Returns files for more than a full segment, and large files between them.
 fn many_files() -> Vec<File> {
     let mut files: Vec<File> = (0..100)
         .map(|number| file(&format!("{number:02}"), &text(number, 900_000)))
@@ -433,7 +436,7 @@ async fn after_a_fault_of_the_metadata_store_a_repetition_goes_on() {
 
         let tree = world.unpack(&draft, &archive).await.unwrap();
         assert_eq!(tree, Some(tree_of(&files)));
-        // A record that had its effect after all is not without its blobs.
+        // A record that took effect despite the error must have its blobs.
         world.check_stored(&files).await;
     }
 }
@@ -465,7 +468,8 @@ async fn after_a_crash_a_repetition_goes_on() {
     }
 }
 
-/// Within a step, however much the archive still has; and what was recorded is not stored again.
+/// A stop takes effect within one step, however much of the archive remains; contents that are
+/// recorded are not stored again.
 #[tokio::test]
 async fn a_sign_to_stop_is_heeded_and_a_repetition_goes_on() {
     let files: Vec<File> = (0..40)

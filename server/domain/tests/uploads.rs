@@ -1,4 +1,5 @@
-//! What uploads do where requests, stores and time meet badly: every meeting is arranged, none is waited for.
+//! Uploads in unfavourable orders of requests, failures and time. Each order is arranged; none is
+//! waited for.
 
 #![expect(clippy::unwrap_used, reason = "a test that fails may panic")]
 
@@ -11,21 +12,22 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use blobs::memory::MemoryStore;
 use bytes::Bytes;
+use domain::body::{BodyFault, BodyPart, UploadBody};
 use domain::digest::{HashState, Sha256Digest};
 use domain::ids::SystemRandomness;
 use domain::metadata_store::Hold;
-use domain::testing::ManualClock;
-use domain::testing::faulty_metadata_store::Operation as Fact;
-use domain::testing::faulty_store::{Fault, Gate as Barrier, Operation};
 use domain::upload::{Gone, Open, Progress, Upload, UploadState};
-use domain::uploads::{self, Addition, BodyFault, BodyPart, Creation, Outcome, UploadBody};
+use domain::uploads::{self, Addition, Creation, Outcome};
 use domain::{BlobStore as _, Clock as _, Error, MetadataStore as _, UploadId};
 use futures::{StreamExt as _, stream};
 use protocol::digest::{Algorithm, Stated, StatedDigests};
 use protocol::rejection::Rejection;
 use protocol::upload::{Append, Completion, Create, Overrun, Repeat};
+use testing::ManualClock;
+use testing::MemoryBlobStore;
+use testing::faulty_metadata_store::Operation as Fact;
+use testing::faulty_store::{Fault, Gate as Barrier, Operation};
 use tokio::task::JoinHandle;
 
 use self::node::{
@@ -36,7 +38,7 @@ use self::node::{
 /// One process on its stores.
 struct World {
     clock: Arc<ManualClock>,
-    memory: MemoryStore,
+    memory: MemoryBlobStore,
     node: Node,
 }
 
@@ -52,7 +54,7 @@ impl World {
     fn new() -> Self {
         let stores = Stores::new();
         let config = uploads::Config {
-            // Every byte is recorded and told.
+            // Record and report every byte.
             checkpoint_bytes: bytesize::ByteSize::b(1),
             ..uploads::Config::default()
         };
@@ -71,7 +73,7 @@ fn rejection(answer: Answer) -> Rejection {
     }
 }
 
-/// The connection is lost after these.
+/// Returns a body whose connection is lost after `bytes`.
 fn cut(bytes: &[u8]) -> UploadBody {
     let data = BodyPart::Data(Bytes::copy_from_slice(bytes));
     stream::iter([Ok(data), Err(BodyFault::Cut)]).boxed()
@@ -106,7 +108,7 @@ async fn the_told_offset_is_accepted_after_an_older_request_has_appended() {
     let world = World::new();
     let id = world.half(creation()).await.id;
     assert_eq!(world.told(id).await, HALF);
-    // It lay unread in a socket until now, and its connection is lost.
+    // These bytes lay unread in a socket until now, and their connection is lost.
     let late = world.append(rest(HALF), id, cut(&WHOLE[20..30])).await;
     assert!(matches!(late.unwrap_err().error, Error::ClientGone));
     assert_eq!(offset(&world.record(id).await), 30);
@@ -152,12 +154,12 @@ async fn an_offset_that_nobody_was_told_is_a_conflict() {
     let world = World::new();
     let id = world.half(creation()).await.id;
     let conflict = |provided, expected| Rejection::OffsetMismatch { expected, provided };
-    // Nobody asked.
+    // No client has read the offset.
     let late = world.append(rest(HALF), id, cut(&WHOLE[20..30])).await;
     assert!(late.is_err());
     let again = world.append(rest(HALF), id, bytes(&WHOLE[20..])).await;
     assert_eq!(rejection(again), conflict(HALF, 30));
-    // Another offset than the one that was told.
+    // Offsets other than the reported one.
     assert_eq!(world.told(id).await, 30);
     for wrong in [HALF, 29, 31] {
         let again = world.append(rest(wrong), id, bytes(b"x")).await;
@@ -197,7 +199,7 @@ async fn an_upload_that_an_older_request_completed_answers_the_told_offset() {
     let world = World::new();
     let id = world.half(creation()).await.id;
     assert_eq!(world.told(id).await, HALF);
-    // Nobody hears this answer.
+    // The client does not receive this answer.
     let late = world.append(rest(HALF), id, bytes(&WHOLE[20..])).await;
     let first = completed(late);
 
@@ -216,7 +218,7 @@ async fn an_upload_that_an_older_request_completed_answers_the_told_offset() {
     assert_eq!(rejection(other), Rejection::Completed);
     assert_eq!(world.published(&upload).await, WHOLE);
 
-    // Whoever has asked since knows that it is complete.
+    // A client that has read the offset since knows that the upload is complete.
     assert_eq!(world.told(id).await, WHOLE.len() as u64);
     let again = world.append(rest(HALF), id, bytes(&WHOLE[20..])).await;
     assert_eq!(rejection(again), Rejection::Completed);
@@ -287,7 +289,8 @@ async fn both_digests_of_the_whole_must_hold() {
     }
 }
 
-/// A request that completes an upload and reads it back, for as long as the barrier is closed.
+/// Starts a request that completes an upload and reads it back, and blocks it while the barrier is
+/// closed.
 async fn reading_back(world: &World, id: UploadId) -> JoinHandle<Answer> {
     let barrier = Barrier::new();
     let waits = Fault::Waits(barrier.clone());
@@ -328,7 +331,7 @@ async fn draining_ends_the_reading_back() {
     assert_eq!(offset(&world.record(id).await), WHOLE.len() as u64);
 }
 
-/// Makes the upload's stored hash state one that nobody can use.
+/// Makes the stored hash state of the upload unusable.
 async fn lose_hash(world: &World, upload: &Upload) {
     let progress = Progress {
         open: Open {
@@ -375,7 +378,7 @@ async fn progress_between_finding_and_ending_saves_an_upload() {
     let janitor = world.janitor();
     let round = tokio::spawn(async move { janitor.recover().await });
     ends(barrier.reached()).await;
-    // It was claimed before, by another process: its epoch stays.
+    // Another process had claimed the upload: its epoch stays.
     let progress = Progress {
         open: Open {
             offset: HALF + 1,
@@ -436,7 +439,7 @@ async fn a_whole_whose_bytes_are_lost_is_gone_when_it_is_asked_for() {
     assert!(matches!(error, Error::Gone(Gone::Invalid)), "{error:?}");
 }
 
-/// A creation from `parts` as tus asks for it, under an idempotency key.
+/// Returns a creation from `parts` as in tus, under an idempotency key.
 fn concatenation(parts: &[UploadId]) -> Creation {
     Creation {
         create: Create {
@@ -497,7 +500,7 @@ async fn a_concatenation_without_its_parts_leaves_its_key_free() {
     assert_eq!(world.published(&completed(made)).await, WHOLE);
 }
 
-/// A body whose reading the test does not allow.
+/// Returns a body that panics if it is read.
 fn unread() -> UploadBody {
     stream::poll_fn(|_| -> std::task::Poll<Option<_>> { panic!("the body is read") }).boxed()
 }
@@ -509,7 +512,7 @@ fn keyed() -> Creation {
     }
 }
 
-/// `creation` with a body of so many bytes by its framing.
+/// Returns `creation` with a body of this length by its framing.
 fn framed(creation: Creation, length: u64) -> Creation {
     Creation {
         create: Create {
@@ -520,7 +523,7 @@ fn framed(creation: Creation, length: u64) -> Creation {
     }
 }
 
-/// Another body of the same length.
+/// Returns other bytes of the same length.
 fn others() -> Vec<u8> {
     let mut others = WHOLE.to_vec();
     others[0] ^= 1;
@@ -539,7 +542,7 @@ async fn a_repeated_creation_brings_the_same_bytes_or_is_refused() {
     }
     assert_eq!(world.published(&first).await, WHOLE);
     assert_eq!(completed(world.create(keyed(), bytes(WHOLE)).await), first);
-    // The bytes may be gone, as those of an archive are, and their hash is still known.
+    // The bytes may be gone, as those of an archive are; their hash is still recorded.
     world.memory.delete(&first.blob).await.unwrap();
     assert_eq!(completed(world.create(keyed(), bytes(WHOLE)).await), first);
     let again = world.create(keyed(), bytes(&others())).await;
@@ -589,7 +592,7 @@ async fn a_repeated_beginning_is_compared_with_that_of_the_whole() {
     assert_eq!(completed(world.create(nothing, unread()).await), first);
 }
 
-/// Counts how often a client is told an upload's URL before its answer.
+/// Counts how often a client receives an upload's URL before the answer.
 #[derive(Debug, Default)]
 struct Announced(std::sync::atomic::AtomicUsize);
 
@@ -625,7 +628,7 @@ async fn an_open_upload_goes_on_with_the_same_bytes_alone() {
         assert_eq!(sink.count(), 0);
         assert_eq!(world.record(id).await.state, before);
     }
-    // A beginning that ends within what is there changes nothing.
+    // A beginning that ends within the bytes already received changes nothing.
     let again = world.create(unfinished(keyed()), bytes(&WHOLE[..7])).await;
     assert!(matches!(again, Ok(Outcome::Partial(upload)) if upload.id == id));
     assert_eq!(world.record(id).await.state, before);
@@ -693,12 +696,12 @@ async fn a_completed_upload_that_is_deleted_is_gone_and_its_file_stays() {
     assert!(is_gone(again.unwrap_err().error));
     assert_eq!(world.published(&upload).await, WHOLE);
 
-    // Its key is free.
+    // The key is free again.
     let anew = completed(world.create(keyed(), bytes(&others())).await);
     assert_ne!(anew.id, id);
 }
 
-/// Waits until the client of a request is gone: the request is dropped where it waits.
+/// Drops a request as soon as `waits` is ready, as if its client went away.
 async fn dropped<T>(request: impl Future<Output = T>, waits: impl Future<Output = ()>) {
     tokio::select! {
         biased;
@@ -711,7 +714,7 @@ fn one_at_once() -> World {
     let stores = Stores::new();
     let config = uploads::Config {
         max_at_once: const { std::num::NonZeroUsize::new(1).unwrap() },
-        // Every byte is recorded and told.
+        // Record and report every byte.
         checkpoint_bytes: bytesize::ByteSize::b(1),
         ..uploads::Config::default()
     };
@@ -734,7 +737,7 @@ async fn a_creation_whose_client_is_gone_is_not_recorded() {
     }
     assert_eq!(world.metadata.count(Fact::InsertUpload), before);
     working.ends().await.unwrap();
-    // Its place is free, and nobody waits for it.
+    // The place is free, and nothing waits for it.
     completed(world.create(creation(), bytes(WHOLE)).await);
     assert_eq!(world.metadata.count(Fact::InsertUpload), before + 1);
 }
@@ -760,12 +763,12 @@ async fn who_waits_too_long_for_a_place_is_told_to_come_again() {
     working.send(&WHOLE[20..21], 21).await;
     let waited = world.create(creation(), unread()).await;
     assert!(matches!(waited.unwrap_err().error, Error::Busy));
-    // Who asks has a place all the same.
+    // A client that asks for the offset gets a place all the same.
     assert_eq!(world.told(id).await, 21);
     assert!(working.ended().await.is_err());
 }
 
-/// Does not get through to its client.
+/// A sink whose messages do not reach the client.
 #[derive(Debug)]
 struct Unheard;
 
@@ -794,7 +797,7 @@ async fn an_upload_that_nobody_knows_of_is_given_up() {
         .list(domain::blob_store::BlobState::Staged, None, 9);
     assert_eq!(kept.await.unwrap(), []);
 
-    // A key, or a reference, leads back to it.
+    // A key, or a reference, leads back to the upload.
     create(unfinished(keyed())).await.unwrap_err();
     let again = world.create(keyed(), bytes(WHOLE)).await;
     assert_eq!(world.published(&completed(again)).await, WHOLE);

@@ -1,5 +1,5 @@
-//! What becomes of events where receivers, nodes and time meet badly, and of uploads where a gatekeeper has a say. Time is tokio's,
-//! and passes as soon as everyone waits.
+//! Events in unfavourable orders of receivers, nodes and time, and uploads that a gatekeeper
+//! judges. Time is tokio's, and passes as soon as all tasks wait.
 
 #![expect(clippy::unwrap_used, reason = "a test that fails may panic")]
 
@@ -9,21 +9,19 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use blobs::memory::MemoryStore;
 use budget::Budget;
 use bytes::Bytes;
 use domain::access::{self, Credential, Gate};
+use domain::body::BodyPart;
 use domain::clock::FollowingClock;
-use domain::events::{Event, EventId, EventKind};
-use domain::files::{Description, WriteCondition};
+use domain::courier::{Courier, Undelivered};
+use domain::event::{Event, EventId, EventKind};
+use domain::file::{Description, WriteCondition};
 use domain::gatekeeper::{Amendment, Closed, Gatekeeper, Proposal};
 use domain::ids::SystemRandomness;
-use domain::testing::MemoryMetadataStore;
-use domain::testing::event_store::event;
-use domain::testing::metadata_store::file;
 use domain::upload::{Product, Target, Upload};
-use domain::uploads::{self, BodyPart, Creation, Failure, Hooks, Outcome, ProgressSink};
-use domain::webhooks::{Courier, DeadLetters, Means, Schedule, Undelivered, Webhooks};
+use domain::uploads::{self, Creation, Failure, Hooks, Outcome, ProgressSink};
+use domain::webhooks::{DeadLetters, Means, Schedule, Webhooks};
 use domain::{
     Authorized, Clock, Error, EventStore, Leases, MetadataStore, NodeId, Outbox, PackStore, Packs,
     Timestamp, Uploads, packs,
@@ -31,6 +29,10 @@ use domain::{
 use futures::{StreamExt as _, stream};
 use protocol::digest::StatedDigests;
 use protocol::upload::{Completion, Create, Overrun};
+use testing::MemoryBlobStore;
+use testing::MemoryMetadataStore;
+use testing::event_store::event;
+use testing::metadata_store::file;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -45,7 +47,7 @@ const SCHEDULE: Schedule = Schedule {
     keep_dead: Duration::from_hours(3),
 };
 
-/// The time that tokio has.
+/// Clock on tokio's time.
 #[derive(Debug)]
 struct TokioClock(Instant);
 
@@ -55,12 +57,12 @@ impl Clock for TokioClock {
     }
 }
 
-/// What comes at the receiver, and what it says to that: what it is told to say, then always that it has it.
+/// A receiver that records events and gives the prepared answers, then always succeeds.
 #[derive(Debug)]
 struct Receiver {
     clock: Arc<dyn Clock>,
     answers: Mutex<VecDeque<Result<(), Undelivered>>>,
-    /// How long it thinks.
+    /// Time that the receiver takes to answer.
     takes: Duration,
     came: Mutex<Vec<(Duration, Event)>>,
     another: Notify,
@@ -132,7 +134,7 @@ impl World {
         })
     }
 
-    /// Has a node deliver to the receiver.
+    /// Starts a node that delivers to the receiver.
     fn node(&self, receiver: &Arc<Receiver>, stop: &CancellationToken) -> JoinHandle<()> {
         let means = Means {
             events: Arc::clone(&self.store) as Arc<dyn EventStore>,
@@ -161,7 +163,7 @@ impl World {
         event.id
     }
 
-    /// Waits until so many events have come; time passes as it must.
+    /// Waits until this many events have arrived; time passes as needed.
     async fn came(&self, receiver: &Receiver, count: usize) {
         while receiver.came().len() < count {
             receiver.another.notified().await;
@@ -169,7 +171,7 @@ impl World {
     }
 
     fn uploads(&self, gatekeeper: Option<Arc<dyn Gatekeeper>>) -> Authorized<Uploads> {
-        let blobs = Arc::new(MemoryStore::new(Arc::clone(&self.clock)));
+        let blobs = Arc::new(MemoryBlobStore::new(Arc::clone(&self.clock)));
         let means = packs::Means {
             blobs: Arc::clone(&blobs) as _,
             facts: Arc::clone(&self.store) as Arc<dyn PackStore>,
@@ -237,7 +239,7 @@ async fn create(uploads: &Authorized<Uploads>, creation: Creation) -> Result<Out
     uploads.create(creation, body, Arc::new(Unheard)).await
 }
 
-/// The path of the file that came of a creation.
+/// Returns the path of the file that a creation made.
 fn path_of(outcome: &Outcome) -> String {
     let product = match outcome {
         Outcome::Complete(upload, completed) => upload.product(completed),
@@ -265,7 +267,7 @@ async fn what_is_complete_is_told_at_once() {
         create(&uploads, creation).await.unwrap();
     }
     world.came(&receiver, 2).await;
-    // Nobody had to look for them after a while.
+    // No poll was needed to find them.
     assert_eq!(receiver.times(), [Duration::ZERO; 2]);
     let came = receiver.came.lock().unwrap().clone();
     let (_, event) = &came[0];
@@ -314,7 +316,7 @@ async fn a_failing_event_is_tried_as_scheduled_and_given_up() {
     let waits: Vec<Duration> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
     let least = [5, 20, 80, 320, 1280, 3600, 3600, 3600, 3600, 3600];
     for (wait, least) in waits.iter().zip(least.map(Duration::from_secs)) {
-        // A fifth of jitter, and a look every second.
+        // A fifth of jitter, and a poll every second.
         let most = least + least / 5 + Duration::from_millis(1100);
         assert!((least..=most).contains(wait), "{wait:?} after {least:?}");
     }
@@ -361,7 +363,7 @@ async fn a_receiver_may_ask_to_be_left_alone_or_for_good() {
         (dead[0].failures, &*dead[0].last_error),
         (2, "answered 410")
     );
-    // Later nobody asks any more.
+    // Later, no replay asks for them any more.
     tokio::time::sleep(SCHEDULE.keep_dead).await;
     assert_eq!(world.store.dead_events(0, 9).await.unwrap(), []);
     stop.cancel();
@@ -410,7 +412,7 @@ async fn another_node_goes_on_where_one_is_gone() {
     let node = world.node(&receiver, &stop);
     world.came(&receiver, 1).await;
     assert_eq!(receiver.came(), [event]);
-    // Its lease had to end first.
+    // The lease had to expire first.
     let [time] = receiver.times()[..] else {
         panic!("it came more than once")
     };
@@ -435,7 +437,7 @@ async fn what_is_under_way_at_the_end_is_recorded() {
     node.await.unwrap();
     let due = world.store.due_events(world.clock.now(), 9).await.unwrap();
     assert_eq!(due, []);
-    // And nobody has to wait for its lease.
+    // The next node need not wait for the lease.
     world.record("a").await;
     let (began, stop) = (START.until(world.clock.now()), CancellationToken::new());
     let next = world.receiver([]);
@@ -446,7 +448,7 @@ async fn what_is_under_way_at_the_end_is_recorded() {
     node.await.unwrap();
 }
 
-/// Says what it is told to say, and remembers what it was asked.
+/// A gatekeeper that gives a prepared answer, and records the questions.
 #[derive(Debug)]
 struct Keeper {
     answer: Result<Amendment, Closed>,
@@ -523,7 +525,8 @@ async fn an_upload_becomes_what_the_gatekeeper_says() {
     assert_eq!(description.media_type.as_deref(), Some("text/plain"));
     assert_eq!(description.filename.as_deref(), Some("kept.txt"));
 
-    // The server's own name is none that anyone asks about, and conditions hold where the file is to be.
+    // The gatekeeper sees no name that the server made up, and preconditions are checked at the
+    // file's destination.
     let unnamed = Creation {
         target: None,
         condition: WriteCondition {

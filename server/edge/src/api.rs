@@ -1,4 +1,4 @@
-//! Services that handlers work with.
+//! Services that handlers use.
 
 use std::sync::Arc;
 
@@ -6,32 +6,32 @@ use axum::extract::FromRef;
 use domain::access::Gate;
 use domain::{Clock, Files, Packs, Uploads};
 
-use crate::routes::host::Hosts;
+use crate::hosts::Hosts;
 
-/// Services that handlers work with.
+/// Services that handlers use.
 #[derive(Debug, Clone, FromRef)]
 pub struct Api {
     /// Authenticates principals.
     pub gate: Gate,
-    /// The uploads.
+    /// Uploads.
     pub uploads: Uploads,
-    /// The files.
+    /// Files.
     pub files: Files,
-    /// The packs.
+    /// Packs.
     pub packs: Packs,
-    /// The time.
+    /// Clock that dates answers.
     pub clock: Arc<dyn Clock>,
-    /// The server's own names.
+    /// Names of this server.
     pub place: Arc<Place>,
 }
 
 /// Names under which clients reach the server.
 #[derive(Debug, Clone, Default)]
 pub struct Place {
-    /// URL of the server, without a slash at the end. Without one, answers name resources by their
+    /// URL of the server, without a slash at the end. If unset, answers name resources by their
     /// paths, which no proxy can make wrong.
     pub public_url: Option<String>,
-    /// Host names that a server accepts while it is open to everyone on this machine.
+    /// Host names that a server accepts while it is open to all clients on this machine.
     pub hosts: Hosts,
 }
 
@@ -44,7 +44,7 @@ impl Api {
         }
     }
 
-    /// Returns the only host names to accept, if the server is open because nobody but this machine
+    /// Returns the only host names to accept, if the server is open because only this machine
     /// reaches it.
     pub(crate) fn local_hosts(&self) -> Option<&Hosts> {
         self.gate.is_local_only().then_some(&self.place.hosts)

@@ -1,4 +1,4 @@
-//! Requests in the domain's words.
+//! Conversion of requests to the domain's types.
 
 mod asked;
 pub(crate) mod body;

@@ -1,8 +1,9 @@
-//! HTTP: routes and answers. Nothing here decides a rule; handlers extract, call one use case, and
+//! HTTP: routes and answers. No rule is decided here; handlers extract, call one use case, and
 //! respond.
 
-mod api;
+pub mod api;
 mod extract;
+pub mod hosts;
 mod problem;
 mod respond;
 pub mod routes;

@@ -1,9 +1,9 @@
 //! Failures as problem documents (RFC 9457).
 //!
 //! A handler's failure is a [`Failure`]: a document with fields, or a cut. [`table`] decides which,
-//! [`kinds`] has the kinds of problems with their advice. The middleware [`finish`] writes the
-//! document, because it knows the request's identifier, so failures have one form wherever they
-//! come from: a handler, the router or an extractor.
+//! and [`kinds`] lists the kinds of problems with their advice. The middleware [`finish`] writes
+//! the document, because it has the request's identifier. So failures have one form regardless of
+//! their origin: a handler, the router or an extractor.
 
 pub(crate) mod kinds;
 mod table;
@@ -101,8 +101,8 @@ impl IntoResponse for Failure {
 pub(crate) struct RequestId(pub(crate) HeaderValue);
 
 impl RequestId {
-    /// Returns the identifier that the client or a proxy gave, if it is fit to be logged; else a
-    /// new one.
+    /// Returns the identifier that the client or a proxy gave, if it is fit to be logged; otherwise
+    /// a new one.
     pub(crate) fn of(request: &HeaderMap) -> Self {
         let given = request.get(&X_REQUEST_ID).filter(|value| {
             (1..=128).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic)
@@ -123,10 +123,10 @@ impl RequestId {
 }
 
 /// Finishes every answer: adds the request's identifier, writes the document of a problem, and
-/// forbids caches to keep an answer that has no `Cache-Control` of its own. Caches would guess
-/// otherwise, also about a list, a 404 or a 405 (RFC 9111 §4.2.2).
+/// forbids caches to keep an answer that has no `Cache-Control` of its own. Caches would otherwise
+/// choose a lifetime themselves, even for a list, a 404 or a 405 (RFC 9111 §4.2.2).
 ///
-/// The request that handlers see has the identifier, too.
+/// Adds the identifier to the request as well, for handlers.
 pub(crate) async fn finish(mut request: Request, next: Next) -> Response {
     let id = RequestId::of(request.headers());
     request.headers_mut().insert(X_REQUEST_ID, id.0.clone());

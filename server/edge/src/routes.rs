@@ -2,9 +2,8 @@
 
 pub mod admin;
 mod cors;
-mod events;
 mod files;
-pub mod host;
+mod host;
 mod packs;
 mod page;
 mod uploads;
@@ -23,13 +22,13 @@ use tower::{Service, ServiceExt};
 use tower_http::trace::TraceLayer;
 use tracing::Span;
 
-pub use crate::api::{Api, Place};
+use crate::api::Api;
 use crate::extract::{FILES, PACKS, query};
 use crate::problem;
 
-/// The service that answers every request.
+/// Returns the service that answers every request with `router`.
 pub fn service(
-    api: Api,
+    router: Router,
 ) -> impl Service<
     Request<Body>,
     Response = Response,
@@ -38,7 +37,7 @@ pub fn service(
 > + Clone
 + Send
 + 'static {
-    let router = ServiceExt::<Request<Body>>::map_request(router(api), without_final_slash);
+    let router = ServiceExt::<Request<Body>>::map_request(router, without_final_slash);
     ServiceExt::<Request<Body>>::map_response(router, |mut response: Response| {
         // RFC 9110 §8.6: a 204 has no Content-Length. The router gives every answer one.
         if response.status() == StatusCode::NO_CONTENT {
@@ -48,8 +47,9 @@ pub fn service(
     })
 }
 
-/// Passes over one slash at the end of a path, as in `/files/`, which clients of tus are configured
-/// with. In the name of a file it has a meaning: no file has such a name.
+/// Removes one slash at the end of a path, as in `/files/`, with which clients of tus are
+/// configured. The slash stays in the path of a file, where it has a meaning: no file has such a
+/// name.
 fn without_final_slash(mut request: Request<Body>) -> Request<Body> {
     let uri = request.uri();
     let Some(path) = uri.path().strip_suffix('/') else {
@@ -81,7 +81,8 @@ fn names_a_file(path: &str) -> bool {
             .is_some_and(|name| !name.is_empty())
 }
 
-fn router(api: Api) -> Router {
+/// Returns the routes of the API. A path that ends with a slash needs [`service`] around them.
+pub fn router(api: Api) -> Router {
     let whole = api.clone();
     let router = Router::new()
         .merge(files::router())
@@ -96,7 +97,7 @@ fn router(api: Api) -> Router {
     told(router)
 }
 
-/// A router whose requests are named in the log, and whose failures are told as documents.
+/// Returns a router that names requests in the log, and answers failures with documents.
 fn told(router: Router) -> Router {
     router
         .layer(
@@ -107,8 +108,8 @@ fn told(router: Router) -> Router {
         .layer(middleware::from_fn(problem::finish))
 }
 
-/// Opens the span that all log lines of a request share. The route stands for the path, which in an
-/// upload's case is a capability.
+/// Opens the span that all log lines of a request share. It has the route instead of the path,
+/// since the path of an upload is a capability.
 fn span(request: &Request<Body>) -> Span {
     let id = request.headers().get(X_REQUEST_ID);
     let route = request.extensions().get::<MatchedPath>();
@@ -139,7 +140,7 @@ mod tests {
             ("/packs/p/versions/files/", "/packs/p/versions/files"),
             ("/", "/"),
             ("/files", "/files"),
-            // No file has such a name, and one that differs is not to be hit.
+            // No file has such a name, and the file without the slash must not be found instead.
             ("/files/a/", "/files/a/"),
             ("/files//", "/files//"),
             (

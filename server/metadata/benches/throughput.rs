@@ -9,22 +9,20 @@
 #![expect(clippy::print_stdout, reason = "it prints a table")]
 #![expect(clippy::unwrap_used, reason = "the helper of the tests is included")]
 
-#[path = "../tests/cluster/mod.rs"]
-mod cluster;
-
 use std::future::Future;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use testing::postgres::fresh_schema;
 
 use bytesize::ByteSize;
-use domain::files::WriteCondition;
+use domain::file::WriteCondition;
 use domain::metadata_store::{Guarded, Hold, Inserted, Written};
-use domain::testing::metadata_store::{completed, file, progress, upload};
 use domain::upload::Upload;
 use domain::{MetadataStore, Timestamp};
 use metadata::{Config, PostgresConfig, SqliteConfig};
+use testing::metadata_store::{completed, file, progress, upload};
 use tokio::time::Instant;
 
 const LATER: Timestamp = Timestamp::from_millis(1_900_000_000_000);
@@ -37,7 +35,7 @@ async fn opened(config: SqliteConfig, directory: &Path) -> Arc<dyn MetadataStore
 async fn opened_in_postgres() -> Arc<dyn MetadataStore> {
     let config = PostgresConfig {
         connections: 64.try_into().expect("not zero"),
-        ..cluster::fresh_schema().await
+        ..PostgresConfig::new(fresh_schema().await)
     };
     let store = metadata::open(&Config::Postgres(config), "/nowhere".as_ref()).await;
     store.expect("the database opens").metadata

@@ -3,6 +3,7 @@
 use std::fmt::{self, Debug, Display};
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use url::Url;
@@ -12,8 +13,9 @@ use url::Url;
 ///
 /// What it does not say comes from the environment variables of PostgreSQL's own programs (`PGPASSWORD` and the like) and from
 /// their password file. [`Display`] and [`Debug`] leave the password out; what is serialized has it.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(with = "String", inline, extend("format" = "database-url"))]
 pub struct DatabaseUrl(Url);
 
 /// Why a text is no URL of a database. It does not repeat the text.

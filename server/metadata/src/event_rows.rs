@@ -2,8 +2,8 @@
 //! [`rows`](crate::rows).
 
 use domain::Timestamp;
+use domain::event::Event;
 use domain::event_store::{DeadEvent, PendingEvent};
-use domain::events::Event;
 use domain::metadata_store::MetadataError;
 
 use crate::rows::Row;

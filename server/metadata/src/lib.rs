@@ -37,13 +37,6 @@ mod sqlite;
 mod store;
 mod values;
 
-// The helper of the tests beside names this crate as they do.
-#[cfg(test)]
-extern crate self as metadata;
-#[cfg(test)]
-#[path = "../tests/cluster/mod.rs"]
-mod cluster;
-
 use std::error::Error;
 use std::io;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -53,6 +46,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use domain::{EventStore, MetadataStore, PackStore};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sqlx::migrate::{MigrateError, Migrator};
 use thiserror::Error;
@@ -62,7 +56,7 @@ use self::engine::Engine;
 use self::store::Store;
 
 /// Which database, and how it is used.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Config {
     /// SQLite, for one server.
@@ -72,11 +66,12 @@ pub enum Config {
 }
 
 /// How SQLite is used. Sizes are written as in `64 MiB`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SqliteConfig {
     /// The database's file; if relative, below the data directory. It must lie on a local disk. A file of the same name and
     /// `.lock` lies beside it: one process at a time uses a database.
+    #[schemars(with = "settings::Path")]
     pub file: PathBuf,
     /// Most statements that read at the same time.
     pub readers: NonZeroU32,
@@ -85,13 +80,15 @@ pub struct SqliteConfig {
     /// Most changes that are committed together, with one sync to the disk.
     pub batch: NonZeroUsize,
     /// Memory for pages of the database, in the writer and in each reader.
+    #[schemars(with = "settings::Size")]
     pub page_cache: ByteSize,
     /// Memory for what is known of files that were asked for lately.
+    #[schemars(with = "settings::Size")]
     pub file_cache: ByteSize,
 }
 
 /// How PostgreSQL is used.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PostgresConfig {
     /// The database in PostgreSQL: `postgres://user:password@host:port/database?sslmode=verify-full`. Its encoding must be UTF-8.
@@ -101,10 +98,10 @@ pub struct PostgresConfig {
     #[serde(default = "default_connections")]
     pub connections: NonZeroU32,
     /// How long a transaction waits for a connection to PostgreSQL, a new one included. 10 seconds if it is not said.
-    #[serde(default = "default_acquire_timeout", with = "humantime_serde")]
+    #[serde(default = "default_acquire_timeout", with = "settings::Time")]
     pub acquire_timeout: Duration,
     /// How long a statement may take in PostgreSQL, and how long a transaction may rest between two. 30 seconds if it is not said.
-    #[serde(default = "default_statement_timeout", with = "humantime_serde")]
+    #[serde(default = "default_statement_timeout", with = "settings::Time")]
     pub statement_timeout: Duration,
 }
 

@@ -2,9 +2,9 @@
 //! [`rows`](crate::rows).
 
 use archive::{Deflated, PackName};
-use domain::files::Content;
+use domain::file::Content;
 use domain::metadata_store::MetadataError;
-use domain::pack_store::{DraftRecord, PackSummary, PackVersion, Place, StoredContent};
+use domain::pack::{DraftRecord, PackSummary, PackVersion, Place, StoredContent};
 use domain::{DraftId, Timestamp};
 
 use crate::rows::Row;

@@ -6,6 +6,7 @@
 //! untangle transactions is run again, a bounded number of times.
 
 mod asks;
+mod failures;
 mod locks;
 mod session;
 mod transaction;
@@ -130,8 +131,8 @@ async fn set_up(
 
 /// A time in milliseconds, as the engine takes it: 0 would be no bound.
 fn millis(time: Duration) -> String {
-    const MOST: u128 = i32::MAX as u128;
-    time.as_millis().clamp(1, MOST).to_string()
+    const MAX: u128 = i32::MAX as u128;
+    time.as_millis().clamp(1, MAX).to_string()
 }
 
 impl Engine for PostgresEngine {
@@ -178,9 +179,9 @@ impl Engine for PostgresEngine {
 #[cfg(test)]
 mod tests {
     use sqlx::AssertSqlSafe;
+    use testing::postgres::fresh_schema;
 
     use super::*;
-    use crate::cluster::fresh_schema;
     use crate::{event_sql, pack_lists, pack_sql, sql};
 
     async fn run(database: &mut PgConnection, statement: String) {
@@ -351,7 +352,7 @@ analyze";
 
     #[tokio::test]
     async fn each_statement_finds_its_index() {
-        let config = fresh_schema().await;
+        let config = PostgresConfig::new(fresh_schema().await);
         let store = PostgresEngine::open(&config).await.unwrap();
         let mut connection = store.pool.acquire().await.unwrap();
         run(&mut connection, FILL.to_owned()).await;

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use archive::PackName;
 use domain::digest::{HashState, Sha256Digest};
-use domain::files::{Content, Description, File, WriteCondition};
+use domain::file::{Content, Description, File, WriteCondition};
 use domain::metadata_store::{Lease, MetadataError, Seen};
 use domain::upload::{Complete, Open};
 use domain::upload::{Completed, Gone, Plan, Progress, Target, Told, Upload, UploadState};

@@ -7,8 +7,8 @@ mod packs;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::events::Event;
-use domain::files::{File, WriteCondition};
+use domain::event::Event;
+use domain::file::{File, WriteCondition};
 use domain::metadata_store::{
     Ask, Asked, Deleted, Guarded, Hold, Inserted, Lease, MetadataError, MetadataStore, Seen,
     Written,

@@ -135,8 +135,8 @@ pub(crate) fn limited(limit: usize) -> i64 {
 /// A time in whole milliseconds; a longer one than any that is meant is cut, so that moments can be
 /// added to it.
 pub(crate) fn millis(time: Duration) -> i64 {
-    const MOST: u128 = i32::MAX as u128;
-    i64::try_from(time.as_millis().min(MOST)).unwrap_or(i64::MAX)
+    const MAX: u128 = i32::MAX as u128;
+    i64::try_from(time.as_millis().min(MAX)).unwrap_or(i64::MAX)
 }
 
 /// The number of a version that is looked for. One that no column can hold is none's, as is the

@@ -5,16 +5,15 @@
     reason = "a test, in functions of its own as well"
 )]
 
-mod cluster;
-
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use testing::postgres::fresh_schema;
 
 use domain::MetadataStore;
-use domain::testing::event_store::EventPorts;
-use domain::testing::pack_store::Ports;
 use metadata::{Config, PostgresConfig, SqliteConfig, Stores};
 use tempfile::TempDir;
+use testing::event_store::EventPorts;
+use testing::pack_store::Ports;
 
 async fn opened(config: SqliteConfig) -> (Stores, TempDir) {
     let directory = tempfile::tempdir().unwrap();
@@ -60,9 +59,9 @@ mod sqlite {
         opened(SqliteConfig::default()).await
     }
 
-    domain::metadata_store_contract!(fresh);
-    domain::pack_store_contract!(fresh_ports);
-    domain::event_store_contract!(fresh_event_ports);
+    testing::metadata_store_contract!(fresh);
+    testing::pack_store_contract!(fresh_ports);
+    testing::event_store_contract!(fresh_event_ports);
 }
 
 /// With a transaction for each change, and next to no memory.
@@ -96,9 +95,9 @@ mod sqlite_at_its_smallest {
         .await
     }
 
-    domain::metadata_store_contract!(fresh);
-    domain::pack_store_contract!(fresh_ports);
-    domain::event_store_contract!(fresh_event_ports);
+    testing::metadata_store_contract!(fresh);
+    testing::pack_store_contract!(fresh_ports);
+    testing::event_store_contract!(fresh_event_ports);
 }
 
 /// What PostgreSQL has nothing to do with is kept in no directory.
@@ -123,13 +122,13 @@ mod postgres {
     }
 
     async fn fresh_stores() -> Stores {
-        let config = cluster::fresh_schema().await;
+        let config = PostgresConfig::new(fresh_schema().await);
         opened_in_postgres(config).await
     }
 
-    domain::metadata_store_contract!(fresh);
-    domain::pack_store_contract!(fresh_ports);
-    domain::event_store_contract!(fresh_event_ports);
+    testing::metadata_store_contract!(fresh);
+    testing::pack_store_contract!(fresh_ports);
+    testing::event_store_contract!(fresh_event_ports);
 }
 
 /// With one transaction at a time.
@@ -151,12 +150,12 @@ mod postgres_at_its_smallest {
     async fn fresh_stores() -> Stores {
         let config = PostgresConfig {
             connections: 1.try_into().unwrap(),
-            ..cluster::fresh_schema().await
+            ..PostgresConfig::new(fresh_schema().await)
         };
         opened_in_postgres(config).await
     }
 
-    domain::metadata_store_contract!(fresh);
-    domain::pack_store_contract!(fresh_ports);
-    domain::event_store_contract!(fresh_event_ports);
+    testing::metadata_store_contract!(fresh);
+    testing::pack_store_contract!(fresh_ports);
+    testing::event_store_contract!(fresh_event_ports);
 }

@@ -5,21 +5,21 @@
     reason = "a test, in functions of its own as well"
 )]
 
-mod cluster;
-
 use archive::{Deflated, PackName};
 use domain::event_store::Attempt;
-use domain::files::{Description, WriteCondition};
+use domain::file::{Description, WriteCondition};
 use domain::metadata_store::Hold;
-use domain::pack_store::{Place, Published, StoredContent};
-use domain::testing::event_store::event;
-use domain::testing::metadata_store::{completed, file, progress, upload};
-use domain::testing::pack_store::{blob, draft, stored, version};
+use domain::pack::{Place, StoredContent};
+use domain::pack_store::Published;
 use domain::upload::{Gone, Target, Upload};
 use domain::{DraftId, Timestamp};
 use metadata::copying::{CopyError, Database};
-use metadata::{Config, Stores};
+use metadata::{Config, PostgresConfig, Stores};
 use tempfile::TempDir;
+use testing::event_store::event;
+use testing::metadata_store::{completed, file, progress, upload};
+use testing::pack_store::{blob, draft, stored, version};
+use testing::postgres::fresh_schema;
 
 const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 const LATER: Timestamp = Timestamp::from_millis(1_900_000_000_000);
@@ -44,7 +44,7 @@ impl Site {
     }
 
     async fn postgres() -> Self {
-        Self::open(Config::Postgres(cluster::fresh_schema().await)).await
+        Self::open(Config::Postgres(PostgresConfig::new(fresh_schema().await))).await
     }
 
     async fn open(config: Config) -> Self {

@@ -5,20 +5,19 @@
     reason = "a test, in functions of its own as well"
 )]
 
-mod cluster;
-
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
+use testing::postgres::fresh_schema;
 
 use domain::metadata_store::{Guarded, Hold, Inserted, Written};
-use domain::testing::metadata_store::{completed, progress, upload};
 use domain::upload::UploadState;
 use domain::{MetadataStore, Timestamp, UploadId};
-use metadata::{Config, SqliteConfig};
+use metadata::{Config, PostgresConfig, SqliteConfig};
+use testing::metadata_store::{completed, progress, upload};
 
 const LATER: Timestamp = Timestamp::from_millis(1_900_000_000_000);
 
@@ -175,7 +174,7 @@ async fn what_was_acknowledged_survives_a_kill_beside_postgres() {
     if is_child().await {
         return;
     }
-    let config = Config::Postgres(cluster::fresh_schema().await);
+    let config = Config::Postgres(PostgresConfig::new(fresh_schema().await));
     kill_and_look(
         "what_was_acknowledged_survives_a_kill_beside_postgres",
         config,

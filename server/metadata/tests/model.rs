@@ -5,23 +5,23 @@
     reason = "a test, in functions of its own as well"
 )]
 
-mod cluster;
-
+use metadata::PostgresConfig;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use testing::postgres::fresh_schema;
 
-use domain::files::{File, WriteCondition};
+use domain::file::{File, WriteCondition};
 use domain::ids::SystemRandomness;
 use domain::metadata_store::{Hold, MetadataError};
-use domain::testing::memory_metadata_store::MemoryMetadataStore;
-use domain::testing::metadata_store::{completed, file, progress, upload};
 use domain::upload::{Gone, Upload};
 use domain::{BlobKey, MetadataStore, NodeId, Timestamp};
 use metadata::Config;
 use proptest::prelude::*;
 use proptest::sample::select;
 use tempfile::TempDir;
+use testing::memory_metadata_store::MemoryMetadataStore;
+use testing::metadata_store::{completed, file, progress, upload};
 
 /// A call, its arguments from small sets so that calls meet each other.
 #[derive(Debug, Clone)]
@@ -284,7 +284,10 @@ async fn sqlite() -> (Config, Option<TempDir>) {
 }
 
 async fn postgres() -> (Config, Option<TempDir>) {
-    (Config::Postgres(cluster::fresh_schema().await), None)
+    (
+        Config::Postgres(PostgresConfig::new(fresh_schema().await)),
+        None,
+    )
 }
 
 proptest! {

@@ -5,24 +5,23 @@
     reason = "a test, in functions of its own as well"
 )]
 
-mod cluster;
-
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use testing::postgres::fresh_schema;
 
 use archive::{Deflated, PackName, Sha256Digest};
-use domain::files::{Content, File, WriteCondition};
+use domain::file::{Content, File, WriteCondition};
 use domain::metadata_store::MetadataError;
-use domain::pack_store::{DraftRecord, PackVersion, Place, StoredContent};
-use domain::testing::MemoryMetadataStore;
-use domain::testing::metadata_store::file;
-use domain::testing::pack_store::{blob, draft, stored, version};
+use domain::pack::{DraftRecord, PackVersion, Place, StoredContent};
 use domain::{BlobKey, Timestamp};
-use metadata::{Config, Stores};
+use metadata::{Config, PostgresConfig, Stores};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tempfile::TempDir;
+use testing::MemoryMetadataStore;
+use testing::metadata_store::file;
+use testing::pack_store::{blob, draft, stored, version};
 
 /// A call, its arguments from small sets so that calls meet each other.
 #[derive(Debug, Clone)]
@@ -325,7 +324,10 @@ async fn sqlite() -> (Config, Option<TempDir>) {
 }
 
 async fn postgres() -> (Config, Option<TempDir>) {
-    (Config::Postgres(cluster::fresh_schema().await), None)
+    (
+        Config::Postgres(PostgresConfig::new(fresh_schema().await)),
+        None,
+    )
 }
 
 proptest! {

@@ -5,26 +5,23 @@
     reason = "a test, in functions of its own as well"
 )]
 
-mod cluster;
-
 use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+use testing::postgres::fresh_schema;
 
-use domain::files::WriteCondition;
+use domain::file::WriteCondition;
 use domain::ids::SystemRandomness;
 use domain::metadata_store::{Guarded, Hold, Inserted, MetadataError, Written};
-use domain::pack_store::DraftRecord;
-use domain::testing::metadata_store::{completed, file, progress, upload};
-use domain::testing::pack_store::{blob, draft};
+use domain::pack::DraftRecord;
 use domain::upload::{Told, Upload, UploadState};
 use domain::{MetadataStore, NodeId, Timestamp};
 use futures::future::join_all;
 use metadata::{Config, OpenError, PostgresConfig};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
-
-use self::cluster::fresh_schema;
+use testing::metadata_store::{completed, file, progress, upload};
+use testing::pack_store::{blob, draft};
 
 const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 /// Longer than any upload of these tests lives.
@@ -48,7 +45,7 @@ async fn fresh() -> (Arc<dyn MetadataStore>, PostgresConfig) {
 
 /// A database of its own, for what concerns a whole one: `encoding` and all its connections.
 async fn database(name: &str, encoding: &str) -> PostgresConfig {
-    let config = fresh_schema().await;
+    let config = PostgresConfig::new(fresh_schema().await);
     let create =
         format!("create database {name} encoding '{encoding}' locale 'C' template template0");
     run(&mut raw(&config).await, &create).await;
@@ -549,7 +546,7 @@ async fn a_change_that_is_dropped_leaves_nothing() {
 async fn files_and_drafts_take_turns_on_one_connection() {
     let config = PostgresConfig {
         connections: 1.try_into().unwrap(),
-        ..fresh_schema().await
+        ..PostgresConfig::new(fresh_schema().await)
     };
     let config = Config::Postgres(config);
     let stores = metadata::open(&config, "/nowhere".as_ref()).await.unwrap();

@@ -7,25 +7,25 @@
     reason = "a test, in functions of its own as well"
 )]
 
-mod cluster;
-
 use std::time::Duration;
+use testing::postgres::fresh_schema;
 
 use archive::PackName;
-use domain::files::{Content, File, WriteCondition};
+use domain::file::{Content, File, WriteCondition};
 use domain::ids::SystemRandomness;
 use domain::metadata_store::{
     Ask, Asked, Deleted, Guarded, Hold, Inserted, MetadataError, Written, node_lease,
 };
-use domain::pack_store::{DraftRecord, Published, StoredContent};
-use domain::testing::metadata_store::{completed, file, progress, upload};
-use domain::testing::pack_store::{blob, draft, stored, version};
+use domain::pack::{DraftRecord, StoredContent};
+use domain::pack_store::Published;
 use domain::upload::{Gone, Upload};
 use domain::{BlobKey, NodeId, Timestamp};
 use futures::StreamExt as _;
 use futures::future::{join, join_all};
-use metadata::{Config, Stores};
+use metadata::{Config, PostgresConfig, Stores};
 use sqlx::{Connection as _, PgConnection};
+use testing::metadata_store::{completed, file, progress, upload};
+use testing::pack_store::{blob, draft, stored, version};
 
 const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 const LATER: Timestamp = Timestamp::from_millis(1_900_000_000_000);
@@ -51,7 +51,7 @@ struct Nodes([Stores; 2]);
 
 impl Nodes {
     async fn new() -> Self {
-        let config = Config::Postgres(cluster::fresh_schema().await);
+        let config = Config::Postgres(PostgresConfig::new(fresh_schema().await));
         let open = async || metadata::open(&config, "/nowhere".as_ref()).await.unwrap();
         Self([open().await, open().await])
     }
@@ -558,7 +558,7 @@ async fn a_listener_that_was_cut_off_listens_again() {
 
 /// Ends every connection of the server that listens; those of other tests connect again as well. Returns how many there were.
 async fn cut_listeners_off() -> usize {
-    let config = cluster::fresh_schema().await;
+    let config = PostgresConfig::new(fresh_schema().await);
     let mut database = PgConnection::connect(&config.url.to_string())
         .await
         .unwrap();
@@ -596,7 +596,7 @@ async fn a_lease_is_one_of_two_nodes() {
 async fn a_lease_has_the_time_of_the_database() {
     let nodes = Nodes::new().await;
     let now = async || -> i64 {
-        let config = cluster::fresh_schema().await;
+        let config = PostgresConfig::new(fresh_schema().await);
         let mut database = PgConnection::connect(&config.url.to_string())
             .await
             .unwrap();

@@ -10,13 +10,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use domain::files::WriteCondition;
+use domain::file::WriteCondition;
 use domain::metadata_store::MetadataError;
-use domain::testing::metadata_store::{completed, file, upload};
 use domain::{FilePath, MetadataStore, Timestamp, UploadId};
 use metadata::{Config, OpenError, SqliteConfig};
 use sqlx::{Connection, SqliteConnection};
 use tempfile::TempDir;
+use testing::metadata_store::{completed, file, upload};
 
 const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 const ALWAYS: WriteCondition = WriteCondition {

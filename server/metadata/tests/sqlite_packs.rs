@@ -8,13 +8,14 @@
 use std::path::Path;
 
 use archive::{Deflated, PackName, Sha256Digest};
-use domain::files::Content;
+use domain::file::Content;
 use domain::metadata_store::MetadataError;
-use domain::pack_store::{DraftRecord, PackVersion, Place, Published, StoredContent};
-use domain::testing::pack_store::{blob, draft, stored, version};
+use domain::pack::{DraftRecord, PackVersion, Place, StoredContent};
+use domain::pack_store::Published;
 use domain::{DraftId, Timestamp};
 use metadata::{Config, Stores};
 use sqlx::{Connection, SqliteConnection};
+use testing::pack_store::{blob, draft, stored, version};
 
 const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 

@@ -5,7 +5,6 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::problem::Problem;
-use crate::tus;
 use crate::upload::Limits;
 
 /// How an upload stands, as far as its answers tell. Sizes and offsets are bytes.
@@ -24,7 +23,16 @@ pub struct Standing<'a> {
     /// When the upload is given up.
     pub deadline: Option<Deadline>,
     /// What a tus client said at creation and expects to hear again; `None` for an upload that was not made by tus.
-    pub tus: Option<tus::Echo<'a>>,
+    pub tus: Option<Echo<'a>>,
+}
+
+/// What a client said at creation and hears again from `HEAD`, word for word.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Echo<'a> {
+    /// `Upload-Metadata`.
+    pub metadata: Option<&'a str>,
+    /// `Upload-Concat`.
+    pub concat: Option<&'a str>,
 }
 
 /// The end of an upload's life, in the two forms that the dialects tell.

@@ -62,7 +62,7 @@ impl Dialect {
             _ if !asks && fields.contains_key(&name::TUS_RESUMABLE) => Self::Tus,
             Spoken::Known(version) => Self::Ietf(version),
             Spoken::Unsaid if Version::Rfc.completes(fields).is_some() => Self::Ietf(Version::Rfc),
-            Spoken::Unsaid if media_type::is(fields, tus::OFFSET_OCTET_STREAM) => Self::Tus,
+            Spoken::Unsaid if media_type::is(fields, media_type::OFFSET_OCTET_STREAM) => Self::Tus,
             Spoken::Unsaid | Spoken::Unknown => Self::Plain,
         }
     }
@@ -366,7 +366,7 @@ fn is_tus_creation(fields: &HeaderMap) -> bool {
         || has(&name::UPLOAD_DEFER_LENGTH)
         || has(&name::UPLOAD_CONCAT)
         || has(&name::UPLOAD_METADATA)
-        || media_type::is(fields, tus::OFFSET_OCTET_STREAM);
+        || media_type::is(fields, media_type::OFFSET_OCTET_STREAM);
     !is_ietf && is_tus
 }
 

@@ -1,5 +1,7 @@
 //! Digests that a client states and wants: `Content-Digest`, `Repr-Digest`, `Want-*` (RFC 9530), and `Upload-Checksum` of tus.
 
+pub mod checksum;
+
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http::header::{HeaderMap, HeaderName, HeaderValue, TRAILER};
@@ -8,7 +10,6 @@ use sfv::{Key, ListEntry};
 use crate::fields::{self, name};
 use crate::problem::{ProblemType, types};
 use crate::rejection::Rejection;
-use crate::tus::checksum;
 
 /// The field of digests of a body, as RFC 9530 writes its name.
 const CONTENT_DIGEST: &str = "Content-Digest";

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use http::header::{CACHE_CONTROL, CONTENT_DISPOSITION, IF_RANGE, LOCATION};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
-use crate::answer::{Answer, Deadline, Known, Refusal, Standing, Via};
+use crate::answer::{Answer, Deadline, Echo, Known, Refusal, Standing, Via};
 use crate::conditional::{
     self, DateOf, EntityTag, Modified, Preconditions, TagList, Validators, Verdict,
 };
@@ -20,7 +20,7 @@ use crate::ietf::Version;
 use crate::multipart_ranges::{Boundary, MultipartRanges};
 use crate::range::{self, RangeSet, Resolved};
 use crate::rejection::Rejection;
-use crate::request::{AppendRequest, CreateRequest};
+use crate::request::{AppendRequest, Concat, CreateRequest, MAX_PARTS, Metadata};
 use crate::upload::{Limits, Open};
 use crate::{media_type, tus};
 
@@ -163,17 +163,17 @@ pub fn fields(data: &[u8]) {
 /// `Upload-Metadata`, `Upload-Concat` and `Upload-Checksum`. Input: a field's value.
 pub fn tus(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
-    if let Ok(metadata) = tus::Metadata::parse(&text) {
+    if let Ok(metadata) = Metadata::parse(&text) {
         assert_eq!(metadata.raw(), text);
         if let Some(name) = metadata.file_name() {
             check_name(&name);
         }
         metadata.media_type();
     }
-    if let Ok(concat) = tus::Concat::parse(&text) {
+    if let Ok(concat) = Concat::parse(&text) {
         assert_eq!(concat.raw(), text);
-        if let tus::Concat::Final { parts, .. } = concat {
-            assert!((1..=tus::concatenation::MAX_PARTS).contains(&parts.len()));
+        if let Concat::Final { parts, .. } = concat {
+            assert!((1..=MAX_PARTS).contains(&parts.len()));
             assert!(
                 parts
                     .iter()
@@ -183,7 +183,7 @@ pub fn tus(data: &[u8]) {
     }
     if let Ok(value) = HeaderValue::from_bytes(data) {
         let fields = HeaderMap::from_iter([(name::UPLOAD_CHECKSUM, value)]);
-        if let Ok(Some(stated)) = tus::checksum::read(&fields) {
+        if let Ok(Some(stated)) = digest::checksum::read(&fields) {
             assert_eq!(stated.value.len(), stated.algorithm.length());
         }
     }
@@ -272,7 +272,7 @@ fn check_refusals(dialect: Dialect, rejection: &Rejection) {
             remaining: Duration::from_secs(9),
             at: SystemTime::UNIX_EPOCH,
         }),
-        tus: Some(tus::Echo::default()),
+        tus: Some(Echo::default()),
     };
     for known in [
         Known::Nothing,

@@ -21,9 +21,6 @@ use crate::request::{AppendRequest, BodyUse, CreateRequest};
 use crate::upload::{Append, Completion, Create, Limits};
 use crate::{NO_STORE, disposition};
 
-/// The media type of an append, from interop 6 on.
-pub const PARTIAL_UPLOAD: &str = "application/partial-upload";
-
 /// What a request says of the version that it speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Spoken {
@@ -104,9 +101,9 @@ impl Version {
         body_length: Option<u64>,
     ) -> Result<AppendRequest, Rejection> {
         let row = self.row();
-        if row.partial_upload && !media_type::is(fields, PARTIAL_UPLOAD) {
+        if row.partial_upload && !media_type::is(fields, media_type::PARTIAL_UPLOAD) {
             return Err(Rejection::MediaType {
-                expected: PARTIAL_UPLOAD,
+                expected: media_type::PARTIAL_UPLOAD,
             });
         }
         let Some(offset) = fields::integer(fields, &name::UPLOAD_OFFSET) else {
@@ -405,6 +402,9 @@ pub(crate) fn discovery(limits: &Limits) -> HeaderMap {
                 &[Lifetime::Expires, Lifetime::MaxAge],
             ),
         ),
-        (name::ACCEPT_PATCH, HeaderValue::from_static(PARTIAL_UPLOAD)),
+        (
+            name::ACCEPT_PATCH,
+            HeaderValue::from_static(media_type::PARTIAL_UPLOAD),
+        ),
     ])
 }

@@ -4,7 +4,13 @@ use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use mime::Mime;
 
-use crate::{fields, ietf, tus};
+use crate::fields;
+
+/// The media type of an append, from interop 6 on.
+pub const PARTIAL_UPLOAD: &str = "application/partial-upload";
+
+/// The media type of a body that brings bytes.
+pub const OFFSET_OCTET_STREAM: &str = "application/offset+octet-stream";
 
 /// Longest media type that is kept, parameters included, in bytes.
 const MAX_LENGTH: usize = 255;
@@ -23,11 +29,7 @@ pub fn is(fields: &HeaderMap, expected: &str) -> bool {
 pub fn declared(fields: &HeaderMap) -> Option<String> {
     fields::single(fields, &CONTENT_TYPE)
         .filter(|value| {
-            let transport = [
-                FORM_URLENCODED,
-                ietf::PARTIAL_UPLOAD,
-                tus::OFFSET_OCTET_STREAM,
-            ];
+            let transport = [FORM_URLENCODED, PARTIAL_UPLOAD, OFFSET_OCTET_STREAM];
             !transport
                 .iter()
                 .any(|of_request| essence(value).eq_ignore_ascii_case(of_request))
@@ -111,13 +113,10 @@ mod tests {
             "application/partial-upload",
             "Application/Partial-Upload ; a=b",
         ] {
-            assert!(is(&of(value), ietf::PARTIAL_UPLOAD), "{value}");
+            assert!(is(&of(value), PARTIAL_UPLOAD), "{value}");
         }
-        assert!(!is(
-            &of("application/partial-uploads"),
-            ietf::PARTIAL_UPLOAD
-        ));
-        assert!(!is(&HeaderMap::new(), ietf::PARTIAL_UPLOAD));
+        assert!(!is(&of("application/partial-uploads"), PARTIAL_UPLOAD));
+        assert!(!is(&HeaderMap::new(), PARTIAL_UPLOAD));
     }
 
     #[test]

@@ -1,8 +1,13 @@
 //! What the fields of a request for an upload say, in any dialect.
 
+mod concatenation;
+mod metadata;
+
 use crate::digest::StatedDigests;
-use crate::tus;
 use crate::upload::{Append, Create};
+
+pub use self::concatenation::{Concat, MAX_PARTS};
+pub use self::metadata::Metadata;
 
 /// A request that makes an upload.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +23,16 @@ pub struct CreateRequest {
     /// The name that the client suggests: one path segment, sanitised.
     pub file_name: Option<String>,
     /// What only tus has.
-    pub tus: Option<tus::Creation>,
+    pub tus: Option<TusCreation>,
+}
+
+/// What only a creation by tus has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TusCreation {
+    /// `Upload-Metadata`, if there is any.
+    pub metadata: Option<Metadata>,
+    /// `Upload-Concat`.
+    pub concat: Option<Concat>,
 }
 
 /// A request that appends to an upload.

@@ -1,18 +1,14 @@
 //! tus 1.0.0: the core protocol. Each extension has a file of its own.
 
-pub mod checksum;
-pub mod concatenation;
-pub mod creation;
-pub mod expiration;
+mod concatenation;
+mod creation;
+mod expiration;
 
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
-pub use concatenation::Concat;
-pub use creation::{Creation, Metadata};
-
 use crate::answer::{Answer, Standing, Via};
-use crate::digest::{self, StatedDigests};
+use crate::digest::{self, StatedDigests, checksum};
 use crate::fields::{self, name};
 use crate::problem::{ProblemType, types};
 use crate::rejection::Rejection;
@@ -23,24 +19,12 @@ use crate::{NO_STORE, media_type};
 /// The version of tus that is spoken here.
 pub const VERSION: &str = "1.0.0";
 
-/// The media type of a body that brings bytes.
-pub const OFFSET_OCTET_STREAM: &str = "application/offset+octet-stream";
-
 /// The extensions that are offered.
 pub const EXTENSIONS: &str = "creation,creation-with-upload,creation-defer-length,checksum,checksum-trailer,\
                               expiration,termination,concatenation";
 
 /// The greatest length that is read. The specification has no bound; this one is SQL's and far beyond any disk.
 const MAX_LENGTH: u64 = i64::MAX.unsigned_abs();
-
-/// What a client said at creation and hears again from `HEAD`, word for word.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Echo<'a> {
-    /// `Upload-Metadata`.
-    pub metadata: Option<&'a str>,
-    /// `Upload-Concat`.
-    pub concat: Option<&'a str>,
-}
 
 /// The method that a request for an upload resource stands for (`X-HTTP-Method-Override`, Core Protocol).
 ///
@@ -92,9 +76,9 @@ pub(crate) fn read_append(
     body_length: Option<u64>,
 ) -> Result<AppendRequest, Rejection> {
     check_version(fields)?;
-    if !media_type::is(fields, OFFSET_OCTET_STREAM) {
+    if !media_type::is(fields, media_type::OFFSET_OCTET_STREAM) {
         return Err(Rejection::MediaType {
-            expected: OFFSET_OCTET_STREAM,
+            expected: media_type::OFFSET_OCTET_STREAM,
         });
     }
     let Some(offset) = number(fields, "Upload-Offset", &name::UPLOAD_OFFSET)? else {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use schemars::JsonSchema;
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -21,7 +22,8 @@ const DEFAULT_PORT: u16 = 8080;
 /// | `0.0.0.0`, `::1`, `[::1]` | that address with the default port |
 ///
 /// Port 0 takes a free one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
+#[schemars(with = "String", inline, extend("format" = "address"))]
 pub struct ListenAddress {
     host: Host,
     port: u16,

@@ -19,7 +19,7 @@ use http_body::Body as _;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
-    context::Context, date, interim::remove_connection_fields, memory::CountedBody, metrics,
+    context::Context, counted_body::CountedBody, date, interim::remove_connection_fields, metrics,
     refusal, stall::Stall,
 };
 

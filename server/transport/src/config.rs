@@ -4,11 +4,12 @@ use std::{net::IpAddr, net::SocketAddr, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 /// Limits and timeouts of the transport. Times are written as in `75s` or `2m`, sizes as in `32
 /// KiB`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Connections served at once, over all listeners of one [`serve`](crate::serve). When all
@@ -25,64 +26,69 @@ pub struct Config {
     /// "10.1.0.0/16"]`. Their connections are those of many clients: `max_connections_per_peer`
     /// does not apply to them, and their requests are never cut to make room.
     #[serde(deserialize_with = "addresses_or_networks")]
+    #[schemars(with = "Vec<settings::Network>")]
     pub proxies: Vec<IpNet>,
     /// Requests that may run on after their client is gone, over all connections: uploads that were
     /// begun and cut, until the bytes that arrived are stored. Beyond it, an address that left such
     /// requests is not served until there are fewer.
     pub max_detached_requests: usize,
     /// Largest head of a request: request line and fields, in bytes. `431` beyond. 8 KiB to 1 MiB.
+    #[schemars(with = "settings::Size")]
     pub max_head_size: ByteSize,
     /// Maximum number of fields in a head, and in a trailer section. `431` beyond. HTTP/1 only;
     /// HTTP/2 is bounded by the size.
     pub max_head_fields: usize,
     /// Time from the first byte of a head to its last, and for the HTTP/2 preface. The wait for the
     /// first byte does not count.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "settings::Time")]
     pub head_timeout: Duration,
     /// Time for which a connection may stay open without a request, from the last one or from its
     /// start. Proxies keep connections for reuse, most for 60 s: stay above.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "settings::Time")]
     pub keep_alive_timeout: Duration,
     /// Time for a TLS handshake.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "settings::Time")]
     pub tls_handshake_timeout: Duration,
     /// Time for which a request's body may bring nothing before the exchange is cut. A slow body is
     /// fine as long as bytes arrive.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "settings::Time")]
     pub body_idle_timeout: Duration,
     /// Time for which a peer may leave an answer unread, not taking a single byte, before it is cut
     /// off. With less than a quarter of `memory.total` left, it has to take 64 KiB in that time.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "settings::Time")]
     pub write_stall_timeout: Duration,
     /// Maximum number of bytes of answers that wait in the kernel for one connection, beyond those
     /// on their way to the peer: the cost there of a peer that does not read. More is no faster. 16
     /// KiB to 16 MiB; Linux and macOS only.
+    #[schemars(with = "settings::Size")]
     pub max_unsent: ByteSize,
     /// Time to read on and discard when a handler answered without reading the body, so that the
     /// client sees the answer and not a reset connection.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "settings::Time")]
     pub linger_timeout: Duration,
     /// Maximum number of bytes discarded that way.
+    #[schemars(with = "settings::Size")]
     pub linger_size: ByteSize,
     /// Time to serve on after the shutdown signal before connections are refused, while `/readyz`
     /// says 503 already. As long as the load balancer in front takes to notice; without one, zero.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "settings::Time")]
     pub drain_delay: Duration,
     /// Time for exchanges to end, after the shutdown signal and `drain_delay`, before they are cut.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "settings::Time")]
     pub drain_grace: Duration,
     /// Peers that get interim responses.
     pub interim: InterimPolicy,
     /// Proxies that cannot relay interim responses (nginx takes one for the final answer), as
     /// addresses or networks. Used with `interim = "trusted"`.
     #[serde(deserialize_with = "addresses_or_networks")]
+    #[schemars(with = "Vec<settings::Network>")]
     pub interim_untrusted_proxies: Vec<IpNet>,
     /// HTTP/2 only.
     pub http2: Http2Config,
 }
 
 /// Limits of one HTTP/2 connection.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Http2Config {
     /// Streams open at once, and requests of one connection that are handled at once, those of
@@ -91,19 +97,23 @@ pub struct Http2Config {
     /// Receive window of each stream at the start: the bytes that a client may send ahead of the
     /// handler. A connection's window is twice that. It is memory that every connection can take,
     /// so it begins small, and grows where that makes an upload faster. 64 KiB or more.
+    #[schemars(with = "settings::Size")]
     pub window: ByteSize,
     /// Maximum window of a stream on a path whose delay needs it: one window a round trip is the
     /// most that one upload can carry. At most 512 MiB.
+    #[schemars(with = "settings::Size")]
     pub max_window: ByteSize,
     /// Bytes by which the windows of all connections together may grow, which count in
     /// `memory.total`. Beyond it, windows stay as they are.
+    #[schemars(with = "settings::Size")]
     pub window_growth: ByteSize,
     /// Largest frame that a client may send. 16 KiB to 16 MiB.
+    #[schemars(with = "settings::Size")]
     pub max_frame_size: ByteSize,
 }
 
 /// Peers that get interim responses such as 104. `100 Continue` is not affected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum InterimPolicy {
     /// Every peer that speaks HTTP/1.1 or later.
@@ -136,7 +146,7 @@ pub struct TlsConfig {
     pub key: PathBuf,
     /// Interval at which the two files are read again. A new pair is used from then on; a broken
     /// one is logged, and the old pair stays in use.
-    #[serde(default = "default_reload_interval", with = "humantime_serde")]
+    #[serde(default = "default_reload_interval", with = "settings::Time")]
     pub reload_interval: Duration,
 }
 

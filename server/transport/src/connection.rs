@@ -4,14 +4,14 @@ use std::{
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context as Task, Poll, ready},
+    task::{Context as Task, Poll},
 };
 
 use bytes::{Bytes, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     net::TcpStream,
-    time::{sleep, timeout},
+    time::timeout,
 };
 use tokio_rustls::server::TlsStream;
 
@@ -19,17 +19,9 @@ use crate::{
     Config,
     context::{Context, Handler},
     h1, h2,
+    io::{Io, first_bytes},
     tls::Acceptor,
 };
-
-/// The first bytes of every HTTP/2 connection (RFC 9113 §3.4).
-pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// The byte stream below a protocol.
-pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// Makes the close that follows look like a failure to the peer, not like an end.
-    fn abort(&mut self);
-}
 
 /// A TCP connection, with or without TLS.
 enum Socket {
@@ -125,40 +117,16 @@ enum Protocol {
 async fn sniff(io: &mut Socket, first: Bytes) -> io::Result<(Protocol, Bytes)> {
     let mut bytes = BytesMut::from(first);
     loop {
-        let length = bytes.len().min(PREFACE.len());
-        if bytes[..length] != PREFACE[..length] {
+        let length = bytes.len().min(h2::PREFACE.len());
+        if bytes[..length] != h2::PREFACE[..length] {
             return Ok((Protocol::Http1, bytes.freeze()));
         }
-        if length == PREFACE.len() {
+        if length == h2::PREFACE.len() {
             return Ok((Protocol::Http2, bytes.freeze()));
         }
         if io.read_buf(&mut bytes).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-    }
-}
-
-/// Waits for a request to begin and returns its first bytes; `None` if the connection should close
-/// instead: its peer is gone or silent for too long, its place is needed, or the server shuts down.
-///
-/// Holds no buffer while it waits.
-pub(crate) async fn first_bytes<I: AsyncRead + Unpin>(
-    io: &mut I,
-    context: &Context,
-) -> Option<Bytes> {
-    let read = std::future::poll_fn(|task| {
-        let mut space = [0; 2048];
-        let mut buffer = ReadBuf::new(&mut space);
-        ready!(Pin::new(&mut *io).poll_read(task, &mut buffer)).ok();
-        Poll::Ready(Some(Bytes::copy_from_slice(buffer.filled())).filter(|bytes| !bytes.is_empty()))
-    });
-    // Dropping a pending read loses nothing; the other futures hold no state worth keeping.
-    tokio::select! {
-        biased;
-        bytes = read => bytes,
-        () = context.drain.cancelled() => None,
-        () = sleep(context.config.keep_alive_timeout) => None,
-        () = context.place.evicted() => None,
     }
 }
 

@@ -31,8 +31,8 @@ use self::{
     wire::Wire,
 };
 use crate::{
-    connection::{Io, first_bytes},
     context::{Context, Handler},
+    io::{Io, first_bytes},
     metrics,
     places::Activity,
     refusal,

@@ -28,11 +28,14 @@ use tokio::{
 use self::{window::Window, wire::Wire};
 use crate::interim::h2::Backlog;
 use crate::{
-    connection::{Io, PREFACE},
     context::{Context, Handler},
+    io::Io,
     metrics,
     places::Activity,
 };
+
+/// The first bytes of every HTTP/2 connection (RFC 9113 §3.4).
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Maximum number of bytes of an answer that h2 holds for a stream while the socket is full: one
 /// chunk being sent, and the next.

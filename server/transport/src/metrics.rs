@@ -4,8 +4,6 @@ use std::time::Duration;
 
 use metrics::{counter, gauge};
 
-use crate::memory::Memory;
-
 /// Interval at which the gauge of memory is set.
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -55,9 +53,9 @@ pub(crate) fn refused() {
 }
 
 /// Reports the memory in use, for ever.
-pub(crate) async fn watch(memory: Memory) {
+pub(crate) async fn watch(held: impl Fn() -> u64) {
     loop {
-        gauge!("longhaul_memory_held_bytes").set(memory.held() as f64);
+        gauge!("longhaul_memory_held_bytes").set(held() as f64);
         tokio::time::sleep(INTERVAL).await;
     }
 }

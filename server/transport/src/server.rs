@@ -74,7 +74,10 @@ where
         cut: CancellationToken::new(),
     };
     let _cut_when_dropped = server.cut.clone().drop_guard();
-    let _reporting = AbortOnDropHandle::new(tokio::spawn(metrics::watch(server.memory.clone())));
+    let _reporting = AbortOnDropHandle::new(tokio::spawn(metrics::watch({
+        let memory = server.memory.clone();
+        move || memory.held()
+    })));
     let mut listening = JoinSet::new();
     for listener in listeners {
         if let Some(acceptor) = listener.acceptor.clone() {

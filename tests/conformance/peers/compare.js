@@ -1,5 +1,5 @@
-// Puts results side by side, as Markdown: `node compare.js Longhaul=ours.jsonl '@tus/server=peer.jsonl'`,
-// where the files are what `longhaul-conformance --json` printed.
+// Compares results as Markdown tables: `node compare.js Longhaul=ours.jsonl '@tus/server=peer.jsonl'`.
+// The files are the output of `longhaul-conformance --json`.
 
 import { readFileSync } from 'node:fs';
 
@@ -19,7 +19,7 @@ const head = (first) => {
 };
 const place = (version) => ORDER.indexOf(version.replace('interop-', ''));
 
-// How many cases of each version came out how, over all transports.
+// Number of cases by version and verdict, over all transports.
 const sums = (entries) => {
   const counts = WORDS.map((word) => [entries.filter(({ verdict }) => verdict === word).length, word]);
   return counts.filter(([count]) => count > 0).map(([count, word]) => `${count} ${word === '-' ? 'skipped' : word}`).join(', ');
@@ -30,7 +30,7 @@ for (const version of [...versions].sort((a, b) => place(a) - place(b))) {
   row([version, ...servers.map(({ entries }) => sums(entries.filter((entry) => entry.version === version)))]);
 }
 
-// The cases that came out other than well in a version that the server offers.
+// Cases with another verdict than `ok` in a version that the server offers.
 const worst = (entries) => {
   const found = WORDS.slice(1, 4).find((word) => entries.some(({ verdict }) => verdict === word));
   if (found) return found;

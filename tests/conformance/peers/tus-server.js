@@ -1,5 +1,6 @@
-// @tus/server with @tus/file-store: `npm ci && npm run tus` listens on PORT (default 1080) of the loopback interface.
-// MAX_SIZE is the largest upload in bytes, 0 for any (default 64 MiB). Uploads go to a temporary directory that is removed when the server ends.
+// Runs @tus/server with @tus/file-store: `npm ci && npm run tus` listens on PORT (default 1080) of the
+// loopback interface. MAX_SIZE is the largest upload in bytes, 0 for any (default 64 MiB). Uploads go
+// to a temporary directory that is removed when the server ends.
 
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';

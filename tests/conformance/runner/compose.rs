@@ -1,4 +1,4 @@
-//! Turns a vector's request into what goes over the wire.
+//! Turns the request of a vector into bytes on the wire.
 
 use bytes::Bytes;
 
@@ -10,7 +10,7 @@ use crate::url::Url;
 use crate::vector::{Action, Bytes as Content, Field, Line, Request, Step};
 use crate::version::{INTEROP, Version};
 
-/// What a request is made of besides the vector.
+/// Everything besides the vector that a request is built from.
 pub(crate) struct Composer<'a> {
     pub(crate) target: &'a Target,
     pub(crate) creation: Url,
@@ -18,7 +18,7 @@ pub(crate) struct Composer<'a> {
     pub(crate) variables: Variables,
 }
 
-/// Why a line of a vector cannot be carried out.
+/// Reason why a line of a vector cannot be carried out.
 #[derive(Debug)]
 pub(crate) enum Trouble {
     Unset(Unset),
@@ -94,7 +94,8 @@ impl Composer<'_> {
         })
     }
 
-    /// How the body will end, and the `Content-Length` that the vector leaves to the client.
+    /// Determines the framing of the body, and the `Content-Length` that the vector leaves to the
+    /// client.
     fn framing(
         &self,
         step: &Step,

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 const GAMMA: u64 = 0x9E37_79B9_7F4A_7C15;
 
-/// The bytes at `range` of the sequence.
+/// Returns the bytes at `range` of the sequence.
 pub(crate) fn bytes(range: Range<u64>) -> Bytes {
     range.map(byte).collect()
 }
@@ -26,7 +26,8 @@ fn byte(position: u64) -> u8 {
 mod tests {
     use super::*;
 
-    /// `SplitMix64` from seed 0 gives 0xE220A8397B1DCDAF first: published test vector of the generator.
+    /// `SplitMix64` from seed 0 gives 0xE220A8397B1DCDAF first: published test vector of the
+    /// generator.
     #[test]
     fn the_sequence_is_splitmix64_from_seed_zero() {
         assert_eq!(

@@ -1,4 +1,5 @@
-//! One request and everything that comes back, on HTTP/1.1 or HTTP/2: every interim response, the final one, or the cut.
+//! One request and all responses to it, over HTTP/1.1 or HTTP/2: the interim responses, the final
+//! one, or the cut.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -22,9 +23,9 @@ use crate::url::Origin;
 use crate::vector::Transport;
 use crate::{http1, http2};
 
-/// A response's body beyond this is not read.
+/// Maximum number of bytes that are read of a response body.
 pub(crate) const MAX_BODY: usize = 16 << 20;
-/// Interim responses and final answers that wait to be looked at.
+/// Maximum number of unprocessed interim responses and final answers.
 const MAX_WAITING: usize = 1024;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,7 +41,7 @@ pub(crate) struct RequestHead {
     pub(crate) framing: Framing,
 }
 
-/// How the end of the request body is told.
+/// Framing of the request body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Framing {
     NoBody,
@@ -58,7 +59,7 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    /// The field's value, several lines joined by commas (RFC 9110 §5.3).
+    /// Returns the value of the field, several lines joined by commas (RFC 9110 §5.3).
     pub(crate) fn field(&self, name: &str) -> Option<String> {
         let mut lines = self
             .fields
@@ -74,11 +75,11 @@ impl Head {
 pub(crate) enum Event {
     Interim(Head),
     Final(Head, Bytes),
-    /// The exchange ended without a (further) response; the text says how.
+    /// The exchange ended without a (further) response; the text describes how.
     Closed(String),
 }
 
-/// A request under way. Dropping it gives up the connection or stream.
+/// An exchange in progress. Dropping it closes the connection or resets the stream.
 #[derive(Debug)]
 pub(crate) struct Exchange {
     events: mpsc::Receiver<Event>,
@@ -92,7 +93,7 @@ enum Writer {
 }
 
 impl Exchange {
-    /// The next event, or `None` at the deadline.
+    /// Returns the next event, or `None` at the deadline.
     ///
     /// # Cancel safety
     ///
@@ -105,7 +106,8 @@ impl Exchange {
         }
     }
 
-    /// Sends a part of the body, or less of it if the exchange ends meanwhile: the server need not read what it has rejected.
+    /// Sends a part of the body. Stops early if the exchange ends: a server need not read a body
+    /// that it has rejected.
     pub(crate) async fn send(&mut self, bytes: Bytes, deadline: Instant) -> Result<(), String> {
         let sent = match &mut self.writer {
             Writer::Http1(writer) => timeout_at(deadline, writer.send(bytes)).await,
@@ -122,7 +124,7 @@ impl Exchange {
         }
     }
 
-    /// Gives up the connection (HTTP/1.1) or resets the stream (HTTP/2).
+    /// Closes the connection (HTTP/1.1) or resets the stream (HTTP/2).
     pub(crate) async fn cut(self) {
         match self.writer {
             Writer::Http1(writer) => writer.cut().await,
@@ -131,7 +133,7 @@ impl Exchange {
     }
 }
 
-/// The reading half's side of an exchange.
+/// Sender of the events that the reading half produces.
 #[derive(Debug)]
 pub(crate) struct Events {
     sender: mpsc::Sender<Event>,
@@ -140,7 +142,7 @@ pub(crate) struct Events {
 
 impl Events {
     pub(crate) async fn interim(&self, head: Head) {
-        // A receiver that is gone has no more interest: the exchange was dropped.
+        // Fails if the receiver is gone: the exchange was dropped, and nobody needs the event.
         let _ = self.sender.send(Event::Interim(head)).await;
     }
 
@@ -150,7 +152,8 @@ impl Events {
     }
 }
 
-/// The task that reads. It ends with the exchange, so that the socket closes or the stream is given up.
+/// Task that reads the responses. It is aborted with the exchange, which closes the socket or
+/// resets the stream.
 #[derive(Debug)]
 pub(crate) struct Reading(pub(crate) JoinHandle<()>);
 
@@ -172,7 +175,7 @@ pub(crate) fn channel() -> (Events, mpsc::Receiver<Event>, watch::Receiver<bool>
     (Events { sender, ended }, receiver, watcher)
 }
 
-/// A connection, encrypted or not.
+/// A connection, encrypted or plain.
 pub(crate) trait Io: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin> Io for T {}
 
@@ -184,7 +187,7 @@ pub(crate) struct Connector {
 }
 
 impl Connector {
-    /// With the machine's trusted roots, or trusting any certificate.
+    /// Trusts the root certificates of the machine, or any certificate if `insecure`.
     pub(crate) fn new(insecure: bool) -> Result<Self, String> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = |protocol: &[u8]| -> Result<TlsConnector, String> {
@@ -199,7 +202,8 @@ impl Connector {
                     .with_no_client_auth()
             } else {
                 let mut roots = RootCertStore::empty();
-                // A machine without roots can still test http:// URLs; a handshake will say what is missing.
+                // A machine without root certificates can still test http:// URLs; a handshake
+                // reports what is missing.
                 roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
                 builder.with_root_certificates(roots).with_no_client_auth()
             };
@@ -233,7 +237,8 @@ impl Connector {
     }
 }
 
-/// The connections of one case: a new one for each HTTP/1.1 request, a shared one for HTTP/2 requests to one origin.
+/// The connections of one case: a new one for each HTTP/1.1 request, a shared one per origin for
+/// HTTP/2.
 pub(crate) struct Client {
     connector: Connector,
     transport: Transport,
@@ -302,7 +307,7 @@ impl Client {
     }
 }
 
-/// For `--insecure`: servers under test often have certificates of their own making.
+/// Certificate verifier for `--insecure`: servers under test often have self-signed certificates.
 #[derive(Debug)]
 struct TrustAnything(Arc<CryptoProvider>);
 
@@ -361,7 +366,8 @@ mod tests {
 
     use super::*;
 
-    /// A server with a certificate of its own making that speaks HTTP/1.1 alone, and answers every connection once.
+    /// Starts a server with a self-signed certificate that speaks HTTP/1.1 alone and answers once
+    /// on every connection.
     async fn tls_server() -> Origin {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
@@ -378,7 +384,7 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                // A client that does not like the certificate is not served.
+                // A client that rejects the certificate gets no answer.
                 let Ok(mut stream) = acceptor.accept(stream).await else {
                     continue;
                 };

@@ -1,10 +1,11 @@
-//! One case told to people: what goes over the wire in one version, and what is expected.
+//! A readable form of one case: its requests in one version, and the expected responses.
 
 use crate::syntax::{annotation, fragment_path, version_annotation};
 use crate::vector::{Files, Level};
 use crate::version::Version;
 
-/// The text of a vector with its fragments in place, without what does not concern `version`, and in its words.
+/// Returns the text of a vector as it applies to `version`: fragments included, lines for other
+/// versions removed, fields in their names of that version.
 pub(crate) fn explain(
     files: &Files,
     dialect: &str,
@@ -12,7 +13,7 @@ pub(crate) fn explain(
     version: Version,
 ) -> Result<String, String> {
     let mut text = String::new();
-    // Inside a step that is not for this version.
+    // Set while inside a step that does not apply to this version.
     let mut skipping = false;
     for line in source.lines() {
         if let Some(name) = line.strip_prefix("include: ") {

@@ -1,4 +1,4 @@
-//! HTTP/1.1 on a bare stream, byte for byte as the vector says, with every interim response seen.
+//! HTTP/1.1 over a bare stream: bytes exactly as the vector says, and no interim response hidden.
 
 use std::io;
 
@@ -20,7 +20,7 @@ pub(crate) struct Writer {
     _reader: Reading,
 }
 
-/// Writes the head and starts to read.
+/// Writes the head and starts the reading task.
 pub(crate) async fn open(
     stream: Box<dyn Io>,
     head: &RequestHead,
@@ -104,7 +104,8 @@ impl Writer {
         let _ = self.stream.shutdown().await;
     }
 
-    /// A write error is not reported here: the reader sees how the server ended the exchange, perhaps with an answer.
+    /// Writes bytes and ignores errors: the reader sees how the server ended the exchange, perhaps
+    /// with an answer.
     async fn write(&mut self, bytes: &[u8]) {
         let writing = async {
             self.stream.write_all(bytes).await?;
@@ -123,7 +124,7 @@ struct Reader<R> {
 }
 
 impl Reader<ReadHalf<Box<dyn Io>>> {
-    /// Reads up to the end of the exchange and says how it ended.
+    /// Reads until the end of the exchange and returns its last event.
     async fn run(mut self, method: &str, events: &Events) -> Event {
         loop {
             let head = match self.head().await {
@@ -144,7 +145,7 @@ impl Reader<ReadHalf<Box<dyn Io>>> {
 }
 
 impl<R: AsyncRead + Unpin> Reader<R> {
-    /// The next response's head; `None` if the connection was closed before one began.
+    /// Reads the head of the next response; `None` if the connection was closed before one began.
     async fn head(&mut self) -> io::Result<Option<Head>> {
         let end = loop {
             if let Some(end) = self
@@ -199,7 +200,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         }
     }
 
-    /// RFC 9110 §9.3.2, §15.3.5 and §15.4.5: these responses have no content, so that whatever follows desynchronises the connection.
+    /// Returns the empty content of a response that has none (RFC 9110 §9.3.2, §15.3.5 and
+    /// §15.4.5). Bytes that follow would desynchronise the connection, so they are an error.
     fn nothing(&self, method: &str, status: u16) -> io::Result<Bytes> {
         if self.buffer.is_empty() {
             Ok(Bytes::new())
@@ -268,7 +270,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         }
     }
 
-    /// Reads some more; `false` at the end.
+    /// Reads more bytes; `false` at the end of the stream.
     async fn fill(&mut self) -> io::Result<bool> {
         self.buffer.reserve(16 << 10);
         Ok(self.stream.read_buf(&mut self.buffer).await? > 0)

@@ -1,4 +1,4 @@
-//! HTTP/2 with prior knowledge or by ALPN, with every interim response seen.
+//! HTTP/2 with prior knowledge or by ALPN, with no interim response hidden.
 
 use std::future::poll_fn;
 
@@ -21,7 +21,7 @@ pub(crate) struct Session {
 pub(crate) struct Writer {
     stream: SendStream<Bytes>,
     ended: watch::Receiver<bool>,
-    /// The request's last frame has left.
+    /// Set once the last frame of the request has been sent.
     finished: bool,
     _reader: Reading,
 }
@@ -34,7 +34,7 @@ impl Session {
             .await;
         let (requests, connection) =
             handshake.map_err(|error| format!("no HTTP/2 connection: {error}"))?;
-        // It ends with the last stream and the last handle; an error reaches the streams.
+        // The task ends with the last stream and the last handle; an error reaches the streams.
         tokio::spawn(async move {
             let _ = connection.await;
         });
@@ -103,7 +103,7 @@ impl Writer {
             return;
         }
         self.finished = true;
-        // A stream that the server has already ended takes no more frames; the reader sees how it ended.
+        // A stream that the server has already ended takes no more frames; the reader sees its end.
         let _ = match field_map(trailers) {
             Ok(map) if !map.is_empty() => self.stream.send_trailers(map),
             Ok(_) | Err(_) => self.stream.send_data(Bytes::new(), true),
@@ -115,7 +115,7 @@ impl Writer {
     }
 }
 
-/// Sends as the peer's windows allow; stops when the stream takes no more.
+/// Sends as the peer's windows allow; stops once the stream takes no more.
 async fn write(stream: &mut SendStream<Bytes>, mut bytes: Bytes) {
     while !bytes.is_empty() {
         stream.reserve_capacity(bytes.len());
@@ -130,8 +130,8 @@ async fn write(stream: &mut SendStream<Bytes>, mut bytes: Bytes) {
 }
 
 async fn read(mut response: ResponseFuture, events: Events) {
-    // `None` comes only when the final head is there or the stream has ended: asking for the response earlier would
-    // swallow an interim response that arrives in between.
+    // `None` comes only with the final head or the end of the stream. Polling for the response
+    // earlier would swallow an interim response that arrives in between.
     while let Some(interim) = poll_fn(|cx| response.poll_informational(cx)).await {
         match interim {
             Ok(interim) => events.interim(head(&interim)).await,
@@ -159,7 +159,8 @@ async fn read(mut response: ResponseFuture, events: Events) {
                     ))
                     .await;
             }
-            // RFC 9113 §8.1: after a complete response the server may ask with NO_ERROR for no more of the request.
+            // RFC 9113 §8.1: after a complete response the server may reset the stream with
+            // NO_ERROR, to get no more of the request.
             Err(error) if error.is_reset() && error.reason() == Some(Reason::NO_ERROR) => break,
             Err(error) => {
                 return events

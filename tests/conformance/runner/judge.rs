@@ -1,4 +1,4 @@
-//! Plays a case against a server and collects what differs from the expectations.
+//! Plays a case against a server and collects the differences from the expectations.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,12 +21,12 @@ use crate::version::{INTEROP, Version};
 #[derive(Debug)]
 pub(crate) enum Verdict {
     Skipped(String),
-    /// Nothing found means passed.
+    /// The case was played; it passed if there are no findings.
     Judged(Vec<Finding>),
 }
 
 impl Verdict {
-    /// The weight of the worst finding.
+    /// Returns the level of the most severe finding.
     pub(crate) fn worst(&self) -> Option<Level> {
         match self {
             Self::Skipped(_) => None,
@@ -35,7 +35,7 @@ impl Verdict {
     }
 }
 
-/// An expectation that was not met.
+/// An expectation that the server did not meet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Finding {
     pub(crate) level: Level,
@@ -50,7 +50,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Plays one case in one version, once for each of its values.
+/// Plays one case in one version, once for each value of its variable.
 pub(crate) async fn judge(
     target: &Target,
     suite: &Suite,
@@ -106,10 +106,10 @@ fn variables(version: Version, abilities: &Abilities) -> Variables {
         .collect()
 }
 
-/// The limits that bound what an upload or a part may be.
+/// Limits on the size of an upload or of a part.
 const ROOM: [&str; 3] = ["max-size", "max-append-size", "tus-max-size"];
 
-/// Why a case cannot be played.
+/// Returns the reason why a case cannot be played, if there is one.
 fn obstacle(
     case: &Case,
     version: Version,
@@ -150,7 +150,7 @@ fn obstacle(
     })
 }
 
-/// The end of a case that cannot go on.
+/// Ends a case that cannot continue.
 struct Stop;
 
 struct Play<'a> {
@@ -160,16 +160,16 @@ struct Play<'a> {
     /// Exchanges that a later step may continue, by their label.
     open: BTreeMap<String, Live>,
     findings: Vec<Finding>,
-    /// Why the server need not do the rest.
+    /// Reason why the server may skip the remaining steps.
     excuse: Option<String>,
 }
 
-/// An exchange and what has been seen of it.
+/// An exchange and everything received on it so far.
 struct Live {
     exchange: Exchange,
     started: Instant,
     field_names: Vec<String>,
-    /// Body bytes that the head announces and that are still to be sent; `None` when the body's end tells its length.
+    /// Announced body bytes that are still to be sent; `None` if the end of the body delimits it.
     owed: Option<u64>,
     trailers: Vec<(String, String)>,
     body_ended: bool,
@@ -180,11 +180,11 @@ struct Live {
     end: Option<End>,
 }
 
-/// A response as it was seen.
+/// A received response.
 struct Reply {
     head: Head,
     body: Bytes,
-    /// From the beginning of the step.
+    /// Time since the beginning of the step.
     took: Duration,
 }
 
@@ -242,7 +242,7 @@ impl<'a> Play<'a> {
                     started: Instant::now(),
                     ..live
                 },
-                // The step that would have left it open is not for this version.
+                // The step that would have left the exchange open does not apply to this version.
                 None => return Ok(()),
             },
         };
@@ -382,7 +382,8 @@ impl<'a> Play<'a> {
     }
 
     async fn await_end(&mut self, live: &mut Live, step: &Step) {
-        // Where the head announced more than was sent, the vector is about an answer that does not wait for the rest.
+        // If fewer bytes were sent than announced, the vector expects an answer that does not wait
+        // for the rest.
         if live.owed.is_none_or(|owed| owed == 0) {
             live.end_body().await;
         }
@@ -422,7 +423,7 @@ impl<'a> Play<'a> {
         }
     }
 
-    /// Takes in one event; `false` at the deadline.
+    /// Processes one event; `false` at the deadline.
     async fn event(&mut self, live: &mut Live, step: &Step, deadline: Instant) -> bool {
         let reply = |head: Head, body| {
             let took = head.arrived.saturating_duration_since(live.started);
@@ -446,7 +447,7 @@ impl<'a> Play<'a> {
         true
     }
 
-    /// Takes in what has already arrived.
+    /// Processes all events that have already arrived.
     async fn look(&mut self, live: &mut Live, step: &Step) {
         while live.end.is_none() && self.event(live, step, Instant::now()).await {}
     }
@@ -484,7 +485,7 @@ impl<'a> Play<'a> {
         Ok(())
     }
 
-    /// Whether it holds, else what differs, in words.
+    /// Checks an expectation; the inner error describes the difference in words.
     fn check(&mut self, check: &Check, reply: &Reply) -> Result<Result<(), String>, Unset> {
         let head = &reply.head;
         Ok(match &check.expected {
@@ -562,7 +563,8 @@ impl<'a> Play<'a> {
     ) -> Result<T, Stop> {
         match trouble.into() {
             Trouble::Failed(message) => self.find(Level::Must, step, place, message),
-            // What should have set it has been reported, unless the vector is at fault.
+            // The failure to set the variable has already been reported, unless the vector is at
+            // fault.
             Trouble::Unset(Unset(name)) if self.findings.is_empty() => {
                 self.find(Level::Must, step, place, format!("there is no {name}"));
             }
@@ -585,7 +587,7 @@ fn named(name: &str, verdict: Result<(), String>) -> Result<(), String> {
     verdict.map_err(|message| format!("{name}: {message}"))
 }
 
-/// A member of the problem document (RFC 9457), as text.
+/// Returns a member of the problem document (RFC 9457) as text.
 fn problem_member(reply: &Reply, member: &str) -> Option<String> {
     let media = reply.head.field("Content-Type")?;
     let is_problem = media.split(';').next().is_some_and(|media| {
@@ -623,12 +625,12 @@ mod tests {
     use crate::exchange::Connector;
     use crate::vector::Files;
 
-    /// What a scripted server does on one connection, in order.
+    /// A step of a scripted server on one connection.
     enum Turn {
-        /// Reads until the request has sent this text.
+        /// Reads until the request contains this text.
         Read(&'static str),
         Say(&'static str),
-        /// Reads until the client has closed.
+        /// Reads until the client closes.
         ReadEnd,
     }
     use Turn::{Read, ReadEnd, Say};
@@ -699,7 +701,7 @@ mod tests {
         .await
     }
 
-    /// What was found by a case that is played over HTTP/1.1.
+    /// Plays a case over HTTP/1.1 and returns its findings.
     async fn findings(scripts: Vec<Vec<Turn>>, vector: &str) -> Vec<String> {
         let address = scripted(scripts).await;
         match judged(address, Transport::Http1, vector).await {

@@ -1,7 +1,8 @@
-//! `longhaul-conformance`: judges a resumable upload server by vectors, one text file a case.
+//! `longhaul-conformance`: judges a resumable upload server by vectors, text files with one case
+//! each.
 //!
-//! The vectors are in the program; `../README.md` is the guide to them. Nothing here knows Longhaul: any server that takes
-//! uploads at a URL can be judged.
+//! The program contains the vectors; `../README.md` describes their format. Nothing here depends on
+//! Longhaul: any server that accepts uploads at a URL can be judged.
 
 mod compose;
 mod content;
@@ -46,27 +47,28 @@ static PLAIN: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/conformance/plain");
 #[derive(Debug, Parser)]
 #[command(name = "longhaul-conformance", version)]
 struct Arguments {
-    /// Where uploads are created; `{unique}` in it becomes another word each time
+    /// URL for creations; each `{unique}` in it becomes a new word on every use
     #[arg(required_unless_present_any = ["list", "explain"])]
     url: Option<String>,
 
-    /// Only these dialects
+    /// Play only these dialects
     #[arg(long, value_delimiter = ',')]
     dialect: Vec<Dialect>,
 
-    /// Only these versions (3 to 10, rfc, tus, plain), whether or not the server seems to offer them
+    /// Play only these versions (3 to 10, rfc, tus, plain), whether or not the server seems to
+    /// offer them
     #[arg(long, value_delimiter = ',', value_parser = parse_version)]
     only: Vec<Version>,
 
-    /// Only cases whose name contains this
+    /// Play only cases whose name contains this text
     #[arg(long)]
     case: Vec<String>,
 
-    /// Only over HTTP/1.1
+    /// Use only HTTP/1.1
     #[arg(long, conflicts_with = "http2")]
     http1: bool,
 
-    /// Only over HTTP/2
+    /// Use only HTTP/2
     #[arg(long)]
     http2: bool,
 
@@ -74,7 +76,7 @@ struct Arguments {
     #[arg(long, value_name = "NAME: VALUE", value_parser = parse_field)]
     header: Vec<(String, String)>,
 
-    /// The method of creations, except those of tus
+    /// Method of creations, except those of tus
     #[arg(long, default_value = "POST")]
     method: String,
 
@@ -82,7 +84,7 @@ struct Arguments {
     #[arg(long)]
     insecure: bool,
 
-    /// The least that makes the exit status 1
+    /// Lowest level of a finding that makes the exit status 1
     #[arg(long, value_enum, default_value = "must")]
     fail_on: FailOn,
 
@@ -90,7 +92,7 @@ struct Arguments {
     #[arg(long, default_value_t = 15, value_name = "SECONDS")]
     patience: u64,
 
-    /// Cases at a time
+    /// Number of cases that run at the same time
     #[arg(long, default_value_t = 4)]
     jobs: usize,
 
@@ -98,15 +100,16 @@ struct Arguments {
     #[arg(long)]
     json: bool,
 
-    /// Print the cases and stop
+    /// List the cases and stop
     #[arg(long)]
     list: bool,
 
-    /// Print one case as it goes over the wire (in the newest version, or in those of --only) and stop
+    /// Print one case as it goes over the wire (in the newest version, or in those of --only) and
+    /// stop
     #[arg(long, value_name = "CASE")]
     explain: Option<String>,
 
-    /// Read the vectors from this directory instead
+    /// Read the vectors from this directory instead of the built-in ones
     #[arg(long, value_name = "DIRECTORY")]
     vectors: Option<PathBuf>,
 }
@@ -159,14 +162,15 @@ async fn main() -> ExitCode {
     match work(Arguments::parse()).await {
         Ok(code) => code,
         Err(error) => {
-            // Nothing can be done if even this cannot be written.
+            // A failure to write to standard error cannot be reported anywhere.
             let _ = writeln!(io::stderr(), "longhaul-conformance: {error:#}");
             ExitCode::from(2)
         }
     }
 }
 
-/// Exit status 0: nothing at or above `--fail-on`; 1: something; 2 (an error): nothing was judged.
+/// Runs the program. Exit status 0: no finding at or above `--fail-on`; 1: at least one; 2 (an
+/// error): no case was judged.
 async fn work(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let files = match &arguments.vectors {
         Some(directory) => read_files(directory)?,
@@ -277,7 +281,7 @@ async fn judge<'a>(
     for transport in arguments.transports() {
         let found = match offers(arguments, &target, transport, &versions).await {
             Ok(found) => found,
-            // A server without HTTP/2 is judged by what it has.
+            // A server without HTTP/2 is judged over HTTP/1.1 alone.
             Err(error) if transport == Transport::Http2 && !arguments.http2 => {
                 writeln!(io::stderr(), "no HTTP/2: {error:#}")?;
                 continue;

@@ -1,13 +1,15 @@
-//! What a vector expects of one value: `40`, `?1`, `(integer 0..100)`, `(absent) | (list no-store)`.
+//! Expectations of a vector for one value: `40`, `?1`, `(integer 0..100)`, `(absent) | (list
+//! no-store)`.
 //!
-//! Integers and booleans are compared as structured field items (RFC 9651), so that parameters do not matter and `"40"` or
-//! `40.0` is not `40`. Any other literal is compared character by character.
+//! Integers and booleans are compared as structured field items (RFC 9651): parameters do not
+//! matter, and neither `"40"` nor `40.0` equals `40`. Any other literal is compared character by
+//! character.
 
 use sfv::{BareItem, Dictionary, Item, ListEntry, Parser};
 
 use crate::template::{Template, Unset, Variables};
 
-/// Alternatives, of which one has to hold.
+/// Alternatives, of which one must match.
 #[derive(Debug, Clone)]
 pub(crate) struct Matcher {
     alternatives: Vec<One>,
@@ -28,7 +30,7 @@ enum One {
     Literal(Template),
 }
 
-/// A dictionary member with an integer value, `key` or, when it may be missing, `key?`.
+/// A dictionary member with an integer value, written `key`, or `key?` if it is optional.
 #[derive(Debug, Clone)]
 struct Member {
     key: String,
@@ -47,7 +49,7 @@ impl Matcher {
         })
     }
 
-    /// Compares, and says in words what differs.
+    /// Matches a value; the error describes the difference in words.
     pub(crate) fn check(
         &self,
         value: Option<&str>,
@@ -62,7 +64,7 @@ impl Matcher {
     }
 }
 
-/// Compares with a literal, and says in words what differs.
+/// Compares a value with a literal; the error describes the difference in words.
 pub(crate) fn equal(expected: &str, value: Option<&str>) -> Result<(), String> {
     if value.is_some_and(|value| same(value, expected)) {
         Ok(())
@@ -167,7 +169,7 @@ fn item(value: &str) -> Option<BareItem> {
         .map(|item| item.bare_item)
 }
 
-/// The value of a structured integer item.
+/// Parses the value of a structured integer item.
 fn integer(value: &str) -> Option<i64> {
     match item(value)? {
         BareItem::Integer(integer) => Some(i64::from(integer)),
@@ -196,7 +198,8 @@ fn has_members(value: &str, members: &[Member]) -> bool {
     !dictionary.is_empty() && members.iter().all(holds)
 }
 
-/// Whether the value is an IMF-fixdate (RFC 9110 §5.6.7) by its shape: `Sun, 06 Nov 1994 08:49:37 GMT`.
+/// Reports whether the value has the shape of an IMF-fixdate (RFC 9110 §5.6.7): `Sun, 06 Nov 1994
+/// 08:49:37 GMT`.
 fn is_http_date(value: &str) -> bool {
     const SHAPE: &[u8] = b"Aaa, 00 Aaa 0000 00:00:00 GMT";
     value.len() == SHAPE.len()

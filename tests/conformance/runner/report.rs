@@ -1,4 +1,4 @@
-//! What a run found, as a table for people and as JSON for programs.
+//! Results of a run, as a table for people and as JSON for programs.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -9,7 +9,7 @@ use crate::judge::{Finding, Verdict};
 use crate::vector::{Case, Level, Transport};
 use crate::version::Version;
 
-/// One case in one version on one transport.
+/// Result of one case in one version on one transport.
 #[derive(Debug)]
 pub(crate) struct Entry<'a> {
     pub(crate) case: &'a Case,
@@ -28,7 +28,7 @@ impl Entry<'_> {
     }
 }
 
-/// The word for a failure at this level.
+/// Returns the name of a level in the report.
 fn level_name(level: Level) -> &'static str {
     match level {
         Level::Must => "MUST",
@@ -37,7 +37,7 @@ fn level_name(level: Level) -> &'static str {
     }
 }
 
-/// One table per dialect and transport, then the reasons, then the sums.
+/// Writes one table per dialect and transport, then the reasons, then the totals.
 pub(crate) fn write_tables(out: &mut impl Write, entries: &[Entry<'_>]) -> io::Result<()> {
     let mut tables: BTreeMap<(&str, Transport), Vec<&Entry<'_>>> = BTreeMap::new();
     for entry in entries {
@@ -93,7 +93,7 @@ fn write_table(out: &mut impl Write, title: &str, entries: &[&Entry<'_>]) -> io:
     writeln!(out)
 }
 
-/// The findings of one level, each once with all the versions and transports that it concerns.
+/// Writes the findings of one level, each once with all its versions and transports.
 fn write_reasons(out: &mut impl Write, level: Level, entries: &[Entry<'_>]) -> io::Result<()> {
     let mut reasons: BTreeMap<String, Vec<(Version, Transport)>> = BTreeMap::new();
     for entry in entries {
@@ -140,7 +140,7 @@ fn write_skips(out: &mut impl Write, entries: &[Entry<'_>]) -> io::Result<()> {
     writeln!(out)
 }
 
-/// `interop-3, interop-4, rfc over HTTP/1.1; rfc over HTTP/2`
+/// Formats versions by transport: `interop-3, interop-4, rfc over HTTP/1.1; rfc over HTTP/2`.
 fn runs(places: &[(Version, Transport)]) -> String {
     let mut transports: BTreeMap<Transport, Vec<String>> = BTreeMap::new();
     for (version, transport) in places {
@@ -195,7 +195,7 @@ fn write_sums(out: &mut impl Write, entries: &[Entry<'_>]) -> io::Result<()> {
     Ok(())
 }
 
-/// The JSON form of an entry.
+/// JSON form of an entry.
 #[derive(Debug, Serialize)]
 struct Line<'a> {
     case: &'a str,
@@ -238,7 +238,7 @@ impl<'a> From<&'a Finding> for Reason<'a> {
     }
 }
 
-/// One JSON object a line.
+/// Writes one JSON object per line.
 pub(crate) fn write_json(out: &mut impl Write, entries: &[Entry<'_>]) -> io::Result<()> {
     for entry in entries {
         let (skipped, findings) = match &entry.verdict {

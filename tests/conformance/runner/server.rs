@@ -1,4 +1,4 @@
-//! The server under test: how it is spoken to, and what it says of itself.
+//! The server under test: the way to address it, and the abilities that it announces.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
@@ -12,38 +12,38 @@ use crate::url::Url;
 use crate::vector::Transport;
 use crate::version::{INTEROP, Version};
 
-/// A server and how it is spoken to.
+/// A server and the parameters for requests to it.
 pub(crate) struct Target {
-    /// The creation URL; `{unique}` in it becomes another word in every run.
+    /// URL for creations; each `{unique}` in it becomes another word in every run.
     pub(crate) url: String,
-    /// What is sent instead of `POST` to the creation URL, except for tus.
+    /// Method that replaces `POST` on the creation URL, except for tus.
     pub(crate) method: String,
-    /// Sent with every request.
+    /// Fields sent with every request.
     pub(crate) fields: Vec<(String, String)>,
     pub(crate) connector: Connector,
-    /// For final responses.
+    /// Longest wait for a final response.
     pub(crate) patience: Duration,
-    /// For interim responses while the body waits.
+    /// Longest wait for an interim response while the body waits.
     pub(crate) interim_patience: Duration,
 }
 
-/// What the server says of itself.
+/// Abilities that the server announces.
 #[derive(Debug, Default)]
 pub(crate) struct Abilities {
     pub(crate) tus_extensions: Vec<String>,
     pub(crate) limits: BTreeMap<String, u64>,
-    /// Each dialect that is offered, and whether its creations are answered with 104.
+    /// Every dialect that the server offers, and whether it answers creations in it with 104.
     pub(crate) offered: BTreeMap<Version, bool>,
 }
 
 impl Target {
-    /// The creation URL for one run.
+    /// Returns the creation URL for one run.
     pub(crate) fn creation(&self) -> Result<Url, String> {
         let random = RandomState::new().hash_one(());
         Url::parse(&self.url.replace("{unique}", &format!("{random:016x}")))
     }
 
-    /// Asks what the server offers on this transport.
+    /// Asks the server for its abilities on this transport.
     pub(crate) async fn abilities(
         &self,
         transport: Transport,
@@ -76,7 +76,8 @@ impl Target {
         Ok(abilities)
     }
 
-    /// Begins an upload: `None` if the server takes it for an ordinary one, else whether it sent 104.
+    /// Begins an upload. Returns `None` if the server treats it as an ordinary upload, otherwise
+    /// whether it sent 104.
     async fn probe_ietf(
         &self,
         transport: Transport,
@@ -116,7 +117,8 @@ impl Target {
         }
     }
 
-    /// Uploads a byte: `None` if the server takes no ordinary uploads. They need no 104.
+    /// Uploads one byte. Returns `None` if the server accepts no ordinary uploads, which need no
+    /// 104.
     async fn probe_plain(&self, transport: Transport) -> Result<Option<bool>, String> {
         let fields = vec![("Content-Length".to_owned(), "1".to_owned())];
         let mut exchange = self
@@ -181,7 +183,7 @@ async fn end_of(exchange: &mut Exchange, deadline: Instant) -> Option<Head> {
     }
 }
 
-/// The integer members of an `Upload-Limit`.
+/// Parses the integer members of an `Upload-Limit`.
 fn limits(value: &str) -> BTreeMap<String, u64> {
     let members = value.split(',').filter_map(|member| member.split_once('='));
     members

@@ -1,4 +1,4 @@
-//! Reads vectors: text to [`Suite`]. `../README.md` is the guide to the format.
+//! Parser of vectors: text to [`Suite`]. `../README.md` describes the format.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::version::VersionSet;
 const RULES: &str = "every";
 const FRAGMENTS: &str = "given/";
 
-/// Where the steps are that `include: NAME` brings in.
+/// Returns the path of the steps that `include: NAME` inserts.
 pub(crate) fn fragment_path(dialect: &str, name: &str) -> String {
     format!("{dialect}/{FRAGMENTS}{name}.http")
 }
@@ -143,7 +143,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Steps from `given/NAME.http` of the same dialect.
+    /// Parses the steps of `given/NAME.http` in the same dialect.
     fn fragment(&self, name: &str) -> Result<Vec<Step>, String> {
         let path = fragment_path(self.dialect, name);
         let text = self
@@ -209,7 +209,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Reads a line of a step; `false` if it is something else.
+    /// Parses a line of a step; `false` if the line is not one.
     fn step_line(&self, steps: &mut Vec<Step>, line: &str) -> Result<bool, String> {
         if let Some(rest) = line.strip_prefix("== ") {
             let (versions, label) = version_annotation(rest)?;
@@ -349,7 +349,8 @@ fn need(value: &str) -> Result<Need, String> {
     }
 }
 
-/// Splits `[must ..6, should 7..] rest`. Without brackets: required of every version.
+/// Splits `[must ..6, should 7..] rest`. Without brackets, the expectation is a must in every
+/// version.
 pub(crate) fn annotation(line: &str) -> Result<(Levels, &str), String> {
     let Some((inside, rest)) = line
         .strip_prefix('[')
@@ -401,7 +402,7 @@ fn action(line: &str) -> Result<Option<Action>, String> {
     }))
 }
 
-/// `100` (that many from the beginning), `40..100`, `none`, or `text WORDS`.
+/// Parses `100` (that many bytes from the beginning), `40..100`, `none`, or `text WORDS`.
 fn bytes(text: &str) -> Result<Bytes, String> {
     let zero = Template::parse("0")?;
     if text == "none" {

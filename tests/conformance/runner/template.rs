@@ -1,4 +1,4 @@
-//! Text with `{…}` in it, as vectors write targets, field values and byte positions.
+//! Text with `{…}` placeholders, for targets, field values and byte positions of vectors.
 //!
 //! | form | meaning |
 //! |---|---|
@@ -48,7 +48,7 @@ impl Template {
         Ok(Self(parts))
     }
 
-    /// Puts the values in. Fails with the name of a variable that has none.
+    /// Replaces the placeholders by values. Fails with the name of a variable that has none.
     pub(crate) fn expand(&self, variables: &Variables) -> Result<String, Unset> {
         let mut expanded = String::new();
         for part in &self.0 {
@@ -70,7 +70,7 @@ impl Template {
         Ok(expanded)
     }
 
-    /// The expansion as a byte position.
+    /// Expands the text and parses it as a byte position.
     pub(crate) fn position(&self, variables: &Variables) -> Result<u64, Unset> {
         let text = self.expand(variables)?;
         text.trim()
@@ -79,7 +79,7 @@ impl Template {
     }
 }
 
-/// A variable that was wanted before anything had captured it.
+/// A variable that was used before it was captured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Unset(pub(crate) String);
 

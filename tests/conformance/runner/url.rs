@@ -1,4 +1,4 @@
-//! Where requests go: absolute URLs, and references resolved against them (RFC 3986 §5).
+//! Targets of requests: absolute URLs, and references resolved against them (RFC 3986 §5).
 
 use std::fmt;
 
@@ -43,7 +43,7 @@ impl Url {
         })
     }
 
-    /// The target of a reference found in an answer to a request to this URL.
+    /// Resolves a reference in an answer to a request to this URL.
     pub(crate) fn resolve(&self, reference: &str) -> Result<Self, String> {
         if reference.starts_with("http://") || reference.starts_with("https://") {
             return Self::parse(reference);
@@ -77,7 +77,7 @@ impl Url {
 }
 
 impl Origin {
-    /// The value of `Host` and `:authority`.
+    /// Returns the value of `Host` and `:authority`.
     pub(crate) fn authority(&self) -> String {
         match (self.tls, self.port) {
             (false, 80) | (true, 443) => self.host.clone(),

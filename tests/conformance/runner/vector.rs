@@ -1,4 +1,4 @@
-//! A conformance vector: one case, read from one text file. `../README.md` is the guide to the format.
+//! A conformance vector: one case, parsed from one text file. `../README.md` describes the format.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,18 +7,19 @@ use crate::matcher::Matcher;
 use crate::template::Template;
 use crate::version::{Version, VersionSet};
 
-/// How much a failed expectation weighs.
+/// Severity of a failed expectation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Level {
-    /// The specification leaves it open; the vector says why it is still the better answer.
+    /// The specification leaves the question open; the vector explains why the expected answer is
+    /// better.
     May,
-    /// The specification recommends it.
+    /// The specification recommends the behaviour.
     Should,
-    /// The specification requires it.
+    /// The specification requires the behaviour.
     Must,
 }
 
-/// At which level an expectation holds, by version. A version that no clause names is not concerned.
+/// Level of an expectation by version. It does not apply to a version that no clause names.
 #[derive(Debug, Clone)]
 pub(crate) struct Levels(pub(crate) Vec<(VersionSet, Level)>);
 
@@ -46,18 +47,18 @@ impl Transport {
     }
 }
 
-/// What a case asks of the server or the run before it makes sense.
+/// Requirement of a case on the server or the run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Need {
-    /// An extension that `Tus-Extension` names.
+    /// `Tus-Extension` must name this extension.
     TusExtension(String),
-    /// A limit above zero that `Upload-Limit` or `Tus-Max-Size` announces.
+    /// `Upload-Limit` or `Tus-Max-Size` must announce this limit, above zero.
     Limit(String),
-    /// No limit by that name above zero.
+    /// The server must not announce this limit, or only as zero.
     NoLimit(String),
-    /// Uploads and parts may be this large.
+    /// Uploads and parts of this many bytes must be allowed.
     Room(u64),
-    /// A server that sends 104.
+    /// The server must send 104.
     Interim,
     Transport(Transport),
 }
@@ -70,18 +71,19 @@ pub(crate) struct Case {
     pub(crate) source: String,
     pub(crate) versions: VersionSet,
     pub(crate) needs: Vec<Need>,
-    /// A variable that takes each of the values in turn, in runs of their own.
+    /// A variable and its values; the case is played once with each.
     pub(crate) each: Option<(String, Vec<String>)>,
     pub(crate) steps: Vec<Step>,
 }
 
-/// One request and what is expected on the way to its answer, or the continuation of one that was left open.
+/// One request and the responses expected to it, or the continuation of an exchange that was left
+/// open.
 #[derive(Debug, Clone)]
 pub(crate) struct Step {
     pub(crate) label: String,
     pub(crate) versions: VersionSet,
     pub(crate) request: Option<Request>,
-    /// In the order in which things are done and awaited.
+    /// Lines in the order in which they are done and awaited.
     pub(crate) script: Vec<Line>,
 }
 
@@ -96,11 +98,11 @@ pub(crate) struct Request {
 
 #[derive(Debug, Clone)]
 pub(crate) enum Field {
-    /// `@interop`: `Upload-Draft-Interop-Version`, where the version has it.
+    /// `@interop`: `Upload-Draft-Interop-Version`, if the version has it.
     Interop,
-    /// `@partial-upload`: `Content-Type: application/partial-upload`, where the version has it.
+    /// `@partial-upload`: `Content-Type: application/partial-upload`, if the version has it.
     PartialUpload,
-    /// `@complete: yes`: `Upload-Complete: ?1` or what the version says instead.
+    /// `@complete: yes`: `Upload-Complete: ?1`, or its equivalent in the version.
     Complete(bool),
     Named(String, Template),
 }
@@ -108,19 +110,19 @@ pub(crate) enum Field {
 #[derive(Debug, Clone)]
 pub(crate) enum Line {
     Do(VersionSet, Place, Action),
-    /// The connection or stream is given up; nothing follows.
+    /// Closes the connection or resets the stream; no line follows.
     Cut,
     Await(Answer),
 }
 
 #[derive(Debug, Clone)]
 pub(crate) enum Action {
-    /// The whole body; `Content-Length` is added unless the head already says how the body ends.
+    /// The complete body; adds `Content-Length` unless the head already determines the framing.
     Body(Bytes),
-    /// A part of the body; without `Content-Length` in the head it travels chunked.
+    /// A part of the body; sent in chunks unless the head has a `Content-Length`.
     Send(Bytes),
     Trailer(String, Template),
-    /// The body ends here.
+    /// End of the body.
     End,
     Pause(Duration),
 }
@@ -131,7 +133,7 @@ pub(crate) enum Bytes {
     Text(Template),
 }
 
-/// An expected response, or something about responses, with what is expected of its parts.
+/// An expected response, or a statement about responses, with the expectations of its parts.
 #[derive(Debug, Clone)]
 pub(crate) struct Answer {
     pub(crate) place: Place,
@@ -142,13 +144,14 @@ pub(crate) struct Answer {
 
 #[derive(Debug, Clone)]
 pub(crate) enum Awaited {
-    /// `104 within 5s`: the next such interim response.
+    /// `104 within 5s`: the next interim response with this status.
     Interim(u16, Option<Duration>),
-    /// `any 104`: each such interim response so far that no other line has dealt with.
+    /// `any 104`: each interim response with this status so far that no other line has dealt with.
     EachInterim(u16),
     /// `no 104`: none in the exchange so far.
     NoInterim(u16),
-    /// `2xx|closed`: how the exchange ends. With `, 405 skips` the rest is for servers that can do it.
+    /// `2xx|closed`: the end of the exchange. With `, 405 skips`, the rest is only for servers that
+    /// do not answer so.
     End {
         outcomes: Vec<Outcome>,
         excuses: Vec<Outcome>,
@@ -178,21 +181,21 @@ pub(crate) struct Check {
     pub(crate) place: Place,
     pub(crate) levels: Levels,
     pub(crate) expected: Expectation,
-    /// The variable that takes the value.
+    /// Variable that receives the value.
     pub(crate) capture: Option<String>,
 }
 
 #[derive(Debug, Clone)]
 pub(crate) enum Expectation {
-    /// `@status: 201|204`
+    /// `@status: 201|204`.
     Status(Vec<Outcome>),
-    /// `@within: 1s`, from the step's beginning.
+    /// `@within: 1s`, since the beginning of the step.
     Within(Duration),
-    /// `@complete: no`
+    /// `@complete: no`.
     Complete(bool),
-    /// `@interop: echo`: the version that the request named.
+    /// `@interop: echo`: the version named in the request.
     InteropEcho,
-    /// `@body: 40..100`
+    /// `@body: 40..100`.
     Body(Bytes),
     /// `@problem: TYPE`, and `@problem.name: VALUE` for any other member.
     Problem(String, Matcher),
@@ -212,11 +215,11 @@ impl std::fmt::Display for Place {
     }
 }
 
-/// What holds for the answers of every case of a dialect; from its `every.http`.
+/// Checks on the answers of every case of a dialect; from its `every.http`.
 #[derive(Debug, Clone)]
 pub(crate) struct Rule {
     pub(crate) to: Responses,
-    /// The rule concerns only requests that carry this field.
+    /// Field that a request must carry for the rule to apply.
     pub(crate) when: Option<String>,
     pub(crate) checks: Vec<Check>,
 }
@@ -227,13 +230,13 @@ pub(crate) enum Responses {
     Final,
 }
 
-/// The vectors' text by path: `ietf/given/partial.http`.
+/// Texts of the vectors by path: `ietf/given/partial.http`.
 pub(crate) type Files = BTreeMap<String, String>;
 
-/// All cases and rules of one set of files.
+/// All cases and rules of a set of files.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Suite {
     pub(crate) cases: Vec<Case>,
-    /// By dialect.
+    /// Rules by dialect.
     pub(crate) rules: BTreeMap<String, Vec<Rule>>,
 }

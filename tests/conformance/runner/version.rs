@@ -1,8 +1,9 @@
-//! The protocol versions that vectors speak of, and sets of them as vectors write them: `3..6`, `7..`, `8 9 rfc`.
+//! The protocol versions of vectors, and sets of versions as vectors write them: `3..6`, `7..`, `8
+//! 9 rfc`.
 
 use std::fmt;
 
-/// One dialect of resumable uploads; the order is the order of the report's columns.
+/// A dialect of resumable uploads; the order is that of the columns in the report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Version {
     /// An IETF draft, by its interop version.
@@ -14,12 +15,12 @@ pub(crate) enum Version {
     Plain,
 }
 
-/// The field that names an IETF draft by its interop version.
+/// Name of the field that carries the interop version of an IETF draft.
 pub(crate) const INTEROP: &str = "Upload-Draft-Interop-Version";
 
-/// The interop version that renamed `Upload-Incomplete` to `Upload-Complete`.
+/// Interop version that renamed `Upload-Incomplete` to `Upload-Complete`.
 const UPLOAD_COMPLETE_SINCE: u8 = 4;
-/// The interop version that introduced `application/partial-upload`.
+/// Interop version that introduced `application/partial-upload`.
 const PARTIAL_UPLOAD_SINCE: u8 = 6;
 
 impl Version {
@@ -37,7 +38,7 @@ impl Version {
         Self::Plain,
     ];
 
-    /// The directory of the vectors.
+    /// Returns the directory of the vectors.
     pub(crate) fn dialect(self) -> &'static str {
         match self {
             Self::Interop(_) | Self::Rfc => "ietf",
@@ -46,7 +47,8 @@ impl Version {
         }
     }
 
-    /// Finds a version by its name in the report or in a vector: `interop-6`, `6`, `rfc`, `tus`, `plain`.
+    /// Finds a version by its name in the report or in a vector: `interop-6`, `6`, `rfc`, `tus`,
+    /// `plain`.
     pub(crate) fn parse(name: &str) -> Option<Self> {
         let bare = name.strip_prefix("interop-").unwrap_or(name);
         Self::ALL
@@ -54,7 +56,7 @@ impl Version {
             .find(|version| version.short() == bare)
     }
 
-    /// The name at the head of the report's column.
+    /// Returns the column title in the report.
     pub(crate) fn short(self) -> String {
         match self {
             Self::Interop(number) => number.to_string(),
@@ -64,7 +66,7 @@ impl Version {
         }
     }
 
-    /// The value of `Upload-Draft-Interop-Version`, where the version has one.
+    /// Returns the value of `Upload-Draft-Interop-Version`, if the version has one.
     pub(crate) fn interop(self) -> Option<u8> {
         match self {
             Self::Interop(number) => Some(number),
@@ -72,7 +74,7 @@ impl Version {
         }
     }
 
-    /// The field that says whether an upload is complete, with the value for `complete`.
+    /// Returns the field that carries the completeness of an upload, with its value for `complete`.
     pub(crate) fn completeness(self, complete: bool) -> (&'static str, &'static str) {
         match self {
             Self::Interop(number) if number < UPLOAD_COMPLETE_SINCE => {
@@ -84,7 +86,7 @@ impl Version {
         }
     }
 
-    /// Whether appends carry `Content-Type: application/partial-upload`.
+    /// Reports whether appends carry `Content-Type: application/partial-upload`.
     pub(crate) fn has_partial_upload_type(self) -> bool {
         match self {
             Self::Interop(number) => number >= PARTIAL_UPLOAD_SINCE,
@@ -109,13 +111,13 @@ fn boolean(value: bool) -> &'static str {
     if value { "?1" } else { "?0" }
 }
 
-/// A set of versions. The default is every version.
+/// A set of versions; every version by default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct VersionSet(Option<Vec<Version>>);
 
 impl VersionSet {
-    /// Parses words such as `3..6`, `..5`, `7..`, `9`, `rfc`, separated by spaces. Ranges run through the IETF versions,
-    /// of which `rfc` is the last.
+    /// Parses words such as `3..6`, `..5`, `7..`, `9`, `rfc`, separated by spaces. Ranges run
+    /// through the IETF versions, of which `rfc` is the last.
     pub(crate) fn parse<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<Self, String> {
         let mut versions = Vec::new();
         for word in words {

@@ -1,5 +1,5 @@
-// Declarations of what the guide uses of Apple's frameworks and Linux lacks, written from Apple's documentation, so that
-// the compiler can check the guide's calls. Nothing of it runs.
+// Declarations of the parts of Apple's frameworks that the guide uses and Linux lacks, written from
+// Apple's documentation, so that the compiler can check the guide's calls. None of them runs.
 import Foundation
 import FoundationNetworking
 

@@ -1,4 +1,4 @@
-// What the guide uses of Compression, over zlib, for Linux.
+// The parts of Compression that the guide uses, over zlib, for Linux.
 import CZlib
 import Foundation
 

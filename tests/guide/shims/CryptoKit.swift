@@ -1,4 +1,4 @@
-// What the guide uses of CryptoKit, over OpenSSL, for Linux.
+// The parts of CryptoKit that the guide uses, over OpenSSL, for Linux.
 import COpenSSL
 import Foundation
 

@@ -5,8 +5,8 @@ import java.io.File;
 import java.net.URL;
 
 /**
- * Uploads FILE to URL with tus-java-client: {@code TusJava URL FILE PAYLOAD}, where PAYLOAD is how many bytes one request brings. The
- * line of output is where the upload is.
+ * Uploads FILE to URL with tus-java-client: {@code TusJava URL FILE PAYLOAD}. PAYLOAD is the number
+ * of bytes in one request. Prints the URL of the upload.
  */
 public final class TusJava {
   private TusJava() {}
@@ -18,7 +18,7 @@ public final class TusJava {
     uploader.setChunkSize(1024);
     uploader.setRequestPayloadSize(Integer.parseInt(arguments[2]));
     while (uploader.uploadChunk() > -1) {
-      // Each call brings one chunk.
+      // Each call sends one chunk.
     }
     uploader.finish();
     System.out.println(uploader.getUploadURL());

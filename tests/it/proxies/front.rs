@@ -1,4 +1,4 @@
-//! A real proxy, with the very configuration of `deploy/proxy`, in front of real servers.
+//! A real proxy, with the configuration of `deploy/proxy`, in front of real servers.
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 use tests::{Client, Request, Response, TestServer, Version, eventually, skip};
 
-/// What can stand in front.
+/// The supported proxies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Haproxy,
@@ -18,7 +18,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// The HTTP versions that clients speak with it. nginx speaks HTTP/2 over TLS only.
+    /// Returns the HTTP versions of the clients. nginx speaks HTTP/2 over TLS only.
     pub(crate) fn versions(self) -> &'static [Version] {
         match self {
             Self::Nginx => &[Version::Http1],
@@ -26,7 +26,7 @@ impl Kind {
         }
     }
 
-    /// Its configuration as it is delivered.
+    /// Returns the path of the configuration in `deploy/proxy`.
     pub(crate) fn file(self) -> PathBuf {
         let name = match self {
             Self::Haproxy => "haproxy.cfg",
@@ -38,7 +38,7 @@ impl Kind {
     }
 }
 
-/// A running proxy; killed when dropped. A test that panics shows what it said.
+/// A running proxy, killed when dropped. Prints its log if the test panics.
 #[derive(Debug)]
 pub(crate) struct Front {
     kind: Kind,
@@ -48,14 +48,15 @@ pub(crate) struct Front {
 }
 
 impl Front {
-    /// Starts the proxy before two nodes, which may be one server twice, and waits until it answers for them.
+    /// Starts the proxy before two nodes, which may be one server twice, and waits until both
+    /// answer through it.
     ///
-    /// Nothing where it cannot be installed; that is said.
+    /// Returns `None`, and reports the skip, if the proxy cannot be installed.
     pub(crate) async fn start(test: &str, kind: Kind, nodes: [&TestServer; 2]) -> Option<Self> {
         if kind == Kind::Envoy && !is_installed(test, "envoy") {
             return None;
         }
-        // The port that was free may be taken by the time that the proxy binds it.
+        // Another program may take the free port before the proxy binds it.
         for _ in 0..5 {
             let mut front = Self::spawn(kind, nodes);
             if front.answers().await {
@@ -91,7 +92,7 @@ impl Front {
         }
     }
 
-    /// Waits until requests arrive at a node; false if the proxy ends instead.
+    /// Waits until requests arrive at a node; `false` if the proxy ends instead.
     async fn answers(&mut self) -> bool {
         let address = self.address;
         eventually("the proxy answers", || {
@@ -108,17 +109,17 @@ impl Front {
         .await
     }
 
-    /// Where it listens.
+    /// Returns the address of the listener.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Opens a connection to it.
+    /// Opens a connection to the proxy.
     pub(crate) async fn client(&self, version: Version) -> Client {
         Client::open(self.address, version).await
     }
 
-    /// One request on a connection of its own.
+    /// Sends one request on a new connection.
     pub(crate) async fn request(&self, version: Version, request: Request) -> Response {
         let mut client = self.client(version).await;
         match client.exchange(&request).await {
@@ -130,7 +131,7 @@ impl Front {
 
 impl Drop for Front {
     fn drop(&mut self) {
-        // A proxy that has ended already is no error.
+        // A proxy that has already ended is no error.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
@@ -188,7 +189,7 @@ fn envoy(address: SocketAddr, nodes: [&TestServer; 2], directory: &Path) -> Comm
             &place(name, 8080),
             &place("127.0.0.1", node.address().port()),
         );
-        // The first that is left is this node's.
+        // The first one left belongs to this node.
         let admin = format!("{{ port_value: {} }}", node.admin().port());
         text = text.replacen("{ port_value: 8079 }", &admin, 1);
     }
@@ -215,7 +216,8 @@ fn nginx(address: SocketAddr, nodes: [&TestServer; 2], directory: &Path) -> Comm
     command
 }
 
-/// nginx's configuration with its addresses, and with temporary files that need no privilege.
+/// Returns nginx's configuration with these addresses, and with temporary files that need no
+/// privilege.
 pub(crate) fn nginx_file(address: SocketAddr, nodes: [SocketAddr; 2], directory: &Path) -> PathBuf {
     let mut text = std::fs::read_to_string(Kind::Nginx.file()).unwrap();
     put(&mut text, "listen 80;", &format!("listen {address};"));
@@ -237,40 +239,44 @@ pub(crate) fn nginx_file(address: SocketAddr, nodes: [SocketAddr; 2], directory:
     file
 }
 
-/// Replaces the one place where `old` stands.
+/// Replaces the only occurrence of `old`.
 fn put(text: &mut String, old: &str, new: &str) {
-    assert_eq!(text.matches(old).count(), 1, "{old} stands once");
+    assert_eq!(
+        text.matches(old).count(),
+        1,
+        "{old:?} must occur exactly once"
+    );
     *text = text.replace(old, new);
 }
 
-/// A program of Debian, which keeps some of them out of the path of ordinary users.
+/// Returns a command for a program of Debian, some of which are outside the path of ordinary users.
 pub(crate) fn program(name: &str) -> Command {
     let mut path = std::env::var_os("PATH").unwrap_or_default();
     path.push(":/usr/sbin");
     let mut command = Command::new(name);
     command
         .env("PATH", path)
-        // Settings of whoever runs the tests are not settings of the test.
+        // The test must not depend on the settings of the user who runs it.
         .env_remove("LONGHAUL_KEYS")
         .env_remove("LONGHAUL_PUBLISH");
     command
 }
 
-/// A file or directory of `deploy/`.
+/// Returns the path of a file or directory in `deploy/`.
 pub(crate) fn deploy(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../deploy")
         .join(name)
 }
 
-/// A program that `tests/deploy/install` brings.
+/// Returns the path of a program that `tests/deploy/install` installs.
 pub(crate) fn installed(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join(".cache/deploy/bin")
         .join(name)
 }
 
-/// Whether that program is there; where it cannot be, says so.
+/// Reports whether the program is installed; reports a skip if it cannot be.
 pub(crate) fn is_installed(test: &str, name: &str) -> bool {
     let is_there = installed(name).exists();
     if !is_there && std::env::var_os("TESTS_WITHOUT_REGISTRIES").is_some() {

@@ -1,5 +1,6 @@
-// Uploads to URL (argument 1) over HTTP/1.1 or HTTP/2 (argument 2: "1" or "2") and prints what it sees, in order, one JSON
-// object a line. The body is not sent before an interim response has come, so a server that sends none gets no body.
+// Uploads to URL (argument 1) over HTTP/1.1 or HTTP/2 (argument 2: "1" or "2") and prints all events in
+// order, one JSON object per line. Sends the body only after an interim response, so a server that
+// sends none gets no body.
 import http from 'node:http';
 import http2 from 'node:http2';
 

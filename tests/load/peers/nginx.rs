@@ -1,5 +1,5 @@
-//! nginx with a configuration of its own, in a directory of its own, and in its best light: large buffers for fast uploads,
-//! small ones for the slow that lie in memory for long.
+//! nginx with its own configuration and directory, tuned favourably: large buffers for fast
+//! uploads, and small ones for slow transfers, which occupy memory for long.
 
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
-/// Starts it; its master process and the port.
+/// Starts nginx. Returns its master process and the port.
 pub(crate) fn start(directory: &Path) -> anyhow::Result<(Child, u16)> {
-    // Free now, and nobody else on this machine is looking for one.
+    // Free now, and no other program on this machine looks for a port.
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let config = directory.join("nginx.conf");
     std::fs::create_dir_all(directory.join("files"))?;
@@ -38,7 +38,7 @@ pub(crate) fn start(directory: &Path) -> anyhow::Result<(Child, u16)> {
 
 fn configuration(directory: &Path, port: u16) -> String {
     let directory = directory.display();
-    // Only root may choose a user, and the workers must reach the data.
+    // Only root may set a user, and the workers need access to the data.
     let user = if rustix::process::geteuid().is_root() {
         "user root;"
     } else {

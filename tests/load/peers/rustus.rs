@@ -9,10 +9,10 @@ use anyhow::{Context as _, bail, ensure};
 
 const VERSION: &str = "0.5.10";
 
-/// Starts it, syncing like Longhaul does; its process and the port.
+/// Starts rustus with the same syncing as Longhaul. Returns its process and the port.
 pub(crate) fn start(directory: &Path, root: &Path) -> anyhow::Result<(Child, u16)> {
     let program = install(root)?;
-    // Free now, and nobody else on this machine is looking for one.
+    // Free now, and no other program on this machine looks for a port.
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let child = Command::new(program)
         .args([

@@ -1,4 +1,4 @@
-//! @tus/server from npm, as the conformance peers have it.
+//! @tus/server from npm, in the version of the conformance peers.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -8,7 +8,7 @@ use anyhow::{Context as _, ensure};
 
 const PEERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/conformance/peers");
 
-/// Installs it if need be, and starts it; its process and the port.
+/// Starts @tus/server, after installing it if necessary. Returns its process and the port.
 pub(crate) fn start(directory: &Path) -> anyhow::Result<(Child, u16)> {
     if !Path::new(PEERS).join("node_modules/@tus/server").exists() {
         let status = Command::new("npm")
@@ -20,7 +20,7 @@ pub(crate) fn start(directory: &Path) -> anyhow::Result<(Child, u16)> {
     }
     let mut child = Command::new("node")
         .arg(Path::new(PEERS).join("tus-server.js"))
-        // It takes a temporary directory for its data, and its own word for no limit.
+        // It stores data in the temporary directory, and `0` means no limit.
         .env("TMPDIR", directory)
         .env("MAX_SIZE", "0")
         .env("PORT", "0")
@@ -28,7 +28,7 @@ pub(crate) fn start(directory: &Path) -> anyhow::Result<(Child, u16)> {
         .stdout(Stdio::piped())
         .spawn()
         .context("failed to start node")?;
-    let stdout = child.stdout.take().context("it is piped")?;
+    let stdout = child.stdout.take().context("standard output is piped")?;
     let mut line = String::new();
     BufReader::new(stdout).read_line(&mut line)?;
     let port = line

@@ -201,13 +201,14 @@ impl Work {
             // Without a listener there would be nothing to serve.
             admin: (!admin.is_empty()).then(|| {
                 Task::spawn(&supervisor, "the admin listener", |stop| {
-                    let service = edge::routes::admin::service(asked);
+                    let service = observe::router(edge::routes::admin::router(asked));
                     let config = edge::routes::admin::transport();
                     transport::serve(admin, config, memory.clone(), service, stop)
                 })
             }),
             serving: Task::spawn(&supervisor, "the listener", |stop| {
-                transport::serve(listeners, http, memory, edge::routes::service(api), stop)
+                let router = observe::router(edge::routes::router(api));
+                transport::serve(listeners, http, memory, edge::routes::service(router), stop)
             }),
             supervisor,
             health,

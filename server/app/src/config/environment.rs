@@ -14,12 +14,11 @@ use std::ffi::{OsStr, OsString};
 
 use super::Error;
 use super::docs::{self, Takes};
+use crate::transfer::KEY_VARIABLE;
 
 const PREFIX: &str = "LONGHAUL_";
 /// The file with the configuration.
 pub(super) const CONFIG_VARIABLE: &str = "LONGHAUL_CONFIG";
-/// The API key that the client commands send.
-pub(super) const KEY_VARIABLE: &str = "LONGHAUL_KEY";
 
 /// The variables that concern the program.
 #[derive(Debug, Default)]
@@ -157,18 +156,10 @@ pub(super) fn variable_of(path: &str) -> String {
 pub(super) fn value(path: &[String], text: &str) -> toml::Value {
     let takes = docs::find(&path.join(".")).map(|field| &field.takes);
     match takes {
-        Some(takes) if is_text(takes) => text.to_owned().into(),
-        _ => parse(text).unwrap_or_else(|| text.to_owned().into()),
-    }
-}
-
-fn is_text(takes: &Takes) -> bool {
-    match takes {
-        Takes::OneOf(_) => true,
-        Takes::A(type_name) => {
-            let is_number = ["u16", "u32", "u64", "usize", "bool"].contains(type_name);
-            !is_number && !type_name.starts_with("NonZero") && !type_name.starts_with("Vec<")
+        Some(Takes::OneOf(_) | Takes::Text(_) | Takes::Time | Takes::Size) => {
+            text.to_owned().into()
         }
+        _ => parse(text).unwrap_or_else(|| text.to_owned().into()),
     }
 }
 

@@ -182,9 +182,10 @@ impl Layers {
             };
         }
         let name = name_of(path);
-        let takes = docs::find(&without_index(path)).map(|field| &field.takes);
-        let right = words::right(name, takes.unwrap_or(&Takes::A("String")), None);
-        let why = match is_of_libraries(message, takes) {
+        let takes = docs::find(&without_index(path)).map(|field| field.takes.clone());
+        let takes = takes.unwrap_or_else(|| Takes::Text(String::new()));
+        let right = words::right(name, &takes, None);
+        let why = match is_of_libraries(message, &takes) {
             true => format!("it takes {}", right.what),
             false => message.trim().to_owned(),
         };
@@ -248,11 +249,15 @@ fn deserialize<T: DeserializeOwned>(table: &Table) -> Result<T, (String, String)
 }
 
 /// Returns true for messages that are not in our words: serde's own, and those of libraries' types.
-fn is_of_libraries(message: &str, takes: Option<&Takes>) -> bool {
+fn is_of_libraries(message: &str, takes: &Takes) -> bool {
     let is_serdes = ["invalid ", "unknown variant", "duplicate "]
         .iter()
         .any(|beginning| message.starts_with(beginning));
-    is_serdes || matches!(takes, Some(Takes::A("Url" | "Duration" | "ByteSize")))
+    match takes {
+        Takes::Time | Takes::Size => true,
+        Takes::Text(format) => is_serdes || format == "uri",
+        _ => is_serdes,
+    }
 }
 
 /// `keys[0].sha256` as `keys`, which is the setting.

@@ -25,14 +25,14 @@ fn section(text: &mut String, path: &str, table: &Table, others: &[&Table], fiel
     for field in fields.iter().filter(|field| field.fields.is_empty()) {
         comment(text, &field.doc);
         // Writing to a String cannot fail.
-        let _ = match table.get(field.name) {
+        let _ = match table.get(&field.name) {
             Some(value) => writeln!(
                 text,
                 "{} = {}\n",
                 field.name,
-                redacted(field.name, value.clone())
+                redacted(&field.name, value.clone())
             ),
-            None => match others.iter().find_map(|other| other.get(field.name)) {
+            None => match others.iter().find_map(|other| other.get(&field.name)) {
                 Some(value) => writeln!(text, "# {} = {value}\n", field.name),
                 None => writeln!(text, "# {} =\n", field.name),
             },
@@ -40,16 +40,16 @@ fn section(text: &mut String, path: &str, table: &Table, others: &[&Table], fiel
     }
     for (name, value) in table
         .iter()
-        .filter(|(name, _)| !fields.iter().any(|field| field.name == name.as_str()))
+        .filter(|(name, _)| !fields.iter().any(|field| field.name == **name))
     {
         let _ = writeln!(text, "{name} = {}\n", redacted(name, value.clone()));
     }
     for field in fields {
-        let Some(Value::Table(nested)) = table.get(field.name) else {
+        let Some(Value::Table(nested)) = table.get(&field.name) else {
             continue;
         };
         let path = if path.is_empty() {
-            field.name.to_owned()
+            field.name.clone()
         } else {
             format!("{path}.{}", field.name)
         };
@@ -57,7 +57,7 @@ fn section(text: &mut String, path: &str, table: &Table, others: &[&Table], fiel
         let _ = writeln!(text, "[{path}]");
         let others: Vec<&Table> = others
             .iter()
-            .filter_map(|other| other.get(field.name)?.as_table())
+            .filter_map(|other| other.get(&field.name)?.as_table())
             .collect();
         section(text, &path, nested, &others, &field.fields);
     }

@@ -12,8 +12,8 @@ use toml::{Table, Value};
 use transport::InterimPolicy;
 use url::Url;
 
+use super::Config;
 use super::docs::{self, Takes};
-use super::{Config, words};
 
 /// A rule that the settings break.
 #[derive(Debug)]
@@ -174,11 +174,11 @@ impl Config {
                 continue;
             };
             let (is_nothing, is_too_much) = match &field.takes {
-                Takes::A("Duration") => {
+                Takes::Time => {
                     let time = humantime::parse_duration(said).unwrap_or_default();
                     (time.is_zero(), time > LONGEST)
                 }
-                Takes::A("ByteSize") => {
+                Takes::Size => {
                     let size: u64 = said.parse().map_or(0, |size: ByteSize| size.as_u64());
                     (size == 0, size > LARGEST)
                 }
@@ -253,8 +253,8 @@ impl Config {
                     &[short, long],
                     format!(
                         "{} is longer than {}: make the first shorter or the second longer",
-                        words::time(least),
-                        words::time(most)
+                        settings::Time::text(least),
+                        settings::Time::text(most)
                     ),
                 );
             }

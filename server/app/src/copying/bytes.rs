@@ -9,19 +9,10 @@ use domain::{Blob, BlobKey, BlobStore, StagedBlob};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use metadata::copying::{Database, RecordedBlob, RecordedUpload};
 
-use super::progress::Progress;
+use super::progress::{Copied, Progress};
 
 /// Records that are read from the database at a time.
 const PAGE: usize = 1000;
-
-/// What became of blobs.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Copied {
-    pub(super) blobs: u64,
-    pub(super) bytes: u64,
-    /// Those that an earlier run had copied.
-    pub(super) were_there: u64,
-}
 
 /// Where published blobs come from.
 #[derive(Debug)]

@@ -9,11 +9,19 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use metadata::copying::Totals;
 use tokio::time::Instant;
 
-use super::bytes::Copied;
 use crate::transfer::write_line;
 
 /// Time between two lines where there is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What became of blobs.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Copied {
+    pub(super) blobs: u64,
+    pub(super) bytes: u64,
+    /// Those that an earlier run had copied.
+    pub(super) were_there: u64,
+}
 
 /// How far a copy is. Clones tell of the same copy.
 #[derive(Debug, Clone)]

@@ -17,7 +17,7 @@ use super::work::Work;
 /// Bytes read at once.
 const PIECE: usize = 256 * 1024;
 /// More threads than this only make the disk seek.
-const MOST_THREADS: usize = 16;
+const MAX_THREADS: usize = 16;
 
 /// By this a file counts as the same: its size in bytes and when it was modified, in seconds and nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,7 +81,7 @@ pub(super) fn hash_all(files: &[Found], work: &Work) -> Result<Vec<Hashed>, Erro
     let next = AtomicUsize::new(0);
     let threads = std::thread::available_parallelism()
         .map_or(1, NonZero::get)
-        .min(MOST_THREADS)
+        .min(MAX_THREADS)
         .min(files.len().max(1));
     let hash_some = || {
         let mut hashed = Vec::new();

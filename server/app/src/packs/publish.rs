@@ -27,7 +27,7 @@ use crate::transfer::upload::{self, Parcel};
 use crate::transfer::{self, Direction, Options, Record, Report, words};
 
 /// Uploads in a row after which the server may lack as much as before.
-const MOST_ROUNDS: u32 = 5;
+const MAX_ROUNDS: u32 = 5;
 
 /// What to publish, and where to.
 #[derive(Debug)]
@@ -239,7 +239,7 @@ impl<'a> Publisher<'a> {
             // A round that leaves as much missing as ever before is one too many, some day.
             rounds = if missing < least { 0 } else { rounds + 1 };
             least = least.min(missing);
-            if rounds == MOST_ROUNDS {
+            if rounds == MAX_ROUNDS {
                 return Err(Error::StillMissing {
                     contents: missing,
                     rounds,
@@ -358,7 +358,7 @@ fn left_out(without_files: &[String]) -> Option<String> {
         [directory] => return Some(format!("left out {directory}, a directory without files")),
         all => all
             .iter()
-            .take(MOST_NAMED)
+            .take(MAX_NAMED)
             .map(String::as_str)
             .collect::<Vec<_>>(),
     };
@@ -374,7 +374,7 @@ fn left_out(without_files: &[String]) -> Option<String> {
 }
 
 /// Directories that are named beside their number.
-const MOST_NAMED: usize = 5;
+const MAX_NAMED: usize = 5;
 
 /// A tree as the server takes it.
 fn draft_text(tree: &Tree) -> Vec<u8> {

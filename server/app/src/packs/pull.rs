@@ -150,7 +150,7 @@ struct Ending {
 }
 
 /// Paths that an ending names, of those that it counts.
-const MOST_NAMED: usize = 10;
+const MAX_NAMED: usize = 10;
 
 impl Ending {
     fn summary(&self) -> String {
@@ -543,7 +543,7 @@ impl<'a> Pulling<'a> {
             ending.event = PULLED;
         }
         ending.unknown = left.len();
-        ending.unknown_paths = left.into_iter().take(MOST_NAMED).collect();
+        ending.unknown_paths = left.into_iter().take(MAX_NAMED).collect();
         Ok(())
     }
 
@@ -706,7 +706,7 @@ impl<'a> Pulling<'a> {
         changes.removed = changes
             .removed
             .saturating_sub(u32::try_from(left).unwrap_or(u32::MAX));
-        let named = |paths: &[String]| paths.iter().take(MOST_NAMED).cloned().collect();
+        let named = |paths: &[String]| paths.iter().take(MAX_NAMED).cloned().collect();
         Ending {
             event,
             directory: self.job.directory.display().to_string(),

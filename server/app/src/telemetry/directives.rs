@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
@@ -39,8 +40,9 @@ const PARTS: [&str; 21] = [
 ];
 
 /// Levels of the whole program and of parts of it, such as `info,edge=debug`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(with = "String", inline, extend("format" = "levels"))]
 pub struct Directives(String);
 
 impl Default for Directives {

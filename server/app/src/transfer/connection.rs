@@ -16,7 +16,7 @@ use super::{Options, fields, trust, words};
 /// Time for a TCP connection and a TLS handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Redirects followed, as long as they stay with the server.
-const MOST_REDIRECTS: usize = 5;
+const MAX_REDIRECTS: usize = 5;
 /// The largest problem document that is read, in bytes.
 const LARGEST_PROBLEM: usize = 64 * 1024;
 
@@ -98,7 +98,7 @@ impl Connection {
     /// A redirect is followed, to another server as well: that gets these fields, and nothing that the user gave for ours.
     pub(crate) async fn get(&self, url: &Url, fields: &HeaderMap) -> Result<Response, Setback> {
         let mut url = url.clone();
-        for _ in 0..MOST_REDIRECTS {
+        for _ in 0..MAX_REDIRECTS {
             let request = self.request(Method::GET, &url).headers(fields.clone());
             let answer = self.send(request).await?;
             match redirected(&answer) {
@@ -107,7 +107,7 @@ impl Connection {
             }
         }
         Err(Setback::nonsense(format!(
-            "one redirect leads to the next, more than {MOST_REDIRECTS} times"
+            "one redirect leads to the next, more than {MAX_REDIRECTS} times"
         )))
     }
 
@@ -173,7 +173,7 @@ fn stay_with_the_server(attempt: redirect::Attempt<'_>) -> redirect::Action {
         .previous()
         .last()
         .is_some_and(|from| from.origin() == attempt.url().origin());
-    if is_faithful && stays && attempt.previous().len() <= MOST_REDIRECTS {
+    if is_faithful && stays && attempt.previous().len() <= MAX_REDIRECTS {
         attempt.follow()
     } else {
         attempt.stop()

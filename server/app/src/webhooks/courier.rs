@@ -1,8 +1,8 @@
 //! Events by `POST`.
 
 use async_trait::async_trait;
-use domain::events::Event;
-use domain::webhooks::{Courier, Undelivered};
+use domain::courier::{Courier, Undelivered};
+use domain::event::Event;
 use reqwest::StatusCode;
 
 use super::post::Post;

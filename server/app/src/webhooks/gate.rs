@@ -1,7 +1,7 @@
 //! The `pre-create` webhook: asking a service of the operator's whether an upload may begin.
 
 use async_trait::async_trait;
-use domain::events::{EventId, document};
+use domain::event::{EventId, document};
 use domain::gatekeeper::{Amendment, Closed, Gatekeeper, Proposal};
 use domain::ids::SystemRandomness;
 use protocol::{disposition, media_type};
@@ -14,7 +14,7 @@ use super::post::Post;
 /// The `type` of the question.
 const QUESTION: &str = "upload.pre-create";
 /// Most characters of a refusal that a client is told.
-const MOST_DETAIL: usize = 500;
+const MAX_DETAIL: usize = 500;
 /// Answers that say nothing about the upload: they are failures of the service.
 const PASSING: [StatusCode; 3] = [
     StatusCode::REQUEST_TIMEOUT,
@@ -131,7 +131,7 @@ fn detail(body: &[u8]) -> Option<String> {
     let line: String = detail
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })
-        .take(MOST_DETAIL)
+        .take(MAX_DETAIL)
         .collect();
     let line = line.trim();
     (!line.is_empty()).then(|| line.to_owned())
@@ -174,6 +174,6 @@ mod tests {
         assert_eq!(told(r#"{"title": "No"}"#), None);
         assert_eq!(told("<html>"), None);
         let long = format!(r#"{{"detail": "{}"}}"#, "ü".repeat(9000));
-        assert_eq!(told(&long).unwrap().chars().count(), MOST_DETAIL);
+        assert_eq!(told(&long).unwrap().chars().count(), MAX_DETAIL);
     }
 }

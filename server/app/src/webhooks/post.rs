@@ -16,7 +16,7 @@ use crate::transfer::chain;
 /// How long a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most bytes of an answer that are read.
-const MOST_ANSWERED: usize = 64 << 10;
+const MAX_ANSWERED: usize = 64 << 10;
 
 /// Sends signed messages to one URL.
 #[derive(Debug)]
@@ -92,7 +92,7 @@ impl Post {
         let mut body = Vec::new();
         loop {
             match answer.chunk().await {
-                Ok(Some(chunk)) if body.len() + chunk.len() <= MOST_ANSWERED => {
+                Ok(Some(chunk)) if body.len() + chunk.len() <= MAX_ANSWERED => {
                     body.extend_from_slice(&chunk);
                 }
                 Ok(Some(_)) => return Ok(None),

@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use domain::Timestamp;
 use hmac::{Hmac, KeyInit as _, Mac as _};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
@@ -16,8 +17,9 @@ const PREFIX: &str = "whsec_";
 const SIZES: std::ops::RangeInclusive<usize> = 24..=64;
 
 /// A secret that the server shares with its receiver: `whsec_` and 24 to 64 bytes in Base64.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(with = "String", inline, extend("format" = "webhook-secret"))]
 pub struct Secret(Vec<u8>);
 
 /// A text that is no secret.

@@ -438,6 +438,14 @@ impl Header {
 
 const CHECKSUM: Range<usize> = 148..156;
 
+/// A number in decimal digits.
+fn decimal(digits: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(digits)
+        .ok()
+        .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
+    text.parse().ok()
+}
+
 /// A number in octal digits, or in GNU's binary form for large ones.
 fn number(field: &[u8]) -> Result<u64, UnpackFault> {
     if let Some((0x80, rest)) = field.split_first() {

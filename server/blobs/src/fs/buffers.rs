@@ -1,13 +1,13 @@
-//! Memory that readers fill, and that consumers give back by dropping it.
+//! Buffers that readers fill, and that consumers return by dropping the bytes.
 //!
-//! Fresh pages cost about as much as the read itself, so buffers are used again. How many are lent is up to the consumers: one for
-//! each chunk that they hold.
+//! Fresh pages cost about as much as the read itself, so buffers are reused. Consumers determine
+//! how many are in use: one for each chunk that they hold.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 
-/// Bytes of unused buffers that are kept for the next reader.
+/// Size of unused buffers that are kept for the next reader, in bytes.
 const SPARE_BYTES: usize = 4 * 1024 * 1024;
 
 /// Buffers of one size.
@@ -23,7 +23,7 @@ struct Spare {
     limit: usize,
 }
 
-/// A buffer on loan.
+/// Buffer in use.
 #[derive(Debug)]
 pub(super) struct Buffer {
     memory: Box<[u8]>,
@@ -32,7 +32,7 @@ pub(super) struct Buffer {
 }
 
 impl Buffers {
-    /// Buffers of `size` bytes.
+    /// Returns an empty pool of buffers of `size` bytes.
     pub(super) fn new(size: usize) -> Self {
         let spare = Spare {
             memory: Mutex::default(),
@@ -63,14 +63,14 @@ impl Spare {
 }
 
 impl Buffer {
-    /// Room for `wanted` bytes, or for as many as it holds.
+    /// Returns room for `wanted` bytes, or for as many as the buffer holds.
     pub(super) fn room(&mut self, wanted: u64) -> &mut [u8] {
         let most = self.memory.len();
         let length = usize::try_from(wanted).map_or(most, |wanted| wanted.min(most));
         &mut self.memory[..length]
     }
 
-    /// The first `filled` bytes. The buffer goes home when the last reference to them is dropped.
+    /// Returns the first `filled` bytes. Dropping the last reference to them returns the buffer.
     pub(super) fn into_bytes(mut self, filled: usize) -> Bytes {
         self.filled = filled;
         Bytes::from_owner(self)

@@ -9,7 +9,7 @@ use domain::blob_store::BlobError;
 
 use super::reading::{PublishedFile, Reads};
 
-/// The most recently used files, up to a number.
+/// Most recently used files, up to a number.
 #[derive(Debug)]
 pub(super) struct Descriptors {
     capacity: usize,
@@ -19,16 +19,16 @@ pub(super) struct Descriptors {
 #[derive(Debug, Default)]
 struct Open {
     files: HashMap<BlobKey, Entry>,
-    /// Counts uses.
+    /// Number of uses.
     uses: u64,
-    /// Counts files that were forgotten.
+    /// Number of files that were forgotten.
     forgotten: u64,
 }
 
 #[derive(Debug)]
 struct Entry {
     file: Arc<PublishedFile>,
-    /// The count of uses at its last.
+    /// Number of uses at the last use of the file.
     used: u64,
 }
 
@@ -40,7 +40,7 @@ impl Descriptors {
         }
     }
 
-    /// A file that is open already.
+    /// Returns a file that is open already.
     pub(super) fn find(&self, key: &BlobKey) -> Option<Arc<PublishedFile>> {
         let mut open = self.lock();
         open.uses += 1;
@@ -61,12 +61,12 @@ impl Descriptors {
         let file = Arc::new(PublishedFile::open(path, key.clone(), reads)?);
 
         let mut open = self.lock();
-        // If something was deleted meanwhile, it may have been this one.
+        // If a file was deleted meanwhile, it may have been this one.
         if self.capacity == 0 || open.forgotten != forgotten {
             return Ok(file);
         }
         let evicted = if open.files.len() >= self.capacity {
-            // A search is no matter beside opening a file.
+            // The search costs little compared to opening a file.
             let oldest = open
                 .files
                 .iter()
@@ -89,7 +89,7 @@ impl Descriptors {
         Ok(file)
     }
 
-    /// Closes the file, once it is gone from its place and its last reader is done.
+    /// Closes a file that was removed, when its last reader is done.
     pub(super) fn forget(&self, key: &BlobKey) {
         let mut open = self.lock();
         open.forgotten += 1;

@@ -1,4 +1,4 @@
-//! Directories, and making their entries durable.
+//! Directories whose entries are made durable.
 
 use std::fs::File;
 use std::io;
@@ -11,18 +11,21 @@ use tokio::sync::Mutex;
 
 use super::{blocking, failed};
 
-/// Whether it can still be known what is durable.
+/// Knowledge of what is durable.
 ///
-/// Once the kernel has reported that it could not write a directory, a later sync may succeed without having written it. So the
-/// first failure is final: nothing is promised any more until the store is opened anew.
+/// Once the kernel has reported that it could not write a directory, a later sync may succeed
+/// without having written it. So the first failure is final: nothing is guaranteed until the store
+/// is opened again.
 #[derive(Debug, Default)]
 pub(super) struct Durability {
     lost: AtomicBool,
 }
 
 impl Durability {
+    /// Checks that no sync has failed.
+    ///
     /// # Errors
-    /// When a sync has failed before.
+    /// [`BlobError::Failed`] if one has.
     pub(super) fn check(&self) -> Result<(), BlobError> {
         self.state()
             .map_err(|error| failed("make a directory durable", error))
@@ -31,7 +34,7 @@ impl Durability {
     fn state(&self) -> io::Result<()> {
         if self.lost.load(Ordering::Acquire) {
             Err(io::Error::other(
-                "an earlier attempt failed; only a restart can tell what is on the disk",
+                "an earlier attempt failed; restart to find out what is on the disk",
             ))
         } else {
             Ok(())
@@ -39,14 +42,14 @@ impl Durability {
     }
 }
 
-/// A directory. Those who want its entries durable at the same time share one `fsync`.
+/// Directory. Callers that sync it at the same time share one `fsync`.
 #[derive(Debug)]
 pub(super) struct Directory {
     path: PathBuf,
     durability: Arc<Durability>,
-    /// How many have asked for a sync.
-    asked: AtomicU64,
-    /// How many of them were served. Locked by the one that syncs.
+    /// Number of syncs that were requested.
+    requested: AtomicU64,
+    /// Number of them that are done. Locked by the caller that syncs.
     served: Arc<Mutex<u64>>,
 }
 
@@ -55,7 +58,7 @@ impl Directory {
         Self {
             path,
             durability,
-            asked: AtomicU64::new(0),
+            requested: AtomicU64::new(0),
             served: Arc::default(),
         }
     }
@@ -64,12 +67,13 @@ impl Directory {
         &self.path
     }
 
-    /// Makes all changes that were made to the directory so far durable.
+    /// Makes all earlier changes of the directory durable.
     ///
     /// # Cancel safety
-    /// A dropped future leaves a sync that has begun to finish by itself, in the name of all who wait for it.
+    /// If the future is dropped, a sync that has begun finishes by itself, for all callers that
+    /// wait for it.
     pub(super) async fn sync(self: &Arc<Self>) -> Result<(), BlobError> {
-        let ticket = self.asked.fetch_add(1, Ordering::AcqRel) + 1;
+        let ticket = self.requested.fetch_add(1, Ordering::AcqRel) + 1;
         let mut served = Arc::clone(&self.served).lock_owned().await;
         self.durability.check()?;
         if *served >= ticket {
@@ -77,20 +81,20 @@ impl Directory {
         }
         let directory = Arc::clone(self);
         blocking(move || {
-            let asked = directory.asked.load(Ordering::Acquire);
+            let requested = directory.requested.load(Ordering::Acquire);
             directory.sync_now().map_err(|error| {
                 failed(
                     format!("sync directory {}", directory.path.display()),
                     error,
                 )
             })?;
-            *served = asked;
+            *served = requested;
             Ok(())
         })
         .await
     }
 
-    /// [`Directory::sync`] for the blocking pool, by itself.
+    /// Syncs on the current thread, for the blocking pool.
     pub(super) fn sync_now(&self) -> io::Result<()> {
         self.durability.state()?;
         File::open(&self.path)?.sync_all().inspect_err(|_| {
@@ -108,7 +112,7 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let directory = Arc::new(Directory::new(temporary.path().into(), Arc::default()));
 
-        // As if a sync were under way: everybody asks before the next one begins.
+        // As if a sync were under way: all callers request theirs before the next one begins.
         let under_way = Arc::clone(&directory.served).lock_owned().await;
         let waiting: Vec<_> = (0..8)
             .map(|_| {
@@ -116,7 +120,7 @@ mod tests {
                 tokio::spawn(async move { directory.sync().await })
             })
             .collect();
-        while directory.asked.load(Ordering::Acquire) < 8 {
+        while directory.requested.load(Ordering::Acquire) < 8 {
             tokio::task::yield_now().await;
         }
         drop(under_way);
@@ -124,7 +128,7 @@ mod tests {
         waiting.next().unwrap().await.unwrap().unwrap();
         assert_eq!(*directory.served.lock().await, 8);
 
-        // The others do not touch the disk again: it would fail.
+        // The others do not touch the disk again: that would fail.
         temporary.close().unwrap();
         for task in waiting {
             task.await.unwrap().unwrap();

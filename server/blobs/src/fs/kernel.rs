@@ -1,15 +1,16 @@
-//! What the standard library does not offer, and what is Linux's own. Elsewhere the hints do nothing.
+//! System calls that the standard library lacks, some of them specific to Linux. Elsewhere the
+//! hints do nothing.
 
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 
-/// Reads at `offset` what the page cache holds and returns how much that is; 0 at the end of the file. `None` if it would have to
-/// wait for the disk, or if the file system cannot tell.
+/// Reads at `offset` from the page cache and returns the number of bytes; 0 at the end of the file.
+/// `None` if the read would wait for the disk, or if the file system cannot tell.
 #[cfg(target_os = "linux")]
 pub(super) fn read_cached(file: &File, buffer: &mut [u8], offset: u64) -> Option<usize> {
     use rustix::io::{ReadWriteFlags, preadv2};
-    // Whatever else goes wrong, an ordinary read will tell.
+    // An ordinary read will report all other errors.
     preadv2(
         file,
         &mut [io::IoSliceMut::new(buffer)],
@@ -19,13 +20,14 @@ pub(super) fn read_cached(file: &File, buffer: &mut [u8], offset: u64) -> Option
     .ok()
 }
 
-/// See the Linux version.
+/// Returns `None`, unlike the Linux version.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn read_cached(_: &File, _: &mut [u8], _: u64) -> Option<usize> {
     None
 }
 
-/// Has the kernel begin to write these bytes to the disk, without waiting. A failure shows at the next sync.
+/// Asks the kernel to begin to write these bytes to the disk, without waiting. The next sync
+/// reports a failure.
 #[cfg(target_os = "linux")]
 #[expect(
     unsafe_code,
@@ -50,6 +52,6 @@ pub(super) fn start_write_back(file: &File, range: Range<u64>) {
     }
 }
 
-/// See the Linux version.
+/// Does nothing, unlike the Linux version.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn start_write_back(_: &File, _: Range<u64>) {}

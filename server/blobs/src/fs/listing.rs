@@ -1,6 +1,6 @@
-//! Listing files in the order of their keys, in bounded memory.
+//! Lists of files in the order of their keys, in bounded memory.
 //!
-//! Whatever else lies in the directories is left alone.
+//! Other files in the directories are left alone.
 
 use std::collections::BinaryHeap;
 use std::fs::{self, FileType};
@@ -10,14 +10,15 @@ use std::path::Path;
 use domain::BlobKey;
 use domain::blob_store::BlobEntry;
 
-/// The directory that a published blob is in. Directories in the order of their names hold keys in the order of theirs.
+/// Returns the directory of a published blob. The order of directories by name is the order of the
+/// keys in them.
 pub(super) fn shard_of(key: &BlobKey) -> &str {
     let key = key.as_str();
     // Keys are ASCII.
     key.get(..2).unwrap_or(key)
 }
 
-/// Up to `limit` blobs of one directory, those after `after`.
+/// Lists up to `limit` blobs of one directory after `after`.
 pub(super) fn flat(
     directory: &Path,
     after: Option<&BlobKey>,
@@ -32,7 +33,7 @@ pub(super) fn flat(
                 key,
                 modified_at: modified.into(),
             }),
-            // It went away in the meantime.
+            // It was removed meanwhile.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
@@ -40,7 +41,7 @@ pub(super) fn flat(
     Ok(entries)
 }
 
-/// Up to `limit` blobs of the directories in `directory`, those after `after`.
+/// Lists up to `limit` blobs of the directories in `directory` after `after`.
 pub(super) fn sharded(
     directory: &Path,
     after: Option<&BlobKey>,
@@ -56,7 +57,7 @@ pub(super) fn sharded(
     Ok(entries)
 }
 
-/// The names of the directories that published blobs are in, those from `first` on.
+/// Lists the directories of published blobs from the name `first` on.
 pub(super) fn shards(directory: &Path, first: Option<&str>) -> io::Result<Vec<String>> {
     let names = smallest(directory, usize::MAX, FileType::is_dir, |name: &BlobKey| {
         name.as_str().len() <= 2 && first.is_none_or(|first| name.as_str() >= first)
@@ -64,7 +65,7 @@ pub(super) fn shards(directory: &Path, first: Option<&str>) -> io::Result<Vec<St
     Ok(names.iter().map(ToString::to_string).collect())
 }
 
-/// The `limit` smallest names in a directory that are of a kind and that are wanted, in order.
+/// Returns the `limit` smallest names of a kind in a directory that are wanted, in order.
 fn smallest(
     directory: &Path,
     limit: usize,

@@ -1,8 +1,9 @@
-//! Reading files.
+//! Reads of files.
 //!
-//! What the page cache holds is read at once, in the reader's own task: that costs no more than the copy. Only what the disk must
-//! be waited for goes to the blocking pool. Mapped memory would save the copy, but a bad block or a file that somebody shortened
-//! would kill the process instead of failing one request, and a cold page would block a thread that serves many.
+//! Bytes in the page cache are read at once, in the task of the reader: that costs no more than the
+//! copy. Only reads that wait for the disk go to the blocking pool. Mapped memory would save the
+//! copy, but a bad block or a file that somebody shortened would kill the process instead of
+//! failing one request, and a cold page would block a thread that serves many.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -13,26 +14,27 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use async_trait::async_trait;
 use bytes::Bytes;
-use domain::blob_store::{BlobError, BlobStream};
+use domain::blob_store::{BlobError, BlobStream, Link, LinkFields};
 use domain::{Blob, BlobKey};
 use futures::{Stream, StreamExt};
 use tokio::task::{JoinHandle, coop};
 
 use super::buffers::{Buffer, Buffers};
 use super::{Config, broken_off, failed, kernel};
-use crate::OpenError;
+use crate::error::OpenError;
 
 const MIN_CHUNK: usize = 4 * 1024;
 const MAX_CHUNK: usize = 4 * 1024 * 1024;
 
-/// How files are read.
+/// Settings and buffers of reads.
 #[derive(Debug)]
 pub(super) struct Reads {
     buffers: Buffers,
 }
 
-/// A file that is open for reading.
+/// File that is open for reading.
 #[derive(Debug)]
 pub(super) struct ReadableFile {
     key: BlobKey,
@@ -40,7 +42,7 @@ pub(super) struct ReadableFile {
     size: u64,
 }
 
-/// A published blob that is open for reading.
+/// Published blob that is open for reading.
 #[derive(Debug)]
 pub(super) struct PublishedFile {
     file: Arc<ReadableFile>,
@@ -60,7 +62,7 @@ impl Reads {
         }
     }
 
-    /// A stream of the bytes in `range`.
+    /// Streams the bytes in `range`.
     pub(super) fn stream(
         self: &Arc<Self>,
         file: Arc<ReadableFile>,
@@ -84,7 +86,7 @@ impl ReadableFile {
             if metadata.is_file() {
                 Ok((file, metadata.len()))
             } else {
-                Err(io::Error::other("it is no regular file"))
+                Err(io::Error::other("it is not a regular file"))
             }
         });
         match opened {
@@ -120,6 +122,7 @@ impl PublishedFile {
     }
 }
 
+#[async_trait]
 impl Blob for PublishedFile {
     fn size(&self) -> u64 {
         self.file.size
@@ -128,14 +131,18 @@ impl Blob for PublishedFile {
     fn read(&self, range: Range<u64>) -> BlobStream {
         self.reads.stream(Arc::clone(&self.file), range)
     }
+
+    async fn link(&self, _: LinkFields<'_>) -> Result<Option<Link>, BlobError> {
+        Ok(None)
+    }
 }
 
-/// A range of a file as it is read.
+/// Range of a file that is being read.
 #[derive(Debug)]
 struct Reading {
     file: Arc<ReadableFile>,
     reads: Arc<Reads>,
-    /// What is yet to be yielded; empty after an error.
+    /// Bytes yet to be yielded; empty after an error.
     rest: Range<u64>,
     job: Option<JoinHandle<(Buffer, io::Result<usize>)>>,
 }
@@ -153,7 +160,7 @@ impl Reading {
 
     fn finish(&mut self, buffer: Buffer, result: io::Result<usize>) -> Result<Bytes, BlobError> {
         match result {
-            // The file has become shorter than it was.
+            // The file is shorter than it was.
             Ok(0) => Err(self.missing()),
             Ok(read) => {
                 self.rest.start += read as u64;
@@ -187,7 +194,8 @@ impl Stream for Reading {
             if this.rest.is_empty() {
                 return Poll::Ready(None);
             }
-            // A warm file never makes its reader wait: others want their turn too.
+            // A file in the page cache never makes its reader wait, so it yields to other tasks by
+            // budget.
             let progress = ready!(coop::poll_proceed(context));
             let wanted = this.rest.end - this.rest.start;
             let mut buffer = this.reads.buffers.lend();

@@ -1,7 +1,8 @@
-//! Staged files, as they are written.
+//! Staged files that are open for writing.
 //!
-//! Bytes are handed to the blocking pool in batches, one batch at a time: while one is written, the next gathers. Behind the
-//! writer the kernel is asked to begin writing to the disk, so that a sync finds little left to do.
+//! Bytes are handed to the blocking pool in batches, one batch at a time: while one is written, the
+//! next gathers. The kernel is asked to begin to write the bytes behind the writer to the disk, so
+//! that a sync finds little left to do.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, IoSlice};
@@ -17,53 +18,54 @@ use tokio::task::JoinHandle;
 
 use super::descriptors::Descriptors;
 use super::directory::Directory;
-use super::writers::{OpenFile, Turn};
+use super::writers::{Claim, OpenFile};
 use super::{Root, blocking, broken_off, failed, kernel};
 
-/// Bytes that are worth a trip to the blocking pool. A slow upload holds no more than these.
+/// Bytes that are worth a trip to the blocking pool. A slow upload holds no more.
 const BATCH: usize = 32 * 1024;
-/// Bytes that may gather while a batch is being written.
+/// Bytes that may gather while a batch is written.
 const BACKLOG: usize = 1024 * 1024;
-/// Chunks below this size are copied together: each may be a small part of a large buffer that would be held with it.
+/// Chunks below this size are copied together: each may be a small part of a large buffer, which it
+/// would keep in memory.
 const SMALL_CHUNK: usize = 16 * 1024;
 /// Bytes behind the writer after which the kernel is asked to begin writing them to the disk.
 const WRITE_BACK: u64 = 1024 * 1024;
 
-/// A staged file that is open for writing.
+/// Staged file that is open for writing.
 #[derive(Debug)]
 pub(super) struct StagedFile {
-    turn: Arc<Turn>,
+    claim: Arc<Claim>,
     /// Bytes yet to be handed to the blocking pool.
     backlog: Backlog,
-    /// What the blocking pool is doing. At most one job at a time, so writes stay in order.
+    /// Job on the blocking pool. At most one at a time, so writes stay in order.
     job: Option<JoinHandle<Result<(), BlobError>>>,
-    /// Of the file, once the job and the backlog are done.
+    /// Length of the file once the job and the backlog are written.
     length: u64,
-    /// Whether all of `length` is durable.
+    /// Set if all of `length` is durable.
     is_synced: bool,
-    /// The directory, if the file's entry in it may not be durable yet.
+    /// The directory, if the entry of the file in it may not be durable yet.
     unsynced_entry: Option<Arc<Directory>>,
 }
 
-/// Chunks in order. There are few of them, since small ones are copied together.
+/// Chunks in order. There are few, since small ones are copied together.
 #[derive(Debug, Default)]
 struct Backlog {
     chunks: Vec<Bytes>,
-    /// Small chunks that come after those.
+    /// Small chunks behind `chunks`.
     tail: Vec<u8>,
     size: usize,
 }
 
 impl StagedFile {
-    /// See [`domain::BlobStore::stage`]. For the blocking pool.
+    /// Opens a staged file, as [`domain::BlobStore::stage`] does. For the blocking pool.
     pub(super) fn open(
         root: &Arc<Root>,
         descriptors: &Descriptors,
-        turn: Arc<Turn>,
+        claim: Arc<Claim>,
         offset: u64,
     ) -> Result<Self, BlobError> {
-        let key = turn.key();
-        let is_unchanged = turn.begin(|open| {
+        let key = claim.key();
+        let is_unchanged = claim.begin(|open| {
             let doing = |error| failed(format!("stage blob {key}"), error);
             let path = root.staged_path(key);
             let (file, was_staged) = match OpenOptions::new().write(true).open(&path) {
@@ -97,12 +99,12 @@ impl StagedFile {
             Ok(was_staged && offset > 0 && length == offset)
         })?;
         Ok(Self {
-            turn,
+            claim,
             backlog: Backlog::default(),
             job: None,
             length: offset,
             is_synced: is_unchanged,
-            // Bytes at an offset above 0 were synced, and their file's entry with them.
+            // Bytes below an offset above 0 were synced, and the entry of their file with them.
             unsynced_entry: (!is_unchanged).then(|| Arc::clone(&root.staged)),
         })
     }
@@ -117,19 +119,19 @@ impl StagedFile {
         result.unwrap_or_else(|error| Err(broken_off(error)))
     }
 
-    /// Hands the backlog to the blocking pool, which is idle.
+    /// Hands the backlog to the blocking pool, which has no job.
     fn start(&mut self, then: Then) {
         let chunks = mem::take(&mut self.backlog).into_chunks();
-        let turn = Arc::clone(&self.turn);
+        let claim = Arc::clone(&self.claim);
         self.job = Some(tokio::task::spawn_blocking(move || {
-            turn.go_on(|open| {
+            claim.go_on(|open| {
                 open.append(&chunks)
-                    .map_err(|error| failed(format!("write to blob {}", turn.key()), error))?;
+                    .map_err(|error| failed(format!("write to blob {}", claim.key()), error))?;
                 match then {
                     Then::WriteBack => open.write_back(),
                     Then::Sync => open
                         .sync()
-                        .map_err(|error| failed(format!("sync blob {}", turn.key()), error))?,
+                        .map_err(|error| failed(format!("sync blob {}", claim.key()), error))?,
                 }
                 Ok(())
             })
@@ -137,7 +139,7 @@ impl StagedFile {
     }
 }
 
-/// What to do after a batch is written.
+/// Step after a batch is written.
 #[derive(Debug, Clone, Copy)]
 enum Then {
     WriteBack,
@@ -150,7 +152,7 @@ impl StagedBlob for StagedFile {
         if self.backlog.is_full() || self.job.as_ref().is_some_and(JoinHandle::is_finished) {
             self.settle().await?;
         }
-        // From here on to the end nothing waits: it is written, or none of it is.
+        // No `await` from here on: the chunk is added, or nothing is.
         self.length += bytes.len() as u64;
         self.is_synced = false;
         self.backlog.push(bytes);
@@ -183,9 +185,9 @@ impl StagedBlob for StagedFile {
 
     async fn publish(mut self: Box<Self>) -> Result<u64, BlobError> {
         let size = self.sync().await?;
-        let turn = Arc::clone(&self.turn);
+        let claim = Arc::clone(&self.claim);
         let directory =
-            blocking(move || turn.end(|| turn.root().publish(turn.key(), size))).await?;
+            blocking(move || claim.end(|| claim.root().publish(claim.key(), size))).await?;
         directory.sync().await?;
         Ok(size)
     }
@@ -216,7 +218,7 @@ impl Backlog {
         self.size >= BACKLOG
     }
 
-    /// At most two for each [`SMALL_CHUNK`] bytes of the backlog: few enough for one system call.
+    /// Returns at most two chunks for each [`SMALL_CHUNK`] bytes: few enough for one system call.
     fn into_chunks(mut self) -> Vec<Bytes> {
         self.end_tail();
         self.chunks
@@ -240,7 +242,7 @@ impl OpenFile {
         Ok(())
     }
 
-    /// Has the kernel begin to write to the disk what has gathered.
+    /// Asks the kernel to begin to write the gathered bytes to the disk.
     fn write_back(&mut self) {
         if self.position - self.written_back >= WRITE_BACK {
             kernel::start_write_back(&self.file, self.written_back..self.position);
@@ -263,7 +265,7 @@ fn create(path: &std::path::Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Tells a missing file from other failures.
+/// Returns [`BlobError::Missing`] for a missing file, else the given error.
 fn missing(
     key: &BlobKey,
     otherwise: impl FnOnce(io::Error) -> BlobError,

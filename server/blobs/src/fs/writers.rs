@@ -1,9 +1,10 @@
-//! Who may change what a key stands for.
+//! Claims on keys: the right to change the blob of a key.
 //!
-//! Whoever stages, publishes or discards a key takes a [`Turn`], at the moment of the call. The newest turn of a key is the only one
-//! that counts: when its work begins, it cuts off all earlier ones and waits for what is being done under them. Work of theirs that
-//! has not begun by then fails. Newer turns wait for older ones, never the other way round, and only for work that runs
-//! already; so nobody waits in a circle.
+//! Staging, publishing and discarding take a [`Claim`] at the moment of the call. Only the newest
+//! claim on a key is valid: when its work begins, it ends all earlier claims and waits for their
+//! work that runs already. Work of theirs that has not begun by then fails. Newer claims wait for
+//! older ones, never the other way round, and only for work that runs already; so there is no
+//! deadlock.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -15,15 +16,15 @@ use domain::blob_store::BlobError;
 
 use super::{Root, failed};
 
-/// The newest turn of each key that has one.
+/// Newest claim on each key that has one.
 #[derive(Debug, Default)]
 pub(super) struct Writers {
-    turns: Mutex<HashMap<BlobKey, Weak<Turn>>>,
+    claims: Mutex<HashMap<BlobKey, Weak<Claim>>>,
 }
 
-/// The right to change what a key stands for. Work in flight holds it too.
+/// Right to change the blob of a key. Work in flight holds it too.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(super) struct Claim {
     key: BlobKey,
     state: Mutex<State>,
     root: Arc<Root>,
@@ -31,49 +32,50 @@ pub(super) struct Turn {
 
 #[derive(Debug)]
 enum State {
-    /// Nothing was done yet. The turn before, if there is one, still counts.
-    Waiting(Option<Arc<Turn>>),
-    /// There is a file to write to.
+    /// No work was done yet. The claim before, if there is one, is still valid.
+    Waiting(Option<Arc<Claim>>),
+    /// A file is open for writing.
     Open(OpenFile),
-    /// Nothing can be done any more: it is done, it failed, or a newer turn counts.
+    /// The claim is done, has failed, or a newer one has ended it.
     Over,
 }
 
-/// A staged file that is open for writing.
+/// Staged file that is open for writing.
 #[derive(Debug)]
 pub(super) struct OpenFile {
     pub(super) file: File,
-    /// Where the next byte goes, which is also the file's length.
+    /// Offset of the next byte, which is also the length of the file.
     pub(super) position: u64,
-    /// Up to where the kernel was asked to begin writing to the disk. `written_back <= position`
+    /// Offset up to which the kernel was asked to write to the disk. `written_back <= position`
     pub(super) written_back: u64,
 }
 
-impl Turn {
-    /// Takes the newest turn of `key`.
+impl Claim {
+    /// Takes the newest claim on `key`.
     pub(super) fn take(root: &Arc<Root>, key: &BlobKey) -> Arc<Self> {
-        let mut turns = root.writers.hold();
-        let earlier = turns.get(key).and_then(Weak::upgrade);
-        let turn = Arc::new(Self {
+        let mut claims = root.writers.lock();
+        let earlier = claims.get(key).and_then(Weak::upgrade);
+        let claim = Arc::new(Self {
             key: key.clone(),
             state: Mutex::new(State::Waiting(earlier)),
             root: Arc::clone(root),
         });
-        turns.insert(key.clone(), Arc::downgrade(&turn));
-        turn
+        claims.insert(key.clone(), Arc::downgrade(&claim));
+        claim
     }
 
-    /// Does the `work` of this turn, which may leave a file to be written to. For the blocking pool.
+    /// Runs the first `work` of the claim, which may leave a file to write to. For the blocking
+    /// pool.
     pub(super) fn begin<T>(
         &self,
         work: impl FnOnce(&mut Option<OpenFile>) -> Result<T, BlobError>,
     ) -> Result<T, BlobError> {
-        let mut state = self.hold();
+        let mut state = self.lock();
         let State::Waiting(mut earlier) = mem::replace(&mut *state, State::Over) else {
             return Err(self.is_over());
         };
-        while let Some(turn) = earlier {
-            earlier = match mem::replace(&mut *turn.hold(), State::Over) {
+        while let Some(claim) = earlier {
+            earlier = match mem::replace(&mut *claim.lock(), State::Over) {
                 State::Waiting(earlier) => earlier,
                 State::Open(_) | State::Over => None,
             };
@@ -86,12 +88,12 @@ impl Turn {
         Ok(done)
     }
 
-    /// Does `work` on the file that is open under this turn. If it fails, that was the last. For the blocking pool.
+    /// Runs `work` on the open file. If it fails, the claim is over. For the blocking pool.
     pub(super) fn go_on<T>(
         &self,
         work: impl FnOnce(&mut OpenFile) -> Result<T, BlobError>,
     ) -> Result<T, BlobError> {
-        let mut state = self.hold();
+        let mut state = self.lock();
         let State::Open(file) = &mut *state else {
             return Err(self.is_over());
         };
@@ -102,12 +104,12 @@ impl Turn {
         result
     }
 
-    /// Does the last `work` of this turn, after which nothing more can be written under it. For the blocking pool.
+    /// Runs the last `work` of the claim, after which it cannot write. For the blocking pool.
     pub(super) fn end<T>(
         &self,
         work: impl FnOnce() -> Result<T, BlobError>,
     ) -> Result<T, BlobError> {
-        let mut state = self.hold();
+        let mut state = self.lock();
         match mem::replace(&mut *state, State::Over) {
             State::Open(_) => work(),
             State::Waiting(_) | State::Over => Err(self.is_over()),
@@ -125,29 +127,29 @@ impl Turn {
     fn is_over(&self) -> BlobError {
         failed(
             format!("change blob {}", self.key),
-            io::Error::other("somebody else has changed it since, or a write failed"),
+            io::Error::other("a newer writer has taken it over, or a write failed"),
         )
     }
 
-    fn hold(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("file operations do not panic")
     }
 }
 
-impl Drop for Turn {
+impl Drop for Claim {
     fn drop(&mut self) {
-        let mut turns = self.root.writers.hold();
-        if turns
+        let mut claims = self.root.writers.lock();
+        if claims
             .get(&self.key)
             .is_some_and(|newest| ptr::eq(newest.as_ptr(), self))
         {
-            turns.remove(&self.key);
+            claims.remove(&self.key);
         }
     }
 }
 
 impl Writers {
-    fn hold(&self) -> MutexGuard<'_, HashMap<BlobKey, Weak<Turn>>> {
-        self.turns.lock().expect("map operations do not panic")
+    fn lock(&self) -> MutexGuard<'_, HashMap<BlobKey, Weak<Claim>>> {
+        self.claims.lock().expect("map operations do not panic")
     }
 }

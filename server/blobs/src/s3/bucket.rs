@@ -1,22 +1,28 @@
-//! What is asked of the server, request by request.
+//! Requests to a bucket.
 //!
-//! Bodies are whole buffers in memory: so the SDK can send them again, knows their checksums before it begins, and sends these as
-//! header fields, which more servers understand than trailers. A `200` that carries an error is an error to the SDK, and is tried again.
+//! Bodies are complete buffers in memory, so the SDK can repeat them, and knows their checksums
+//! before it begins. It sends these as header fields, which more servers understand than trailers.
+//! The SDK takes a `200` that carries an error as an error, and repeats the request.
 //!
-//! Servers differ in what they leave out and in how they order what they list. So nothing here relies on what the protocol calls
-//! optional, nor on any order:
+//! Servers differ in what they leave out and in how they order lists. Nothing here relies on what
+//! the protocol calls optional, nor on any order:
 //!
-//! - No multipart upload is begun with a checksum algorithm. With one, it could only be completed with the checksum of every part, which
-//!   some servers do not list, and parts could only be copied into it where the server makes up checksums for them. What parts are
-//!   verified by on their way is the SHA-256 that every request is signed with, and `Content-MD5` if that is chosen or the server takes
-//!   that SHA-256 on trust, as SeaweedFS does.
-//! - Lists are read to their end by the server's own markers, or by the last name where it states none, then put in order here, each
-//!   entry once. A list that goes on without anything new is a contradiction and an error, never a short list.
-//! - An entity tag without quotes is the same as with. A time that is not stated is [`UNKNOWN`], which never becomes old.
+//! - No multipart upload is begun with a checksum algorithm. With one, it could only be completed
+//!   with the checksum of every part, which some servers do not list, and parts could only be
+//!   copied into it where the server computes checksums for them. Parts are verified by the SHA-256
+//!   that every request is signed with, and by `Content-MD5` if that is configured or the server
+//!   does not verify the SHA-256 (SeaweedFS).
+//! - Lists are read to their end (`lists`), by the server's markers or, if it states none, by the
+//!   last name, then put in order, each entry once. A list that continues without a new entry is an
+//!   error, never a short list.
+//! - An entity tag without quotes equals the one with quotes. A time that the server does not state
+//!   is [`UNKNOWN`], which never becomes old.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod counting;
+mod lists;
+
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::{Debug, Write as _};
-use std::hash::Hash;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,112 +40,49 @@ use domain::Timestamp;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use md5::{Digest as _, Md5};
 
+use self::counting::{Operation, Requests, Spoiler};
 use super::config::{Checksums, Config};
-use super::failures::{Trouble, meaning, other, trouble};
+use super::errors::{S3Error, classify, classify_code, other};
 use super::names::{Rank, Tag};
-use super::pauses::Pauses;
-use super::reading::Answers;
-use super::requests::{Operation, Requests, Spoiler};
 
-/// How many objects one request deletes at most (`DeleteObjects`).
-const MOST_DELETED: usize = 1000;
-/// How many requests that belong together are under way at once.
+/// Maximum number of objects that one request deletes (`DeleteObjects`).
+const MAX_DELETED: usize = 1000;
+/// Maximum number of requests of one operation that are under way at the same time.
 const AT_ONCE: usize = 4;
-/// The metadata of an object that says who made it.
+/// Metadata field with the [`Tag`] of the maker of an object.
 const TAG: &str = "longhaul-tag";
-/// When something was made of which the server does not say that.
+/// Time of entries for which the server states none.
 const UNKNOWN: Timestamp = Timestamp::from_millis(i64::MAX);
 
-/// What must be at a name for an object to be put there.
+/// Condition on which an object is put.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Condition {
-    /// Anything.
+    /// None.
     Always,
-    /// Nothing.
+    /// The name has no object.
     Vacant,
-    /// The object with this entity tag.
+    /// The name has the object with this entity tag.
     Holds(String),
 }
 
-/// An object, as it is listed or looked at.
+/// Object, as it is listed or looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Object {
-    /// In bytes.
+    /// Size in bytes.
     pub(super) size: u64,
     pub(super) etag: String,
-    /// Who made it, if that is said.
+    /// Tag of its maker, if it has one.
     pub(super) tag: Option<Tag>,
 }
 
-/// An entry of a list of objects.
+/// Entry of a list of objects.
 #[derive(Debug, Clone)]
 pub(super) struct Listed {
     pub(super) name: String,
     pub(super) modified_at: Timestamp,
 }
 
-/// A page of a list, in the order of the names.
-#[derive(Debug)]
-pub(super) struct Page<T> {
-    pub(super) entries: Vec<T>,
-    /// Whether there is more after the last entry.
-    pub(super) more: bool,
-}
-
-/// Where a list was asked for so far.
-#[derive(Debug)]
-struct Markers<M> {
-    used: HashSet<M>,
-    /// How many entries there were at the last one.
-    entries: usize,
-    /// How many pages in a row brought nothing new.
-    idle: u32,
-}
-
-impl<M: Clone + Eq + Hash> Markers<M> {
-    /// Most pages in a row that bring nothing new.
-    const MOST_IDLE: u32 = 16;
-
-    fn new() -> Self {
-        Self {
-            used: HashSet::new(),
-            entries: 0,
-            idle: 0,
-        }
-    }
-
-    /// Where a list of which so many `entries` are known goes on: where the server states, or else behind the `last` entry; but never
-    /// where it was asked for before.
-    fn next(&mut self, entries: usize, stated: Option<M>, last: Option<M>) -> Result<M, Trouble> {
-        self.idle = match entries > self.entries {
-            true => 0,
-            false => self.idle + 1,
-        };
-        self.entries = entries;
-        let mut candidates = [stated, last].into_iter().flatten();
-        candidates
-            .find(|marker| self.used.insert(marker.clone()))
-            .filter(|_| self.idle <= Self::MOST_IDLE)
-            .ok_or_else(|| {
-                other("the server says that a list goes on, but not where; nothing is concluded from it")
-            })
-    }
-}
-
-/// Where a list of objects goes on.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Place {
-    Token(String),
-    Behind(String),
-}
-
-/// Where a list of multipart uploads goes on: behind a name, or behind an upload to it.
-type UploadMarker = (String, Option<String>);
-
-/// Multipart uploads by name and id, and when they were begun.
-type Uploads = BTreeMap<(String, String), Timestamp>;
-
-/// A multipart upload that is under way.
+/// Multipart upload that is under way.
 #[derive(Debug, Clone)]
 pub(super) struct ListedUpload {
     pub(super) name: String,
@@ -147,28 +90,27 @@ pub(super) struct ListedUpload {
     pub(super) initiated_at: Timestamp,
 }
 
-/// A part of a multipart upload that the server has.
+/// Part of a multipart upload that the server has.
 #[derive(Debug, Clone)]
 pub(super) struct Part {
     pub(super) number: u32,
-    /// In bytes.
+    /// Size in bytes.
     pub(super) size: u64,
     pub(super) etag: String,
 }
 
-/// A bucket of an S3 server.
+/// Bucket of an S3 server.
 #[derive(Debug, Clone)]
 pub(super) struct Bucket {
     client: Client,
     name: String,
     checksums: Checksums,
-    /// Whether parts are sent with `Content-MD5`.
+    /// Set if parts are sent with `Content-MD5`.
     parts_have_md5: Arc<AtomicBool>,
     requests: Arc<Requests>,
-    pauses: Arc<Pauses<Answers>>,
 }
 
-/// Sends a request of the SDK, counted, and with these settings if there are any.
+/// Sends a request of the SDK and counts it, with other settings if given.
 macro_rules! send {
     ($bucket:ident, $operation:ident, $request:expr $(, $settings:expr)?) => {
         $request
@@ -178,11 +120,13 @@ macro_rules! send {
             $(.config_override($settings))?
             .send()
             .await
-            .map_err(trouble)
+            .map_err(classify)
     };
 }
 
-/// Keeps the SDK from stating a checksum algorithm.
+use send;
+
+/// Returns settings with which the SDK states no checksum algorithm.
 fn without_checksum() -> config::Builder {
     config::Builder::new().request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
 }
@@ -195,17 +139,12 @@ impl Bucket {
             checksums: config.checksums,
             parts_have_md5: Arc::new(AtomicBool::new(config.checksums == Checksums::Md5)),
             requests: Arc::default(),
-            pauses: Arc::new(Pauses::new(config.max_paused_reads)),
         }
     }
 
-    /// Answers that nobody reads at the moment.
-    pub(super) fn pauses(&self) -> &Pauses<Answers> {
-        &self.pauses
-    }
-
-    pub(super) fn requests(&self) -> &Requests {
-        &self.requests
+    /// Returns the number of requests that were sent, by the name of the operation.
+    pub(super) fn requests(&self) -> BTreeMap<&'static str, u64> {
+        self.requests.counts()
     }
 
     /// Puts an object, and returns its entity tag.
@@ -215,7 +154,7 @@ impl Bucket {
         bytes: Bytes,
         metadata: HashMap<String, String>,
         condition: &Condition,
-    ) -> Result<String, Trouble> {
+    ) -> Result<String, S3Error> {
         let request = self
             .client
             .put_object()
@@ -230,13 +169,13 @@ impl Bucket {
         Ok(etag(put.e_tag))
     }
 
-    /// Begins to get an object or a range of it, which must still have the entity tag, if one is given.
+    /// Begins to get a range of an object, which must still have the entity tag, if one is given.
     pub(super) async fn get(
         &self,
         name: &str,
         range: Range<u64>,
         etag: Option<&str>,
-    ) -> Result<ByteStream, Trouble> {
+    ) -> Result<ByteStream, S3Error> {
         let request = self
             .client
             .get_object()
@@ -246,15 +185,15 @@ impl Bucket {
         Ok(send!(self, Get, request)?.body)
     }
 
-    /// Looks at an object, and at its metadata.
+    /// Looks at an object and its metadata.
     pub(super) async fn head(
         &self,
         name: &str,
-    ) -> Result<Option<(Object, HashMap<String, String>)>, Trouble> {
+    ) -> Result<Option<(Object, HashMap<String, String>)>, S3Error> {
         let head = match send!(self, Head, self.client.head_object().key(name)) {
             Ok(head) => head,
-            Err(Trouble::NoObject) => return Ok(None),
-            Err(trouble) => return Err(trouble),
+            Err(S3Error::NoObject) => return Ok(None),
+            Err(error) => return Err(error),
         };
         let metadata = head.metadata.unwrap_or_default();
         let object = Object {
@@ -265,69 +204,17 @@ impl Bucket {
         Ok(Some((object, metadata)))
     }
 
-    /// A page of the objects whose names begin with `prefix`, those after `after`, in order.
-    pub(super) async fn list(
-        &self,
-        prefix: &str,
-        after: Option<&str>,
-        limit: i32,
-    ) -> Result<Page<Listed>, Trouble> {
-        let request = self
-            .client
-            .list_objects_v2()
-            .prefix(prefix)
-            .set_start_after(after.map(str::to_owned))
-            .max_keys(limit);
-        let listed = send!(self, List, request)?;
-        let mut found: BTreeMap<_, _> = objects(listed.contents, prefix).collect();
-        found.retain(|name, _| after.is_none_or(|after| &**name > after));
-        let entries = objects_in_order(found);
-        let more = listed.is_truncated.unwrap_or(false);
-        match more && entries.is_empty() {
-            true => Err(other(
-                "the server's list of objects goes on without an entry",
-            )),
-            false => Ok(Page { entries, more }),
-        }
-    }
-
-    /// All objects whose names begin with `prefix`, in order.
-    pub(super) async fn list_all(&self, prefix: &str) -> Result<Vec<Listed>, Trouble> {
-        let mut all = BTreeMap::new();
-        let mut markers = Markers::new();
-        let (mut token, mut after) = (None, None);
-        loop {
-            let request = self
-                .client
-                .list_objects_v2()
-                .prefix(prefix)
-                .set_continuation_token(token.take())
-                .set_start_after(after.take());
-            let listed = send!(self, List, request)?;
-            all.extend(objects(listed.contents, prefix));
-            if !listed.is_truncated.unwrap_or(false) {
-                return Ok(objects_in_order(all));
-            }
-            let last = all.keys().next_back().cloned().map(Place::Behind);
-            let stated = listed.next_continuation_token.map(Place::Token);
-            match markers.next(all.len(), stated, last)? {
-                Place::Token(next) => token = Some(next),
-                Place::Behind(last) => after = Some(last),
-            }
-        }
-    }
-
-    /// Deletes objects; those that are not there are deleted already.
-    pub(super) async fn delete(&self, names: &[String]) -> Result<(), Trouble> {
+    /// Deletes objects. Missing ones count as deleted.
+    pub(super) async fn delete(&self, names: &[String]) -> Result<(), S3Error> {
         match (names, self.algorithm()) {
             ([], _) => Ok(()),
             ([name], _) => self.delete_one(name).await,
-            // Deleting many needs a checksum by the protocol, which such a server may not know.
+            // By the protocol, deleting many takes a checksum, which such a server may not know.
             (names, None) => self.delete_each(names).await,
             (names, Some(algorithm)) => {
-                for names in names.chunks(MOST_DELETED) {
+                for names in names.chunks(MAX_DELETED) {
                     match self.delete_many(names, algorithm.clone()).await {
-                        Err(Trouble::Refused(_)) => self.delete_each(names).await?,
+                        Err(S3Error::Refused(_)) => self.delete_each(names).await?,
                         deleted => deleted?,
                     }
                 }
@@ -336,7 +223,7 @@ impl Bucket {
         }
     }
 
-    async fn delete_each(&self, names: &[String]) -> Result<(), Trouble> {
+    async fn delete_each(&self, names: &[String]) -> Result<(), S3Error> {
         stream::iter(names.to_vec())
             .map(|name| async move { self.delete_one(&name).await })
             .buffer_unordered(AT_ONCE)
@@ -344,10 +231,10 @@ impl Bucket {
             .await
     }
 
-    async fn delete_one(&self, name: &str) -> Result<(), Trouble> {
+    async fn delete_one(&self, name: &str) -> Result<(), S3Error> {
         match send!(self, Delete, self.client.delete_object().key(name)) {
-            Ok(_) | Err(Trouble::NoObject) => Ok(()),
-            Err(trouble) => Err(trouble),
+            Ok(_) | Err(S3Error::NoObject) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
@@ -355,7 +242,7 @@ impl Bucket {
         &self,
         names: &[String],
         algorithm: ChecksumAlgorithm,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), S3Error> {
         let objects = names
             .iter()
             .map(|name| ObjectIdentifier::builder().key(name).build())
@@ -380,14 +267,14 @@ impl Bucket {
             None => Ok(()),
             Some(error) => {
                 let code = error.code().unwrap_or("an object was not deleted");
-                let said = format!("{code}: {}", error.message().unwrap_or_default());
-                Err(meaning(200, code, said.into()))
+                let answer = format!("{code}: {}", error.message().unwrap_or_default());
+                Err(classify_code(200, code, answer.into()))
             }
         }
     }
 
     /// Begins a multipart upload, and returns its id.
-    pub(super) async fn create_upload(&self, name: &str, tag: Tag) -> Result<String, Trouble> {
+    pub(super) async fn create_upload(&self, name: &str, tag: Tag) -> Result<String, S3Error> {
         let request = self
             .client
             .create_multipart_upload()
@@ -395,7 +282,7 @@ impl Bucket {
             .set_metadata(Some(metadata_of(tag)));
         send!(self, CreateUpload, request, without_checksum())?
             .upload_id
-            .ok_or_else(|| other("the server did not name the multipart upload"))
+            .ok_or_else(|| other("the server returned no id of the multipart upload"))
     }
 
     pub(super) async fn upload_part(
@@ -404,7 +291,7 @@ impl Bucket {
         upload: &str,
         number: u32,
         bytes: Bytes,
-    ) -> Result<Part, Trouble> {
+    ) -> Result<Part, S3Error> {
         let size = bytes.len() as u64;
         let request = self
             .client
@@ -426,13 +313,14 @@ impl Bucket {
         })
     }
 
-    /// Sends other bytes as a part than the request is signed for. Whether the server notices; if not, parts are sent with `Content-MD5`
-    /// from now on, unless nothing is to be verified.
+    /// Sends a part with other bytes than the request is signed for, and returns `true` if the
+    /// server refuses it. If it does not, parts are sent with `Content-MD5` from now on, unless
+    /// `checksums` is `none`.
     pub(super) async fn notices_spoilt_part(
         &self,
         name: &str,
         upload: &str,
-    ) -> Result<bool, Trouble> {
+    ) -> Result<bool, S3Error> {
         let request = self.client.upload_part().bucket(&self.name).key(name);
         let request = request.upload_id(upload).part_number(3);
         let sent = request
@@ -445,10 +333,10 @@ impl Bucket {
             .await;
         let notices = match sent {
             Ok(_) => false,
-            Err(error) => match error.raw_response().map(|said| said.status().as_u16()) {
-                // Whatever else it refuses the next request says, too.
+            Err(error) => match error.raw_response().map(|answer| answer.status().as_u16()) {
+                // If it refuses for another reason, it refuses the next request, too.
                 Some(400..=499) => true,
-                Some(_) | None => return Err(trouble(error)),
+                Some(_) | None => return Err(classify(error)),
             },
         };
         if !notices && self.checksums != Checksums::None {
@@ -457,15 +345,16 @@ impl Bucket {
         Ok(notices)
     }
 
-    /// Has a range of an object, which is given by its name, become a part of an upload, given by its name and id.
+    /// Copies a range of an object, given by its name, to a part of an upload, given by its name
+    /// and id.
     pub(super) async fn copy_part(
         &self,
         (source, object): (&str, &Object),
         (name, upload): (&str, &str),
         number: u32,
         range: Range<u64>,
-    ) -> Result<Part, Trouble> {
-        // Amazon S3 copies ranges of large objects only, and whole ones of any size.
+    ) -> Result<Part, S3Error> {
+        // Amazon S3 copies ranges of large objects only, and complete objects of any size.
         let part = (range != (0..object.size)).then(|| range_of(&range));
         let request = self
             .client
@@ -479,7 +368,7 @@ impl Bucket {
         let copied = send!(self, CopyPart, request)?;
         let copied = copied
             .copy_part_result
-            .ok_or_else(|| other("the server did not say what it copied"))?;
+            .ok_or_else(|| other("the server returned no result of the copy"))?;
         Ok(Part {
             number,
             size: range.end - range.start,
@@ -487,14 +376,14 @@ impl Bucket {
         })
     }
 
-    /// Makes an object of the parts, which are in the order of their numbers.
+    /// Completes a multipart upload from parts in the order of their numbers.
     pub(super) async fn complete(
         &self,
         name: &str,
         upload: &str,
         parts: &[Part],
         condition: &Condition,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), S3Error> {
         let parts = parts
             .iter()
             .map(|part| {
@@ -503,7 +392,7 @@ impl Bucket {
                     .e_tag(&part.etag)
                     .build())
             })
-            .collect::<Result<Vec<_>, Trouble>>()?;
+            .collect::<Result<Vec<_>, S3Error>>()?;
         let parts = CompletedMultipartUpload::builder()
             .set_parts(Some(parts))
             .build();
@@ -518,131 +407,17 @@ impl Bucket {
         send!(self, CompleteUpload, request).map(drop)
     }
 
-    /// Gives a multipart upload up, if there still is one.
-    pub(super) async fn abort(&self, name: &str, upload: &str) -> Result<(), Trouble> {
+    /// Aborts a multipart upload, if it is under way.
+    pub(super) async fn abort(&self, name: &str, upload: &str) -> Result<(), S3Error> {
         let request = self
             .client
             .abort_multipart_upload()
             .key(name)
             .upload_id(upload);
         match send!(self, AbortUpload, request) {
-            Ok(_) | Err(Trouble::NoUpload) => Ok(()),
-            Err(trouble) => Err(trouble),
+            Ok(_) | Err(S3Error::NoUpload) => Ok(()),
+            Err(error) => Err(error),
         }
-    }
-
-    /// The parts that a multipart upload has, in the order of their numbers.
-    pub(super) async fn parts(&self, name: &str, upload: &str) -> Result<Vec<Part>, Trouble> {
-        let mut parts = BTreeMap::new();
-        let mut markers = Markers::new();
-        let mut marker: Option<String> = None;
-        loop {
-            let request = self
-                .client
-                .list_parts()
-                .key(name)
-                .upload_id(upload)
-                .set_part_number_marker(marker.take());
-            let listed = send!(self, ListParts, request)?;
-            for part in listed.parts.unwrap_or_default() {
-                let number = part.part_number.unwrap_or_default();
-                let number = u32::try_from(number).map_err(other)?;
-                let part = Part {
-                    number,
-                    size: size(part.size),
-                    etag: etag(part.e_tag),
-                };
-                parts.insert(number, part);
-            }
-            if !listed.is_truncated.unwrap_or(false) {
-                return Ok(parts.into_values().collect());
-            }
-            let last = parts.keys().next_back().map(u32::to_string);
-            marker = Some(markers.next(parts.len(), listed.next_part_number_marker, last)?);
-        }
-    }
-
-    /// A page of the multipart uploads to names that begin with `prefix`, those after the name `after`, in order. All uploads to
-    /// one name are on one page.
-    pub(super) async fn uploads(
-        &self,
-        prefix: &str,
-        after: Option<&str>,
-    ) -> Result<Page<ListedUpload>, Trouble> {
-        let mut found = Uploads::new();
-        let mut markers = Markers::new();
-        let mut marker = after.map(|name| (name.to_owned(), None));
-        loop {
-            let next = self
-                .more_uploads(prefix, marker.take(), &mut found, &mut markers)
-                .await?;
-            found.retain(|(name, _), _| after.is_none_or(|after| &**name > after));
-            let Some(next) = next else {
-                return Ok(Page {
-                    entries: uploads_in_order(found),
-                    more: false,
-                });
-            };
-            let first = found.keys().next().map(|(name, _)| name);
-            let last = found.keys().next_back().map(|(name, _)| name.clone());
-            if first != last.as_ref() {
-                // The rest of the last name's uploads may be on the next page.
-                found.retain(|(name, _), _| Some(name) != last.as_ref());
-                return Ok(Page {
-                    entries: uploads_in_order(found),
-                    more: true,
-                });
-            }
-            marker = Some(next);
-        }
-    }
-
-    /// All multipart uploads to names that begin with `prefix`, in order.
-    pub(super) async fn all_uploads(&self, prefix: &str) -> Result<Vec<ListedUpload>, Trouble> {
-        let mut found = Uploads::new();
-        let mut markers = Markers::new();
-        let mut marker = None;
-        loop {
-            marker = self
-                .more_uploads(prefix, marker, &mut found, &mut markers)
-                .await?;
-            if marker.is_none() {
-                return Ok(uploads_in_order(found));
-            }
-        }
-    }
-
-    /// Adds those behind `marker` to what was found; where there are more, if there are.
-    async fn more_uploads(
-        &self,
-        prefix: &str,
-        marker: Option<UploadMarker>,
-        found: &mut Uploads,
-        markers: &mut Markers<UploadMarker>,
-    ) -> Result<Option<UploadMarker>, Trouble> {
-        let (name, id) = marker.map_or((None, None), |(name, id)| (Some(name), id));
-        let request = self
-            .client
-            .list_multipart_uploads()
-            .prefix(prefix)
-            .set_key_marker(name)
-            .set_upload_id_marker(id);
-        let listed = send!(self, ListUploads, request)?;
-        for upload in listed.uploads.unwrap_or_default() {
-            if let (Some(name), Some(id)) = (upload.key, upload.upload_id)
-                && name.starts_with(prefix)
-            {
-                found.insert((name, id), timestamp(upload.initiated));
-            }
-        }
-        if !listed.is_truncated.unwrap_or(false) {
-            return Ok(None);
-        }
-        let id = listed.next_upload_id_marker;
-        let stated = listed.next_key_marker.map(|name| (name, id));
-        let last = found.keys().next_back().cloned();
-        let last = last.map(|(name, id)| (name, Some(id)));
-        markers.next(found.len(), stated, last).map(Some)
     }
 
     fn algorithm(&self) -> Option<ChecksumAlgorithm> {
@@ -656,7 +431,7 @@ impl Bucket {
 }
 
 impl Object {
-    /// The session that made it, if that is said.
+    /// Returns the rank of the session that made the object, if it has a tag.
     pub(super) fn maker(&self) -> Option<Rank> {
         self.tag.map(|tag| tag.rank)
     }
@@ -675,12 +450,12 @@ impl Condition {
     }
 }
 
-/// The metadata that says who made an object.
+/// Returns the metadata with the tag of a maker.
 pub(super) fn metadata_of(tag: Tag) -> HashMap<String, String> {
     HashMap::from([(TAG.to_owned(), tag.to_string())])
 }
 
-/// What `Content-MD5` says of these bytes.
+/// Returns the value of `Content-MD5`.
 fn md5(bytes: &[u8]) -> String {
     BASE64_STANDARD.encode(Md5::digest(bytes))
 }
@@ -689,7 +464,7 @@ fn body(bytes: Bytes) -> ByteStream {
     ByteStream::new(SdkBody::from(bytes))
 }
 
-/// As in `Range` and `x-amz-copy-source-range`. The range is not empty.
+/// Returns the value of `Range` and `x-amz-copy-source-range` for a range that is not empty.
 fn range_of(range: &Range<u64>) -> String {
     format!("bytes={}-{}", range.start, range.end.saturating_sub(1))
 }
@@ -700,7 +475,7 @@ fn size(length: Option<i64>) -> u64 {
         .unwrap_or(0)
 }
 
-fn part_number(number: u32) -> Result<i32, Trouble> {
+fn part_number(number: u32) -> Result<i32, S3Error> {
     i32::try_from(number).map_err(other)
 }
 
@@ -709,7 +484,7 @@ fn timestamp(time: Option<DateTime>) -> Timestamp {
     millis.map_or(UNKNOWN, Timestamp::from_millis)
 }
 
-/// An entity tag with its quotes.
+/// Returns an entity tag with quotes.
 fn etag(stated: Option<String>) -> String {
     let stated = stated.unwrap_or_default();
     match stated.is_empty() || stated.ends_with('"') {
@@ -718,32 +493,7 @@ fn etag(stated: Option<String>) -> String {
     }
 }
 
-/// The objects of a list whose names begin with `prefix`.
-fn objects(
-    listed: Option<Vec<aws_sdk_s3::types::Object>>,
-    prefix: &str,
-) -> impl Iterator<Item = (String, Timestamp)> {
-    let listed = listed.unwrap_or_default().into_iter();
-    listed
-        .filter_map(|object| Some((object.key?, timestamp(object.last_modified))))
-        .filter(move |(name, _)| name.starts_with(prefix))
-}
-
-fn objects_in_order(found: BTreeMap<String, Timestamp>) -> Vec<Listed> {
-    let listed = |(name, modified_at)| Listed { name, modified_at };
-    found.into_iter().map(listed).collect()
-}
-
-fn uploads_in_order(found: Uploads) -> Vec<ListedUpload> {
-    let listed = |((name, id), initiated_at)| ListedUpload {
-        name,
-        id,
-        initiated_at,
-    };
-    found.into_iter().map(listed).collect()
-}
-
-/// A name as it stands in a URL.
+/// Returns a name in the percent-encoding of URLs.
 fn in_url(name: &str) -> String {
     let mut text = String::with_capacity(name.len());
     for byte in name.bytes() {
@@ -751,7 +501,7 @@ fn in_url(name: &str) -> String {
             b'/' | b'-' | b'_' | b'.' | b'~' | b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => {
                 text.push(char::from(byte));
             }
-            _ => write!(text, "%{byte:02X}").expect("a string takes all"),
+            _ => write!(text, "%{byte:02X}").expect("writing to a string never fails"),
         }
     }
     text

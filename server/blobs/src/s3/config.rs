@@ -1,89 +1,104 @@
-//! The settings of a store in S3, and what they must be.
+//! Settings of a store in S3.
 
 use std::fmt::{self, Debug};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use schemars::JsonSchema;
 use serde::de::{self, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use url::Url;
 
-use crate::OpenError;
+use crate::error::OpenError;
 
-/// The smallest part that a multipart upload may have, but for its last one (Amazon S3, "Multipart upload limits").
-const SMALLEST_PART: u64 = 5 * 1024 * 1024;
-/// The longest part that is gathered in memory; longer ones are put together on the server.
-pub(super) const MOST_GATHERED: u64 = 64 * 1024 * 1024;
+/// Minimum size of a part of a multipart upload, except the last (Amazon S3, "Multipart upload
+/// limits").
+const MIN_PART_SIZE: u64 = 5 * 1024 * 1024;
+/// Longest part that is gathered in memory. Longer ones are put together on the server.
+const MAX_GATHERED: u64 = 64 * 1024 * 1024;
 
-/// The longest that a pre-signed URL can be good for (Signature Version 4, `X-Amz-Expires`).
-const LONGEST_LINK: Duration = Duration::from_hours(7 * 24);
+/// Longest lifetime of a pre-signed URL (Signature Version 4, `X-Amz-Expires`).
+const MAX_LINK_LIFETIME: Duration = Duration::from_hours(7 * 24);
 
-/// A bucket of an S3-compatible server, which any number of servers may share.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Bucket of an S3-compatible server, which any number of servers may share.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The bucket. It must exist.
+    /// Name of the bucket, which must exist.
     pub bucket: String,
-    /// What the name of every object begins with, so that one bucket can hold several stores; for example `longhaul/`.
+    /// Beginning of all object names, for example `longhaul/`. With different prefixes, one bucket
+    /// can hold several stores.
     pub prefix: String,
-    /// The URL of the server, without the bucket, for example `https://s3.example.org`; left out for Amazon S3.
+    /// URL of the server, without the bucket, for example `https://s3.example.org`. Leave it out
+    /// for Amazon S3.
     pub endpoint: Option<String>,
-    /// The region that requests are signed for; left out, that of the environment, of the AWS profile or, without an `endpoint`, of the
-    /// machine in Amazon's cloud, else `us-east-1`.
+    /// Region that requests are signed for. By default that of the environment, of the AWS profile
+    /// or, without an `endpoint`, of the machine in Amazon's cloud, else `us-east-1`.
     pub region: Option<String>,
-    /// Whether the bucket is named in the path of a URL instead of the host name. Most servers that are not Amazon's need it.
+    /// Names the bucket in the path of URLs instead of the host name. Most servers other than
+    /// Amazon's need this.
     pub path_style: bool,
-    /// The key id to sign with. Left out with the secret, credentials come from the environment, the AWS profile, the container, or,
-    /// where the endpoint is Amazon's, the machine's role.
+    /// Access key id to sign with. Without it and the secret, credentials come from the
+    /// environment, the AWS profile, the container or, if the endpoint is Amazon's, the role of the
+    /// machine.
     pub access_key_id: Option<String>,
-    /// The secret that belongs to `access_key_id`.
+    /// Secret that belongs to `access_key_id`.
     pub secret_access_key: Option<Secret>,
-    /// What the server verifies objects by, beside the SHA-256 that every request is signed with. Parts of multipart uploads are sent
-    /// with `Content-MD5` at most, if that is chosen or the server, tried at the start, takes that SHA-256 on trust: servers agree on
-    /// nothing more.
+    /// Checksum by which the server verifies objects, in addition to the SHA-256 that every request
+    /// is signed with. Parts of multipart uploads are sent with `Content-MD5` at most: if that is
+    /// chosen, or if a trial at the start shows that the server does not verify the SHA-256.
+    /// Servers agree on nothing more.
     pub checksums: Checksums,
-    /// Whether the server refuses to put an object where `If-None-Match` or `If-Match` says so: `true`, `false`, or `"auto"`, which
-    /// tries it at the start. Where it does not, every upload takes some more requests, which keep out what a server of this store that
-    /// was paused still sends.
+    /// The server honours `If-None-Match` and `If-Match` when it puts objects: `true`, `false`, or
+    /// `"auto"`, which tries it at the start. Without it, every upload takes some more requests,
+    /// which keep out late requests of a paused server of this store.
     pub conditional_writes: Ability,
-    /// Whether the server copies a part of an object to a multipart upload: `true`, `false`, or `"auto"`, which tries it at the start.
-    /// Where it does not, what an upload had before a crash is read and sent once more.
+    /// The server copies a range of an object to a part of a multipart upload: `true`, `false`, or
+    /// `"auto"`, which tries it at the start. Without it, the bytes that an upload had before a
+    /// crash are read and sent once more.
     pub copy_parts: Ability,
-    /// The size of the parts of a multipart upload: 5 MiB to 64 MiB. Uploads whose length would take more than 10,000 parts get
-    /// larger ones.
+    /// Size of the parts of a multipart upload: 5 MiB to 64 MiB. Uploads whose length would take
+    /// more than 10,000 parts get larger ones.
+    #[schemars(with = "settings::Size")]
     pub part_size: ByteSize,
-    /// Most parts of one upload that are being sent at the same time.
+    /// Maximum number of parts of one upload that are sent at the same time.
     pub parts_in_flight: NonZeroUsize,
     /// Memory for the parts of all uploads: 64 MiB or more. Uploads wait for room in it.
+    #[schemars(with = "settings::Size")]
     pub memory: ByteSize,
-    /// How many bytes one request reads: 64 KiB to 1 GiB. A download has the next request under way while it passes on the bytes of one.
+    /// Number of bytes that one request reads: 64 KiB to 1 GiB. A download sends the next request
+    /// while it passes on the bytes of the one before.
+    #[schemars(with = "settings::Size")]
     pub read_size: ByteSize,
-    /// Most downloads that keep their answer from the S3 server open while their client takes nothing.
-    /// Each holds up to two connections with 408 KiB. Further ones close the one that was read longest
-    /// ago; its next bytes cost another request. 16 or more.
+    /// Maximum number of downloads that keep their answer from the S3 server open while their
+    /// client takes nothing: 16 or more. Each holds up to two connections with 408 KiB. Beyond it,
+    /// the answer that was read longest ago is closed; the next bytes of that download cost another
+    /// request.
     pub max_paused_reads: usize,
-    /// Memory for what short reads have read around themselves, as those of archives do: 16 MiB or more.
+    /// Memory for blocks around short reads, as those of archives: 16 MiB or more.
+    #[schemars(with = "settings::Size")]
     pub read_memory: ByteSize,
-    /// Files of this size or more are not sent by the server: a `GET` is redirected to a pre-signed URL of the bucket. Left out, all
-    /// are sent.
+    /// Minimum size of files whose `GET` is redirected to a pre-signed URL of the bucket. Without
+    /// it, the server sends all files itself.
+    #[schemars(with = "Option<settings::Size>")]
     pub redirect_min_size: Option<ByteSize>,
-    /// How long such a URL is good for: 1 second to 7 days, and no longer than the credentials that it is signed with. A client that
-    /// was cut later has to ask the server anew.
-    #[serde(with = "humantime_serde")]
+    /// Lifetime of such a URL: 1 second to 7 days, and no longer than the credentials that it is
+    /// signed with. A client that is cut off later must ask the server again.
+    #[serde(with = "settings::Time")]
     pub redirect_lifetime: Duration,
-    /// What clients know the S3 server by, where that is not `endpoint`: a URL as there.
+    /// URL of the S3 server for clients, if it differs from `endpoint`.
     pub redirect_endpoint: Option<String>,
-    /// How long connecting may take.
-    #[serde(with = "humantime_serde")]
+    /// Timeout for connecting.
+    #[serde(with = "settings::Time")]
     pub connect_timeout: Duration,
-    /// How long one attempt of a request may take, that is until its answer begins.
-    #[serde(with = "humantime_serde")]
+    /// Timeout for one attempt of a request, until its answer begins.
+    #[serde(with = "settings::Time")]
     pub attempt_timeout: Duration,
-    /// How long a request may take with all its attempts.
-    #[serde(with = "humantime_serde")]
+    /// Timeout for a request with all its attempts.
+    #[serde(with = "settings::Time")]
     pub operation_timeout: Duration,
-    /// How often a request is attempted.
+    /// Maximum number of attempts of a request.
     pub attempts: NonZeroU32,
 }
 
@@ -118,10 +133,10 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Whether every setting is one that can be meant.
+    /// Checks every setting.
     ///
     /// # Errors
-    /// [`OpenError::Setting`] for the first that is not.
+    /// [`OpenError::Setting`] for the first that is invalid.
     pub(crate) fn check(&self) -> Result<(), OpenError> {
         let part = self.part_size.as_u64();
         let read = self.read_size.as_u64();
@@ -134,7 +149,7 @@ impl Config {
             (
                 is_prefix(&self.prefix),
                 "prefix",
-                "at most 512 bytes of text on one line, and without a slash at its beginning, for example \"longhaul/\"",
+                "at most 512 bytes of text on one line, without a slash at the beginning, for example \"longhaul/\"",
             ),
             (
                 self.endpoint.as_deref().is_none_or(is_url),
@@ -152,12 +167,12 @@ impl Config {
                 "the name of a region, for example \"eu-central-1\"",
             ),
             (
-                (SMALLEST_PART..=MOST_GATHERED).contains(&part),
+                (MIN_PART_SIZE..=MAX_GATHERED).contains(&part),
                 "part_size",
                 "between 5 MiB and 64 MiB",
             ),
             (
-                self.memory.as_u64() >= MOST_GATHERED,
+                self.memory.as_u64() >= MAX_GATHERED,
                 "memory",
                 "64 MiB or more",
             ),
@@ -177,14 +192,14 @@ impl Config {
                 "between 64 KiB and 1 GiB",
             ),
             (
-                (Duration::from_secs(1)..=LONGEST_LINK).contains(&self.redirect_lifetime),
+                (Duration::from_secs(1)..=MAX_LINK_LIFETIME).contains(&self.redirect_lifetime),
                 "redirect_lifetime",
                 "between 1 second and 7 days",
             ),
             (
                 self.access_key_id.is_some() == self.secret_access_key.is_some(),
                 "secret_access_key",
-                "said together with blobs.access_key_id, or not at all",
+                "set together with blobs.access_key_id, or not at all",
             ),
         ];
         for (holds, setting, requirement) in rules {
@@ -199,7 +214,32 @@ impl Config {
     }
 }
 
-/// Whether this can be the name of a bucket, or the ARN of an access point.
+/// Limits that cannot be configured.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Maximum number of parts of a multipart upload.
+    pub(super) max_parts: u64,
+    /// Longest part that is gathered in memory, in bytes.
+    pub(super) max_gathered: u64,
+    /// Pause between the first two attempts of a request.
+    pub(super) first_pause: Duration,
+    /// Time that a server has to complete a multipart upload. One that is neither under way nor
+    /// completed by then is lost.
+    pub(super) completing: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_parts: 10_000,
+            max_gathered: MAX_GATHERED,
+            first_pause: Duration::from_millis(100),
+            completing: Duration::from_mins(1),
+        }
+    }
+}
+
+/// Returns `true` for names that a bucket can have, and for ARNs of access points.
 fn is_bucket(text: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     text.starts_with("arn:") || (!text.is_empty() && text.bytes().all(is_plain))
@@ -214,7 +254,7 @@ fn is_region(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(is_plain)
 }
 
-/// Whether this is a URL that names a server and perhaps a path.
+/// Returns `true` for `http` and `https` URLs of a server, with or without a path.
 fn is_url(text: &str) -> bool {
     let Ok(url) = text.parse::<Url>() else {
         return false;
@@ -225,14 +265,15 @@ fn is_url(text: &str) -> bool {
     is_http && has_host && is_bare
 }
 
-/// Whether a server can do something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Ability of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
+#[schemars(with = "String", inline)]
 pub enum Ability {
-    /// It is tried.
+    /// To be tried.
     Auto,
-    /// It can.
+    /// Present.
     Yes,
-    /// It cannot.
+    /// Absent.
     No,
 }
 
@@ -270,20 +311,20 @@ impl Visitor<'_> for AbilityVisitor {
         f.write_str("true, false or \"auto\"")
     }
 
-    fn visit_bool<E: de::Error>(self, said: bool) -> Result<Ability, E> {
-        Ok(said.into())
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Ability, E> {
+        Ok(value.into())
     }
 
-    fn visit_str<E: de::Error>(self, said: &str) -> Result<Ability, E> {
-        match said {
+    fn visit_str<E: de::Error>(self, value: &str) -> Result<Ability, E> {
+        match value {
             "auto" => Ok(Ability::Auto),
-            _ => Err(E::invalid_value(Unexpected::Str(said), &self)),
+            _ => Err(E::invalid_value(Unexpected::Str(value), &self)),
         }
     }
 }
 
-/// What a server verifies objects by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Checksum by which a server verifies objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Checksums {
     /// `x-amz-checksum-crc32`, which most servers know, for objects that are put with one request.
@@ -292,19 +333,19 @@ pub enum Checksums {
     Crc64nvme,
     /// `x-amz-checksum-sha256`.
     Sha256,
-    /// `Content-MD5`, which every server knows, for parts of multipart uploads, too.
+    /// `Content-MD5`, which every server knows, also for parts of multipart uploads.
     Md5,
-    /// The signature alone.
+    /// None beside the signature.
     None,
 }
 
-/// A text that is not for eyes.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Text that is not printed.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Secret(String);
 
 impl Secret {
-    /// The text itself.
+    /// Returns the text.
     pub(super) fn reveal(&self) -> &str {
         &self.0
     }

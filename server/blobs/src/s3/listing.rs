@@ -1,26 +1,26 @@
-//! Listing blobs in the order of their keys, in bounded memory.
+//! Lists of blobs in the order of their keys, in bounded memory.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use domain::blob_store::BlobEntry;
 use domain::{BlobKey, Timestamp};
 
-use super::Shared;
-use super::failures::Trouble;
+use super::errors::S3Error;
+use super::shared::Shared;
 
-/// How many objects one request lists (`ListObjectsV2`).
+/// Maximum number of objects that one request lists (`ListObjectsV2`).
 const PAGE: i32 = 1000;
 
-/// Keys that were found in order, up to one behind which there may be more.
+/// Keys that were found in order, up to a key behind which there may be more.
 #[derive(Debug)]
 struct Found {
     keys: BTreeMap<BlobKey, Timestamp>,
-    /// The last key of which all is known; none if all keys were found.
+    /// Last key up to which the list is complete. `None` if all keys were found.
     complete_to: Option<BlobKey>,
 }
 
 impl Found {
-    /// What of it is known where others found keys up to these ends.
+    /// Cuts the list to the keys for which it and lists with these ends are complete.
     fn known_to(mut self, ends: impl IntoIterator<Item = Option<BlobKey>>) -> Self {
         self.complete_to = ends.into_iter().chain([self.complete_to]).flatten().min();
         if let Some(end) = &self.complete_to {
@@ -30,22 +30,22 @@ impl Found {
     }
 }
 
-/// Where multipart uploads may be to.
+/// Place that multipart uploads lead to.
 #[derive(Debug, Clone, Copy)]
 enum Place {
-    /// Where blobs are published.
+    /// Published names.
     Published,
-    /// Beside notes.
+    /// Large parts, beside notes.
     Staged,
 }
 
 impl Shared {
-    /// Up to `limit` blobs that grow, those after `after`: all that there is a note or a multipart upload of.
+    /// Lists up to `limit` growing blobs after `after`: all with a note or a multipart upload.
     pub(super) async fn list_staged(
         &self,
         after: Option<&BlobKey>,
         limit: usize,
-    ) -> Result<Vec<BlobEntry>, Trouble> {
+    ) -> Result<Vec<BlobEntry>, S3Error> {
         let mut notes = self.noted(after).await?;
         let mut ends = Vec::new();
         for place in [Place::Published, Place::Staged] {
@@ -65,13 +65,14 @@ impl Shared {
             .collect())
     }
 
-    /// Up to `limit` blobs that are whole, those after `after`, and seals whose blobs are gone: whoever seals late does not see that. An
-    /// object below the name of a blob that grows is not a blob yet.
+    /// Lists up to `limit` published blobs after `after`, and seals whose blobs are gone: a late
+    /// session may have sealed a blob after its deletion. An object of a blob that grows is not
+    /// listed.
     pub(super) async fn list_published(
         &self,
         after: Option<&BlobKey>,
         limit: usize,
-    ) -> Result<Vec<BlobEntry>, Trouble> {
+    ) -> Result<Vec<BlobEntry>, S3Error> {
         let mut entries = Vec::new();
         let mut after = after.cloned();
         while entries.len() < limit {
@@ -99,13 +100,13 @@ impl Shared {
         Ok(entries)
     }
 
-    /// Keys whose objects are named by `prefix` and the key: some, if there are any, or all.
+    /// Finds keys whose objects are named by `prefix` and the key: at least one, if there is any.
     async fn placed(
         &self,
         prefix: &str,
         after: Option<&BlobKey>,
         limit: i32,
-    ) -> Result<Found, Trouble> {
+    ) -> Result<Found, S3Error> {
         let mut keys = BTreeMap::new();
         let mut name = after.map(|key| format!("{prefix}{key}"));
         loop {
@@ -128,12 +129,12 @@ impl Shared {
         }
     }
 
-    /// The keys of blobs that there are notes of, between two keys.
+    /// Finds all keys with notes, after `after` and up to `last`.
     async fn growing(
         &self,
         after: Option<&BlobKey>,
         last: &BlobKey,
-    ) -> Result<BTreeSet<BlobKey>, Trouble> {
+    ) -> Result<BTreeSet<BlobKey>, S3Error> {
         let mut grow = BTreeSet::new();
         let mut after = after.cloned();
         loop {
@@ -147,11 +148,11 @@ impl Shared {
         }
     }
 
-    /// Keys of blobs that there are notes of: some, or all.
-    async fn noted(&self, after: Option<&BlobKey>) -> Result<Found, Trouble> {
+    /// Finds keys with notes: at least one, if there is any.
+    async fn noted(&self, after: Option<&BlobKey>) -> Result<Found, S3Error> {
         let prefix = self.names.all_staged();
         let mut keys: BTreeMap<BlobKey, Timestamp> = BTreeMap::new();
-        // Behind all notes of the key, whatever they are called.
+        // Behind all names below the key.
         let mut name = after.map(|key| format!("{}~", self.names.staged(key)));
         loop {
             let listed = self.bucket.list(&prefix, name.as_deref(), PAGE).await?;
@@ -173,7 +174,7 @@ impl Shared {
                     complete_to: None,
                 });
             }
-            // There may be more of the last key.
+            // There may be more objects of the last key.
             if keys.len() > 1 {
                 let complete_to = keys.keys().rev().nth(1).cloned();
                 return Ok(Found { keys, complete_to });
@@ -181,13 +182,13 @@ impl Shared {
         }
     }
 
-    /// Keys of blobs that there are multipart uploads of, to themselves or to large parts of them.
+    /// Finds keys with multipart uploads, to published names or to large parts.
     async fn uploading(
         &self,
         place: Place,
         after: Option<&BlobKey>,
         limit: usize,
-    ) -> Result<Found, Trouble> {
+    ) -> Result<Found, S3Error> {
         let names = &self.names;
         let prefix = match place {
             Place::Published => names.all_published(),

@@ -1,22 +1,29 @@
-//! The names of objects, and what names say.
+//! Names of objects, and the facts that are in names and metadata.
 //!
 //! ```text
 //! PREFIX published/<key>             a blob
-//! PREFIX sealed/<key>                who published it, where the blob does not say so itself
-//! PREFIX staged/<key>!/<note>        what is known of a blob that grows
-//! PREFIX probe                       overwritten now and then, to see whether writing works
-//! PREFIX probe-<key>                 with what is found out at the start what the server can do, and deleted then
+//! PREFIX sealed/<key>                its publisher, if another session made the object
+//! PREFIX staged/<key>!/<note>        a note on a blob that grows
+//! PREFIX staged/<key>!/large-<tag>   a part that is being put together
+//! PREFIX probe                       overwritten now and then, to find out whether writing works
+//! PREFIX probe-<key>                 written at the start to try the server, then deleted
 //! ```
 //!
-//! The `!` has the objects of keys come in the order of the keys, of which one may be the beginning of another: it is less than
-//! every character of a key.
+//! The `!` puts the objects of keys in the order of the keys, of which one may be the beginning of
+//! another: it is less than every character of a key.
+//!
+//! A *session* is the time for which one writer has a blob. The names of all its notes have its
+//! rank and the offset at which it began. Bytes of sessions of lower ranks from there on do not
+//! count, whenever they were written. [`Notes`] combines the notes of a blob by this rule; it sends
+//! no request.
 
+use std::collections::HashMap;
 use std::fmt::{self, Display};
 use std::str::FromStr;
 
 use domain::BlobKey;
 
-/// Orders the sessions of all writers of a blob: by the epoch of the upload, then by a count within the process.
+/// Rank of a session: the epoch of the upload, then a number that the process issued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Rank {
     pub(super) epoch: u64,
@@ -41,7 +48,8 @@ impl FromStr for Rank {
     }
 }
 
-/// Says which session made an object or a multipart upload; the count tells those of one session apart.
+/// Tag of an object or a multipart upload: the rank of the session that made it, and a count within
+/// the session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tag {
     pub(super) rank: Rank,
@@ -66,29 +74,29 @@ impl FromStr for Tag {
     }
 }
 
-/// What a note is for.
+/// Kind of a note.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     /// A session began.
     Claim,
     /// Bytes, and the state of the blob with them.
     Piece,
-    /// The same, and nothing more comes of this session.
+    /// The same, and nothing more comes of the session.
     Close,
 }
 
-/// An object that says something of a blob that grows; all of it but the state is in its name.
+/// Object with facts on a blob that grows. All but the state are in its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Note {
-    /// Of the session that left it.
+    /// Rank of the session that put it.
     pub(super) rank: Rank,
-    /// Counts the notes of the session.
+    /// Counts the notes, objects and uploads of the session.
     pub(super) nth: u64,
-    /// Where the session began: bytes of older sessions do not count from there on.
+    /// Offset at which the session began. Bytes of lower ranks do not count from there on.
     pub(super) begin: u64,
-    /// The note has the bytes of the blob from here
+    /// Beginning of the bytes of the note in the blob.
     pub(super) from: u64,
-    /// to here.
+    /// End of the bytes of the note in the blob.
     pub(super) to: u64,
     pub(super) kind: Kind,
 }
@@ -143,7 +151,7 @@ impl FromStr for Note {
     }
 }
 
-/// Sixteen hexadecimal digits.
+/// Parses sixteen hexadecimal digits.
 fn hexadecimal(text: &str) -> Option<u64> {
     let is_canonical = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     is_canonical
@@ -151,7 +159,7 @@ fn hexadecimal(text: &str) -> Option<u64> {
         .flatten()
 }
 
-/// The names of a store's objects.
+/// Names of the objects of a store.
 #[derive(Debug, Clone)]
 pub(super) struct Names {
     prefix: String,
@@ -192,7 +200,7 @@ impl Names {
         format!("{}{note}", self.staged(key))
     }
 
-    /// Where a part is put together that is longer than what is gathered in memory.
+    /// Returns the name under which a large part is put together.
     pub(super) fn large(&self, key: &BlobKey, tag: Tag) -> String {
         format!("{}large-{tag}", self.staged(key))
     }
@@ -201,7 +209,7 @@ impl Names {
         format!("{}probe", self.prefix)
     }
 
-    /// An object to find out by what the server can do.
+    /// Returns the name of an object to try what the server can do.
     pub(super) fn scratch(&self, key: &BlobKey) -> String {
         format!("{}{key}", self.all_scratch())
     }
@@ -210,21 +218,152 @@ impl Names {
         format!("{}probe-", self.prefix)
     }
 
-    /// The key of a published blob's object.
+    /// Returns the key in the name of a published blob.
     pub(super) fn key_of_published(&self, name: &str) -> Option<BlobKey> {
         name.strip_prefix(&self.all_published())?.parse().ok()
     }
 
-    /// The key of the blob that an object beside its notes belongs to.
+    /// Returns the key in the name of a note or a large part.
     pub(super) fn key_of_staged(&self, name: &str) -> Option<BlobKey> {
         let (key, _) = name.strip_prefix(&self.all_staged())?.split_once("!/")?;
         key.parse().ok()
     }
 
-    /// The key and the note that an object's name says.
+    /// Returns the key and the note in the name of a note.
     pub(super) fn note_of(&self, name: &str) -> Option<(BlobKey, Note)> {
         let (key, note) = name.strip_prefix(&self.all_staged())?.split_once("!/")?;
         Some((key.parse().ok()?, note.parse().ok()?))
+    }
+}
+
+/// Multipart upload that may be under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Upload {
+    pub(super) id: String,
+    /// Tag of its beginner.
+    pub(super) tag: Tag,
+}
+
+/// State of a blob, in the metadata of a note.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct State {
+    /// Size of all parts but the last, in bytes.
+    pub(super) part_size: u64,
+    /// Number of bytes of the object at the published name that the blob begins with.
+    pub(super) base: u64,
+    /// Multipart upload with the parts behind the base.
+    pub(super) upload: Option<Upload>,
+}
+
+const PART_SIZE: &str = "longhaul-part-size";
+const BASE: &str = "longhaul-base";
+const UPLOAD: &str = "longhaul-upload";
+const UPLOAD_TAG: &str = "longhaul-upload-tag";
+
+impl State {
+    pub(super) fn to_metadata(&self) -> HashMap<String, String> {
+        let mut metadata = HashMap::from([
+            (PART_SIZE.to_owned(), self.part_size.to_string()),
+            (BASE.to_owned(), self.base.to_string()),
+        ]);
+        if let Some(upload) = &self.upload {
+            metadata.insert(UPLOAD.to_owned(), upload.id.clone());
+            metadata.insert(UPLOAD_TAG.to_owned(), upload.tag.to_string());
+        }
+        metadata
+    }
+
+    pub(super) fn from_metadata(metadata: &HashMap<String, String>) -> Option<Self> {
+        let number = |name| metadata.get(name)?.parse::<u64>().ok();
+        let upload = match (metadata.get(UPLOAD), metadata.get(UPLOAD_TAG)) {
+            (Some(id), Some(tag)) => Some(Upload {
+                id: id.clone(),
+                tag: tag.parse().ok()?,
+            }),
+            _ => None,
+        };
+        Some(Self {
+            part_size: number(PART_SIZE).filter(|size| *size > 0)?,
+            base: number(BASE)?,
+            upload,
+        })
+    }
+}
+
+/// Bytes of a blob that a note has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Extent {
+    pub(super) note: Note,
+    /// Beginning of the bytes in the blob.
+    pub(super) from: u64,
+    /// End of the bytes in the blob.
+    pub(super) to: u64,
+}
+
+/// Notes on one blob, in the order of their ranks.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Notes(Vec<Note>);
+
+impl Notes {
+    pub(super) fn new(mut notes: Vec<Note>) -> Self {
+        notes.sort_unstable();
+        Self(notes)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = &Note> {
+        self.0.iter()
+    }
+
+    /// Returns the greatest rank.
+    pub(super) fn newest(&self) -> Option<Rank> {
+        self.0.last().map(|note| note.rank)
+    }
+
+    /// Returns the notes of sessions of lower ranks than `rank`.
+    pub(super) fn before(&self, rank: Rank) -> Self {
+        let before = |note: &&Note| note.rank < rank;
+        Self(self.0.iter().filter(before).copied().collect())
+    }
+
+    /// Returns the newest note that has a state.
+    pub(super) fn newest_state(&self) -> Option<&Note> {
+        self.0.iter().rev().find(|note| note.has_state())
+    }
+
+    /// Returns the notes with the bytes from `from` to `to`, or as far as they reach without a gap.
+    pub(super) fn extents(&self, from: u64, to: u64) -> Vec<Extent> {
+        let mut extents = Vec::new();
+        let mut reached = from;
+        while reached < to {
+            let farthest = self
+                .0
+                .iter()
+                .filter(|note| note.has_state() && note.from <= reached)
+                .map(|note| (self.end(note), *note))
+                .max()
+                .filter(|(end, _)| *end > reached);
+            let Some((end, note)) = farthest else {
+                break;
+            };
+            let end = end.min(to);
+            extents.push(Extent {
+                note,
+                from: reached,
+                to: end,
+            });
+            reached = end;
+        }
+        extents
+    }
+
+    /// Returns the offset up to which the bytes of a note count.
+    fn end(&self, note: &Note) -> u64 {
+        let newer = self.0.iter().filter(|other| other.rank > note.rank);
+        newer.map(|other| other.begin).fold(note.to, u64::min)
     }
 }
 
@@ -281,5 +420,84 @@ mod tests {
         by_name.sort_by(in_order);
         keys.sort_unstable();
         assert_eq!(by_name, keys);
+    }
+
+    fn note(epoch: u64, begin: u64, from: u64, to: u64) -> Note {
+        Note {
+            rank: Rank { epoch, session: 1 },
+            nth: 0,
+            begin,
+            from,
+            to,
+            kind: Kind::Piece,
+        }
+    }
+
+    fn claim(epoch: u64, begin: u64) -> Note {
+        Note {
+            kind: Kind::Claim,
+            ..note(epoch, begin, begin, begin)
+        }
+    }
+
+    fn bytes(notes: &[Note], from: u64, to: u64) -> Vec<(u64, u64, u64)> {
+        Notes::new(notes.to_vec())
+            .extents(from, to)
+            .iter()
+            .map(|extent| (extent.note.rank.epoch, extent.from, extent.to))
+            .collect()
+    }
+
+    #[test]
+    fn a_state_reads_back() {
+        let rank = Rank {
+            epoch: 1,
+            session: 2,
+        };
+        for upload in [
+            None,
+            Some(Upload {
+                id: "an id".to_owned(),
+                tag: Tag { rank, nth: 3 },
+            }),
+        ] {
+            let state = State {
+                part_size: 5,
+                base: 7,
+                upload,
+            };
+            assert_eq!(State::from_metadata(&state.to_metadata()), Some(state));
+        }
+        assert_eq!(State::from_metadata(&HashMap::new()), None);
+    }
+
+    #[test]
+    fn pieces_follow_one_another() {
+        let notes = [note(1, 0, 0, 10), note(1, 0, 10, 15), note(2, 15, 15, 30)];
+        assert_eq!(bytes(&notes, 4, 20), [(1, 4, 10), (1, 10, 15), (2, 15, 20)]);
+        assert_eq!(bytes(&notes, 0, 99).last(), Some(&(2, 15, 30)));
+        assert_eq!(bytes(&notes[1..], 4, 20), []);
+    }
+
+    #[test]
+    fn a_newer_session_cuts_what_older_ones_have_beyond_its_beginning() {
+        let notes = [note(1, 0, 0, 50), note(2, 20, 20, 30)];
+        assert_eq!(bytes(&notes, 0, 50), [(1, 0, 20), (2, 20, 30)]);
+        assert_eq!(
+            bytes(&[note(1, 0, 0, 50), claim(2, 20)], 0, 50),
+            [(1, 0, 20)]
+        );
+    }
+
+    #[test]
+    fn what_an_older_session_writes_late_does_not_count() {
+        let notes = [note(2, 20, 20, 30), note(1, 0, 0, 20), note(1, 0, 20, 90)];
+        assert_eq!(bytes(&notes, 0, 90), [(1, 0, 20), (2, 20, 30)]);
+    }
+
+    #[test]
+    fn a_tail_may_be_written_anew_as_one() {
+        let notes = [note(1, 0, 0, 10), note(2, 10, 10, 12), note(2, 10, 0, 14)];
+        assert_eq!(bytes(&notes, 0, 14), [(2, 0, 14)]);
     }
 }

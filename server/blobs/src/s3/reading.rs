@@ -1,87 +1,46 @@
-//! Reading objects in requests of bounded length, one request ahead.
+//! Reads of objects in requests of bounded length, one request ahead.
 //!
-//! Bytes are passed on as they come; none are gathered, but for short reads (`blocks`). While one
-//! answer is passed on, the next request is sent already, and its answer waits in the connection. An
-//! answer that breaks off is asked for again from where it broke, and so is one that was closed while
-//! its reader paused (`pauses`).
+//! Bytes are passed on as they come, and not gathered. While one answer is passed on, the next
+//! request has been sent, and its answer waits in the connection. If an answer breaks off, the rest
+//! is requested again, and likewise if the answer was closed while its reader paused.
+//!
+//! An answer of the S3 server that is read in part keeps its connection, up to 408 KiB in its
+//! buffer (hyper's largest), and the buffers of the kernel. The clients of downloads decide how
+//! fast answers are read, so the number of paused ones is bounded by [`Pauses`]: it closes the one
+//! that was read longest ago, whose reader requests the rest again.
 
+use std::collections::BTreeMap;
 use std::mem;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use async_trait::async_trait;
 use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
-use domain::blob_store::{BlobError, BlobStream, Link, LinkFields};
-use domain::{Blob, BlobKey};
+use domain::BlobKey;
+use domain::blob_store::{BlobError, BlobStream};
 use futures::{StreamExt as _, stream};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::blocks::Blocks;
 use super::bucket::Bucket;
-use super::failures::{Trouble, broken, failed, other};
-use super::links::Links;
-use super::pauses::{Pauses, Ticket};
+use super::errors::{S3Error, broken_off, failed, other};
 
-/// How often in a row an answer may break off without a byte.
-const MOST_BREAKS: u32 = 3;
+/// Maximum number of consecutive answers that break off without a byte.
+const MAX_BREAKS: u32 = 3;
 
-/// A published blob.
-#[derive(Debug)]
-pub(super) struct PublishedObject {
-    pub(super) source: Source,
-    /// In bytes.
-    pub(super) size: u64,
-    /// How many bytes one request reads.
-    pub(super) read_size: u64,
-    pub(super) blocks: Arc<Blocks>,
-    /// Gives links to it, where clients may have them.
-    pub(super) links: Option<Arc<Links>>,
-}
-
-#[async_trait]
-impl Blob for PublishedObject {
-    fn size(&self) -> u64 {
-        self.size
-    }
-
-    fn read(&self, range: Range<u64>) -> BlobStream {
-        if range.end > self.size && !range.is_empty() {
-            let key = self.source.key.clone();
-            return stream::iter([Err(BlobError::Missing { key })]).boxed();
-        }
-        match Blocks::suit(&range, self.size) {
-            true => self.blocks.stream(&self.source, self.size, range),
-            false => self.source.clone().stream(range, self.read_size),
-        }
-    }
-
-    async fn link(&self, fields: LinkFields<'_>) -> Result<Option<Link>, BlobError> {
-        let (Some(links), Some(etag)) = (&self.links, &self.source.etag) else {
-            return Ok(None);
-        };
-        let signed = links.sign(&self.source.name, self.size, fields).await;
-        let url = signed.map_err(|trouble| failed(&self.source.key, "sign a link to", trouble))?;
-        Ok(url.map(|url| Link {
-            url,
-            etag: etag.clone(),
-        }))
-    }
-}
-
-/// An object that is read.
+/// Object to read.
 #[derive(Debug, Clone)]
 pub(super) struct Source {
     pub(super) bucket: Arc<Bucket>,
-    /// The blob that it is of.
+    pub(super) pauses: Arc<Pauses>,
+    /// Key of its blob.
     pub(super) key: BlobKey,
     pub(super) name: String,
-    /// What it must still be, if that matters.
+    /// Entity tag that it must still have.
     pub(super) etag: Option<String>,
 }
 
 impl Source {
-    /// The bytes in `range`.
+    /// Streams the bytes in `range`.
     pub(super) fn stream(self, range: Range<u64>, read_size: u64) -> BlobStream {
         let reading = Reading {
             source: self,
@@ -99,36 +58,36 @@ impl Source {
         .boxed()
     }
 
-    async fn get(&self, range: Range<u64>) -> Result<ByteStream, Trouble> {
+    async fn get(&self, range: Range<u64>) -> Result<ByteStream, S3Error> {
         self.bucket
             .get(&self.name, range, self.etag.as_deref())
             .await
     }
 }
 
-/// A range while it is read.
+/// Range that is being read.
 #[derive(Debug)]
 struct Reading {
     source: Source,
     read_size: u64,
-    /// What is yet to be passed on.
+    /// Bytes yet to be passed on.
     rest: Range<u64>,
-    /// Up to where it was asked for.
+    /// End of the bytes that were requested.
     requested: u64,
     answers: Answers,
     /// Ticket of `answers` while nobody reads.
     paused: Option<Ticket>,
-    /// How often in a row an answer broke off without a byte.
+    /// Number of consecutive answers that broke off without a byte.
     breaks: u32,
 }
 
-/// The answers that a reading has open.
+/// Open answers of a reading.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
-    /// The one that is being passed on, and where in the blob it ends.
+    /// The one that is being passed on, with the offset in the blob at which it ends.
     current: Option<(ByteStream, u64)>,
-    /// The next one, which is asked for.
-    ahead: Option<AbortOnDropHandle<Result<ByteStream, Trouble>>>,
+    /// The next one, which has been requested.
+    ahead: Option<AbortOnDropHandle<Result<ByteStream, S3Error>>>,
 }
 
 impl Reading {
@@ -148,8 +107,8 @@ impl Reading {
         Ok(chunk)
     }
 
-    fn pauses(&self) -> &Pauses<Answers> {
-        self.source.bucket.pauses()
+    fn pauses(&self) -> &Pauses {
+        &self.source.pauses
     }
 
     async fn read(&mut self) -> Result<Option<Bytes>, BlobError> {
@@ -173,11 +132,11 @@ impl Reading {
                     }
                     return Ok(Some(chunk));
                 }
-                Some(Err(error)) => broken(error),
-                None => broken("the answer ended too early"),
+                Some(Err(error)) => broken_off(error),
+                None => broken_off("the answer ended too early"),
             };
             self.breaks += 1;
-            if self.breaks > MOST_BREAKS {
+            if self.breaks > MAX_BREAKS {
                 return Err(self.failed(broken));
             }
             tracing::debug!(key = %self.source.key, ?broken, "an answer broke off");
@@ -187,7 +146,7 @@ impl Reading {
         Ok(None)
     }
 
-    /// The next answer, and where it ends; behind it, the one after that is asked for.
+    /// Returns the next answer with its end, and requests the one behind it.
     async fn answer(&mut self) -> Result<(ByteStream, u64), BlobError> {
         let ahead = match self.answers.ahead.take() {
             Some(ahead) => ahead,
@@ -195,14 +154,14 @@ impl Reading {
         };
         let end = self.requested;
         let answer = ahead.await.unwrap_or_else(|error| Err(other(error)));
-        let answer = answer.map_err(|trouble| self.failed(trouble))?;
+        let answer = answer.map_err(|error| self.failed(error))?;
         if self.requested < self.rest.end {
             self.answers.ahead = Some(self.ask());
         }
         Ok((answer, end))
     }
 
-    fn ask(&mut self) -> AbortOnDropHandle<Result<ByteStream, Trouble>> {
+    fn ask(&mut self) -> AbortOnDropHandle<Result<ByteStream, S3Error>> {
         let end = self.rest.end.min(self.requested + self.read_size);
         let range = self.requested..end;
         self.requested = end;
@@ -210,13 +169,13 @@ impl Reading {
         AbortOnDropHandle::new(tokio::spawn(async move { source.get(range).await }))
     }
 
-    fn failed(&self, trouble: Trouble) -> BlobError {
-        match trouble {
-            // It has been deleted, and perhaps another was put in its place.
-            Trouble::NoObject | Trouble::Changed => BlobError::Missing {
+    fn failed(&self, error: S3Error) -> BlobError {
+        match error {
+            // The blob was deleted, and perhaps another put in its place.
+            S3Error::NoObject | S3Error::Changed => BlobError::Missing {
                 key: self.source.key.clone(),
             },
-            trouble => failed(&self.source.key, "read", trouble),
+            error => failed(&self.source.key, "read", error),
         }
     }
 }
@@ -226,5 +185,85 @@ impl Drop for Reading {
         if let Some(ticket) = self.paused.take() {
             drop(self.pauses().resume(&ticket));
         }
+    }
+}
+
+/// Paused answers.
+#[derive(Debug)]
+pub(super) struct Pauses<T = Answers> {
+    limit: usize,
+    paused: Mutex<Paused<T>>,
+}
+
+#[derive(Debug)]
+struct Paused<T> {
+    next: u64,
+    /// In the order in which they were paused.
+    answers: BTreeMap<u64, T>,
+}
+
+/// Key of a paused answer.
+#[derive(Debug)]
+struct Ticket(u64);
+
+impl<T> Pauses<T> {
+    /// Returns a set that holds at most `limit` answers.
+    pub(super) fn new(limit: usize) -> Self {
+        let paused = Paused {
+            next: 0,
+            answers: BTreeMap::new(),
+        };
+        Self {
+            limit,
+            paused: Mutex::new(paused),
+        }
+    }
+
+    /// Keeps `answer` until it is resumed, or closed to make room for later ones.
+    fn pause(&self, answer: T) -> Ticket {
+        let mut paused = self.lock();
+        let ticket = paused.next;
+        paused.next += 1;
+        paused.answers.insert(ticket, answer);
+        let oldest = (paused.answers.len() > self.limit)
+            .then(|| paused.answers.pop_first())
+            .flatten();
+        drop(paused);
+        // Connections are closed outside the lock.
+        drop(oldest);
+        Ticket(ticket)
+    }
+
+    /// Returns the answer, unless it was closed.
+    fn resume(&self, ticket: &Ticket) -> Option<T> {
+        self.lock().answers.remove(&ticket.0)
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.lock().answers.len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Paused<T>> {
+        self.paused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_one_that_was_read_longest_ago_is_closed() {
+        let pauses = Pauses::new(2);
+        let first = pauses.pause("first");
+        let second = pauses.pause("second");
+        assert_eq!(pauses.resume(&first), Some("first"));
+        let first = pauses.pause("first");
+        let third = pauses.pause("third");
+        assert_eq!(pauses.resume(&second), None);
+        assert_eq!(pauses.resume(&first), Some("first"));
+        assert_eq!(pauses.resume(&third), Some("third"));
+        assert_eq!(pauses.resume(&third), None);
     }
 }

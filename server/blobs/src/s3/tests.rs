@@ -1,4 +1,4 @@
-//! The store on a server that fails, shared by nodes of which some pause.
+//! Tests of the store on a server that fails, shared by nodes of which some pause.
 
 mod faults;
 #[path = "../../tests/faulty_s3/mod.rs"]
@@ -33,10 +33,10 @@ mod contract {
         (Arc::new(store), server)
     }
 
-    domain::blob_store_contract!(open);
+    testing::blob_store_contract!(open);
 }
 
-/// The contract with parts of a few bytes, and memory for a few of them.
+/// Contract with parts of a few bytes, and memory for a few of them.
 mod contract_of_small_parts {
     use super::*;
 
@@ -52,7 +52,7 @@ mod contract_of_small_parts {
         (Arc::new(store), server)
     }
 
-    domain::blob_store_contract!(open);
+    testing::blob_store_contract!(open);
 }
 
 fn config(server: &FaultyS3, who: &str) -> Config {
@@ -66,7 +66,7 @@ fn config(server: &FaultyS3, who: &str) -> Config {
     }
 }
 
-/// A server of ours on the bucket, with parts of [`PART`] bytes.
+/// Opens a store on the bucket, with parts of [`PART`] bytes.
 async fn node(server: &FaultyS3, who: &str) -> S3Store {
     node_with(server, who, Limits::default(), |config| config).await
 }
@@ -103,7 +103,7 @@ fn at(offset: usize, epoch: u64) -> Growth {
     }
 }
 
-/// Bytes that say who wrote them.
+/// Returns bytes that identify their writer.
 fn bytes(length: usize, of: u8) -> Vec<u8> {
     let place = |index: usize| (index % 251).to_le_bytes()[0];
     (0..length)
@@ -117,7 +117,7 @@ async fn read(store: &S3Store, key: &BlobKey, size: usize) -> Result<Vec<u8>, Bl
     Ok(chunks.concat())
 }
 
-/// Removes all that is there, as the janitor would, and sees to it that nothing is left.
+/// Removes everything, as the janitor would, and asserts that nothing is left.
 async fn assert_all_goes(server: &FaultyS3, store: &S3Store) {
     use domain::blob_store::BlobState::{Published, Staged};
     for _ in 0..2 {

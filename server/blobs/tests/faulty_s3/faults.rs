@@ -1,32 +1,35 @@
-//! Which requests fail, and how.
+//! Plan of the requests that fail.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::sync::{Notify, watch};
 
-/// How a request fails.
+/// Failure of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// `500`, and nothing is done.
+    /// `500`, without effect.
     Internal,
-    /// `503 SlowDown`, and nothing is done.
+    /// `503 SlowDown`, without effect.
     SlowDown,
-    /// The connection is reset, and nothing is done.
+    /// The connection is reset, without effect.
     ResetBefore,
-    /// It is done, and the connection is reset before the answer.
+    /// The request takes effect, and the connection is reset before the answer.
     ResetAfter,
-    /// `200` with an error in the body, and nothing is done. For completing and copying; otherwise as `Internal`.
+    /// `200` with an error in the body, without effect. For completing and copying; otherwise as
+    /// `Internal`.
     OkWithError,
-    /// `409 ExistingObjectIsDirectory`, and nothing is done. For what writes a name; otherwise as `Internal`.
+    /// `409 ExistingObjectIsDirectory`, without effect. For requests that write a name; otherwise
+    /// as `Internal`.
     IsDirectory,
-    /// Nothing is done and nothing is answered.
+    /// No effect and no answer.
     StallsBefore,
-    /// It is done, and nothing is answered.
+    /// The request takes effect, without an answer.
     StallsAfter,
     /// Half of the answer's body comes, then the connection is reset.
     BreaksOff,
-    /// The connection is reset, and it is done when the server catches up: see [`FaultyS3::catch_up`](super::FaultyS3::catch_up).
+    /// The connection is reset, and the request takes effect when the server catches up: see
+    /// [`FaultyS3::catch_up`](super::FaultyS3::catch_up).
     Late,
     /// The same for completing a multipart upload, which is gone already.
     Hides,
@@ -43,26 +46,27 @@ const FAULTS: [Fault; 8] = [
     Fault::BreaksOff,
 ];
 
-/// When a request pauses.
+/// Moment at which a request pauses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pause {
-    /// Before it is done.
+    /// Before it takes effect.
     Before,
-    /// When it is done, before its answer.
+    /// After it has taken effect, before its answer.
     After,
-    /// The completing of a multipart upload, and no other request: the upload is gone, and the object is not there yet.
+    /// While completing a multipart upload, and in no other request: the upload is gone, and the
+    /// object is not there yet.
     Completing,
 }
 
-/// What happens to a request.
+/// Fate of a request.
 #[derive(Debug, Default)]
 pub(super) struct Fate {
     pub(super) fault: Option<Fault>,
-    /// When it waits, and for what.
+    /// Moment of the pause, and the signal that ends it.
     pub(super) pause: Option<(Pause, watch::Receiver<bool>)>,
 }
 
-/// The plan.
+/// Plan of faults and pauses.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     planned: Vec<Planned>,
@@ -132,7 +136,7 @@ impl Faults {
         Arc::clone(&pausing.reached)
     }
 
-    /// What happens to the next request, for `operation`, of somebody.
+    /// Returns the fate of the next request of `who` for `operation`.
     pub(super) fn next(&mut self, who: &str, operation: &str) -> Fate {
         let mut fault = None;
         for planned in &mut self.planned {
@@ -160,7 +164,7 @@ impl Faults {
                 pausing.in_requests -= 1;
                 return None;
             }
-            // Wakes whoever waits, or the next who does.
+            // Wakes the task that waits, or the next one that will.
             pausing.reached.notify_one();
             Some((pausing.moment, pausing.goes_on.subscribe()))
         });
@@ -168,7 +172,7 @@ impl Faults {
     }
 }
 
-/// The next number of `SplitMix64`, whose state this is.
+/// Returns the next number of `SplitMix64`, whose state this is.
 pub(crate) fn next_random(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut mixed = *state;

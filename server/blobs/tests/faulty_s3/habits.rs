@@ -1,38 +1,39 @@
-//! How the server differs from others, for as long as a test wants it to.
+//! Habits in which the server differs from others, for as long as a test needs them.
 
 use std::collections::HashMap;
 
-/// What it does in its own way.
+/// Habits of the server.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Habits {
     /// Lists in an order of its own.
     pub(crate) unsorted: bool,
     /// Begins each page of a list with the last entry of the page before.
     pub(crate) repeats: bool,
-    /// Leaves out what it may: times, markers, the quotes of entity tags.
+    /// Leaves out optional facts: times, markers, the quotes of entity tags.
     pub(crate) terse: bool,
-    /// Says of every list that it goes on.
+    /// States that every list continues.
     pub(crate) endless: bool,
     /// Does not list the last part of a multipart upload.
     pub(crate) hides_last_part: bool,
-    /// Does what is asked whether or not the condition holds.
+    /// Ignores conditions.
     pub(crate) unconditional: bool,
     /// Keeps no metadata.
     pub(crate) forgetful: bool,
-    /// Does not compare what it is sent with what the request is signed for.
+    /// Does not compare bodies with the digest that the request is signed for.
     pub(crate) trusting: bool,
 }
 
-/// Its habits, and what it refuses to do at all.
+/// Habits, and refusals of operations.
 #[derive(Debug, Default)]
 pub(super) struct Manner {
     pub(super) habits: Habits,
-    /// The status and the code, by operation.
+    /// Status and code, by operation.
     pub(super) refusals: HashMap<&'static str, (u16, &'static str)>,
 }
 
 impl Habits {
-    /// Some of `all`, which are in order: those behind the one that `is_marker`, at most `limit`; and whether there are more.
+    /// Returns at most `limit` of the ordered `all` behind the one that `is_marker`, and `true` if
+    /// there are more.
     pub(super) fn page<T>(
         self,
         mut all: Vec<T>,

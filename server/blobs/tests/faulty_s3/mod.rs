@@ -1,17 +1,20 @@
-//! An S3 server within the tests, in memory, that can fail in every way that one over a network can.
+//! S3 server within the tests, in memory, that can fail in every way that one over a network can.
 //!
-//! It has one bucket, by path, and the operations that the store uses, with the rules that S3 and those who offer the same have for
-//! them: conditions, parts of one size that follow one another, no completion without parts. It keeps an eye on what the store promises
-//! itself, too: that a part of a multipart upload is only ever sent with one content ([`FaultyS3::violations`]).
+//! It has one bucket, by path, and the operations that the store uses, with the rules of S3 and of
+//! compatible servers: conditions, parts of one size that follow one another, no completion without
+//! parts. It also checks a promise of the store: a part of a multipart upload is only ever sent
+//! with one content ([`FaultyS3::violations`]).
 //!
-//! Where servers differ, it is as strict as the strictest: into a multipart upload that was begun with a checksum algorithm nothing can
-//! be copied (MinIO), its parts are listed without checksums (SeaweedFS), and without those it is not completed; a part has no checksum
-//! that its upload was not begun with (Amazon S3). How else servers differ are its [`Habits`].
+//! Where servers differ, it is as strict as the strictest: nothing can be copied into a multipart
+//! upload that was begun with a checksum algorithm (MinIO), its parts are listed without checksums
+//! (SeaweedFS), and without those it is not completed; a part has no checksum that its upload was
+//! not begun with (Amazon S3). Its [`Habits`] are further differences.
 //!
-//! Who sends a request is told by the key id that it is signed with, so that tests can have several servers share the bucket, and
-//! have one of them pause.
+//! The key id that a request is signed with identifies its sender, so that several nodes can share
+//! the bucket, and one of them pause.
 //!
-//! Whoever includes this file needs `bytes`, `http`, `http-body-util`, `hyper`, `hyper-util`, `sha2` and `tokio`.
+//! A program that includes this file needs `bytes`, `http`, `http-body-util`, `hyper`,
+//! `hyper-util`, `sha2` and `tokio`.
 
 mod faults;
 mod habits;
@@ -35,10 +38,10 @@ use self::habits::Manner;
 use self::requests::Late;
 use self::state::State;
 
-/// The name of its bucket.
+/// Name of its bucket.
 pub(crate) const BUCKET: &str = "bucket";
 
-/// The server. It ends with its last handle.
+/// The server, until the last handle is dropped.
 #[derive(Debug, Clone)]
 pub(crate) struct FaultyS3 {
     shared: Arc<Shared>,
@@ -55,7 +58,7 @@ struct Shared {
 }
 
 impl FaultyS3 {
-    /// Starts it on a free port of loopback.
+    /// Starts the server on a free port of loopback.
     pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0")
             .await
@@ -75,59 +78,60 @@ impl FaultyS3 {
         }
     }
 
-    /// Where it is, as a URL without a path.
+    /// Returns its URL without a path.
     pub(crate) fn endpoint(&self) -> String {
         format!("http://{}", self.shared.address)
     }
 
-    /// Has the `nth` of the requests for an operation from now on, counted from 1, fail so.
+    /// Fails the `nth` of the next requests for an operation, counted from 1.
     pub(crate) fn nth(&self, operation: &'static str, nth: u64, fault: Fault) {
         self.faults().plan(operation, nth, fault);
     }
 
-    /// Has it these habits from now on.
+    /// Sets the habits from now on.
     pub(crate) fn behave(&self, habits: Habits) {
         self.shared.manner().habits = habits;
     }
 
-    /// Has every request for an operation refused from now on, with this status and code.
+    /// Refuses every request for an operation from now on, with this status and code.
     pub(crate) fn refuse(&self, operation: &'static str, status: u16, code: &'static str) {
         let mut manner = self.shared.manner();
         manner.refusals.insert(operation, (status, code));
     }
 
-    /// Has it refuse nothing any more.
+    /// Ends all refusals.
     pub(crate) fn relent(&self) {
         self.shared.manner().refusals.clear();
     }
 
-    /// Whether all that was planned has happened.
+    /// Returns `true` if all planned faults have happened.
     pub(crate) fn is_as_planned(&self) -> bool {
         self.faults().is_as_planned()
     }
 
-    /// Has about one of so many requests fail, in one way or the other; the seed says which. None for no more faults at all.
+    /// Fails about one of `one_in` requests from now on, by a sequence that begins with the seed.
+    /// `None` ends all faults.
     pub(crate) fn at_random(&self, one_in: Option<u64>, seed: u64) {
         self.faults().at_random(one_in, seed);
     }
 
-    /// Has whoever signs with this key id pause at its request after the next `requests`.
+    /// Pauses the sender with this key id after `requests` more requests.
     pub(crate) fn pause(&self, who: &str, requests: u64, moment: Pause) {
         self.faults().pause(who, requests, moment);
     }
 
-    /// Has it go on.
+    /// Ends its pause.
     pub(crate) fn go_on(&self, who: &str) {
         self.faults().go_on(who);
     }
 
-    /// Waits until it has come to where it pauses.
+    /// Waits until it has come to its pause.
     pub(crate) async fn paused(&self, who: &str) {
         let reached = self.faults().reached(who);
         reached.notified().await;
     }
 
-    /// Does what was asked long ago, and nobody waits for any more.
+    /// Executes the late requests, for whose answers nobody waits any more.
     pub(crate) fn catch_up(&self) {
         for late in std::mem::take(&mut *self.shared.late()) {
             let habits = self.shared.manner().habits;
@@ -135,19 +139,19 @@ impl FaultyS3 {
         }
     }
 
-    /// Leaves that undone.
+    /// Drops the late requests.
     pub(crate) fn give_up(&self) {
         for (_, hidden) in std::mem::take(&mut *self.shared.late()) {
             self.state().show_upload(hidden);
         }
     }
 
-    /// The names of all objects.
+    /// Returns the names of all objects.
     pub(crate) fn objects(&self) -> BTreeSet<String> {
         self.state().objects()
     }
 
-    /// How many multipart uploads are under way.
+    /// Returns the number of multipart uploads that are under way.
     pub(crate) fn uploads(&self) -> usize {
         self.state().uploads()
     }
@@ -157,12 +161,12 @@ impl FaultyS3 {
         self.state().abort_all();
     }
 
-    /// The names of objects of which a part was taken on trust.
+    /// Returns the names of objects of which a part was not verified.
     pub(crate) fn trusted(&self) -> Vec<String> {
         self.state().trusted.clone()
     }
 
-    /// The promises that were broken.
+    /// Returns the promises that were broken.
     pub(crate) fn violations(&self) -> Vec<String> {
         self.state().violations.clone()
     }

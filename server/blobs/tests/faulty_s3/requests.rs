@@ -1,4 +1,4 @@
-//! From a request to an operation, and from what came of it to an answer.
+//! Parsing of requests into operations, and answers from their results.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -22,32 +22,32 @@ use super::{BUCKET, Shared};
 
 type Body = BoxBody<Bytes, io::Error>;
 
-/// Pages are short, so that there are some.
+/// Maximum number of entries of a page. It is small, so that lists have several.
 const MOST_LISTED: usize = 50;
 const MOST_UPLOADS: usize = 2;
 const MOST_PARTS: usize = 3;
 
-/// What is asked, with what the address says.
+/// Request, with the facts from its address.
 #[derive(Debug)]
 pub(super) struct Asked {
     operation: &'static str,
-    /// The name of the object; empty where the bucket itself is meant.
+    /// Name of the object; empty if the request is for the bucket itself.
     name: String,
     query: HashMap<String, String>,
     headers: HeaderMap,
     body: Bytes,
 }
 
-/// What is done later, and the multipart upload that is gone until then.
+/// Request that is executed later, and the multipart upload that is gone until then.
 pub(super) type Late = (Asked, Option<Hidden>);
 
-/// What is answered.
+/// Answer.
 #[derive(Debug)]
 struct Answer {
     status: u16,
     headers: Vec<(String, String)>,
     body: Bytes,
-    /// Where it is not that of the body.
+    /// Content length, if it differs from that of the body.
     length: Option<usize>,
 }
 
@@ -143,7 +143,7 @@ pub(super) async fn answer(
     }
 }
 
-/// The operation by its name in the API of S3.
+/// Returns the operation by its name in the API of S3.
 fn operation(
     method: &Method,
     query: &HashMap<String, String>,
@@ -171,14 +171,14 @@ fn operation(
     }
 }
 
-/// Does what is asked, and answers nobody.
+/// Executes a request without an answer.
 pub(super) fn do_late(state: &mut State, habits: Habits, (asked, hidden): Late) {
     state.show_upload(hidden);
-    // What is refused is not done.
+    // A refused request has no effect.
     let _ = done(state, habits, &asked);
 }
 
-/// Does what is asked.
+/// Executes a request.
 fn done(state: &mut State, habits: Habits, asked: &Asked) -> Result<Answer, Refusal> {
     let name = asked.name.as_str();
     let upload = asked.says("uploadId").unwrap_or_default();
@@ -342,7 +342,7 @@ fn list_uploads(state: &State, habits: Habits, asked: &Asked) -> Answer {
     Answer::xml(xml + "</ListMultipartUploadsResult>")
 }
 
-/// An element with a time, if the server has the habit of saying it.
+/// Returns an element with a time, unless the server leaves times out.
 fn dated(element: &str, millis: u64, habits: Habits) -> String {
     match habits.terse {
         true => String::new(),
@@ -350,7 +350,7 @@ fn dated(element: &str, millis: u64, habits: Habits) -> String {
     }
 }
 
-/// An entity tag as the server has the habit of writing it.
+/// Returns an entity tag with or without quotes, by the habit of the server.
 fn as_stated(etag: &str, habits: Habits) -> String {
     match habits.terse {
         true => etag.trim_matches('"').to_owned(),
@@ -367,7 +367,7 @@ impl Asked {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// Whether the body is what the request is signed for.
+    /// Returns `true` if the body is the one that the request is signed for.
     fn is_as_signed(&self) -> bool {
         let signed = self.header("x-amz-content-sha256");
         let digest = Sha256::digest(&self.body);
@@ -393,7 +393,8 @@ impl Asked {
         }
     }
 
-    /// The number and entity tag of each part that is named, and whether each has a checksum.
+    /// Returns the number and entity tag of each part that is named, and `true` if it has a
+    /// checksum.
     fn parts(&self) -> Vec<(u32, String, bool)> {
         let body = String::from_utf8_lossy(&self.body);
         tagged(&body, "Part")
@@ -419,7 +420,7 @@ impl Asked {
             .collect()
     }
 
-    /// `bytes=a-b`.
+    /// Parses `bytes=a-b`.
     fn range(&self, name: &str) -> Option<Range<usize>> {
         let (first, last) = self.header(name)?.strip_prefix("bytes=")?.split_once('-')?;
         Some(first.parse().ok()?..last.parse::<usize>().ok()? + 1)
@@ -484,7 +485,7 @@ fn refusal((status, code): Refusal) -> Answer {
     answer
 }
 
-/// The answer, of which only some bytes come if `breaks_at` says so.
+/// Builds the answer, which breaks off after `breaks_at` bytes if given.
 fn response(answer: Answer, breaks_at: Option<usize>) -> Response<Body> {
     let length = answer.length.unwrap_or(answer.body.len());
     let mut response = Response::builder()
@@ -506,7 +507,7 @@ fn response(answer: Answer, breaks_at: Option<usize>) -> Response<Body> {
     response.body(body).expect("its fields are valid")
 }
 
-/// The key id that the request is signed with.
+/// Returns the key id that the request is signed with.
 fn who(headers: &HeaderMap) -> String {
     let signed = headers.get(header::AUTHORIZATION);
     let signed = signed.and_then(|value| value.to_str().ok());
@@ -526,7 +527,7 @@ fn query(text: &str) -> HashMap<String, String> {
         .collect()
 }
 
-/// Without percent-encoding.
+/// Decodes percent-encoding.
 fn decoded(text: &str) -> String {
     let mut bytes = text.bytes();
     let mut decoded = Vec::new();
@@ -542,7 +543,7 @@ fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&decoded).into_owned()
 }
 
-/// What is in the elements of a name, none of which holds another of the same name.
+/// Returns the contents of the elements with a name, none of which holds another of the same name.
 fn tagged<'a>(xml: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
     let (begin, end) = (format!("<{name}>"), format!("</{name}>"));
     let mut rest = xml;
@@ -567,7 +568,7 @@ fn unescaped(text: &str) -> String {
         .replace("&amp;", "&")
 }
 
-/// Milliseconds since the beginning of 2026, as in lists.
+/// Formats milliseconds since the beginning of 2026, as in lists.
 fn time(millis: u64) -> String {
     let (seconds, millis) = (millis / 1000, millis % 1000);
     let (minutes, seconds) = (seconds / 60, seconds % 60);

@@ -1,4 +1,4 @@
-//! What the bucket holds, and what each operation does to it.
+//! Content of the bucket, and the effects of operations.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -6,7 +6,7 @@ use std::ops::{Bound, Range};
 
 use bytes::Bytes;
 
-/// An answer that is an error: its status and its code.
+/// Status and code of an error answer.
 pub(super) type Refusal = (u16, &'static str);
 
 const NO_KEY: Refusal = (404, "NoSuchKey");
@@ -19,10 +19,10 @@ const BAD_PART: Refusal = (400, "InvalidPart");
 pub(super) struct State {
     objects: BTreeMap<String, Object>,
     uploads: BTreeMap<(String, String), Upload>,
-    /// Counts changes; it is the time, too.
+    /// Counts changes, and serves as the time.
     changes: u64,
     pub(super) violations: Vec<String>,
-    /// The names of objects of which a part was sent with nothing to verify it by.
+    /// Names of objects of which a part was sent with nothing to verify it by.
     pub(super) trusted: Vec<String>,
 }
 
@@ -34,19 +34,19 @@ pub(super) struct Object {
     pub(super) modified: u64,
 }
 
-/// A multipart upload, by its name and id, that nobody finds.
+/// Multipart upload, by its name and id, that nobody finds.
 pub(super) type Hidden = ((String, String), Upload);
 
 #[derive(Debug)]
 pub(super) struct Upload {
     metadata: Vec<(String, String)>,
-    /// Whether it was begun with a checksum algorithm.
+    /// Set if it was begun with a checksum algorithm.
     algorithm: bool,
     parts: BTreeMap<u32, (Bytes, String)>,
     initiated: u64,
 }
 
-/// What must hold for an object to be put in its place.
+/// Condition on which an object is put.
 #[derive(Debug, Default)]
 pub(super) struct Condition {
     pub(super) if_match: Option<String>,
@@ -91,7 +91,7 @@ impl State {
         self.objects.remove(name);
     }
 
-    /// The objects behind a name, in order.
+    /// Lists the objects behind a name, in order.
     pub(super) fn list(&self, prefix: &str, after: Option<&str>) -> Vec<(String, &Object)> {
         let from = match after {
             Some(after) if after >= prefix => Bound::Excluded(after),
@@ -122,7 +122,7 @@ impl State {
         id
     }
 
-    /// Whether a part may have a checksum, or none.
+    /// Checks that a part has a checksum if it must, and none if it must not.
     pub(super) fn check_checksum(
         &self,
         name: &str,
@@ -171,7 +171,8 @@ impl State {
         self.upload_part(name, id, number, bytes)
     }
 
-    /// `parts` are numbers with entity tags, and whether each has a checksum.
+    /// Completes an upload. `parts` are numbers with entity tags, and `true` for those with a
+    /// checksum.
     pub(super) fn complete(
         &mut self,
         name: &str,
@@ -202,7 +203,7 @@ impl State {
         for (number, etag, _) in parts {
             let (bytes, stored) = upload.parts.get(number).ok_or(BAD_PART)?;
             let is_last = Some(number) == last;
-            // The last one may be shorter, none may be longer: what R2 asks for.
+            // The last part may be shorter, none may be longer: the rule of R2.
             if stored != etag || bytes.len() > first || (bytes.len() < first && !is_last) {
                 return Err(BAD_PART);
             }
@@ -216,7 +217,7 @@ impl State {
         Ok(etag)
     }
 
-    /// Takes a multipart upload away, as versitygw does while it completes one.
+    /// Removes a multipart upload, as versitygw does while it completes one.
     pub(super) fn hide_upload(&mut self, name: &str, id: &str) -> Option<Hidden> {
         self.uploads.remove_entry(&(name.to_owned(), id.to_owned()))
     }
@@ -234,7 +235,7 @@ impl State {
         self.uploads.clear();
     }
 
-    /// The number, size and entity tag of each part.
+    /// Returns number, size and entity tag of each part.
     pub(super) fn parts(&self, name: &str, id: &str) -> Result<Vec<(u32, usize, String)>, Refusal> {
         let upload = self.uploads.get(&(name.to_owned(), id.to_owned()));
         let parts = upload.ok_or(NO_UPLOAD)?.parts.iter();
@@ -243,7 +244,7 @@ impl State {
             .collect())
     }
 
-    /// The name, id and time of each multipart upload.
+    /// Returns name, id and time of each multipart upload.
     pub(super) fn list_uploads(&self, prefix: &str) -> Vec<(String, String, u64)> {
         self.uploads
             .iter()
@@ -276,7 +277,7 @@ impl State {
     }
 }
 
-/// Tells contents apart; nobody here makes two of the same tag on purpose.
+/// Tells contents apart; no test makes two with the same tag on purpose.
 fn etag(bytes: &[u8]) -> String {
     let mut hasher = DefaultHasher::new();
     bytes.hash(&mut hasher);

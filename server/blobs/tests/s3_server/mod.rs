@@ -1,9 +1,11 @@
-//! An S3 server for the tests of one program, with a place for each: a bucket, or a prefix of one.
+//! S3 server for the tests of one program, with a place for each test: a bucket, or a prefix of
+//! one.
 //!
-//! `TESTS_S3` says which: `versitygw`, as it is if nothing is said, `seaweedfs`, `minio` or `garage`. The first test that asks starts it
-//! on free ports of loopback, by `start.sh`, a shell that watches over it until the program of the tests ends.
+//! `TESTS_S3` selects the server: `versitygw` (the default), `seaweedfs`, `minio` or `garage`. The
+//! first test that needs it starts it on free ports of loopback, by `start.sh`, a shell that
+//! watches over it until the program of the tests ends.
 //!
-//! Whoever includes this file needs `tempfile` and nothing else.
+//! A program that includes this file needs `tempfile` and nothing else.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
@@ -14,18 +16,18 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-/// The key id that the server knows; Garage takes none of another form.
+/// Key id that the server knows. Garage takes none of another form.
 pub(crate) const ACCESS_KEY: &str = "GK31c2f218a2e44f485b94239e";
-/// The secret that belongs to [`ACCESS_KEY`].
+/// Secret that belongs to [`ACCESS_KEY`].
 pub(crate) const SECRET_KEY: &str =
     "b892c0665f0ada8a4755dae98baa3b133590e11dae3bcc1f9d769d67f16c3835";
-/// The region that requests are signed for.
+/// Region that requests are signed for.
 pub(crate) const REGION: &str = "us-east-1";
 
-/// The one bucket of a server whose buckets are dear, with a prefix for each place.
+/// The one bucket of a server whose buckets are costly, with a prefix for each place.
 const BUCKET: &str = "tests";
 
-/// The S3 servers that tests can run on.
+/// S3 servers that tests can run on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Versitygw,
@@ -37,10 +39,10 @@ pub(crate) enum Kind {
 impl Kind {
     const ALL: [Self; 4] = [Self::Versitygw, Self::Seaweedfs, Self::Minio, Self::Garage];
 
-    /// What this run is about.
+    /// Returns the server of this run.
     ///
     /// # Panics
-    /// `TESTS_S3` says something else.
+    /// `TESTS_S3` has another value.
     fn of_this_run() -> Self {
         let Some(said) = std::env::var_os("TESTS_S3") else {
             return Self::Versitygw;
@@ -51,7 +53,7 @@ impl Kind {
         })
     }
 
-    /// As `TESTS_S3` and `start.sh` have it.
+    /// Returns the name in `TESTS_S3` and `start.sh`.
     fn name(self) -> &'static str {
         match self {
             Self::Versitygw => "versitygw",
@@ -69,7 +71,7 @@ impl Kind {
     }
 }
 
-/// The server of this program; waits, at most a minute, until it serves.
+/// Returns the server of this program. Waits, at most a minute, until it serves.
 ///
 /// # Panics
 /// It is not installed, or does not start.
@@ -78,18 +80,18 @@ pub(crate) fn s3_server() -> &'static S3Server {
     SERVER.get_or_init(S3Server::start)
 }
 
-/// A running S3 server. Buckets are addressed by path.
+/// Running S3 server. Buckets are addressed by path.
 #[derive(Debug)]
 pub(crate) struct S3Server {
     pub(crate) kind: Kind,
     endpoint: String,
-    /// Holds all that it has.
+    /// Directory of all its files.
     directory: PathBuf,
     /// Holds the other end of its standard input.
     _watch: Child,
 }
 
-/// A bucket, or a part of one, that nobody else has.
+/// Bucket, or a part of one, that no other test uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) bucket: String,
@@ -103,7 +105,7 @@ impl S3Server {
             .prefix("s3-")
             .tempdir()
             .expect("there is a temporary directory")
-            // What removes it in the end is the watch.
+            // The watching shell removes it in the end.
             .keep();
         let script = Path::new(env!("CARGO_MANIFEST_DIR"))
             .ancestors()
@@ -125,7 +127,7 @@ impl S3Server {
             .env("REGION", REGION)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            // So that what is typed to end the tests does not end it first.
+            // So that a key that ends the tests does not end the server first.
             .process_group(0)
             .spawn()
             .expect("there is a shell");
@@ -154,7 +156,7 @@ impl S3Server {
         server
     }
 
-    /// Makes the one bucket, where it is not there yet; false if that was in vain for a minute.
+    /// Creates the one bucket, if it is missing. Returns `false` if that failed for a minute.
     fn makes_bucket(&self) -> bool {
         (0..300).any(|_| {
             let status = Command::new("curl")
@@ -162,13 +164,13 @@ impl S3Server {
                 .args(["--request", "PUT", "--max-time", "5"])
                 .args(["--aws-sigv4", &format!("aws:amz:{REGION}:s3")])
                 .args(["--user", &format!("{ACCESS_KEY}:{SECRET_KEY}")])
-                // The digest of nothing.
+                // Digest of nothing.
                 .args(["--header", "x-amz-content-sha256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"])
                 .arg(format!("{}/{BUCKET}", self.endpoint))
                 .output()
                 .expect("curl is installed")
                 .stdout;
-            // Garage's was made on the command line, and is the key's own.
+            // Garage's bucket was created on the command line, and belongs to the key.
             let is_there = matches!(&*status, b"200" | b"204" | b"409");
             if !is_there {
                 std::thread::sleep(Duration::from_millis(200));
@@ -177,21 +179,22 @@ impl S3Server {
         })
     }
 
-    /// Where it is, as a URL without a path.
+    /// Returns its URL without a path.
     pub(crate) fn endpoint(&self) -> &str {
         &self.endpoint
     }
 
-    /// What holds a directory for each bucket, where that is so; the access log is the file `requests` beside it.
+    /// Returns the directory with a directory for each bucket. The access log is the file
+    /// `requests` beside it.
     ///
     /// # Panics
-    /// It is not so.
+    /// The server has no such directory.
     pub(crate) fn buckets(&self) -> PathBuf {
         assert_eq!(self.kind, Kind::Versitygw, "no other keeps files");
         self.directory.join("buckets")
     }
 
-    /// A new and empty place.
+    /// Returns a new and empty place.
     pub(crate) fn fresh(&self) -> Place {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -202,7 +205,7 @@ impl S3Server {
                 std::fs::create_dir(self.buckets().join(&bucket)).expect("names are used once");
                 Place {
                     bucket,
-                    // Not at the top, as in a bucket that others use too.
+                    // Not at the top, as in a bucket with other users.
                     prefix: "some/prefix/".to_owned(),
                 }
             }
@@ -214,7 +217,7 @@ impl S3Server {
     }
 }
 
-/// Where a program is: where `tests/s3/install` puts it, else in `PATH`.
+/// Returns the path of a program that `tests/s3/install` has installed, or its name in `PATH`.
 fn program(name: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -228,8 +231,8 @@ fn program(name: &str) -> PathBuf {
         })
 }
 
-/// The first of four ports that are free, as are those by 10,000 above them, where SeaweedFS listens as well. All of them are below the
-/// ports that systems give out.
+/// Returns the first of four free ports; the ports by 10,000 above them, where SeaweedFS listens as
+/// well, are free too. All are below the ports that systems give out.
 fn free_ports() -> u16 {
     let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
     let begin = u16::try_from(std::process::id() % 1000).expect("it is less");
@@ -239,7 +242,7 @@ fn free_ports() -> u16 {
     free.next().expect("some of a thousand are free")
 }
 
-/// The port that `process` chose to listen on; nothing if it has none after half a minute.
+/// Returns the port on which `process` listens, or `None` if it has none after half a minute.
 fn listening_port(process: &str) -> Option<u16> {
     let process = Path::new("/proc").join(process);
     (0..3000).find_map(|_| {
@@ -251,14 +254,15 @@ fn listening_port(process: &str) -> Option<u16> {
     })
 }
 
-/// The port of the one listening socket of `process`, a directory in `/proc`.
+/// Returns the port of the one listening socket of `process`, a directory in `/proc`.
 fn listening(process: &Path) -> Option<u16> {
     let descriptors = process.join("fd").read_dir().ok()?;
     let open: Vec<String> = descriptors
         .filter_map(|entry| entry.ok()?.path().read_link().ok())
         .map(|link| link.to_string_lossy().into_owned())
         .collect();
-    // proc_net(5): the second column is the local address in hexadecimal, the fourth the state (0A is LISTEN), the tenth the inode.
+    // proc_net(5): the second column is the local address in hexadecimal, the fourth the state (0A
+    // is LISTEN), the tenth the inode.
     let sockets = std::fs::read_to_string(process.join("net/tcp")).ok()?;
     sockets.lines().skip(1).find_map(|line| {
         let columns: Vec<&str> = line.split_ascii_whitespace().collect();

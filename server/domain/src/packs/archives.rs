@@ -1,4 +1,4 @@
-//! Archives of versions: which bytes they have, and how these are read from where the contents lie.
+//! Archives of versions: their bytes, and how these are read from the blobs that hold the contents.
 
 mod reading;
 #[cfg(test)]
@@ -11,33 +11,35 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use archive::{ArchiveFormat, Layout, Need, Plan, PlanError};
+use async_trait::async_trait;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
 use self::reading::Reading;
+use super::Library;
 use super::versions::{Capped, Version, Versions, capped_cache};
-use super::{PackError, Shared};
-use crate::blob_store::BlobStream;
+use crate::blob_store::{BlobError, BlobStream, Link, LinkFields};
 use crate::digest::Sha256Digest;
-use crate::pack_store::Place;
+use crate::error::PackError;
+use crate::pack::Place;
 use crate::{Blob, BlobStore, Error};
 
-/// Which entries of a version an archive has, and for whom it is made.
+/// The choice of the entries that an archive holds, and of its receiver.
 #[derive(Debug, Clone)]
 pub(super) enum Choice {
-    /// All, for a receiver that holds nothing.
+    /// All entries, for a receiver that holds nothing.
     Whole,
-    /// Those that the holder of this version lacks.
+    /// Entries that a holder of this version lacks.
     Since(Arc<Version>),
-    /// Those of a need, for a receiver that holds something unknown.
+    /// Entries of a need, for a receiver whose holdings are unknown.
     Need(Need),
 }
 
-/// The layouts in use. They are kept while their versions are, at most.
+/// Cache of layouts. A layout stays at most as long as its versions are cached.
 #[derive(Debug)]
 pub(super) struct Layouts(Cache<LayoutKey, Layout, Capped<LayoutMemory>>);
 
-/// All that a layout depends on.
+/// Everything that determines a layout.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct LayoutKey {
     format: ArchiveFormat,
@@ -49,19 +51,20 @@ struct LayoutKey {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum ChoiceKey {
     Whole,
-    /// The digest of the base's catalogue.
+    /// Digest of the base's catalogue.
     Since(Sha256Digest),
-    /// The digest of the need's encoding.
+    /// Digest of the need's encoding.
     Need(Sha256Digest),
 }
 
 impl Layouts {
-    /// Keeps layouts of up to about `memory` bytes, and one in any case.
+    /// Creates a cache of about `memory` bytes, which holds one layout in any case.
     pub(super) fn new(memory: u64) -> Self {
         Self(capped_cache(memory, LayoutMemory))
     }
 
-    /// Drops the layouts of versions that are not kept. They would keep the catalogues in memory, and nobody would count them.
+    /// Drops the layouts of versions that are not cached. They would keep catalogues in memory that
+    /// are counted nowhere.
     pub(super) fn drop_all_but(&self, versions: &Versions) {
         self.0.retain(|_, layout| {
             let plan = layout.plan();
@@ -85,7 +88,7 @@ impl LayoutKey {
     }
 }
 
-/// Weighs layouts by the memory that they take beside their catalogues.
+/// Weighs layouts by their size in memory, without their catalogues.
 #[derive(Debug, Clone)]
 struct LayoutMemory;
 
@@ -95,14 +98,14 @@ impl Weighter<LayoutKey, Layout> for LayoutMemory {
     }
 }
 
-impl Shared {
-    /// The bytes of an archive. Only the first request after a while lays it out.
+impl Library {
+    /// Returns the layout of an archive. One request creates it for all that wait.
     ///
     /// # Errors
-    /// [`PackError::Need`] where the need is one of another version.
+    /// [`PackError::Need`] if the need belongs to another version.
     ///
     /// # Cancel safety
-    /// May be dropped anywhere; another waiting request then lays it out.
+    /// May be dropped anywhere; another waiting request then creates the layout.
     pub(super) async fn layout(
         &self,
         target: &Arc<Version>,
@@ -123,7 +126,7 @@ impl Shared {
         self.layouts.0.get_or_insert_async(&key, make).await
     }
 
-    /// The archive of this layout, which is one of this version.
+    /// Returns the archive of `layout`, which must belong to `version`.
     pub(super) fn virtual_archive(&self, version: Arc<Version>, layout: Layout) -> Arc<dyn Blob> {
         Arc::new(VirtualArchive {
             blobs: Arc::clone(&self.blobs),
@@ -132,10 +135,10 @@ impl Shared {
         })
     }
 
-    /// One content: `size` bytes from a place on, as a blob of its own.
+    /// Opens one content, `size` bytes beginning at a place, as a blob of its own.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] where it does not lie within its blob, or a store's.
+    /// [`Error::Corrupt`] if the content does not lie within its blob, or a store's error.
     pub(super) async fn open_slice(
         &self,
         place: &Place,
@@ -163,10 +166,11 @@ impl Shared {
     }
 }
 
-/// How many entries are laid out at once, in the request's own task: a tenth of a millisecond.
+/// Maximum number of entries that are laid out in the request's own task, which takes a tenth of a
+/// millisecond.
 const FEW_ENTRIES: u64 = 4096;
 
-/// How many entries are looked at to lay an archive out.
+/// Returns the number of entries that laying out an archive visits.
 fn entries(target: &Version, choice: &Choice) -> u64 {
     let base = match choice {
         Choice::Since(base) => base.catalogue.tree().len(),
@@ -186,7 +190,7 @@ fn lay_out(target: &Version, choice: Choice, format: ArchiveFormat) -> Result<La
     Ok(Layout::new(format, plan))
 }
 
-/// An archive that is made as it is read.
+/// An archive that is generated while it is read.
 #[derive(Debug)]
 struct VirtualArchive {
     blobs: Arc<dyn BlobStore>,
@@ -194,6 +198,7 @@ struct VirtualArchive {
     layout: Layout,
 }
 
+#[async_trait]
 impl Blob for VirtualArchive {
     fn size(&self) -> u64 {
         self.layout.len()
@@ -207,9 +212,13 @@ impl Blob for VirtualArchive {
         )
         .stream()
     }
+
+    async fn link(&self, _: LinkFields<'_>) -> Result<Option<Link>, BlobError> {
+        Ok(None)
+    }
 }
 
-/// A stretch of another blob.
+/// A range of another blob.
 #[derive(Debug)]
 struct Slice {
     blob: Arc<dyn Blob>,
@@ -217,6 +226,7 @@ struct Slice {
     size: u64,
 }
 
+#[async_trait]
 impl Blob for Slice {
     fn size(&self) -> u64 {
         self.size
@@ -225,5 +235,9 @@ impl Blob for Slice {
     fn read(&self, range: Range<u64>) -> BlobStream {
         self.blob
             .read(self.start + range.start..self.start + range.end)
+    }
+
+    async fn link(&self, _: LinkFields<'_>) -> Result<Option<Link>, BlobError> {
+        Ok(None)
     }
 }

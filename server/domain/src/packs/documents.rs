@@ -1,4 +1,5 @@
-//! Documents that list files or digests: too long to be held as text, so they are stored, and read where blocking is allowed.
+//! Documents that list files or digests. They are too long to be held as text, so they are stored,
+//! and parsed on a thread that may block.
 
 use std::io::{self, Read};
 
@@ -6,21 +7,22 @@ use bytes::{Buf as _, Bytes};
 use futures::stream::{BoxStream, StreamExt as _};
 use tokio::sync::mpsc;
 
-use super::{PackError, Shared};
+use super::{Library, Shared};
 use crate::blob_store::{BlobStream, Growth};
+use crate::body::BodyFault;
 use crate::digest::Hasher;
-use crate::files::Content;
-use crate::ingest::BodyFault;
+use crate::error::PackError;
+use crate::file::Content;
 use crate::{BlobKey, Error, StagedBlob};
 
-/// A document as it comes from a client, in plain bytes.
+/// The decoded bytes of a document that a client sends.
 pub type DocumentBody = BoxStream<'static, Result<Bytes, BodyFault>>;
 
-/// How many chunks may wait for the reading half.
+/// Number of chunks that may wait for the thread that parses them.
 const QUEUE: usize = 4;
 
 impl Shared {
-    /// Stores a document that a client sends, durably.
+    /// Stores a document that a client sends, durably. On an error, nothing stays.
     pub(super) async fn keep_document(&self, mut body: DocumentBody) -> Result<Content, Error> {
         let limit = self.config.max_document.as_u64();
         let key = BlobKey::random(&*self.randomness);
@@ -42,7 +44,7 @@ impl Shared {
         kept
     }
 
-    /// Stores bytes as a blob of their own, durably.
+    /// Stores bytes as one blob, durably.
     pub(super) async fn keep(
         &self,
         chunks: impl IntoIterator<Item = Bytes, IntoIter: Send> + Send,
@@ -74,7 +76,7 @@ impl Shared {
         })
     }
 
-    /// Begins a blob.
+    /// Creates a staged blob.
     pub(super) async fn stage(&self, key: &BlobKey) -> Result<Box<dyn StagedBlob>, Error> {
         self.blobs
             .stage(key, Growth::NEW)
@@ -82,21 +84,23 @@ impl Shared {
             .map_err(Error::blob("open a staged blob"))
     }
 
-    /// Forgets a staged blob. What cannot be discarded now is found by the janitor.
+    /// Discards a staged blob. If that fails, the janitor finds the blob.
     pub(super) async fn discard(&self, key: &BlobKey) {
         if let Err(error) = self.blobs.discard(key).await {
             tracing::warn!(%key, error = &error as &dyn std::error::Error, "a staged blob stays for the janitor");
         }
     }
 
-    /// Deletes a published blob that nothing records. What cannot be deleted now is found by the janitor.
+    /// Deletes a published blob that no record mentions. If that fails, the janitor finds the blob.
     pub(super) async fn delete(&self, key: &BlobKey) {
         if let Err(error) = self.blobs.delete(key).await {
             tracing::warn!(%key, error = &error as &dyn std::error::Error, "a published blob stays for the janitor");
         }
     }
+}
 
-    /// Reads a stored document on a thread that may block.
+impl Library {
+    /// Parses a stored document with `read` on a thread that may block.
     pub(super) async fn read_document<T: Send + 'static>(
         &self,
         content: &Content,
@@ -112,15 +116,15 @@ impl Shared {
     }
 }
 
-/// A body of which the beginning was read.
+/// The beginning of a body, as [`beginning`] returns it.
 pub(super) enum Beginning {
-    /// It is the whole.
+    /// The whole body.
     Whole(Vec<u8>),
-    /// There is more; the beginning comes again.
+    /// A longer body; the bytes that were read come again.
     Part(DocumentBody),
 }
 
-/// Reads a body until it ends or there are more than `most` bytes.
+/// Reads a body until its end, or until more than `most` bytes have arrived.
 pub(super) async fn beginning(mut body: DocumentBody, most: usize) -> Result<Beginning, Error> {
     let mut read = Vec::new();
     while let Some(chunk) = body.next().await {
@@ -133,7 +137,8 @@ pub(super) async fn beginning(mut body: DocumentBody, most: usize) -> Result<Beg
     Ok(Beginning::Whole(read))
 }
 
-/// Feeds `chunks` to `read` on a thread that may block. What interrupts the chunks is the outcome, whatever `read` makes of it.
+/// Feeds `chunks` to `read` on a thread that may block. If the chunks fail, returns their error,
+/// regardless of the result of `read`.
 async fn read_elsewhere<T: Send + 'static>(
     mut chunks: BlobStream,
     read: impl FnOnce(&mut dyn Read) -> Result<T, Error> + Send + 'static,
@@ -149,7 +154,7 @@ async fn read_elsewhere<T: Send + 'static>(
     let interruption = loop {
         match chunks.next().await {
             None => break None,
-            // A reader that has seen enough hangs up, and knows why.
+            // A parser that needs no more hangs up, and returns the reason.
             Some(Ok(chunk)) => {
                 if sender.send(Ok(chunk)).await.is_err() {
                     break None;
@@ -159,7 +164,8 @@ async fn read_elsewhere<T: Send + 'static>(
         }
     };
     if interruption.is_some() {
-        // It must not take the end for the document's own. Whether it still listens does not matter.
+        // The parser must not mistake this for the end of the document. If it has hung up, the send
+        // fails, which does not matter.
         let _ = sender
             .send(Err(io::Error::from(io::ErrorKind::UnexpectedEof)))
             .await;
@@ -172,7 +178,7 @@ async fn read_elsewhere<T: Send + 'static>(
     }
 }
 
-/// A blob while it is written.
+/// A staged blob, its size and its digest so far.
 #[derive(Debug)]
 struct Writing {
     key: BlobKey,
@@ -192,7 +198,7 @@ impl Writing {
     }
 }
 
-/// Chunks as a reader, for a thread that may block.
+/// Presents chunks as a reader, for a thread that may block.
 #[derive(Debug)]
 struct ChunkReader {
     chunks: mpsc::Receiver<io::Result<Bytes>>,

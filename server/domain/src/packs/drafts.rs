@@ -1,46 +1,37 @@
-//! Drafts: trees that are to be published, and what of them is still missing.
+//! Drafts: trees that are to be published, and the contents that they still lack.
 
 use std::collections::HashSet;
 
 use archive::{Draft, PackName};
 
 use super::documents::DocumentBody;
-use super::{PackError, Packs, Shared};
+use super::{Packs, Shared};
 use crate::access::Action;
 use crate::digest::Sha256Digest;
-use crate::files::Content;
-use crate::pack_store::DraftRecord;
+use crate::error::PackError;
+use crate::file::Content;
+use crate::pack::{DraftRecord, Missing};
 use crate::{Authorized, DraftId, Error};
 
-/// How a draft stands.
+/// State of a draft.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DraftStatus {
-    /// The draft as it is recorded.
+    /// The draft as recorded.
     pub record: DraftRecord,
-    /// How many files its tree has; 0 while the tree is not known.
+    /// Number of files in the tree; 0 while the tree is unknown.
     pub files: u64,
-    /// The sum of their sizes, in bytes.
+    /// Sum of the files' sizes, in bytes.
     pub size: u64,
-    /// What must come before it can be published.
+    /// Contents that must arrive before the draft can be published.
     pub missing: Missing,
 }
 
-/// Contents that the server lacks.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Missing {
-    /// How many there are.
-    pub contents: u64,
-    /// The sum of their sizes, in bytes.
-    pub size: u64,
-    /// Their digests, each once, in the order of the first paths that have them.
-    pub sha256s: Vec<Sha256Digest>,
-}
-
 impl Authorized<Packs> {
-    /// Makes a draft of the tree that `document` lists, as [`archive::Draft`] describes it.
+    /// Creates a draft of the tree that `document` lists, in the format of [`archive::Draft`].
     ///
     /// # Errors
-    /// [`PackError::Document`], [`PackError::DocumentTooLarge`], a fault of the body, [`Error::Forbidden`] or a store's.
+    /// [`PackError::Document`], [`PackError::DocumentTooLarge`], [`PackError::NoFiles`], a fault of
+    /// the body, [`Error::Forbidden`] or a store's error.
     pub async fn create_draft(
         &self,
         pack: PackName,
@@ -70,19 +61,19 @@ impl Authorized<Packs> {
         made
     }
 
-    /// How a draft stands.
+    /// Returns the state of a draft.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Forbidden`] or a store's.
+    /// [`Error::NotFound`], [`Error::Forbidden`] or a store's error.
     pub async fn draft(&self, pack: &PackName, id: &DraftId) -> Result<DraftStatus, Error> {
         self.principal.check(Action::PublishPack(pack))?;
         self.service.shared.draft_status(pack, id).await
     }
 
-    /// Gives a draft up. A published one's version stays.
+    /// Deletes a draft. If the draft is published, its version stays.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Forbidden`] or a store's.
+    /// [`Error::NotFound`], [`Error::Forbidden`] or a store's error.
     pub async fn cancel_draft(&self, pack: &PackName, id: &DraftId) -> Result<(), Error> {
         self.principal.check(Action::PublishPack(pack))?;
         let shared = &self.service.shared;
@@ -110,7 +101,7 @@ impl Shared {
         }
     }
 
-    /// A draft of this pack that has not expired.
+    /// Returns a draft of this pack that has not expired.
     pub(crate) async fn existing_draft(
         &self,
         pack: &PackName,
@@ -126,7 +117,7 @@ impl Shared {
             .ok_or(Error::NotFound { what: "draft" })
     }
 
-    /// A draft that takes content.
+    /// Returns a draft that is not published yet, so that contents can be added to it.
     pub(crate) async fn open_draft(
         &self,
         pack: &PackName,
@@ -178,17 +169,20 @@ impl Shared {
         })
     }
 
-    /// Reads a draft's tree. It was checked when it came, apart from what the stored bytes may have suffered.
+    /// Reads the tree of a draft. The tree was checked when it arrived; only the stored bytes may
+    /// be damaged since.
     pub(super) async fn read_draft(&self, content: &Content) -> Result<Draft, Error> {
         let limits = self.config.tree_limits();
-        self.read_document(content, move |reader| {
-            Draft::read_json(reader, limits)
-                .map_err(|error| PackError::Document(crate::error::chain(&error)).into())
-        })
-        .await
+        self.library
+            .read_document(content, move |reader| {
+                Draft::read_json(reader, limits)
+                    .map_err(|error| PackError::Document(crate::error::chain(&error)).into())
+            })
+            .await
     }
 
-    /// What the server lacks of a draft's tree. What it does not lack the draft holds from now on: whoever is told so does not send it.
+    /// Returns the contents of a draft's tree that the server lacks. The draft holds all others
+    /// from now on, since the client will not send them.
     pub(super) async fn missing(&self, id: &DraftId, draft: &Draft) -> Result<Missing, Error> {
         let tree = &draft.tree;
         let mut seen = HashSet::with_capacity(tree.len() as usize);

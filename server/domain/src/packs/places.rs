@@ -1,7 +1,7 @@
-//! Where each file of a version lies.
+//! Places of the files of a version.
 //!
-//! The table is made when a version is published and never changes: contents that are stored anew elsewhere lie where they lay as
-//! well, for as long as a version holds those blobs.
+//! The table is made when a version is published, and never changes. If contents are stored anew
+//! elsewhere, they stay in these places as well, as long as a version holds the blobs.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -9,12 +9,12 @@ use std::collections::hash_map::Entry;
 use archive::{Form, Forms, Tree};
 
 use crate::BlobKey;
-use crate::pack_store::{Place, StoredContent};
+use crate::pack::{Place, StoredContent};
 
-/// The places of all files of one version, by their positions in its catalogue.
+/// Places of all files of one version, by their positions in its catalogue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Places {
-    /// In the order in which the positions first name them.
+    /// Keys and sizes of the blobs, in the order in which the positions first name them.
     blobs: Box<[(BlobKey, u64)]>,
     raw: Spots,
     deflated: Spots,
@@ -28,19 +28,19 @@ struct Spots {
     starts: Vec<u64>,
 }
 
-/// A place without its blob's name.
+/// A place with the blob's index instead of its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Spot {
-    /// The index of the blob; see [`Places::blob`].
+    /// Index of the blob; see [`Places::blob`].
     pub(super) blob: u32,
-    /// The offset in it, in bytes.
+    /// Offset in the blob, in bytes.
     pub(super) start: u64,
 }
 
 const NOWHERE: u32 = u32::MAX;
 
 impl Places {
-    /// The places of these contents, one for each position in order.
+    /// Creates the table for these contents, one for each position in order.
     pub(super) fn new<'a>(contents: impl Iterator<Item = &'a StoredContent>) -> Self {
         let mut blobs = Blobs::default();
         let mut raw = Spots::default();
@@ -60,7 +60,7 @@ impl Places {
         }
     }
 
-    /// Where the content at a position lies as it is.
+    /// Returns the place of the raw content at a position.
     ///
     /// # Panics
     /// If there is no such position.
@@ -69,7 +69,7 @@ impl Places {
         self.place(spot.expect("every content lies somewhere as it is"))
     }
 
-    /// Where a form of the content at a position lies, without a copy of the blob's name.
+    /// Returns the place of a form of the content at a position, without a copy of the blob's key.
     ///
     /// # Panics
     /// If there is no such position.
@@ -80,7 +80,7 @@ impl Places {
         }
     }
 
-    /// A blob and how many bytes it has.
+    /// Returns the key and the size in bytes of a blob.
     ///
     /// # Panics
     /// If no [`Spot`] of this table has the index.
@@ -89,12 +89,12 @@ impl Places {
         (key, *size)
     }
 
-    /// All blobs, each once.
+    /// Returns all blobs, each once.
     pub(super) fn blobs(&self) -> impl Iterator<Item = &BlobKey> {
         self.blobs.iter().map(|(key, _)| key)
     }
 
-    /// Whether every content of the tree lies within its blob, in its form and as it is.
+    /// Returns true if every content of the tree lies within its blob, in its form and raw.
     pub(super) fn hold(&self, tree: &Tree, forms: &Forms) -> bool {
         let within = |spot: Spot, size: u64| {
             let (_, blob_size) = self.blob(spot.blob);
@@ -119,11 +119,13 @@ impl Places {
             && (0..entries).all(holds)
     }
 
-    /// The table as bytes to store: a line that names the format, the number of blobs, and for each its key's length, its key and
-    /// its size; then for each position the place as it is and the deflated one.
+    /// Encodes the table: a line that names the format, then the number of blobs, and the length of
+    /// the key, the key and the size of each; then, for each position, the raw place and the
+    /// deflated place.
     ///
-    /// A place is the index of its blob and how far it begins beyond the last place in that blob; the deflated one's index counts
-    /// from 1, and a 0 alone says that there is none. All numbers are LEB128 varints, the differences in zigzag order.
+    /// A place is the index of its blob, and the distance of its start from that of the last place
+    /// in the same blob. The index of a deflated place counts from 1, and a single 0 means that
+    /// there is none. All numbers are LEB128 varints, the distances in zigzag encoding.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut encoded = MAGIC.to_vec();
         push_varint(&mut encoded, self.blobs.len() as u64);
@@ -154,9 +156,10 @@ impl Places {
         encoded
     }
 
-    /// Reads what [`encode`](Self::encode) wrote for so many entries; none where it is anything else.
+    /// Decodes the bytes that [`encode`](Self::encode) wrote for this number of entries; `None` if
+    /// they are anything else.
     ///
-    /// Memory is in proportion to the bytes given, whatever they say.
+    /// The memory used is proportional to the length of the bytes, whatever they contain.
     pub(super) fn decode(encoded: &[u8], entries: u32) -> Option<Self> {
         let mut rest = encoded.strip_prefix(MAGIC)?;
         let count = take_varint(&mut rest)?;
@@ -172,7 +175,7 @@ impl Places {
             }
         }
         let blobs: Box<[(BlobKey, u64)]> = blobs.list.into();
-        // Each entry takes three bytes at least.
+        // Each entry takes at least three bytes.
         if rest.len() / 3 < entries as usize {
             return None;
         }
@@ -205,7 +208,7 @@ impl Places {
         })
     }
 
-    /// About how much memory the table takes, in bytes.
+    /// Returns the approximate size in memory, in bytes.
     pub(super) fn memory(&self) -> usize {
         let keys: usize = self
             .blobs()
@@ -228,7 +231,7 @@ impl Places {
     }
 }
 
-/// What a shared text takes beside its bytes: two counters.
+/// Bytes that a shared string takes beside its text: two counters.
 const KEY_OVERHEAD: usize = 16;
 
 impl Spots {
@@ -286,7 +289,7 @@ impl Blobs {
 
 const MAGIC: &[u8] = b"longhaul-places/1\n";
 
-/// Differences near 0, also those below it, become small numbers.
+/// Maps distances near 0, negative ones included, to small numbers.
 fn zigzag(difference: u64) -> u64 {
     (difference << 1) ^ 0_u64.wrapping_sub(difference >> 63)
 }
@@ -309,7 +312,7 @@ fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
         let (&byte, rest) = bytes.split_first()?;
         *bytes = rest;
         let digits = u64::from(byte & 0x7f);
-        // What is shifted out of the top is no number of ours.
+        // A digit beyond the 64th bit is an error.
         if digits << shift >> shift != digits {
             return None;
         }
@@ -358,7 +361,7 @@ mod tests {
         }
     }
 
-    /// Where the content at a position lies deflated.
+    /// Returns the place of the deflated content at a position.
     fn deflated(places: &Places, position: u32) -> Option<Place> {
         let spot = places.deflated.get(position);
         spot.map(|spot| places.place(spot))
@@ -396,7 +399,8 @@ mod tests {
             content(place(1, 300, 90), Some(place(2, 5, 4))),
         ];
         let mut encoded = b"longhaul-places/1\n\x02\x06blob-1\xac\x02\x06blob-2\x05".to_vec();
-        // As it is: blob 0, 100 on; none. As it is: blob 0, 10 back; the second blob, 4 on.
+        // Raw: blob 0, 100 forward; no deflated form. Raw: blob 0, 10 back; deflated: the second
+        // blob, 4 forward.
         encoded.extend_from_slice(b"\x00\xc8\x01\x00\x00\x13\x02\x08");
         assert_eq!(Places::new(contents.iter()).encode(), encoded);
     }

@@ -1,4 +1,4 @@
-//! From a draft to a version, and from a version to nothing.
+//! Publishing drafts as versions, and retiring versions.
 
 use std::collections::{HashMap, HashSet};
 use std::io::Write;
@@ -9,33 +9,38 @@ use bytes::Bytes;
 use protocol::conditional::EntityTag;
 
 use super::places::Places;
-use super::{PackError, Packs, Shared, look_up};
+use super::{Packs, Shared, look_up};
 use crate::access::Action;
 use crate::blob_store::BlobStream;
 use crate::digest::Sha256Digest;
-use crate::files::{Content, WriteCondition};
+use crate::error::PackError;
+use crate::file::{Content, WriteCondition};
 use crate::ingest::Stops;
-use crate::pack_store::{DraftRecord, PackVersion, Published, StoredContent};
+use crate::pack::{DraftRecord, PackVersion, StoredContent};
+use crate::pack_store::Published;
 use crate::{Authorized, BlobKey, DraftId, Error};
 
-/// How often publishing begins anew when others publish the same pack, or retire what it needs, at the same time.
+/// Maximum number of attempts to publish. An attempt fails if, meanwhile, the pack gets another
+/// version or a needed blob is deleted.
 const ATTEMPTS: usize = 20;
 
-/// The level of gzip for catalogues: they are compressed once and sent often.
+/// Level of gzip for catalogues, which are compressed once and sent often.
 const GZIP_LEVEL: u32 = 9;
-/// The level of zstd for catalogues: 19 takes ten times as long to save a twentieth.
+/// Level of zstd for catalogues. Level 19 takes ten times as long and saves a twentieth.
 const ZSTD_LEVEL: i32 = 12;
 
 impl Authorized<Packs> {
-    /// Publishes a draft as the next version of its pack, if `condition` holds of its newest ([`PackVersion::state`]). One that is
-    /// published already stays the version that it became. Says whether this call published it.
+    /// Publishes a draft as the next version of its pack, if `condition` holds for the newest
+    /// version ([`PackVersion::state`]). A draft that is published already keeps its version.
+    /// Returns the version, and true if this call published it.
     ///
     /// # Errors
-    /// [`PackError::Missing`], [`PackError::Outdated`], [`PackError::WrongSize`], [`PackError::NoFiles`],
-    /// [`Error::PreconditionFailed`], [`Error::NotFound`], [`Error::Forbidden`] or a store's.
+    /// [`PackError::Missing`], [`PackError::Outdated`], [`PackError::WrongSize`],
+    /// [`PackError::NoFiles`], [`Error::PreconditionFailed`], [`Error::NotFound`],
+    /// [`Error::Forbidden`] or a store's error.
     ///
     /// # Cancel safety
-    /// When dropped, it is published or not.
+    /// When dropped, the draft is either published or not.
     pub async fn publish(
         &self,
         pack: &PackName,
@@ -50,10 +55,10 @@ impl Authorized<Packs> {
         self.service.shared.publish(pack, id, publisher).await
     }
 
-    /// Retires a version. Downloads that began before can go on for a while.
+    /// Retires a version. Downloads that are under way can go on for a while.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Forbidden`] or a store's.
+    /// [`Error::NotFound`], [`Error::Forbidden`] or a store's error.
     pub async fn retire(&self, pack: &PackName, number: u64) -> Result<(), Error> {
         self.principal.check(Action::PublishPack(pack))?;
         let shared = &self.service.shared;
@@ -69,17 +74,18 @@ impl Authorized<Packs> {
     }
 }
 
-/// Who publishes, and what must hold for that.
+/// The owner of a new version, and the precondition for publishing it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Publisher<'a> {
     pub(crate) owner: Option<&'a str>,
-    /// Of the pack's newest version.
+    /// Precondition on the pack's newest version.
     pub(crate) condition: &'a WriteCondition,
 }
 
 impl PackVersion {
-    /// The state that a pack is in while this version is its newest, as entity tags tell it: each tag of what is told of the version,
-    /// or of a pack whose newest it is, is this, alone or followed by a dot and more.
+    /// Returns the state of a pack whose newest version is this one. Entity tags carry the state:
+    /// each tag of a representation of the version, or of a pack whose newest version it is,
+    /// consists of the state, alone or followed by a dot and more.
     pub fn state(&self) -> Sha256Digest {
         self.catalogue.sha256
     }
@@ -113,7 +119,7 @@ impl Shared {
         self.publish_draft(&record, &draft, publisher, &never).await
     }
 
-    /// Fails unless `condition` holds of the newest version of a pack.
+    /// Fails unless `condition` holds for the newest version of a pack.
     pub(crate) async fn check_newest(
         &self,
         pack: &PackName,
@@ -151,8 +157,8 @@ impl Shared {
         unpacked.map(drop)
     }
 
-    /// Publishes the tree that an archive has, as the draft `id`, which is made if it is not there. If it is published already, it
-    /// stays the version that it became.
+    /// Publishes the tree of an archive as the draft `id`, which is created if it does not exist.
+    /// Returns the version's number. A draft that is published already keeps its version.
     pub(crate) async fn publish_archive(
         &self,
         pack: &PackName,
@@ -191,14 +197,14 @@ impl Shared {
             published,
             Err(Error::Pack(_) | Error::PreconditionFailed | Error::ClientGone)
         ) {
-            // Nobody comes back for it.
+            // No retry will ask for this draft.
             let forgotten = self.facts.forget_draft(&id, self.clock.now()).await;
             forgotten.map_err(Error::metadata("forget a draft"))?;
         }
         published.map(|(version, _)| version.number)
     }
 
-    /// Publishes the tree of a draft, however often others come in between.
+    /// Publishes the tree of a draft, and tries again if other versions are published meanwhile.
     async fn publish_draft(
         &self,
         record: &DraftRecord,
@@ -211,7 +217,8 @@ impl Shared {
         }
         for _ in 0..ATTEMPTS {
             stops.check()?;
-            // Asked before what must hold is looked at: whoever publishes in between takes the number.
+            // Read the number before the condition is checked: a version that is published in
+            // between takes the number.
             let number = self
                 .facts
                 .next_version(&record.pack)
@@ -237,7 +244,8 @@ impl Shared {
         }
     }
 
-    /// Publishes the draft unless others came in between; then there is nothing, and nothing was changed.
+    /// Publishes the draft under this number. Returns `None`, and changes nothing, if another
+    /// version took the number or a needed blob is gone.
     async fn try_publish(
         &self,
         record: &DraftRecord,
@@ -296,7 +304,7 @@ impl Shared {
         }
     }
 
-    /// All contents of a tree.
+    /// Looks up all contents of a tree; fails if any is missing.
     async fn contents_of(
         &self,
         id: &DraftId,
@@ -328,7 +336,8 @@ impl Shared {
         ])
     }
 
-    /// Deletes the documents of a version that came to nothing. What stays is found by the janitor.
+    /// Deletes the documents of a version that was not published. The janitor finds those that
+    /// stay.
     async fn drop_documents(&self, version: &PackVersion) {
         for content in [
             &version.catalogue,
@@ -342,7 +351,7 @@ impl Shared {
     }
 }
 
-/// The documents of a version.
+/// Encoded documents of a version.
 struct Documents {
     files: u64,
     size: u64,
@@ -351,7 +360,7 @@ struct Documents {
     zstd: Bytes,
     forms: Bytes,
     places: Bytes,
-    /// The blobs that its contents lie in.
+    /// Blobs that hold the contents.
     held: Arc<[BlobKey]>,
 }
 
@@ -418,7 +427,7 @@ impl Documents {
     }
 }
 
-/// Compresses without a time, so that the same catalogue gives the same bytes.
+/// Compresses without a timestamp, so that equal catalogues give equal bytes.
 fn gzip(bytes: &[u8], stops: &Stops) -> Result<Vec<u8>, Error> {
     let level = flate2::Compression::new(GZIP_LEVEL);
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), level);
@@ -434,7 +443,8 @@ fn zstd(bytes: &[u8], stops: &Stops) -> Result<Vec<u8>, Error> {
     Ok(encoder.finish().expect(IN_MEMORY))
 }
 
-/// A catalogue of a million files takes many seconds, and whoever wants it may not wait so long.
+/// Writes in steps, between which a stop is noticed: a catalogue of a million files takes many
+/// seconds.
 fn write_in_steps(to: &mut impl Write, bytes: &[u8], stops: &Stops) -> Result<(), Error> {
     for step in bytes.chunks(STEP) {
         stops.check()?;
@@ -443,7 +453,7 @@ fn write_in_steps(to: &mut impl Write, bytes: &[u8], stops: &Stops) -> Result<()
     Ok(())
 }
 
-/// Bytes that are compressed between two looks around.
+/// Bytes that are compressed between two checks for a stop.
 const STEP: usize = 1024 * 1024;
 
 const IN_MEMORY: &str = "writing to memory does not fail";

@@ -1,4 +1,4 @@
-//! What is told of packs, and read from them.
+//! Reading of packs: lists, catalogues, signatures, files, archives and comparisons.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -14,25 +14,26 @@ use protocol::coding::Coding;
 use super::archives::Choice;
 use super::documents::{Beginning, DocumentBody, beginning};
 use super::versions::Version;
-use super::{PackError, Packs, Shared};
+use super::{Packs, Shared};
 use crate::access::Action;
 use crate::digest::Sha256Digest;
-use crate::files::Content;
-use crate::pack_store::{PackSummary, PackVersion};
+use crate::error::PackError;
+use crate::file::Content;
+use crate::pack::{PackSummary, PackVersion};
 use crate::{Authorized, Blob, Error, Timestamp};
 
-/// Which entries of a version an archive has.
+/// The choice of the entries that an archive holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Selection {
-    /// All.
+    /// All entries.
     Whole,
-    /// Those that a holder of this version lacks.
+    /// Entries that a holder of this version lacks.
     Since(u64),
-    /// Those of a need, as a URL names it.
+    /// Entries of a need, as a URL names it.
     Need(String),
 }
 
-/// A virtual archive: its bytes are known, though nowhere stored.
+/// A virtual archive: its bytes are determined, but stored nowhere.
 #[derive(Debug, Clone)]
 pub struct Archive {
     version: Arc<Version>,
@@ -40,17 +41,17 @@ pub struct Archive {
 }
 
 impl Archive {
-    /// The version whose entries it has.
+    /// Returns the version whose entries the archive holds.
     pub fn version(&self) -> &PackVersion {
         &self.version.record
     }
 
-    /// Its bytes, entity tag, plan and diff.
+    /// Returns the layout: bytes, entity tag, plan and diff.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
 
-    /// Whether whoever receives it need not do anything: the trees are the same.
+    /// Returns true if a receiver has nothing to do, since the trees are the same.
     pub fn changes_nothing(&self) -> bool {
         self.layout.plan().need().is_empty() && self.layout.diff().is_empty()
     }
@@ -59,15 +60,15 @@ impl Archive {
 /// One file of a version.
 #[derive(Debug, Clone)]
 pub struct PackFile {
-    /// Its path.
+    /// Path of the file.
     pub path: String,
-    /// Its size in bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// The digest of its content.
+    /// Digest of the content.
     pub sha256: Sha256Digest,
-    /// When its version was published.
+    /// Time when the version was published.
     pub published_at: Timestamp,
-    /// Its bytes.
+    /// Content of the file.
     pub blob: Arc<dyn Blob>,
 }
 
@@ -76,10 +77,10 @@ pub struct PackFile {
 pub struct Signature(pub [u8; 64]);
 
 impl Authorized<Packs> {
-    /// Up to `limit` packs in the byte order of their names, those after `after` only.
+    /// Lists up to `limit` packs in the byte order of their names, beginning after `after`.
     ///
     /// # Errors
-    /// [`Error::Forbidden`] or a store's.
+    /// [`Error::Forbidden`] or a store's error.
     pub async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<PackSummary>, Error> {
         self.principal.check(Action::List)?;
         self.service
@@ -90,10 +91,10 @@ impl Authorized<Packs> {
             .map_err(Error::metadata("list packs"))
     }
 
-    /// One pack, and up to `limit` of its versions, newest first, those below `before` only.
+    /// Returns a pack, and up to `limit` of its versions below `before`, newest first.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Forbidden`] or a store's.
+    /// [`Error::NotFound`], [`Error::Forbidden`] or a store's error.
     pub async fn pack(
         &self,
         pack: &PackName,
@@ -114,10 +115,10 @@ impl Authorized<Packs> {
         Ok((summary, versions))
     }
 
-    /// A version; the newest, where no number is given.
+    /// Returns a version; the newest if no number is given.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Forbidden`] or a store's.
+    /// [`Error::NotFound`], [`Error::Forbidden`] or a store's error.
     pub async fn version(
         &self,
         pack: &PackName,
@@ -127,10 +128,10 @@ impl Authorized<Packs> {
         self.service.shared.version(pack, number).await
     }
 
-    /// Opens the catalogue of a version in a coding.
+    /// Opens the catalogue of a version in a content coding.
     ///
     /// # Errors
-    /// [`Error::Forbidden`] or a store's.
+    /// [`Error::Forbidden`] or a store's error.
     pub async fn open_catalogue(
         &self,
         version: &PackVersion,
@@ -146,10 +147,11 @@ impl Authorized<Packs> {
             .map_err(Error::blob("open a blob"))
     }
 
-    /// Signs the catalogue of a version; none where the server has no key. The same key gives the same signature.
+    /// Signs the catalogue of a version; `None` if the server has no key. The same key gives the
+    /// same signature.
     ///
     /// # Errors
-    /// [`Error::Forbidden`] or a store's.
+    /// [`Error::Forbidden`] or a store's error.
     pub async fn signature(&self, version: &PackVersion) -> Result<Option<Signature>, Error> {
         self.principal.check(Action::ReadPack(&version.pack))?;
         let shared = &self.service.shared;
@@ -158,6 +160,7 @@ impl Authorized<Packs> {
         };
         let content = &version.catalogue;
         let signature = shared
+            .library
             .read_document(content, move |reader| {
                 let mut bytes = Vec::new();
                 reader.read_to_end(&mut bytes).map_err(|_| Error::Corrupt {
@@ -169,16 +172,16 @@ impl Authorized<Packs> {
         Ok(Some(signature))
     }
 
-    /// The key that verifies signatures, 32 bytes; none where the server does not sign.
+    /// Returns the key that verifies signatures, 32 bytes; `None` if the server does not sign.
     pub fn verifying_key(&self) -> Option<[u8; 32]> {
         let key = self.service.shared.signing_key.as_ref()?;
         Some(key.verifying_key().to_bytes())
     }
 
-    /// One file of a version.
+    /// Opens one file of a version.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Forbidden`] or a store's.
+    /// [`Error::NotFound`], [`Error::Forbidden`] or a store's error.
     pub async fn file(
         &self,
         pack: &PackName,
@@ -187,13 +190,17 @@ impl Authorized<Packs> {
     ) -> Result<PackFile, Error> {
         self.principal.check(Action::ReadPack(pack))?;
         let shared = &self.service.shared;
-        let version = shared.load(shared.version(pack, number).await?).await?;
+        let version = shared
+            .library
+            .load(shared.version(pack, number).await?)
+            .await?;
         let tree = version.catalogue.tree();
         let position = tree
             .position(path)
             .ok_or(Error::NotFound { what: "file" })?;
         let entry = tree.entry(position);
         let blob = shared
+            .library
             .open_slice(&version.places.raw(position), entry.size)
             .await?;
         Ok(PackFile {
@@ -205,10 +212,11 @@ impl Authorized<Packs> {
         })
     }
 
-    /// An archive of entries of a version.
+    /// Returns an archive of entries of a version.
     ///
     /// # Errors
-    /// [`Error::NotFound`] where a version is not there, [`PackError::Need`], [`Error::Forbidden`] or a store's.
+    /// [`Error::NotFound`] if a version does not exist, [`PackError::Need`], [`Error::Forbidden`]
+    /// or a store's error.
     pub async fn archive(
         &self,
         pack: &PackName,
@@ -218,11 +226,21 @@ impl Authorized<Packs> {
     ) -> Result<Archive, Error> {
         self.principal.check(Action::ReadPack(pack))?;
         let shared = &self.service.shared;
-        let target = async { shared.load(shared.version(pack, number).await?).await };
+        let target = async {
+            shared
+                .library
+                .load(shared.version(pack, number).await?)
+                .await
+        };
         let (version, choice) = match selection {
             Selection::Whole => (target.await?, Choice::Whole),
             Selection::Since(base) => {
-                let base = async { shared.load(shared.version(pack, Some(*base)).await?).await };
+                let base = async {
+                    shared
+                        .library
+                        .load(shared.version(pack, Some(*base)).await?)
+                        .await
+                };
                 let (target, base) = tokio::try_join!(target, base)?;
                 (target, Choice::Since(base))
             }
@@ -243,16 +261,21 @@ impl Authorized<Packs> {
         self.principal
             .check(Action::ReadPack(&archive.version.record.pack))?;
         let Archive { version, layout } = archive.clone();
-        Ok(self.service.shared.virtual_archive(version, layout))
+        Ok(self.service.shared.library.virtual_archive(version, layout))
     }
 
-    /// What the sender of `holdings` (as [`archive::Holdings`] describes them) lacks of a version, as URLs name it; none where it has
-    /// the very tree, with its paths and permissions, so that nothing at all is to be done. It may lack no content and yet have to
-    /// rename, copy or remove: that is an empty need. Digests alone do not tell, so to them the answer is never none. A need that is too long for a URL is registered, so the same question gives the same name.
+    /// Compares a version with the holdings of a client, in the format of [`archive::Holdings`].
+    /// Returns the need, as URLs name it: the entries whose contents the client lacks. Returns
+    /// `None` if the client has the same tree, with its paths and permissions, and so nothing to
+    /// do.
+    ///
+    /// The need is empty if the client lacks no content, but has to rename, copy or remove files.
+    /// Digests alone do not show whether it has to, so the answer to them is never `None`. A need
+    /// that is too long for a URL is registered, so that the same question yields the same name.
     ///
     /// # Errors
-    /// [`PackError::Document`], [`PackError::DocumentTooLarge`], [`PackError::UnknownException`], [`Error::NotFound`], a fault of
-    /// the body, [`Error::Forbidden`] or a store's.
+    /// [`PackError::Document`], [`PackError::DocumentTooLarge`], [`PackError::UnknownException`],
+    /// [`Error::NotFound`], a fault of the body, [`Error::Forbidden`] or a store's error.
     pub async fn compare(
         &self,
         pack: &PackName,
@@ -261,12 +284,15 @@ impl Authorized<Packs> {
     ) -> Result<Option<NeedName>, Error> {
         self.principal.check(Action::ReadPack(pack))?;
         let shared = &self.service.shared;
-        let version = shared.load(shared.version(pack, number).await?).await?;
+        let version = shared
+            .library
+            .load(shared.version(pack, number).await?)
+            .await?;
         let (holdings, _memory) = shared.read_holdings(holdings).await?;
         let base = match &holdings {
             Holdings::Version { version, .. } => {
                 let base = shared.version(pack, Some(*version)).await?;
-                Some(shared.load(base).await?)
+                Some(shared.library.load(base).await?)
             }
             Holdings::Tree(_) | Holdings::Digests(_) => None,
         };
@@ -285,10 +311,10 @@ impl Authorized<Packs> {
     }
 }
 
-/// Bytes of a document that is read without being stored.
+/// Maximum size in bytes of a document that is read without being stored.
 const FEW_BYTES: usize = 256 * 1024;
 
-/// None where nothing at all is to be done.
+/// Returns the need of a client with these holdings; `None` if it has nothing to do.
 fn lacking_of(
     target: &Version,
     base: Option<Arc<Version>>,
@@ -317,7 +343,7 @@ fn lacking_of(
 }
 
 impl PackVersion {
-    /// The catalogue in a coding.
+    /// Returns the catalogue in a content coding.
     pub fn coded(&self, coding: Coding) -> &Content {
         match coding {
             Coding::Identity => &self.catalogue,
@@ -328,8 +354,8 @@ impl PackVersion {
 }
 
 impl Shared {
-    /// Reads what a client has. What is long is stored first, so that the memory which it takes is known before it is taken, and no slow
-    /// client holds it.
+    /// Reads the holdings of a client. Long documents are stored first, so that the memory for them
+    /// is known before it is taken, and no slow client holds it.
     async fn read_holdings(&self, body: DocumentBody) -> Result<(Holdings, Option<Held>), Error> {
         let limits = self.config.tree_limits();
         let read = move |reader: &mut dyn Read| {
@@ -349,7 +375,7 @@ impl Shared {
         };
         let document = self.keep_document(body).await?;
         let memory = self.turns.for_document(document.size).await;
-        let holdings = self.read_document(&document, read).await;
+        let holdings = self.library.read_document(&document, read).await;
         self.delete(&document.blob).await;
         Ok((holdings?, memory))
     }
@@ -372,7 +398,7 @@ impl Shared {
         choice: &Choice,
         format: ArchiveFormat,
     ) -> Result<Archive, Error> {
-        let layout = self.layout(&version, choice, format).await?;
+        let layout = self.library.layout(&version, choice, format).await?;
         Ok(Archive { version, layout })
     }
 

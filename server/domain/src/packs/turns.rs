@@ -1,8 +1,10 @@
-//! How many archives are taken in at the same time, and how much memory they and the documents of clients take.
+//! Limits on how many archives are unpacked at the same time, and on the memory that they and the
+//! documents of clients take.
 //!
-//! An archive waits for a place, then for its share of the server's memory: what unpacking takes however large the archive is. What must
-//! be remembered of each file comes on top. Only one archive at a time may take more than its share, and for that there is
-//! memory which is no other archive's share: so none waits for what another gives back only when it has got more.
+//! An archive waits for a place, then for its share of the server's memory, which covers what
+//! unpacking takes regardless of the archive's size. Facts about each file come on top. Only one
+//! archive at a time may take more than its share, and the memory for that is no other archive's
+//! share. So no archive waits for memory that another frees only after it has got more itself.
 
 use std::time::Duration;
 
@@ -12,23 +14,24 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::Error;
 use crate::ingest::Stops;
 
-/// What an archive takes: the chunks and batches that are under way, and what must be remembered of some ten thousand files.
+/// Memory for an archive, in bytes: chunks and batches under way, and facts about some ten thousand
+/// files.
 const SHARE: u64 = 64 * 1024 * 1024;
-/// By how much more it takes at a time.
+/// Step in which an archive takes more memory, in bytes.
 const STEP: u64 = 16 * 1024 * 1024;
 
-/// Who may take archives and documents in.
+/// Limits of the archives and documents that are received.
 #[derive(Debug)]
 pub(super) struct Turns {
     places: Semaphore,
     wait: Duration,
     memory: Budget,
     growing: Semaphore,
-    /// Memory that is no archive's share.
+    /// Bytes of memory that are no archive's share.
     spare: u64,
 }
 
-/// Leave to take an archive in, until it is dropped.
+/// The right to unpack an archive, and the memory for it, until dropped.
 #[derive(Debug)]
 pub(crate) struct Turn<'a> {
     turns: &'a Turns,
@@ -52,10 +55,10 @@ impl Turns {
         }
     }
 
-    /// Waits for leave to take an archive in, first come, first served.
+    /// Waits for the right to unpack an archive, first come, first served.
     ///
     /// # Errors
-    /// [`Error::Busy`] after a while, or what a sign to stop means.
+    /// [`Error::Busy`] after the configured wait, or the error of a stop.
     ///
     /// # Cancel safety
     /// May be dropped anywhere.
@@ -78,24 +81,26 @@ impl Turns {
         }
     }
 
-    /// Waits for memory to read a document of this size: its tree takes about as much, and as much again while it is made.
+    /// Waits for memory to read a document of `size` bytes: its tree takes about as much, and as
+    /// much again while it is built. Returns `None` for a small document, which is not counted.
     ///
     /// # Cancel safety
     /// May be dropped anywhere.
     pub(super) async fn for_document(&self, size: u64) -> Option<Held> {
         match size.saturating_mul(2) {
             ..=SMALL_DOCUMENT => None,
-            // Never what archives wait for that have begun.
+            // At most the memory that no archive under way waits for.
             memory => Some(self.memory.take(memory.min(self.spare.max(SHARE))).await),
         }
     }
 }
 
 impl Turn<'_> {
-    /// Takes as much memory as there may be, up to `bytes` beyond the share's own.
+    /// Takes memory for `bytes` bytes of facts, as far as the limit allows; the share covers the
+    /// first of them.
     ///
     /// # Errors
-    /// What a sign to stop means.
+    /// The error of a stop.
     pub(super) async fn grow(&mut self, bytes: usize, stops: &Stops) -> Result<(), Error> {
         let turns = self.turns;
         let wanted = (bytes as u64).saturating_add(SHARE - STEP);
@@ -119,7 +124,7 @@ impl Turn<'_> {
     }
 }
 
-/// Documents of up to half as much are read without being counted.
+/// Limit in bytes of the memory that a document may take without being counted.
 const SMALL_DOCUMENT: u64 = 2 * 1024 * 1024;
 
 const NEVER_CLOSED: &str = "nobody closes the semaphore";
@@ -158,7 +163,7 @@ mod tests {
         let mut two = turns.take(&never).await.unwrap();
         one.grow(10_000, &never).await.unwrap();
         assert_eq!(server.held(), 128 * MIB, "it is in the share");
-        // More than there is counts as all that is no other's share.
+        // A wish beyond the limit is granted all memory that is no other archive's share.
         one.grow(1 << 40, &never).await.unwrap();
         assert_eq!(server.held(), 256 * MIB, "half of the server's");
         one.grow(1 << 41, &never).await.unwrap();

@@ -1,52 +1,59 @@
-//! From an uploaded archive to contents that a draft holds.
+//! Unpacking of an uploaded archive into contents that a draft holds.
 //!
-//! [`Gathering`] takes the archive apart on a thread that may block. Small contents go to [`Segments`] in batches, large ones to blobs
-//! of their own ([`Large`]); each content is stored once, however often it comes. [`Ledger`] knows what was written, and
-//! takes it back if the archive is refused, which may be at its very end.
+//! [`Gathering`] takes the archive apart on a thread that may block. Small contents go to
+//! [`Segments`] in batches, large ones to blobs of their own ([`Large`]). Each content is stored
+//! once, however often it occurs. [`Ledger`] lists the blobs that were written, and deletes them if
+//! the archive is refused, possibly at its very end.
 //!
-//! However large the archive is, it takes about 50 MiB of memory at most: a chunk of the store (4 MiB) and what becomes of it, a
-//! batch (8 MiB and one content) in both forms beside what the store has yet to write, and the encoders. Beyond that there are
-//! only facts: those of the unpacker, a digest for each content, a path for each file of a tree that is learnt, and the places of
-//! contents that are not recorded yet, which are bounded in number.
+//! Regardless of its size, an archive takes at most about 50 MiB of memory: a chunk from the store
+//! (4 MiB) and its decompressed bytes, a batch (8 MiB and one content) in both forms next to what
+//! the store has yet to write, and the encoders. On top of that come only facts: those of the
+//! unpacker, a digest for each content, a path for each file if the tree is learnt, and the places
+//! of contents that are not recorded yet, whose number is bounded.
 
-pub(super) mod deflating;
+mod deflating;
 mod gathering;
 mod large;
-pub(super) mod ledger;
+mod ledger;
+mod segments;
 
 use std::collections::HashSet;
 
 use archive::Tree;
 use futures::StreamExt as _;
-#[cfg(feature = "testing")]
 use tokio_util::sync::CancellationToken;
 
 use self::gathering::{Gathering, Step};
 use self::large::Large;
 use self::ledger::Ledger;
-use super::segments::{self, Segments};
+use self::segments::Segments;
 use super::turns::Turn;
-use super::{PackError, Shared, look_up};
+use super::{Shared, look_up};
 use crate::blob_store::BlobStream;
 use crate::digest::Sha256Digest;
+use crate::error::PackError;
 use crate::ingest::Stops;
-use crate::pack_store::{DraftRecord, StoredContent};
+use crate::pack::{DraftRecord, StoredContent};
 use crate::{BlobKey, DraftId, Error};
 
 impl Shared {
-    /// Unpacks an archive into contents that `draft` holds. With a tree, every entry must be one of its files, with its size and
-    /// digest; without one, returns the tree that the archive itself has.
+    /// Unpacks an archive into contents that `draft` holds. If the draft has a tree, every entry
+    /// must be one of its files, with the file's size and digest. Otherwise, returns the tree of
+    /// the archive itself.
     ///
-    /// May be repeated: what is stored already is not stored again. A sign to stop ends it within a step, which is 8 MiB of what
-    /// comes out of the archive; what was recorded stays for the next try.
+    /// May be repeated: contents that are stored already are not stored again. A stop takes effect
+    /// within a step, which is 8 MiB of unpacked bytes; contents that are recorded stay for the
+    /// next attempt.
     ///
     /// # Errors
-    /// [`PackError::Archive`] and [`PackError::Entry`] refuse the archive; [`Error::NotFound`] or [`PackError::Published`] say that the
-    /// draft takes nothing any more. All that was stored is taken back then. After an error of a store, what was recorded
-    /// stays for the next try.
+    /// [`PackError::Archive`] and [`PackError::Entry`] if the archive is refused;
+    /// [`Error::NotFound`] or [`PackError::Published`] if the draft accepts no more contents. In
+    /// these cases everything that was stored is dropped. After a store's error, contents that are
+    /// recorded stay for the next attempt.
     ///
     /// # Cancel safety
-    /// May be dropped anywhere, as a crash may come anywhere: what was recorded stays, the rest is found by the janitor.
+    /// May be dropped anywhere, as a crash may happen anywhere: contents that are recorded stay,
+    /// and the janitor finds the rest.
     pub(super) async fn unpack(
         &self,
         draft: &DraftRecord,
@@ -68,7 +75,8 @@ impl Shared {
         unpacked
     }
 
-    /// Those of the contents that are stored. An open draft holds them from now on, so they stay; none if it is not open.
+    /// Makes an open draft hold those of the contents that are stored, so that they stay. Returns
+    /// them; `None` if the draft is not open.
     pub(super) async fn hold(
         &self,
         draft: &DraftId,
@@ -90,12 +98,14 @@ impl Shared {
     }
 }
 
-#[cfg(feature = "testing")]
+/// For tests of this crate, which bring no upload.
+#[doc(hidden)]
 impl super::Packs {
-    /// Unpacks an archive into a draft as it is done when its upload is whole.
+    /// Unpacks an archive into a draft, as on completion of its upload.
     ///
     /// # Errors
-    /// A [`PackError`] that refuses the archive, [`Error::NotFound`] where the draft is gone, or a store's.
+    /// A [`PackError`] that refuses the archive, [`Error::NotFound`] if the draft is gone, or a
+    /// store's error.
     pub async fn unpack(
         &self,
         draft: &DraftRecord,
@@ -105,10 +115,10 @@ impl super::Packs {
             .await
     }
 
-    /// As [`Packs::unpack`](super::Packs::unpack), until the server is drained.
+    /// Unpacks like [`Packs::unpack`](super::Packs::unpack), until the server is drained.
     ///
     /// # Errors
-    /// As there, and [`Error::Draining`].
+    /// Those of [`Packs::unpack`](super::Packs::unpack), and [`Error::Draining`].
     pub async fn unpack_until(
         &self,
         draft: &DraftRecord,
@@ -124,7 +134,7 @@ impl super::Packs {
     }
 }
 
-/// Stores what is gathered from an archive. Returns its tree if that was learnt.
+/// Stores the contents of an archive. Returns the tree if it was learnt.
 async fn store_all(
     mut gathering: Gathering,
     mut archive: BlobStream,
@@ -157,7 +167,8 @@ async fn store_all(
             Step::LargeEnds(piece, formed) => {
                 let mut large = large.take().expect(BEGUN);
                 match formed {
-                    // It may be known only now what it is, or another upload may have brought it meanwhile.
+                    // The digest may only be known now, and another upload may have stored the
+                    // content meanwhile.
                     Some(formed) if ledger.known(&[formed.sha256]).await?.is_empty() => {
                         large.write(ledger, piece).await?;
                         large.keep(ledger, formed).await?;

@@ -1,7 +1,8 @@
 //! Versions in memory.
 //!
-//! Whoever reads a file or an archive of a version needs its catalogue, the forms and the places of its files. They are loaded
-//! together, by one reader for all who wait, and kept as long as memory allows.
+//! To read a file or an archive of a version takes its catalogue, and the forms and places of its
+//! files. They are loaded together, once for all requests that wait for them, and kept as long as
+//! memory allows.
 
 use std::hash::Hash;
 use std::io::Read;
@@ -12,25 +13,25 @@ use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::Shared;
+use super::Library;
 use super::places::Places;
 use crate::Error;
 use crate::digest::Sha256Digest;
-use crate::files::Content;
-use crate::pack_store::PackVersion;
+use crate::file::Content;
+use crate::pack::PackVersion;
 
-/// A version that is ready to be read.
+/// A loaded version.
 #[derive(Debug)]
 pub(crate) struct Version {
     pub(super) record: PackVersion,
     pub(super) catalogue: Arc<Catalogue>,
     pub(super) forms: Arc<Forms>,
-    /// All of them lie within their blobs.
+    /// Places of the files, checked to lie within their blobs.
     pub(super) places: Places,
 }
 
 impl Version {
-    /// Puts the parts together, if they belong together.
+    /// Combines the parts; `None` if they do not match.
     pub(super) fn new(
         record: PackVersion,
         catalogue: Catalogue,
@@ -45,13 +46,13 @@ impl Version {
         })
     }
 
-    /// About how much memory it takes, in bytes.
+    /// Returns the approximate size in memory, in bytes.
     fn memory(&self) -> usize {
         size_of::<Self>() + self.catalogue.memory() + self.forms.memory() + self.places.memory()
     }
 }
 
-/// The versions in use, by the digests of their catalogues.
+/// Cache of versions by the digests of their catalogues.
 #[derive(Debug)]
 pub(super) struct Versions {
     loaded: Cache<Sha256Digest, Arc<Version>, Capped<VersionMemory>>,
@@ -59,7 +60,7 @@ pub(super) struct Versions {
 }
 
 impl Versions {
-    /// Keeps versions of up to about `memory` bytes, and one in any case.
+    /// Creates a cache of about `memory` bytes, which holds one version in any case.
     pub(super) fn new(memory: u64) -> Self {
         Self {
             loaded: capped_cache(memory, VersionMemory),
@@ -67,14 +68,14 @@ impl Versions {
         }
     }
 
-    /// Whether this very catalogue is kept.
+    /// Returns true if the cache holds a version with this very `Arc` of a catalogue.
     pub(super) fn keep(&self, catalogue: &Arc<Catalogue>) -> bool {
         self.loaded
             .peek(&catalogue.digest())
             .is_some_and(|version| Arc::ptr_eq(&version.catalogue, catalogue))
     }
 
-    /// Waits for leave to do work that takes memory in proportion to a version.
+    /// Waits for a permit for work that takes memory in proportion to a version.
     ///
     /// # Cancel safety
     /// May be dropped anywhere.
@@ -84,20 +85,22 @@ impl Versions {
     }
 }
 
-/// Catalogues of up to so many bytes are decoded from memory rather than while they are read, which takes longer: the first byte of
-/// a difference of 10,000 files came after 21 ms instead of 26. 16 MiB list about 120,000 files.
+/// Maximum size in bytes of a catalogue that is read whole before it is decoded, which is faster
+/// than decoding it while it is read: the first byte of a difference of 10,000 files came after 21
+/// ms instead of 26. A catalogue of 16 MiB lists about 120,000 files.
 const READ_WHOLE: u64 = 16 * 1024 * 1024;
-/// How many versions are loaded, or archives laid out, at the same time.
+/// Maximum number of versions that are loaded, or archives that are laid out, at the same time.
 const TURNS: usize = 4;
 
-impl Shared {
-    /// The version of this record, ready to be read. Only the first reader after a while loads it.
+impl Library {
+    /// Returns the version of this record, and loads it unless it is cached. One request loads it
+    /// for all that wait.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] where a document is not what was published, or a store's.
+    /// [`Error::Corrupt`] if a document is not the published one, or a store's error.
     ///
     /// # Cancel safety
-    /// May be dropped anywhere; another waiting reader then loads.
+    /// May be dropped anywhere; another waiting request then loads the version.
     pub(super) async fn load(&self, record: PackVersion) -> Result<Arc<Version>, Error> {
         let key = record.catalogue.sha256;
         let loaded = &self.versions.loaded;
@@ -108,9 +111,9 @@ impl Shared {
         let turn = self.versions.turn().await;
         let version = Arc::new(self.read_version(record).await?);
         drop(turn);
-        // Refused only where somebody else put it there, which nobody does.
+        // Inserting fails only if another task has put the version there, which none does.
         let _ = room.insert(Arc::clone(&version));
-        // It may have driven others out, which nothing should keep in memory now.
+        // Versions that this one evicted must not stay in memory through their layouts.
         self.layouts.drop_all_but(&self.versions);
         Ok(version)
     }
@@ -164,14 +167,14 @@ fn capacity_for(content: &Content) -> usize {
     usize::try_from(content.size).unwrap_or(0)
 }
 
-/// All that the reader has; none where it fails.
+/// Returns all bytes of the reader; `None` if reading fails.
 fn read_whole(reader: &mut dyn Read, capacity: usize) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(capacity);
     reader.read_to_end(&mut bytes).ok()?;
     Some(bytes)
 }
 
-/// Weighs versions by the memory that they take.
+/// Weighs versions by their size in memory.
 #[derive(Debug, Clone)]
 struct VersionMemory;
 
@@ -181,14 +184,14 @@ impl Weighter<Sha256Digest, Arc<Version>> for VersionMemory {
     }
 }
 
-/// A cache for values of up to about `memory` bytes; one value finds room in any case.
+/// Creates a cache for values of about `memory` bytes together; one value fits in any case.
 ///
-/// It is not divided, so that a value may take as much as there is.
+/// The cache is one shard, so that a value may take all of the memory.
 pub(super) fn capped_cache<K: Eq + Hash, V: Clone, W: Weighter<K, V> + Clone>(
     memory: u64,
     weighter: W,
 ) -> Cache<K, V, Capped<W>> {
-    let memory = memory.max(LEAST_MEMORY);
+    let memory = memory.max(MIN_MEMORY);
     let options = OptionsBuilder::new()
         .shards(1)
         .weight_capacity(memory)
@@ -196,7 +199,7 @@ pub(super) fn capped_cache<K: Eq + Hash, V: Clone, W: Weighter<K, V> + Clone>(
         .build()
         .expect("all that is needed is set");
     let weighter = Capped {
-        // The cache refuses what weighs more than 97 % of all.
+        // The cache refuses values above 97 % of its capacity.
         most: memory - memory / 16,
         weighter,
     };
@@ -208,12 +211,13 @@ pub(super) fn capped_cache<K: Eq + Hash, V: Clone, W: Weighter<K, V> + Clone>(
     )
 }
 
-/// Less than this is no cache.
-const LEAST_MEMORY: u64 = 1024;
-/// Only tells the cache how many keys of former values to remember.
+/// Minimum capacity of a cache, in bytes.
+const MIN_MEMORY: u64 = 1024;
+/// Number of values that the cache expects, from which it derives how many evicted keys it
+/// remembers.
 const ESTIMATED_VALUES: usize = 256;
 
-/// Weighs values that take more memory than there is as if they took all of it.
+/// Weighs a value that exceeds the memory as if it took all of it.
 #[derive(Debug, Clone)]
 pub(super) struct Capped<W> {
     most: u64,
@@ -231,7 +235,7 @@ mod tests {
     use bytesize::ByteSize;
     use futures::future::try_join_all;
 
-    use super::super::archives::testing::{Synthetic, blob_key, mixture, shared, tiny};
+    use super::super::archives::testing::{Synthetic, blob_key, library, mixture, tiny};
     use super::*;
 
     const DOCUMENTS: [&str; 3] = ["catalogue", "forms", "places"];
@@ -239,13 +243,13 @@ mod tests {
     #[tokio::test]
     async fn a_version_is_loaded_once_for_all_who_ask() {
         let pack = Synthetic::new(&mixture(500));
-        // It finds room although it has more than all memory.
+        // A version larger than the whole memory still fits.
         for memory in [ByteSize::mib(64), ByteSize::b(0)] {
-            let (shared, log) = shared(&[&pack], memory);
+            let (library, log) = library(&[&pack], memory);
             let record = &pack.version.record;
-            let at_once = (0..5).map(|_| shared.load(record.clone()));
+            let at_once = (0..5).map(|_| library.load(record.clone()));
             let mut loaded = try_join_all(at_once).await.unwrap();
-            loaded.push(shared.load(record.clone()).await.unwrap());
+            loaded.push(library.load(record.clone()).await.unwrap());
             for version in &loaded {
                 assert!(Arc::ptr_eq(version, &loaded[0]));
                 assert_eq!(version.record, *record);
@@ -268,9 +272,9 @@ mod tests {
             let last = bytes.last_mut().unwrap();
             *last ^= 1;
             shelf.blobs.insert(key, bytes.into());
-            let (shared, _) = shared(&[&pack], ByteSize::mib(1));
+            let (library, _) = library(&[&pack], ByteSize::mib(1));
             for _ in 0..2 {
-                let error = shared.load(pack.version.record.clone()).await.unwrap_err();
+                let error = library.load(pack.version.record.clone()).await.unwrap_err();
                 let Error::Corrupt { what } = error else {
                     panic!("{name}: {error:?}");
                 };
@@ -288,8 +292,8 @@ mod tests {
             let mut pack = Synthetic::new(&tiny(20, 50));
             let shelf = Arc::get_mut(&mut pack.shelf).unwrap();
             shelf.blobs.remove(&blob_key(1, name)).unwrap();
-            let (shared, _) = shared(&[&pack], ByteSize::mib(1));
-            let error = shared.load(pack.version.record.clone()).await.unwrap_err();
+            let (library, _) = library(&[&pack], ByteSize::mib(1));
+            let error = library.load(pack.version.record.clone()).await.unwrap_err();
             assert!(matches!(error, Error::Store { .. }), "{name}: {error:?}");
         }
     }

@@ -1,4 +1,4 @@
-//! Appends: from a request to an upload that it holds, and that takes in its bytes.
+//! Appends: from a request to a claimed upload that receives its bytes.
 
 use std::sync::Arc;
 
@@ -8,26 +8,16 @@ use protocol::upload::{Append, Completion, Repeated};
 
 use super::intake::Request;
 use super::repeat::Extent;
-use super::{Addition, Failure, Outcome, ProgressSink, Shared};
+use super::{Addition, Failure, Outcome, ProgressSink, Replays, Shared};
+use crate::body::UploadBody;
 use crate::holders::Turn;
-use crate::ingest::{Stops, UploadBody};
+use crate::ingest::Stops;
 use crate::metadata_store::Seen;
 use crate::upload::{Completed, Upload, UploadState};
 use crate::{Error, UploadId};
 
-/// Treatment of an append that begins by repeating bytes that the upload has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Replays {
-    /// They are compared.
-    Allowed,
-    /// They are compared: the request is a creation that comes again.
-    OfCreation,
-    /// That is an offset mismatch.
-    Refused,
-}
-
 impl Shared {
-    /// Takes in more bytes of an upload, in this turn.
+    /// Appends to an upload under this claim.
     pub(super) async fn append(
         &self,
         turn: Turn,
@@ -93,7 +83,7 @@ impl Shared {
         taken.map_err(|error| Failure::of(error, upload))
     }
 
-    /// Answers an append to an upload that is complete, which may repeat its last bytes.
+    /// Responds to an append to a complete upload, which may repeat its last bytes.
     async fn append_to_complete(
         &self,
         upload: Upload,
@@ -117,9 +107,9 @@ impl Shared {
         }
     }
 
-    /// Makes this request, whose turn it is, the upload's holder; unless another node has changed
-    /// the upload, or has told its client an offset, since this request looked at it. Then there
-    /// may be a newer holder, which goes on.
+    /// Claims the upload across nodes for this request, which has the claim within the process.
+    /// Fails if another node has changed the upload, or has reported an offset to its client, since
+    /// this request read it: then there may be a newer claim, which prevails.
     pub(super) async fn claim(&self, upload: &mut Upload, turn: &Turn) -> Result<(), Error> {
         turn.holds(upload.epoch + 1);
         let claimed = self
@@ -137,8 +127,8 @@ impl Shared {
     }
 }
 
-/// Reports if a digest that an append states of its body is really that of the whole: URLSession
-/// sends all fields of the creation again with the rest of the body.
+/// Returns true if a digest that an append states for its body is really that of the entire upload:
+/// URLSession sends all fields of the creation again with the rest of the body.
 fn is_stale(stated: &Stated, upload: &Upload) -> bool {
     let whole = upload.plan.repr_digest.as_deref().unwrap_or_default();
     digest::parse_representation(whole)

@@ -6,7 +6,7 @@ use protocol::upload::Complete;
 
 use super::{Outcome, Shared};
 use crate::digest::{Digests, Hasher, Sha256Digest};
-use crate::events::Event;
+use crate::event::Event;
 use crate::holders::Turn;
 use crate::ingest::Stops;
 use crate::metadata_store::{Guarded, Written};
@@ -14,21 +14,21 @@ use crate::packs::Publisher;
 use crate::upload::{Completed, Gone, Plan, Target, Upload, UploadState};
 use crate::{BlobKey, DraftId, Error, StagedBlob};
 
-/// All bytes of an upload.
+/// An upload that has all its bytes.
 #[derive(Debug)]
 pub(super) struct Whole {
-    /// How many there are.
+    /// Its length.
     pub(super) complete: Complete,
-    /// What has seen them.
+    /// Digests of the bytes.
     pub(super) digests: Digests,
-    /// Digests that are stated of them.
+    /// Digests that clients stated for the entire upload.
     pub(super) stated: Vec<Stated>,
-    /// Who wrote the last of them, unless that is closed.
+    /// The writer of the last bytes, unless it is closed.
     pub(super) staged: Option<Box<dyn StagedBlob>>,
 }
 
 impl Shared {
-    /// Completes an upload that has come to its length but was stopped before it could be completed.
+    /// Completes an upload that has reached its length but was interrupted before its completion.
     pub(super) async fn complete_if_reached(
         &self,
         upload: &mut Upload,
@@ -48,7 +48,7 @@ impl Shared {
         let complete = Complete {
             length: progress.open.offset,
         };
-        // A length of nothing may have been recorded before its blob was made.
+        // A length of zero may have been recorded before the blob was created.
         let staged = self
             .stage(upload, complete.length, Some(complete.length))
             .await?;
@@ -61,7 +61,7 @@ impl Shared {
         self.finish(upload, whole, true, stops).await.map(drop)
     }
 
-    /// Verifies, publishes and records a whole upload.
+    /// Verifies, publishes and records an upload that has all its bytes.
     pub(super) async fn finish(
         &self,
         upload: &mut Upload,
@@ -99,7 +99,7 @@ impl Shared {
                 self.abandon(upload, resumable).await?;
                 return Err(error);
             }
-            // It stays whole and durable, and its client comes again.
+            // The upload stays durable with all its bytes, and its client retries.
             Err(error) if resumable => return Err(error),
             Err(error) => {
                 self.abandon(upload, resumable).await?;
@@ -123,7 +123,7 @@ impl Shared {
             Written::Fenced => return Err(Error::Superseded),
         }
         if !matches!(upload.plan.target, Target::File(_)) {
-            // What was in the archive is kept elsewhere.
+            // The archive's contents are stored elsewhere.
             self.delete(&upload.blob).await;
         }
         if !resumable {
@@ -134,7 +134,8 @@ impl Shared {
         Ok(Outcome::Complete(upload.clone(), completed))
     }
 
-    /// Takes out of the published blob of an upload what it is for. The number of the version, where it is one.
+    /// Unpacks the published blob of an upload, if its target needs that. Returns the number of the
+    /// version, if it became one.
     async fn make_use_of(
         &self,
         upload: &Upload,
@@ -211,7 +212,8 @@ impl Shared {
         }
     }
 
-    /// Compares the whole with the digests that were stated of it. SHA-256 is at hand; any other is computed by reading back.
+    /// Compares the upload with the digests that were stated for it. SHA-256 is known; other
+    /// digests are computed by reading the bytes back.
     async fn verify_whole(
         &self,
         blob: &BlobKey,
@@ -256,10 +258,10 @@ impl Shared {
         Ok(ended)
     }
 
-    /// Ends an upload whose whole was refused, published or not.
+    /// Ends an upload that was refused with all its bytes, published or not.
     async fn abandon(&self, upload: &mut Upload, resumable: bool) -> Result<(), Error> {
         if resumable && self.invalidate(upload).await? == Guarded::Fenced {
-            // Its newer holder may need the bytes.
+            // A newer claim may need the bytes.
             return Ok(());
         }
         self.discard(&upload.blob).await;
@@ -268,7 +270,8 @@ impl Shared {
     }
 }
 
-/// What is stated of a whole: at its creation, and by the request that completes it.
+/// Collects the digests stated for the entire upload: at its creation, and by the request that
+/// completes it.
 pub(super) fn stated_of_whole(plan: &Plan, completing: Vec<Stated>) -> Vec<Stated> {
     let created = plan.repr_digest.as_deref().unwrap_or_default();
     let mut stated = digest::parse_representation(created);
@@ -276,7 +279,8 @@ pub(super) fn stated_of_whole(plan: &Plan, completing: Vec<Stated>) -> Vec<State
     stated
 }
 
-/// Whether one of these digests of a whole can be verified only by reading it back, which takes a while.
+/// Returns true if one of these digests of the entire upload can be verified only by reading it
+/// back, which takes a while.
 pub(super) fn takes_reading_back(stated: &[Stated]) -> bool {
     stated
         .iter()

@@ -1,4 +1,4 @@
-//! Creations: from a request to an upload that is recorded and takes in its first bytes.
+//! Creations: from a request to a recorded upload that receives its first bytes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use protocol::upload::{Admission, Completion, Create, Limits, Open, Overrun};
 use super::intake::Request;
 use super::repeat::{Compared, is_repeat};
 use super::{Creation, Failure, Maker, Outcome, ProgressSink, Shared};
+use crate::body::{BodyFault, BodyPart, UploadBody};
 use crate::digest::Hasher;
 use crate::gatekeeper::Proposal;
 use crate::ids::Randomness;
-use crate::ingest::{BodyFault, BodyPart, UploadBody};
 use crate::metadata_store::{Guarded, Inserted};
 use crate::upload::{Gone, Plan, Progress, Target, Upload, UploadState};
 use crate::{BlobKey, Error, NodeId, Timestamp, UploadId};
@@ -24,17 +24,17 @@ use crate::{BlobKey, Error, NodeId, Timestamp, UploadId};
 struct Planned {
     /// The upload to record.
     upload: Upload,
-    /// What the request says of its body.
+    /// The stated lengths of the body and of the upload.
     create: Create,
     admission: Admission,
     digests: StatedDigests,
     parts: Option<Vec<UploadId>>,
     resumable: bool,
-    /// Set if the client or the gatekeeper chose the target.
+    /// True if the client or the gatekeeper chose the target.
     is_named: bool,
 }
 
-/// Facts around a creation that its request does not state.
+/// Inputs of a creation that its request does not state.
 #[derive(Debug)]
 struct Surroundings<'a> {
     limits: Limits,
@@ -46,7 +46,7 @@ struct Surroundings<'a> {
 }
 
 impl Planned {
-    /// Plans the upload that a creation asks for.
+    /// Plans the upload that a creation requests.
     ///
     /// # Errors
     /// Rejections of the rules.
@@ -102,7 +102,7 @@ impl Planned {
 }
 
 impl Shared {
-    /// Creates an upload and takes in the request's body.
+    /// Creates an upload and receives the request's body.
     pub(super) async fn create(
         &self,
         creation: Creation,
@@ -187,7 +187,7 @@ impl Shared {
         }
     }
 
-    /// Asks the gatekeeper, if there is one, and plans what it says.
+    /// Asks the gatekeeper, if there is one, and applies its amendment.
     async fn ask_gatekeeper(&self, planned: &mut Planned) -> Result<(), Error> {
         let Some(gatekeeper) = &self.hooks.gatekeeper else {
             return Ok(());
@@ -204,7 +204,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Records a new upload; returns the one that is there already under the same key.
+    /// Records a new upload; returns the existing one with the same idempotency key, if any.
     async fn insert(&self, upload: &Upload) -> Result<Option<Upload>, Error> {
         let inserted = self
             .metadata
@@ -217,7 +217,7 @@ impl Shared {
         })
     }
 
-    /// Answers a creation whose key is that of an existing upload.
+    /// Responds to a creation with the idempotency key of an existing upload.
     async fn create_again(
         &self,
         planned: Planned,
@@ -226,7 +226,7 @@ impl Shared {
         sink: Arc<dyn ProgressSink>,
     ) -> Result<Outcome, Failure> {
         let compared = Compared {
-            // A gatekeeper may name and describe a repetition in another way.
+            // A gatekeeper may name and describe a repeated creation in another way.
             target: planned.is_named && self.hooks.gatekeeper.is_none(),
             description: self.hooks.gatekeeper.is_none(),
         };
@@ -237,7 +237,7 @@ impl Shared {
         self.found_again(existing, request, body, sink).await
     }
 
-    /// Cleans up after a creation that took in nothing, or not all; returns its failure.
+    /// Cleans up after a creation that received nothing, or not everything; returns its failure.
     async fn failed(
         &self,
         mut upload: Upload,
@@ -247,7 +247,7 @@ impl Shared {
     ) -> Failure {
         match error {
             error if upload.plan.is_concatenation() => {
-                // It takes no bytes from a client, so nobody could go on with it.
+                // A concatenation accepts no bytes from a client, so nobody could resume it.
                 match self.invalidate(&mut upload).await {
                     Ok(_) => error.into(),
                     Err(failed) => failed.into(),
@@ -265,7 +265,7 @@ impl Shared {
         }
     }
 
-    /// Gives up an upload that nobody knows of and so nobody can go on with.
+    /// Gives up an upload whose client does not know it and so cannot resume it.
     async fn forget(&self, upload: &Upload) {
         let now = self.clock.now();
         let ended = self
@@ -275,7 +275,7 @@ impl Shared {
         match ended {
             Ok(Guarded::Done) => self.discard(&upload.blob).await,
             Ok(Guarded::Fenced) => {}
-            // It expires.
+            // The upload will expire.
             Err(error) => tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "an upload that nobody knows of is kept"
@@ -283,7 +283,7 @@ impl Shared {
         }
     }
 
-    /// Fails if an upload that was whole now could not be completed.
+    /// Fails if the upload could not be completed even if all its bytes were here now.
     async fn check_target(&self, plan: &Plan) -> Result<(), Error> {
         match &plan.target {
             Target::File(path) => {
@@ -307,8 +307,8 @@ impl Shared {
         }
     }
 
-    /// Makes a request's body of the stored bytes of finished parts, one after the other. A part may
-    /// come more than once.
+    /// Builds a request's body from the stored bytes of finished parts, one after the other. A part
+    /// may occur more than once.
     async fn concatenated(
         &self,
         parts: &[UploadId],
@@ -345,7 +345,7 @@ impl Shared {
             overrun: Overrun::Discard,
         };
         let limits = Limits {
-            // There is no body of its own.
+            // A concatenation has no body.
             max_append_size: None,
             ..self.config.limits()
         };
@@ -382,13 +382,13 @@ fn unnamed(randomness: &dyn Randomness) -> Target {
     Target::File(path.expect("a key is a path of one segment"))
 }
 
-/// Reports if a client that was not told of its upload can find it.
+/// Returns true if a client that got no report of its upload can find it.
 fn can_be_found(plan: &Plan) -> bool {
     plan.idempotency_key.is_some() || plan.client_ref.is_some()
 }
 
-/// Reports if a creation is over once its upload is recorded: nothing comes with it, nor does that
-/// complete the upload.
+/// Returns true if a creation is finished once its upload is recorded: it brings no bytes, and does
+/// not complete the upload.
 fn brings_nothing(creation: &Creation) -> bool {
     let create = &creation.create;
     let completes = match create.completion {
@@ -399,7 +399,7 @@ fn brings_nothing(creation: &Creation) -> bool {
     create.body_length == Some(0) && creation.parts.is_none() && !completes
 }
 
-/// Writes the stated digests of the whole, as they are kept until the upload is complete.
+/// Formats the stated digests of the entire upload as they are kept until it is complete.
 fn recorded(stated: &[Stated]) -> Option<String> {
     let members: Vec<String> = stated
         .iter()
@@ -412,7 +412,7 @@ fn recorded(stated: &[Stated]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::files::{Description, WriteCondition};
+    use crate::file::{Description, WriteCondition};
     use crate::ids::SystemRandomness;
 
     fn creation(body_length: Option<u64>) -> Creation {

@@ -1,8 +1,8 @@
-//! The taking-in of one request's body: from its admission to what is recorded of it.
+//! Receiving one request's body: from its admission to the recorded result.
 //!
-//! An [`Intake`] is opened, and runs until the body ends. What is [`Stored`] then is settled: one
-//! [`Verdict`] says what the body's end means, one [`LastRecord`] what is recorded before the
-//! verdict is carried out.
+//! An [`Intake`] is opened, and runs until the body ends. The [`Stored`] result is then settled:
+//! one [`Verdict`] decides what the body's end means, one [`LastRecord`] what is recorded before
+//! the verdict is carried out.
 
 use std::sync::Arc;
 
@@ -14,30 +14,31 @@ use super::completion::{Whole, stated_of_whole, takes_reading_back};
 use super::verdict::{Aftermath, Ended, LastRecord, Verdict};
 use super::{Outcome, ProgressSink, Shared};
 use crate::Error;
+use crate::body::UploadBody;
 use crate::digest::{Digests, Hasher};
-use crate::ingest::{Checkpoint, Ingest, Ingested, Replay, Rhythm, Source, Stops, UploadBody};
+use crate::ingest::{Checkpoint, Ingest, Ingested, Replay, Rhythm, Source, Stops};
 use crate::metadata_store::{Guarded, Hold};
 use crate::upload::{Progress, Upload, UploadState};
 
 /// An admitted request that brings bytes.
 #[derive(Debug)]
 pub(super) struct Request {
-    /// How its bytes are admitted.
+    /// The rules by which its bytes are admitted.
     pub(super) admission: Admission,
-    /// Length of its body, where that is known.
+    /// Length of its body, if known.
     pub(super) body_length: Option<u64>,
-    /// Digests that its header section states.
+    /// Digests in its header section.
     pub(super) stated: StatedDigests,
-    /// Set if there is an upload resource.
+    /// True if there is an upload resource.
     pub(super) resumable: bool,
-    /// Set if it begins where its client was told to, which its answer settles. If it completes the
-    /// upload, it may be its client's older request.
+    /// True if it begins at the offset that was reported to its client, so that its response
+    /// settles the offset. If it completes the upload, it may be its client's older request.
     pub(super) begins_as_told: bool,
 }
 
 impl Shared {
-    /// Takes in a body: from the admission to the recorded end. `hasher` has seen what the upload
-    /// has; `upload` is brought up to date on the way.
+    /// Receives a body, from its admission to the recorded end. `hasher` has hashed the upload's
+    /// bytes so far; `upload` is kept up to date.
     pub(super) async fn take_in(
         &self,
         upload: &mut Upload,
@@ -69,7 +70,7 @@ struct Intake<'a> {
     source: Source,
 }
 
-/// A request whose body has ended. What came is written, and yet to be synced.
+/// A request whose body has ended. The received bytes are written, but not synced yet.
 #[derive(Debug)]
 struct Stored<'a> {
     request: Request,
@@ -80,7 +81,7 @@ struct Stored<'a> {
 }
 
 impl<'a> Intake<'a> {
-    /// Opens the upload's bytes where the body goes on.
+    /// Opens the upload's blob at the offset where the body continues.
     async fn open(
         mut recorder: Recorder<'a>,
         request: Request,
@@ -100,7 +101,7 @@ impl<'a> Intake<'a> {
         } = request;
         let mut source = Source::new(&shared.buffers, body_length, admission.cap);
         if admission.overlap > 0 {
-            // Had a crash left it published, it is staged again.
+            // A blob that a crash left published is staged again.
             drop(shared.stage(upload, open.offset, admission.length).await?);
             let stored = shared
                 .blobs
@@ -124,7 +125,7 @@ impl<'a> Intake<'a> {
         })
     }
 
-    /// Stores the body, with checkpoints on the way where its bytes count before its end.
+    /// Stores the body, with checkpoints in between if its bytes count before its end.
     async fn run(self, body: UploadBody) -> Result<Stored<'a>, Error> {
         let Self {
             request,
@@ -138,7 +139,7 @@ impl<'a> Intake<'a> {
             bytes: config.checkpoint_bytes.as_u64(),
             interval: config.checkpoint_interval,
         };
-        // Bytes under a digest of their own count only when it has been verified.
+        // Bytes under a digest of their own count only once it has been verified.
         let checkpoint: Option<&mut dyn Checkpoint> =
             match request.resumable && !ingest.digests.runs_for_body() {
                 true => Some(&mut recorder),
@@ -240,14 +241,14 @@ impl Stored<'_> {
     }
 }
 
-/// Lists the algorithms to run over a body: of what is stated already, and of what its trailers
-/// may state.
+/// Lists the algorithms to compute over a body: of the digests that are stated already, and of
+/// those that its trailers may state.
 fn body_algorithms(stated: &StatedDigests) -> impl Iterator<Item = Algorithm> {
     let content = stated.content.iter().map(|stated| stated.algorithm);
     content.chain(stated.trailing.iter().copied())
 }
 
-/// Records checkpoints of one request, and tells them.
+/// Records and reports checkpoints of one request.
 #[derive(Debug)]
 struct Recorder<'a> {
     shared: &'a Shared,
@@ -266,7 +267,7 @@ impl Checkpoint for Recorder<'_> {
 }
 
 impl Recorder<'_> {
-    /// Records what is durable, unless the record says so already.
+    /// Records the durable progress, unless the record has it already.
     async fn record(&mut self, offset: u64, digests: &Digests, hold: Hold) -> Result<(), Error> {
         let progress = Progress {
             open: Open {

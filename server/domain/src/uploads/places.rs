@@ -1,13 +1,15 @@
-//! How many requests for uploads are worked on at once, and for whom.
+//! Bounds on the number of concurrent requests for uploads, overall and per client address.
 //!
-//! Work on an upload goes on without its client and its connection, so a bound on those does not bound the work. Instead, a request
-//! takes a *place* before its work begins, and the work has it to its end. Until then the request waits in its client's hands:
-//! nothing of it is read or recorded, and it leaves with its client.
+//! Work on an upload continues without its client and its connection, so a bound on connections
+//! does not bound the work. Instead, a request takes a *place* before its work begins, and the work
+//! has the place until its end. A request that waits for a place has no effect yet: nothing of it
+//! is read or recorded, and it ends if its client disconnects.
 //!
-//! A place is memory of the server's one budget, as much as such work holds. So there are never more places than the settings say
-//! ([`Config::max_at_once`](super::Config::max_at_once)), nor than memory. Each address has its share of them, so one peer meets its
-//! own bound before it meets everyone's. Requests that bring bytes may take hours, and those that ask how an upload stands are to be
-//! answered within a second: each kind has places of its own.
+//! A place is memory of the server's one budget, as much as such work needs. So the places are
+//! limited by the settings ([`Config::max_at_once`](super::Config::max_at_once)) and by memory.
+//! Each address has a share of them, so one peer reaches its own bound before the common one.
+//! Requests that bring bytes may take hours, and requests for an upload's state should be answered
+//! within a second: each kind has places of its own.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -21,18 +23,19 @@ use tokio_util::sync::CancellationToken;
 use super::Config;
 use crate::Error;
 
-/// What a request that brings bytes holds: three small buffers (one that fills, one that waits, one that is written), its open file
-/// and its task, in bytes. Larger buffers are counted beside it ([`Buffers`](crate::buffers::Buffers)).
+/// Memory of a request that brings bytes, in bytes: three small buffers (one being filled, one
+/// waiting, one being written), its open file and its task. Larger buffers are accounted for
+/// separately ([`Buffers`](crate::buffers::Buffers)).
 const BRINGING: u64 = 128 * 1024;
-/// What a request that asks holds, in bytes: its task and two rows.
+/// Memory of a request that asks for an upload's state, in bytes: its task and two rows.
 const ASKING: u64 = 16 * 1024;
 
 /// The places of this process.
 #[derive(Debug)]
 pub(super) struct Places {
-    /// Of requests that bring bytes.
+    /// Places of requests that bring bytes.
     pub(super) bringing: Arc<Lane>,
-    /// Of requests that ask how an upload stands, or end it.
+    /// Places of requests that ask for an upload's state, or end it.
     pub(super) asking: Arc<Lane>,
 }
 
@@ -40,7 +43,8 @@ impl Places {
     pub(super) fn new(memory: &Budget, config: &Config, draining: &CancellationToken) -> Self {
         let lane = |cost: u64| {
             let bytes = |places: NonZeroUsize| cost.saturating_mul(places.get() as u64);
-            // Work that has a place may wait for other memory, of which there must be some that no place has.
+            // Work that has a place may wait for other memory, so some memory must stay free of
+            // places.
             let all = bytes(config.max_at_once).min(memory.limit() / 2);
             Arc::new(Lane {
                 all: memory.part(all),
@@ -62,16 +66,16 @@ impl Places {
 #[derive(Debug)]
 pub(super) struct Lane {
     all: Budget,
-    /// Bytes of one peer's places.
+    /// Size of one peer's places, in bytes.
     share: u64,
-    /// Bytes of a place.
+    /// Size of a place, in bytes.
     cost: u64,
     patience: Duration,
     draining: CancellationToken,
     peers: Mutex<HashMap<IpAddr, Weak<Share>>>,
 }
 
-/// What one peer may have of a lane; there for as long as it has or wants a place.
+/// One peer's share of a lane; exists as long as the peer has or awaits a place.
 #[derive(Debug)]
 struct Share {
     budget: Budget,
@@ -79,7 +83,7 @@ struct Share {
     peer: IpAddr,
 }
 
-/// Leave to work on an upload.
+/// Permission to work on an upload.
 #[derive(Debug)]
 pub(super) struct Place {
     _memory: Held,
@@ -87,13 +91,13 @@ pub(super) struct Place {
 }
 
 impl Lane {
-    /// Waits for a place. Requests of one peer get theirs in the order in which they came.
+    /// Waits for a place. Requests of one peer get places in the order of their arrival.
     ///
     /// # Errors
-    /// [`Error::Busy`] where none becomes free in time, [`Error::Draining`].
+    /// [`Error::Busy`] if no place becomes free in time, [`Error::Draining`].
     ///
     /// # Cancel safety
-    /// May be dropped anywhere.
+    /// May be dropped at any time.
     pub(super) async fn take(self: &Arc<Self>, peer: Option<IpAddr>) -> Result<Place, Error> {
         let share = peer.map(|address| self.share(network(address)));
         let budget = share.as_ref().map_or(&self.all, |share| &share.budget);
@@ -131,7 +135,7 @@ impl Lane {
 impl Drop for Share {
     fn drop(&mut self) {
         let mut peers = self.lane.peers();
-        // Another share may have taken its place already.
+        // Another share may have replaced this one already.
         if peers
             .get(&self.peer)
             .is_some_and(|share| share.strong_count() == 0)
@@ -141,7 +145,8 @@ impl Drop for Share {
     }
 }
 
-/// Who shares places: an IPv4 address, or the IPv6 network that one subscriber usually has.
+/// Returns the address or network that shares places: an IPv4 address, or the IPv6 network that one
+/// subscriber usually has.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),

@@ -1,16 +1,20 @@
-//! Requests that repeat what an upload has.
+//! Requests that repeat bytes that an upload already has.
 //!
-//! Two kinds of request may come again when all is done. An append that its client had given up may complete the upload late, when
-//! the client was told an offset already and sends the rest once more ([`Told`](crate::upload::Told)). And a creation comes again
-//! with the `Idempotency-Key` of the first. Either has the first one's answer if it is the same request, and the same request brings
-//! the same bytes:
+//! Two kinds of request may arrive again after they have taken effect. An append that its client
+//! had given up may complete the upload late, after the client got an older offset and sends the
+//! rest again (see the reported offset of [`Upload`]). And a creation may be repeated with its
+//! `Idempotency-Key`. Either gets the original response if it is the same request, and the same
+//! request brings the same bytes:
 //!
-//! - What contradicts the upload by its head alone (target, type, length, digest) is refused before a byte is read.
-//! - The bytes that come are compared with those that the upload has: by their hash where it is complete, one by one where it is
-//!   open ([`Replay`](crate::ingest::Replay)). A difference is refused, and nothing is changed by it.
-//! - A creation that brings nothing asks for the upload that the first one made; there is nothing to compare.
-//! - Nobody is told the upload's URL (104) before what the upload has was compared: who is cut then would go on with other bytes.
-//! - Once an open upload's bytes are repeated, the body goes on where the upload ends.
+//! - A request whose header section contradicts the upload (target, type, length, digest) is
+//!   refused before a byte is read.
+//! - The received bytes are compared with the upload's: by their hash if the upload is complete,
+//!   one by one if it is open ([`Replay`](crate::ingest::Replay)). If they differ, the request is
+//!   refused and changes nothing.
+//! - A creation without bytes requests the existing upload; there is nothing to compare.
+//! - The client does not get the upload's URL (104) before all stored bytes were compared: if its
+//!   connection was cut then, it would resume with other bytes.
+//! - Once the bytes of an open upload are repeated, the body continues where the upload ends.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,32 +23,32 @@ use protocol::digest::StatedDigests;
 use protocol::rejection::Rejection;
 use protocol::upload::{Append, Completion, Create, Overrun, Repeat};
 
-use super::appending::Replays;
 use super::staging::digest_of;
-use super::{Addition, Failure, Outcome, ProgressSink, Shared};
+use super::{Addition, Failure, Outcome, ProgressSink, Replays, Shared};
 use crate::Error;
 use crate::blob_store::BlobError;
+use crate::body::{BodyPart, UploadBody};
 use crate::digest::Digests;
-use crate::ingest::{BodyPart, Stops, UploadBody};
+use crate::ingest::Stops;
 use crate::upload::{Completed, Plan, Upload, UploadState};
 
-/// How much of what an upload has from an offset on a body must bring.
+/// The part of an upload's bytes from an offset on that a body must repeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Extent {
-    /// All of it.
+    /// All bytes to the end.
     ToTheEnd,
-    /// As much as it likes.
+    /// Any number of bytes.
     Beginning,
 }
 
-/// What of two creations must be the same.
+/// The properties of two creations that must be equal.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Compared {
     pub(super) target: bool,
     pub(super) description: bool,
 }
 
-/// Whether a creation asks for the upload that an earlier one with the same key made.
+/// Returns true if a creation requests the upload that an earlier one with the same key created.
 pub(super) fn is_repeat(asked: &Plan, existing: &Plan, compared: Compared) -> bool {
     (!compared.target || asked.target == existing.target)
         && (!compared.description || asked.description == existing.description)
@@ -52,7 +56,7 @@ pub(super) fn is_repeat(asked: &Plan, existing: &Plan, compared: Compared) -> bo
         && asked.tus_concat == existing.tus_concat
 }
 
-/// Whether what a creation says of lengths contradicts the upload that it asks for.
+/// Returns true if the stated lengths of a creation contradict the upload that it requests.
 fn contradicts(create: &Create, upload: &Upload) -> bool {
     let length = match &upload.state {
         UploadState::Open(progress) => progress.open.length,
@@ -76,7 +80,7 @@ fn contradicts(create: &Create, upload: &Upload) -> bool {
 }
 
 impl Shared {
-    /// Answers a creation that repeats an earlier one, whose plan is the same.
+    /// Responds to a creation that repeats an earlier one with the same plan.
     pub(super) async fn found_again(
         &self,
         upload: Upload,
@@ -115,7 +119,8 @@ impl Shared {
                 });
                 self.goes_on((upload, create, digests), body, sink).await
             }
-            // It takes no bytes from a client: nobody goes on from its offset, and to end whoever makes it would be to give it up.
+            // A concatenation accepts no bytes from a client: nobody resumes at its offset, and
+            // ending the request that builds it would mean giving it up.
             UploadState::Open(progress)
                 if is_concatenation && progress.open.length != Some(progress.open.offset) =>
             {
@@ -135,7 +140,7 @@ impl Shared {
         }
     }
 
-    /// Takes a repeated creation's body as an append that begins by repeating what the upload has.
+    /// Appends the body of a repeated creation, which begins by repeating the upload's bytes.
     async fn goes_on(
         &self,
         (upload, create, digests): (Upload, Create, StatedDigests),
@@ -147,7 +152,7 @@ impl Shared {
             completion: create.completion,
             length: create.length,
             body_length: create.body_length,
-            // One that is too long is another request, which must not harm this one's upload.
+            // A body that is too long belongs to another request, which must not harm this upload.
             overrun: Overrun::Discard,
             repeat: Repeat::Refused,
         };
@@ -165,14 +170,15 @@ impl Shared {
         })
     }
 
-    /// Whether `body` brings what the completed upload has from an offset on. Nothing is stored or published by it, so the digests
-    /// that it states are not compared. `false` also where the bytes to compare it with are gone by now.
+    /// Returns true if `body` repeats the bytes of the completed upload from an offset on. Stores
+    /// and publishes nothing, so the digests that the body states are not verified. Returns false
+    /// as well if the stored bytes are gone by now.
     ///
     /// # Errors
-    /// All that can befall a body, and the blob store's.
+    /// Every failure of a body, and the blob store's.
     ///
     /// # Cancel safety
-    /// May be dropped anywhere.
+    /// May be dropped at any time.
     pub(super) async fn repeats(
         &self,
         (upload, completed): (&Upload, &Completed),
@@ -190,7 +196,7 @@ impl Shared {
             let part = tokio::select! {
                 biased;
                 error = stops.given() => return Err(error),
-                // Cancel safe: nobody reads on.
+                // Cancel safe: after an error, the body is not read further.
                 part = body.next() => part,
             };
             match part.transpose()? {
@@ -226,7 +232,7 @@ impl Shared {
     }
 }
 
-/// Tells of an upload when the first new byte of it is durable, and not before.
+/// A sink that reports an upload once its first new byte is durable, and not before.
 #[derive(Debug)]
 struct TellsLate {
     sink: Arc<dyn ProgressSink>,

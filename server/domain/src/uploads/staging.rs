@@ -11,9 +11,9 @@ use crate::upload::{Progress, Upload, UploadState};
 use crate::{BlobKey, Error};
 
 impl Shared {
-    /// Opens an upload's bytes to be written on from `offset`, below which all are recorded, to
-    /// `length` where that is known. Lost bytes do not come back: without them the upload is
-    /// given up, so that its client begins anew.
+    /// Opens an upload's blob for writing at `offset`, below which all bytes are recorded, up to
+    /// `length` if known. Lost bytes cannot be recovered: an upload without them is given up, so
+    /// that its client starts again.
     pub(super) async fn stage(
         &self,
         upload: &mut Upload,
@@ -40,13 +40,13 @@ impl Shared {
                 );
                 Err(Error::Gone(gone))
             }
-            // The present holder will see.
+            // The request with the present claim will notice.
             UploadState::Open(_) | UploadState::Complete(_) => Err(Error::Superseded),
         }
     }
 
-    /// Returns the room of bytes that could not be recorded: on a full disk, everything else
-    /// waits for it.
+    /// Frees the space of bytes that could not be recorded: on a full disk, all other work waits
+    /// for it.
     pub(super) async fn drop_unrecorded(&self, upload: &mut Upload, error: &Error) {
         let (Error::Full, UploadState::Open(recorded)) = (error, &upload.state) else {
             return;
@@ -60,24 +60,24 @@ impl Shared {
         }
     }
 
-    /// Deletes a published blob that nobody will ask for. The janitor finds a blob that cannot be
-    /// deleted now.
+    /// Deletes a published blob that nobody will read. If that fails now, the janitor will find the
+    /// blob.
     pub(super) async fn delete(&self, blob: &BlobKey) {
         if let Err(error) = self.blobs.delete(blob).await {
             tracing::warn!(%blob, %error, "an unwanted blob is left to the janitor");
         }
     }
 
-    /// Drops staged bytes that nobody will ask for. The janitor finds bytes that cannot be
-    /// dropped now.
+    /// Discards a staged blob that nobody will need. If that fails now, the janitor will find the
+    /// blob.
     pub(super) async fn discard(&self, blob: &BlobKey) {
         if let Err(error) = self.blobs.discard(blob).await {
             tracing::warn!(%blob, %error, "staged bytes are left to the janitor");
         }
     }
 
-    /// Returns the running hash of an upload's bytes, computed anew where the stored state cannot
-    /// be used.
+    /// Returns the running hash of an upload's bytes, computed anew if the stored state cannot be
+    /// used.
     pub(super) async fn hasher(
         &self,
         upload: &mut Upload,
@@ -87,7 +87,7 @@ impl Shared {
         if let Some(hasher) = Hasher::resume(&progress.hash) {
             return Ok(hasher);
         }
-        // If a crash came after the blob was published, it is staged again.
+        // A blob that was published before a crash is staged again.
         let Open { offset, length } = progress.open;
         drop(self.stage(upload, offset, length).await?);
         let mut digests = Digests::new(Hasher::new(), []);
@@ -96,7 +96,7 @@ impl Shared {
         Ok(digests.into_whole())
     }
 
-    /// Feeds `digests` the staged bytes below `length`, until a sign to stop.
+    /// Feeds the staged bytes below `length` to `digests`, until a signal to stop.
     pub(super) async fn read_back(
         &self,
         blob: &BlobKey,
@@ -113,7 +113,7 @@ impl Shared {
     }
 }
 
-/// Feeds `digests` stored bytes to their end, until a sign to stop.
+/// Feeds all stored bytes to `digests`, until a signal to stop.
 pub(super) async fn digest_of(
     stored: &mut BlobStream,
     digests: &mut Digests,
@@ -123,7 +123,7 @@ pub(super) async fn digest_of(
         let bytes = tokio::select! {
             biased;
             error = stops.given() => return Err(error),
-            // Cancel safe: nobody reads on.
+            // Cancel safe: after an error, the stream is not read further.
             bytes = stored.next() => bytes,
         };
         let Some(bytes) = bytes else {

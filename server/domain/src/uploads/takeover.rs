@@ -1,13 +1,16 @@
-//! An upload goes from one node to another.
+//! Taking over an upload from another node.
 //!
-//! A request has its turn on its own node first. If then the record names another node as the holder, that node is asked to let go,
-//! and waited for, but not for longer than [`Config::takeover_wait`](super::Config::takeover_wait) nor if it is not alive. Whoever
-//! has not let go by then is fenced: the epoch rises, so that nothing that it records or publishes counts any more, however late it
-//! wakes up. Either way the offset is final when the request goes on. Of two nodes that take over at once, the last to claim the
-//! upload holds it, and the other's request ends as superseded.
+//! A request first gets the claim within its own process. If the record then names another node,
+//! that node is asked to release the upload, and the request waits; at most for
+//! [`Config::takeover_wait`](super::Config::takeover_wait), and only while that node is alive. A
+//! request that has not released the upload by then is fenced: the epoch rises, so that nothing
+//! that it records or publishes counts any more, however late it resumes. Either way the offset is
+//! final when the new request continues. If two nodes take over at once, the last one to claim the
+//! upload wins, and the other's request ends as superseded.
 //!
-//! Unpacking an archive stops between two of its steps for a newer request. While the step runs, it is waited for as long as its node is
-//! alive, as it is on one node; the archive stays uploaded.
+//! Unpacking an archive stops for a newer request between two of its steps. During a step, the
+//! newer request waits as long as the node is alive, just as within one node; the archive stays
+//! uploaded.
 
 use std::time::Duration;
 
@@ -20,17 +23,18 @@ use crate::metadata_store::{Ask, Asked, Seen};
 use crate::upload::{Target, Upload, UploadState};
 use crate::{Error, UploadId};
 
-/// Between two looks at a record that another node is about to change.
+/// Interval between reads of a record that another node is about to change.
 const LOOK_AGAIN: Duration = Duration::from_millis(15);
 
-/// Between two asks, since a node that connects to the store again misses what comes in between.
+/// Interval between asks; repeated because a node that reconnects to the store misses the asks in
+/// between.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 impl Uploads {
-    /// Lets go of uploads that other nodes ask for, for as long as it is polled.
+    /// Releases uploads that other nodes ask for, as long as it is polled.
     ///
     /// # Cancel safety
-    /// May be dropped anywhere. Who asks afterwards waits in vain, for its own time.
+    /// May be dropped at any time. Nodes that ask afterwards wait in vain, until their own timeout.
     pub async fn heed(&self) {
         let mut asks = self.shared.metadata.asks();
         while let Some(ask) = asks.next().await {
@@ -46,11 +50,11 @@ impl Shared {
         if self.holders.ask(&ask.upload, ask.epoch) == Met::Request {
             return;
         }
-        // Its request is over, but that could not be recorded.
+        // The request has ended, but its release could not be recorded.
         self.release(&ask.upload, ask.epoch).await;
     }
 
-    /// An upload that is open or complete, and that no other node works on.
+    /// Returns an upload that is open or complete, and that no other node works on.
     pub(super) async fn at_rest(&self, id: &UploadId, turn: &Turn) -> Result<Upload, Error> {
         let upload = self.existing(id).await?;
         match self.ask_for(&upload) {
@@ -59,7 +63,7 @@ impl Shared {
         }
     }
 
-    /// What to ask another node, if that holds the upload.
+    /// Returns the ask for the node that has the claim, if it is another node.
     fn ask_for(&self, upload: &Upload) -> Option<Ask> {
         let node = upload.holder.filter(|node| *node != self.node)?;
         Some(Ask {
@@ -113,7 +117,7 @@ impl Shared {
         }
     }
 
-    /// Shuts out whoever holds the upload, unless that has changed it since this look at it.
+    /// Fences the present claim on the upload, unless the upload has changed since it was read.
     async fn fence(&self, upload: &Upload) -> Result<Upload, Error> {
         tracing::debug!(upload = ?upload.id, holder = ?upload.holder, "fencing");
         let fenced = self
@@ -131,7 +135,8 @@ impl Shared {
             .map_err(Error::metadata("ask for an upload"))
     }
 
-    /// Lets go of an upload that this request still holds: most requests do so by what they record last.
+    /// Releases an upload that this request still has claimed: most requests do so with their last
+    /// record.
     pub(super) async fn let_go(&self, upload: &mut Upload) {
         if upload.holder == Some(self.node) {
             self.release(&upload.id, upload.epoch).await;
@@ -141,7 +146,7 @@ impl Shared {
 
     async fn release(&self, id: &UploadId, epoch: u64) {
         if let Err(error) = self.metadata.release_upload(id, epoch).await {
-            // Another node will ask for it.
+            // Another node will ask for the upload.
             tracing::debug!(
                 error = &error as &dyn std::error::Error,
                 upload = ?id,
@@ -151,7 +156,8 @@ impl Shared {
     }
 }
 
-/// Whether all bytes of an archive are there, so that its holder takes them apart now.
+/// Returns true if all bytes of an archive are here, so that the request with the claim unpacks it
+/// now.
 fn is_being_used(upload: &Upload) -> bool {
     let UploadState::Open(progress) = &upload.state else {
         return false;

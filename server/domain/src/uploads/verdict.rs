@@ -12,39 +12,40 @@ use crate::metadata_store::Hold;
 /// Meaning of a body's end.
 #[derive(Debug)]
 pub(super) enum Verdict {
-    /// The upload has all its bytes: they are to be verified and published.
+    /// The upload has all its bytes, which are now verified and published.
     Complete(Complete),
-    /// The bytes are kept, and more are to come.
+    /// The bytes are kept, and more will follow.
     Partial,
     /// The bytes are kept, but the request fails.
     Kept(Error),
-    /// Nothing of the body is kept.
+    /// No byte of the body is kept.
     Discarded(Error),
     /// The upload can never be complete.
     Invalid(Error),
 }
 
-/// A body that has ended, and what it was to bring.
+/// A body that has ended, with its expectations.
 #[derive(Debug)]
 pub(super) struct Ended<'a> {
-    /// What it was admitted as.
+    /// The rules by which it was admitted.
     pub(super) admission: Admission,
-    /// What came of it.
+    /// The result of receiving it.
     pub(super) ingested: &'a Ingested,
-    /// Bytes that the upload has with it.
+    /// Length of the upload including the body, in bytes.
     pub(super) offset: u64,
-    /// What has seen it.
+    /// Digests of the received bytes.
     pub(super) digests: &'a Digests,
-    /// What it must hash to, as the request's header section states.
+    /// Digests of the body that the request's header section states.
     pub(super) stated: &'a [Stated],
-    /// Whether its upload is only a part of others, which is never complete.
+    /// True if its upload is only a part of others, which is never complete.
     pub(super) is_part: bool,
 }
 
 impl Ended<'_> {
-    /// The one decision on all of it.
+    /// Decides what the body's end means.
     pub(super) fn verdict(&self) -> Verdict {
-        // Bytes under a digest of their own count only when it has been verified, which takes the whole body.
+        // Bytes under a digest of their own count only once it has been verified, which needs the
+        // entire body.
         let verifies = self.digests.runs_for_body();
         let failure = match &self.ingested.ending {
             Ending::Clean if verifies => self.mismatch(),
@@ -63,8 +64,8 @@ impl Ended<'_> {
             None if self.is_part => return Verdict::Partial,
             failure => failure,
         };
-        // Where reaching the length completes the upload, it does so however the request ends: its client is told by the offset
-        // alone.
+        // If reaching the length completes the upload, the way in which the request ends does not
+        // matter: its client learns of the completion by the offset alone.
         let end = match &failure {
             Some(_) if !self.admission.is_reached(self.offset) => Ok(End::Partial),
             Some(_) | None => self.admission.end(self.ingested.received),
@@ -77,7 +78,7 @@ impl Ended<'_> {
         }
     }
 
-    /// The body went on past its bound.
+    /// Decides on a body that exceeded its bound.
     fn overrun(&self) -> Verdict {
         let error = self.admission.overrun().into();
         if self.admission.overrun_invalidates() {
@@ -89,7 +90,7 @@ impl Ended<'_> {
         }
     }
 
-    /// What a digest of the body that does not agree is.
+    /// Returns the error of the first stated digest of the body that does not match.
     fn mismatch(&self) -> Option<Error> {
         self.stated
             .iter()
@@ -99,28 +100,28 @@ impl Ended<'_> {
     }
 }
 
-/// What follows a verdict.
+/// Work that follows a verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Aftermath {
-    /// A complete upload is an archive, to be unpacked.
+    /// True if a complete upload is an archive to be unpacked.
     pub(super) unpacks: bool,
-    /// A complete upload is read back to be verified.
+    /// True if a complete upload is read back for verification.
     pub(super) reads_back: bool,
-    /// As in [`Request`](super::intake::Request).
+    /// See [`Request`](super::intake::Request).
     pub(super) begins_as_told: bool,
 }
 
 /// The last progress that a request records, before its verdict is carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LastRecord {
-    /// Length of the upload, where that is known.
+    /// Length of the upload, if known.
     pub(super) length: Option<u64>,
-    /// What becomes of the request's hold.
+    /// Effect on the request's claim.
     pub(super) hold: Hold,
 }
 
 impl LastRecord {
-    /// Decides what to record before `verdict` is carried out, of an upload of `length`. `None` if
+    /// Decides what to record before `verdict` is carried out, for an upload of `length`. `None` if
     /// the verdict records the end itself, or nothing is kept.
     pub(super) fn before(
         verdict: &Verdict,
@@ -128,7 +129,7 @@ impl LastRecord {
         aftermath: Aftermath,
     ) -> Option<Self> {
         match verdict {
-            // By the length, other nodes know how long they have to wait.
+            // The length tells other nodes how long to wait.
             Verdict::Complete(complete) if aftermath.unpacks => Some(Self {
                 length: Some(complete.length),
                 hold: Hold::Keep,
@@ -150,8 +151,8 @@ impl LastRecord {
         }
     }
 
-    /// The same if a newer request has already arrived. Its client does not wait for this answer,
-    /// and may go on from the offset that it was told: that offset is kept.
+    /// Adapts the record to a newer request that has already arrived: the reported offset is kept,
+    /// because its client resumes from there.
     pub(super) fn overtaken(self) -> Self {
         match self.hold {
             Hold::Settle => Self {
@@ -209,7 +210,7 @@ mod tests {
         let release = Some((None, Hold::Release));
         assert_eq!(last(&Verdict::Partial, FILE), release);
         assert_eq!(last(&kept, FILE), release);
-        // Its client does not know of it, and may still go on from where it was told.
+        // The client does not know of this progress, and may still resume at the reported offset.
         assert_eq!(last(&kept, told), release);
         assert_eq!(last(&Verdict::Partial, told), Some((None, Hold::Settle)));
     }

@@ -26,7 +26,7 @@ pub(crate) fn file(path: &str, content: &[u8]) -> File {
     }
 }
 
-/// Bytes that do not compress.
+/// Returns bytes that do not compress.
 pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut bytes = Vec::with_capacity(length + 8);
@@ -41,7 +41,7 @@ pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// Bytes that compress well, other ones for each seed.
+/// Returns bytes that compress well, different ones for each seed.
 pub(crate) fn text(seed: u64, length: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(length + 64);
     let mut line = seed.wrapping_mul(1_000_003);
@@ -65,7 +65,7 @@ pub(crate) fn tree_of(files: &[File]) -> Tree {
     Tree::try_from_entries(entries, Limits::default()).unwrap()
 }
 
-/// An archive of the files, as a server makes it.
+/// Returns an archive of the files, as the server makes it.
 pub(crate) fn pack(format: ArchiveFormat, files: &[File]) -> Vec<u8> {
     let mut contents = HashMap::new();
     let mut forms = HashMap::new();
@@ -116,7 +116,7 @@ pub(crate) fn pack(format: ArchiveFormat, files: &[File]) -> Vec<u8> {
     archive
 }
 
-/// A zip as tools write it that cannot seek: the sizes follow the contents.
+/// Returns a zip as tools write it that cannot seek: the sizes follow the contents.
 pub(crate) fn streamed_zip(files: &[File]) -> Vec<u8> {
     fn put(out: &mut Vec<u8>, fields: &[(u64, usize)]) {
         for (value, width) in fields {

@@ -1,21 +1,20 @@
-//! The metadata store in memory, which counts what it is asked, remembers blobs, and fails when it is told to.
+//! A metadata store in memory that counts calls, remembers blobs, and fails on request.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Mutex;
 
 use archive::{PackName, Sha256Digest};
 use async_trait::async_trait;
-use domain::events::Event;
-use domain::files::Content;
+use domain::event::Event;
+use domain::file::Content;
 use domain::ids::SystemRandomness;
 use domain::metadata_store::MetadataError;
-use domain::pack_store::{
-    DraftRecord, PackStore, PackSummary, PackVersion, Published, StoredContent,
-};
-use domain::testing::MemoryMetadataStore;
+use domain::pack::{DraftRecord, PackSummary, PackVersion, StoredContent};
+use domain::pack_store::{PackStore, Published};
 use domain::{BlobKey, DraftId, MetadataStore, Timestamp};
+use testing::MemoryMetadataStore;
 
-/// What is counted, and may fail.
+/// Operations that are counted, and that may fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Fact {
     /// [`PackStore::store_contents`].
@@ -36,7 +35,7 @@ pub(crate) struct Facts {
 struct State {
     counts: HashMap<Fact, u64>,
     fault: Option<Fault>,
-    /// Before this record the draft becomes a version, or goes.
+    /// Number of the record before which the draft is published or deleted.
     closing: Option<(u64, Closing)>,
     stored: Vec<Content>,
 }
@@ -48,7 +47,7 @@ struct Fault {
     has_effect: bool,
 }
 
-/// How a draft ends.
+/// The end of a draft.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Closing {
     Forgotten,
@@ -57,7 +56,7 @@ pub(crate) enum Closing {
 }
 
 impl Facts {
-    /// The `nth` from the first on fails, with or without its effect.
+    /// Makes the `nth` call from now on fail, with or without its effect.
     pub(crate) fn fail(&self, fact: Fact, nth: u64, has_effect: bool) {
         let at = self.count(fact) + nth;
         self.state.lock().unwrap().fault = Some(Fault {
@@ -67,7 +66,7 @@ impl Facts {
         });
     }
 
-    /// The draft ends after so many records.
+    /// Ends the draft after this many records.
     pub(crate) fn close_draft_after(&self, records: u64, closing: Closing) {
         self.state.lock().unwrap().closing = Some((records + 1, closing));
     }
@@ -77,7 +76,7 @@ impl Facts {
         state.counts.get(&fact).copied().unwrap_or(0)
     }
 
-    /// Blobs that were recorded with contents, apart from those that are doomed.
+    /// Returns the blobs that were recorded with contents, without the doomed ones.
     pub(crate) async fn recorded(&self) -> Vec<Content> {
         let doomed = self.doomed().await;
         let mut recorded = self.state.lock().unwrap().stored.clone();
@@ -91,7 +90,7 @@ impl Facts {
         doomed.into_iter().collect()
     }
 
-    /// Blobs that are needed.
+    /// Returns the blobs that are needed.
     pub(crate) async fn needed(&self, among: &[BlobKey]) -> BTreeSet<BlobKey> {
         let doomed = self.doomed().await;
         let known = self.inner.known_blobs(among).await.unwrap();
@@ -101,7 +100,7 @@ impl Facts {
             .collect()
     }
 
-    /// Counts. Returns the fault that is planned.
+    /// Counts a call. Returns the fault that is planned for it.
     fn called(&self, fact: Fact) -> Option<Fault> {
         let mut state = self.state.lock().unwrap();
         let count = state.counts.entry(fact).or_default();

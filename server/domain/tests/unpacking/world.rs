@@ -1,4 +1,4 @@
-//! Stores with drafts, and what must be in them.
+//! Stores with drafts, and checks of what they hold.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io::Read as _;
@@ -7,18 +7,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use archive::{PackName, Sha256Digest, Tree};
-use blobs::memory::MemoryStore;
 use budget::Budget;
 use bytes::Bytes;
 use domain::blob_store::{BlobError, BlobState, BlobStream, Growth};
-use domain::files::Content;
+use domain::error::{EntryFault, PackError};
+use domain::file::Content;
 use domain::ids::SystemRandomness;
-use domain::pack_store::{DraftRecord, MOST_LOOKED_UP, Place, StoredContent};
-use domain::packs::{Config, EntryFault, Means, PackError};
-use domain::testing::{FaultyStore, ManualClock};
+use domain::pack::{DraftRecord, Place, StoredContent};
+use domain::pack_store::MAX_LOOKED_UP;
+use domain::packs::{Config, Means};
 use domain::{BlobKey, BlobStore, Clock, DraftId, Error, Outbox, PackStore, Packs};
 use flate2::read::DeflateDecoder;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
+use testing::MemoryBlobStore;
+use testing::{FaultyStore, ManualClock};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -27,12 +29,12 @@ use crate::facts::Facts;
 
 pub(crate) const DAY: Duration = Duration::from_hours(24);
 
-/// Bytes of the archive that the store gives at a time.
+/// Bytes of the archive in one chunk from the store.
 const CHUNK: usize = 256 * 1024;
 
 pub(crate) struct World {
     clock: Arc<ManualClock>,
-    pub(crate) memory: MemoryStore,
+    pub(crate) memory: MemoryBlobStore,
     pub(crate) blobs: Arc<FaultyStore>,
     pub(crate) facts: Arc<Facts>,
     packs: Packs,
@@ -45,7 +47,7 @@ impl World {
 
     pub(crate) fn with(config: Config) -> Self {
         let clock = Arc::new(ManualClock::default());
-        let memory = MemoryStore::new(Arc::clone(&clock) as Arc<dyn Clock>);
+        let memory = MemoryBlobStore::new(Arc::clone(&clock) as Arc<dyn Clock>);
         let blobs = Arc::new(FaultyStore::new(Arc::new(memory.clone())));
         let facts = Arc::new(Facts::default());
         let means = Means {
@@ -70,7 +72,7 @@ impl World {
         self.clock.advance(DAY);
     }
 
-    /// A draft of these files, or one that learns them.
+    /// Creates a draft of these files, or one that learns its tree.
     pub(crate) async fn draft(&self, files: Option<&[File]>) -> DraftRecord {
         let now = self.clock.now();
         let tree = match files {
@@ -89,7 +91,7 @@ impl World {
         draft
     }
 
-    /// Past the store that counts.
+    /// Stores bytes without counting the operations.
     async fn keep(&self, bytes: Bytes) -> Content {
         let key = BlobKey::random(&SystemRandomness);
         let content = Content {
@@ -121,7 +123,7 @@ impl World {
         self.packs.unpack(draft, stream_of(archive, chunk)).await
     }
 
-    /// An archive of which the store cannot read more than this.
+    /// Unpacks an archive of which the store cannot read more than this.
     pub(crate) async fn unpack_broken(
         &self,
         draft: &DraftRecord,
@@ -134,7 +136,8 @@ impl World {
         self.packs.unpack(draft, archive.boxed()).await
     }
 
-    /// The server is drained when so many chunks were read. Says how many were read after all.
+    /// Unpacks until the server is drained, after this many chunks. Returns the number of chunks
+    /// that were read.
     pub(crate) async fn unpack_drained(
         &self,
         draft: &DraftRecord,
@@ -168,7 +171,7 @@ impl World {
         self.facts.contents(&[sha256]).await.unwrap().pop()
     }
 
-    /// Each content is there, its forms are what is recorded of them, and so are the blobs that they lie in.
+    /// Checks that each content is stored, and that its forms and blobs agree with their records.
     pub(crate) async fn check_stored(&self, files: &[File]) {
         let mut blobs = HashMap::new();
         for recorded in self.facts.recorded().await {
@@ -213,7 +216,7 @@ impl World {
             .iter()
             .map(|file| Sha256Digest::of(&file.content))
             .collect();
-        for turn in sha256s.chunks(MOST_LOOKED_UP) {
+        for turn in sha256s.chunks(MAX_LOOKED_UP) {
             assert_eq!(self.facts.contents(turn).await.unwrap(), []);
         }
     }
@@ -236,7 +239,7 @@ impl World {
         assert_eq!(self.list(BlobState::Staged).await, []);
     }
 
-    /// All published blobs are held by drafts.
+    /// Checks that drafts hold all published blobs.
     pub(crate) async fn check_no_blob_is_unrecorded(&self) {
         let published = self.list(BlobState::Published).await;
         let needed = self.facts.needed(&published).await;
@@ -247,7 +250,7 @@ impl World {
         self.list(BlobState::Published).await.into_iter().collect()
     }
 
-    /// Blobs that stay once the janitor has deleted those that are doomed.
+    /// Returns the blobs that stay once the janitor has deleted the doomed ones.
     pub(crate) async fn kept(&self) -> Vec<BlobKey> {
         let doomed = self.facts.doomed().await;
         let mut kept = self.list(BlobState::Published).await;

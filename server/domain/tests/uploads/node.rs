@@ -1,19 +1,16 @@
-//! A process on its stores, with what its clients send.
+//! A process on its stores, and the requests that its clients send.
 
 use std::sync::Arc;
 
-use blobs::memory::MemoryStore;
 use bytes::Bytes;
 use domain::access::{Config as AccessConfig, Credential, Gate, Principal};
+use domain::body::{BodyFault, BodyPart, UploadBody};
 use domain::cleanup::{self, Janitor};
 use domain::clock::FollowingClock;
-use domain::files::{Description, WriteCondition};
+use domain::file::{Description, WriteCondition};
 use domain::ids::SystemRandomness;
-use domain::testing::{FaultyMetadataStore, FaultyStore, ManualClock, MemoryMetadataStore};
 use domain::upload::{Upload, UploadState};
-use domain::uploads::{
-    self, Addition, BodyFault, BodyPart, Creation, Failure, Outcome, ProgressSink, UploadBody,
-};
+use domain::uploads::{self, Addition, Creation, Failure, Outcome, ProgressSink};
 use domain::{
     Authorized, BlobStore, Clock, Error, Files, Leases, MetadataStore, NodeId, Outbox, PackStore,
     Packs, UploadId, Uploads, packs,
@@ -22,19 +19,21 @@ use futures::channel::mpsc;
 use futures::{StreamExt as _, stream};
 use protocol::digest::StatedDigests;
 use protocol::upload::{Append, Completion, Create, Overrun, Repeat};
+use testing::MemoryBlobStore;
+use testing::{FaultyMetadataStore, FaultyStore, ManualClock, MemoryMetadataStore};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 pub(crate) const WHOLE: &[u8] = b"the quick brown fox jumps over the lazy dog";
-/// Where the client stands when its connection is lost.
+/// Offset at which the client loses its connection.
 pub(crate) const HALF: u64 = 20;
 
 pub(crate) type Answer = Result<Outcome, Failure>;
 
-/// What processes share.
+/// Stores and clock that processes share.
 pub(crate) struct Stores {
     pub(crate) clock: Arc<ManualClock>,
-    pub(crate) memory: MemoryStore,
+    pub(crate) memory: MemoryBlobStore,
     facts: Arc<MemoryMetadataStore>,
 }
 
@@ -43,7 +42,7 @@ impl Stores {
         let clock = Arc::new(ManualClock::default());
         let facts = MemoryMetadataStore::new(Arc::clone(&clock) as Arc<dyn Clock>);
         Self {
-            memory: MemoryStore::new(Arc::clone(&clock) as Arc<dyn Clock>),
+            memory: MemoryBlobStore::new(Arc::clone(&clock) as Arc<dyn Clock>),
             clock,
             facts: Arc::new(facts),
         }
@@ -109,7 +108,7 @@ impl Node {
         self.authorized().create(creation, body, sink).await
     }
 
-    /// An upload with the first half.
+    /// Creates an upload of the first half.
     pub(crate) async fn half(&self, creation: Creation) -> Upload {
         let creation = unfinished(creation);
         match self.create(creation, bytes(&WHOLE[..20])).await.unwrap() {
@@ -135,24 +134,24 @@ impl Node {
         self.authorized().append(id, addition, body, sink).await
     }
 
-    /// Asks how far the upload is, as `HEAD` does.
+    /// Returns the offset that `HEAD` reports.
     pub(crate) async fn told(&self, id: UploadId) -> u64 {
         let upload = self.authorized().retrieve(id, Completion::Later).await;
         offset(&upload.unwrap())
     }
 
-    /// Asks so, without waiting for the answer.
+    /// Requests the offset, without waiting for the answer.
     pub(crate) fn asks(&self, id: UploadId) -> JoinHandle<Result<Upload, Failure>> {
         let uploads = self.authorized();
         tokio::spawn(async move { uploads.retrieve(id, Completion::Later).await })
     }
 
-    /// The upload as it is recorded, without anyone being told.
+    /// Returns the upload as recorded, and reports nothing.
     pub(crate) async fn record(&self, id: UploadId) -> Upload {
         self.metadata.upload(&id).await.unwrap().unwrap()
     }
 
-    /// The published bytes of a completed upload.
+    /// Returns the published bytes of a completed upload.
     pub(crate) async fn published(&self, upload: &Upload) -> Vec<u8> {
         let files = Files::new(
             Arc::clone(&self.blobs) as Arc<dyn BlobStore>,
@@ -206,7 +205,7 @@ pub(crate) fn is_superseded(answer: &Answer) -> bool {
     matches!(answer, Err(failure) if matches!(failure.error, Error::Superseded))
 }
 
-/// A creation that brings everything.
+/// Returns a creation with all bytes.
 pub(crate) fn creation() -> Creation {
     Creation {
         create: Create {
@@ -228,7 +227,7 @@ pub(crate) fn creation() -> Creation {
     }
 }
 
-/// One after which more will come.
+/// Returns the creation as one that more requests will follow.
 pub(crate) fn unfinished(creation: Creation) -> Creation {
     Creation {
         create: Create {
@@ -239,7 +238,7 @@ pub(crate) fn unfinished(creation: Creation) -> Creation {
     }
 }
 
-/// A request that brings everything from `offset` on, as `URLSession` sends it.
+/// Returns a request with all bytes from `offset` on, as `URLSession` sends it.
 pub(crate) fn rest(offset: u64) -> Append {
     Append {
         offset,
@@ -251,7 +250,7 @@ pub(crate) fn rest(offset: u64) -> Append {
     }
 }
 
-/// A request after which more will come.
+/// Returns a request that more will follow.
 pub(crate) fn some(offset: u64) -> Append {
     Append {
         completion: Completion::Later,
@@ -263,7 +262,7 @@ pub(crate) fn bytes(bytes: &[u8]) -> UploadBody {
     stream::iter([Ok(BodyPart::Data(Bytes::copy_from_slice(bytes)))]).boxed()
 }
 
-/// Lets a test wait for what a client would be told.
+/// A sink that lets a test wait for the offset that a client would receive.
 #[derive(Debug, Default)]
 pub(crate) struct Watched(watch::Sender<u64>);
 
@@ -276,7 +275,7 @@ impl ProgressSink for Watched {
     }
 }
 
-/// A request whose body comes as the test sends it.
+/// A request whose body arrives as the test sends it.
 pub(crate) struct Lying {
     body: mpsc::UnboundedSender<Result<BodyPart, BodyFault>>,
     sink: Arc<Watched>,
@@ -295,10 +294,10 @@ impl Lying {
         Self { body, sink, answer }
     }
 
-    /// Sends bytes; whether anybody reads them is not said.
+    /// Sends bytes, which may never be read.
     pub(crate) fn push(&self, bytes: &[u8]) {
         let data = BodyPart::Data(Bytes::copy_from_slice(bytes));
-        // Once the request has ended, nobody does.
+        // Fails once the request has ended, which does not matter.
         let _ = self.body.unbounded_send(Ok(data));
     }
 
@@ -309,19 +308,19 @@ impl Lying {
         told.wait_for(|offset| *offset == until).await.unwrap();
     }
 
-    /// What it is answered once its body has ended.
+    /// Ends the body, and returns the answer.
     pub(crate) async fn ends(self) -> Answer {
         drop(self.body);
         self.answer.await.unwrap()
     }
 
-    /// What it is answered without another byte of its body, nor its end.
+    /// Waits for the answer without sending more of the body, nor its end.
     pub(crate) async fn ended(self) -> Answer {
         ends(self.answer).await.unwrap()
     }
 }
 
-/// Bounds what would never end if it failed.
+/// Fails if the work takes longer than 30 seconds.
 pub(crate) async fn ends<T>(work: impl Future<Output = T>) -> T {
     let patience = std::time::Duration::from_secs(30);
     tokio::time::timeout(patience, work).await.expect("it ends")

@@ -1,7 +1,8 @@
-//! What uploads do when their requests come to different nodes: two processes on the same stores, and every meeting is arranged.
+//! Uploads whose requests arrive at different nodes: two processes on the same stores, in arranged
+//! orders.
 //!
-//! Time is tokio's, which stands still while anything can go on. So "within the wait" is exact, and a node that keeps others waiting
-//! costs the tests nothing.
+//! Time is tokio's, and stands still while any task can go on. So "within the wait" is exact, and a
+//! node that keeps others waiting costs the tests no time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,15 +10,15 @@ use std::time::Duration;
 use archive::PackName;
 use domain::cleanup;
 use domain::metadata_store::node_lease;
-use domain::testing::ManualClock;
-use domain::testing::faulty_metadata_store::Operation as Fact;
-use domain::testing::faulty_store::{Fault, Gate as Barrier, Operation};
 use domain::upload::{Gone, Target, UploadState};
 use domain::uploads::{self, Creation, Outcome};
 use domain::{Error, MetadataStore as _, UploadId, leases};
 use futures::{StreamExt as _, stream};
 use protocol::rejection::Rejection;
 use protocol::upload::Completion;
+use testing::ManualClock;
+use testing::faulty_metadata_store::Operation as Fact;
+use testing::faulty_store::{Fault, Gate as Barrier, Operation};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -41,7 +42,8 @@ impl World {
         Self::with(bytesize::ByteSize::b(1)).await
     }
 
-    /// With a checkpoint after so many bytes: if it is one, every byte is recorded and told.
+    /// Creates the nodes with a checkpoint after this many bytes; one byte records and reports
+    /// every byte.
     async fn with(checkpoint_bytes: bytesize::ByteSize) -> Self {
         let config = uploads::Config {
             checkpoint_bytes,
@@ -54,7 +56,7 @@ impl World {
             node.leases.appear().await.unwrap();
         }
         let heeding = nodes.each_ref().map(heed);
-        // They listen from when they are first polled on.
+        // The tasks listen from their first poll on.
         tokio::task::yield_now().await;
         Self {
             clock: stores.clock,
@@ -63,12 +65,12 @@ impl World {
         }
     }
 
-    /// An upload with the first half, on the first node.
+    /// Creates an upload of the first half, on the first node.
     async fn half(&self) -> UploadId {
         self.nodes[0].half(creation()).await.id
     }
 
-    /// One that a request on the first node goes on with, until it has 30 bytes.
+    /// Creates an upload that a request on the first node continues, until it has 30 bytes.
     async fn held(&self) -> (UploadId, Lying) {
         let id = self.half().await;
         let older = Lying::begin(&self.nodes[0], id, some(HALF));
@@ -76,12 +78,12 @@ impl World {
         (id, older)
     }
 
-    /// From now on the first node hears nothing.
+    /// Makes the first node deaf to messages from now on.
     fn turn_deaf(&self) {
         self.heeding[0].abort();
     }
 
-    /// As the second node sees it, the first one is gone.
+    /// Makes the first node appear dead to the second.
     async fn seem_gone(&self) {
         let Node {
             leases, metadata, ..
@@ -92,13 +94,13 @@ impl World {
     }
 }
 
-/// Hears what the node is asked.
+/// Spawns a task that listens to the messages for the node.
 fn heed(node: &Node) -> AbortHandle {
     let uploads = node.uploads.clone();
     tokio::spawn(async move { uploads.heed().await }).abort_handle()
 }
 
-/// Says how long it took.
+/// Returns the time that the work took.
 async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
     let begin = Instant::now();
     (work.await, begin.elapsed())
@@ -116,7 +118,8 @@ async fn an_append_takes_over_what_another_node_has() {
     assert!(is_superseded(&older.ends().await));
 }
 
-/// What the older request had read and not yet recorded is flushed before anyone goes on.
+/// Bytes that the older request has read and not yet recorded are flushed before another request
+/// goes on.
 #[tokio::test(start_paused = true)]
 async fn what_had_come_counts() {
     let world = World::new().await;
@@ -169,7 +172,7 @@ async fn an_answer_counts_what_it_meets() {
     assert!(is_superseded(&older.ended().await));
 }
 
-/// It has looked at the upload before the answer, and claims it after.
+/// The request looks at the upload before the answer, and claims it afterwards.
 #[tokio::test(start_paused = true)]
 async fn a_request_that_comes_after_a_newer_answer_is_ended() {
     let world = World::new().await;
@@ -187,7 +190,8 @@ async fn a_request_that_comes_after_a_newer_answer_is_ended() {
     assert_eq!(world.nodes[0].published(&upload).await, WHOLE);
 }
 
-/// It has looked at the upload before its client went on elsewhere, and claims it after.
+/// The request looks at the upload before its client goes on at another node, and claims it
+/// afterwards.
 #[tokio::test(start_paused = true)]
 async fn a_request_that_comes_too_late_leaves_the_newer_one_alone() {
     let world = World::new().await;
@@ -208,7 +212,7 @@ async fn a_request_that_comes_too_late_leaves_the_newer_one_alone() {
     assert_eq!(one.published(&upload).await, WHOLE);
 }
 
-/// A creation by an idempotency key.
+/// Returns the creation with an idempotency key.
 fn keyed(creation: Creation) -> Creation {
     Creation {
         idempotency_key: Some("key".to_owned()),
@@ -216,7 +220,7 @@ fn keyed(creation: Creation) -> Creation {
     }
 }
 
-/// It is an answer like any other: final, remembered, and taken by the next append.
+/// The answer is like any other: final, remembered, and accepted by the next append.
 #[tokio::test(start_paused = true)]
 async fn the_offset_that_a_repeated_creation_is_told_is_accepted() {
     for repeated in [0, 1] {
@@ -231,7 +235,7 @@ async fn the_offset_that_a_repeated_creation_is_told_is_accepted() {
             other => panic!("{other:?}"),
         }
         assert!(is_superseded(&older.ended().await));
-        // This one lay unread until now.
+        // This request lay unread until now.
         let late = Lying::begin(&world.nodes[0], id, rest(30));
         late.send(&WHOLE[30..35], 35).await;
         let append = world.nodes[1].append(rest(30), id, bytes(&WHOLE[30..]));
@@ -240,7 +244,7 @@ async fn the_offset_that_a_repeated_creation_is_told_is_accepted() {
     }
 }
 
-/// To its client, the length says that all is done.
+/// To the client, that offset would mean that the upload is complete.
 #[tokio::test(start_paused = true)]
 async fn a_repeated_creation_is_not_told_of_all_bytes_before_they_are_complete() {
     let world = World::new().await;
@@ -260,7 +264,7 @@ async fn a_repeated_creation_is_not_told_of_all_bytes_before_they_are_complete()
     assert_eq!(world.nodes[0].published(&upload).await, WHOLE);
 }
 
-/// A part as tus asks for it, and a whole of parts.
+/// Returns a creation of a part, as in tus.
 fn part(content: &[u8]) -> Creation {
     let mut part = creation();
     part.create.completion = Completion::AtLength;
@@ -269,7 +273,7 @@ fn part(content: &[u8]) -> Creation {
     part
 }
 
-/// All bytes, as two parts that a node has taken in.
+/// Uploads all bytes as two parts to a node.
 async fn parts_on(node: &Node) -> Vec<UploadId> {
     let mut parts = Vec::new();
     for content in [&WHOLE[..20], &WHOLE[20..]] {
@@ -291,7 +295,7 @@ fn concatenation(parts: Vec<UploadId>) -> Creation {
     whole
 }
 
-/// Nobody else can: it takes no bytes from a client, to which the length says that all is done.
+/// No append can complete it: to its client, the length says that all is done.
 #[tokio::test(start_paused = true)]
 async fn a_concatenation_whose_node_is_gone_is_completed_by_whoever_asks() {
     for asks in [true, false] {
@@ -325,7 +329,7 @@ async fn a_concatenation_whose_node_is_gone_is_completed_by_whoever_asks() {
     }
 }
 
-/// Nobody could go on with it, and its client can begin anew under the same key.
+/// No request could continue it, and its client can begin anew under the same key.
 #[tokio::test(start_paused = true)]
 async fn a_concatenation_whose_node_died_half_way_is_gone() {
     for completion in [Completion::AtLength, Completion::Later] {
@@ -353,7 +357,8 @@ async fn a_concatenation_whose_node_died_half_way_is_gone() {
     }
 }
 
-/// Both clients are told so, also the one whose node finds out when it is about to do the same.
+/// Both clients learn that it is complete, even the one whose node notices just before it would do
+/// the same.
 #[tokio::test(start_paused = true)]
 async fn what_two_nodes_would_complete_is_complete_on_both() {
     let world = World::new().await;
@@ -378,7 +383,7 @@ async fn what_two_nodes_would_complete_is_complete_on_both() {
     assert_eq!(asking.await.unwrap().unwrap(), told);
 }
 
-/// Another request holds the upload by the time that the first one is asked for it.
+/// Another request holds the upload by the time that the first one is asked to yield.
 #[tokio::test(start_paused = true)]
 async fn whoever_holds_an_upload_by_now_is_asked() {
     let world = World::new().await;
@@ -398,7 +403,7 @@ async fn whoever_holds_an_upload_by_now_is_asked() {
     assert!(is_superseded(&older.ended().await));
 }
 
-/// A node that has lost its connection to the store for a moment does not hear what it is asked in that moment.
+/// A node that loses its connection to the store for a moment misses the messages of that moment.
 #[tokio::test(start_paused = true)]
 async fn an_ask_that_is_lost_is_followed_by_another() {
     let world = World::new().await;
@@ -416,7 +421,7 @@ async fn an_ask_that_is_lost_is_followed_by_another() {
     heeding.abort();
 }
 
-/// It is waited for once, and then shut out: what it writes counts for nothing.
+/// The node is waited for once, and then fenced: its writes have no effect.
 #[tokio::test(start_paused = true)]
 async fn a_node_that_does_not_hear_is_fenced() {
     let world = World::new().await;
@@ -436,7 +441,8 @@ async fn a_node_that_does_not_hear_is_fenced() {
     assert_eq!(world.nodes[0].published(&upload).await, WHOLE);
 }
 
-/// As after `SIGSTOP`: it comes back when others have gone on, and completed the upload.
+/// As after `SIGSTOP`: the node comes back when other requests have gone on, and completed the
+/// upload.
 #[tokio::test(start_paused = true)]
 async fn a_node_that_slept_publishes_nothing() {
     let world = World::new().await;
@@ -489,7 +495,7 @@ async fn an_upload_is_cancelled_on_whichever_node() {
     assert_eq!(record.state, UploadState::Gone(Gone::Cancelled));
 }
 
-/// One of them goes on; the other one's client comes again.
+/// One of the two goes on; the other's client tries again.
 #[tokio::test(start_paused = true)]
 async fn of_two_that_take_over_at_once_one_goes_on() {
     let world = World::new().await;
@@ -505,7 +511,7 @@ async fn of_two_that_take_over_at_once_one_goes_on() {
         let complete = answers.iter().filter(|answer| answer.is_ok());
         assert!(complete.count() <= 1);
         for answer in &answers {
-            // The one that is late finds it complete.
+            // The later one finds the upload complete.
             let late = |error: &Error| matches!(error, Error::Rejected(Rejection::Completed));
             let is_fine = match answer {
                 Ok(outcome) => matches!(outcome, Outcome::Complete(..)),
@@ -527,13 +533,13 @@ async fn of_two_that_take_over_at_once_one_goes_on() {
     }
 }
 
-/// A node that could not record that its work had ended says so when it is asked.
+/// A node that could not record the end of its work says so when it is asked to yield.
 #[tokio::test(start_paused = true)]
 async fn what_nobody_works_on_is_let_go_of() {
     let world = World::new().await;
     let id = world.half().await;
     let [one, other] = &world.nodes;
-    // The last record fails, and so does giving up.
+    // The last record fails, and so does the release of the claim.
     one.metadata.next(Fact::RecordProgress, Fault::Fails);
     one.metadata.next(Fact::ReleaseUpload, Fault::Fails);
     let answer = one.append(some(HALF), id, bytes(&WHOLE[20..30])).await;
@@ -547,7 +553,7 @@ async fn what_nobody_works_on_is_let_go_of() {
     assert_eq!(one.published(&upload).await, WHOLE);
 }
 
-/// Its own leftover does not keep a node waiting at all.
+/// A node never waits for a claim that it left behind itself.
 #[tokio::test(start_paused = true)]
 async fn a_node_goes_on_with_what_it_left() {
     let world = World::new().await;
@@ -562,7 +568,8 @@ async fn a_node_goes_on_with_what_it_left() {
     assert_eq!(node.metadata.count(Fact::AskToYield), 0);
 }
 
-/// Unpacking stops between two steps: the archive stays whole and durable, and whoever asks is told so.
+/// Unpacking stops between two steps: the archive stays complete and durable, and a newer request
+/// is answered accordingly.
 #[tokio::test(start_paused = true)]
 async fn an_archive_that_is_being_used_is_let_go_of_for_a_newer_request() {
     let world = World::new().await;
@@ -595,7 +602,7 @@ async fn an_archive_that_is_being_used_is_let_go_of_for_a_newer_request() {
     assert_eq!(progress.open.offset, 14);
 }
 
-/// It has become so since it was looked at, and its node hears nothing.
+/// The archive's unpacking began after the request looked at it, and its node is deaf.
 #[tokio::test(start_paused = true)]
 async fn an_archive_that_is_used_by_now_is_waited_for() {
     let world = World::new().await;
@@ -649,7 +656,8 @@ async fn an_upload_that_another_node_works_on_does_not_expire() {
     assert_eq!(world.nodes[1].told(id).await, WHOLE.len() as u64);
 }
 
-/// What a node could not let go of, and whose client never comes again, does not stay for as long as the node lives.
+/// A claim that a node could not release, and whose client never returns, does not last as long as
+/// the node lives.
 #[tokio::test(start_paused = true)]
 async fn what_a_living_node_has_left_expires() {
     for cleans in [0, 1] {
@@ -681,7 +689,8 @@ async fn what_a_living_node_has_left_expires() {
     }
 }
 
-/// What lay unread on one node appends after the other node has told the offset, and before the client goes on from there.
+/// Bytes that lay unread on one node are appended after the other node reported the offset, and
+/// before the client continues from there.
 #[tokio::test(start_paused = true)]
 async fn the_told_offset_is_accepted_on_every_node() {
     for (late, told, append) in [(0, 1, 0), (0, 1, 1), (1, 0, 0), (1, 0, 1), (1, 1, 0)] {
@@ -697,7 +706,8 @@ async fn the_told_offset_is_accepted_on_every_node() {
     }
 }
 
-/// What an answer has settled, and what was never told, is a conflict on every node.
+/// An append at an offset that an answer has settled, or that was never reported, is a conflict on
+/// every node.
 #[tokio::test(start_paused = true)]
 async fn what_is_settled_on_one_node_is_settled_on_all() {
     let world = World::new().await;
@@ -715,7 +725,8 @@ async fn what_is_settled_on_one_node_is_settled_on_all() {
     assert!(matches!(error, Error::Rejected(rejection) if rejection == conflict));
 }
 
-/// The older request, which had lain unread, has all of its body, but nobody waits for its answer any more.
+/// The older request, which lay unread, has its whole body, but its client no longer waits for the
+/// answer.
 #[tokio::test(start_paused = true)]
 async fn the_answer_to_an_older_request_settles_nothing() {
     for newer in [0, 1] {
@@ -742,7 +753,7 @@ async fn the_answer_to_an_older_request_settles_nothing() {
     }
 }
 
-/// A full disk does not keep a client from learning where it stands.
+/// A full disk does not keep a client from learning its offset.
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_remembered_is_told_all_the_same() {
     let world = World::new().await;
@@ -755,7 +766,7 @@ async fn what_cannot_be_remembered_is_told_all_the_same() {
     assert!(node.record(id).await.told.is_some());
 }
 
-/// Until it is gone; then the other one takes its place.
+/// The janitor's node cleans up until it is gone; then the other one takes its place.
 #[tokio::test(start_paused = true)]
 async fn one_node_at_a_time_cleans_up() {
     let world = World::new().await;
@@ -786,7 +797,7 @@ async fn one_node_at_a_time_cleans_up() {
     let done = pass(10).await;
     let cleans = usize::from(done[1] > 0);
     assert!(done[cleans] >= 8 && done[1 - cleans] == 0, "{done:?}");
-    // Between two rounds, so that none is due in the moment of the stop.
+    // Between two rounds, so that none is due at the moment of the stop.
     wait(interval / 2).await;
     stops[cleans].cancel();
     let done = pass(10).await;
@@ -796,7 +807,7 @@ async fn one_node_at_a_time_cleans_up() {
     second.await.unwrap();
 }
 
-/// What a request may ask of the metadata store because of its upload.
+/// Requests to the metadata store that an upload may cause.
 const ALL: [Fact; 9] = [
     Fact::InsertUpload,
     Fact::Upload,
@@ -809,7 +820,7 @@ const ALL: [Fact; 9] = [
     Fact::EndUpload,
 ];
 
-/// That nodes have to know of each other costs nothing where they do not meet.
+/// Coordination between nodes costs nothing while their requests do not meet.
 #[tokio::test(start_paused = true)]
 async fn usual_requests_ask_for_no_more_than_on_one_node() {
     let world = World::with(bytesize::ByteSize::mib(1)).await;
@@ -837,7 +848,7 @@ async fn usual_requests_ask_for_no_more_than_on_one_node() {
     assert_eq!(asked_for(), [0, 1, 1, 1, 0, 0, 0, 0, 0]);
     assert_eq!(node.told(id).await, 30);
     assert_eq!(asked_for(), [0, 1, 0, 0, 0, 0, 1, 0, 0]);
-    // To tell it again takes no record.
+    // Reporting the same offset again takes no record.
     assert_eq!(node.told(id).await, 30);
     assert_eq!(asked_for(), [0, 1, 0, 0, 0, 0, 0, 0, 0]);
     completed(node.append(rest(30), id, bytes(&WHOLE[30..])).await);
@@ -849,7 +860,8 @@ async fn usual_requests_ask_for_no_more_than_on_one_node() {
     assert_eq!(asked_for(), [0, 1, 0, 0, 0, 0, 0, 0, 1]);
 }
 
-/// What the blob store is short of is no proof of a loss; what passes or is refused costs nothing, either.
+/// Blobs that a store in doubt does not show are no proof of a loss. A temporary or refused
+/// operation costs nothing, either.
 #[tokio::test(start_paused = true)]
 async fn a_store_that_is_in_doubt_costs_an_upload_nothing() {
     for (operation, fault) in [
@@ -867,7 +879,7 @@ async fn a_store_that_is_in_doubt_costs_an_upload_nothing() {
         one.blobs.next(operation, fault.clone());
         let answer = one.append(rest(HALF), id, bytes(&WHOLE[20..])).await;
         let error = answer.unwrap_err().error;
-        // The client comes again, or is told that an operator has to do something.
+        // The client tries again, or learns that an operator has to act.
         let is_as_it_should = match fault {
             Fault::IsRefused => matches!(error, Error::StoreRefuses { .. }),
             _ => matches!(error, Error::Busy),

@@ -1,8 +1,8 @@
-//! A request's body in the domain's words.
+//! Conversion of a request's body to the domain's types.
 
 use axum::body::Body;
 use bytes::Bytes;
-use domain::uploads::{BodyFault, BodyPart, UploadBody};
+use domain::body::{BodyFault, BodyPart, UploadBody};
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use http_body::Body as _;
@@ -11,12 +11,12 @@ use protocol::digest::StatedDigests;
 
 use transport::BodyError;
 
-/// Returns the body's length in bytes, where its framing states it.
+/// Returns the body's length in bytes, if its framing states it.
 pub(crate) fn length(body: &Body) -> Option<u64> {
     body.size_hint().exact()
 }
 
-/// The body as a stream of its parts. Digests in its trailer come last.
+/// Returns the body as a stream of its parts. Digests in its trailer come last.
 pub(crate) fn parts(body: Body) -> UploadBody {
     stream::unfold(Some(body), |body| async {
         let mut body = body?;
@@ -36,14 +36,14 @@ pub(crate) fn parts(body: Body) -> UploadBody {
     .boxed()
 }
 
-/// The body as a stream of its bytes; trailers are passed over.
+/// Returns the body as a stream of its bytes, without trailers.
 pub(crate) fn chunks(body: Body) -> BoxStream<'static, Result<Bytes, BodyFault>> {
     body.into_data_stream()
         .map(|chunk| chunk.map_err(|error| fault(&error)))
         .boxed()
 }
 
-/// A body that brings nothing.
+/// Returns an empty body.
 pub(crate) fn none() -> UploadBody {
     stream::empty().boxed()
 }

@@ -1,6 +1,6 @@
 //! Fields of a request as text.
 
-use domain::files::WriteCondition;
+use domain::file::WriteCondition;
 use http::header::{IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE};
 use http::{HeaderMap, HeaderName};
 use protocol::problem::Problem;

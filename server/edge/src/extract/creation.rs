@@ -2,9 +2,10 @@
 
 use axum::body::Body;
 use axum::extract::{FromRef, FromRequest, Request};
-use domain::files::Description;
+use domain::body::UploadBody;
+use domain::file::Description;
 use domain::upload::Target;
-use domain::uploads::{Creation, UploadBody};
+use domain::uploads::Creation;
 use domain::{UploadId, Uploads};
 use http::HeaderMap;
 use protocol::answer::Known;
@@ -13,8 +14,8 @@ use protocol::digest::StatedDigests;
 use protocol::fields::name::{IDEMPOTENCY_KEY, UPLOAD_CLIENT_REF};
 use protocol::media_type;
 use protocol::rejection::Rejection;
+use protocol::request::Concat;
 use protocol::request::{BodyUse, CreateRequest};
-use protocol::tus::Concat;
 
 use super::condition::{condition, text};
 use super::{UPLOADS, body, form};
@@ -89,7 +90,7 @@ where
     }
 }
 
-/// Request as its dialect and its body's form tell it.
+/// Request as parsed by its dialect and by the form of its body.
 struct Parsed {
     request: CreateRequest,
     description: Description,
@@ -129,7 +130,8 @@ impl Parsed {
     }
 }
 
-/// Refuses digests of a form: the server keeps the form's file, which has other bytes.
+/// Refuses digests that are stated for a whole form: the server keeps the form's file, which has
+/// other bytes.
 fn stated_of_form(stated: &StatedDigests) -> Option<Rejection> {
     let reason =
         "is of the form; state it in the head of the file's part, or send the file as the body";
@@ -148,8 +150,8 @@ fn type_of_name(target: Option<&Target>, description: &Description) -> Option<&'
     }
 }
 
-/// Returns the uploads that a concatenation names by URLs: absolute or relative, with whatever a
-/// proxy put in front.
+/// Returns the uploads that a concatenation names by URLs: absolute or relative, with any prefix
+/// that a proxy added.
 fn parts_of(concat: &Concat) -> Option<Result<Vec<UploadId>, Rejection>> {
     let Concat::Final { parts, .. } = concat else {
         return None;

@@ -1,4 +1,4 @@
-//! A document in a request's body, in plain bytes whatever its coding.
+//! A document in a request's body, decoded from its content coding.
 
 use std::io;
 
@@ -6,8 +6,8 @@ use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
 use async_compression::zstd::DParameter;
 use axum::body::Body;
 use bytes::Bytes;
+use domain::body::BodyFault;
 use domain::packs::DocumentBody;
-use domain::uploads::BodyFault;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING};
 use http::{HeaderMap, HeaderValue};
@@ -24,14 +24,14 @@ use crate::problem::Failure;
 /// Bytes of a decompressed chunk.
 const CHUNK: usize = 64 * 1024;
 
-/// The largest window that a zstd stream may ask for, as a power of two: 8 MiB, which RFC 8878
-/// (section 3.1.1.1.2) wants every decoder to bear.
+/// Maximum window of a zstd stream, as a power of two: 8 MiB, which RFC 8878 (section 3.1.1.1.2)
+/// recommends every decoder to support.
 const ZSTD_WINDOW: u32 = 23;
 
-/// Reads a document that may be compressed by gzip or zstd. How long it may be is for the reader to
-/// say, of the plain bytes.
+/// Reads a document that may be compressed by gzip or zstd. The caller limits the length of the
+/// decoded bytes.
 ///
-/// Digests of documents are not verified, and what is not verified is refused.
+/// Digests of documents are not verified, so requests that state them are refused.
 pub(crate) fn document(fields: &HeaderMap, body: Body) -> Result<DocumentBody, Failure> {
     let stated = StatedDigests::read(fields).map_err(domain::Error::Rejected)?;
     if stated != StatedDigests::default() {
@@ -78,7 +78,7 @@ fn plain(decoder: impl AsyncRead + Send + 'static) -> DocumentBody {
     ReaderStream::with_capacity(decoder, CHUNK)
         .map_err(|error| match error.downcast::<Fault>() {
             Ok(Fault(fault)) => fault,
-            // The decoder's own: the bytes are not what the field says.
+            // The decoder's own error: the bytes are not in the coding that the field states.
             Err(error) => {
                 let reason = format!("does not fit the body: {error}");
                 BodyFault::Broken(Rejection::malformed("Content-Encoding", reason))

@@ -1,13 +1,13 @@
-//! `multipart/form-data` with one file, for apps that build such bodies beforehand (RFC 7578). The
-//! file is streamed, never held.
+//! `multipart/form-data` with one file, for apps that build such bodies in advance (RFC 7578). The
+//! file is streamed, never held in memory.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use axum::body::Body;
 use bytes::Bytes;
-use domain::files::Description;
-use domain::uploads::{BodyFault, BodyPart, UploadBody};
+use domain::body::{BodyFault, BodyPart, UploadBody};
+use domain::file::Description;
 use futures::StreamExt as _;
 use futures::stream;
 use http::HeaderMap;
@@ -22,7 +22,7 @@ const FORM: &str = "multipart/form-data";
 /// Maximum number of bytes around the file: other fields, and the heads of all parts.
 const MAX_AROUND: u64 = 256 * 1024;
 
-/// Counts the bytes around the file. While the file itself is read, nothing is counted.
+/// Counts the bytes around the file. Nothing is counted while the file itself is read.
 #[derive(Debug, Default)]
 struct Around {
     bytes: AtomicU64,
@@ -30,7 +30,7 @@ struct Around {
 }
 
 impl Around {
-    /// Returns whether so many more bytes are too many.
+    /// Returns whether this many more bytes exceed the limit.
     fn is_exceeded_by(&self, more: usize) -> bool {
         let counted = !self.in_file.load(Ordering::Relaxed);
         counted && self.bytes.fetch_add(more as u64, Ordering::Relaxed) > MAX_AROUND
@@ -43,7 +43,7 @@ pub(crate) struct FormFile {
     pub(crate) description: Description,
     /// Digests that its part states.
     pub(crate) digests: StatedDigests,
-    /// Its bytes.
+    /// Bytes of the file.
     pub(crate) body: UploadBody,
 }
 
@@ -52,8 +52,8 @@ pub(crate) fn is_form(fields: &HeaderMap) -> bool {
     media_type::is(fields, FORM)
 }
 
-/// Reads a form up to its file. Fields before it are passed over; what comes after it is read when
-/// its bytes have been, and must not be another file.
+/// Reads a form up to its file. Fields before the file are skipped. Parts after it are read at the
+/// end of its bytes, and must not contain another file.
 pub(crate) async fn file(fields: &HeaderMap, body: Body) -> Result<FormFile, Rejection> {
     let boundary = fields
         .get(CONTENT_TYPE)
@@ -117,7 +117,7 @@ pub(crate) async fn file(fields: &HeaderMap, body: Body) -> Result<FormFile, Rej
     })
 }
 
-/// Reads what follows the file.
+/// Reads the parts after the file.
 async fn end(mut form: Multipart<'static>) -> Result<(), Rejection> {
     while let Some(mut field) = next(&mut form).await? {
         let name = disposition::form_file_name(field.headers());
@@ -136,7 +136,7 @@ async fn next(form: &mut Multipart<'static>) -> Result<Option<Field<'static>>, R
         .map_err(|error| broken(&error.to_string()))
 }
 
-/// Reads the next bytes of a field; there is at least one.
+/// Reads the next bytes of a field; never returns an empty chunk.
 async fn chunk(field: &mut Field<'static>) -> Result<Option<Bytes>, Rejection> {
     loop {
         let chunk = field.chunk().await;

@@ -17,10 +17,10 @@ pub(crate) const PACKS: &str = "/packs/";
 /// Prefix of the paths of upload resources.
 pub(crate) const UPLOADS: &str = "/uploads/";
 
-/// The file that a path below `/files/` names.
+/// File that a path below `/files/` names.
 ///
-/// The path is decoded once and as a whole, so an encoded slash is a slash, and what decodes to
-/// traversal is refused as such.
+/// The path is decoded once and as a whole, so an encoded slash is a slash, and a path that decodes
+/// to traversal is refused as such.
 #[derive(Debug)]
 pub(crate) struct Target(pub(crate) FilePath);
 
@@ -40,8 +40,8 @@ impl<A: Sync> FromRequestParts<A> for Target {
     }
 }
 
-/// The upload resource that a path below `/uploads/` names; `None` where it cannot name one, which
-/// each dialect tells as an unknown upload.
+/// Upload resource that a path below `/uploads/` names; `None` if the path cannot name one. Each
+/// dialect reports that as an unknown upload.
 #[derive(Debug)]
 pub(crate) struct UploadTarget(pub(crate) Option<UploadId>);
 

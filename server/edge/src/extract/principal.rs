@@ -1,5 +1,5 @@
-//! Principals of requests. A handler names the service that it wants and gets it authorised, or is
-//! not called at all.
+//! Principals of requests. A handler names the service that it needs as an argument, and receives
+//! it authorised; if the client is not authorised, the handler is not called.
 
 use axum::extract::{FromRef, FromRequestParts};
 use domain::Authorized;
@@ -10,7 +10,7 @@ use protocol::dialect::Dialect;
 
 use crate::problem::{Failure, Voice};
 
-/// A service in the hands of whoever presented a credential.
+/// A service on behalf of the principal that presented a credential.
 #[derive(Debug)]
 pub(crate) struct Access<S>(pub(crate) Authorized<S>);
 
@@ -32,7 +32,7 @@ where
     }
 }
 
-/// A service in the hands of whoever knows an upload's URL, which is a capability of its own.
+/// A service on behalf of a client that knows an upload's URL, which is a capability of its own.
 #[derive(Debug)]
 pub(crate) struct HolderAccess<S>(pub(crate) Authorized<S>);
 
@@ -57,7 +57,7 @@ where
     }
 }
 
-/// Answers in the upload protocol that the request speaks: tus wants its version on every answer.
+/// Refuses in the upload protocol of the request: tus requires its version in every answer.
 fn refusal(denied: Denied, dialect: Dialect) -> Failure {
     let voice = match dialect {
         Dialect::Plain => Voice::Plain,

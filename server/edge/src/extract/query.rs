@@ -1,10 +1,9 @@
 //! The query of a request.
 //!
 //! One rule for every route: a parameter that the resource does not have is refused, as is one that
-//! comes twice, so that a mistyped filter never lists other things than were asked for and a
-//! mistyped option never goes unheeded. Downloads and `OPTIONS` alone take whatever comes and heed
-//! none of it: caches, trackers and pages add parameters to their URLs (`?v=3`), and the bytes are
-//! the same.
+//! occurs twice, so that a mistyped filter never lists more than the client wanted, and a mistyped
+//! option is never ignored. Only downloads and `OPTIONS` accept and ignore any parameter: caches,
+//! trackers and pages add parameters to their URLs (`?v=3`), and the bytes are the same.
 
 use axum::extract::{MatchedPath, Request};
 use axum::middleware::Next;
@@ -15,10 +14,10 @@ use protocol::problem::Problem;
 
 use crate::problem::{Failure, kinds};
 
-/// Maximum number of wrong letters in a name that is taken for another.
+/// Maximum number of wrong letters in a name for which a correct name is suggested.
 const TYPING_ERRORS: usize = 2;
 
-/// The parameters that a resource has, with an example of its query; `None` where any may come.
+/// Returns the parameters of a resource, with an example of its query; `None` if any are allowed.
 fn parameters(method: &Method, route: &str) -> Option<&'static [(&'static str, &'static str)]> {
     const LIST: &[(&str, &str)] = &[("limit", "100"), ("cursor", "Yi50eHQ")];
     const FILES: &[(&str, &str)] = &[
@@ -75,7 +74,7 @@ fn read(uri: &Uri, known: &[(&str, &str)]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A name or value as it was before it was put in the query.
+/// Decodes a name or value of a query.
 fn text(encoded: &str) -> Option<String> {
     let spaced = encoded.replace('+', " ");
     let text = percent_decode_str(&spaced).decode_utf8().ok()?;
@@ -100,7 +99,7 @@ fn unknown(path: &str, name: &str, known: &[(&str, &str)]) -> String {
     )
 }
 
-/// A request whose query cannot be read; `detail` says why.
+/// Returns the failure for a query that cannot be read; `detail` is the reason.
 pub(crate) fn malformed(detail: impl Into<String>) -> Failure {
     Problem::new(kinds::MALFORMED_REQUEST)
         .detailed(detail)
@@ -129,7 +128,7 @@ mod tests {
             ("/uploads?client_ref=%F0%9F%8E%89", "/uploads"),
             ("/packs?limit=1", "/packs"),
             ("/packs/p?cursor=3", "/packs/{pack}"),
-            // What is downloaded is the same whatever is added.
+            // A download ignores all parameters.
             ("/files/a.js?v=3&utm_source=x&v=3", "/files/{*path}"),
             (
                 "/packs/p/versions/1/archive.zip?v=%ff",

@@ -9,7 +9,7 @@ use super::Failure;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Advised {
     kind: ProblemType,
-    /// A sentence that says what the client can do.
+    /// A sentence that tells the client what to do.
     advice: &'static str,
 }
 
@@ -48,7 +48,7 @@ const fn own(uri: &'static str, title: &'static str, status: u16) -> ProblemType
     ProblemType::new(uri, title, status)
 }
 
-/// Answers 404; [`Missing`] says what is not there.
+/// 404; [`Missing`] names the resource that does not exist.
 pub(super) const NOT_FOUND: ProblemType = own("tag:longhaul,2026:not-found", "Not found", 404);
 pub(crate) const MISDIRECTED: ProblemType = own(
     "tag:longhaul,2026:misdirected",
@@ -201,7 +201,8 @@ const CREDENTIAL_INVALID: Advised = Advised::new(
     "The server knows no such key.",
 );
 
-/// Returns the kind of problem of a request that is not let in, and the challenge of its answer.
+/// Returns the kind of problem for a request that is not authorised, and the challenge of its
+/// answer.
 pub(super) const fn denied(denied: Denied) -> (Advised, &'static str) {
     match denied {
         Denied::Missing => (CREDENTIAL_NEEDED, "Bearer"),
@@ -233,7 +234,7 @@ pub(crate) enum Missing {
 }
 
 impl Missing {
-    /// Returns a problem that says what is missing, and what to do where that helps.
+    /// Returns a problem that names the missing resource, and gives advice if any helps.
     pub(crate) fn problem(self) -> Problem {
         let detail = match self {
             Self::Path => {

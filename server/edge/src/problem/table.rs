@@ -1,12 +1,12 @@
 //! The table from errors to answers.
 //!
-//! [`Voice::answer`] decides for every request: which kind of problem an error is, and whether the
-//! client gains by coming again. The voice says in whose words the answer is written: those of
-//! plain HTTP, or those of the upload protocol that the request speaks.
+//! [`Voice::answer`] decides for every request: which kind of problem an error is, and whether a
+//! retry helps the client. The voice determines the protocol in which the answer is written: plain
+//! HTTP, or the upload protocol of the request.
 
 use domain::Error;
 use domain::access::Denied;
-use domain::packs::PackError;
+use domain::error::PackError;
 use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use protocol::answer::{Known, Refusal};
@@ -19,12 +19,12 @@ use super::{Failure, Missing, kinds};
 /// Maximum number of digests that a problem lists; the draft lists all.
 const MAX_DIGESTS: usize = 16;
 
-/// Protocol whose words an answer is written in.
+/// Protocol in which an answer is written.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Voice<'a> {
     /// HTTP, without an upload protocol.
     Plain,
-    /// The protocol of a request that makes or names an upload.
+    /// The protocol of a request that creates or names an upload.
     Upload {
         /// The protocol and its version.
         dialect: Dialect,
@@ -116,7 +116,8 @@ impl<'a> Voice<'a> {
         }
     }
 
-    /// Answers a request for what is not there. To an upload protocol, that is the upload.
+    /// Answers a request for a resource that does not exist. In an upload protocol, that is the
+    /// upload.
     pub(crate) fn missing(self, missing: Missing) -> Failure {
         match self {
             Self::Plain => missing.into(),
@@ -124,7 +125,7 @@ impl<'a> Voice<'a> {
         }
     }
 
-    /// Answers a request without a credential that the server knows.
+    /// Answers a request without a valid credential.
     pub(crate) fn denied(self, denied: Denied) -> Failure {
         let (kind, challenge) = kinds::denied(denied);
         let mut fields = self.fields();

@@ -1,16 +1,17 @@
-//! Bytes in answers: `200`, `206`, `304`, `412` and `416`, from whatever can be read by ranges (RFC
-//! 9110 §13 to §15).
+//! Bytes in answers: `200`, `206`, `304`, `412` and `416`, from any source that can be read by
+//! ranges (RFC 9110 §13 to §15).
 
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use async_trait::async_trait;
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use domain::Blob;
-use domain::blob_store::{BlobError, BlobStream};
+use domain::blob_store::{BlobError, BlobStream, Link, LinkFields};
 use futures::stream::{self, StreamExt as _};
 use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
@@ -30,28 +31,29 @@ use uuid::Uuid;
 
 use crate::problem::Failure;
 
-/// The media type of bytes of which nothing more is known.
+/// Media type of bytes about which nothing else is known.
 pub(crate) const BYTES: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
-/// Has caches revalidate what can change under its URL, and not recode it (RFC 9111 §5.2.2.6).
+/// Makes caches revalidate content that can change under its URL, and forbids them to recode it
+/// (RFC 9111 §5.2.2.6).
 pub(crate) const CHANGING: HeaderValue = HeaderValue::from_static("no-cache, no-transform");
 
 /// Metadata of a representation, for its answers.
 #[derive(Debug, Clone)]
 pub(crate) struct Representation {
-    /// Its strong entity tag.
+    /// Strong entity tag.
     pub(crate) tag: EntityTag,
-    /// Time of its making, where known.
+    /// Time of the last change, if known.
     pub(crate) last_modified: Option<Modified>,
-    /// Its length in bytes.
+    /// Length in bytes.
     pub(crate) size: u64,
-    /// Its media type.
+    /// Media type.
     pub(crate) media_type: HeaderValue,
-    /// `Content-Disposition`, where it is to be kept as a file.
+    /// `Content-Disposition`, if clients should save the representation as a file.
     pub(crate) disposition: Option<HeaderValue>,
-    /// `Repr-Digest`, where the digest is known.
+    /// `Repr-Digest`, if the digest is known.
     pub(crate) repr_digest: Option<HeaderValue>,
-    /// `Content-Encoding`, `Content-Location` and `Vary`, where there are any.
+    /// `Content-Encoding`, `Content-Location` and `Vary`, if there are any.
     pub(crate) others: HeaderMap,
     /// `Cache-Control`; has `no-transform`, since a recoded body would break resumption.
     pub(crate) cache_control: HeaderValue,
@@ -69,8 +71,8 @@ enum Decision {
 }
 
 impl Representation {
-    /// Decides what a `GET` or `HEAD` is answered with: preconditions in the order of RFC 9110
-    /// §13.2.2, then the range.
+    /// Decides the answer to a `GET` or `HEAD`: preconditions in the order of RFC 9110 §13.2.2,
+    /// then the range.
     fn decide(&self, method: &Method, request: &HeaderMap) -> Result<Decision, Failure> {
         let validators = Validators {
             tag: &self.tag,
@@ -84,7 +86,7 @@ impl Representation {
                     .with(ETAG, self.tag.to_value()));
             }
         }
-        // RFC 9110 §14.2: `Range` has a meaning for GET alone.
+        // RFC 9110 §14.2: `Range` has a meaning only for GET.
         if *method != Method::GET || !range_applies(request, validators) {
             return Ok(Decision::Whole);
         }
@@ -104,7 +106,7 @@ impl Representation {
         }
     }
 
-    /// 304, with the fields that a 200 would have had and that caches need (RFC 9110 §15.4.5).
+    /// Returns 304, with the fields of a 200 that caches need (RFC 9110 §15.4.5).
     fn not_modified(&self) -> Response {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -112,7 +114,7 @@ impl Representation {
         response
     }
 
-    /// The answer's head alone, as to `HEAD`.
+    /// Returns the answer's head alone, as to `HEAD`.
     fn head(&self) -> Response {
         let mut response = Response::new(Body::empty());
         response.headers_mut().extend(self.fields());
@@ -122,8 +124,7 @@ impl Representation {
         response
     }
 
-    /// The answer to a `GET` or `HEAD` whose bytes `open` gives, which is asked only if some are to
-    /// be sent.
+    /// Answers a `GET` or `HEAD`. `open` is called only if bytes are to be sent.
     pub(crate) async fn answer(
         &self,
         method: &Method,
@@ -138,7 +139,7 @@ impl Representation {
         }
     }
 
-    /// 200 with everything, or 206 with parts, read from `blob`.
+    /// Returns 200 with all bytes, or 206 with parts, read from `blob`.
     fn send(&self, decision: &Decision, blob: &Arc<dyn Blob>) -> Response {
         match decision {
             Decision::NotModified => self.not_modified(),
@@ -224,6 +225,7 @@ impl Representation {
 #[derive(Debug)]
 pub(crate) struct InMemory(pub(crate) Bytes);
 
+#[async_trait]
 impl Blob for InMemory {
     fn size(&self) -> u64 {
         self.0.len() as u64
@@ -234,10 +236,14 @@ impl Blob for InMemory {
         let bytes = self.0.slice(place(range.start)..place(range.end));
         stream::iter([Ok(bytes)]).boxed()
     }
+
+    async fn link(&self, _: LinkFields<'_>) -> Result<Option<Link>, BlobError> {
+        Ok(None)
+    }
 }
 
-/// A body of exactly so many bytes. A source that ends early ends it with an error, so that the
-/// connection is cut.
+/// A body of exactly this many bytes. A source that ends early ends the body with an error, so that
+/// the connection is cut.
 struct ExactBody {
     source: BlobStream,
     remaining: u64,

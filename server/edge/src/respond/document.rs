@@ -5,8 +5,8 @@ use std::sync::Arc;
 use archive::Sha256Digest;
 use axum::body::Bytes;
 use axum::response::{IntoResponse as _, Response};
-use domain::pack_store::PackVersion;
-use domain::{Blob, files};
+use domain::Blob;
+use domain::pack::PackVersion;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use protocol::conditional::EntityTag;
@@ -47,7 +47,9 @@ pub(crate) async fn bytes(
         cache_control: CHANGING,
     };
     let open = async { Ok(Arc::new(InMemory(bytes)) as Arc<dyn Blob>) };
-    asked.answer(&representation, open).await
+    representation
+        .answer(&asked.method, &asked.fields, open)
+        .await
 }
 
 /// Answers 201 with a document that caches do not keep.
@@ -76,7 +78,7 @@ pub(crate) fn encoded(document: &impl Serialize) -> Bytes {
 pub(crate) fn tag(bytes: &Bytes, newest: Option<&PackVersion>) -> EntityTag {
     let digest = Sha256Digest::of(bytes);
     match newest {
-        None => files::tag(&digest),
+        None => domain::file::tag(&digest),
         Some(newest) => EntityTag::strong(format!("{}.{digest}", newest.state()))
             .expect("hexadecimal digits and a dot are a tag"),
     }

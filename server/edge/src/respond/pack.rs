@@ -1,16 +1,16 @@
-//! Packs as JSON tells them.
+//! Packs as JSON.
 
 use archive::{ArchiveFormat, Layout, NeedName, PackName};
 use domain::DraftId;
-use domain::pack_store::{PackSummary, PackVersion};
+use domain::pack::{PackSummary, PackVersion};
 use domain::packs::{Archive, DraftStatus, Selection};
 use percent_encoding::utf8_percent_encode;
 use serde::Serialize;
 
+use crate::api::Api;
 use crate::extract::PACKS;
 use crate::respond::file::PATH;
 use crate::respond::time;
-use crate::routes::Api;
 
 /// A pack in a list.
 #[derive(Debug, Serialize)]
@@ -36,7 +36,7 @@ pub(crate) struct PackPage {
     #[serde(flatten)]
     pub(crate) pack: PackDocument,
     pub(crate) versions: Vec<VersionLine>,
-    /// Ask with this for the next page; absent on the last.
+    /// Request the next page with this cursor; absent on the last page.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cursor: Option<String>,
 }
@@ -132,7 +132,7 @@ impl Archives {
     }
 }
 
-/// Difference from another version, and the steps of its holder.
+/// Difference from another version, and the steps that apply it.
 #[derive(Debug, Serialize)]
 pub(crate) struct DiffDocument {
     pack: String,
@@ -152,7 +152,7 @@ pub(crate) struct DiffDocument {
 #[derive(Debug, Serialize)]
 struct Needed {
     files: u32,
-    /// The sum of their sizes, in bytes; the archive's own size is beside its URL.
+    /// Sum of the files' sizes, in bytes; the archive's own size is beside its URL.
     size: u64,
 }
 
@@ -163,7 +163,7 @@ struct Move {
 }
 
 impl DiffDocument {
-    /// None without a base.
+    /// Returns `None` if the archives have no base.
     pub(crate) fn new(api: &Api, archives: &[Archive; 2]) -> Option<Self> {
         let [archive, _] = archives;
         let version = archive.version();
@@ -196,7 +196,7 @@ impl DiffDocument {
     }
 }
 
-/// Needs of a client that stated its contents.
+/// Entries that a client lacks, by the contents that it stated.
 #[derive(Debug, Serialize)]
 pub(crate) struct ComparisonDocument {
     pack: String,
@@ -220,7 +220,7 @@ impl ComparisonDocument {
         }
     }
 
-    /// The URL of the archive in a format.
+    /// Returns the URL of the archive in a format.
     pub(crate) fn url(&self, format: ArchiveFormat) -> &str {
         match format {
             ArchiveFormat::Zip => &self.archives.zip.url,
@@ -237,7 +237,7 @@ fn needed(layout: &Layout) -> Needed {
     }
 }
 
-/// A draft, and what is missing of it.
+/// A draft, and the contents that it lacks.
 #[derive(Debug, Serialize)]
 pub(crate) struct DraftDocument {
     id: String,
@@ -287,22 +287,22 @@ impl DraftDocument {
     }
 }
 
-/// The URL of a version.
+/// Returns the URL of a version.
 pub(crate) fn version_url(api: &Api, pack: &PackName, number: u64) -> String {
     api.absolute(&format!("{}/versions/{number}", pack_path(pack)))
 }
 
-/// The URL of a draft.
+/// Returns the URL of a draft.
 pub(crate) fn draft_url(api: &Api, pack: &PackName, id: &DraftId) -> String {
     api.absolute(&format!("{}/drafts/{id}", pack_path(pack)))
 }
 
-/// The path of a pack.
+/// Returns the path of a pack.
 fn pack_path(pack: &PackName) -> String {
     format!("{PACKS}{}", utf8_percent_encode(pack.as_str(), PATH))
 }
 
-/// The URL of an archive.
+/// Returns the URL of an archive.
 pub(crate) fn archive_url(
     api: &Api,
     version: &PackVersion,

@@ -1,10 +1,10 @@
-//! `307` to a link of the store, where an operator wants clients to fetch large files from there.
+//! `307` to a link of the store, if an operator wants clients to fetch large files from there.
 //!
-//! The answers there have validators of their own, and what a client began at one place it must be
-//! able to go on with at any time. So a request is redirected only if what it says of the
-//! representation is said of the one there; any other is answered here, to the last byte. What
-//! guards a range is decided here in any case: an S3 server that ignores `If-Range` or `If-Match`
-//! would add the bytes of another file to what the client has.
+//! Answers of the store have validators of their own, and a client that began a download at one
+//! place must be able to resume it at the other at any time. So a request is redirected only if its
+//! preconditions concern the representation at the store; any other request is answered here, to
+//! the last byte. Preconditions of a range are evaluated here in any case: an S3 server that
+//! ignores `If-Range` or `If-Match` would make the client append bytes of another file.
 
 use std::sync::Arc;
 
@@ -22,8 +22,8 @@ use super::url_value;
 use crate::problem::Failure;
 
 impl Representation {
-    /// As [`Representation::answer`], but with a redirect where the store gives a link and the
-    /// request can be answered there.
+    /// Answers like [`Representation::answer`], but with a redirect if the store gives a link and
+    /// can answer the request.
     pub(crate) async fn answer_or_redirect(
         &self,
         method: &Method,
@@ -41,13 +41,13 @@ impl Representation {
         }
     }
 
-    /// Returns whether the request goes by this representation's own validators, or asks for what
-    /// S3 servers do not do: several ranges, or an explanation.
+    /// Returns whether the request uses this representation's own validators, or asks for features
+    /// that S3 servers lack: several ranges, or an explanation.
     fn is_to_be_answered_here(&self, stated: &Preconditions, request: &HeaderMap) -> bool {
         let names_own =
             |tags: &Option<TagList>| tags.as_ref().is_some_and(|tags| tags.names(&self.tag));
-        // A date counts where there is no tag (RFC 9110 §13.1.3, §13.1.4), and tells nothing of
-        // whose it is.
+        // A date counts only without a tag (RFC 9110 §13.1.3, §13.1.4), and does not show which
+        // server gave it.
         let goes_by_date = stated.if_match.is_none() && stated.if_unmodified_since.is_some()
             || stated.if_none_match.is_none() && stated.if_modified_since.is_some();
         names_own(&stated.if_match)
@@ -72,7 +72,7 @@ impl Representation {
         })
     }
 
-    /// Returns the fields that a link states; `None` where one is not text.
+    /// Returns the fields that a link states; `None` if one of them is not text.
     fn link_fields(&self) -> Option<LinkFields<'_>> {
         let disposition = self.disposition.as_ref().map(HeaderValue::to_str);
         Some(LinkFields {
@@ -83,7 +83,7 @@ impl Representation {
     }
 }
 
-/// Returns whether `If-Range` and `If-Match`, where they are stated, name what the link leads to.
+/// Returns whether `If-Range` and `If-Match`, if stated, name the representation at the link.
 fn holds_at(link: &Link, stated: &Preconditions, request: &HeaderMap) -> bool {
     let Some(tag) = EntityTag::parse(&link.etag) else {
         return false;
@@ -96,7 +96,7 @@ fn holds_at(link: &Link, stated: &Preconditions, request: &HeaderMap) -> bool {
     if_match.is_none_or(|tags| tags.names(&tag)) && range_applies(request, validators)
 }
 
-/// The link is a credential that expires: nothing may keep it.
+/// Returns a redirect that nothing may store: the link is a credential that expires.
 fn redirect(link: &Link) -> Response {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;

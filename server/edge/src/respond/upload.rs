@@ -1,4 +1,5 @@
-//! Answers about uploads: the dialect says what is told, this file hands it what there is to tell.
+//! Answers about uploads. The dialect decides what an answer contains; this file supplies the
+//! facts.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,21 +12,20 @@ use domain::uploads::{self, Outcome, ProgressSink};
 use domain::{Blob, File};
 use http::header::{CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE, ETAG, LOCATION, VARY};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use protocol::answer::{Answer, Deadline, Known, Standing, Via};
+use protocol::answer::{Answer, Deadline, Echo, Known, Standing, Via};
 use protocol::dialect::Dialect;
 use protocol::fields::name::REPR_DIGEST;
 use protocol::rejection::Rejection;
-use protocol::tus;
 use protocol::upload::Limits;
 use serde::Serialize;
 use transport::Interim;
 
+use crate::api::Api;
 use crate::extract::UPLOADS;
 use crate::problem::{Failure, Missing, Voice};
 use crate::respond::content::Representation;
 use crate::respond::file::{self, FileDocument};
 use crate::respond::{JSON, pack, time, url_value};
-use crate::routes::Api;
 
 /// Context for the answers to one request for an upload.
 #[derive(Debug, Clone)]
@@ -37,7 +37,7 @@ pub(crate) struct Answering {
 }
 
 impl Answering {
-    /// The answer to a request that brought bytes.
+    /// Answers a request with a body.
     pub(crate) fn outcome(&self, outcome: &Outcome) -> Response {
         match outcome {
             Outcome::Partial(upload) => self.with_standing(upload, |standing| {
@@ -60,7 +60,7 @@ impl Answering {
         }
     }
 
-    /// The target resource's own answer to what it now has. All of the result is in fields: Photos'
+    /// Answers for the target resource and its new state. All facts are in fields, since Photos'
     /// upload extension sees nothing else.
     fn stored(&self, product: &Product) -> (Answer, Vec<u8>) {
         match product {
@@ -110,7 +110,7 @@ impl Answering {
         )
     }
 
-    /// The answer to a request for the offset.
+    /// Answers a request for the offset.
     pub(crate) fn retrieved(&self, method: &Method, upload: &Upload) -> Response {
         let document = match *method {
             Method::GET => json(&UploadDocument::new(&self.api, upload)),
@@ -132,8 +132,7 @@ impl Answering {
         })
     }
 
-    /// The answer to a `GET` of an upload that became this file, with the file's bytes, which
-    /// `open` gives.
+    /// Answers a `GET` of an upload that became this file, with the file's bytes from `open`.
     pub(crate) async fn content(
         &self,
         (file, mut representation): (&File, Representation),
@@ -150,7 +149,7 @@ impl Answering {
             .await
     }
 
-    /// Names what a completed upload became.
+    /// Names the result of a completed upload.
     fn tell_result(&self, fields: &mut HeaderMap, upload: &Upload, completed: &Completed) {
         let (target, _) = self.stored(&upload.product(completed));
         for name in [CONTENT_LOCATION, REPR_DIGEST] {
@@ -160,7 +159,7 @@ impl Answering {
         }
     }
 
-    /// The answer to a cancellation.
+    /// Answers a cancellation.
     pub(crate) fn cancelled(&self) -> Response {
         written(self.dialect.cancelled(), Vec::new())
     }
@@ -170,7 +169,7 @@ impl Answering {
         Voice::with(self.dialect, Known::Limits(&self.limits)).rejected(rejection)
     }
 
-    /// Answers a request for an upload that never was.
+    /// Answers a request for an upload that never existed.
     pub(crate) fn unknown(&self) -> Failure {
         Voice::of(self.dialect).missing(Missing::Resource("upload"))
     }
@@ -220,7 +219,7 @@ impl Answering {
     }
 }
 
-/// Tells a request's progress by interim responses.
+/// Reports a request's progress by interim responses.
 #[derive(Debug)]
 pub(crate) struct Announcer {
     answering: Answering,
@@ -243,8 +242,8 @@ impl Announcer {
     }
 
     fn send(&self, fields: Option<HeaderMap>) -> bool {
-        // A peer that cannot be told, or does not read, misses nothing that its final answer does
-        // not say.
+        // A peer that cannot receive an interim response, or does not read it, misses nothing that
+        // its final answer lacks.
         fields.is_some_and(|fields| {
             let status = StatusCode::from_u16(104).expect("104 is a status");
             self.interim.send(status, fields).is_ok()
@@ -269,7 +268,7 @@ impl ProgressSink for Announcer {
     }
 }
 
-/// An upload as JSON tells it.
+/// An upload as JSON.
 #[derive(Debug, Serialize)]
 pub(crate) struct UploadDocument {
     url: String,
@@ -277,10 +276,10 @@ pub(crate) struct UploadDocument {
     #[serde(skip_serializing_if = "Option::is_none")]
     length: Option<u64>,
     complete: bool,
-    /// The file that it is to be.
+    /// Path of the file that the upload will become.
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<String>,
-    /// The pack that its archive is for.
+    /// Pack that the archive is for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pack: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -356,19 +355,19 @@ impl VersionReference {
 }
 
 /// Returns the fields that a tus client sent at creation, if any.
-fn echo(plan: &Plan) -> Option<tus::Echo<'_>> {
-    let echo = tus::Echo {
+fn echo(plan: &Plan) -> Option<Echo<'_>> {
+    let echo = Echo {
         metadata: plan.tus_metadata.as_deref(),
         concat: plan.tus_concat.as_deref(),
     };
-    (echo != tus::Echo::default()).then_some(echo)
+    (echo != Echo::default()).then_some(echo)
 }
 
 fn json<T: Serialize>(document: &T) -> Vec<u8> {
     serde_json::to_vec(document).expect("a document of ours is JSON")
 }
 
-/// An answer with its body, which 204 does not have.
+/// Returns an answer with its body, which a 204 does not have.
 pub(crate) fn written(answer: Answer, document: Vec<u8>) -> Response {
     let mut response = answer.status.into_response();
     *response.headers_mut() = answer.fields;

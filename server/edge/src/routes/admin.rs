@@ -1,5 +1,7 @@
-//! Requests of operators and their machines, on a listener of its own. Nothing here asks for a
+//! Requests of operators and their machines, on a listener of its own. No request needs a
 //! credential.
+
+mod events;
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,18 +14,20 @@ use domain::Health;
 use domain::health::NotReady;
 use domain::webhooks::DeadLetters;
 use protocol::problem::Problem;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json};
 
-use super::host::{self, Hosts};
+use super::host;
+use crate::hosts::Hosts;
 use crate::problem::{self, Failure, Missing, kinds};
 use transport::{InvalidAddress, ListenAddress};
 
-/// The default port for operators: the one before that for clients.
+/// Default port for operators, one below the port for clients.
 const DEFAULT_PORT: u16 = 8079;
 
 /// The admin listener. It asks for no credential: let only this machine or a private network reach it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The address and port of `/livez`, `/readyz` and `/events/dead`, in cleartext, or `off`. Each server on a machine needs its own.
@@ -38,7 +42,8 @@ pub struct Config {
 }
 
 /// Address of the admin listener.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
+#[schemars(with = "String", inline, extend("format" = "address"))]
 pub enum AdminAddress {
     /// Nowhere.
     Off,
@@ -57,7 +62,7 @@ impl Default for Config {
 }
 
 impl AdminAddress {
-    /// The address, unless there is none.
+    /// Returns the address, unless the listener is off.
     pub fn address(self) -> Option<ListenAddress> {
         match self {
             Self::Off => None,
@@ -66,7 +71,7 @@ impl AdminAddress {
     }
 }
 
-/// A text that says neither where the listener is nor that there is none.
+/// Error for a text that is neither an address nor `off`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}; or `off`")]
 pub struct InvalidAdminAddress(InvalidAddress);
@@ -105,19 +110,19 @@ impl<'de> Deserialize<'de> for AdminAddress {
     }
 }
 
-/// Services that the handlers work with.
+/// Services that the handlers use.
 #[derive(Debug, Clone, FromRef)]
 pub struct Admin {
     /// State of the server and its stores.
     pub health: Health,
-    /// The events that were given up.
+    /// Dead events.
     pub dead_letters: DeadLetters,
-    /// The names under which more than the state is told.
+    /// Host names that give access to more than the state.
     pub hosts: Arc<Hosts>,
 }
 
-/// Returns the settings of the listener: few connections, and nothing on it is worth waiting for at
-/// the end.
+/// Returns the settings of the listener: few connections, and no request is worth waiting for at
+/// shutdown.
 pub fn transport() -> transport::Config {
     transport::Config {
         max_connections: 64,
@@ -126,14 +131,14 @@ pub fn transport() -> transport::Config {
     }
 }
 
-/// The service that answers every request on the listener.
-pub fn service(admin: Admin) -> Router {
+/// Returns the routes of the listener.
+pub fn router(admin: Admin) -> Router {
     let hosts = Arc::clone(&admin.hosts);
-    // An orchestrator asks these by whatever name it has for the server.
+    // An orchestrator probes these under its own name for the server.
     let probes = Router::new()
         .route("/livez", get(live))
         .route("/readyz", get(ready));
-    let router = super::events::router()
+    let router = events::router()
         .fallback(no_such_resource)
         .layer(middleware::from_fn_with_state(hosts, host::check_admin))
         .merge(probes)
@@ -142,7 +147,7 @@ pub fn service(admin: Admin) -> Router {
     super::told(router)
 }
 
-/// The process answers, and every task that it needs runs.
+/// Answers that the process lives: every task that it needs runs.
 async fn live(State(health): State<Health>) -> Result<Json<Value>, Failure> {
     health.live().map_err(|ended| {
         let detail = format!("The process is about to end, since {ended}.");

@@ -2,11 +2,10 @@
 //!
 //! Every origin is allowed: requests carry their credential in a field or in the URL, never in a
 //! cookie, so a foreign page can do nothing that its own server could not. The exception is a
-//! server that is open because only this machine reaches it: a page that somebody on this machine
-//! looks at would reach it too, so only pages from this machine are let in ([`host`](super::host)).
-//! Only a real preflight is answered here: an `OPTIONS` without
-//! `Access-Control-Request-Method` asks for an upload target's limits, and Photos sends it before
-//! its first upload.
+//! server that is open because only this machine reaches it. A page in a browser on this machine
+//! would reach it too, so only pages from this machine are allowed ([`host`](super::host)). Only a
+//! real preflight is answered here: an `OPTIONS` without `Access-Control-Request-Method` asks for
+//! the limits of an upload target, and Photos sends it before its first upload.
 
 use std::sync::LazyLock;
 

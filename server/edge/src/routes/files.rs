@@ -5,20 +5,18 @@ use axum::extract::{Query, Request, State};
 use axum::response::Response;
 use axum::routing::get;
 use axum::{Json, Router};
-use domain::{File, Files};
-use http::{HeaderMap, HeaderValue, StatusCode};
-use protocol::disposition::{self, Disposition};
+use domain::Files;
+use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use super::page::{self, Page};
 use super::uploads;
+use crate::api::Api;
 use crate::extract::condition::condition;
 use crate::extract::query::malformed;
 use crate::extract::{Access, Target};
 use crate::problem::Failure;
-use crate::respond::content::{BYTES, CHANGING, Representation};
 use crate::respond::file::{self, FileDocument};
-use crate::routes::Api;
 
 pub(super) fn router() -> Router<Api> {
     Router::new()
@@ -41,33 +39,11 @@ async fn download(
     request: Request,
 ) -> Result<Response, Failure> {
     let found = files.find(&path).await?;
-    representation(&found)
+    file::representation(&found)
         .answer_or_redirect(request.method(), request.headers(), async {
             Ok(files.open(&found).await?)
         })
         .await
-}
-
-pub(super) fn representation(file: &File) -> Representation {
-    let description = &file.description;
-    let name = description
-        .filename
-        .as_deref()
-        .unwrap_or_else(|| file.path.file_name());
-    Representation {
-        tag: domain::files::tag(&file.content.sha256),
-        last_modified: Some(file.modified()),
-        size: file.content.size,
-        media_type: description
-            .media_type
-            .as_deref()
-            .and_then(|media_type| HeaderValue::from_str(media_type).ok())
-            .unwrap_or(BYTES),
-        disposition: Some(disposition::write(Disposition::Attachment, name)),
-        repr_digest: Some(file::repr_digest(&file.content.sha256)),
-        others: HeaderMap::new(),
-        cache_control: CHANGING,
-    }
 }
 
 async fn delete(
@@ -88,7 +64,7 @@ struct Filter {
 #[derive(Debug, Serialize)]
 struct FileList {
     files: Vec<FileDocument>,
-    /// Ask with this for the next page; absent on the last.
+    /// Request the next page with this cursor; absent on the last page.
     #[serde(skip_serializing_if = "Option::is_none")]
     cursor: Option<String>,
 }

@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use super::page::{self, Page};
 use super::uploads;
+use crate::api::Api;
 use crate::extract::pack::{PackPath, VersionPath};
 use crate::extract::query::malformed;
 use crate::extract::{Access, Asked};
@@ -23,9 +24,9 @@ use crate::problem::Failure;
 use crate::respond::content::CHANGING;
 use crate::respond::document::document;
 use crate::respond::pack::{PackDocument, PackPage, VersionLine};
-use crate::routes::Api;
 
-/// Lets caches keep what never changes under its URL, but not recode it (RFC 9111 §5.2.2.6).
+/// Lets caches keep content that never changes under its URL, but not recode it (RFC 9111
+/// §5.2.2.6).
 const IMMUTABLE: HeaderValue =
     HeaderValue::from_static("max-age=31536000, immutable, no-transform");
 
@@ -86,7 +87,7 @@ pub(super) fn router() -> Router<Api> {
 #[derive(Debug, Serialize)]
 struct PackList {
     packs: Vec<PackDocument>,
-    /// Ask with this for the next page; absent on the last.
+    /// Request the next page with this cursor; absent on the last page.
     #[serde(skip_serializing_if = "Option::is_none")]
     cursor: Option<String>,
 }
@@ -152,8 +153,8 @@ async fn retire(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Returns the date of what a version gives. Under a number there is never another; under `latest`,
-/// two versions may have the same second.
+/// Returns the date of a representation of a version. A URL with a number always gives the same
+/// version; under `latest`, two versions may have the same second.
 fn published(at: Timestamp, number: Option<u64>, under_a_number: DateOf) -> Modified {
     Modified {
         at: at.into(),
@@ -164,7 +165,7 @@ fn published(at: Timestamp, number: Option<u64>, under_a_number: DateOf) -> Modi
     }
 }
 
-/// Returns `Cache-Control`: for good under a number, to be asked anew under `latest`.
+/// Returns `Cache-Control`: immutable under a number, to be revalidated under `latest`.
 fn lasting(number: Option<u64>) -> HeaderValue {
     match number {
         Some(_) => IMMUTABLE,

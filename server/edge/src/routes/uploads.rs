@@ -1,4 +1,4 @@
-//! Upload resources, and the requests that make them.
+//! Upload resources, and the requests that create them.
 
 mod creation;
 mod resource;
@@ -15,11 +15,11 @@ use serde::{Deserialize, Serialize};
 
 pub(super) use self::creation::{create, create_at, create_content, create_version};
 use self::resource::resource;
+use crate::api::Api;
 use crate::extract::Access;
 use crate::extract::query::malformed;
 use crate::problem::{Failure, Voice};
 use crate::respond::upload::{UploadDocument, written};
-use crate::routes::Api;
 
 /// Maximum number of uploads in a list.
 const MAX_LISTED: usize = 1000;
@@ -31,7 +31,7 @@ pub(super) fn router() -> Router<Api> {
         .layer(middleware::from_fn(stand_for))
 }
 
-/// `X-HTTP-Method-Override`: the method that a request for an upload resource stands for.
+/// Applies `X-HTTP-Method-Override`: replaces the method of a request for an upload resource.
 async fn stand_for(mut request: Request, next: Next) -> Response {
     match tus::method(request.method(), request.headers()) {
         Ok(method) => {
@@ -61,7 +61,8 @@ struct UploadList {
     uploads: Vec<UploadDocument>,
 }
 
-/// The open uploads of an app that was force-quit and knows only its own reference.
+/// Lists the open uploads with a reference, for an app that was force-quit and kept only its own
+/// reference.
 async fn list(
     State(api): State<Api>,
     Access(uploads): Access<Uploads>,

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use domain::files::Content;
+use domain::file::Content;
 use domain::metadata_store::MetadataError;
-use domain::pack_store::{DraftRecord, StoredContent};
+use domain::pack::{DraftRecord, StoredContent};
 use domain::{BlobKey, DraftId, Timestamp};
 
 use crate::engine::{Command, Lock, Transaction};

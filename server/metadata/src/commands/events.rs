@@ -1,8 +1,8 @@
 //! Changes of events. Whatever changes which event of a subject is the first locks the subject.
 
 use domain::Timestamp;
+use domain::event::{Event, EventId};
 use domain::event_store::Attempt;
-use domain::events::{Event, EventId};
 use domain::metadata_store::MetadataError;
 
 use crate::engine::{Command, Lock, Transaction};

@@ -1,7 +1,7 @@
 //! Changes of files and their blobs.
 
-use domain::events::Event;
-use domain::files::{DELETED_REMEMBERED, File, WriteCondition};
+use domain::event::Event;
+use domain::file::{DELETED_REMEMBERED, File, WriteCondition};
 use domain::metadata_store::{Deleted, MetadataError, Written};
 use domain::{BlobKey, FilePath, Timestamp};
 

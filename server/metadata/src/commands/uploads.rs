@@ -1,6 +1,6 @@
 //! Changes of uploads.
 
-use domain::events::Event;
+use domain::event::Event;
 use domain::metadata_store::{Guarded, Hold, Inserted, MetadataError, Seen, Written};
 use domain::upload::{Completed, Gone, Progress, Target, Told, Upload, UploadState};
 use domain::{NodeId, Timestamp, UploadId};

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use archive::{PackName, Sha256Digest};
-use domain::events::Event;
+use domain::event::Event;
 use domain::metadata_store::MetadataError;
-use domain::pack_store::{PackVersion, Published};
+use domain::pack::PackVersion;
+use domain::pack_store::Published;
 use domain::{BlobKey, DraftId, Timestamp};
 
 use super::drafts::{NeededBlobs, doom, lock_and_doom, release_draft};

@@ -171,7 +171,9 @@ mod tests {
     use sqlx::{Connection as _, PgConnection, SqliteConnection};
 
     use super::*;
-    use crate::{Config, SqliteConfig, cluster};
+    use testing::postgres::fresh_schema;
+
+    use crate::{Config, PostgresConfig, SqliteConfig};
 
     /// Tables that belong to the migrator and to running servers.
     const OTHERS: [&str; 2] = ["_sqlx_migrations", "leases"];
@@ -198,7 +200,7 @@ mod tests {
         check(tables.unwrap());
         stores.unwrap().metadata.close().await;
 
-        let config = cluster::fresh_schema().await;
+        let config = PostgresConfig::new(fresh_schema().await);
         let url = config.url.secret().to_string();
         let stores = crate::open(&Config::Postgres(config), directory.path()).await;
         let mut connection = PgConnection::connect(&url).await.unwrap();

@@ -8,8 +8,8 @@ use sqlx::error::BoxDynError;
 use sqlx::postgres::PgArguments;
 use sqlx::{Arguments as _, PgConnection, PgPool};
 
+use super::failures::{Patience, failure};
 use super::locks;
-use super::transaction::{Patience, failure};
 use crate::engine::{Change, FromRow, Lock, Reader, Statement, Transaction};
 use crate::values::{Column, Value};
 

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use domain::Timestamp;
+use domain::event::EventId;
 use domain::event_store::{Attempt, DeadEvent, EventStore, PendingEvent};
-use domain::events::EventId;
 use domain::metadata_store::MetadataError;
 
 use super::Store;

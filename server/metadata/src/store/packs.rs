@@ -2,12 +2,11 @@
 
 use archive::{PackName, Sha256Digest};
 use async_trait::async_trait;
-use domain::events::Event;
-use domain::files::Content;
+use domain::event::Event;
+use domain::file::Content;
 use domain::metadata_store::MetadataError;
-use domain::pack_store::{
-    DraftRecord, MOST_LOOKED_UP, PackStore, PackSummary, PackVersion, Published, StoredContent,
-};
+use domain::pack::{DraftRecord, PackSummary, PackVersion, StoredContent};
+use domain::pack_store::{MAX_LOOKED_UP, PackStore, Published};
 use domain::{BlobKey, DraftId, Timestamp};
 
 use super::Store;
@@ -103,7 +102,7 @@ impl<E: Engine> PackStore for Store<E> {
         sha256s: &[Sha256Digest],
     ) -> Result<Vec<StoredContent>, MetadataError> {
         let mut reader = self.0.reader("look contents up");
-        if sha256s.len() > MOST_LOOKED_UP {
+        if sha256s.len() > MAX_LOOKED_UP {
             return Err(reader.failed("they are too many"));
         }
         let digests = Column::digests(sha256s);

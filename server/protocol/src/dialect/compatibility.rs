@@ -6,13 +6,12 @@ use http::header::{CACHE_CONTROL, CONTENT_LOCATION, CONTENT_TYPE, ETAG, LOCATION
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use super::Dialect;
-use crate::answer::{Answer, Deadline, Known, Standing, Via};
+use crate::answer::{Answer, Deadline, Echo, Known, Standing, Via};
 use crate::fields::name;
 use crate::ietf::Version;
 use crate::problem::ProblemType;
 use crate::rejection::Rejection;
-use crate::request::BodyUse;
-use crate::tus::{Concat, Echo};
+use crate::request::{BodyUse, Concat};
 use crate::upload::{Completion, Limits, Overrun, Repeat};
 
 static LOCATION_OF_UPLOAD: HeaderValue = HeaderValue::from_static("/uploads/1");

@@ -20,8 +20,8 @@ use super::shared::Shared;
 use crate::{
     body::{BodyError, End, RequestBody, Source},
     context::{Context, Handler},
+    counted_body::CountedBody,
     interim::{self, Cut, Interim, InterimError},
-    memory::CountedBody,
     places::{Activity, Detached},
     refusal,
     request::expects_continue,

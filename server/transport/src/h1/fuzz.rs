@@ -26,9 +26,9 @@ use tokio::{
 
 use crate::{
     Config,
-    connection::Io,
     context::Context,
     interim::{Cut, Interim},
+    io::Io,
 };
 
 #[test]

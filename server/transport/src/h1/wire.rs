@@ -16,7 +16,7 @@ use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::shared::Shared;
-use crate::{connection::Io, refusal};
+use crate::{io::Io, refusal};
 
 pub(super) struct Wire<I: Io> {
     io: I,

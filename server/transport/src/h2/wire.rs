@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::meter::Meter;
-use crate::{connection::Io, stall::Stall};
+use crate::{io::Io, stall::Stall};
 
 /// Bytes gathered for a peer that takes them at once.
 const GATHER: usize = 64 * 1024;

@@ -218,23 +218,23 @@ async fn work_is_cut_only_for_an_address_that_has_less_than_its_share() {
 
 #[tokio::test]
 async fn streams_that_were_reset_count_while_they_are_worked_on() {
-    const MOST: u32 = 8;
+    const MAX: u32 = 8;
 
     let work = Work::default();
     let gate = Arc::new(Semaphore::new(0));
     let mut config = Config::default();
-    config.http2.max_streams = MOST;
+    config.http2.max_streams = MAX;
     let server = Server::start(config, work.router(&gate)).await;
     let mut client = server.connect().await;
     client
         .send([PREFACE, &frame(SETTINGS, 0, 0, &[])].concat())
         .await;
     // As many again as may be worked on, less than what ends a connection.
-    for stream in (1..4 * MOST - 8).step_by(2) {
+    for stream in (1..4 * MAX - 8).step_by(2) {
         let mut frames = frame(HEADERS, END_HEADERS, stream, &put_head());
         frames.extend(frame(DATA, 0, stream, b"x"));
         client.send(frames).await;
-        if stream < 2 * MOST {
+        if stream < 2 * MAX {
             Work::reach(&work.begun, usize::try_from(stream.div_ceil(2)).unwrap()).await;
         }
         client

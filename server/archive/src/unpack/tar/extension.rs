@@ -1,7 +1,7 @@
 //! What headers before an entry's own tell of it: pax records, and GNU's long names.
 
 use super::sparse::Runs;
-use super::{MALFORMED_EXTENSION, until_nul};
+use super::{MALFORMED_EXTENSION, decimal, until_nul};
 use crate::unpack::UnpackFault;
 
 /// Of the entry to come.
@@ -134,11 +134,4 @@ fn split_record(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let record = bytes.get(space + 1..len)?.strip_suffix(b"\n")?;
     let equals = record.iter().position(|byte| *byte == b'=')?;
     Some((&record[..equals], &record[equals + 1..], &bytes[len..]))
-}
-
-pub(super) fn decimal(digits: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(digits)
-        .ok()
-        .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
-    text.parse().ok()
 }

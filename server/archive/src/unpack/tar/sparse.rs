@@ -2,8 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::extension::decimal;
-use super::{MALFORMED_SPARSE, number};
+use super::{MALFORMED_SPARSE, decimal, number};
 use crate::unpack::UnpackFault;
 
 /// Runs of bytes in ascending order; what lies between them is zeros.
@@ -35,7 +34,7 @@ impl Runs {
     pub(super) fn push(&mut self, start: u64, len: u64) -> Result<(), UnpackFault> {
         let before = self.0.back().map_or(0, |run| run.start + run.len);
         let fits = start >= before && start.checked_add(len).is_some();
-        if !fits || self.0.len() >= MOST_RUNS {
+        if !fits || self.0.len() >= MAX_RUNS {
             return Err(MALFORMED_SPARSE);
         }
         // A hole at the end is told by a run of nothing.
@@ -99,7 +98,7 @@ impl TextMap {
     pub(super) fn read(&mut self, block: &[u8]) -> Result<Option<Runs>, UnpackFault> {
         for &byte in block {
             if byte != b'\n' {
-                if self.digits.len() == MOST_DIGITS {
+                if self.digits.len() == MAX_DIGITS {
                     return Err(MALFORMED_SPARSE);
                 }
                 self.digits.push(byte);
@@ -126,6 +125,6 @@ impl TextMap {
 }
 
 /// Bounds the memory of a file's runs to 1 MiB.
-const MOST_RUNS: usize = 1 << 16;
+const MAX_RUNS: usize = 1 << 16;
 /// Of a number.
-const MOST_DIGITS: usize = 20;
+const MAX_DIGITS: usize = 20;

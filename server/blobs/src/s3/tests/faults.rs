@@ -1,11 +1,12 @@
-//! Faults that pass: whatever requests they hit, whoever uses the store does not notice.
+//! Transient faults: no caller notices them, whichever requests they hit.
 
 use domain::ids::SystemRandomness;
 
 use super::faulty_s3::Fault;
 use super::*;
 
-/// A blob that is written by two nodes in turn, of which the second is killed once, read back and deleted.
+/// Writes a blob alternately on two nodes, of which the second is killed once, reads it back and
+/// deletes it.
 pub(super) async fn history(a: &S3Store, b: &S3Store) -> Result<(), BlobError> {
     let key = BlobKey::random(&SystemRandomness);
     let whole = bytes(6 * PART + 123, 7);
@@ -36,7 +37,7 @@ pub(super) async fn history(a: &S3Store, b: &S3Store) -> Result<(), BlobError> {
     Ok(())
 }
 
-/// How many requests a history has of each operation, at least.
+/// Minimum number of requests of each operation in a history.
 const REQUESTS: [(&str, u64); 11] = [
     ("PutObject", 6),
     ("GetObject", 8),
@@ -51,7 +52,8 @@ const REQUESTS: [(&str, u64); 11] = [
     ("ListMultipartUploads", 2),
 ];
 
-/// Has the first request of each operation fail, then the second, and so on, each in a history of its own.
+/// Fails the first request of each operation, then the second, and so on, each in a history of its
+/// own.
 async fn every_request_fails_once(fault: Fault) {
     let server = FaultyS3::start().await;
     let quick = |config| Config {
@@ -156,7 +158,7 @@ async fn memory_is_shared_and_nobody_waits_for_ever() {
 async fn parts_grow_where_there_would_be_too_many() {
     let server = FaultyS3::start().await;
     let limits = Limits {
-        most_parts: 16,
+        max_parts: 16,
         ..Limits::default()
     };
     let config = Config {
@@ -280,10 +282,10 @@ async fn readers_that_pause_are_bounded_and_read_on() {
                 read.extend_from_slice(&chunk);
                 going = true;
             }
-            assert!(store.shared.bucket.pauses().len() <= 3);
+            assert!(store.shared.pauses.len() <= 3);
         }
     }
     assert!(readers.iter().all(|(_, read)| *read == whole));
     drop(readers);
-    assert_eq!(store.shared.bucket.pauses().len(), 0);
+    assert_eq!(store.shared.pauses.len(), 0);
 }

@@ -1,16 +1,16 @@
-//! Parts that are longer than what is gathered in memory.
+//! Parts that are longer than those that are gathered in memory.
 
 use super::*;
 
-/// With these, a part is put together from up to four.
+/// Limits with which a part is put together from up to four.
 pub(super) const LARGE_PARTS: Limits = Limits {
-    most_parts: 10_000,
-    most_gathered: 300,
+    max_parts: 10_000,
+    max_gathered: 300,
     first_pause: Duration::from_millis(100),
     completing: Duration::from_secs(60),
 };
 
-/// A server of ours that gathers less than a part.
+/// Opens a store that gathers less than a part.
 async fn narrow_node(server: &FaultyS3, who: &str) -> S3Store {
     node_with(server, who, LARGE_PARTS, |config| config).await
 }
@@ -33,7 +33,7 @@ async fn large_parts_are_put_together_on_the_server() {
         narrow_node(&server, "b").await,
     ];
     let mut at = at(0, 1);
-    // One stops in the middle of a part and is gone on with elsewhere; the last one publishes.
+    // A writer stops in the middle of a part, and another node continues; the last one publishes.
     for (n, end) in [2 * PART + 450, 3 * PART + 10, whole.len()]
         .into_iter()
         .enumerate()

@@ -1,20 +1,20 @@
-//! Requests that are given up by who sent them, and are done long afterwards.
+//! Requests that their sender has given up, and that the server executes long afterwards.
 
 use domain::ids::SystemRandomness;
 
 use super::faulty_s3::Fault;
 use super::*;
 
-/// When the server does what it was asked.
+/// Time at which the server executes the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Catches {
-    /// When the next writer has synced.
+    /// After the next writer has synced.
     AfterNext,
-    /// When the blob is published.
+    /// After the blob is published.
     Last,
 }
 
-/// What is done with a blob, in order: each by a writer of its own but for the reading.
+/// Steps of a history, in order. Each but the reading has a writer of its own.
 #[derive(Debug, Clone, Copy)]
 enum Step {
     Syncs(usize),
@@ -73,7 +73,7 @@ async fn is_late(store: &S3Store, server: &FaultyS3, catches: Catches, what: &st
             match done {
                 Ok(()) => break,
                 Err(BlobError::Missing { .. }) => panic!("{what}: what was recorded is lost"),
-                // Its client comes again, but for what it only wanted to read.
+                // The client tries again, except for a read.
                 Err(_) => has_failed = true,
             }
             if matches!(step, Step::Reads(_)) {
@@ -103,7 +103,7 @@ const REQUESTS: [(&str, u64); 7] = [
     ("AbortMultipartUpload", 1),
 ];
 
-/// Has each request be done when nobody waits for it any more. Whoever sent it has sent it `attempts` times.
+/// Executes each request after its sender has given it up. The sender has sent it `attempts` times.
 async fn every_request_is_late_once(attempts: u32) {
     let server = FaultyS3::start().await;
     let change = |config| Config {
@@ -132,7 +132,8 @@ async fn a_request_that_is_done_again_late_changes_nothing() {
     every_request_is_late_once(3).await;
 }
 
-/// What ends a multipart upload is done when a newer writer may have gone on with it.
+/// A request that ends a multipart upload is executed when a newer writer may have continued the
+/// upload.
 #[tokio::test]
 async fn a_multipart_upload_that_is_aborted_late_is_not_gone_on_with() {
     let server = FaultyS3::start().await;

@@ -1,8 +1,8 @@
-//! Random histories of one upload on three nodes, against what the metadata store would record.
+//! Random histories of one upload on three nodes, compared with the records of a metadata store.
 //!
-//! An epoch is claimed, a writer staged at the recorded offset, bytes written; what a writer of the newest epoch has synced is recorded.
-//! Writers of older epochs go on all the while, whatever that does to them. What is recorded is never lost, and what is
-//! published is what the newest writer wrote.
+//! Each step claims an epoch, stages a writer at the recorded offset, writes, or records the bytes
+//! that a writer of the newest epoch has synced. Writers of older epochs continue meanwhile, with
+//! any result. Recorded bytes are never lost, and published bytes are those of the newest writer.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::faulty_s3::next_random;
 use super::large::LARGE_PARTS;
 use super::*;
 
-/// What a writer has written; the bytes of the blob from its beginning on.
+/// Writer, with the bytes of the blob from its beginning on.
 struct Writer {
     staged: Box<dyn StagedBlob>,
     bytes: Vec<u8>,
@@ -24,17 +24,18 @@ struct World {
     server: FaultyS3,
     nodes: Vec<S3Store>,
     random: u64,
-    /// Whether requests fail at random; so operations may.
+    /// Set if requests fail at random, so that operations may fail.
     fails: bool,
     epoch: u64,
     recorded: Vec<u8>,
-    /// Epochs that were claimed by somebody who has not staged yet, each with the offset that was recorded then.
+    /// Epochs that were claimed by nodes that have not staged yet, each with the bytes that were
+    /// recorded then.
     late: Vec<(u64, Vec<u8>)>,
     current: Option<Writer>,
-    /// Whether the last writer that ended did so by closing.
+    /// Set if the last writer that ended was closed.
     is_closed: bool,
     stale: Vec<Writer>,
-    /// What was published and recorded as complete.
+    /// Bytes that were published and recorded as complete.
     complete: Option<Vec<u8>>,
     history: Vec<String>,
 }
@@ -79,7 +80,7 @@ impl World {
         usize::try_from(next_random(&mut self.random) % end as u64).unwrap()
     }
 
-    /// What came of something that the newest writer did.
+    /// Records the result of an operation of the newest writer.
     fn result<T>(&mut self, what: &str, result: Result<T, BlobError>) -> Option<T> {
         match result {
             Ok(value) => {
@@ -171,7 +172,7 @@ impl World {
         let published = writer.staged.publish().await;
         if self.result("publishes", published).is_some() {
             self.assert_published(&writer.bytes).await;
-            // A crash may come before it is recorded.
+            // A crash may come before the record.
             if self.below(2) == 0 {
                 self.complete = Some(writer.bytes);
             }
@@ -198,7 +199,8 @@ impl World {
         }
     }
 
-    /// Has a writer of the newest epoch close the blob, as those have who publish or read what nobody writes.
+    /// Closes the blob by a writer of the newest epoch, as callers do before they publish or read a
+    /// blob that nobody writes.
     async fn is_left_closed(&mut self) -> bool {
         self.take_over().await;
         let is_held = self.current.is_some();
@@ -229,7 +231,7 @@ impl World {
         }
     }
 
-    /// Somebody who was left behind does something.
+    /// Lets a superseded node act.
     async fn late(&mut self) {
         let node = self.below(self.nodes.len());
         if !self.late.is_empty() && self.below(2) == 0 {

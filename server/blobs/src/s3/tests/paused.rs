@@ -1,4 +1,5 @@
-//! A node that pauses at one of its requests, and goes on when others have taken its upload over.
+//! A node that pauses at one of its requests, and continues after others have taken over its
+//! upload.
 
 use std::sync::Mutex;
 
@@ -7,44 +8,44 @@ use domain::ids::SystemRandomness;
 use super::faulty_s3::{Fault, Pause};
 use super::*;
 
-/// What the pausing writer finds.
+/// State that the pausing writer finds.
 #[derive(Debug, Clone, Copy)]
 enum Before {
     Nothing,
-    /// A writer that closed.
+    /// A writer was closed.
     Closed,
-    /// A writer that was killed.
+    /// A writer was killed.
     Killed,
-    /// A whole blob that nothing records.
+    /// The blob is published, but not recorded.
     Published,
 }
 
-/// How the pausing writer ends.
+/// End of the pausing writer.
 #[derive(Debug, Clone, Copy)]
 enum End {
     Closes,
     Publishes,
 }
 
-/// When it goes on.
+/// Time at which the pausing writer continues.
 #[derive(Debug, Clone, Copy)]
 enum GoesOn {
-    /// When the newer writer has staged.
+    /// After the newer writer has staged.
     Staged,
-    /// When that has synced some bytes.
+    /// After it has synced some bytes.
     Synced,
-    /// When that has closed; yet another one publishes.
+    /// After it was closed; yet another one publishes.
     Closed,
-    /// When that has published.
+    /// After it has published.
     Published,
-    /// When the janitor has deleted what that published.
+    /// After the janitor has deleted the published blob.
     Deleted,
 }
 
-/// Bytes that are recorded before the pausing writer begins.
+/// Number of bytes that are recorded before the pausing writer begins.
 const BEFORE: usize = 2 * PART + 300;
 
-/// What the metadata store would know.
+/// Record of the metadata store.
 #[derive(Debug, Default)]
 struct Record {
     epoch: u64,
@@ -67,7 +68,7 @@ struct Nodes {
     c: S3Store,
 }
 
-/// What comes of a node's work, unless the node pauses before.
+/// Returns the result of a node's work, or `None` if the node pauses before.
 async fn unless_paused<T>(
     server: &FaultyS3,
     node: &str,
@@ -79,7 +80,8 @@ async fn unless_paused<T>(
     }
 }
 
-/// Runs a history in which the writer pauses at its request after the next `requests`; says whether it got that far.
+/// Runs a history in which the writer pauses after `requests` more requests. Returns `true` if it
+/// got that far.
 async fn pauses(
     nodes: &Arc<Nodes>,
     before: Before,
@@ -117,7 +119,7 @@ async fn pauses(
     let mut go_on = async |now: bool| {
         if now && let Some(old) = old.take() {
             server.go_on("a");
-            // What becomes of it does not matter.
+            // Its result does not matter.
             drop(old.await.unwrap());
         }
     };
@@ -174,7 +176,7 @@ async fn prepare(node: &S3Store, key: &BlobKey, before: Before, record: &Mutex<R
     *record.lock().unwrap() = Record { epoch: 1, bytes };
 }
 
-/// The writer that pauses somewhere.
+/// Runs the writer that pauses somewhere.
 async fn write_on(
     nodes: Arc<Nodes>,
     key: BlobKey,
@@ -263,18 +265,18 @@ async fn a_writer_that_paused_changes_nothing_on_a_server_without_conditions() {
     }
 }
 
-/// How an older writer came to what it has.
+/// History of an older writer.
 #[derive(Debug, Clone, Copy)]
 enum Older {
-    /// It has taken over after one that closed.
+    /// It has taken over after a writer that was closed.
     AfterClosed,
-    /// The same; that one had gone on after a crash, so that there is an object already.
+    /// The same, after a writer that continued after a crash: there is an object already.
     AfterResumed,
     /// Its parts have become larger.
     Grown,
 }
 
-/// What an older writer does while a newer one takes over.
+/// Operation of an older writer while a newer one takes over.
 #[derive(Debug, Clone, Copy)]
 enum Meanwhile {
     Publishes,
@@ -282,15 +284,15 @@ enum Meanwhile {
     Syncs,
 }
 
-/// Parts become larger after this many.
+/// Limits with which parts become larger after eight.
 const FEW_PARTS: Limits = Limits {
-    most_parts: 8,
-    most_gathered: 64 * 1024,
+    max_parts: 8,
+    max_gathered: 64 * 1024,
     first_pause: Duration::from_millis(1),
     completing: Duration::from_mins(1),
 };
 
-/// A writer on a node, and the newest epoch with what is recorded by it.
+/// Returns a writer on a node, and the newest epoch with the bytes that it recorded.
 async fn older(
     node: &S3Store,
     key: &BlobKey,
@@ -338,7 +340,7 @@ async fn older(
     (staged, Record { epoch, bytes })
 }
 
-/// A newer writer finds what was recorded, and publishes more.
+/// Checks that a newer writer finds the recorded bytes, and publishes more.
 async fn is_taken_over(
     node: &S3Store,
     key: &BlobKey,
@@ -349,7 +351,7 @@ async fn is_taken_over(
     let Record { epoch, mut bytes } = record;
     let mut staged = match staged {
         Err(BlobError::Missing { .. }) => panic!("{what}: what was recorded is lost"),
-        // Its client comes again.
+        // The client tries again.
         Err(_) => node.stage(key, at(bytes.len(), epoch + 2)).await.unwrap(),
         Ok(staged) => staged,
     };
@@ -366,7 +368,8 @@ async fn is_taken_over(
     );
 }
 
-/// Has a writer do something while a newer one, which pauses at each of its requests, takes over what was recorded before.
+/// Runs an operation of a writer while a newer one, which pauses at each of its requests, takes
+/// over the bytes that were recorded before.
 async fn is_changed_meanwhile(kind: Older, is_synced: bool, meanwhile: Meanwhile, moment: Pause) {
     let server = FaultyS3::start().await;
     let a = node_with(&server, "a", FEW_PARTS, |config| config).await;
@@ -386,7 +389,7 @@ async fn is_changed_meanwhile(kind: Older, is_synced: bool, meanwhile: Meanwhile
             assert!(requests > 4, "it pauses now and then");
             break;
         }
-        // It may come too late.
+        // It may be superseded.
         let _ = match meanwhile {
             Meanwhile::Publishes => staged.publish().await,
             Meanwhile::Closes => staged.close().await,
@@ -423,8 +426,8 @@ async fn who_takes_over_parts_that_grew_finds_what_was_recorded() {
     is_changed_meanwhile_by(Older::Grown).await;
 }
 
-/// Has a writer publish while a newer one, which adds nothing, takes back and publishes what was published before. One of them pauses
-/// at each of its requests.
+/// Publishes by a writer while a newer one, which adds nothing, takes the blob back and publishes
+/// it again. One of them pauses at each of its requests.
 async fn is_published_as_it_was(
     pauses: &str,
     longer: bool,
@@ -440,7 +443,7 @@ async fn is_published_as_it_was(
         let mut staged = a.stage(&key, at(0, 1)).await.unwrap();
         staged.write(whole.clone().into()).await.unwrap();
         staged.publish().await.unwrap();
-        // Recorded are all bytes or none, and that it is whole is not.
+        // All bytes or none are recorded, but not the publication.
         let offset = match longer {
             true => whole.len(),
             false => 0,
@@ -519,7 +522,7 @@ async fn who_looks_while_a_blob_is_published_finds_it() {
     let server = FaultyS3::start().await;
     let (a, b) = (node(&server, "a").await, node(&server, "b").await);
     for moment in [Pause::Before, Pause::After] {
-        // It looks at notes, at the newest of them, and at the object.
+        // It looks at the notes, at the newest of them, and at the object.
         for requests in 0..3 {
             let key = BlobKey::random(&SystemRandomness);
             prepare(&a, &key, Before::Closed, &Mutex::default()).await;
@@ -537,7 +540,8 @@ async fn who_looks_while_a_blob_is_published_finds_it() {
     }
 }
 
-/// The server takes its time, so that it is asked again, and says that there is no such upload any more.
+/// The server takes its time, gets the request again, and answers that there is no such upload any
+/// more.
 #[tokio::test]
 async fn parts_grow_behind_what_is_in_its_place_only() {
     for is_done in [true, false] {
@@ -582,7 +586,7 @@ async fn parts_grow_while_the_server_is_slow(is_done: bool) {
     assert_all_goes(&server, &a).await;
 }
 
-/// A writer whose parts grow begins another multipart upload, of which a newer writer may not know.
+/// A writer whose parts grow begins another multipart upload, which a newer writer may not see.
 #[tokio::test]
 async fn a_writer_whose_parts_grow_changes_nothing_when_it_paused() {
     for conditional_writes in [true, false] {
@@ -623,7 +627,7 @@ async fn a_writer_whose_parts_grow_changes_nothing_when_it_paused() {
     }
 }
 
-/// The multipart upload has gone already, and the object has not come yet.
+/// The multipart upload has gone already, and the object has not appeared yet.
 #[tokio::test]
 async fn what_is_being_completed_is_waited_for() {
     let server = FaultyS3::start().await;
@@ -652,7 +656,7 @@ async fn what_is_being_completed_is_waited_for() {
     assert_all_goes(&server, &a).await;
 }
 
-/// A rule of the bucket's owner has aborted it.
+/// A lifecycle rule of the bucket has aborted it.
 #[tokio::test]
 async fn a_multipart_upload_that_stays_away_is_lost() {
     let server = FaultyS3::start().await;
@@ -677,7 +681,8 @@ async fn what_a_writer_leaves_after_its_blob_was_published_does_not_count() {
     let mut whole = bytes(700, 1);
     staged.write(whole.clone().into()).await.unwrap();
     staged.publish().await.unwrap();
-    // A multipart upload with a part, and a note with the bytes behind it, as if it had handed them on.
+    // A multipart upload with a part, and a note with the bytes behind it, as if it had handed them
+    // on.
     old.write(vec![0xee; 2 * PART].into()).await.unwrap();
     old.close().await.unwrap();
     assert!(read(&a, &key(), 700).await.unwrap() == whole);

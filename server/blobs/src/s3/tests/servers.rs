@@ -1,4 +1,4 @@
-//! Servers that do what S3 lets them do, or what they should not: none of it costs a byte that was acknowledged.
+//! Servers that use the freedom S3 gives them, or break its rules: no acknowledged byte is lost.
 
 use std::error::Error as _;
 
@@ -7,7 +7,7 @@ use super::faulty_s3::Habits;
 use super::*;
 use crate::OpenError;
 
-/// What other servers are known to do differently, and a little more.
+/// Known differences of other servers, and a little more.
 const HABITS: [(&str, Habits); 5] = [
     (
         "unsorted",
@@ -57,7 +57,7 @@ const NONE: Habits = Habits {
     trusting: false,
 };
 
-/// Two nodes on it, and the history of a blob with a crash in it.
+/// Runs the history of a blob with a crash in it, on two nodes.
 async fn serves(server: &FaultyS3, change: impl Fn(Config) -> Config, what: &str) {
     let a = node_with(server, "a", Limits::default(), &change).await;
     let b = node_with(server, "b", Limits::default(), &change).await;
@@ -93,7 +93,8 @@ async fn what_a_server_refuses_is_done_without() {
     }
 }
 
-/// Ranges of objects may be refused where whole objects are copied, as at the start.
+/// A server may refuse ranges of objects although it copied a complete object in the trial at the
+/// start.
 #[tokio::test]
 async fn copies_may_be_refused_later_than_at_the_start() {
     let server = FaultyS3::start().await;
@@ -173,7 +174,7 @@ async fn conditions_are_tried_or_believed() {
     }
 }
 
-/// Parts are verified by something, whether or not the server looks at what is signed.
+/// Parts are verified by something, even if the server does not verify the signature of the body.
 #[tokio::test]
 async fn parts_are_never_taken_on_trust() {
     for (checksums, is_verified) in [
@@ -209,7 +210,7 @@ async fn finding_out_leaves_nothing() {
     assert!(requests <= most, "{requests} requests");
 }
 
-/// A blob with acknowledged bytes in parts and behind them, whose writer is gone.
+/// Writes a blob with acknowledged bytes in parts and behind them, and drops the writer.
 async fn acknowledged(store: &S3Store) -> Vec<u8> {
     let whole = bytes(5 * PART + 10, 3);
     let mut staged = store.stage(&key(), at(0, 1)).await.unwrap();
@@ -218,7 +219,7 @@ async fn acknowledged(store: &S3Store) -> Vec<u8> {
     whole
 }
 
-/// Whoever takes it over gets all of it.
+/// Asserts that a newer writer gets all bytes.
 async fn assert_kept(server: &FaultyS3, store: &S3Store, whole: &[u8]) {
     let mut staged = store.stage(&key(), at(whole.len(), 9)).await.unwrap();
     staged.write(vec![7; 20].into()).await.unwrap();
@@ -265,7 +266,7 @@ async fn a_list_without_an_end_is_no_list() {
     }
 }
 
-/// As a proxy in front of the server answers that lost its way.
+/// A proxy in front of the server may answer so for a moment.
 #[tokio::test]
 async fn not_found_is_no_proof_of_a_loss() {
     for operation in ["PutObject", "ListObjectsV2", "ListParts"] {
@@ -283,7 +284,7 @@ async fn not_found_is_no_proof_of_a_loss() {
         server.relent();
         assert_kept(&server, &store, &whole).await;
     }
-    // Nor is a multipart upload gone that is denied only where its parts are asked for.
+    // Nor is a multipart upload gone if only the list of its parts is denied.
     let server = FaultyS3::start().await;
     let limits = Limits {
         completing: Duration::from_millis(200),
@@ -298,7 +299,7 @@ async fn not_found_is_no_proof_of_a_loss() {
     assert_kept(&server, &store, &whole).await;
 }
 
-/// Refusals that stay, with a word of what they advise.
+/// Refusals that stay, with a word of their advice.
 const REFUSALS: [(&str, u16, &str, &str); 12] = [
     ("PutObject", 404, "NoSuchBucket", "blobs.bucket"),
     ("PutObject", 403, "AccessDenied", "credentials"),

@@ -1,4 +1,4 @@
-//! An archive as it is read: one step after another, one chunk ahead.
+//! Reading of an archive: step by step, one chunk ahead.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -15,28 +15,29 @@ use super::windows::{Source, Step, Steps, Window};
 use crate::blob_store::{BlobError, BlobStream};
 use crate::{Blob, BlobKey, BlobStore};
 
-/// How many blobs a stream keeps open: in an archive of few changes, contents of several publishings alternate.
+/// Maximum number of blobs that a stream keeps open. In an archive of few changes, contents from
+/// several publications alternate.
 const MAX_OPEN: usize = 4;
 
-/// A range of an archive while it is read.
+/// Reader of a range of an archive.
 pub(super) struct Reading {
     blobs: Arc<dyn BlobStore>,
     steps: Steps,
-    /// The last used blobs, by their indices among the places; the latest is the last.
+    /// The blobs used last, by their indices among the places; the latest is at the end.
     open: VecDeque<(u32, Arc<dyn Blob>)>,
     passing: Option<Passing>,
 }
 
-/// A content that is passed on.
+/// A content that is passed through without copying.
 struct Passing {
     chunks: BlobStream,
     key: BlobKey,
-    /// How many bytes are yet to come.
+    /// Bytes that are still to come.
     left: u64,
 }
 
 impl Reading {
-    /// The segments are of an archive of this version.
+    /// Creates a reader of `segments`, which belong to an archive of this version.
     pub(super) fn new(
         blobs: Arc<dyn BlobStore>,
         version: Arc<Version>,
@@ -50,8 +51,8 @@ impl Reading {
         }
     }
 
-    /// The bytes. Nothing is read before the stream is asked for them, and then one chunk ahead: while a chunk is sent, the store
-    /// can already fetch the next.
+    /// Returns the bytes. Reading begins when the stream is polled, and then goes one chunk ahead:
+    /// while a chunk is sent, the store can fetch the next one.
     pub(super) fn stream(self) -> BlobStream {
         let chunks = stream::try_unfold(self, |mut reading| async move {
             let chunk = reading.next().await?;
@@ -64,7 +65,7 @@ impl Reading {
         ahead.boxed()
     }
 
-    /// The next chunk; none at the end.
+    /// Returns the next chunk; `None` at the end.
     async fn next(&mut self) -> Result<Option<Bytes>, BlobError> {
         loop {
             if let Some(passing) = &mut self.passing {
@@ -89,7 +90,7 @@ impl Reading {
         }
     }
 
-    /// Reads the contents of a window, and puts them between its literals.
+    /// Reads the contents of a window, and places them between its literals.
     async fn fill(&mut self, window: Window) -> Result<Bytes, BlobError> {
         let mut read = Vec::with_capacity(window.spans.len());
         for span in &window.spans {
@@ -98,7 +99,7 @@ impl Reading {
         Ok(window.put_together(&read))
     }
 
-    /// Reads a short stretch, which mostly is one chunk of the store's.
+    /// Reads a short range, which mostly is one chunk of the store.
     async fn read(&mut self, source: &Source) -> Result<Bytes, BlobError> {
         let mut chunks = self.open(source.blob).await?.read(source.range.clone());
         let mut whole = Bytes::new();
@@ -137,7 +138,7 @@ impl Reading {
     }
 }
 
-/// The error for a blob that has not the bytes that it should.
+/// Error for a blob that is shorter or longer than recorded.
 fn missing(key: BlobKey) -> BlobError {
     BlobError::Missing { key }
 }
@@ -160,10 +161,10 @@ impl Passing {
     }
 }
 
-/// Chunks, of which one is asked for ahead.
+/// A stream of chunks that polls one chunk ahead.
 struct Ahead {
     chunks: Fuse<BlobStream>,
-    /// What came ahead.
+    /// Result of the poll ahead, if it was ready.
     next: Option<Option<Result<Bytes, BlobError>>>,
 }
 

@@ -1,4 +1,4 @@
-//! Versions for tests, whose contents lie on a shelf.
+//! Versions for tests, with contents in memory.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -10,23 +10,20 @@ use archive::{
     Tree, deflating_pays,
 };
 use async_trait::async_trait;
-use budget::Budget;
 use bytes::Bytes;
 use bytesize::ByteSize;
 use futures::{StreamExt as _, stream};
 
-use crate::blob_store::{BlobEntry, BlobError, BlobState, BlobStream, Growth};
+use crate::blob_store::{BlobEntry, BlobError, BlobState, BlobStream, Growth, Link, LinkFields};
 use crate::digest::Sha256Digest;
-use crate::files::Content;
-use crate::ids::SystemRandomness;
-use crate::pack_store::{PackVersion, Place, StoredContent};
+use crate::file::Content;
+use crate::pack::{PackVersion, Place, StoredContent};
 use crate::packs::places::Places;
 use crate::packs::versions::Version;
-use crate::packs::{Config, Means, Packs, Shared};
-use crate::testing::{ManualClock, MemoryMetadataStore};
-use crate::{Blob, BlobKey, BlobStore, Outbox, StagedBlob, Timestamp};
+use crate::packs::{Config, Library};
+use crate::{Blob, BlobKey, BlobStore, StagedBlob, Timestamp};
 
-/// Published blobs in memory, with a record of what was read.
+/// Published blobs in memory, with a log of reads.
 #[derive(Debug, Default)]
 pub(in crate::packs) struct Shelf {
     pub(in crate::packs) blobs: HashMap<BlobKey, Bytes>,
@@ -39,7 +36,7 @@ pub(in crate::packs) struct Shelf {
 pub(in crate::packs) struct Log {
     pub(in crate::packs) opened: Mutex<Vec<BlobKey>>,
     pub(in crate::packs) read: Mutex<Vec<(BlobKey, Range<u64>)>>,
-    /// Whether reads end one byte early.
+    /// True if reads end one byte early.
     pub(in crate::packs) short: AtomicBool,
 }
 
@@ -51,6 +48,7 @@ struct ShelvedBlob {
     log: Arc<Log>,
 }
 
+#[async_trait]
 impl Blob for ShelvedBlob {
     fn size(&self) -> u64 {
         self.bytes.len() as u64
@@ -69,6 +67,10 @@ impl Blob for ShelvedBlob {
             chunks.push(Ok(rest.split_to(self.chunk.min(rest.len()))));
         }
         stream::iter(chunks).boxed()
+    }
+
+    async fn link(&self, _: LinkFields<'_>) -> Result<Option<Link>, BlobError> {
+        Ok(None)
     }
 }
 
@@ -123,15 +125,16 @@ impl BlobStore for Shelf {
     }
 }
 
-/// A version whose contents lie on a shelf, in both forms.
+/// A version with its contents on a shelf, in both forms.
 pub(in crate::packs) struct Synthetic {
     pub(in crate::packs) version: Arc<Version>,
     pub(in crate::packs) shelf: Arc<Shelf>,
-    /// By the digest of the content: its bytes as they are, and deflated.
+    /// Raw and deflated bytes, by the digest of the content.
     pub(in crate::packs) contents: HashMap<Sha256Digest, (Vec<u8>, Option<Vec<u8>>)>,
 }
 
-/// A file to be: how many bytes it has, what they are drawn from, how many bytes it is deflated to, and in which blob it is put.
+/// Sketch of a file: its size in bytes, the seed of its bytes, its deflated size in bytes, and its
+/// blob.
 #[derive(Debug, Clone)]
 pub(in crate::packs) struct Sketch {
     pub(in crate::packs) size: usize,
@@ -140,7 +143,8 @@ pub(in crate::packs) struct Sketch {
     pub(in crate::packs) blob: u8,
 }
 
-/// Bytes that look like nothing, the same for the same seed (`SplitMix64`, by Steele, Lea and Flood).
+/// Generates pseudorandom bytes, the same for the same seed (`SplitMix64`, by Steele, Lea and
+/// Flood).
 pub(in crate::packs) fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed;
     let words = std::iter::from_fn(|| {
@@ -154,12 +158,12 @@ pub(in crate::packs) fn noise(seed: u64, length: usize) -> Vec<u8> {
 }
 
 impl Synthetic {
-    /// Version 1.
+    /// Creates version 1.
     pub(in crate::packs) fn new(files: &[Sketch]) -> Self {
         Self::numbered(1, files)
     }
 
-    /// The version of this number. Its blobs are named after it: `1-0`, `1-1` and so on.
+    /// Creates the version of this number. Its blobs are named after it: `1-0`, `1-1` and so on.
     pub(in crate::packs) fn numbered(number: u64, files: &[Sketch]) -> Self {
         let mut contents = HashMap::new();
         let mut places = HashMap::new();
@@ -178,12 +182,13 @@ impl Synthetic {
             if contents.contains_key(&sha256) {
                 continue;
             }
-            // Whatever the bytes are: nobody inflates them here.
+            // The bytes may be anything: no test inflates them.
             let deflated = file
                 .deflated
                 .filter(|size| deflating_pays(file.size as u64, *size as u64))
                 .map(|size| noise(!file.seed, size));
-            // As segments do it: the forms of a zip together, and what they leave out elsewhere.
+            // As in segments: the served forms together, and the raw bytes that they replace
+            // elsewhere.
             let (served, other) = (usize::from(file.blob), 256 + usize::from(file.blob));
             let place = match &deflated {
                 Some(bytes) => (put(other, &raw), Some(put(served, bytes))),
@@ -272,7 +277,7 @@ impl Synthetic {
         }
     }
 
-    /// The bytes of a layout, one segment after another.
+    /// Returns the bytes of a layout, one segment after another.
     pub(in crate::packs) fn resolve(&self, layout: &Layout) -> Vec<u8> {
         let mut bytes = Vec::new();
         for segment in layout.slice(0..layout.len()) {
@@ -304,11 +309,9 @@ pub(in crate::packs) fn blob_key(number: u64, name: &str) -> BlobKey {
     format!("{number}-{name}").parse().unwrap()
 }
 
-/// Packs whose blobs are on one shelf, with so much memory for versions; and what becomes of the shelf.
-pub(in crate::packs) fn shared(
-    versions: &[&Synthetic],
-    memory: ByteSize,
-) -> (Arc<Shared>, Arc<Log>) {
+/// Creates a library whose blobs are on one shelf, with this much memory for versions. Returns it
+/// and the shelf's log.
+pub(in crate::packs) fn library(versions: &[&Synthetic], memory: ByteSize) -> (Library, Arc<Log>) {
     let blobs = versions.iter().flat_map(|version| &version.shelf.blobs);
     let shelf = Shelf {
         blobs: blobs
@@ -318,26 +321,12 @@ pub(in crate::packs) fn shared(
         log: Arc::default(),
     };
     let log = Arc::clone(&shelf.log);
-    let means = Means {
-        blobs: Arc::new(shelf),
-        facts: Arc::new(MemoryMetadataStore::default()),
-        clock: Arc::new(ManualClock::default()),
-        randomness: Arc::new(SystemRandomness),
-        outbox: Outbox::silent(),
-        memory: Budget::new(512 << 20),
-    };
-    let packs = Packs::new(
-        means,
-        Config {
-            version_memory: memory,
-            ..Config::default()
-        },
-        None,
-    );
-    (packs.shared, log)
+    let layout_memory = Config::default().layout_memory.as_u64();
+    let library = Library::new(Arc::new(shelf), memory.as_u64(), layout_memory);
+    (library, log)
 }
 
-/// Files of many sizes in many blobs; the same content comes up now and then.
+/// Sketches files of many sizes in many blobs; some have the same content.
 pub(in crate::packs) fn mixture(count: u64) -> Vec<Sketch> {
     let file = |index: u64| {
         let draw = |salt: u64, below: u64| {
@@ -349,7 +338,7 @@ pub(in crate::packs) fn mixture(count: u64) -> Vec<Sketch> {
             1..=4 => 40_000,
             _ => 900,
         };
-        // Every tenth is one of four contents.
+        // Every tenth file has one of four contents.
         let (size, seed) = match draw(2, 10) {
             0 => (700 + index % 4, 7),
             _ => (draw(1, most), index + 1000),
@@ -364,7 +353,8 @@ pub(in crate::packs) fn mixture(count: u64) -> Vec<Sketch> {
     (0..count).map(file).collect()
 }
 
-/// Small files as one publishing stores them: side by side in segments, in the order of the catalogue.
+/// Sketches small files as one publication stores them: side by side in segments, in the order of
+/// the catalogue.
 pub(in crate::packs) fn tiny(count: usize, size: usize) -> Vec<Sketch> {
     let file = |index: usize| Sketch {
         size,

@@ -9,7 +9,7 @@ use futures::future::try_join_all;
 use futures::{StreamExt as _, TryStreamExt as _};
 use proptest::prelude::*;
 
-use super::testing::{Shelf, Sketch, Synthetic, mixture, noise, shared, tiny};
+use super::testing::{Shelf, Sketch, Synthetic, library, mixture, noise, tiny};
 use super::windows::{MAX_READ, Source, Step, Steps, WINDOW};
 use super::*;
 use crate::BlobKey;
@@ -69,7 +69,7 @@ fn any_range_is_that_range_of_the_whole() {
             let draws = noise(seed.wrapping_add(index << 8), 24);
             let draw = |at: usize| u64::from_le_bytes(draws[at..at + 8].try_into().unwrap());
             let start = draw(0) % (size + 1);
-            // Mostly short, since long ones take long.
+            // Mostly short, since long ranges take long.
             let most = if index % 50 == 0 { size } else { 5_000 };
             let end = (start + draw(8) % (most + 1)).min(size);
             let bytes = read(&archive, start..end);
@@ -252,14 +252,14 @@ async fn the_same_archive_is_laid_out_once() {
         Synthetic::numbered(1, &mixture(50)),
         Synthetic::numbered(2, &tiny(9_000, 5)),
     );
-    let (shared, _) = shared(&[&old, &new], ByteSize::mib(64));
-    let base = shared.load(old.version.record.clone()).await.unwrap();
-    let target = shared.load(new.version.record.clone()).await.unwrap();
+    let (library, _) = library(&[&old, &new], ByteSize::mib(64));
+    let base = library.load(old.version.record.clone()).await.unwrap();
+    let target = library.load(new.version.record.clone()).await.unwrap();
     let need = Need::from_positions([3], 9_000).unwrap();
     let mut tags = HashSet::new();
     for choice in [Choice::Whole, Choice::Since(base), Choice::Need(need)] {
         for format in FORMATS {
-            let layouts = (0..5).map(|_| shared.layout(&target, &choice, format));
+            let layouts = (0..5).map(|_| library.layout(&target, &choice, format));
             let layouts = try_join_all(layouts).await.unwrap();
             let same = |layout: &Layout| std::ptr::eq(layout.plan(), layouts[0].plan());
             assert!(layouts.iter().all(same));
@@ -272,9 +272,9 @@ async fn the_same_archive_is_laid_out_once() {
 #[tokio::test]
 async fn a_need_of_another_version_is_refused() {
     let pack = Synthetic::new(&tiny(3, 5));
-    let (shared, _) = shared(&[&pack], ByteSize::mib(1));
+    let (library, _) = library(&[&pack], ByteSize::mib(1));
     let choice = Choice::Need(Need::all(4));
-    let refused = shared
+    let refused = library
         .layout(&pack.version, &choice, ArchiveFormat::Zip)
         .await;
     assert!(matches!(refused, Err(Error::Pack(PackError::Need))));
@@ -283,27 +283,27 @@ async fn a_need_of_another_version_is_refused() {
 #[tokio::test]
 async fn layouts_go_with_their_versions() {
     let versions = [1, 2].map(|number| Synthetic::numbered(number, &tiny(10, 5)));
-    let (shared, _) = shared(&[&versions[0], &versions[1]], ByteSize::b(0));
+    let (library, _) = library(&[&versions[0], &versions[1]], ByteSize::b(0));
     let [first, second] = versions.each_ref().map(|pack| pack.version.record.clone());
-    let version = shared.load(first).await.unwrap();
-    let layout = shared.layout(&version, &Choice::Whole, ArchiveFormat::Zip);
+    let version = library.load(first).await.unwrap();
+    let layout = library.layout(&version, &Choice::Whole, ArchiveFormat::Zip);
     layout.await.unwrap();
-    assert_eq!(shared.layouts.0.len(), 1);
-    // What is asked for again drives out what is not.
+    assert_eq!(library.layouts.0.len(), 1);
+    // A repeated request evicts what is not requested again.
     for _ in 0..2 {
-        shared.load(second.clone()).await.unwrap();
+        library.load(second.clone()).await.unwrap();
     }
-    assert!(!shared.versions.keep(&version.catalogue));
-    assert_eq!(shared.layouts.0.len(), 0);
+    assert!(!library.versions.keep(&version.catalogue));
+    assert_eq!(library.layouts.0.len(), 0);
 }
 
 #[tokio::test]
 async fn one_content_is_a_blob_of_its_own() {
     let pack = Synthetic::new(&mixture(30));
-    let (shared, _) = shared(&[&pack], ByteSize::mib(1));
+    let (library, _) = library(&[&pack], ByteSize::mib(1));
     for (entry, position) in pack.version.catalogue.tree().entries().zip(0..) {
         let place = pack.version.places.raw(position);
-        let blob = shared.open_slice(&place, entry.size).await.unwrap();
+        let blob = library.open_slice(&place, entry.size).await.unwrap();
         assert_eq!(blob.size(), entry.size);
         let (content, _) = &pack.contents[&entry.sha256];
         for range in [0..entry.size, entry.size / 3..entry.size / 2] {
@@ -312,7 +312,7 @@ async fn one_content_is_a_blob_of_its_own() {
             assert!(chunks.concat() == content[range]);
         }
         let beyond = place.blob_size - place.start + 1;
-        let refused = shared.open_slice(&place, beyond).await;
+        let refused = library.open_slice(&place, beyond).await;
         assert!(matches!(refused, Err(Error::Corrupt { .. })));
     }
 }

@@ -1,9 +1,10 @@
-//! What is read together and sent together.
+//! Windows: pieces of an archive that are read together and sent together.
 //!
-//! An archive of many small files is many short headers with short contents between them. To read and to send each by itself would
-//! take longer than to copy them (for contents of 16 KiB a sixth longer, as measured). So neighbours go into one [`Window`], whose
-//! contents are read in as few stretches as they lie in: small contents of one publishing lie side by side, in the order of the
-//! catalogue. Large contents are passed on as they are read.
+//! An archive of many small files consists of short headers with short contents between them.
+//! Reading and sending each by itself would take longer than copying them (for contents of 16 KiB a
+//! sixth longer, as measured). So neighbours share one [`Window`], and its contents are read in as
+//! few ranges as possible: small contents of one publication lie side by side, in the order of the
+//! catalogue. Large contents are passed through as they are read.
 
 use std::iter::Peekable;
 use std::ops::Range;
@@ -14,59 +15,60 @@ use bytes::Bytes;
 
 use super::super::versions::Version;
 
-/// Bytes of a window at most. A stream has a chunk of one that is sent, and beside it the next one, of which what was read and what is
-/// put together from that: at most 256 KiB.
+/// Maximum size of a window in bytes. A stream holds the chunk that is being sent and the next one,
+/// for which both the bytes read and the assembled chunk are in memory: at most 256 KiB.
 pub(super) const WINDOW: usize = 80 * 1024;
-/// Longer slices of contents are not copied. So a window that ends for lack of room has 48 KiB or more.
+/// Maximum size in bytes of a slice of a content that is copied. So a window that ends for lack of
+/// room has at least 48 KiB.
 const LONGEST_COPY: u64 = 32 * 1024;
-/// How many bytes are read in vain rather than to read twice.
+/// Maximum number of needless bytes that are read to save a second read.
 const LONGEST_GAP: u64 = 16 * 1024;
-/// Bytes that are read for a window at most.
+/// Maximum number of bytes that are read for a window.
 pub(super) const MAX_READ: u64 = WINDOW as u64 + LONGEST_GAP;
-/// How many stretches a window is read in at most.
+/// Maximum number of ranges that are read for a window.
 const MAX_SPANS: usize = 16;
 
-/// What comes next.
+/// The next step in reading an archive.
 #[derive(Debug)]
 pub(super) enum Step {
     /// Literals, and short contents between them.
     Window(Window),
-    /// A content to be passed on.
+    /// A content to be passed through.
     Pass(Source),
 }
 
-/// A stretch of a blob.
+/// A range of a blob.
 #[derive(Debug, Clone)]
 pub(super) struct Source {
-    /// Its index among the places of the version.
+    /// Index of the blob among the places of the version.
     pub(super) blob: u32,
     /// In bytes of the blob.
     pub(super) range: Range<u64>,
 }
 
-/// Bytes to send, without the contents among them.
+/// Bytes to send; those of the contents are still to be read.
 #[derive(Debug, Default)]
 pub(super) struct Window {
-    /// All literals, one after the other.
+    /// All literals, one after another.
     literals: Vec<u8>,
-    /// What is sent, in order.
+    /// Pieces in the order of sending.
     pieces: Vec<Piece>,
     /// Bytes of all pieces.
     pub(super) length: usize,
-    /// What is to be read.
+    /// Ranges to be read.
     pub(super) spans: Vec<Source>,
-    /// Bytes of all spans.
+    /// Bytes of all ranges to be read.
     to_read: u64,
 }
 
 /// A piece of a window.
 #[derive(Debug)]
 enum Piece {
-    /// The next so many bytes of the literals.
+    /// This many more bytes of the literals.
     Literal(usize),
     /// A content, or a part of one.
     Content {
-        /// The index of the span that it lies in.
+        /// Index of the span that holds the content.
         span: usize,
         /// In bytes of the blob.
         start: u64,
@@ -75,7 +77,7 @@ enum Piece {
     },
 }
 
-/// The steps of a range of an archive, one by one.
+/// Iterator over the steps of a range of an archive.
 #[derive(Debug)]
 pub(super) struct Steps {
     segments: Peekable<Segments>,
@@ -83,7 +85,7 @@ pub(super) struct Steps {
 }
 
 impl Steps {
-    /// The segments are of an archive of this version.
+    /// Creates the steps of `segments`, which belong to an archive of this version.
     pub(super) fn new(version: Arc<Version>, segments: Segments) -> Self {
         Self {
             segments: segments.peekable(),
@@ -141,7 +143,7 @@ impl Window {
         self.length == 0
     }
 
-    /// Takes a literal in, unless it does not fit.
+    /// Adds a literal. Returns false if it does not fit.
     fn append(&mut self, literal: &[u8]) -> bool {
         if !self.is_empty() && self.length + literal.len() > WINDOW {
             return false;
@@ -155,7 +157,7 @@ impl Window {
         true
     }
 
-    /// Takes a content in, unless it does not fit.
+    /// Adds a content. Returns false if it does not fit.
     fn include(&mut self, source: Source) -> bool {
         let length = usize::try_from(source.len()).expect("longer ones are read by themselves");
         if self.length + length > WINDOW {
@@ -191,7 +193,7 @@ impl Window {
         true
     }
 
-    /// The bytes to send. `read` has what was read of each span.
+    /// Assembles the bytes to send from the bytes `read` of each span.
     pub(super) fn put_together(self, read: &[Bytes]) -> Bytes {
         let mut bytes = Vec::with_capacity(self.length);
         let mut literals = self.literals.as_slice();
@@ -218,12 +220,12 @@ impl Window {
 }
 
 impl Source {
-    /// In bytes.
+    /// Returns the length in bytes.
     pub(super) fn len(&self) -> u64 {
         self.range.end - self.range.start
     }
 
-    /// Whether the other is near enough to be read along.
+    /// Returns true if the other range is near enough to be read together with this one.
     fn reaches(&self, other: &Self) -> bool {
         let (own, its) = (&self.range, &other.range);
         self.blob == other.blob
@@ -231,7 +233,7 @@ impl Source {
             && own.start <= its.end.saturating_add(LONGEST_GAP)
     }
 
-    /// Both, and what is between them.
+    /// Returns the range that covers both, and the gap between them.
     fn widened(&self, other: &Self) -> Self {
         let (own, its) = (&self.range, &other.range);
         Self {

@@ -1,7 +1,8 @@
-//! Contents in the forms that they are stored in: as they are, and deflated where that pays.
+//! Contents in their stored forms: raw, and deflated where that pays.
 //!
-//! Deflating is pinned to one encoder and one level, so that equal contents come out equal for as long as the encoder stays. Nothing
-//! relies on it: the digest of each deflated form is recorded.
+//! One encoder at one level deflates all contents, so that equal contents have equal forms for as
+//! long as the encoder stays the same. Nothing relies on that: the digest of each deflated form is
+//! recorded.
 
 use std::io::Write as _;
 use std::mem;
@@ -14,19 +15,19 @@ use flate2::{Compress, Compression, FlushCompress, Status};
 
 use crate::digest::{Hasher, Sha256Digest};
 
-/// Where more time stops to save much.
+/// Level beyond which more time saves little.
 const LEVEL: u32 = 6;
-/// Bytes of a large content that the rest is judged by.
+/// Number of bytes at the beginning of a large content that decide whether the rest is deflated.
 const BEGINNING: usize = 1024 * 1024;
 
-/// A content by what is recorded of it, apart from where it lies.
+/// Facts that are recorded of a content, apart from its places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::packs) struct Formed {
     pub(in crate::packs) sha256: Sha256Digest,
     /// In bytes.
     pub(in crate::packs) size: u64,
     pub(in crate::packs) crc32: u32,
-    /// Where deflating pays.
+    /// The deflated form, if it pays.
     pub(in crate::packs) deflated: Option<Deflated>,
 }
 
@@ -37,21 +38,21 @@ pub(in crate::packs) struct Batch {
     pub(super) contents: Vec<Small>,
 }
 
-/// One of a batch.
+/// A content of a batch.
 #[derive(Debug, Clone)]
 pub(in crate::packs) struct Small {
     pub(in crate::packs) sha256: Sha256Digest,
     pub(super) crc32: u32,
-    /// Where it is in the batch.
+    /// Position of the content in the batch.
     pub(super) range: Range<usize>,
 }
 
-/// Small contents in their forms.
+/// Small contents in their stored forms.
 #[derive(Debug)]
 pub(in crate::packs) struct FormedBatch {
-    /// The forms that a zip has, one after another: deflated where that pays.
+    /// Forms as a zip serves them, one after another: deflated where that pays.
     pub(in crate::packs) served: Vec<u8>,
-    /// Those as they are whose deflated forms are in `served`.
+    /// Raw bytes of those contents whose deflated form is in `served`.
     pub(in crate::packs) raw: Vec<u8>,
     /// In the order of `served`.
     pub(in crate::packs) contents: Vec<Formed>,
@@ -62,7 +63,7 @@ impl Batch {
         &self.contents
     }
 
-    /// Deflates some of its contents. For a thread that may block.
+    /// Deflates some of the batch's contents. For a thread that may block.
     pub(in crate::packs) fn form(&self, contents: &[Small]) -> FormedBatch {
         let size = contents.iter().map(|content| content.range.len()).sum();
         let mut formed = FormedBatch {
@@ -95,7 +96,8 @@ fn deflate(encoder: &mut Compress, bytes: &[u8], out: &mut Vec<u8>) -> Option<De
         return None;
     }
     let start = out.len();
-    // What needs more room than this does not pay, and the encoder gives up when there is no more.
+    // A form that needs more room than this does not pay; the encoder stops when the room is used
+    // up.
     out.reserve(bytes.len());
     encoder.reset();
     let status = encoder
@@ -115,25 +117,25 @@ fn deflate(encoder: &mut Compress, bytes: &[u8], out: &mut Vec<u8>) -> Option<De
 /// A large content while it is deflated. For a thread that may block.
 #[derive(Debug)]
 pub(super) enum Deflation {
-    /// Nothing has come yet.
+    /// No bytes have come yet.
     Untried,
-    /// Its beginning gets smaller.
+    /// The beginning of the content gets smaller.
     Running(Box<Running>),
-    /// Its beginning does not: the rest is not tried.
+    /// The beginning does not get smaller; the rest is not tried.
     GivenUp,
 }
 
 #[derive(Debug)]
 pub(super) struct Running {
     encoder: DeflateEncoder<Vec<u8>>,
-    /// Bytes that came out.
+    /// Bytes of the deflated form so far.
     size: u64,
-    /// Of those.
+    /// Digest of the deflated form so far.
     hasher: Hasher,
 }
 
 impl Deflation {
-    /// The next bytes of the deflated form, some time after those of the content.
+    /// Returns the next bytes of the deflated form, which lag behind those of the content.
     pub(super) fn go_on(&mut self, bytes: &[u8]) -> Bytes {
         if matches!(self, Self::Untried) {
             *self = Self::of_beginning(bytes);
@@ -149,7 +151,8 @@ impl Deflation {
         }
     }
 
-    /// The last bytes of the deflated form, and what it is, if it pays for a content of this size.
+    /// Returns the last bytes of the deflated form, and the form itself if it pays for a content of
+    /// this size.
     pub(super) fn finish(self, content_size: u64) -> (Bytes, Option<Deflated>) {
         let Self::Running(mut running) = self else {
             return (Bytes::new(), None);

@@ -1,8 +1,10 @@
-//! From an archive's bytes to contents: verified, each once, small ones in batches and large ones in pieces.
+//! Extraction of contents from an archive: verified, each once, small ones in batches and large
+//! ones in pieces.
 //!
-//! Nothing here waits. [`Gathering::step`] unpacks, hashes and deflates, so it is for a thread that may block; it stops whenever it
-//! wants bytes of the archive or has something to be stored, and holds no more than a batch or a piece meanwhile. What it
-//! remembers grows with the number of files alone: a digest for each content, and a path for each file where the tree is learnt.
+//! Nothing here waits. [`Gathering::step`] unpacks, hashes and deflates, so it is for a thread that
+//! may block. It stops whenever it needs bytes of the archive or has something to be stored, and
+//! holds at most a batch or a piece meanwhile. Its memory grows only with the number of files: a
+//! digest for each content, and a path for each file if the tree is learnt.
 
 use std::collections::HashSet;
 use std::mem;
@@ -15,16 +17,16 @@ use bytes::Bytes;
 
 use super::deflating::{Batch, Deflation, Formed, Small};
 use crate::digest::{Hasher, Sha256Digest};
-use crate::pack_store::StoredContent;
-use crate::packs::{EntryFault, PackError};
+use crate::error::{EntryFault, PackError};
+use crate::pack::StoredContent;
 
-/// Bytes of the largest content that is gathered with others.
+/// Maximum size of a content that is gathered with others, in bytes.
 const SMALL: usize = 1024 * 1024;
-/// Bytes of a batch, up to one content more.
+/// Bytes of a full batch, which may exceed them by one content.
 const BATCH: usize = 8 * 1024 * 1024;
-/// Contents of a batch.
+/// Maximum number of contents in a batch.
 const BATCH_CONTENTS: usize = 4096;
-/// Bytes of a large content that are handed on at a time, up to one chunk of the archive more.
+/// Bytes of a piece of a large content, which may exceed them by one chunk of the archive.
 const PIECE: usize = 1024 * 1024;
 
 /// Takes the contents out of one archive.
@@ -32,24 +34,24 @@ const PIECE: usize = 1024 * 1024;
 pub(super) struct Gathering {
     unpacker: Unpacker,
     files: Files,
-    /// Contents that were handed on, or were known to be stored.
+    /// Contents that were handed on, or that are stored already.
     seen: HashSet<Sha256Digest>,
     batch: Batch,
     entry: Option<Entry>,
 }
 
-/// What the archive's files are compared with, or become.
+/// Files that the archive must match, or that are learnt from it.
 #[derive(Debug)]
 enum Files {
     Expected {
         tree: Tree,
-        /// The positions of the files that came, in their order.
+        /// Positions of the files that came, in their order.
         came: Vec<u32>,
     },
     Learnt(TreeBuilder),
 }
 
-/// The file at hand.
+/// The current file.
 #[derive(Debug)]
 struct Entry {
     path: EntryPath<'static>,
@@ -66,50 +68,52 @@ struct Expected {
     sha256: Sha256Digest,
 }
 
-/// Where the bytes of the file at hand go.
+/// Destination of the current file's bytes.
 #[derive(Debug)]
 enum Kept {
-    /// To the end of the batch, from this offset on.
+    /// The end of the batch, from this offset on.
     InBatch { start: usize },
-    /// To a blob of their own. `piece` is what was not handed on yet.
+    /// A blob of their own. `piece` holds the bytes that are not handed on yet.
     Apart {
         piece: Vec<u8>,
         deflation: Deflation,
     },
-    /// Nowhere: the content is there already.
+    /// None: the content is stored already.
     Not,
 }
 
-/// What is to be done before the next step.
+/// Task for the caller before the next step.
 #[derive(Debug)]
 pub(super) enum Step {
-    /// Feed more of the archive, or tell that it has ended.
+    /// Feed more of the archive, or report its end.
     Feed,
-    /// Nothing, but enough was done to see whether there should be more.
+    /// Nothing, but enough was done to check for a stop.
     Look,
-    /// Store these. None of them came before.
+    /// Store these contents. None of them came before.
     Batch(Batch),
-    /// A large content comes, with this digest if that is known. [`Gathering::skip`] it if it is stored already.
+    /// Begin a large content, with this digest if it is known. [`Gathering::skip`] the content if
+    /// it is stored already.
     LargeBegins(Option<Sha256Digest>),
-    /// Store these bytes of it.
+    /// Store these bytes of the large content.
     LargeGoesOn(Piece),
-    /// It is whole with these bytes. Without a form, it came before after all.
+    /// Store these last bytes of the large content. Without a form, the content came before after
+    /// all.
     LargeEnds(Piece, Option<Formed>),
-    /// The archive is whole. Store these, and nothing more comes. The tree is there if it was learnt.
+    /// Store these contents; the archive is complete. Contains the tree if it was learnt.
     End(Batch, Option<Tree>),
 }
 
 /// The next bytes of a large content.
 #[derive(Debug)]
 pub(super) struct Piece {
-    /// As it is.
+    /// Raw bytes.
     pub(super) raw: Bytes,
-    /// Of its deflated form; they lag behind, and none come where deflating does not pay.
+    /// Bytes of the deflated form. They lag behind, and none come if deflating does not pay.
     pub(super) deflated: Bytes,
 }
 
 impl Gathering {
-    /// Expects files of `tree`, or learns which there are, up to `limits`.
+    /// Creates a gathering that expects the files of `tree`, or learns the tree, up to `limits`.
     pub(super) fn new(tree: Option<Tree>, limits: Limits, unpack_limits: UnpackLimits) -> Self {
         Self {
             unpacker: Unpacker::new(unpack_limits),
@@ -126,27 +130,28 @@ impl Gathering {
         }
     }
 
-    /// Adds the next bytes of the archive, after [`Step::Feed`] alone.
+    /// Adds the next bytes of the archive. Only after [`Step::Feed`].
     pub(super) fn feed(&mut self, chunk: Bytes) {
         self.unpacker.feed(chunk);
     }
 
-    /// Tells that the archive has ended.
+    /// Reports the end of the archive.
     pub(super) fn finish(&mut self) {
         self.unpacker.finish();
     }
 
-    /// The large content that has just begun is stored already: it is verified, but not handed on.
+    /// Skips the large content that has just begun, since it is stored already. It is verified, but
+    /// not handed on.
     pub(super) fn skip(&mut self) {
         if let Some(entry) = &mut self.entry {
             entry.kept = Kept::Not;
         }
     }
 
-    /// Goes on until something is to be done. For a thread that may block.
+    /// Works until there is a task for the caller. For a thread that may block.
     ///
     /// # Errors
-    /// [`PackError::Archive`] or [`PackError::Entry`]; there is no going on then.
+    /// [`PackError::Archive`] or [`PackError::Entry`]; the gathering must not be used after that.
     pub(super) fn step(&mut self) -> Result<Step, PackError> {
         let mut work = 0;
         loop {
@@ -220,7 +225,7 @@ impl Gathering {
         Ok(None)
     }
 
-    /// A file with the content of an earlier one.
+    /// Adds a file with the content of an earlier one.
     fn copy(&mut self, path: &EntryPath<'_>, of: u32) -> Result<(), PackError> {
         match &mut self.files {
             Files::Learnt(tree) => {
@@ -330,12 +335,12 @@ impl Gathering {
         self.batch.bytes.len() >= BATCH || self.batch.contents.len() >= BATCH_CONTENTS
     }
 
-    /// Of a file that is expected, the draft has said so or not.
+    /// Marks a file as executable if the tree is learnt. A draft's tree says so itself.
     fn set_executable(&mut self, number: usize) {
         let Files::Learnt(tree) = &mut self.files else {
             return;
         };
-        // A tar tells so before the file is whole, a zip after all files.
+        // A tar marks a file before its end, a zip after all files.
         match &mut self.entry {
             Some(entry) if number == tree.len() => entry.executable = true,
             Some(_) | None => tree.set_executable(number),
@@ -354,11 +359,13 @@ impl Gathering {
         Step::End(batch, tree)
     }
 
-    /// About how much memory is taken by what must be remembered of each file and content, in bytes, up to the end of publishing.
+    /// Returns the approximate memory, in bytes, for the facts about files and contents that must
+    /// be kept until the end of publishing.
     pub(super) fn memory(&self) -> usize {
         let of_tree = match &self.files {
             Files::Expected { tree, came } => tree.memory() + came.capacity() * size_of::<u32>(),
-            // Twice while it is sorted, and a catalogue is made of it and of the places of its contents.
+            // Twice while it is sorted; then a catalogue is made of it and of the places of its
+            // contents.
             Files::Learnt(tree) => 3 * tree.memory(),
         };
         let of_contents = self.seen.capacity() * (size_of::<Sha256Digest>() + 1)
@@ -367,13 +374,14 @@ impl Gathering {
     }
 }
 
-/// Work is counted in bytes, and a step is over after a batch of it.
+/// Units of work are bytes; a step ends after a batch of them.
 const WORK_OF_EVENT: usize = 512;
 const WORK_OF_PAUSE: usize = 1024 * 1024;
 
 const INSIDE: &str = "an unpacker tells of an entry's beginning first";
 
-/// With room for all that may come, so that it is never moved. Pages that are not written to take no memory.
+/// Returns a batch with room for all that may come, so that it is never moved. Untouched pages take
+/// no memory.
 fn empty_batch() -> Batch {
     Batch {
         bytes: Vec::with_capacity(BATCH + SMALL),

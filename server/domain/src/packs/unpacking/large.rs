@@ -1,16 +1,17 @@
-//! A large content on its way to blobs of its own: one as it is, and a second, deflated one where that pays.
+//! A large content on its way to blobs of its own: one raw, and a second, deflated one if that
+//! pays.
 
 use super::deflating::Formed;
 use super::gathering::Piece;
 use super::ledger::{Ledger, Staging};
 use crate::Error;
-use crate::pack_store::StoredContent;
+use crate::pack::StoredContent;
 
-/// The blobs of a large content while it comes.
+/// Staged blobs of a large content.
 #[derive(Debug)]
 pub(super) struct Large {
     raw: Staging,
-    /// Begun with its first bytes.
+    /// Staged when its first bytes arrive.
     deflated: Option<Staging>,
 }
 
@@ -38,7 +39,7 @@ impl Large {
         deflated.write(piece.deflated).await
     }
 
-    /// Publishes the blobs whose forms are wanted.
+    /// Publishes the raw blob, and the deflated one if it pays.
     pub(super) async fn keep(self, ledger: &mut Ledger<'_>, formed: Formed) -> Result<(), Error> {
         let raw = ledger.publish(self.raw, formed.sha256).await?;
         let deflated = match (self.deflated, formed.deflated) {

@@ -1,7 +1,7 @@
-//! What one call has written so far, and how it is taken back.
+//! Ledger of the blobs that one call writes, so that they can be deleted.
 //!
-//! A blob is staged, then published, then recorded with the contents that lie in it. Each of these is known here before it
-//! happens, so that nothing is forgotten wherever the call ends.
+//! A blob is staged, then published, then recorded with the contents that it holds. Each of these
+//! is noted here before it happens, so that no blob is overlooked wherever the call ends.
 
 use std::collections::HashSet;
 use std::error::Error as StdError;
@@ -10,32 +10,33 @@ use std::mem;
 use bytes::Bytes;
 
 use crate::digest::Sha256Digest;
-use crate::files::Content;
-use crate::pack_store::{Place, StoredContent};
-use crate::packs::{PackError, Shared};
+use crate::error::PackError;
+use crate::file::Content;
+use crate::pack::{Place, StoredContent};
+use crate::packs::Shared;
 use crate::{BlobKey, DraftId, Error, StagedBlob};
 
-/// The blobs of one call.
+/// Blobs of one call.
 #[derive(Debug)]
 pub(in crate::packs) struct Ledger<'a> {
     shared: &'a Shared,
     draft: &'a DraftId,
     /// Blobs that may be staged.
     staged: Vec<BlobKey>,
-    /// Blobs that are published and that nothing records.
+    /// Blobs that are published and not recorded.
     published: Vec<Content>,
-    /// Contents in them.
+    /// Contents of the published blobs.
     contents: Vec<StoredContent>,
     /// Blobs that the draft holds.
     recorded: Vec<BlobKey>,
 }
 
-/// A blob while it is written.
+/// A staged blob.
 #[derive(Debug)]
 pub(in crate::packs) struct Staging {
     key: BlobKey,
     staged: Box<dyn StagedBlob>,
-    /// In bytes, so far.
+    /// Bytes written so far.
     pub(in crate::packs) size: u64,
 }
 
@@ -64,7 +65,7 @@ impl<'a> Ledger<'a> {
         }
     }
 
-    /// Begins a blob.
+    /// Stages a blob.
     pub(in crate::packs) async fn stage(&mut self) -> Result<Staging, Error> {
         let key = BlobKey::random(&*self.shared.randomness);
         self.staged.push(key.clone());
@@ -75,7 +76,7 @@ impl<'a> Ledger<'a> {
         })
     }
 
-    /// Makes a blob with this digest durable. Returns the place of its beginning.
+    /// Makes a blob with this digest durable. Returns the place of its first byte.
     pub(in crate::packs) async fn publish(
         &mut self,
         staging: Staging,
@@ -97,7 +98,7 @@ impl<'a> Ledger<'a> {
         })
     }
 
-    /// Gives up a blob that is not wanted after all.
+    /// Discards a blob that turned out not to be needed.
     pub(super) async fn discard(&mut self, staging: Staging) {
         let key = staging.key.clone();
         drop(staging);
@@ -105,15 +106,16 @@ impl<'a> Ledger<'a> {
         self.staged.retain(|staged| *staged != key);
     }
 
-    /// Notes a content whose blobs are published, to be recorded with them.
+    /// Adds a content whose blobs are published, to be recorded with them.
     pub(in crate::packs) fn note(&mut self, content: StoredContent) {
         self.contents.push(content);
     }
 
-    /// Those of the contents that are stored already, and stay so: the draft holds them from now on.
+    /// Makes the draft hold those of the contents that are stored already, so that they stay.
+    /// Returns them.
     ///
     /// # Errors
-    /// As [`Ledger::record`].
+    /// Those of [`Ledger::record`].
     pub(in crate::packs) async fn known(
         &self,
         sha256s: &[Sha256Digest],
@@ -124,15 +126,17 @@ impl<'a> Ledger<'a> {
         }
     }
 
-    /// Bytes of the blobs that are published and not recorded.
+    /// Returns the number of bytes in blobs that are published and not recorded.
     pub(super) fn unrecorded(&self) -> u64 {
         self.published.iter().map(|blob| blob.size).sum()
     }
 
-    /// Records what is published; where there is nothing, finds out whether the draft still takes contents.
+    /// Records the published blobs and their contents. If there are none, checks that the draft
+    /// still accepts contents.
     ///
     /// # Errors
-    /// [`Error::NotFound`] or [`PackError::Published`] where it does not, or a store's.
+    /// [`Error::NotFound`] or [`PackError::Published`] if the draft accepts no contents, or a
+    /// store's error.
     pub(in crate::packs) async fn record(&mut self) -> Result<(), Error> {
         let Shared {
             facts,
@@ -141,7 +145,8 @@ impl<'a> Ledger<'a> {
             ..
         } = self.shared;
         let expires_at = clock.now().plus(config.draft_lifetime);
-        // After an error these may be recorded or not: then nobody may delete them but the janitor, who can tell.
+        // After an error, these may be recorded or not: only the janitor, which can tell, may
+        // delete them.
         let (blobs, contents) = (
             mem::take(&mut self.published),
             mem::take(&mut self.contents),
@@ -159,7 +164,7 @@ impl<'a> Ledger<'a> {
         Ok(())
     }
 
-    /// Why the draft takes nothing.
+    /// Returns the reason why the draft accepts no contents.
     async fn refusal(&self) -> Error {
         match self.shared.facts.draft(self.draft).await {
             Ok(draft) => match draft.and_then(|draft| draft.published) {
@@ -170,10 +175,11 @@ impl<'a> Ledger<'a> {
         }
     }
 
-    /// Cleans up after a call that ended so. What is recorded is taken back if the archive is at fault, or the draft is gone; it stays
-    /// if a store failed, for the next try.
+    /// Cleans up after a call that ended with `error`. Recorded contents are dropped if the archive
+    /// is at fault or the draft is gone. If a store failed, they stay for the next attempt.
     ///
-    /// What cannot be deleted now is found by the janitor, what cannot be taken back stays for as long as the draft.
+    /// The janitor finds blobs that cannot be deleted now. Contents that cannot be dropped stay as
+    /// long as the draft.
     pub(super) async fn clean_up(self, error: &Error) {
         for key in &self.staged {
             self.shared.discard(key).await;

@@ -1,10 +1,11 @@
-//! Archives of a version: of all its files, of a difference, and of what a client needs.
+//! Archives of a version: of all its files, of a difference, and of the entries that a client
+//! needs.
 
 use archive::ArchiveFormat;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
 use axum::response::{IntoResponse as _, Response};
-use domain::pack_store::PackVersion;
+use domain::pack::PackVersion;
 use domain::packs::{Archive, Selection};
 use domain::{Authorized, Packs};
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -13,6 +14,7 @@ use protocol::disposition::{self, Disposition};
 use serde::Deserialize;
 
 use super::{lasting, published};
+use crate::api::Api;
 use crate::extract::document as body;
 use crate::extract::pack::{ArchiveName, Names, VersionPath, version_number};
 use crate::extract::query::malformed;
@@ -21,7 +23,6 @@ use crate::problem::{Failure, Missing};
 use crate::respond::content::Representation;
 use crate::respond::document::{created, document};
 use crate::respond::pack::{ComparisonDocument, DiffDocument, VersionDocument};
-use crate::routes::Api;
 
 /// Describes a version and its archives.
 pub(super) async fn version_document(
@@ -60,8 +61,8 @@ pub(super) async fn whole(
     send(&packs, &path, &Selection::Whole, format, &asked).await
 }
 
-/// Answers with what a holder of version `base` lacks: as an archive where the last segment has an
-/// extension, else as JSON.
+/// Answers with the entries that a holder of version `base` lacks: as an archive if the last
+/// segment has an extension, else as JSON.
 pub(super) async fn since(
     State(api): State<Api>,
     Access(packs): Access<Packs>,
@@ -128,13 +129,15 @@ async fn send(
         size: layout.len(),
         media_type: HeaderValue::from_static(format.media_type()),
         disposition: Some(disposition::write(Disposition::Attachment, &file_name)),
-        // Nobody has read all of it. Each entry is checked against the catalogue.
+        // The archive was never read as a whole. Each entry is checked against the catalogue.
         repr_digest: None,
         others: HeaderMap::new(),
         cache_control: lasting(path.number),
     };
     let open = async { Ok(packs.open_archive(&archive)?) };
-    asked.answer(&representation, open).await
+    representation
+        .answer(&asked.method, &asked.fields, open)
+        .await
 }
 
 fn file_name(version: &PackVersion, selection: &Selection, format: ArchiveFormat) -> String {
@@ -146,7 +149,7 @@ fn file_name(version: &PackVersion, selection: &Selection, format: ArchiveFormat
     }
 }
 
-/// Compares a version with what a client says that it has.
+/// Compares a version with the contents that a client states.
 pub(super) async fn compare(
     State(api): State<Api>,
     Access(packs): Access<Packs>,

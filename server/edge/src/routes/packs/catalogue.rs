@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use domain::{Packs, files};
+use domain::{Packs, file};
 use http::header::{CONTENT_ENCODING, CONTENT_LOCATION, VARY};
 use http::{HeaderMap, HeaderValue};
 use protocol::coding::Coding;
@@ -18,6 +18,7 @@ use protocol::media_type;
 use serde::{Deserialize, Serialize};
 
 use super::{lasting, published};
+use crate::api::Api;
 use crate::extract::pack::{Names, VersionPath};
 use crate::extract::{Access, Asked};
 use crate::problem::{Failure, Missing};
@@ -26,7 +27,6 @@ use crate::respond::document::{self, document};
 use crate::respond::file::repr_digest;
 use crate::respond::pack::version_url;
 use crate::respond::{JSON, url_value};
-use crate::routes::Api;
 
 /// Answers with the catalogue in the coding that the client prefers.
 pub(super) async fn catalogue(
@@ -62,7 +62,9 @@ pub(super) async fn catalogue(
         cache_control: lasting(number),
     };
     let open = async { Ok(packs.open_catalogue(&version, coding).await?) };
-    asked.answer(&representation, open).await
+    representation
+        .answer(&asked.method, &asked.fields, open)
+        .await
 }
 
 fn catalogue_tag(sha256: &Sha256Digest, coding: Coding) -> EntityTag {
@@ -119,7 +121,7 @@ pub(super) async fn file(
     let file_name = path.rsplit('/').next().unwrap_or(path);
     let media_type = media_type::of_name(path);
     let representation = Representation {
-        tag: files::tag(&found.sha256),
+        tag: file::tag(&found.sha256),
         last_modified: Some(published(found.published_at, number, DateOf::This)),
         size: found.size,
         media_type: media_type.map_or(BYTES, HeaderValue::from_static),
@@ -129,7 +131,9 @@ pub(super) async fn file(
         cache_control: lasting(number),
     };
     let open = async { Ok(Arc::clone(&found.blob)) };
-    asked.answer(&representation, open).await
+    representation
+        .answer(&asked.method, &asked.fields, open)
+        .await
 }
 
 #[derive(Deserialize)]

@@ -1,4 +1,4 @@
-//! Drafts: trees that clients want to publish, until all their content is here.
+//! Drafts: trees that clients want to publish, until all their contents are uploaded.
 
 use axum::extract::{Request, State};
 use axum::response::Response;
@@ -7,6 +7,7 @@ use http::StatusCode;
 use http::header::ETAG;
 
 use super::archives::version_document;
+use crate::api::Api;
 use crate::extract::condition::condition;
 use crate::extract::document::document;
 use crate::extract::pack::{DraftPath, NewPackPath};
@@ -14,9 +15,8 @@ use crate::extract::{Access, Asked};
 use crate::problem::Failure;
 use crate::respond::document::{created, encoded, fresh, tag};
 use crate::respond::pack::{DraftDocument, version_url};
-use crate::routes::Api;
 
-/// Makes a draft of the tree in the request's body.
+/// Creates a draft of the tree in the request's body.
 pub(super) async fn create(
     State(api): State<Api>,
     Access(packs): Access<Packs>,
@@ -30,7 +30,7 @@ pub(super) async fn create(
     Ok(created(&document.url, &document))
 }
 
-/// Answers with a draft and what it still lacks.
+/// Answers with a draft and the contents that it lacks.
 pub(super) async fn status(
     State(api): State<Api>,
     Access(packs): Access<Packs>,
@@ -40,7 +40,7 @@ pub(super) async fn status(
     Ok(fresh(StatusCode::OK, &DraftDocument::new(&api, &draft)))
 }
 
-/// Gives a draft up.
+/// Deletes a draft.
 pub(super) async fn cancel(
     Access(packs): Access<Packs>,
     DraftPath { pack, draft }: DraftPath,

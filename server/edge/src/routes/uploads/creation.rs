@@ -1,4 +1,4 @@
-//! Requests that make an upload.
+//! Requests that create an upload.
 
 use std::sync::Arc;
 
@@ -9,13 +9,13 @@ use domain::upload;
 use domain::uploads::ProgressSink;
 use protocol::answer::Via;
 
+use crate::api::Api;
 use crate::extract::pack::{DraftPath, NewPackPath};
 use crate::extract::{Access, Exchange, NewUpload, Target};
 use crate::problem::Failure;
 use crate::respond::upload::{Announcer, Answering};
-use crate::routes::Api;
 
-/// Makes an upload at a path of the server's choice.
+/// Creates an upload at a path that the server chooses.
 pub(in crate::routes) async fn create(
     State(api): State<Api>,
     uploads: Access<Uploads>,
@@ -25,7 +25,7 @@ pub(in crate::routes) async fn create(
     Box::pin(creation(api, uploads, None, exchange, new)).await
 }
 
-/// Makes an upload at a path of the client's choice.
+/// Creates an upload at a path that the client chooses.
 pub(in crate::routes) async fn create_at(
     State(api): State<Api>,
     uploads: Access<Uploads>,
@@ -37,7 +37,7 @@ pub(in crate::routes) async fn create_at(
     Box::pin(creation(api, uploads, Some(target), exchange, new)).await
 }
 
-/// Makes an upload of an archive with contents of a draft.
+/// Creates an upload of an archive with contents of a draft.
 pub(in crate::routes) async fn create_content(
     State(api): State<Api>,
     uploads: Access<Uploads>,
@@ -49,7 +49,7 @@ pub(in crate::routes) async fn create_content(
     Box::pin(creation(api, uploads, Some(target), exchange, new)).await
 }
 
-/// Makes an upload of an archive of a whole tree, which is to be a version.
+/// Creates an upload of an archive of a whole tree, which is to become a version.
 pub(in crate::routes) async fn create_version(
     State(api): State<Api>,
     uploads: Access<Uploads>,

@@ -14,15 +14,16 @@ use protocol::dialect::Dialect;
 use protocol::upload::Completion;
 use transport::Interim;
 
+use crate::api::Api;
 use crate::extract::{Exchange, HolderAccess, UploadTarget, body};
 use crate::problem::{Failure, Missing, no_such_method};
+use crate::respond::file;
 use crate::respond::upload::{Announcer, Answering};
-use crate::routes::{Api, files};
 
 /// Methods of an upload resource.
 const METHODS: HeaderValue = HeaderValue::from_static("HEAD, GET, PATCH, DELETE, POST, OPTIONS");
 
-/// Serves every method of an upload resource but `OPTIONS`.
+/// Serves all methods of an upload resource except `OPTIONS`.
 pub(super) async fn resource(
     State(api): State<Api>,
     HolderAccess(uploads): HolderAccess<Uploads>,
@@ -67,7 +68,7 @@ impl Resource {
             .dialect
             .check_retrieval(fields)
             .map_err(|rejection| answering.refused(&rejection))?;
-        // To a tus client, an offset at the length says that all is done.
+        // To a tus client, an offset equal to the length means that the upload is complete.
         let completion = match answering.dialect {
             Dialect::Tus => Completion::AtLength,
             Dialect::Plain | Dialect::Ietf(_) => Completion::Later,
@@ -116,13 +117,13 @@ impl Resource {
     }
 }
 
-/// Returns whether the URL of an upload stands for the bytes of a file: once it is complete. tus
-/// clients take it for the file's.
+/// Returns whether the URL of an upload stands for the bytes of a file, which it does after
+/// completion. tus clients use it as the file's URL.
 fn is_content(upload: &Upload) -> bool {
     matches!(upload.state, UploadState::Complete(_)) && upload.path().is_some()
 }
 
-/// Returns whether `Accept` names JSON, and not only everything.
+/// Returns whether `Accept` names JSON explicitly, rather than by a wildcard.
 fn asks_for_json(fields: &HeaderMap) -> bool {
     let lines = fields.get_all(ACCEPT).iter();
     let texts = lines.filter_map(|line| line.to_str().ok());
@@ -142,9 +143,9 @@ fn asks_for_json(fields: &HeaderMap) -> bool {
     })
 }
 
-/// The bytes of the file that a completed upload became. The upload's URL is leave to read what the
-/// upload brought, and nothing else: once the file is deleted, or replaced with another content, it
-/// gives none.
+/// Answers with the bytes of the file that a completed upload became. The upload's URL grants
+/// access only to the uploaded bytes: once the file is deleted, or replaced with another content,
+/// it serves none.
 async fn content(
     answering: &Answering,
     uploads: &Authorized<Uploads>,
@@ -158,7 +159,7 @@ async fn content(
         error => error.into(),
     })?;
     let open = async { Ok(uploads.open_file(&file).await?) };
-    let representation = files::representation(&file);
+    let representation = file::representation(&file);
     answering
         .content((&file, representation), request, open)
         .await

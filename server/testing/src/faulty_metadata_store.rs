@@ -1,0 +1,399 @@
+//! A metadata store that fails when it is told to.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+
+use super::faulty_store::Fault;
+use domain::event::Event;
+use domain::file::{File, WriteCondition};
+use domain::metadata_store::{
+    Ask, Asked, Deleted, Guarded, Hold, Inserted, Lease, MetadataError, MetadataStore, Seen,
+    Written,
+};
+use domain::upload::{Completed, Gone, Progress, Told, Upload};
+use domain::{BlobKey, FilePath, NodeId, Timestamp, UploadId};
+
+/// What a store is asked to do: the methods of [`MetadataStore`].
+#[expect(missing_docs, reason = "each is the method of the same name")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Operation {
+    InsertUpload,
+    Upload,
+    ClaimUpload,
+    RecordProgress,
+    TellUpload,
+    ReleaseUpload,
+    AskToYield,
+    CompleteUpload,
+    EndUpload,
+    ExpireUpload,
+    OpenUploads,
+    ExpiredUploads,
+    ForgetUploads,
+    PutFile,
+    File,
+    DeleteFile,
+    ListFiles,
+    KnownBlobs,
+    DoomedBlobs,
+    ForgetBlob,
+    Lease,
+    ReleaseLease,
+    ForgetLeases,
+    Check,
+}
+
+/// Wraps a store; everything passes through to it, but for what is planned to go wrong.
+#[derive(Debug)]
+pub struct FaultyMetadataStore {
+    inner: Arc<dyn MetadataStore>,
+    plan: Mutex<Plan>,
+}
+
+#[derive(Debug, Default)]
+struct Plan {
+    counts: HashMap<Operation, u64>,
+    faults: HashMap<(Operation, u64), Fault>,
+    always: HashMap<Operation, Fault>,
+}
+
+impl FaultyMetadataStore {
+    /// A store in which nothing goes wrong yet.
+    pub fn new(inner: Arc<dyn MetadataStore>) -> Self {
+        Self {
+            inner,
+            plan: Mutex::default(),
+        }
+    }
+
+    /// Plans that the next `operation` goes wrong.
+    pub fn next(&self, operation: Operation, fault: Fault) {
+        self.nth(operation, 1, fault);
+    }
+
+    /// Plans that the `n`-th `operation` from now on goes wrong; the first is 1.
+    pub fn nth(&self, operation: Operation, n: u64, fault: Fault) {
+        let mut plan = self.plan();
+        let at = plan.counts.get(&operation).copied().unwrap_or(0) + n;
+        plan.faults.insert((operation, at), fault);
+    }
+
+    /// Every `operation` goes wrong from now on, until [`FaultyMetadataStore::heal`].
+    pub fn always(&self, operation: Operation, fault: Fault) {
+        self.plan().always.insert(operation, fault);
+    }
+
+    /// Nothing goes wrong any more.
+    pub fn heal(&self) {
+        let mut plan = self.plan();
+        plan.faults.clear();
+        plan.always.clear();
+    }
+
+    /// How often `operation` was asked for.
+    pub fn count(&self, operation: Operation) -> u64 {
+        self.plan().counts.get(&operation).copied().unwrap_or(0)
+    }
+
+    fn plan(&self) -> MutexGuard<'_, Plan> {
+        // A test that panics elsewhere has its own message.
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts an operation. Returns what is planned for it.
+    fn fault(&self, operation: Operation) -> Option<Fault> {
+        let mut plan = self.plan();
+        let count = plan.counts.entry(operation).or_default();
+        *count += 1;
+        let at = (operation, *count);
+        let planned = plan.faults.remove(&at);
+        planned.or_else(|| plan.always.get(&operation).cloned())
+    }
+
+    async fn run<T>(
+        &self,
+        operation: Operation,
+        work: impl Future<Output = Result<T, MetadataError>>,
+    ) -> Result<T, MetadataError> {
+        let planned = || MetadataError::Failed {
+            doing: "do what a test planned to fail",
+            source: format!("{operation:?}").into(),
+        };
+        match self.fault(operation) {
+            None => work.await,
+            // It refuses or contradicts itself in no way that differs from failing.
+            Some(
+                Fault::Fails | Fault::BreaksAfter(_) | Fault::IsRefused | Fault::IsContradicted,
+            ) => Err(planned()),
+            Some(Fault::IsAway) => Err(MetadataError::Unreachable {
+                doing: "do what a test planned to fail",
+                source: format!("{operation:?}").into(),
+            }),
+            Some(Fault::FailsAfter) => work.await.and_then(|_| Err(planned())),
+            Some(Fault::IsFull) => Err(MetadataError::Full),
+            Some(Fault::Takes(time)) => {
+                tokio::time::sleep(time).await;
+                work.await
+            }
+            Some(Fault::Waits(gate)) => {
+                gate.pass().await;
+                work.await
+            }
+        }
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl MetadataStore for FaultyMetadataStore {
+    async fn insert_upload(&self, upload: &Upload) -> Result<Inserted, MetadataError> {
+        let work = self.inner.insert_upload(upload);
+        self.run(Operation::InsertUpload, work).await
+    }
+
+    async fn upload(&self, id: &UploadId) -> Result<Option<Upload>, MetadataError> {
+        let work = self.inner.upload(id);
+        self.run(Operation::Upload, work).await
+    }
+
+    async fn claim_upload(
+        &self,
+        id: &UploadId,
+        holder: Option<NodeId>,
+        seen: Option<Seen>,
+    ) -> Result<Option<Upload>, MetadataError> {
+        let work = self.inner.claim_upload(id, holder, seen);
+        self.run(Operation::ClaimUpload, work).await
+    }
+
+    async fn record_progress(
+        &self,
+        id: &UploadId,
+        epoch: u64,
+        progress: &Progress,
+        expires_at: Timestamp,
+        hold: Hold,
+    ) -> Result<Guarded, MetadataError> {
+        let work = self
+            .inner
+            .record_progress(id, epoch, progress, expires_at, hold);
+        self.run(Operation::RecordProgress, work).await
+    }
+
+    async fn tell_upload(
+        &self,
+        id: &UploadId,
+        epoch: u64,
+        told: Option<Told>,
+    ) -> Result<Guarded, MetadataError> {
+        let work = self.inner.tell_upload(id, epoch, told);
+        self.run(Operation::TellUpload, work).await
+    }
+
+    async fn release_upload(&self, id: &UploadId, epoch: u64) -> Result<(), MetadataError> {
+        let work = self.inner.release_upload(id, epoch);
+        self.run(Operation::ReleaseUpload, work).await
+    }
+
+    async fn ask_to_yield(&self, ask: &Ask) -> Result<Asked, MetadataError> {
+        let work = self.inner.ask_to_yield(ask);
+        self.run(Operation::AskToYield, work).await
+    }
+
+    fn asks(&self) -> BoxStream<'static, Ask> {
+        self.inner.asks()
+    }
+
+    async fn complete_upload(
+        &self,
+        upload: &Upload,
+        completed: &Completed,
+        expires_at: Timestamp,
+        event: Option<&Event>,
+    ) -> Result<Written, MetadataError> {
+        let work = self
+            .inner
+            .complete_upload(upload, completed, expires_at, event);
+        self.run(Operation::CompleteUpload, work).await
+    }
+
+    async fn end_upload(
+        &self,
+        id: &UploadId,
+        epoch: Option<u64>,
+        gone: Gone,
+        expires_at: Timestamp,
+    ) -> Result<Guarded, MetadataError> {
+        let work = self.inner.end_upload(id, epoch, gone, expires_at);
+        self.run(Operation::EndUpload, work).await
+    }
+
+    async fn expire_upload(
+        &self,
+        id: &UploadId,
+        now: Timestamp,
+        expires_at: Timestamp,
+    ) -> Result<Guarded, MetadataError> {
+        let work = self.inner.expire_upload(id, now, expires_at);
+        self.run(Operation::ExpireUpload, work).await
+    }
+
+    async fn open_uploads(
+        &self,
+        owner: Option<&str>,
+        client_ref: &str,
+        limit: usize,
+    ) -> Result<Vec<Upload>, MetadataError> {
+        let work = self.inner.open_uploads(owner, client_ref, limit);
+        self.run(Operation::OpenUploads, work).await
+    }
+
+    async fn expired_uploads(
+        &self,
+        now: Timestamp,
+        node: NodeId,
+        limit: usize,
+    ) -> Result<Vec<Upload>, MetadataError> {
+        let work = self.inner.expired_uploads(now, node, limit);
+        self.run(Operation::ExpiredUploads, work).await
+    }
+
+    async fn forget_uploads(&self, now: Timestamp, limit: usize) -> Result<u64, MetadataError> {
+        let work = self.inner.forget_uploads(now, limit);
+        self.run(Operation::ForgetUploads, work).await
+    }
+
+    async fn put_file(
+        &self,
+        file: &File,
+        condition: &WriteCondition,
+        event: Option<&Event>,
+    ) -> Result<Written, MetadataError> {
+        let work = self.inner.put_file(file, condition, event);
+        self.run(Operation::PutFile, work).await
+    }
+
+    async fn file(&self, path: &FilePath) -> Result<Option<File>, MetadataError> {
+        let work = self.inner.file(path);
+        self.run(Operation::File, work).await
+    }
+
+    async fn delete_file(
+        &self,
+        path: &FilePath,
+        condition: &WriteCondition,
+        now: Timestamp,
+    ) -> Result<Deleted, MetadataError> {
+        let work = self.inner.delete_file(path, condition, now);
+        self.run(Operation::DeleteFile, work).await
+    }
+
+    async fn list_files(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<File>, MetadataError> {
+        let work = self.inner.list_files(prefix, after, limit);
+        self.run(Operation::ListFiles, work).await
+    }
+
+    async fn known_blobs(&self, keys: &[BlobKey]) -> Result<Vec<BlobKey>, MetadataError> {
+        let work = self.inner.known_blobs(keys);
+        self.run(Operation::KnownBlobs, work).await
+    }
+
+    async fn doomed_blobs(
+        &self,
+        before: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<BlobKey>, MetadataError> {
+        let work = self.inner.doomed_blobs(before, limit);
+        self.run(Operation::DoomedBlobs, work).await
+    }
+
+    async fn forget_blob(&self, key: &BlobKey) -> Result<(), MetadataError> {
+        let work = self.inner.forget_blob(key);
+        self.run(Operation::ForgetBlob, work).await
+    }
+
+    async fn lease(
+        &self,
+        name: &str,
+        node: NodeId,
+        duration: Duration,
+    ) -> Result<Option<Lease>, MetadataError> {
+        let work = self.inner.lease(name, node, duration);
+        self.run(Operation::Lease, work).await
+    }
+
+    async fn release_lease(&self, name: &str, node: NodeId) -> Result<(), MetadataError> {
+        let work = self.inner.release_lease(name, node);
+        self.run(Operation::ReleaseLease, work).await
+    }
+
+    async fn forget_leases(&self, limit: usize) -> Result<u64, MetadataError> {
+        let work = self.inner.forget_leases(limit);
+        self.run(Operation::ForgetLeases, work).await
+    }
+
+    fn is_shared(&self) -> bool {
+        self.inner.is_shared()
+    }
+
+    async fn check(&self) -> Result<(), MetadataError> {
+        let work = self.inner.check();
+        self.run(Operation::Check, work).await
+    }
+
+    async fn ended(&self) {
+        self.inner.ended().await;
+    }
+
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory_metadata_store::MemoryMetadataStore;
+    use crate::metadata_store::upload;
+
+    async fn fresh() -> (Box<FaultyMetadataStore>, ()) {
+        let inner = Arc::new(MemoryMetadataStore::default());
+        (Box::new(FaultyMetadataStore::new(inner)), ())
+    }
+
+    crate::metadata_store_contract!(fresh);
+
+    #[tokio::test]
+    async fn what_is_planned_fails_and_nothing_else() {
+        let (store, ()) = fresh().await;
+        store.nth(Operation::InsertUpload, 2, Fault::Fails);
+        store.nth(Operation::InsertUpload, 3, Fault::FailsAfter);
+        let mut there = Vec::new();
+        for _ in 0..4 {
+            let upload = upload("a");
+            let inserted = store.insert_upload(&upload).await.is_ok();
+            let read = store.upload(&upload.id).await.unwrap().is_some();
+            there.push((inserted, read));
+        }
+        assert_eq!(
+            there,
+            [(true, true), (false, false), (false, true), (true, true)]
+        );
+        store.always(Operation::Check, Fault::IsFull);
+        for _ in 0..2 {
+            assert!(matches!(store.check().await, Err(MetadataError::Full)));
+        }
+        store.heal();
+        assert!(store.check().await.is_ok());
+        assert_eq!(store.count(Operation::Check), 3);
+    }
+}
