@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use budget::Budget;
-use domain::access::Gate;
+use domain::access::Authenticator;
 use domain::cleanup::Janitor;
 use domain::clock::{FollowingClock, SystemClock};
 use domain::courier::Courier;
@@ -196,7 +196,7 @@ impl Parts {
         let (blobs, metadata) = (Arc::clone(&self.blobs), Arc::clone(&self.metadata));
         let url = config.public_url.as_ref();
         Api {
-            gate: Gate::new(&config.access),
+            authenticator: Authenticator::new(&config.access),
             uploads: uploads.clone(),
             files: Files::new(blobs, metadata, Arc::clone(&self.clock)),
             packs,

@@ -64,7 +64,7 @@ impl Key {
 
 #[cfg(test)]
 mod tests {
-    use domain::access::{Credential, Gate};
+    use domain::access::{Credential, Authenticator};
 
     use super::*;
     use crate::config::Config;
@@ -73,10 +73,10 @@ mod tests {
     fn the_line_lets_its_key_in_and_no_other() {
         let key = Key::random().unwrap();
         let config: Config = toml::from_str(&key.line("Ann's \"laptop\"")).unwrap();
-        let gate = Gate::new(&config.access);
-        assert!(gate.admit(Credential::Bearer(&key.0)).is_ok());
+        let authenticator = Authenticator::new(&config.access);
+        assert!(authenticator.admit(Credential::Bearer(&key.0)).is_ok());
         let other = Key::random().unwrap();
-        assert!(gate.admit(Credential::Bearer(&other.0)).is_err());
+        assert!(authenticator.admit(Credential::Bearer(&other.0)).is_err());
         assert_eq!(&*config.access.keys[0].name, "Ann's \"laptop\"");
     }
 }

@@ -76,11 +76,11 @@ async fn run(
     }
     let listeners = listening::listen(&config, passed)?;
     let admin = listening::listen_for_admin(&config)?;
-    announce(&config, &listeners, &admin, server.api.gate.is_open());
+    announce(&config, &listeners, &admin, server.api.authenticator.is_open());
     let mut reloading = Reloading {
         flags,
         log,
-        gate: server.api.gate.clone(),
+        authenticator: server.api.authenticator.clone(),
         certificates: listeners.iter().filter_map(Listener::certificate).collect(),
         served: listeners.iter().map(Listener::address).collect(),
         config: config.clone(),

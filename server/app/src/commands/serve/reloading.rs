@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 
-use domain::access::Gate;
+use domain::access::Authenticator;
 use transport::{Certificate, ListenAddress};
 
 use crate::config::{Config, Flags};
@@ -16,7 +16,7 @@ use crate::telemetry::Log;
 pub(super) struct Reloading<'l> {
     pub(super) flags: Flags,
     pub(super) log: &'l Log,
-    pub(super) gate: Gate,
+    pub(super) authenticator: Authenticator,
     pub(super) certificates: Vec<Certificate>,
     /// The addresses on which clients are served.
     pub(super) served: Vec<SocketAddr>,
@@ -49,7 +49,7 @@ impl Reloading<'_> {
             let error = format!("{error:#}");
             tracing::error!(error, "SIGHUP: the level of the log stays as it is");
         }
-        self.gate.change(&new.access);
+        self.authenticator.change(&new.access);
         (self.config.access, self.config.log.level) = (new.access, new.log.level);
         for certificate in &self.certificates {
             if certificate.reload().await {
