@@ -124,7 +124,7 @@ impl Parts {
     fn packs(&self, config: &Config, outbox: &Outbox) -> anyhow::Result<Packs> {
         let key = config.packs.signing_key.as_deref();
         let key = key.map(read_signing_key).transpose()?;
-        let means = packs::Means {
+        let deps = packs::Deps {
             blobs: Arc::clone(&self.blobs),
             facts: Arc::clone(&self.packs),
             clock: Arc::clone(&self.clock),
@@ -132,11 +132,11 @@ impl Parts {
             outbox: outbox.clone(),
             memory: self.memory.clone(),
         };
-        Ok(Packs::new(means, config.packs.clone(), key))
+        Ok(Packs::new(deps, config.packs.clone(), key))
     }
 
     fn uploads(&self, config: &Config, packs: &Packs, outbox: &Outbox) -> anyhow::Result<Uploads> {
-        let means = uploads::Means {
+        let deps = uploads::Deps {
             blobs: Arc::clone(&self.blobs),
             metadata: Arc::clone(&self.metadata),
             packs: packs.clone(),
@@ -149,7 +149,7 @@ impl Parts {
             node: self.node,
             memory: self.memory.clone(),
         };
-        Ok(Uploads::new(means, config.uploads.clone()))
+        Ok(Uploads::new(deps, config.uploads.clone()))
     }
 
     /// Makes the janitor. Where no other node may be at work, it cleans up at once.
@@ -169,14 +169,14 @@ impl Parts {
     }
 
     fn webhooks(&self, config: &Config, courier: Arc<dyn Courier>, outbox: Outbox) -> Webhooks {
-        let means = webhooks::Means {
+        let deps = webhooks::Deps {
             events: Arc::clone(&self.events),
             leases: self.leases.clone(),
             courier,
             clock: Arc::clone(&self.clock),
             randomness: Arc::new(SystemRandomness),
         };
-        Webhooks::new(outbox, means, config.webhooks.schedule())
+        Webhooks::new(outbox, deps, config.webhooks.schedule())
     }
 
     fn admin(&self, config: &Config, supervisor: &Supervisor, outbox: &Outbox) -> Admin {

@@ -307,7 +307,11 @@ mod tests {
         let holder = authenticator.admit_holder(Credential::None).unwrap();
         assert!(holder.check(Action::UseUpload).is_ok());
         assert!(matches!(holder.check(Action::List), Err(Error::Forbidden)));
-        assert!(authenticator.admit_holder(Credential::Bearer("bad")).is_err());
+        assert!(
+            authenticator
+                .admit_holder(Credential::Bearer("bad"))
+                .is_err()
+        );
     }
 
     #[test]
@@ -319,7 +323,10 @@ mod tests {
     fn where_there_is_a_key_one_is_asked_for_whatever_else_is_said() {
         let authenticator = Authenticator::new(&config(&["one"], true));
         assert!(!authenticator.is_open());
-        assert_eq!(authenticator.admit(Credential::None).unwrap_err(), Denied::Missing);
+        assert_eq!(
+            authenticator.admit(Credential::None).unwrap_err(),
+            Denied::Missing
+        );
     }
 
     #[test]

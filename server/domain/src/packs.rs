@@ -166,7 +166,7 @@ impl Library {
 
 /// Dependencies of [`Packs`].
 #[derive(Debug)]
-pub struct Means {
+pub struct Deps {
     /// Store of the contents and documents.
     pub blobs: Arc<dyn BlobStore>,
     /// Store of the drafts, versions and places of contents.
@@ -184,19 +184,15 @@ pub struct Means {
 impl Packs {
     /// Creates the service on these stores. Catalogues are signed if there is a key, which is read
     /// from the file that [`Config::signing_key`] names.
-    pub fn new(
-        means: Means,
-        config: Config,
-        signing_key: Option<ed25519_dalek::SigningKey>,
-    ) -> Self {
-        let Means {
+    pub fn new(deps: Deps, config: Config, signing_key: Option<ed25519_dalek::SigningKey>) -> Self {
+        let Deps {
             blobs,
             facts,
             clock,
             randomness,
             outbox,
             memory,
-        } = means;
+        } = deps;
         Self {
             shared: Arc::new(Shared {
                 library: Library::new(

@@ -248,7 +248,7 @@ pub struct Uploads {
 
 /// Dependencies of [`Uploads`].
 #[derive(Debug)]
-pub struct Means {
+pub struct Deps {
     /// Store of the bytes.
     pub blobs: Arc<dyn BlobStore>,
     /// Store of the facts.
@@ -299,8 +299,8 @@ impl Uploads {
     /// Creates the service on these stores, which other nodes may use as well. Other nodes wait for
     /// the requests of this one as long as [`Leases::stay`](crate::Leases::stay) and
     /// [`Uploads::heed`] run.
-    pub fn new(means: Means, config: Config) -> Self {
-        let Means {
+    pub fn new(deps: Deps, config: Config) -> Self {
+        let Deps {
             blobs,
             metadata,
             packs,
@@ -309,7 +309,7 @@ impl Uploads {
             randomness,
             node,
             memory,
-        } = means;
+        } = deps;
         let draining = CancellationToken::new();
         Self {
             peer: None,

@@ -378,7 +378,7 @@ impl World {
         metadata: &Arc<MemoryMetadataStore>,
     ) -> Uploads {
         let memory = budget::Budget::new(1 << 30);
-        let packs = packs::Means {
+        let packs = packs::Deps {
             blobs: Arc::new(blobs.clone()),
             facts: Arc::clone(metadata) as Arc<dyn domain::PackStore>,
             clock: Arc::clone(clock) as Arc<dyn Clock>,
@@ -388,7 +388,7 @@ impl World {
         };
         let packs = Packs::new(packs, packs::Config::default(), None);
         Uploads::new(
-            uploads::Means {
+            uploads::Deps {
                 blobs: Arc::new(blobs.clone()) as Arc<dyn BlobStore>,
                 metadata: Arc::clone(metadata) as Arc<dyn MetadataStore>,
                 packs,

@@ -47,6 +47,8 @@ impl Api {
     /// Returns the only host names to accept, if the server is open because only this machine
     /// reaches it.
     pub(crate) fn local_hosts(&self) -> Option<&Hosts> {
-        self.authenticator.is_local_only().then_some(&self.place.hosts)
+        self.authenticator
+            .is_local_only()
+            .then_some(&self.place.hosts)
     }
 }

@@ -20,7 +20,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{ConnectOptions, SqlitePool};
 
 use self::session::PoolReader;
-use self::writer::{Means, Writer};
+use self::writer::{Deps, Writer};
 use crate::cache::FileCache;
 use crate::engine::{Command, Engine};
 use crate::failures::{Kind, is_cut_off};
@@ -87,7 +87,7 @@ impl SqliteEngine {
             .await
             .map_err(cannot_open)?;
         let files = Arc::new(FileCache::new(config.file_cache));
-        let writer = Writer::start(Means {
+        let writer = Writer::start(Deps {
             options,
             connection,
             log: beside(&file, "-wal"),

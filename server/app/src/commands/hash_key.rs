@@ -64,7 +64,7 @@ impl Key {
 
 #[cfg(test)]
 mod tests {
-    use domain::access::{Credential, Authenticator};
+    use domain::access::{Authenticator, Credential};
 
     use super::*;
     use crate::config::Config;

@@ -76,7 +76,12 @@ async fn run(
     }
     let listeners = listening::listen(&config, passed)?;
     let admin = listening::listen_for_admin(&config)?;
-    announce(&config, &listeners, &admin, server.api.authenticator.is_open());
+    announce(
+        &config,
+        &listeners,
+        &admin,
+        server.api.authenticator.is_open(),
+    );
     let mut reloading = Reloading {
         flags,
         log,

@@ -3,7 +3,7 @@
 
 use axum::extract::{FromRef, FromRequestParts};
 use domain::Authorized;
-use domain::access::{Credential, Denied, Authenticator, Principal};
+use domain::access::{Authenticator, Credential, Denied, Principal};
 use http::header::AUTHORIZATION;
 use http::request::Parts;
 use protocol::dialect::Dialect;

@@ -53,7 +53,7 @@ pub(super) struct Writer {
 
 /// Dependencies of a [`Writer`].
 #[derive(Debug)]
-pub(super) struct Means {
+pub(super) struct Deps {
     /// Options of the connection, for the next one after a failure.
     pub(super) options: SqliteConnectOptions,
     /// The first connection.
@@ -72,19 +72,19 @@ pub(super) struct Means {
 
 impl Writer {
     /// Starts it.
-    pub(super) fn start(means: Means) -> Self {
-        let (queue, commands) = mpsc::channel(means.queue.get());
+    pub(super) fn start(deps: Deps) -> Self {
+        let (queue, commands) = mpsc::channel(deps.queue.get());
         let closing = CancellationToken::new();
         let task = TaskTracker::new();
         let worker = Worker {
             commands,
             closing: closing.clone(),
-            options: means.options,
-            connection: Some(means.connection),
-            log: means.log,
-            log_limit: means.log_limit,
-            files: means.files,
-            batch: means.batch.get(),
+            options: deps.options,
+            connection: Some(deps.connection),
+            log: deps.log,
+            log_limit: deps.log_limit,
+            files: deps.files,
+            batch: deps.batch.get(),
         };
         // A thread of its own takes turns with the engine's thread at less cost than tasks do that
         // share one: a fifth less processor time for each change.
@@ -380,7 +380,7 @@ mod tests {
         ] {
             execute(&mut connection, statement).await.unwrap();
         }
-        let writer = Writer::start(Means {
+        let writer = Writer::start(Deps {
             options: options.clone(),
             connection,
             log: log.clone(),
