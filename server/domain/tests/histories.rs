@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use domain::access::{Config as AccessConfig, Credential, Gate};
+use domain::access::{Authenticator, Config as AccessConfig, Credential};
 use domain::body::{BodyFault, BodyPart, UploadBody};
 use domain::cleanup::{self, Janitor};
 use domain::clock::FollowingClock;
@@ -428,9 +428,9 @@ impl World {
 }
 
 fn everyone() -> domain::access::Principal {
-    Gate::new(&AccessConfig::default())
+    Authenticator::new(&AccessConfig::default())
         .admit(Credential::None)
-        .expect("a gate without keys is open")
+        .expect("an authenticator without keys is open")
 }
 
 fn answer(result: &Result<Outcome, uploads::Failure>) -> Answer {

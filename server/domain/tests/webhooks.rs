@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use budget::Budget;
 use bytes::Bytes;
-use domain::access::{self, Credential, Gate};
+use domain::access::{self, Authenticator, Credential};
 use domain::body::BodyPart;
 use domain::clock::FollowingClock;
 use domain::courier::{Courier, Undelivered};
@@ -197,8 +197,8 @@ impl World {
             },
             uploads::Config::default(),
         );
-        let gate = Gate::new(&access::Config::default());
-        Authorized::new(gate.admit(Credential::None).unwrap(), uploads)
+        let authenticator = Authenticator::new(&access::Config::default());
+        Authorized::new(authenticator.admit(Credential::None).unwrap(), uploads)
     }
 }
 

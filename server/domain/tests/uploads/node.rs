@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use domain::access::{Config as AccessConfig, Credential, Gate, Principal};
+use domain::access::{Authenticator, Config as AccessConfig, Credential, Principal};
 use domain::body::{BodyFault, BodyPart, UploadBody};
 use domain::cleanup::{self, Janitor};
 use domain::clock::FollowingClock;
@@ -181,9 +181,9 @@ impl Node {
 }
 
 fn everyone() -> Principal {
-    Gate::new(&AccessConfig::default())
+    Authenticator::new(&AccessConfig::default())
         .admit(Credential::None)
-        .expect("a gate without keys is open")
+        .expect("an authenticator without keys is open")
 }
 
 pub(crate) fn offset(upload: &Upload) -> u64 {
