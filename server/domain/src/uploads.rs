@@ -40,7 +40,7 @@ use crate::holders::{Holders, Overtaken, Turn};
 use crate::ids::Randomness;
 use crate::ingest::Stops;
 use crate::metadata_store::{Guarded, MetadataError};
-use crate::upload::{Completed, Gone, Product, Target, Told, Upload, UploadState};
+use crate::upload::{Completed, Gone, Product, Reported, Target, Upload, UploadState};
 use crate::{
     Authorized, Blob, BlobStore, Clock, Error, File, MetadataStore, NodeId, Outbox, Packs, UploadId,
 };
@@ -638,29 +638,32 @@ impl Shared {
     /// claimed the upload since.
     async fn tell(&self, upload: &Upload) -> Guarded {
         let now = self.clock.now();
-        let told = match &upload.state {
+        let reported = match &upload.state {
             UploadState::Open(progress) => {
                 let offset = progress.open.offset;
-                if upload.told.is_some_and(|told| told.stands_for(offset, now)) {
+                if upload
+                    .reported
+                    .is_some_and(|reported| reported.stands_for(offset, now))
+                {
                     return Guarded::Done;
                 }
-                Some(Told { offset, at: now })
+                Some(Reported { offset, at: now })
             }
-            UploadState::Complete(_) | UploadState::Gone(_) if upload.told.is_none() => {
+            UploadState::Complete(_) | UploadState::Gone(_) if upload.reported.is_none() => {
                 return Guarded::Done;
             }
             UploadState::Complete(_) | UploadState::Gone(_) => None,
         };
-        self.record_told(upload, told).await
+        self.record_reported(upload, reported).await
     }
 
     /// The report is true even if it cannot be recorded, such as on a full disk.
-    async fn record_told(&self, upload: &Upload, told: Option<Told>) -> Guarded {
-        let told = self
+    async fn record_reported(&self, upload: &Upload, reported: Option<Reported>) -> Guarded {
+        let reported = self
             .metadata
-            .tell_upload(&upload.id, upload.epoch, told)
+            .report_offset(&upload.id, upload.epoch, reported)
             .await;
-        told.unwrap_or_else(|error| {
+        reported.unwrap_or_else(|error| {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 upload = ?upload.id,

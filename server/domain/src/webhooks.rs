@@ -136,11 +136,7 @@ impl Webhooks {
         }
         let work = self.deliver_due(stop);
         // If the lease is lost, deliveries are cut off and will be repeated.
-        self.deps
-            .leases
-            .exclusively(WEBHOOKS, work)
-            .await
-            .map(drop)
+        self.deps.leases.exclusively(WEBHOOKS, work).await.map(drop)
     }
 
     /// Delivers until nothing is due and nothing is under way, or until `stop`.

@@ -60,7 +60,7 @@ enum From {
     /// Distance from the true offset.
     Off(i64),
     /// The offset that was reported last.
-    Told,
+    Reported,
 }
 
 #[derive(Debug, Clone)]
@@ -134,7 +134,7 @@ fn from() -> impl Strategy<Value = From> {
     prop_oneof![
         4 => Just(From::Off(0)),
         1 => (-300..300_i64).prop_map(From::Off),
-        3 => Just(From::Told),
+        3 => Just(From::Reported),
     ]
 }
 
@@ -472,8 +472,8 @@ async fn live(steps: Vec<(usize, Step)>) {
                 let bringing = Bringing {
                     offset: match (from, model.told) {
                         (From::Off(off), _) => model.offset.saturating_add_signed(off),
-                        (From::Told, Some((offset, _))) => offset,
-                        (From::Told, None) => model.offset,
+                        (From::Reported, Some((offset, _))) => offset,
+                        (From::Reported, None) => model.offset,
                     },
                     completion,
                     length,

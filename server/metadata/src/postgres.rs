@@ -274,7 +274,7 @@ analyze";
         (sql::HOLDS_UPLOAD.postgres, "uploads_pkey"),
         (sql::RECORD_PROGRESS.postgres, "uploads_pkey"),
         (sql::RELEASE_UPLOAD.postgres, "uploads_pkey"),
-        (sql::TELL_UPLOAD.postgres, "uploads_pkey"),
+        (sql::REPORT_OFFSET.postgres, "uploads_pkey"),
         (asks::ASK.postgres, "uploads_pkey"),
         (asks::ASK.postgres, "leases_pkey"),
         (sql::COMPLETE_ARCHIVE.postgres, "uploads_pkey"),

@@ -8,7 +8,7 @@ use domain::digest::{HashState, Sha256Digest};
 use domain::file::{Content, Description, File, WriteCondition};
 use domain::metadata_store::{Lease, MetadataError, Seen};
 use domain::upload::{Complete, Open};
-use domain::upload::{Completed, Gone, Plan, Progress, Target, Told, Upload, UploadState};
+use domain::upload::{Completed, Gone, Plan, Progress, Reported, Target, Upload, UploadState};
 use domain::{BlobKey, Timestamp};
 
 /// A row of `uploads`.
@@ -87,7 +87,7 @@ impl TryFrom<UploadRow> for Upload {
             key: &key,
         };
         let state = row.take_state(here)?;
-        let told = row.told(here)?;
+        let reported = row.reported(here)?;
         let target = row.target(here)?;
         if let (Target::Pack(_), UploadState::Complete(Completed { version: None, .. })) =
             (&target, &state)
@@ -121,7 +121,7 @@ impl TryFrom<UploadRow> for Upload {
                 .holder
                 .map(|holder| here.parse("holder", &holder))
                 .transpose()?,
-            told,
+            reported,
             created_at: Timestamp::from_millis(row.created_at),
             expires_at: Timestamp::from_millis(row.expires_at),
             state,
@@ -181,9 +181,9 @@ impl UploadRow {
     }
 
     /// Reads the offset that the client was told.
-    fn told(&self, here: Row<'_>) -> Result<Option<Told>, MetadataError> {
+    fn reported(&self, here: Row<'_>) -> Result<Option<Reported>, MetadataError> {
         match (self.told_offset, self.told_at) {
-            (Some(offset), Some(at)) => Ok(Some(Told {
+            (Some(offset), Some(at)) => Ok(Some(Reported {
                 offset: here.count("told_offset", offset)?,
                 at: Timestamp::from_millis(at),
             })),
@@ -319,13 +319,13 @@ pub(crate) fn column(count: u64) -> Result<i64, MetadataError> {
 /// # Errors
 /// As [`column()`].
 pub(crate) fn seen_columns(seen: Option<Seen>) -> Result<[Option<i64>; 3], MetadataError> {
-    let Some(Seen { open, told }) = seen else {
+    let Some(Seen { open, reported }) = seen else {
         return Ok([None; 3]);
     };
     Ok([
         Some(column(open.offset)?),
         open.length.map(column).transpose()?,
-        told.map(column).transpose()?,
+        reported.map(column).transpose()?,
     ])
 }
 

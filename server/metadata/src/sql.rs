@@ -351,7 +351,7 @@ where id = $1
 
 /// A client of the upload $1, which has the epoch $4, is told $2 at $3, each null if what was told
 /// is forgotten. Nobody waits for the disk in PostgreSQL: whoever loses this asks again.
-macro_rules! tell_upload {
+macro_rules! report_offset {
     ($before:literal, $from:literal) => {
         concat!(
             $before,
@@ -368,10 +368,10 @@ where id = $1
         )
     };
     (sqlite) => {
-        tell_upload!("", "")
+        report_offset!("", "")
     };
     (postgres) => {
-        tell_upload!(
+        report_offset!(
             "
 with quickly as (
   select set_config('synchronous_commit', 'off', true)
@@ -381,7 +381,7 @@ with quickly as (
     };
 }
 
-pub(crate) const TELL_UPLOAD: Statement = pair!(tell_upload);
+pub(crate) const REPORT_OFFSET: Statement = pair!(report_offset);
 
 /// True if the upload $1 is open under epoch $2, and the file under path $3: always one row.
 pub(crate) const HELD_AND_FILE: Statement = Statement::same(concat!(

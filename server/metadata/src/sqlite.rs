@@ -371,7 +371,10 @@ mod tests {
                 sql::RELEASE_UPLOAD.sqlite,
                 "sqlite_autoindex_uploads_1 (id=?)",
             ),
-            (sql::TELL_UPLOAD.sqlite, "sqlite_autoindex_uploads_1 (id=?)"),
+            (
+                sql::REPORT_OFFSET.sqlite,
+                "sqlite_autoindex_uploads_1 (id=?)",
+            ),
             (
                 sql::EXPIRED_UPLOADS.sqlite,
                 "leases USING PRIMARY KEY (name=?)",

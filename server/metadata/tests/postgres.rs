@@ -15,7 +15,7 @@ use domain::file::WriteCondition;
 use domain::ids::SystemRandomness;
 use domain::metadata_store::{Guarded, Hold, Inserted, MetadataError, Written};
 use domain::pack::DraftRecord;
-use domain::upload::{Told, Upload, UploadState};
+use domain::upload::{Reported, Upload, UploadState};
 use domain::{MetadataStore, NodeId, Timestamp};
 use futures::future::join_all;
 use metadata::{Config, OpenError, PostgresConfig};
@@ -453,9 +453,9 @@ async fn only_what_is_told_may_be_lost() {
          create trigger look before update on uploads for each row execute function look()",
     )
     .await;
-    let told = Told { offset: 0, at: NOW };
+    let reported = Reported { offset: 0, at: NOW };
     let guarded = store
-        .tell_upload(&upload.id, upload.epoch, Some(told))
+        .report_offset(&upload.id, upload.epoch, Some(reported))
         .await;
     assert_eq!(guarded.unwrap(), Guarded::Done);
     store.claim_upload(&upload.id, None, None).await.unwrap();

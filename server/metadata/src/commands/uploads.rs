@@ -2,7 +2,7 @@
 
 use domain::event::Event;
 use domain::metadata_store::{Guarded, Hold, Inserted, MetadataError, Seen, Written};
-use domain::upload::{Completed, Gone, Progress, Target, Told, Upload, UploadState};
+use domain::upload::{Completed, Gone, Progress, Reported, Target, Upload, UploadState};
 use domain::{NodeId, Timestamp, UploadId};
 
 use super::events::record_event;
@@ -91,9 +91,9 @@ impl Command for ClaimUpload {
         transaction: &mut T,
     ) -> Result<Option<Upload>, MetadataError> {
         let Self { id, holder, seen } = self;
-        let [offset, length, told] = seen_columns(*seen)?;
+        let [offset, length, reported] = seen_columns(*seen)?;
         let holder = holder.map(|node| node.to_string());
-        let values = values![id.to_string(), holder, offset, length, told];
+        let values = values![id.to_string(), holder, offset, length, reported];
         let claimed = transaction.row::<UploadRow>(sql::CLAIM_UPLOAD, values);
         match claimed.await? {
             Some(row) => row.try_into().map(Some),
@@ -145,15 +145,15 @@ impl Command for RecordProgress {
     }
 }
 
-/// See [`tell_upload`](domain::MetadataStore::tell_upload).
+/// See [`report_offset`](domain::MetadataStore::report_offset).
 #[derive(Debug)]
-pub(crate) struct TellUpload {
+pub(crate) struct ReportOffset {
     pub(crate) id: UploadId,
     pub(crate) epoch: u64,
-    pub(crate) told: Option<Told>,
+    pub(crate) reported: Option<Reported>,
 }
 
-impl Command for TellUpload {
+impl Command for ReportOffset {
     type Answer = Guarded;
     const DOING: &'static str = "remember what was told";
     const SCOPE: Scope = Scope::Statements;
@@ -161,12 +161,14 @@ impl Command for TellUpload {
     async fn run<T: Transaction>(&self, transaction: &mut T) -> Result<Guarded, MetadataError> {
         let values = values![
             self.id.to_string(),
-            self.told.map(|told| column(told.offset)).transpose()?,
-            self.told.map(|told| told.at),
+            self.reported
+                .map(|reported| column(reported.offset))
+                .transpose()?,
+            self.reported.map(|reported| reported.at),
             column(self.epoch)?,
         ];
-        let told = transaction.run(sql::TELL_UPLOAD, values).await?;
-        Ok(guarded(told))
+        let reported = transaction.run(sql::REPORT_OFFSET, values).await?;
+        Ok(guarded(reported))
     }
 }
 
