@@ -1,4 +1,4 @@
-//! From a configuration to a server: stores, services, and what the routes need.
+//! Builds a server from a configuration: stores, services, and the state of the routes.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -27,35 +27,36 @@ use url::Url;
 use crate::config::Config;
 use crate::data_directory::{self, Opened as _};
 
-/// A server that is ready to be served.
+/// Server that is ready to accept connections.
 #[derive(Debug)]
 pub struct Server {
-    /// What requests are answered with.
+    /// State of the public routes.
     pub api: Api,
-    /// What operators are answered with.
+    /// State of the admin routes.
     pub admin: Admin,
-    /// Ended before the process, so that what is coming in becomes durable.
+    /// Uploads. They end before the process, so that received bytes become durable.
     pub uploads: Uploads,
-    /// Works beside the router.
+    /// Background deletion of expired uploads and unneeded bytes.
     pub janitor: Janitor,
-    /// Says to other nodes that this one is alive, until the uploads are ended.
+    /// Leases that show other nodes that this one is alive, held until the uploads have ended.
     pub leases: Leases,
-    /// Delivers events beside the router, where somebody wants any.
+    /// Background delivery of events, if a receiver is configured.
     pub webhooks: Option<Webhooks>,
-    /// What peers hold of the server's memory is taken from this.
+    /// Budget of the memory that peers can make the server hold.
     pub memory: Budget,
-    /// Watches over the tasks of all of these.
+    /// Supervisor of all tasks.
     pub supervisor: Supervisor,
-    /// Closed last.
+    /// Metadata store. It is closed last.
     pub metadata: Arc<dyn MetadataStore>,
 }
 
 impl Server {
-    /// Opens the stores, migrates them, and cleans up after a crash, unless other nodes may be at work: they clean up in time.
+    /// Opens the stores, migrates them, and cleans up after a crash. On stores that other nodes
+    /// share, the janitor cleans up in time.
     ///
     /// # Errors
     ///
-    /// A store cannot be opened, or the data directory is another process's.
+    /// A store cannot be opened, or another process uses the data directory.
     pub async fn open(config: &Config) -> anyhow::Result<Self> {
         let parts = Parts::open(config).await?;
         let courier = config.webhooks.courier(&parts.clock)?;
@@ -152,7 +153,7 @@ impl Parts {
         Ok(Uploads::new(deps, config.uploads.clone()))
     }
 
-    /// Makes the janitor. Where no other node may be at work, it cleans up at once.
+    /// Returns the janitor, which has cleaned up after a crash unless other nodes share the stores.
     async fn janitor(&self, config: &Config, uploads: &Uploads) -> anyhow::Result<Janitor> {
         let janitor = Janitor::new(
             uploads.clone(),
@@ -213,7 +214,7 @@ impl Parts {
 ///
 /// # Errors
 ///
-/// The file cannot be read, or holds no such key; the message says how to make one.
+/// The file cannot be read, or has no Ed25519 key; the message says how to make one.
 pub(crate) fn read_signing_key(file: &Path) -> anyhow::Result<SigningKey> {
     let pem = std::fs::read_to_string(file)
         .with_context(|| format!("failed to read the signing key in {}", file.display()))?;

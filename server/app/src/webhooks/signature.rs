@@ -1,5 +1,5 @@
-//! Signatures of webhooks, as the specification of Standard Webhooks says (version `v1`): HMAC-SHA-256 over
-//! `id.timestamp.payload`.
+//! Signatures of webhooks by the specification of Standard Webhooks (version `v1`): HMAC-SHA-256
+//! over `id.timestamp.payload`.
 
 use std::fmt::{self, Debug};
 
@@ -11,18 +11,18 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
-/// What the text of a secret begins with.
+/// Prefix of a secret's text.
 const PREFIX: &str = "whsec_";
-/// How many bytes a secret has.
+/// Allowed number of bytes of a secret.
 const SIZES: std::ops::RangeInclusive<usize> = 24..=64;
 
-/// A secret that the server shares with its receiver: `whsec_` and 24 to 64 bytes in Base64.
+/// Secret that the server shares with its receiver: `whsec_` and 24 to 64 bytes in Base64.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 #[schemars(with = "String", inline, extend("format" = "webhook-secret"))]
 pub struct Secret(Vec<u8>);
 
-/// A text that is no secret.
+/// Error for a text that is not a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a secret is `whsec_` and 24 to 64 random bytes in Base64")]
 pub struct InvalidSecret;
@@ -52,12 +52,13 @@ impl Debug for Secret {
     }
 }
 
-/// The value of `webhook-timestamp`: whole seconds since 1970-01-01 00:00 UTC.
+/// Returns the value of `webhook-timestamp`: whole seconds since 1970-01-01 00:00 UTC.
 pub(super) fn seconds(at: Timestamp) -> i64 {
     at.as_millis().div_euclid(1000)
 }
 
-/// The value of `webhook-signature`: a signature with each of the secrets, so that a receiver may know any of them.
+/// Returns the value of `webhook-signature`: a signature by each of the secrets, so that a receiver
+/// needs only one of them.
 pub(super) fn sign(secrets: &[Secret], id: &str, seconds: i64, payload: &str) -> String {
     let signatures: Vec<String> = secrets
         .iter()
