@@ -57,7 +57,7 @@ pub struct Config {
     pub http: transport::Config,
     /// Memory that peers can make the server hold.
     pub memory: budget::Config,
-    /// Uploads.
+    /// Limits and timing of uploads.
     pub uploads: domain::uploads::Config,
     /// Packs: versioned trees of files.
     pub packs: domain::packs::Config,

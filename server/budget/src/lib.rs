@@ -20,15 +20,16 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Bytes that one permit stands for. A semaphore counts to `usize::MAX >> 3`, but hands out at most `u32::MAX` at once.
 const UNIT: u64 = 1024;
 
-/// Memory that peers can make the server hold. Sizes are written as in `512 MiB`.
+/// Memory that peers can make the server hold. Write sizes as in `512 MiB`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Most memory that all peers together can make the server hold: answers that are not read yet, bytes that wait
-    /// for the disk, archives that are being unpacked. With all of it held, the server reads and answers more slowly.
+    /// Maximum memory that all peers together can make the server hold: unread answers, bytes that
+    /// wait for the disk, archives that are being unpacked. When all of it is held, the server
+    /// reads and answers more slowly.
     #[schemars(with = "settings::Size")]
     pub total: ByteSize,
-    /// Most of it that one connection can hold, whatever its number of streams.
+    /// Maximum memory of one connection, with any number of streams.
     #[schemars(with = "settings::Size")]
     pub per_connection: ByteSize,
 }

@@ -15,24 +15,25 @@ use thiserror::Error;
 use crate::digest::Sha256Digest;
 use crate::{Error, FilePath};
 
-/// The keys that the server knows, and whether it asks for one at all.
+/// API keys of the server, and open access.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// API keys. Each acts for the operator: it may do everything. Where there is one, everybody needs one. Read again on `SIGHUP`.
+    /// API keys. Each has all permissions of the operator. If there is one, every request needs
+    /// one. `SIGHUP` reloads them.
     pub keys: Vec<ApiKey>,
-    /// Serve everyone, on any address, since there are no keys; together with keys it is refused. Without both, only loopback
-    /// addresses are served.
+    /// Serve everyone without a key, on any address; refused together with keys. Without keys and
+    /// `open`, the server listens on loopback addresses only.
     pub open: bool,
 }
 
-/// An API key as it is configured: hashed, so that the configuration gives nothing away.
+/// API key in the configuration: only its hash, so that the configuration reveals no key.
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ApiKey {
-    /// Who uses it; appears in logs.
+    /// Name of its user, for logs.
     pub name: Arc<str>,
-    /// SHA-256 of the key, 64 hexadecimal digits (`longhaul hash-key` makes both).
+    /// SHA-256 of the key, 64 hexadecimal digits; `longhaul hash-key` makes both.
     #[serde(with = "hex_digest")]
     #[schemars(with = "String")]
     pub sha256: Sha256Digest,

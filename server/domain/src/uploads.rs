@@ -45,46 +45,52 @@ use crate::{
     Authorized, Blob, BlobStore, Clock, Error, File, MetadataStore, NodeId, Outbox, Packs, UploadId,
 };
 
-/// How uploads are taken in. Sizes are written as in `32 MiB`, times as in `14days`.
+/// Limits and timing of uploads. Write sizes as in `32 MiB`, times as in `14days`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Largest file; without it there is no bound.
+    /// Maximum size of a file; without it, no limit.
     #[schemars(with = "Option<settings::Size>")]
     pub max_size: Option<ByteSize>,
-    /// Smallest file; without it there is no bound.
+    /// Minimum size of a file; without it, no limit.
     #[schemars(with = "Option<settings::Size>")]
     pub min_size: Option<ByteSize>,
-    /// Largest body of one request; without it there is no bound. Set it where a proxy or CDN in front has such a bound.
+    /// Maximum size of a request's body; without it, no limit. Set it if a proxy or CDN in front
+    /// has such a limit.
     #[schemars(with = "Option<settings::Size>")]
     pub max_append_size: Option<ByteSize>,
-    /// Smallest body of an append that does not complete its upload; without it there is no bound.
+    /// Minimum size of an append that does not complete its upload; without it, no limit.
     #[schemars(with = "Option<settings::Size>")]
     pub min_append_size: Option<ByteSize>,
-    /// How long an upload without progress is kept, and how long a completed one answers for itself.
+    /// Time for which an upload without progress is kept, and for which a completed one still
+    /// answers.
     #[serde(with = "settings::Time")]
     pub lifetime: Duration,
-    /// How much may come before it is made durable, and told to clients that listen.
+    /// Number of bytes after which an upload is made durable, and the offset reported to clients
+    /// that listen.
     #[schemars(with = "settings::Size")]
     pub checkpoint_bytes: ByteSize,
-    /// How old bytes may become before they are made durable, however few.
+    /// Maximum time before received bytes are made durable, even if they are few.
     #[serde(with = "settings::Time")]
     pub checkpoint_interval: Duration,
-    /// Memory for large write buffers, over all uploads, as a part of `memory.total`; without one, an upload uses buffers of 32 KiB.
+    /// Memory for large write buffers of all uploads, as a part of `memory.total`. An upload that
+    /// gets none uses buffers of 32 KiB.
     #[schemars(with = "settings::Size")]
     pub buffer_memory: ByteSize,
-    /// Most requests that bring bytes of uploads and are worked on at once. The next ones wait, with nothing of them read. Each counts
-    /// as 128 KiB of `memory.total`, of which they have at most half.
+    /// Maximum number of upload requests that are processed at once. Further ones wait, unread.
+    /// Each counts as 128 KiB of `memory.total`, of which they take at most half.
     pub max_at_once: NonZeroUsize,
-    /// Most of them that come from one address, or from one IPv6 network of 64 bits. Behind a proxy, all come from the proxy's address:
-    /// set it to `max_at_once` there.
+    /// Maximum number of them from one address, or from one IPv6 network of 64 bits. Behind a
+    /// proxy, all come from the proxy's address: set it to `max_at_once` there.
     pub max_at_once_per_address: NonZeroUsize,
-    /// How long a request waits for that, before it is told to come again later (503).
+    /// Time for which such a request waits before it is refused with 503, to be retried later.
     #[serde(with = "settings::Time")]
     pub place_wait: Duration,
-    /// Let an append begin below the durable offset if the repeated bytes are the same, instead of answering 409.
+    /// Accept an append that begins below the durable offset if the repeated bytes are the same,
+    /// instead of answering 409.
     pub replay_tolerant: bool,
-    /// How long a request waits for another server that works on the same upload to let go of it, before that is shut out.
+    /// Time for which a request waits for another server to release the same upload, before that
+    /// server is fenced off.
     #[serde(with = "settings::Time")]
     pub takeover_wait: Duration,
 }

@@ -55,7 +55,7 @@ pub use self::database_url::{DatabaseUrl, InvalidUrl};
 use self::engine::Engine;
 use self::store::Store;
 
-/// Which database, and how it is used.
+/// Kind of database.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Config {
@@ -65,42 +65,48 @@ pub enum Config {
     Postgres(PostgresConfig),
 }
 
-/// How SQLite is used. Sizes are written as in `64 MiB`.
+/// Settings of SQLite. Write sizes as in `64 MiB`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SqliteConfig {
-    /// The database's file; if relative, below the data directory. It must lie on a local disk. A file of the same name and
-    /// `.lock` lies beside it: one process at a time uses a database.
+    /// File of the database; a relative one is below the data directory. It must be on a local
+    /// disk. A file of the same name with `.lock` is beside it: one process at a time uses a
+    /// database.
     #[schemars(with = "settings::Path")]
     pub file: PathBuf,
-    /// Most statements that read at the same time.
+    /// Maximum number of statements that read at the same time.
     pub readers: NonZeroU32,
-    /// Most changes that wait for the writer; callers beyond wait for a place in the queue.
+    /// Maximum number of changes that wait for the writer; further callers wait for a place in the
+    /// queue.
     pub queue: NonZeroUsize,
-    /// Most changes that are committed together, with one sync to the disk.
+    /// Maximum number of changes that are committed together, with one sync to the disk.
     pub batch: NonZeroUsize,
     /// Memory for pages of the database, in the writer and in each reader.
     #[schemars(with = "settings::Size")]
     pub page_cache: ByteSize,
-    /// Memory for what is known of files that were asked for lately.
+    /// Memory for the records of recently requested files.
     #[schemars(with = "settings::Size")]
     pub file_cache: ByteSize,
 }
 
-/// How PostgreSQL is used.
+/// Settings of PostgreSQL.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PostgresConfig {
-    /// The database in PostgreSQL: `postgres://user:password@host:port/database?sslmode=verify-full`. Its encoding must be UTF-8.
-    /// What is not said comes from the environment, as `PGPASSWORD` or `PGSSLROOTCERT`, and from the password file.
+    /// URL of the database: `postgres://user:password@host:port/database?sslmode=verify-full`. Its
+    /// encoding must be UTF-8. Missing parts come from the environment, such as `PGPASSWORD` or
+    /// `PGSSLROOTCERT`, and from the password file.
     pub url: DatabaseUrl,
-    /// Most connections to PostgreSQL that this server has; each serves one transaction at a time. 16 if it is not said.
+    /// Maximum number of this server's connections to PostgreSQL; each serves one transaction at a
+    /// time. 16 by default.
     #[serde(default = "default_connections")]
     pub connections: NonZeroU32,
-    /// How long a transaction waits for a connection to PostgreSQL, a new one included. 10 seconds if it is not said.
+    /// Time for which a transaction waits for a connection to PostgreSQL, even a new one. 10
+    /// seconds by default.
     #[serde(default = "default_acquire_timeout", with = "settings::Time")]
     pub acquire_timeout: Duration,
-    /// How long a statement may take in PostgreSQL, and how long a transaction may rest between two. 30 seconds if it is not said.
+    /// Timeout of a statement in PostgreSQL, and of a transaction between two statements. 30
+    /// seconds by default.
     #[serde(default = "default_statement_timeout", with = "settings::Time")]
     pub statement_timeout: Duration,
 }

@@ -2,6 +2,10 @@
 //!
 //! Tables are merged key by key; any other value replaces the one below. A table whose `type`
 //! differs from the one below replaces all of it, since each type has its own keys.
+//!
+//! figment 0.10 (tried) has no such rule: it refuses `type = "s3"` over the default with an unknown
+//! field of `fs`, which the operator never wrote. Its errors inside such a table name the table
+//! without the key, and speak of `u16` and `struct`.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -338,7 +338,7 @@ impl<'a> Pulling<'a> {
         }
     }
 
-    /// Returns the target if it is the version of the directory.
+    /// Returns the directory's own version as the target.
     async fn same(&mut self, held: &Held, asked: Option<Answer>) -> Result<Target, Error> {
         let version = held.catalogue.version();
         Ok(Target {

@@ -113,7 +113,7 @@ impl Staging {
         Ok(())
     }
 
-    /// Removes the staging area after a pull.
+    /// Removes `staging/` after a pull.
     pub(super) fn remove(&self) -> Result<(), Error> {
         remove_tree(&self.staging())
     }
