@@ -139,11 +139,14 @@ pub(crate) trait Transaction: Reader {
     /// Keeps other transactions from changing something until this one ends.
     fn lock(&mut self, lock: Lock<'_>) -> impl Future<Output = Result<(), MetadataError>> + Send;
 
-    /// Notes that this transaction has written or deleted the file under `path`.
-    fn changed(
+    /// Notes that this transaction has written the file under `path`.
+    fn written(
         &mut self,
         path: &FilePath,
     ) -> impl Future<Output = Result<(), MetadataError>> + Send;
+
+    /// Notes that this transaction has deleted the file under `path`.
+    fn deleted(&mut self, path: &FilePath);
 
     /// Changes rows, which must be `expected` many.
     fn exactly(

@@ -309,8 +309,15 @@ async fn what_one_node_writes_the_other_reads() {
         let [writer, reader] = [&nodes.of(round).metadata, &nodes.of(round + 1).metadata];
         let file = file("a", &round.to_string(), NOW);
         writer.put_file(&file, &ALWAYS, None).await.unwrap();
-        let read = reader.file(&file.path).await.unwrap();
-        assert_eq!(read.map(|file| file.content), Some(file.content));
+        let read = reader.file(&file.path).await.unwrap().unwrap();
+        let previous_at = file.previous_at;
+        assert_eq!(
+            File {
+                previous_at,
+                ..read
+            },
+            file
+        );
         if round % 2 == 1 {
             let deleted = writer.delete_file(&file.path, &ALWAYS, NOW).await;
             assert_eq!(deleted.unwrap(), Deleted::Done);

@@ -66,7 +66,7 @@ impl Command for DeleteFile {
         let delete = values![path.as_str()];
         transaction.exactly(1, sql::DELETE_FILE, delete).await?;
         doom(transaction, blob, self.now).await?;
-        transaction.changed(path).await?;
+        transaction.deleted(path);
         Ok(Deleted::Done)
     }
 }
@@ -140,7 +140,7 @@ pub(super) async fn replaced<T: Transaction>(
     file: &File,
     current: Option<&File>,
 ) -> Result<Written, MetadataError> {
-    transaction.changed(&file.path).await?;
+    transaction.written(&file.path).await?;
     let Some(current) = current else {
         return Ok(Written::Created);
     };

@@ -6,7 +6,7 @@ use domain::FilePath;
 use domain::metadata_store::MetadataError;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::PgArguments;
-use sqlx::{Arguments as _, PgConnection, PgPool};
+use sqlx::{Arguments as _, Executor, PgConnection, PgPool, Postgres};
 
 use super::failures::{Patience, failure};
 use super::locks;
@@ -48,11 +48,8 @@ impl Reader for Session<'_> {
         statement: Statement,
         values: &[Value<'_>],
     ) -> Result<Option<R>, MetadataError> {
-        let arguments = arguments(values).map_err(failure(self.doing))?;
-        sqlx::query_as_with(statement.postgres, arguments)
-            .fetch_optional(&mut *self.connection)
-            .await
-            .map_err(failure(self.doing))
+        let row = row(&mut *self.connection, statement, values).await;
+        row.map_err(failure(self.doing))
     }
 
     async fn rows<R: FromRow>(
@@ -60,11 +57,8 @@ impl Reader for Session<'_> {
         statement: Statement,
         values: &[Value<'_>],
     ) -> Result<Vec<R>, MetadataError> {
-        let arguments = arguments(values).map_err(failure(self.doing))?;
-        sqlx::query_as_with(statement.postgres, arguments)
-            .fetch_all(&mut *self.connection)
-            .await
-            .map_err(failure(self.doing))
+        let rows = rows(&mut *self.connection, statement, values).await;
+        rows.map_err(failure(self.doing))
     }
 }
 
@@ -93,10 +87,13 @@ impl Transaction for Session<'_> {
         locked.map_err(failure(self.doing))
     }
 
-    /// Nothing is kept in memory.
-    async fn changed(&mut self, _: &FilePath) -> Result<(), MetadataError> {
+    /// Does nothing: no file is cached.
+    async fn written(&mut self, _: &FilePath) -> Result<(), MetadataError> {
         Ok(())
     }
+
+    /// Does nothing: no file is cached.
+    fn deleted(&mut self, _: &FilePath) {}
 }
 
 /// Reads single statements, each over any connection of the pool; again where the engine goes away
@@ -134,12 +131,7 @@ impl Reader for PoolReader {
         statement: Statement,
         values: &[Value<'_>],
     ) -> Result<Option<R>, MetadataError> {
-        let text = statement.postgres;
-        let read = || async {
-            let query = sqlx::query_as_with(text, arguments(values)?);
-            query.fetch_optional(&self.pool).await
-        };
-        self.patiently(read).await
+        self.patiently(|| row(&self.pool, statement, values)).await
     }
 
     async fn rows<R: FromRow>(
@@ -147,13 +139,28 @@ impl Reader for PoolReader {
         statement: Statement,
         values: &[Value<'_>],
     ) -> Result<Vec<R>, MetadataError> {
-        let text = statement.postgres;
-        let read = || async {
-            let query = sqlx::query_as_with(text, arguments(values)?);
-            query.fetch_all(&self.pool).await
-        };
-        self.patiently(read).await
+        self.patiently(|| rows(&self.pool, statement, values)).await
     }
+}
+
+async fn row<R: FromRow>(
+    executor: impl Executor<'_, Database = Postgres>,
+    statement: Statement,
+    values: &[Value<'_>],
+) -> sqlx::Result<Option<R>> {
+    sqlx::query_as_with(statement.postgres, arguments(values)?)
+        .fetch_optional(executor)
+        .await
+}
+
+async fn rows<R: FromRow>(
+    executor: impl Executor<'_, Database = Postgres>,
+    statement: Statement,
+    values: &[Value<'_>],
+) -> sqlx::Result<Vec<R>> {
+    sqlx::query_as_with(statement.postgres, arguments(values)?)
+        .fetch_all(executor)
+        .await
 }
 
 /// Encodes the parameters of a statement.

@@ -88,11 +88,15 @@ impl engine::Transaction for Transaction<'_> {
         Ok(())
     }
 
-    /// Reads the file as it is now, for the cache.
-    async fn changed(&mut self, path: &FilePath) -> Result<(), MetadataError> {
+    /// Reads the file back, for the cache.
+    async fn written(&mut self, path: &FilePath) -> Result<(), MetadataError> {
         let file: Option<File> = read_file(self, path).await?;
         self.changes.push((path.clone(), file.map(Arc::new)));
         Ok(())
+    }
+
+    fn deleted(&mut self, path: &FilePath) {
+        self.changes.push((path.clone(), None));
     }
 }
 
