@@ -278,29 +278,19 @@ const REGISTERED_PREFIX: &str = "sha256.";
 
 const EMPTY: &[u8] = &[0];
 
-fn push_varint(out: &mut Vec<u8>, mut number: u32) {
-    while number >= 0x80 {
-        out.push(0x80 | (number & 0x7f) as u8);
-        number >>= 7;
-    }
-    out.push((number & 0x7f) as u8);
+fn push_varint(out: &mut Vec<u8>, number: u32) {
+    leb128::write::unsigned(out, number.into()).expect("a vector takes every byte");
 }
 
 fn take_varint(bytes: &mut &[u8]) -> Result<u32, NeedError> {
-    let mut number = 0_u64;
-    for shift in [0, 7, 14, 21, 28] {
-        let (&byte, rest) = bytes.split_first().ok_or(NeedError::NotCanonical)?;
-        *bytes = rest;
-        number |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            // A last byte of 0 would be needless.
-            if byte == 0 && shift > 0 {
-                break;
-            }
-            return u32::try_from(number).map_err(|_| NeedError::NotCanonical);
-        }
+    let before = *bytes;
+    let number = leb128::read::unsigned(bytes).map_err(|_| NeedError::NotCanonical)?;
+    let taken = &before[..before.len() - bytes.len()];
+    // `leb128` accepts needless bytes.
+    if taken.len() > 1 && taken.ends_with(&[0]) {
+        return Err(NeedError::NotCanonical);
     }
-    Err(NeedError::NotCanonical)
+    u32::try_from(number).map_err(|_| NeedError::NotCanonical)
 }
 
 #[cfg(test)]
