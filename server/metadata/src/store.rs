@@ -1,5 +1,4 @@
-//! The ports over an engine: each method is a [`Command`](crate::engine::Command) or a query,
-//! whichever the engine is.
+//! Ports over an engine: each method runs a [`Command`](crate::engine::Command) or a query.
 
 mod events;
 mod packs;

@@ -67,7 +67,7 @@ impl Command for InsertUpload {
             .await?;
         match existing {
             Some(row) => Ok(Inserted::Existing(Box::new(row.try_into()?))),
-            // Or the one that had the key is gone since.
+            // Or the upload with the key has gone since.
             None => Err(transaction.failed(Overtaken("its name or its blob's is taken"))),
         }
     }
@@ -131,7 +131,7 @@ impl Command for RecordProgress {
         if transaction.run(sql::RECORD_PROGRESS, values).await? == 1 {
             return Ok(Guarded::Done);
         }
-        // Progress that is behind what is recorded is true as well, and no news.
+        // Progress below the recorded offset is true as well, but not new.
         let upload = values![self.id.to_string(), column(self.epoch)?];
         let (held,): (bool,) = transaction.one(sql::HOLDS_UPLOAD, upload).await?;
         if !held {
@@ -260,13 +260,13 @@ impl CompleteUpload {
 }
 
 /// See [`end_upload`](domain::MetadataStore::end_upload) and
-/// [`expire_upload`](domain::MetadataStore::expire_upload). Made twice, it is fenced the second
-/// time; its caller then leaves the bytes to the janitor.
+/// [`expire_upload`](domain::MetadataStore::expire_upload). A second run is fenced; its caller then
+/// leaves the bytes to the janitor.
 #[derive(Debug)]
 pub(crate) struct EndUpload {
     pub(crate) id: UploadId,
     pub(crate) epoch: Option<u64>,
-    /// The moment at which its time must be up, where that is why it ends.
+    /// Time by which the upload must have expired, if expiry is the reason.
     pub(crate) expired_at: Option<Timestamp>,
     pub(crate) gone: Gone,
     pub(crate) expires_at: Timestamp,
@@ -308,7 +308,7 @@ impl Command for ForgetUploads {
     }
 }
 
-/// The outcome of a guarded update that changed so many rows.
+/// Converts the number of rows that a guarded update changed.
 fn guarded(affected: u64) -> Guarded {
     match affected {
         0 => Guarded::Fenced,
@@ -316,8 +316,7 @@ fn guarded(affected: u64) -> Guarded {
     }
 }
 
-/// Has its holder under an epoch let go of an open upload. If it `settles`, what was told is
-/// forgotten.
+/// Clears the holder of an open upload under an epoch, and the reported offset if it `settles`.
 async fn release<T: Transaction>(
     transaction: &mut T,
     id: &UploadId,
@@ -325,7 +324,7 @@ async fn release<T: Transaction>(
     settles: bool,
 ) -> Result<(), MetadataError> {
     let values = values![id.to_string(), column(epoch)?, settles];
-    // No row: another holds it, or it has ended.
+    // No row: another request has claimed the upload, or it has ended.
     let released = transaction.run(sql::RELEASE_UPLOAD, values).await;
     released.map(drop)
 }

@@ -1,4 +1,4 @@
-//! Statements in PostgreSQL: over the connection of a change, or by the pool.
+//! Statements in PostgreSQL, on the connection of a change or through the pool.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::locks;
 use crate::engine::{Change, FromRow, Lock, Reader, Statement, Transaction};
 use crate::values::{Column, Value};
 
-/// A connection on which a command runs, within a transaction where it asks for one.
+/// A connection on which a command runs, within a transaction if its scope asks for one.
 pub(super) struct Session<'c> {
     connection: &'c mut PgConnection,
     doing: &'static str,
@@ -63,8 +63,8 @@ impl Reader for Session<'_> {
 }
 
 impl Transaction for Session<'_> {
-    /// A connection prepares a text once: it must have as many parameters wherever it is run, those
-    /// that it does not use included.
+    /// A connection prepares a text once, so a text must have the same number of parameters
+    /// wherever it runs, unused ones included.
     async fn run(
         &mut self,
         change: impl Into<Change> + Send,
@@ -96,12 +96,12 @@ impl Transaction for Session<'_> {
     fn deleted(&mut self, _: &FilePath) {}
 }
 
-/// Reads single statements, each over any connection of the pool; again where the engine goes away
-/// meanwhile, as a change is made again.
+/// Reads single statements, each on any connection of the pool. Repeats a statement while the
+/// engine is away, as changes are repeated.
 #[derive(Debug)]
 pub(crate) struct PoolReader {
     pub(super) pool: PgPool,
-    /// The time that a connection is waited for.
+    /// Longest wait for a connection.
     pub(super) acquire_timeout: Duration,
     pub(super) doing: &'static str,
 }
