@@ -1,4 +1,4 @@
-//! A SHA-256 digest as a value.
+//! SHA-256 digests as values.
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,7 +17,7 @@ pub struct Sha256Digest([u8; 32]);
 pub struct Sha256DigestError;
 
 impl Sha256Digest {
-    /// The digest of these bytes.
+    /// Returns the digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         Self(sha2::Sha256::digest(bytes).into())
     }
@@ -30,7 +30,7 @@ impl Sha256Digest {
         &self.0
     }
 
-    /// The first eight bytes as a number that orders like the digest.
+    /// Returns the first eight bytes as a number that orders like the digest.
     pub(crate) fn prefix(&self) -> u64 {
         let mut prefix = [0; 8];
         prefix.copy_from_slice(&self.0[..8]);
