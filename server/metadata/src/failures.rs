@@ -36,7 +36,7 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// Converts the failure to the port's error.
-    pub(crate) fn told(
+    pub(crate) fn error(
         self,
         doing: &'static str,
         source: impl Into<Box<dyn Error + Send + Sync>>,

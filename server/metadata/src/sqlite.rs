@@ -178,7 +178,7 @@ fn writer_options(config: &SqliteConfig, file: &Path) -> SqliteConnectOptions {
 
 /// Converts an error of the engine.
 fn failure(doing: &'static str) -> impl FnOnce(sqlx::Error) -> MetadataError {
-    move |error| kind(&error).told(doing, error)
+    move |error| kind(&error).error(doing, error)
 }
 
 /// Classifies a failure by the engine's result codes (<https://sqlite.org/rescode.html>).

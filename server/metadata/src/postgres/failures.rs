@@ -19,7 +19,7 @@ pub(super) fn failure(doing: &'static str) -> impl FnOnce(sqlx::Error) -> Metada
             None if is_cut_off(&error) => Kind::Surroundings,
             None => Kind::Own,
         };
-        kind.told(doing, error)
+        kind.error(doing, error)
     }
 }
 

@@ -101,7 +101,7 @@ impl PostgresEngine {
     }
 }
 
-/// Tells whether a transaction failed only because of those beside it.
+/// Returns true if a transaction failed only because of concurrent ones.
 fn was_overtaken(error: &MetadataError) -> bool {
     /// `serialization_failure`, `deadlock_detected`
     const CODES: [&str; 2] = ["40001", "40P01"];

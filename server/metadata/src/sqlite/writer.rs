@@ -178,7 +178,7 @@ impl<C: Command> Job for Pending<C> {
 
     fn fail(self: Box<Self>, error: Arc<sqlx::Error>) {
         let kind = super::kind(&error);
-        let error = kind.told(C::DOING, NotCommitted(error));
+        let error = kind.error(C::DOING, NotCommitted(error));
         let _ = self.reply.send(Err(error));
     }
 }
@@ -507,7 +507,7 @@ mod tests {
         }
     }
 
-    /// Writes a word, then behaves as told.
+    /// Writes a word, then ends as the second field says.
     #[derive(Debug)]
     struct Word(String, Then);
 
