@@ -1,4 +1,4 @@
-//! The command line: what can be said, and which exit code an ending has.
+//! The command line, and the exit code of each outcome.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -67,7 +67,8 @@ impl Cli {
     }
 }
 
-/// Says it on standard error, unless nobody takes it within a while: the program ends all the same.
+/// Writes `text` to standard error. A reader that takes nothing for [`LAST_WORDS`] loses it: the
+/// program must end.
 fn report(text: String) {
     let (told, wait) = mpsc::channel();
     thread::spawn(move || {
@@ -96,12 +97,12 @@ impl Command {
     }
 }
 
-/// The wait for a reader of why the program failed.
+/// Time for the reader of standard error to take the last message.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The customary code for a failure that may pass (`EX_TEMPFAIL` of sysexits.h).
 const FAILED_FOR_NOW: u8 = 75;
-/// What shells report for a program that SIGINT ended.
+/// Exit code that shells report for a program that SIGINT ended.
 const INTERRUPTED: u8 = 130;
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {

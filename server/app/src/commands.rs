@@ -1,4 +1,4 @@
-//! What `longhaul` can be told to do: one file a command, each with its arguments and what it does.
+//! Commands of `longhaul`, one file each, with its arguments and its run.
 
 mod admin;
 pub mod config;
@@ -19,7 +19,7 @@ use std::io::{ErrorKind, Write as _};
 use anyhow::Context as _;
 use tokio::runtime::Runtime;
 
-/// Where `longhaul serve` listens unless told otherwise.
+/// Default address of `longhaul serve`.
 const LOCAL_SERVER: &str = "http://127.0.0.1:8080";
 
 /// Runs a command's future on a runtime of its own.
@@ -34,16 +34,17 @@ fn runtime() -> anyhow::Result<Runtime> {
     runtime.context("failed to start the runtime")
 }
 
-/// Whoever read what a command prints has gone, `head` for example: there is nothing left to do, and nobody to be told of it.
+/// The reader of standard output, such as `head`, has closed it. The command ends without an error
+/// message.
 #[derive(Debug, thiserror::Error)]
 #[error("nobody reads standard output")]
 pub(crate) struct NobodyReads;
 
-/// Writes what a command makes to standard output.
+/// Writes a command's result to standard output.
 ///
 /// # Errors
 ///
-/// [`NobodyReads`], or that it cannot be written.
+/// [`NobodyReads`] if the reader has closed standard output, otherwise the failed write.
 fn print(text: &str) -> anyhow::Result<()> {
     let mut stdout = std::io::stdout().lock();
     let printed = stdout

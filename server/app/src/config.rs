@@ -1,11 +1,12 @@
-//! Every setting of the server, gathered.
+//! All settings of the server.
 //!
-//! A section's struct lives with what it configures; this file only gives each a name. Adding one takes a field
-//! of [`Config`]; `docs` explains its keys to `longhaul config`.
+//! The struct of a section lives beside the code that it configures; [`Config`] gives each section
+//! its name, and `docs` takes the help of `longhaul config` from their doc comments.
 //!
-//! Settings come from four layers, each stronger than the one before: the defaults, a TOML file, the environment
-//! (`LONGHAUL_HTTP__MAX_CONNECTIONS` is `max_connections` of `[http]`; `environment` has the rule), and flags of the command line.
-//! Settings that contradict each other are refused by `rules`.
+//! Settings come from four layers, each stronger than the one before: the defaults, a TOML file,
+//! the environment (`LONGHAUL_HTTP__MAX_CONNECTIONS` is `max_connections` of `[http]`;
+//! `environment` has the rule), and flags of the command line. `rules` refuses settings that
+//! contradict each other.
 
 mod docs;
 mod environment;
@@ -29,44 +30,46 @@ use crate::{telemetry, webhooks};
 use environment::Environment;
 use layers::{Layers, Origin};
 
-/// The whole configuration of a server.
+/// Configuration of a server.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The address and port that clients connect to: `127.0.0.1:8080`, `localhost:8080` (IPv4 and IPv6 of this machine), `8080` (the
-    /// same as with `127.0.0.1`), or `:8080` for every address. Anything but a loopback address needs an API key under `[access]`,
-    /// or `--open`. Sockets that a service manager passes (`LISTEN_FDS`, as systemd does) take its place.
+    /// Address and port for clients: `127.0.0.1:8080`, `localhost:8080` (IPv4 and IPv6 of this
+    /// machine), `8080` (the same as with `127.0.0.1`), or `:8080` for every address. Any other
+    /// than a loopback address needs an API key under `[access]`, or `--open`. Sockets from a
+    /// service manager (`LISTEN_FDS`, as of systemd) replace it.
     pub listen: ListenAddress,
-    /// The directory for everything that the server keeps. It is created when it is missing.
+    /// Directory for all data of the server. It is created if it does not exist.
     #[schemars(with = "settings::Path")]
     pub data: PathBuf,
-    /// The URL under which clients reach this server, for example `https://files.example.org`. With it, every
-    /// `Location` is absolute; without it, a path, which no proxy in between can make wrong.
+    /// URL under which clients reach this server, for example `https://files.example.org`. With it,
+    /// every `Location` is absolute; without it, `Location` is a path, which is right behind any
+    /// proxy.
     pub public_url: Option<Url>,
-    /// Who may use the server. `longhaul hash-key` makes a key and its line, which looks like this:
-    /// `keys = [{ name = "laptop", sha256 = "…" }]`.
+    /// Access to the server. `longhaul hash-key` makes a key and its line, such as `keys = [{ name
+    /// = "laptop", sha256 = "…" }]`.
     pub access: domain::access::Config,
-    /// TLS, spoken by this server itself. Leave both out when a proxy in front does it.
+    /// TLS of this server itself. Leave both out if a proxy in front terminates TLS.
     pub tls: Tls,
-    /// What operators and their machines ask: whether the server works.
+    /// Admin listener, for health checks and operators.
     pub admin: edge::routes::admin::Config,
-    /// The transport: limits and timeouts of connections.
+    /// Limits and timeouts of connections.
     pub http: transport::Config,
     /// Memory that peers can make the server hold.
     pub memory: budget::Config,
-    /// How uploads are taken in.
+    /// Limits and timing of uploads.
     pub uploads: domain::uploads::Config,
-    /// What packs may be: versioned trees of files.
+    /// Packs: versioned trees of files.
     pub packs: domain::packs::Config,
-    /// When expired uploads and unneeded bytes are deleted.
+    /// Deletion of expired uploads and unneeded bytes.
     pub cleanup: domain::cleanup::Config,
-    /// Where bytes are kept.
+    /// Store of the bytes of files.
     pub blobs: blobs::Config,
-    /// Where facts are kept.
+    /// Database of uploads, files and packs.
     pub metadata: metadata::Config,
-    /// Where events are sent, signed by Standard Webhooks, and who is asked before an upload begins.
+    /// Webhooks to the operator's services, signed by Standard Webhooks.
     pub webhooks: webhooks::Config,
-    /// What is written to the log, and how.
+    /// Level and format of the log.
     pub log: telemetry::Config,
 }
 
@@ -92,42 +95,43 @@ impl Default for Config {
     }
 }
 
-/// TLS, spoken by this server itself.
+/// TLS of this server itself.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tls {
-    /// The file with the certificate chain, in PEM, the server's own certificate first.
+    /// PEM file with the certificate chain, the server's own certificate first.
     #[schemars(with = "Option<settings::Path>")]
     pub cert: Option<PathBuf>,
-    /// The file with the certificate's private key, in PEM.
+    /// PEM file with the certificate's private key.
     #[schemars(with = "Option<settings::Path>")]
     pub key: Option<PathBuf>,
 }
 
 impl Tls {
-    /// The listener's part, if TLS is spoken.
+    /// Returns the listener's TLS configuration; none for cleartext.
     pub fn listener(&self) -> Option<TlsConfig> {
         let (cert, key) = self.cert.as_ref().zip(self.key.as_ref())?;
         Some(TlsConfig::new(cert.clone(), key.clone()))
     }
 }
 
-/// The settings that the command line can say itself, and where the others are.
+/// Settings that have flags, and the path of the configuration file.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Flags {
     /// Read settings from this TOML file
     #[arg(long, value_name = "FILE", env = environment::CONFIG_VARIABLE)]
     pub config: Option<PathBuf>,
-    /// Listen on this address and port; 8080, :8080 and localhost:8080 are understood, too [default: 127.0.0.1:8080]
+    /// Listen on this address and port; 8080, :8080 and localhost:8080 work, too [default:
+    /// 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<ListenAddress>,
     /// Answer /livez and /readyz on this address and port, or `off` [default: 127.0.0.1:8079]
     #[arg(long, value_name = "ADDR")]
     pub admin: Option<AdminAddress>,
-    /// Keep everything in this directory [default: ./data]
+    /// Keep all data in this directory [default: ./data]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// Serve everyone without a key, on any address; refused where there are keys
+    /// Serve everyone without a key, on any address; refused if keys are configured
     #[arg(long)]
     pub open: bool,
 }
@@ -161,13 +165,13 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// An unreadable or malformed file, a key that no setting has, a value that a setting cannot take, and settings that contradict
-    /// each other; each says the key's full path, which layer it came from, and what would be right.
+    /// An unreadable or malformed file, an unknown key, an invalid value, and settings that
+    /// contradict each other; each message has the key's full path, its layer, and a right value.
     pub fn load(flags: &Flags) -> Result<Self, Error> {
         Self::from_layers(flags, std::env::vars_os()).map(|(config, _)| config)
     }
 
-    /// What a file says, without the environment.
+    /// Reads a file, without the environment.
     ///
     /// # Errors
     ///
@@ -180,7 +184,7 @@ impl Config {
         Self::from_layers(&flags, []).map(|(config, _)| config)
     }
 
-    /// What all layers add up to, as commented TOML. Secrets are blanked out.
+    /// Returns the settings in force as commented TOML. Secrets are blanked out.
     ///
     /// # Errors
     ///
@@ -190,12 +194,13 @@ impl Config {
             .map(|(_, effective)| Self::commented(&effective))
     }
 
-    /// Every setting with its default, as commented TOML.
+    /// Returns every setting with its default, as commented TOML.
     pub fn defaults() -> String {
         Self::commented(&Self::default().to_table())
     }
 
-    /// Refuses to serve these addresses to everyone unless the operator has said so: where there are no keys, only this machine is served.
+    /// Refuses addresses that other machines reach if no key is configured, unless `access.open` is
+    /// set.
     ///
     /// # Errors
     ///
@@ -208,7 +213,7 @@ impl Config {
         beyond.map_or(Ok(()), |&address| Err(Error::OpenToOthers { address }))
     }
 
-    /// Lists what is allowed and probably not meant: variables that are no settings, and files that others can read.
+    /// Lists warnings: variables that are no settings, and secret files that others can read.
     pub fn doubts(&self, flags: &Flags) -> Vec<String> {
         let environment = Environment::read(std::env::vars_os()).unwrap_or_default();
         let ignored = environment.ignored.into_iter().map(|variable| {
@@ -217,7 +222,7 @@ impl Config {
         ignored.chain(permissions::doubts(self, flags)).collect()
     }
 
-    /// The full paths of the settings whose values differ.
+    /// Returns the full paths of the settings whose values differ.
     pub fn differences(&self, other: &Self) -> Vec<String> {
         let (here, there) = (self.to_table(), other.to_table());
         let mut paths = docs::paths();
@@ -225,13 +230,14 @@ impl Config {
         paths
     }
 
-    /// Settings of a kind of store that is not chosen are told with their defaults, too.
+    /// Writes `table` as commented TOML. Settings of stores that are not chosen are comments with
+    /// their defaults.
     fn commented(table: &toml::Table) -> String {
         let [default, shared] = Self::every_default();
         print::commented(table, &[&default, &shared])
     }
 
-    /// The defaults, and those of the stores that are not chosen by default.
+    /// Returns the defaults, and those of the stores that are not chosen by default.
     fn every_default() -> [toml::Table; 2] {
         let url = "postgres://host/database".parse().expect("it is a URL");
         let mut shared = Self {
@@ -241,13 +247,13 @@ impl Config {
         }
         .to_table();
         if let Some(toml::Value::Table(postgres)) = shared.get_mut("metadata") {
-            // The one that has no default.
+            // The URL has no default.
             postgres.remove("url");
         }
         [Self::default().to_table(), shared]
     }
 
-    /// A right value of the setting with this full path: its default, if it has one.
+    /// Returns a right value of the setting with this full path: its default, if it has one.
     fn example_value(path: &str) -> Option<toml::Value> {
         let field = docs::find(path).filter(|field| field.fields.is_empty())?;
         let defaults = Self::every_default();
@@ -255,7 +261,7 @@ impl Config {
         Some(words::right(&field.name, &field.takes, default.cloned()).example)
     }
 
-    /// A line of the file that sets it right; the head of a section where it is one.
+    /// Returns a line of the file with a right value; for a section, its header.
     fn example(path: &str) -> String {
         let name = path.rsplit('.').next().unwrap_or(path);
         match Self::example_value(path) {
@@ -264,7 +270,8 @@ impl Config {
         }
     }
 
-    /// The configuration, and the same as it was said: sizes and times in the operator's own writing.
+    /// Returns the configuration, and the same as a table with sizes and times as the operator
+    /// wrote them.
     fn from_layers(
         flags: &Flags,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
@@ -306,7 +313,7 @@ fn read(path: &Path) -> Result<toml::Table, Error> {
     })
 }
 
-/// Why there is no configuration.
+/// Failure to read the configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file cannot be read.
@@ -317,7 +324,7 @@ pub enum Error {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the file system said.
+        /// Error of the file system.
         source: std::io::Error,
     },
     /// The file is not TOML.
@@ -325,70 +332,70 @@ pub enum Error {
     Syntax {
         /// The file.
         path: PathBuf,
-        /// Where and why, over several lines.
+        /// Position and reason, over several lines.
         source: Box<toml::de::Error>,
     },
-    /// No setting has this name.
+    /// Unknown key.
     #[error("there is no setting `{key}` ({origin}){}", suggestion.as_ref().map_or_else(|| "; `longhaul config` lists all".to_owned(), |name| format!("; did you mean `{name}`?")))]
     Unknown {
         /// The full path, with dots.
         key: String,
-        /// Where it was said.
+        /// Layer of the key.
         origin: Origin,
-        /// The setting's full path that was probably meant.
+        /// Full path of the most similar setting.
         suggestion: Option<String>,
     },
-    /// A variable that is nearly the name of a setting.
+    /// Variable with nearly the name of a setting.
     #[error("there is no setting {name}; did you mean {suggestion}?")]
     UnknownVariable {
         /// The variable.
         name: String,
-        /// The variable that was probably meant.
+        /// The most similar variable.
         suggestion: String,
     },
-    /// A setting of another kind of store.
+    /// Setting of another kind of store than the chosen one.
     #[error(
         "the setting `{key}` ({origin}) is of another kind of store than `{section}.type`, which is `{kind}`: remove it, or change the type"
     )]
     OtherType {
         /// The full path, with dots.
         key: String,
-        /// Where it was said.
+        /// Layer of the key.
         origin: Origin,
         /// The section.
         section: String,
-        /// The kind of store that is chosen.
+        /// The chosen kind of store.
         kind: String,
     },
-    /// Bytes that are no text.
+    /// Value that is not UTF-8.
     #[error("{name} is not UTF-8, so it cannot be read")]
     NotText {
         /// The variable or flag.
         name: String,
     },
-    /// A setting that was set to nothing.
+    /// Empty value.
     #[error(
         "the setting `{key}` ({origin}) is empty: leave it out, or say something, for example `{example}`"
     )]
     Empty {
         /// The full path, with dots.
         key: String,
-        /// Where it was said.
+        /// Layer of the key.
         origin: Origin,
         /// A right value.
         example: String,
     },
-    /// A setting that the others need.
+    /// Missing setting that others of its section need.
     #[error("the setting `{key}` is missing ({origin}); for example `{example}`")]
     Missing {
         /// The full path, with dots.
         key: String,
-        /// The layer that said its neighbours.
+        /// Layer of the other settings of the section.
         origin: Origin,
         /// A right value.
         example: String,
     },
-    /// The setting cannot take this value.
+    /// Invalid value.
     #[error(
         "the setting `{key}` ({origin}) cannot be {}: {why}{}",
         value.as_deref().unwrap_or("this"), example.as_ref().map(|example| format!(", for example `{example}`")).unwrap_or_default()
@@ -396,31 +403,31 @@ pub enum Error {
     Invalid {
         /// The full path, with dots.
         key: String,
-        /// Where it was said.
+        /// Layer of the key.
         origin: Origin,
         /// The value, unless it is secret.
         value: Option<String>,
-        /// What was expected.
+        /// The expected values.
         why: String,
-        /// A right value, unless `why` has one.
+        /// A right value, unless `why` contains one.
         example: Option<String>,
     },
-    /// Settings that are each right do not go together.
+    /// Contradiction between settings that are each valid.
     #[error("{}: {why}", named(settings))]
     Conflict {
-        /// Their full paths, with dots, and where each was said.
+        /// Full paths, with dots, and the layer of each.
         settings: Vec<(String, Origin)>,
-        /// The rule that they break, with a right value.
+        /// The broken rule, with a right value.
         why: String,
     },
-    /// Other machines would be served without a key.
+    /// Address that other machines reach, without a key or `access.open`.
     #[error(
         "refusing to serve {address} to everyone: no API key is configured. Make one with `longhaul hash-key NAME` and put its line \
          under [access]; or serve this machine alone, for example with `--listen 8080`; or say --open if everyone may read, write \
          and delete"
     )]
     OpenToOthers {
-        /// The address that they reach.
+        /// The address.
         address: ListenAddress,
     },
 }
@@ -458,7 +465,7 @@ mod tests {
         let error = load(file, environment, Flags::default())
             .unwrap_err()
             .to_string();
-        // The file lies in a directory that is new for each test.
+        // Each test has a directory of its own, so the path differs.
         let mut parts = error.split("in /");
         let mut said = parts.next().unwrap().to_owned();
         for part in parts {
@@ -529,7 +536,8 @@ mod tests {
 
     const A_KEY: &str = "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8";
 
-    /// In users' words: no types of the source, no words of a library, and an example in the layer's own writing.
+    /// Messages name no types and no words of libraries, and show an example in the syntax of the
+    /// layer.
     #[test]
     fn wrong_values_say_which_setting_where_and_what_would_be_right() {
         let s3 = |line: &str| format!("[blobs]\ntype = 's3'\nbucket = 'b'\n{line}");
@@ -720,7 +728,7 @@ mod tests {
         assert_eq!(read, ["10.0.0.5/32", "10.1.0.0/16", "::1/128"]);
     }
 
-    /// Whatever is less safe never wins by itself.
+    /// The less safe of two settings never wins silently.
     #[test]
     fn settings_that_do_not_go_together_are_refused() {
         let key = |name: &str, hash: &str| format!("{{ name = '{name}', sha256 = '{hash}' }}");
@@ -975,7 +983,8 @@ mod tests {
         assert!(text.contains("\nneed_lifetime = \"90days\"\n"), "{text}");
         let printed: toml::Table = toml::from_str(&text).unwrap();
         assert_eq!(printed, Config::default().to_table());
-        // A setting that its section does not write out would be missing here, unless it has a default to fall back on.
+        // A setting that its section does not serialize would be missing here, unless it has a
+        // default.
         let config: Config = printed.try_into().unwrap();
         assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
     }

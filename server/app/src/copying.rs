@@ -1,8 +1,9 @@
-//! `longhaul copy`: an installation from one configuration to another.
+//! `longhaul copy`: copies an installation from one configuration to another.
 //!
-//! Bytes first, facts last: the target has facts only when it has all bytes that they speak of. A run that is interrupted has copied
-//! blobs, which the next run finds, and no facts. Published blobs never change, so they can be copied while the source still
-//! serves; for the rest it must be stopped.
+//! Bytes are copied before facts: the target has facts only when it has all their bytes. An
+//! interrupted run has copied blobs, which the next run finds, and no facts. Published blobs never
+//! change, so they can be copied while the source still serves; for the facts and open uploads it
+//! must be stopped.
 
 mod bytes;
 mod progress;
@@ -21,20 +22,20 @@ use self::progress::Progress;
 use crate::config::Config;
 use crate::data_directory::{self, Opened as _};
 
-/// What to copy.
+/// Source and target of a copy.
 #[derive(Debug)]
 pub(crate) struct Job {
-    /// The configuration of the installation that there is.
+    /// Configuration of the installation to copy.
     pub(crate) from: PathBuf,
-    /// The configuration of the one that it is to become.
+    /// Configuration of the new installation.
     pub(crate) to: PathBuf,
-    /// How many blobs are copied at the same time.
+    /// Number of blobs copied at the same time.
     pub(crate) jobs: usize,
-    /// Whether blobs that an earlier run copied are read again and compared with their digests.
+    /// Read blobs again that an earlier run copied, and compare them with their digests.
     pub(crate) verify: bool,
 }
 
-/// The source still serves, so not all could be copied.
+/// The source still serves, so only blobs were copied.
 #[derive(Debug, Error)]
 #[error(
     "the blobs are copied, but the source still serves ({reason}): stop it, then run the same command again, which copies \
@@ -44,21 +45,21 @@ pub(crate) struct StillServing {
     reason: String,
 }
 
-/// What the source lets be read.
+/// Access to the source.
 enum Source {
-    /// This process alone has it.
+    /// No other process uses the source.
     Stopped {
         blobs: Arc<dyn BlobStore>,
         stores: Stores,
     },
-    /// A server has it.
+    /// A server uses the source.
     Serving { reason: String },
 }
 
-/// Copies all of it, or all that can be while the source serves.
+/// Copies the installation, or only its blobs while the source serves.
 ///
 /// # Errors
-/// [`StillServing`], and whatever keeps a store from being opened, read or written.
+/// [`StillServing`], and failures to open, read or write a store.
 pub(crate) async fn copy(job: Job) -> anyhow::Result<()> {
     let from = Config::of_file(&job.from).context("the source's configuration")?;
     let to = Config::of_file(&job.to).context("the target's configuration")?;
@@ -132,7 +133,7 @@ fn servers(count: u64) -> String {
 
 async fn open(config: &Config) -> anyhow::Result<(Arc<dyn BlobStore>, Stores)> {
     let data = &config.data;
-    // The stores make their own directories, but a database's has to be there.
+    // The stores create their own directories, except that of a database.
     data_directory::make(data)?;
     let blobs = blobs::open(&config.blobs, data).await;
     let blobs = blobs.or_advise("failed to open the blob store", data)?;

@@ -1,4 +1,4 @@
-//! The data directory, and what to do where it cannot be used.
+//! The data directory, and the advice for one that cannot be used.
 
 use std::error::Error;
 use std::fs::{self, DirBuilder};
@@ -8,15 +8,15 @@ use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
 
-/// The ways to choose another one.
+/// Ways to choose another data directory.
 const OTHERWISE: &str =
     "choose another directory with --data DIR (setting `data`, variable LONGHAUL_DATA)";
 
-/// Makes the directory where there is none, for its owner alone.
+/// Creates the directory for its owner alone, if it does not exist.
 ///
 /// # Errors
 ///
-/// It cannot be made, or is none; the message says what to do.
+/// It cannot be created, or the path is not a directory; the message says what to do.
 pub(crate) fn make(data: &Path) -> anyhow::Result<()> {
     if let Ok(found) = fs::metadata(data) {
         anyhow::ensure!(
@@ -36,7 +36,7 @@ pub(crate) fn make(data: &Path) -> anyhow::Result<()> {
     })
 }
 
-/// Says that another process works in the data directory.
+/// Returns the message for a data directory that another process uses.
 fn in_use(data: &Path) -> anyhow::Error {
     anyhow!(
         "another server uses the data directory {}: stop it, or {OTHERWISE}",
@@ -69,9 +69,9 @@ fn full(data: &Path) -> String {
     )
 }
 
-/// Opens a store's part of the data directory.
+/// Adds advice to the errors of opening a store.
 pub(crate) trait Opened<T> {
-    /// Says what failed, and what to do about it where the directory is the cause.
+    /// Adds `what` to an error, and advice if the data directory is the cause.
     fn or_advise(self, what: &'static str, data: &Path) -> anyhow::Result<T>;
 }
 
@@ -96,7 +96,8 @@ impl<T> Opened<T> for Result<T, metadata::OpenError> {
                 metadata::OpenError::InUse { .. } => return in_use(data),
                 metadata::OpenError::Lock { source, .. }
                 | metadata::OpenError::File { source, .. } => advice(source, data),
-                // SQLite's word for a full disk is no error of the system's.
+                // SQLite reports a full disk with a code of its own, not with an error of the
+                // system.
                 error => anyhow::Chain::new(error)
                     .any(|cause| cause.to_string().contains("database or disk is full"))
                     .then(|| full(data)),

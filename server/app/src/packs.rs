@@ -1,9 +1,10 @@
-//! Packs from the client's side: a directory becomes a version of a pack, and a version becomes a directory.
+//! Client for packs: publishes a directory as a version, and pulls a version into a directory.
 //!
-//! [`publish()`] scans a directory, asks the server which contents it lacks, and sends those as one archive that exists
-//! only while it is read. [`pull()`] works the other way round: it finds out which contents a directory lacks, fetches
-//! those as one archive, and exchanges the files that differ. What it does with files that are not the pack's is said in
-//! `plan`, and what a reader or a crash can see in `exchange`.
+//! [`publish()`] scans a directory, asks the server for the contents that it lacks, and sends them
+//! as one archive that exists only while it is read. [`pull()`] finds the contents that a directory
+//! lacks, fetches them as one archive, and exchanges the files that differ. `plan` describes the
+//! treatment of files that are not the pack's, and `exchange` the states that a reader or a crash
+//! can see.
 
 mod address;
 mod api;
@@ -33,92 +34,92 @@ pub use address::PackAddress;
 pub use publish::{Publish, publish};
 pub use pull::{PublicKey, Pull, pull};
 
-/// The directory at the top of a pulled tree that says what the tree is.
+/// Directory at the top of a pulled tree with the record of its version.
 const STATE_DIRECTORY: &str = archive::RESERVED_DIRECTORY;
 
-/// Why a pack was not published or pulled.
+/// Failure of publishing or pulling a pack.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The server or the connection to it.
+    /// Failure of the server or the connection.
     #[error(transparent)]
     Transfer(#[from] transfer::Error),
-    /// The directory has things that no pack has.
+    /// The directory has entries that a pack cannot have.
     #[error("{} cannot be published as it is:{}", directory.display(), list(problems))]
     Unfit {
-        /// What was scanned.
+        /// The scanned directory.
         directory: PathBuf,
-        /// What is wrong, and what to do about it.
+        /// Faults, each with advice.
         problems: Vec<String>,
     },
-    /// There is nothing to publish.
+    /// The directory has no files.
     #[error("{} has no files, so there is nothing to publish", .0.display())]
     NoFiles(PathBuf),
-    /// The draft is not there any more.
+    /// The draft does not exist any more.
     #[error("the server no longer has the draft; run the command again to begin with a new one")]
     DraftGone,
-    /// The contents went missing on the server again and again.
+    /// The server lost contents again and again.
     #[error(
         "the server still lacks {contents} contents after {rounds} rounds; run the command again"
     )]
     StillMissing {
-        /// How many.
+        /// Number of missing contents.
         contents: u64,
-        /// How often it was tried.
+        /// Number of attempts.
         rounds: u32,
     },
-    /// The directory has files, and no pull left them.
+    /// The directory has files that no pull left.
     #[error("{} has files that no pull put there: choose another directory, or give --force to pull into this one (its files stay, but for those that stand in the way)", .0.display())]
     NotAPack(PathBuf),
-    /// Something of the user's stands where the version has something else.
+    /// A file of the user is at a path of the version.
     #[error("{paths}: in the way of the version's files in {}, and not put there by a pull, so nothing was changed: move it away, or give --force to replace it", directory.display())]
     InTheWay {
         /// The directory.
         directory: PathBuf,
-        /// Below it.
+        /// Paths below it.
         paths: Named,
     },
-    /// Something is mounted where the version has a file.
+    /// A mount point is at the path of a file of the version.
     #[error(
         "{0}: something is mounted there, and the version has a file in its place, so nothing was changed: unmount it first"
     )]
     Mounted(Named),
-    /// A file stands where the directory should.
+    /// The directory's path is a file.
     #[error("{} is no directory, so nothing can be pulled into it: name another, or remove it", .0.display())]
     NoDirectory(PathBuf),
-    /// A dry run that would have to do something.
+    /// A dry run cannot finish an interrupted exchange.
     #[error("an earlier pull into {} was cut while it put files in place: pull without --dry-run to finish it", .0.display())]
     Unfinished(PathBuf),
-    /// The directory is another pack's.
+    /// The directory has another pack.
     #[error("{} is of the pack {held}, not {asked}: choose another directory, or give --force", directory.display())]
     OtherPack {
         /// The directory.
         directory: PathBuf,
-        /// The pack that it holds.
+        /// Pack of the directory.
         held: String,
-        /// The pack that was asked for.
+        /// Requested pack.
         asked: String,
     },
-    /// The signature is not by this key.
+    /// The signature is not of this key.
     #[error("the catalogue is not signed by the key of --public-key; nothing was changed")]
     BadSignature,
-    /// What came is not what the catalogue says.
+    /// The received data does not match the catalogue.
     #[error("the server's catalogue cannot be used: {0}")]
     BadCatalogue(String),
-    /// What came is not an archive.
+    /// The received data is not an archive.
     #[error("the archive that came is damaged ({0}); run the command again to fetch it anew")]
     BadArchive(#[from] UnpackError),
-    /// What came is not the file that the catalogue promises.
+    /// A received file does not match the catalogue.
     #[error("`{path}` came damaged: {what}; run the command again to fetch it anew")]
     BadEntry {
-        /// In the archive.
+        /// Path in the archive.
         path: String,
-        /// How it differs.
+        /// Difference.
         what: &'static str,
     },
 }
 
 impl Error {
-    /// Whether the same command may succeed later and go on where this one ended.
+    /// Returns true if the same command may succeed later and resume.
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Transfer(error) => error.may_pass(),
@@ -139,12 +140,12 @@ impl Error {
         }
     }
 
-    /// Whether a signal was the reason.
+    /// Returns true if a signal stopped the command.
     pub fn is_interruption(&self) -> bool {
         matches!(self, Self::Transfer(error) if error.is_interruption())
     }
 
-    /// Whether the system does not let us look.
+    /// Returns true if the system denies access to a file.
     fn is_denied(&self) -> bool {
         match self {
             Self::Transfer(transfer::Error::Local { source, .. }) => {
@@ -154,7 +155,7 @@ impl Error {
         }
     }
 
-    /// Whether what was fetched is of no use.
+    /// Returns true if the fetched archive is damaged.
     fn is_damage(&self) -> bool {
         matches!(self, Self::BadArchive(_) | Self::BadEntry { .. })
     }
@@ -181,12 +182,12 @@ impl From<CatalogueError> for Error {
     }
 }
 
-/// Paths in a sentence, the first of them by name.
+/// Paths for a sentence, the first of them by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Named(pub Vec<String>);
 
 impl Named {
-    /// The first of `count` paths.
+    /// Names the first of `count` paths.
     fn of(first: &[String], count: usize) -> String {
         const MAX: usize = 3;
         let names = first
@@ -208,7 +209,7 @@ impl std::fmt::Display for Named {
     }
 }
 
-/// `1 file`, `2 files`.
+/// Formats a count with its noun: `1 file`, `2 files`.
 fn counted(count: u64, what: &str) -> String {
     match count {
         1 => format!("1 {what}"),
@@ -216,7 +217,7 @@ fn counted(count: u64, what: &str) -> String {
     }
 }
 
-/// Lines below a heading, at most ten of them.
+/// Formats lines below a heading, at most ten of them.
 fn list(problems: &[String]) -> String {
     const MAX: usize = 10;
     let mut text = String::new();
@@ -229,13 +230,13 @@ fn list(problems: &[String]) -> String {
     text
 }
 
-/// The end of a command for scripts: one object on one line.
+/// Prints the end of a command for scripts: one object on one line.
 fn tell_script(ending: &impl serde::Serialize) {
     let line = serde_json::to_string(ending).expect("endings are made of text and numbers");
     transfer::write_line(std::io::stdout(), &line);
 }
 
-/// A failure as `--json` tells it.
+/// Failure, as `--json` writes it.
 #[derive(Debug, serde::Serialize)]
 struct Failure {
     event: &'static str,
@@ -258,11 +259,11 @@ impl Failure {
     }
 }
 
-/// Runs a command until it ends or the user wants it to end.
+/// Runs a command until it ends or a signal stops it.
 async fn interruptible<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     tokio::select! {
         ended = work => ended,
-        // Whatever was under way is found again, or made again, by the next run.
+        // The next run finds unfinished work, or repeats it.
         () = transfer::interruption() => Err(Error::Transfer(transfer::Error::Interrupted {
             how_to_go_on: "run the same command again to go on".to_owned(),
         })),

@@ -1,4 +1,5 @@
-//! Sockets from a service manager such as systemd, and notes to it: `sd_listen_fds(3)`, `sd_notify(3)`.
+//! Sockets from a service manager such as systemd, and notifications to it: `sd_listen_fds(3)`,
+//! `sd_notify(3)`.
 
 use std::net::TcpListener;
 
@@ -6,13 +7,14 @@ use anyhow::Context as _;
 use listenfd::ListenFd;
 use sd_notify::NotifyState;
 
-/// The listening sockets that were passed (`LISTEN_FDS`, where `LISTEN_PID` is this process or not said); usually none.
+/// Returns the listening sockets that were passed (`LISTEN_FDS`, if `LISTEN_PID` is this process or
+/// absent); usually none.
 ///
-/// Takes the variables out of the environment, so call it before there are other threads.
+/// Removes the variables from the environment, so call it before other threads start.
 ///
 /// # Errors
 ///
-/// Something else than a TCP socket was passed.
+/// A passed descriptor is not a TCP socket.
 pub fn sockets() -> anyhow::Result<Vec<TcpListener>> {
     let mut passed = ListenFd::from_env();
     let mut sockets = Vec::new();
@@ -25,17 +27,17 @@ pub fn sockets() -> anyhow::Result<Vec<TcpListener>> {
     Ok(sockets)
 }
 
-/// Tells the service manager that requests are served.
+/// Notifies the service manager that requests are served.
 pub fn ready() {
     tell(&[NotifyState::Ready]);
 }
 
-/// Tells the service manager that the process is about to end.
+/// Notifies the service manager that the process is about to end.
 pub fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
-/// Does nothing without `NOTIFY_SOCKET`.
+/// Without `NOTIFY_SOCKET`, this does nothing.
 fn tell(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::warn!(%error, "failed to tell the service manager");

@@ -1,4 +1,4 @@
-//! What the program tells about itself while it runs: events on standard error.
+//! Log of the running program: events on standard error.
 
 mod directives;
 mod json;
@@ -21,17 +21,17 @@ pub use self::directives::Directives;
 use self::json::JsonLines;
 use self::sink::Sink;
 
-/// The wait for a reader of the last lines at the program's end.
+/// Time for the reader of standard error to take the last lines at the program's end.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// What is written to the log, and how.
+/// Level and format of the log.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The least severe level that is written: `error`, `warn`, `info`, `debug` or `trace`; `off` for nothing. Parts can differ:
-    /// `info,edge=debug`. Read again on `SIGHUP`.
+    /// Least severe level to write: `error`, `warn`, `info`, `debug` or `trace`; `off` writes
+    /// nothing. Parts can differ: `info,edge=debug`. `SIGHUP` reloads it.
     pub level: Directives,
-    /// How an event is written.
+    /// Format of an event.
     pub format: Format,
 }
 
@@ -44,7 +44,7 @@ impl Default for Config {
     }
 }
 
-/// How an event is written.
+/// Format of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
@@ -56,7 +56,7 @@ pub enum Format {
     Json,
 }
 
-/// The log of this process.
+/// Log of this process.
 pub struct Log {
     sink: Sink,
     set_filter: Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>,
@@ -69,11 +69,12 @@ impl fmt::Debug for Log {
 }
 
 impl Log {
-    /// Begins to write events, panics included. They go to standard error, since standard output belongs to what a command makes.
+    /// Starts to write events and panics to standard error. Standard output is for the results of
+    /// commands.
     ///
     /// # Errors
     ///
-    /// Events are being written already, or the system gives no thread.
+    /// The log has been started before, or the system refuses a thread.
     pub fn begin(config: &Config) -> anyhow::Result<Self> {
         let is_human = match config.format {
             Format::Auto => stderr().is_terminal(),
@@ -114,7 +115,7 @@ impl Log {
         Ok(Self { sink, set_filter })
     }
 
-    /// Writes events of other levels from now on.
+    /// Changes the levels from now on.
     ///
     /// # Errors
     ///
@@ -125,7 +126,7 @@ impl Log {
         Ok(())
     }
 
-    /// Waits for the last lines to be written, if somebody reads them.
+    /// Waits for the last lines to be written, for at most a second.
     pub fn end(&self) {
         self.sink.settle(LAST_LINES);
     }
@@ -137,7 +138,7 @@ fn doubt(level: &Directives) {
     }
 }
 
-/// Logs a panic, in the place of Rust's own message, whose writer may have to wait.
+/// Logs a panic instead of Rust's own message, whose write may block.
 fn tell_of_panic(panic: &PanicHookInfo<'_>) {
     let reason = panic.payload_as_str().unwrap_or("no reason is given");
     let place = panic.location().map(ToString::to_string);

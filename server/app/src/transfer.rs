@@ -1,7 +1,7 @@
-//! The client: files up and down over connections that break.
+//! Client for files: uploads and downloads over connections that break.
 //!
-//! [`upload`] and [`download`] share what is here: a `connection` that gives every request its credential, the
-//! `patience` to try again, and a `report` for whoever watches.
+//! [`upload`] and [`download`] share a `connection` that adds the credential to every request, the
+//! `patience` of retries, and a `report` of progress.
 
 mod connection;
 pub mod download;
@@ -34,52 +34,52 @@ pub(crate) use record::Record;
 pub(crate) use report::{Direction, Report, write_line};
 pub(crate) use source::{Identity, Source};
 
-/// The variable with the API key that the client commands send.
+/// Variable with the API key that the client commands send.
 pub const KEY_VARIABLE: &str = "LONGHAUL_KEY";
 
-/// What `upload` and `download` have in common.
+/// Options of all client commands.
 #[derive(Debug, Clone, Args)]
 pub struct Options {
-    /// The API key to send
+    /// API key to send
     #[arg(long, value_name = "KEY", env = KEY_VARIABLE, hide_env_values = true)]
     key: Option<Key>,
-    /// Send this field with every request to the server; may be repeated
+    /// Send this header field with every request to the server; repeatable
     #[arg(long = "header", short = 'H', value_name = "NAME: VALUE", value_parser = parse_header)]
     headers: Vec<(HeaderName, HeaderValue)>,
-    /// Trust the certificates in this PEM file, a server's own or an authority's, and no others
+    /// Trust only the certificates in this PEM file, of the server itself or of an authority
     #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
     cacert: Option<PathBuf>,
-    /// Take any certificate; for tests only
+    /// Accept any certificate; for tests only
     #[arg(long)]
     insecure: bool,
-    /// Speak HTTP/2 without asking first, on `http://` too
+    /// Speak HTTP/2 without negotiation, on `http://` too
     #[arg(long)]
     http2_prior_knowledge: bool,
-    /// Move at most so many bytes a second, for example 5MiB
+    /// Maximum number of bytes a second, for example 5MiB
     #[arg(long, value_name = "SIZE", value_parser = parse_rate)]
     limit_rate: Option<ByteSize>,
-    /// Attempts in a row that may move nothing before giving up
+    /// Number of attempts in a row that may move no bytes before giving up
     #[arg(long, value_name = "COUNT", default_value_t = 12)]
     retries: u32,
-    /// How long to wait before the first retry; it doubles up to a minute
+    /// Wait before the first retry; it doubles up to a minute
     #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = humantime::parse_duration)]
     retry_delay: Duration,
-    /// Try again when nothing has moved for so long
+    /// Retry when no byte has moved for this time
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
     timeout: Duration,
-    /// Tell what happens as lines of JSON on standard output
+    /// Write events as lines of JSON to standard output
     #[arg(long)]
     pub(crate) json: bool,
 }
 
 impl Options {
-    /// How long to try again.
+    /// Returns the policy of retries.
     pub(crate) fn patience(&self) -> Patience {
         Patience::new(self.retries, self.retry_delay)
     }
 }
 
-/// An API key: it is sent, never shown.
+/// API key. Its `Debug` output hides it.
 #[derive(Clone)]
 struct Key(HeaderValue);
 
@@ -120,14 +120,14 @@ fn parse_rate(text: &str) -> Result<ByteSize, String> {
     }
 }
 
-/// Waits for the user (SIGINT) or the system (SIGTERM) to want an end.
+/// Waits for SIGINT or SIGTERM.
 pub(crate) async fn interruption() {
     let interrupt = tokio::signal::ctrl_c();
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};
         if let Ok(mut terminate) = signal(SignalKind::terminate()) {
-            // Both arms only wait for a signal, which stays caught when the other comes first.
+            // Both branches only wait for a signal, which stays caught if the other comes first.
             tokio::select! {
                 _ = interrupt => {}
                 _ = terminate.recv() => {}
@@ -135,7 +135,7 @@ pub(crate) async fn interruption() {
             return;
         }
     }
-    // Without a handler the signal keeps its usual effect, so waiting forever is right.
+    // Without a handler the signal ends the process as usual, so this may wait forever.
     if interrupt.await.is_err() {
         std::future::pending::<()>().await;
     }

@@ -1,4 +1,4 @@
-//! Webhooks: what is sent to the operator's own services, how, and when they are asked.
+//! Webhooks: events sent to the operator's services, and questions to them before an upload begins.
 
 mod courier;
 mod gate;
@@ -22,60 +22,62 @@ use url::{Host, Url};
 use self::post::Post;
 pub use self::signature::{InvalidSecret, Secret};
 
-/// Where events are sent, signed by Standard Webhooks, and who is asked before an upload begins.
+/// Webhooks to the operator's services, signed by Standard Webhooks.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The URL to which each event is sent by `POST`. Without one, none are recorded. `https`, or `http` on this
-    /// machine.
+    /// URL to which each event is sent by `POST`: `https`, or `http` on this machine. Without a
+    /// URL, no events are recorded.
     pub url: Option<Url>,
-    /// The secrets that sign: `whsec_` and 24 to 64 random bytes in Base64, as
-    /// `echo whsec_$(openssl rand -base64 32)` makes them. Each signs, so that one can follow another: add the new one, change
-    /// the receivers, remove the old one.
+    /// Signing secrets: `whsec_` and 24 to 64 random bytes in Base64, as `echo whsec_$(openssl rand
+    /// -base64 32)` makes them. Every secret signs every message. To rotate: add the new one,
+    /// change the receivers, remove the old one.
     pub secrets: Vec<Secret>,
-    /// The events that are sent: `upload.completed`, `version.published`.
+    /// Events to send: `upload.completed`, `version.published`.
     pub events: Vec<EventKind>,
-    /// How long an attempt to send an event may take.
+    /// Timeout of one attempt to send an event.
     #[serde(with = "settings::Time")]
     pub timeout: Duration,
-    /// How often an event is tried before it is given up. `longhaul events` shows and replays those that were.
+    /// Number of attempts before an event is given up. `longhaul events` shows and replays such
+    /// events.
     pub attempts: NonZeroU32,
-    /// How long after its first failure an event is tried again; after each further one it is four times as long.
+    /// Delay before the first retry of an event; each further delay is four times as long.
     #[serde(with = "settings::Time")]
     pub first_retry: Duration,
-    /// The longest wait between two attempts, even if the receiver asks for a longer one.
+    /// Maximum delay between two attempts, even if the receiver asks for a longer one.
     #[serde(with = "settings::Time")]
     pub longest_retry: Duration,
-    /// How long an event is kept that was given up.
+    /// Time for which an event is kept after it was given up.
     #[serde(with = "settings::Time")]
     pub keep_dead: Duration,
-    /// Send in cleartext to other machines as well: anyone on the way can read what is sent, though not change it.
+    /// Send in cleartext to other machines, too. Anyone on the path can read the messages, though
+    /// not change them.
     pub allow_cleartext: bool,
-    /// Who is asked before an upload begins.
+    /// Service that is asked before an upload begins.
     pub pre_create: PreCreate,
 }
 
-/// Who is asked before an upload begins.
+/// Service that is asked before an upload begins.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PreCreate {
-    /// The URL that is asked by `POST`, signed like events. A status of 2xx lets the upload begin, and may say in a JSON object
-    /// that its `path`, `media_type` or `filename` are others; 4xx refuses it.
+    /// URL that is asked by `POST`, signed like events. An answer of 2xx lets the upload begin, and
+    /// may change its `path`, `media_type` or `filename` in a JSON object; 4xx refuses the upload.
     pub url: Option<Url>,
-    /// How long an answer may take.
+    /// Timeout of an answer.
     #[serde(with = "settings::Time")]
     pub timeout: Duration,
-    /// What becomes of an upload when there is no such answer.
+    /// Outcome for an upload if the service gives no such answer.
     pub on_failure: OnFailure,
 }
 
-/// What becomes of an upload when nobody can say whether it may begin.
+/// Outcome for an upload if the service does not say whether it may begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnFailure {
-    /// The client is told to try again later.
+    /// The client has to try again later.
     Refuse,
-    /// It begins as the client said.
+    /// The upload begins as the client requested it.
     Allow,
 }
 
@@ -86,7 +88,7 @@ impl Default for Config {
             secrets: Vec::new(),
             events: EventKind::ALL.to_vec(),
             timeout: Duration::from_secs(15),
-            // With the waits between them, three days and a quarter.
+            // With the delays between them, 11 attempts take three days and a quarter.
             attempts: const { NonZeroU32::new(11).unwrap() },
             first_retry: Duration::from_secs(5),
             longest_retry: Duration::from_hours(24),
@@ -107,10 +109,10 @@ impl Default for PreCreate {
     }
 }
 
-/// Why settings of webhooks cannot be used.
+/// Contradiction between settings of webhooks.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Conflict {
-    /// A URL that nothing is sent to.
+    /// Unsafe URL.
     #[error(
         "nothing is sent to {url}: it must be https, or http on this machine (`allow_cleartext = true` lifts that), without a user; \
          for example `https://hooks.example.org/longhaul`"
@@ -118,10 +120,10 @@ pub enum Conflict {
     Url {
         /// The setting's full path.
         setting: &'static str,
-        /// Its value, without a password.
+        /// Value of the setting, without a password.
         url: Url,
     },
-    /// Nothing is sent unsigned.
+    /// Missing secrets: no message is sent unsigned.
     #[error(
         "`webhooks.secrets` are missing, and nothing is sent unsigned; `echo whsec_$(openssl rand -base64 32)` makes one"
     )]
@@ -141,7 +143,7 @@ impl Conflict {
 }
 
 impl Config {
-    /// Whether the settings go together.
+    /// Checks that the settings do not contradict each other.
     ///
     /// # Errors
     /// See [`Conflict`].
@@ -158,7 +160,7 @@ impl Config {
                 || (url.scheme() == "http" && (self.allow_cleartext || is_here(url)));
             if !is_safe || !url.username().is_empty() || url.password().is_some() {
                 let mut url = url.clone();
-                // Neither fails on a URL with a host; one without has nothing to hide.
+                // Both calls fail only for a URL without a host, which has no password.
                 let _ = url.set_username("").and(url.set_password(None));
                 return Err(Conflict::Url { setting, url });
             }
@@ -169,7 +171,7 @@ impl Config {
         Ok(())
     }
 
-    /// Whoever brings events to their receiver, if there is one.
+    /// Returns the sender of events, if the settings name a receiver.
     ///
     /// # Errors
     /// TLS cannot be set up.
@@ -181,7 +183,7 @@ impl Config {
         Ok(Some(Arc::new(courier::Postman::new(post))))
     }
 
-    /// Whoever is asked before an upload begins, if somebody is.
+    /// Returns the client of the service that is asked before an upload begins, if there is one.
     ///
     /// # Errors
     /// TLS cannot be set up.
@@ -201,7 +203,7 @@ impl Config {
         Ok(Some(Arc::new(gate::Webhook::new(post, *on_failure))))
     }
 
-    /// When failed deliveries are tried again.
+    /// Returns the schedule of retries.
     pub fn schedule(&self) -> Schedule {
         Schedule {
             attempts: self.attempts,
@@ -222,7 +224,7 @@ impl Config {
     }
 }
 
-/// Whether a URL names this machine.
+/// Returns true if a URL names this machine.
 fn is_here(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name == "localhost",

@@ -1,11 +1,11 @@
-//! From a configuration to a server: stores, services, and what the routes need.
+//! Builds a server from a configuration: stores, services, and the state of the routes.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use budget::Budget;
-use domain::access::Gate;
+use domain::access::Authenticator;
 use domain::cleanup::Janitor;
 use domain::clock::{FollowingClock, SystemClock};
 use domain::courier::Courier;
@@ -27,35 +27,36 @@ use url::Url;
 use crate::config::Config;
 use crate::data_directory::{self, Opened as _};
 
-/// A server that is ready to be served.
+/// Server that is ready to accept connections.
 #[derive(Debug)]
 pub struct Server {
-    /// What requests are answered with.
+    /// State of the public routes.
     pub api: Api,
-    /// What operators are answered with.
+    /// State of the admin routes.
     pub admin: Admin,
-    /// Ended before the process, so that what is coming in becomes durable.
+    /// Uploads. They end before the process, so that received bytes become durable.
     pub uploads: Uploads,
-    /// Works beside the router.
+    /// Background deletion of expired uploads and unneeded bytes.
     pub janitor: Janitor,
-    /// Says to other nodes that this one is alive, until the uploads are ended.
+    /// Leases that show other nodes that this one is alive, held until the uploads have ended.
     pub leases: Leases,
-    /// Delivers events beside the router, where somebody wants any.
+    /// Background delivery of events, if a receiver is configured.
     pub webhooks: Option<Webhooks>,
-    /// What peers hold of the server's memory is taken from this.
+    /// Budget of the memory that peers can make the server hold.
     pub memory: Budget,
-    /// Watches over the tasks of all of these.
+    /// Supervisor of all tasks.
     pub supervisor: Supervisor,
-    /// Closed last.
+    /// Metadata store. It is closed last.
     pub metadata: Arc<dyn MetadataStore>,
 }
 
 impl Server {
-    /// Opens the stores, migrates them, and cleans up after a crash, unless other nodes may be at work: they clean up in time.
+    /// Opens the stores, migrates them, and cleans up after a crash. On stores that other nodes
+    /// share, the janitor cleans up in time.
     ///
     /// # Errors
     ///
-    /// A store cannot be opened, or the data directory is another process's.
+    /// A store cannot be opened, or another process uses the data directory.
     pub async fn open(config: &Config) -> anyhow::Result<Self> {
         let parts = Parts::open(config).await?;
         let courier = config.webhooks.courier(&parts.clock)?;
@@ -124,7 +125,7 @@ impl Parts {
     fn packs(&self, config: &Config, outbox: &Outbox) -> anyhow::Result<Packs> {
         let key = config.packs.signing_key.as_deref();
         let key = key.map(read_signing_key).transpose()?;
-        let means = packs::Means {
+        let deps = packs::Deps {
             blobs: Arc::clone(&self.blobs),
             facts: Arc::clone(&self.packs),
             clock: Arc::clone(&self.clock),
@@ -132,11 +133,11 @@ impl Parts {
             outbox: outbox.clone(),
             memory: self.memory.clone(),
         };
-        Ok(Packs::new(means, config.packs.clone(), key))
+        Ok(Packs::new(deps, config.packs.clone(), key))
     }
 
     fn uploads(&self, config: &Config, packs: &Packs, outbox: &Outbox) -> anyhow::Result<Uploads> {
-        let means = uploads::Means {
+        let deps = uploads::Deps {
             blobs: Arc::clone(&self.blobs),
             metadata: Arc::clone(&self.metadata),
             packs: packs.clone(),
@@ -149,10 +150,10 @@ impl Parts {
             node: self.node,
             memory: self.memory.clone(),
         };
-        Ok(Uploads::new(means, config.uploads.clone()))
+        Ok(Uploads::new(deps, config.uploads.clone()))
     }
 
-    /// Makes the janitor. Where no other node may be at work, it cleans up at once.
+    /// Returns the janitor, which has cleaned up after a crash unless other nodes share the stores.
     async fn janitor(&self, config: &Config, uploads: &Uploads) -> anyhow::Result<Janitor> {
         let janitor = Janitor::new(
             uploads.clone(),
@@ -169,14 +170,14 @@ impl Parts {
     }
 
     fn webhooks(&self, config: &Config, courier: Arc<dyn Courier>, outbox: Outbox) -> Webhooks {
-        let means = webhooks::Means {
+        let deps = webhooks::Deps {
             events: Arc::clone(&self.events),
             leases: self.leases.clone(),
             courier,
             clock: Arc::clone(&self.clock),
             randomness: Arc::new(SystemRandomness),
         };
-        Webhooks::new(outbox, means, config.webhooks.schedule())
+        Webhooks::new(outbox, deps, config.webhooks.schedule())
     }
 
     fn admin(&self, config: &Config, supervisor: &Supervisor, outbox: &Outbox) -> Admin {
@@ -196,7 +197,7 @@ impl Parts {
         let (blobs, metadata) = (Arc::clone(&self.blobs), Arc::clone(&self.metadata));
         let url = config.public_url.as_ref();
         Api {
-            gate: Gate::new(&config.access),
+            authenticator: Authenticator::new(&config.access),
             uploads: uploads.clone(),
             files: Files::new(blobs, metadata, Arc::clone(&self.clock)),
             packs,
@@ -213,7 +214,7 @@ impl Parts {
 ///
 /// # Errors
 ///
-/// The file cannot be read, or holds no such key; the message says how to make one.
+/// The file cannot be read, or has no Ed25519 key; the message says how to make one.
 pub(crate) fn read_signing_key(file: &Path) -> anyhow::Result<SigningKey> {
     let pem = std::fs::read_to_string(file)
         .with_context(|| format!("failed to read the signing key in {}", file.display()))?;

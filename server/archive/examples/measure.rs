@@ -1,4 +1,4 @@
-//! Prints what layouts cost: `cargo run --release -p archive --example measure`.
+//! Prints the cost of layouts: `cargo run --release -p archive --example measure`.
 #![expect(clippy::print_stdout, reason = "printing is all it does")]
 #![expect(clippy::unwrap_used, reason = "its inputs are its own")]
 #![expect(clippy::disallowed_methods, reason = "a stopwatch is a clock")]

@@ -1,8 +1,9 @@
-//! Writing strings as RFC 8785 wants them.
+//! Strings in the canonical form of RFC 8785.
 
 /// Appends a JSON string.
 ///
-/// Control characters and backslashes never occur in checked paths and names, but are written right all the same.
+/// Control characters and backslashes never occur in checked paths and names, but are escaped
+/// correctly all the same.
 pub(crate) fn push_string(out: &mut String, text: &str) {
     out.push('"');
     let mut rest = text;

@@ -1,16 +1,16 @@
-//! What a version of a pack consists of, as one immutable document.
+//! Contents of a version of a pack, as one immutable document.
 //!
-//! The encoding is canonical JSON as in RFC 8785: no white space, members in the order of their names, integers below
-//! 2^53. Files stand in the order of their paths' bytes. So equal versions have equal bytes, and the SHA-256 of the
-//! document names the version's content for good:
+//! The encoding is canonical JSON as in RFC 8785: no white space, members in the order of their
+//! names, integers below 2^53. Files are in the order of their paths' bytes. So equal versions have
+//! equal bytes, and the SHA-256 of the document names the content of the version permanently:
 //!
 //! ```json
 //! {"files":[{"crc32":"cbf43926","path":"a/b.txt","sha256":"15e2…1225","size":9}],
 //!  "format":"longhaul-catalogue/1","pack":"maps","version":7}
 //! ```
 //!
-//! (without the line break). An executable file has `"executable":true` besides. What clients send in the same form is
-//! for [`Draft`](crate::Draft) and [`Holdings`](crate::Holdings) to read.
+//! (without the line break). An executable file also has `"executable":true`.
+//! [`Draft`](crate::Draft) and [`Holdings`](crate::Holdings) read the same form from clients.
 
 use std::fmt;
 use std::io;
@@ -29,7 +29,7 @@ use crate::tree_json::{CATALOGUE_FORMAT, Document, Origin, read_document, read_d
 #[derive(Debug, PartialEq, Eq)]
 pub struct Catalogue {
     pack: PackName,
-    /// At most [`MAX_SIZE`].
+    /// Number of the version, at most [`MAX_SIZE`].
     version: u64,
     tree: Tree,
     crc32s: Box<[u32]>,
@@ -37,15 +37,15 @@ pub struct Catalogue {
     encoded_len: u64,
 }
 
-/// What a server knows of stored content.
+/// Facts about stored content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Content {
-    /// In bytes.
+    /// Size in bytes.
     pub size: u64,
     pub crc32: u32,
 }
 
-/// Why there is no catalogue.
+/// Reasons for which a catalogue is not made or read.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogueError {
     #[error("the catalogue is not the JSON that it should be")]
@@ -65,7 +65,7 @@ pub enum CatalogueError {
 }
 
 impl Catalogue {
-    /// Publishes a tree as a version; `content_of` knows the stored content of each digest.
+    /// Publishes a tree as a version. `content_of` looks up the stored content of a digest.
     pub fn publish(
         pack: PackName,
         version: u64,
@@ -90,10 +90,11 @@ impl Catalogue {
         Self::new(pack, version, tree, crc32s.into_boxed_slice())
     }
 
-    /// Reads the encoding of a catalogue that was published, of which the digest is known.
+    /// Reads the encoding of a published catalogue with a known digest.
     ///
-    /// The digest proves that the bytes are our own, so their paths are not held against each other once more. That
-    /// takes half the time, and it keeps old catalogues readable when Unicode's tables grow.
+    /// The digest proves that the server wrote the bytes, so their paths are not checked for
+    /// collisions again. This halves the time, and keeps old catalogues readable when Unicode's
+    /// tables grow.
     ///
     /// An error of the reader is in the source of [`CatalogueError::Json`].
     pub fn decode_from(
@@ -111,7 +112,7 @@ impl Catalogue {
         Self::from_document(document, digest, reader.len, expected)
     }
 
-    /// As [`decode_from`](Self::decode_from), from memory.
+    /// Reads like [`decode_from`](Self::decode_from), from memory.
     pub fn decode(bytes: &[u8], expected: Sha256Digest) -> Result<Self, CatalogueError> {
         let document = read_document(
             serde_json::Deserializer::from_slice(bytes),
@@ -201,22 +202,22 @@ impl Catalogue {
         self.crc32s[position as usize]
     }
 
-    /// The SHA-256 of the canonical encoding.
+    /// Returns the SHA-256 of the canonical encoding.
     pub fn digest(&self) -> Sha256Digest {
         self.digest
     }
 
-    /// The length of the canonical encoding, in bytes.
+    /// Returns the length of the canonical encoding, in bytes.
     pub fn encoded_len(&self) -> u64 {
         self.encoded_len
     }
 
-    /// About how much memory the catalogue takes, in bytes.
+    /// Returns the approximate memory of the catalogue, in bytes.
     pub fn memory(&self) -> usize {
         self.tree.memory() + size_of_val(&*self.crc32s)
     }
 
-    /// The canonical encoding, in chunks of about 64 KiB.
+    /// Writes the canonical encoding, in chunks of about 64 KiB.
     pub fn encode(&self) -> impl Iterator<Item = Bytes> + use<'_> {
         let mut next = 0;
         let mut ended = false;
@@ -271,7 +272,7 @@ fn push_number(out: &mut String, name: &str, number: u64) {
     write!(out, "{name}{number}").expect("writing to a string does not fail");
 }
 
-/// Hashes what passes through.
+/// A reader that hashes the bytes read.
 struct HashingReader<R> {
     inner: R,
     hasher: sha2::Sha256,
@@ -441,7 +442,8 @@ mod tests {
             let json = catalogue.encode().collect::<Vec<_>>().concat();
             prop_assert_eq!(json.len() as u64, catalogue.encoded_len());
             prop_assert_eq!(&Catalogue::decode(&json, catalogue.digest()).unwrap(), &catalogue);
-            // It is canonical by an independent reading: keys sorted, nothing but what serde_json writes.
+            // An independent reader agrees that the text is canonical: sorted keys, and the output
+            // of serde_json.
             let value: serde_json::Value = serde_json::from_slice(&json).unwrap();
             prop_assert_eq!(serde_json::to_vec(&value).unwrap(), json);
         }

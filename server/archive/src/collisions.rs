@@ -1,8 +1,9 @@
-//! Finds paths that cannot stand beside each other in one tree.
+//! Finds paths that cannot be in one tree together.
 //!
-//! Two paths collide when their folded keys are equal (one file on a volume that ignores case or normalization), or
-//! when one's key is a directory of the other's. Keys are held as the first 16 bytes of their SHA-256, so a million
-//! paths of any length cost about 30 MB for as long as the check lasts, and a chosen clash of hashes is out of reach.
+//! Two paths collide if their folded keys are equal (one file on a volume that ignores case or
+//! normalization), or if one's key is a directory of the other's. Keys are stored as the first 16
+//! bytes of their SHA-256, so a million paths of any length take about 30 MB during the check, and
+//! a chosen collision of hashes is infeasible.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -11,18 +12,18 @@ use sha2::{Digest as _, Sha256};
 
 use crate::entry_path::EntryPath;
 
-/// The paths seen so far.
+/// Paths inserted so far.
 #[derive(Debug, Default)]
 pub(crate) struct Collisions {
-    /// The number of each file, or [`DIRECTORY`].
+    /// Number of each file, or [`DIRECTORY`].
     names: HashMap<[u8; 16], u32>,
     files: u32,
 }
 
-/// Stands for a directory, where files have numbers.
+/// Marks a directory in place of a file's number.
 const DIRECTORY: u32 = u32::MAX;
 
-/// How a path collides with an earlier one.
+/// Kind of a path's collision with an earlier one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Collision {
     #[error("it is the same path as another, or differs only in case or normalization")]
@@ -32,7 +33,8 @@ pub enum Collision {
 }
 
 impl Collisions {
-    /// Adds a file's path, unless it collides with one added before. Returns its number: files count from 0.
+    /// Adds a file's path unless it collides with an earlier one. Returns the number of the file;
+    /// files count from 0.
     pub(crate) fn insert(&mut self, path: &EntryPath<'_>) -> Result<u32, Collision> {
         let key = path.folded();
         let number = self.files;
@@ -46,7 +48,7 @@ impl Collisions {
             Entry::Vacant(free) => free.insert(number),
         };
         self.files += 1;
-        // From the deepest directory up: above a known one, all are known.
+        // From the deepest directory up: the parents of a known directory are known.
         let mut rest = &*key;
         while let Some((directory, _)) = rest.rsplit_once('/') {
             match self.names.entry(short_hash(directory)) {
@@ -61,18 +63,18 @@ impl Collisions {
         Ok(number)
     }
 
-    /// The number of the file at this path.
+    /// Returns the number of the file at `path`.
     pub(crate) fn file(&self, path: &EntryPath<'_>) -> Option<u32> {
         let number = *self.names.get(&short_hash(&path.folded()))?;
         (number != DIRECTORY).then_some(number)
     }
 
-    /// The number of directories that the files lie in.
+    /// Returns the number of directories that contain files.
     pub(crate) fn directories(&self) -> usize {
         self.names.len() - self.files as usize
     }
 
-    /// About how much memory they take, in bytes.
+    /// Returns the approximate memory of the paths, in bytes.
     pub(crate) fn memory(&self) -> usize {
         self.names.capacity() * (size_of::<([u8; 16], u32)>() + 1)
     }

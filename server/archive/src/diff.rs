@@ -1,12 +1,15 @@
-//! What a holder of one tree lacks of another, and what to do with what it has.
+//! Differences between trees: the contents that a holder of one lacks of another, and the
+//! operations that lead from one to the other.
 //!
-//! Two questions, kept apart so that every archive stays a pure function of its catalogues and its need:
+//! Two questions are separate, so that every archive is a pure function of its catalogues and its
+//! need:
 //!
-//! 1. *What must be sent?* [`lacking`] and its variants: of each content that is not held, the first file in the order
-//!    of the target. Content counts, not paths: what is held under any name is never sent.
-//! 2. *What is to be done, given what is sent?* [`Diff::new`] from the target, the need and, where the receiver holds
-//!    a known tree, that base: files whose content comes with another entry, files to copy from content already held
-//!    (moves, renames, changed permissions), files to remove.
+//! 1. *What must be sent?* [`lacking`] and its variants: for each missing content, the first file
+//!    in the order of the target. Contents count, not paths: a content held under any name is never
+//!    sent.
+//! 2. *What must the receiver do?* [`Diff::new`] from the target, the need and, if the receiver
+//!    holds a known tree, that base: files whose content arrives with another entry, files to copy
+//!    from held contents (moves, renames, changed permissions), files to remove.
 
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
@@ -17,46 +20,46 @@ use crate::need::Need;
 use crate::sha256_digest::Sha256Digest;
 use crate::tree::Tree;
 
-/// What turns a base into a target, once the needed entries are there.
+/// Operations that turn a base into a target, given the needed entries.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Diff {
-    /// In the order of their positions, like all of these.
+    /// Duplicates, in the order of positions like all lists here.
     pub duplicates: Box<[Duplicate]>,
     pub copies: Box<[ContentCopy]>,
     /// Positions in the base of files that are not in the target.
     pub removals: Box<[u32]>,
-    /// The number of files that are the same in base and target; 0 without a base.
+    /// Number of files that are equal in base and target; 0 without a base.
     pub unchanged: u32,
 }
 
-/// A file whose content another needed entry brings.
+/// A file whose content arrives with another needed entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Duplicate {
-    /// Its position in the target.
+    /// Position of the file in the target.
     pub position: u32,
-    /// The position of the needed entry with the same content.
+    /// Position of the needed entry with the same content.
     pub source: u32,
 }
 
 /// A file whose content the base has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ContentCopy {
-    /// Its position in the target.
+    /// Position of the file in the target.
     pub to: u32,
-    /// The position in the base of a file with the same content.
+    /// Position in the base of a file with the same content.
     pub from: u32,
-    /// Whether `from` is not in the target and no other copy moves it.
+    /// True if the target lacks `from` and no other copy moves it.
     pub is_move: bool,
 }
 
-/// An exception names no file of either version.
+/// An exception that names no file of either version.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("neither version has a file `{path}`")]
 pub struct UnknownException {
     pub path: EntryPath<'static>,
 }
 
-/// What the holder of a tree lacks of the target.
+/// Returns the entries of the target that the holder of a tree lacks.
 pub fn lacking(target: &Tree, held: &Tree) -> Need {
     need_of(
         target,
@@ -64,11 +67,12 @@ pub fn lacking(target: &Tree, held: &Tree) -> Need {
     )
 }
 
-/// What the holder of a tree lacks of the target, when these files are lost, damaged, or missing for another reason.
+/// Returns the entries of the target that the holder of a tree lacks, if these files are lost,
+/// damaged, or missing for another reason.
 ///
-/// A file of the target is sent itself, whatever else the receiver has: a client that asks for a path finds it in the archive. The
-/// content of a file of the held tree counts as lost altogether, even where another file of the tree has the same: only so does the need
-/// alone tell what is to be done.
+/// An exception in the target is always sent: a client that requests a path finds it in the
+/// archive. The content of an exception in the held tree counts as lost, even if another file of
+/// the tree has the same content: only then does the need alone determine the operations.
 pub fn lacking_except<'a>(
     target: &Tree,
     held: &Tree,
@@ -95,7 +99,7 @@ pub fn lacking_except<'a>(
     Ok(Need::from_positions(positions, target.len()).expect("positions of this target"))
 }
 
-/// What the holder of these contents lacks of the target.
+/// Returns the entries of the target that the holder of these contents lacks.
 pub fn lacking_digests(target: &Tree, held: &DigestSet) -> Need {
     need_of(
         target,
@@ -107,10 +111,11 @@ pub fn lacking_digests(target: &Tree, held: &DigestSet) -> Need {
 }
 
 impl Diff {
-    /// What a receiver of the needed entries does, when it holds the base, or when it is not known what it holds.
+    /// Returns the operations of a receiver of the needed entries that holds the base, or an
+    /// unknown tree without one.
     ///
     /// # Panics
-    /// If the need is not of this target's number of entries.
+    /// Panics if the need is for another number of entries than the target's.
     pub fn new(target: &Tree, base: Option<&Tree>, need: &Need) -> Self {
         assert_eq!(need.entries(), target.len(), "a need of another catalogue");
         let duplicates = duplicates(target, need);
@@ -161,12 +166,12 @@ impl Diff {
         }
     }
 
-    /// Whether there is nothing to do beside taking in what is sent.
+    /// Returns true if the receiver only stores the sent entries.
     pub fn is_empty(&self) -> bool {
         self.duplicates.is_empty() && self.copies.is_empty() && self.removals.is_empty()
     }
 
-    /// About how much memory the diff takes, in bytes.
+    /// Returns the approximate memory of the diff, in bytes.
     pub fn memory(&self) -> usize {
         size_of_val(&*self.duplicates) + size_of_val(&*self.copies) + size_of_val(&*self.removals)
     }
@@ -199,8 +204,8 @@ impl FromIterator<Sha256Digest> for DigestSet {
     }
 }
 
-/// The contents of the target's files that are not at the same path in the other tree: few, where trees are versions
-/// of one pack, so that only these few cost a look-up.
+/// Returns the contents of the target's files that differ from the file at the same path in the
+/// other tree. They are few between versions of one pack, so that only these few cost a lookup.
 fn unmatched(target: &Tree, held: &Tree) -> impl Iterator<Item = Sha256Digest> {
     join(target, held).filter_map(|pair| match pair {
         Pair::Target(to) => Some(target.sha256(to)),
@@ -211,7 +216,7 @@ fn unmatched(target: &Tree, held: &Tree) -> impl Iterator<Item = Sha256Digest> {
     })
 }
 
-/// The first file with each of these contents.
+/// Returns the first file with each of these contents.
 fn firsts(
     target: &Tree,
     contents: impl Iterator<Item = Sha256Digest>,
@@ -223,7 +228,7 @@ fn need_of(target: &Tree, contents: impl Iterator<Item = Sha256Digest>) -> Need 
     Need::from_positions(firsts(target, contents), target.len()).expect("positions of this target")
 }
 
-/// The files that are not needed themselves but have the content of one that is.
+/// Returns the files that are not needed themselves but have the content of a needed one.
 fn duplicates(target: &Tree, need: &Need) -> Box<[Duplicate]> {
     if need.len() == target.len() {
         return Box::default();
@@ -232,13 +237,14 @@ fn duplicates(target: &Tree, need: &Need) -> Box<[Duplicate]> {
     let mut seen = HashSet::new();
     for needed in need.positions() {
         let same = target.positions_with(&target.sha256(needed));
-        // Each content once, or a need of a thousand equal files would cost a million steps.
+        // Visit each content once: otherwise a need of a thousand equal files would cost a million
+        // steps.
         if same.len() > 1 && seen.insert(same[0]) {
             let others = same
                 .iter()
                 .copied()
                 .filter(|position| !need.contains(*position));
-            // Needed positions come in order: this is the first with its content.
+            // Needed positions are in order: this is the first with its content.
             duplicates.extend(others.map(|position| Duplicate {
                 position,
                 source: needed,
@@ -251,14 +257,14 @@ fn duplicates(target: &Tree, need: &Need) -> Box<[Duplicate]> {
 
 /// Finds a file of the base for each of these positions of the target, if any has its content.
 ///
-/// Files that are going away are taken first, each once: these copies are moves.
+/// Files that will be removed are taken first, each once: these copies are moves.
 fn find_sources(
     target: &Tree,
     base: &Tree,
     positions: &[u32],
     removals: &[u32],
 ) -> Vec<ContentCopy> {
-    // For each content, how many of its files in the base have been looked at as sources of a move.
+    // For each content, the number of its files in the base that were tried as sources of a move.
     let mut looked_at: HashMap<u32, usize> = HashMap::new();
     let mut copies = Vec::new();
     for &to in positions {
@@ -292,7 +298,7 @@ fn find_sources(
     copies
 }
 
-/// Positions that two ascending sequences hold, asked for in ascending order.
+/// Membership in two ascending sequences, for queries in ascending order.
 struct Merged<A: Iterator<Item = u32>, B: Iterator<Item = u32>> {
     needed: iter::Peekable<A>,
     duplicates: iter::Peekable<B>,
@@ -305,7 +311,7 @@ impl<A: Iterator<Item = u32>, B: Iterator<Item = u32>> Merged<A, B> {
     }
 }
 
-/// A path that is in one tree or both, by its positions there.
+/// A path in one tree or both, by its positions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Pair {
     Target(u32),
@@ -313,7 +319,7 @@ enum Pair {
     Both(u32, u32),
 }
 
-/// All paths of both trees in order.
+/// Iterates over all paths of both trees in order.
 fn join(target: &Tree, base: &Tree) -> impl Iterator<Item = Pair> {
     let (mut to, mut from) = (0, 0);
     iter::from_fn(move || {
@@ -367,7 +373,8 @@ mod tests {
             .collect()
     }
 
-    /// Compares words such as `+a b<a c<-d -e`: sent, copied, moved, removed, with `b<<a` for a duplicate.
+    /// Compares words such as `+a b<a c<-d -e`: sent, copied, moved, removed, with `b<<a` for a
+    /// duplicate.
     fn check(base: &str, target: &str, expected: &str) {
         let (base, target) = (tree(&files(base)), tree(&files(target)));
         let need = lacking(&target, &base);
@@ -431,12 +438,12 @@ mod tests {
         };
         check(&[], "m", "n");
         check(&["b"], "b m", "a d n");
-        // What is not held is asked for by its new path, be it sent with another or not.
+        // A missing content is requested under its new path, whether or not another entry has it.
         check(&["m"], "m", "n");
         check(&["n"], "n", "m");
         check(&["m", "n"], "m n", "");
         check(&["d"], "d m", "a b n");
-        // A file that is going away, and one that is not wanted.
+        // A file that will be removed, and one that is not needed.
         check(&["e"], "m", "n");
         check(&["a", "c"], "a c m", "b d n");
 
@@ -489,7 +496,7 @@ mod tests {
             }
             prop_assert_eq!(&applied, &target);
 
-            // Nothing is sent twice, and nothing that is held, unless it was asked for.
+            // Nothing is sent twice, and held contents only on request.
             let mut contents = HashSet::new();
             let lost_contents: HashSet<u8> = lost.iter().map(|path| base[path.as_str()].0).collect();
             let is_asked = |position| lost.iter().any(|path| path.as_str() == target_tree.path(position));

@@ -1,4 +1,5 @@
-//! `.longhaul/diff.json`, the first entry of every archive: what the receiver does with the rest.
+//! `.longhaul/diff.json`, the first entry of every archive: the receiver's operations on the other
+//! entries.
 //!
 //! Canonical JSON as in RFC 8785:
 //!
@@ -12,15 +13,16 @@
 //!  "pack":"maps","version":42}
 //! ```
 //!
-//! (without the line breaks). `from` is `null` where the receiver's tree is not known; then there are no copies and
-//! removals, and the target's catalogue says what else must be there. Operations come in this order, each kind in the
-//! order of its paths: `add` from the entry of the same name, `add` from another entry (`entry`) with the same
-//! content, `copy` from the old tree (`from`; also to change a permission in place), `remove`. Copies read the tree as
-//! it was before. `"executable":true` stands with added and copied files that are. A reader must refuse an operation
-//! that it does not know, such as the patches and bundle slices to come.
+//! (without the line breaks). `from` is `null` if the receiver's tree is unknown; then there are no
+//! copies and removals, and the target's catalogue lists the other files. Operations are in this
+//! order, each kind in the order of paths: `add` from the entry of the same name, `add` from
+//! another entry (`entry`) with the same content, `copy` from the old tree (`from`; also to change
+//! a permission in place), `remove`. Copies read the tree as it was before. Executable added and
+//! copied files have `"executable":true`. A reader must refuse unknown operations, such as future
+//! patches and bundle slices.
 //!
-//! A million operations take tens of megabytes, so the text is not kept: its length and CRC-32 are, and where each
-//! 64th operation begins. Any part of it is written again when asked for.
+//! A million operations take tens of megabytes, so the text is not stored: only its length, its
+//! CRC-32, and the offset of each 64th operation. Any part of the text is written again on demand.
 
 use std::fmt::Write as _;
 use std::ops::Range;
@@ -29,18 +31,18 @@ use crate::canonical_json::push_string;
 use crate::diff::Diff;
 use crate::plan::Plan;
 
-/// The name of the entry.
+/// Name of the entry.
 pub const DIFF_DOCUMENT_PATH: &str = ".longhaul/diff.json";
 
 /// The `format` member of the document.
 pub const DIFF_FORMAT: &str = "longhaul-diff/1";
 
-/// The text of the document of one plan, made on demand.
+/// Document of one plan, written on demand.
 #[derive(Debug)]
 pub(crate) struct DiffDocument {
     head: Box<str>,
     tail: Box<str>,
-    /// Where in the text each group of operations begins, and where the last ends.
+    /// Offsets in the text at which each group of operations begins, and at which the last ends.
     groups: Box<[u64]>,
     operations: u64,
     crc32: u32,
@@ -95,7 +97,7 @@ impl DiffDocument {
         document
     }
 
-    /// In bytes.
+    /// Returns the length in bytes.
     pub(crate) fn len(&self) -> u64 {
         self.operations_end() + self.tail.len() as u64
     }
@@ -108,7 +110,7 @@ impl DiffDocument {
         self.head.len() + self.tail.len() + size_of_val(&*self.groups)
     }
 
-    /// Appends some bytes of the text; the plan and diff must be those that it was made of.
+    /// Appends a range of the text. The plan and the diff must be those of the document.
     pub(crate) fn append(&self, plan: &Plan, diff: &Diff, range: Range<u64>, out: &mut Vec<u8>) {
         append_overlap(self.head.as_bytes(), 0, &range, out);
         let first = self
@@ -145,7 +147,7 @@ impl DiffDocument {
     }
 }
 
-/// How many operations are written at once.
+/// Number of operations in a group.
 const GROUP: u64 = 64;
 
 const INFALLIBLE: &str = "writing to a string does not fail";
@@ -202,7 +204,7 @@ fn push_operation(plan: &Plan, diff: &Diff, operation: u64, out: &mut String) {
     out.push('}');
 }
 
-/// Appends those of `bytes`, which begin at `begin`, that lie in `range`.
+/// Appends the part of `bytes`, which begin at `begin`, that lies in `range`.
 fn append_overlap(bytes: &[u8], begin: u64, range: &Range<u64>, out: &mut Vec<u8>) {
     let within = |at: u64| {
         usize::try_from(at.saturating_sub(begin))

@@ -1,13 +1,15 @@
-//! What a client wants to publish, as JSON.
+//! Trees that clients want to publish, as JSON.
 //!
-//! A catalogue in any order and spacing, of which only `files` is required, with `path`, `size` and `sha256` of each:
+//! A draft is a catalogue in any order and spacing. Only `files` is required, with `path`, `size`
+//! and `sha256` of each file:
 //!
 //! ```json
 //! {"files": [{"path": "a/b.txt", "size": 9, "sha256": "15e2…1225", "executable": true}], "base": 6}
 //! ```
 //!
-//! `format`, `pack`, `version` and each `crc32` may be there too, for a client may send back a catalogue that it got,
-//! and must then be well-formed. Names are brought into NFC. Any other member is refused.
+//! `format`, `pack`, `version` and each `crc32` are allowed, since a client may send back a
+//! catalogue that it received, but must be well-formed. Names are normalized to NFC. Other members
+//! are refused.
 
 use std::io;
 
@@ -20,11 +22,11 @@ use crate::tree_json::{Document, Origin, read_document, read_document_from};
 #[derive(Debug, PartialEq, Eq)]
 pub struct Draft {
     pub tree: Tree,
-    /// The version that the client worked from, if it says so.
+    /// Version that the client started from, if stated.
     pub base: Option<u64>,
 }
 
-/// Why a text is no draft.
+/// Reasons for which a text is no draft.
 #[derive(Debug, thiserror::Error)]
 pub enum DraftError {
     #[error("the draft is not the JSON that it should be")]
@@ -43,7 +45,7 @@ impl Draft {
         )
     }
 
-    /// As [`read_json`](Self::read_json), from memory.
+    /// Reads like [`read_json`](Self::read_json), from memory.
     pub fn parse_json(bytes: &[u8], limits: Limits) -> Result<Self, DraftError> {
         let json = serde_json::Deserializer::from_slice(bytes);
         Self::from_document(read_document(json, Origin::Client(limits)).map_err(DraftError::Json)?)

@@ -1,9 +1,10 @@
-//! The one type for names inside packs and archives.
+//! Paths inside packs and archives.
 //!
-//! A path comes from strangers (a catalogue, a zip, a tar) and ends as a file name on devices with different file
-//! systems. [`EntryPath`] is checked once and is then safe everywhere: it is relative, has no way up or out, is in
-//! Unicode's NFC, and means the same on case-sensitive and insensitive volumes as long as its
-//! [`folded`](EntryPath::folded) keys are kept apart (see [`crate::collisions`]).
+//! A path comes from an untrusted source (a catalogue, a zip, a tar) and becomes a file name on
+//! devices with different file systems. [`EntryPath`] is checked once and is then safe everywhere:
+//! relative, without a way up or out, in Unicode's NFC, and with the same meaning on case-sensitive
+//! and case-insensitive volumes as long as [`folded`](EntryPath::folded) keys are distinct (see
+//! [`crate::collisions`]).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,22 +12,22 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Error as _};
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
-/// The longest path, in bytes of UTF-8.
+/// Maximum length of a path, in bytes of UTF-8.
 pub const MAX_PATH_BYTES: usize = 1024;
 
-/// The longest segment of a path, in bytes of UTF-8: the limit of APFS, ext4 and NTFS alike, or below it.
+/// Maximum length of a path's segment, in bytes of UTF-8: within the limits of APFS, ext4 and NTFS.
 pub const MAX_SEGMENT_BYTES: usize = 255;
 
-/// The top-level directory that archives keep for themselves.
+/// Top-level directory that archives reserve.
 pub const RESERVED_DIRECTORY: &str = ".longhaul";
 
 /// A relative path of `/`-separated names that is safe to create below a directory.
 ///
-/// Compared, ordered and hashed by its bytes.
+/// Paths are compared, ordered and hashed by their bytes.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EntryPath<'a>(Cow<'a, str>);
 
-/// Why a text is not an [`EntryPath`].
+/// Reasons for which a text is not an [`EntryPath`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum EntryPathError {
     #[error("the path is empty")]
@@ -60,7 +61,7 @@ pub enum EntryPathError {
 }
 
 impl<'a> EntryPath<'a> {
-    /// Takes a path that is already in NFC.
+    /// Checks a path that is already in NFC.
     pub fn parse(path: impl Into<Cow<'a, str>>) -> Result<Self, EntryPathError> {
         let path = path.into();
         check(&path)?;
@@ -70,12 +71,13 @@ impl<'a> EntryPath<'a> {
         Ok(Self(path))
     }
 
-    /// Takes a path in any normalization form and brings it into NFC.
+    /// Normalizes a path to NFC and checks it.
     ///
-    /// For names that others wrote: macOS tools put decomposed names into archives.
+    /// Use this for names from other tools: those of macOS write decomposed names into archives.
     pub fn normalize(path: impl Into<Cow<'a, str>>) -> Result<Self, EntryPathError> {
         let path = path.into();
-        // Normalizing costs time and memory in proportion; no composition makes a text shorter than a third.
+        // Normalization costs time and memory in proportion to the text; composition shortens text
+        // to a third at most.
         if path.len() > 3 * MAX_PATH_BYTES {
             return Err(EntryPathError::PathTooLong);
         }
@@ -86,7 +88,7 @@ impl<'a> EntryPath<'a> {
         }
     }
 
-    /// Takes a path out of a catalogue that was checked when it was published.
+    /// Wraps a path of a published catalogue, which was checked at publication.
     pub(crate) fn published(path: impl Into<Cow<'a, str>>) -> Self {
         Self(path.into())
     }
@@ -99,10 +101,12 @@ impl<'a> EntryPath<'a> {
         EntryPath(Cow::Owned(self.0.into_owned()))
     }
 
-    /// The key under which paths are the same file on a volume that ignores case and normalization.
+    /// Returns the key that paths share if they are the same file on a volume that ignores case and
+    /// normalization.
     ///
-    /// Canonical caseless matching (Unicode, definition D145) with full case folding. Folding neither makes nor
-    /// removes a `/`, so the key's segments are the path's.
+    /// The key is that of canonical caseless matching (Unicode, definition D145) with full case
+    /// folding. Folding neither adds nor removes a `/`, so the key's segments are those of the
+    /// path.
     pub fn folded(&self) -> Cow<'_, str> {
         folded(&self.0)
     }
@@ -145,11 +149,11 @@ fn check(path: &str) -> Result<(), EntryPathError> {
         return Err(EntryPathError::Absolute);
     }
     path.split('/').try_for_each(check_segment)?;
-    // Archives are read without these, so a tree that lists them could never be published.
+    // Readers of archives skip these, so a tree with them could never be published.
     if is_litter(path) {
         return Err(EntryPathError::Litter);
     }
-    // Folded, since on a volume that ignores case `.Longhaul` is the same directory.
+    // Compare folded keys: on a volume that ignores case, `.Longhaul` is the same directory.
     if path
         .split('/')
         .next()
@@ -160,15 +164,17 @@ fn check(path: &str) -> Result<(), EntryPathError> {
     Ok(())
 }
 
-/// Tells what macOS adds to directories and archives: window positions, resource forks and icons of folders. Trees are without
-/// them, and readers of directories and archives leave them out.
+/// Returns true for files that macOS adds to directories and archives: window positions, resource
+/// forks and icons of folders. Trees never contain them, and readers of directories and archives
+/// skip them.
 pub fn is_litter(path: &str) -> bool {
     let mut segments = path.split('/').peekable();
     segments.peek() == Some(&"__MACOSX")
         || segments.any(|name| name == ".DS_Store" || name == "Icon\r" || name.starts_with("._"))
 }
 
-/// Checks one name between slashes, which is also the rule for pack names. A name may begin with a dot: `.well-known`.
+/// Checks one segment; the rule applies to pack names, too. A segment may begin with a dot:
+/// `.well-known`.
 pub(crate) fn check_segment(segment: &str) -> Result<(), EntryPathError> {
     let bytes = segment.as_bytes();
     if bytes.is_empty() {
@@ -183,7 +189,7 @@ pub(crate) fn check_segment(segment: &str) -> Result<(), EntryPathError> {
     if segment.starts_with(' ') || segment.ends_with(['.', ' ']) {
         return Err(EntryPathError::DotOrSpaceAtEdge);
     }
-    // In any segment: whoever joins a path name by name would leave the directory at `C:`.
+    // In any segment: code that joins a path segment by segment would leave the directory at `C:`.
     if bytes.len() >= 2 && bytes[0].is_ascii_alphabetic() && bytes[1] == b':' {
         return Err(EntryPathError::DriveLetter);
     }
@@ -326,7 +332,7 @@ mod tests {
             prop_assert!(joined != root);
             let below = joined.strip_prefix(root).unwrap();
             prop_assert!(below.components().all(|part| matches!(part, Component::Normal(_))));
-            // Joining name by name, as Windows code may, ends at the same place.
+            // Joining segment by segment, as Windows code may, leads to the same path.
             let by_names = path.as_str().split('/').fold(root.to_path_buf(), |at, name| at.join(name));
             prop_assert_eq!(by_names, joined);
             prop_assert!(path.as_str().len() <= MAX_PATH_BYTES);
@@ -345,7 +351,7 @@ mod tests {
         }
     }
 
-    /// Text that is often nearly a path.
+    /// Generates text that is often almost a path.
     fn any_path() -> impl Strategy<Value = String> {
         let piece = prop_oneof![
             Just("..".to_owned()),

@@ -1,17 +1,18 @@
-//! In which form each entry's bytes lie in a zip: as they are, or deflated.
+//! Form of each entry's bytes in a zip: raw or deflated.
 //!
-//! An archive's bytes depend on it, and deflating the same content need not give the same bytes next year: encoders
-//! change. So the form of every entry is decided once, when a version is published, and recorded for good in a table
-//! beside the catalogue. The table holds the SHA-256 of each deflated form, and the SHA-256 of the table goes into the
-//! archive's entity tag (see [`crate::plan`]). A node that had to deflate again could therefore tell a form that came
-//! out different; it can never serve it under the old tag.
+//! The bytes of an archive depend on these forms, and deflating the same content next year may give
+//! other bytes, since encoders change. So the form of every entry is decided once, at publication,
+//! and recorded permanently in a table beside the catalogue. The table contains the SHA-256 of each
+//! deflated form, and the SHA-256 of the table is part of the archive's entity tag (see
+//! [`crate::plan`]). A node that had to deflate again could detect a different result, and can
+//! never serve it under the old tag.
 
 use std::fmt;
 
 use crate::sha256_digest::Sha256Digest;
 use crate::tree::Tree;
 
-/// The form of one entry.
+/// Form of one entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
     /// The content itself.
@@ -23,21 +24,21 @@ pub enum Form {
 /// A deflate stream by its size and digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deflated {
-    /// In bytes.
+    /// Size in bytes.
     pub size: u64,
     pub sha256: Sha256Digest,
 }
 
-/// The forms of all entries of one version.
+/// Forms of all entries of one version.
 #[derive(PartialEq, Eq)]
 pub struct Forms {
-    /// For each position the index of its form in `deflated`, or [`RAW`].
+    /// For each position, the index of its form in `deflated`, or [`RAW`].
     indices: Box<[u32]>,
     deflated: Box<[Deflated]>,
     digest: Sha256Digest,
 }
 
-/// Why there is no table of forms.
+/// Reasons for which a table of forms is not made or read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FormsError {
     #[error("the bytes are no table of forms of this catalogue")]
@@ -46,13 +47,13 @@ pub enum FormsError {
     SavesTooLittle { position: u32 },
 }
 
-/// Whether deflating saves the 3 % that make it worth while.
+/// Returns true if deflating saves at least the worthwhile 3 %.
 pub fn deflating_pays(size: u64, deflated_size: u64) -> bool {
     u128::from(deflated_size) * 100 <= u128::from(size) * 97 && deflated_size < size
 }
 
 impl Forms {
-    /// Records the forms of a tree's files; `form_of` is asked for each in order.
+    /// Records the forms of a tree's files. Calls `form_of` for each in order.
     pub fn new(
         tree: &Tree,
         mut form_of: impl FnMut(&Sha256Digest) -> Form,
@@ -81,7 +82,7 @@ impl Forms {
         Ok(forms)
     }
 
-    /// A table that leaves every file as it is.
+    /// Returns a table with every file in raw form.
     pub fn raw(tree: &Tree) -> Self {
         Self::new(tree, |_| Form::Raw).expect("raw forms are always right")
     }
@@ -103,8 +104,8 @@ impl Forms {
         }
     }
 
-    /// The table as bytes to store: a line that names the format, then for each position a byte 0, or a byte 1, the
-    /// deflated size as a big-endian number of 8 bytes, and the digest.
+    /// Encodes the table for storage: a line that names the format, then for each position a byte
+    /// 0, or a byte 1, the deflated size as a big-endian number of 8 bytes, and the digest.
     pub fn encode(&self) -> Vec<u8> {
         let mut encoded =
             Vec::with_capacity(MAGIC.len() + self.indices.len() + self.deflated.len() * 40);
@@ -122,7 +123,7 @@ impl Forms {
         encoded
     }
 
-    /// The number of entries.
+    /// Returns the number of entries.
     pub fn len(&self) -> u32 {
         u32::try_from(self.indices.len()).expect("no more than entries of a tree")
     }
@@ -132,7 +133,7 @@ impl Forms {
     }
 
     /// # Panics
-    /// If there is no such position.
+    /// Panics if there is no such position.
     pub fn form(&self, position: u32) -> Form {
         match self.indices[position as usize] {
             RAW => Form::Raw,
@@ -140,12 +141,12 @@ impl Forms {
         }
     }
 
-    /// The SHA-256 of the encoding.
+    /// Returns the SHA-256 of the encoding.
     pub fn digest(&self) -> Sha256Digest {
         self.digest
     }
 
-    /// About how much memory the table takes, in bytes.
+    /// Returns the approximate memory of the table, in bytes.
     pub fn memory(&self) -> usize {
         size_of_val(&*self.indices) + size_of_val(&*self.deflated)
     }

@@ -1,7 +1,7 @@
-//! The bodies of the fuzz targets: what must hold for every input of a parser, beyond not panicking.
+//! Bodies of the fuzz targets: properties of the parsers for every input, beyond not panicking.
 //!
-//! `fuzz/fuzz_targets` calls each with libFuzzer's inputs. The test below calls each with `fuzz/corpus` and with
-//! mutations of it, so an input that once failed is kept by adding it to the corpus.
+//! `fuzz/fuzz_targets` calls each with libFuzzer's inputs. The test below calls each with
+//! `fuzz/corpus` and mutations of it, so a failing input is kept by adding it to the corpus.
 
 use std::collections::HashSet;
 use std::path::{Component, Path};
@@ -19,7 +19,7 @@ use crate::sha256_digest::Sha256Digest;
 use crate::tree::{Limits, Tree};
 use crate::unpack::{UnpackError, UnpackEvent, UnpackLimits, Unpacker};
 
-/// A fuzz target: its name, as its file and its corpus have it, and its body.
+/// A fuzz target: its name, which its file and corpus share, and its body.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
@@ -33,7 +33,7 @@ pub const TARGETS: [Target; 7] = [
     ("unpack", unpack),
 ];
 
-/// A published catalogue; here any bytes have the digest that they should.
+/// Checks a published catalogue, with the digest of the input's bytes.
 pub fn catalogue(data: &[u8]) {
     let digest = Sha256Digest::of(data);
     let catalogue = Catalogue::decode(data, digest).ok();
@@ -43,7 +43,7 @@ pub fn catalogue(data: &[u8]) {
         (catalogue.digest(), catalogue.encoded_len()),
         (digest, data.len() as u64)
     );
-    // What a client could publish so is read from its own encoding.
+    // A tree that a client could publish is read back from its own encoding.
     if let Ok(draft) = Draft::parse_json(data, LIMITS) {
         let encoded = catalogue.encode().collect::<Vec<_>>().concat();
         let again =
@@ -53,7 +53,7 @@ pub fn catalogue(data: &[u8]) {
     }
 }
 
-/// A tree to publish.
+/// Checks a tree to publish.
 pub fn draft(data: &[u8]) {
     let draft = Draft::parse_json(data, LIMITS).ok();
     assert_eq!(Draft::read_json(data, LIMITS).ok(), draft);
@@ -62,7 +62,7 @@ pub fn draft(data: &[u8]) {
     }
 }
 
-/// A path.
+/// Checks a path.
 pub fn entry_path(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let Ok(path) = EntryPath::normalize(&*text) else {
@@ -92,7 +92,7 @@ pub fn entry_path(data: &[u8]) {
     );
 }
 
-/// A table of forms, for as many equal files as its bytes might be.
+/// Checks a table of forms, for as many equal files as its length permits.
 pub fn forms(data: &[u8]) {
     let paths: Vec<String> = (0..4).map(|number| format!("file {number}")).collect();
     let sizes = [0, 100, u64::from(u32::MAX), 1 << 52];
@@ -110,7 +110,7 @@ pub fn forms(data: &[u8]) {
     }
 }
 
-/// What a client holds, of which a fixed tree is lacking something.
+/// Checks a client's holdings against a fixed tree.
 pub fn holdings(data: &[u8]) {
     let holdings = Holdings::parse_json(data, LIMITS);
     assert_eq!(
@@ -155,7 +155,7 @@ pub fn holdings(data: &[u8]) {
     }
 }
 
-/// A need. Input: the number of entries on a line, then the need as a URL has it.
+/// Checks a need. Input: the number of entries on a line, then the need as in a URL.
 pub fn need(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let (entries, name) = text.split_once('\n').unwrap_or(("1000", &text));
@@ -187,14 +187,15 @@ pub fn need(data: &[u8]) {
     }
 }
 
-/// An archive of any kind, whole and in pieces.
+/// Checks an archive of any kind, fed at once and in pieces.
 pub fn unpack(data: &[u8]) {
     let whole = unpack_in(data, usize::MAX);
-    // Damage to a compressed stream shows earlier or later in pieces, but what is right must be the same.
+    // Fed in pieces, damage to a compressed stream shows earlier or later, but intact archives must
+    // give the same files.
     assert_eq!(unpack_in(data, 13).ok(), whole.ok());
 }
 
-/// Unpacks what arrives in pieces: path, CRC-32 and permission of each file.
+/// Unpacks an archive in pieces, and returns path, CRC-32 and permission of each file.
 fn unpack_in(data: &[u8], piece: usize) -> Result<Vec<(String, u32, bool)>, UnpackError> {
     let limits = UnpackLimits {
         entries: 50,
@@ -324,7 +325,7 @@ mod tests {
             .collect()
     }
 
-    /// A stream of numbers that is the same in every run (xorshift64).
+    /// A stream of numbers, the same in every run (xorshift64).
     struct Chance(u64);
 
     impl Chance {
@@ -335,7 +336,7 @@ mod tests {
             usize::try_from(self.0 % bound as u64).unwrap()
         }
 
-        /// An input of the corpus with one to four changes, perhaps spliced with another.
+        /// Returns an input of the corpus with one to four changes, perhaps spliced with another.
         fn mutation(&mut self, corpus: &[Vec<u8>]) -> Vec<u8> {
             const TELLING: &[u8] = b"\0\x01\x08 \"-./0179:=AP[\\]_{}\x7f\x80\xcc\xff";
             let mut input = corpus[self.below(corpus.len())].clone();

@@ -1,10 +1,12 @@
-//! What a client says it has, as JSON.
+//! Holdings of a client, as JSON.
 //!
 //! One of
 //!
-//! - a full catalogue, `{"files": [{"path": …, "size": …, "sha256": …}, …]}`, as [`Draft`](crate::Draft) reads it;
+//! - a full catalogue, `{"files": [{"path": …, "size": …, "sha256": …}, …]}`, as
+//!   [`Draft`](crate::Draft) reads it;
 //! - a list of digests, `{"digests": ["e3b0…", …]}`, or the list alone;
-//! - a version with exceptions, `{"version": 41, "except": ["maps/lost.png", …]}`; `except` may be missing.
+//! - a version with exceptions, `{"version": 41, "except": ["maps/lost.png", …]}`; `except` may be
+//!   missing.
 
 use std::fmt;
 use std::io::{self, BufReader};
@@ -20,25 +22,25 @@ use crate::tree::{Limits, Tree};
 use crate::tree_json::CATALOGUE_FORMAT;
 use crate::tree_json::{FilesSeed, Origin};
 
-/// What a client has.
+/// Holdings of a client.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Holdings {
     Tree(Tree),
     Digests(DigestSet),
-    /// A published version, without these of its files.
+    /// A published version without some of its files.
     Version {
         version: u64,
         except: Vec<EntryPath<'static>>,
     },
 }
 
-/// The text does not say what a client has.
+/// The text does not describe holdings.
 #[derive(Debug, thiserror::Error)]
 #[error("the holdings are not the JSON that they should be")]
 pub struct HoldingsError(#[source] serde_json::Error);
 
 impl Holdings {
-    /// Reads holdings of at most so many files, digests or exceptions.
+    /// Reads holdings with a bounded number of files, digests or exceptions.
     pub fn read_json(reader: impl io::Read, limits: Limits) -> Result<Self, HoldingsError> {
         read(
             serde_json::Deserializer::from_reader(BufReader::new(reader)),
@@ -47,7 +49,7 @@ impl Holdings {
         .map_err(HoldingsError)
     }
 
-    /// As [`read_json`](Self::read_json), from memory.
+    /// Reads like [`read_json`](Self::read_json), from memory.
     pub fn parse_json(bytes: &[u8], limits: Limits) -> Result<Self, HoldingsError> {
         read(serde_json::Deserializer::from_slice(bytes), limits).map_err(HoldingsError)
     }
@@ -125,7 +127,7 @@ impl<'de> Visitor<'de> for HoldingsSeed {
             }
         }
         match (files, digests, version, except) {
-            // A whole catalogue also has its version, pack and format.
+            // A full catalogue also has its version, pack and format.
             (Some((tree, _)), None, _, None)
                 if format
                     .as_deref()

@@ -1,9 +1,10 @@
-//! Which bytes an archive consists of, without having any of them.
+//! Bytes of an archive, computed without holding any of them.
 //!
-//! A [`Layout`] is made of a [`Plan`]: it knows the archive's exact length and finds the bytes of any range by one
-//! binary search over prefix sums. It holds 16 bytes an entry for a zip and 8 for a tar; headers and the central
-//! directory are written again whenever a slice touches them. A slice is a sequence of [`Segment`]s: bytes to send as
-//! they are, and ranges of stored contents to read.
+//! A [`Layout`] is computed from a [`Plan`]. It has the exact length of the archive, and finds the
+//! bytes of any range by one binary search over prefix sums. It takes 16 bytes an entry for a zip
+//! and 8 for a tar; headers and the central directory are written again whenever a slice needs
+//! them. A slice is a sequence of [`Segment`]s: literal bytes to send, and ranges of stored
+//! contents to read.
 
 mod tar;
 mod zip;
@@ -20,7 +21,7 @@ use crate::forms::Form;
 use crate::plan::{ArchiveFormat, ArchiveTag, Plan};
 use crate::sha256_digest::Sha256Digest;
 
-/// The bytes of one archive. Cheap to clone.
+/// Layout of one archive. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Layout {
     contents: Arc<Contents>,
@@ -32,38 +33,39 @@ pub struct Layout {
 /// A piece of an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Segment {
-    /// These bytes, about 64 KiB at most.
+    /// Literal bytes, about 64 KiB at most.
     Literal(Bytes),
-    /// Bytes of a stored content.
+    /// A range of a stored content.
     Blob(BlobSlice),
 }
 
 /// A range of the stored form of an entry's content; never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlobSlice {
-    /// The entry's position in the target's catalogue.
+    /// Position of the entry in the target's catalogue.
     pub position: u32,
-    /// The SHA-256 of the content itself, whatever its form.
+    /// SHA-256 of the content itself, whatever its form.
     pub sha256: Sha256Digest,
     pub form: Form,
-    /// In bytes of the form.
+    /// Range in bytes of the form.
     pub range: Range<u64>,
 }
 
-/// The segments of a range, made one by one.
+/// Segments of a range, made one by one.
 #[derive(Debug)]
 pub struct Segments {
     layout: Layout,
     at: u64,
     end: u64,
-    /// Where the last part was found; the next one is probably there or just behind.
+    /// Index of the last found part; the next one is probably there or directly behind.
     hint: usize,
 }
 
 impl Layout {
     /// Lays an archive out.
     ///
-    /// Takes time in proportion to the entries, and with a base to both trees: some milliseconds for ten thousand.
+    /// Takes time in proportion to the entries, and with a base to those of both trees: some
+    /// milliseconds for ten thousand.
     pub fn new(format: ArchiveFormat, plan: Plan) -> Self {
         let diff = Diff::new(
             plan.target().tree(),
@@ -90,7 +92,7 @@ impl Layout {
         }
     }
 
-    /// The length of the archive, in bytes.
+    /// Returns the length of the archive, in bytes.
     #[expect(clippy::len_without_is_empty, reason = "no archive is empty")]
     pub fn len(&self) -> u64 {
         self.len
@@ -103,7 +105,7 @@ impl Layout {
         }
     }
 
-    /// The same as [`Plan::tag`].
+    /// Returns the same tag as [`Plan::tag`].
     pub fn tag(&self) -> &ArchiveTag {
         &self.tag
     }
@@ -116,7 +118,7 @@ impl Layout {
         &self.contents.diff
     }
 
-    /// The bytes in a range of the archive; what lies beyond its end is left out.
+    /// Returns the segments of a range of the archive, up to its end.
     pub fn slice(&self, range: Range<u64>) -> Segments {
         Segments {
             layout: self.clone(),
@@ -126,7 +128,7 @@ impl Layout {
         }
     }
 
-    /// About how much memory the layout takes beside its catalogues and forms, in bytes.
+    /// Returns the approximate memory of the layout without its catalogues and forms, in bytes.
     pub fn memory(&self) -> usize {
         size_of::<Contents>()
             + self.contents.plan.need().memory()
@@ -198,7 +200,7 @@ impl Iterator for Segments {
     }
 }
 
-/// Appends those bytes of what `write` writes that lie in `range`.
+/// Appends the part of `write`'s output that lies in `range`.
 fn append_cut(range: Range<u64>, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     let begin = out.len();
     write(out);
@@ -210,10 +212,10 @@ fn short(len: u64) -> usize {
     usize::try_from(len).expect("headers, trailers and padding are short")
 }
 
-/// When a literal is long enough.
+/// Length from which a literal is not extended, in bytes.
 const LITERAL_BYTES: usize = 64 * 1024;
 
-/// What an archive contains, in any format.
+/// Contents of an archive, in any format.
 #[derive(Debug)]
 struct Contents {
     plan: Plan,
@@ -228,17 +230,17 @@ struct Item<'a> {
     size: u64,
     crc32: u32,
     executable: bool,
-    /// The position of a file; the document has none.
+    /// Position of a file; the document has none.
     position: Option<u32>,
 }
 
 impl Contents {
-    /// The number of entries, the document among them.
+    /// Returns the number of entries, including the document.
     fn len(&self) -> usize {
         self.plan.need().len() as usize + 1
     }
 
-    /// The document is entry 0, the files follow in the order of the catalogue.
+    /// Returns an entry: the document is entry 0, the files follow in the order of the catalogue.
     fn item(&self, index: usize) -> Item<'_> {
         let Some(rank) = index.checked_sub(1) else {
             return self.document_item();
@@ -252,7 +254,7 @@ impl Contents {
         file_item(self.plan.target(), position)
     }
 
-    /// All entries in order, faster than one by one.
+    /// Iterates over all entries in order, faster than one by one.
     fn items(&self) -> impl Iterator<Item = Item<'_>> {
         let files = self
             .plan
@@ -284,7 +286,7 @@ fn file_item(catalogue: &Catalogue, position: u32) -> Item<'_> {
     }
 }
 
-/// Where everything lies.
+/// Offsets of all parts.
 #[derive(Debug)]
 enum Table {
     Zip(zip::Table),
@@ -300,7 +302,7 @@ impl Table {
     }
 }
 
-/// A stretch of an archive that comes from one place.
+/// A part of an archive with a single source.
 #[derive(Debug)]
 struct Part {
     kind: PartKind,
@@ -309,12 +311,12 @@ struct Part {
 
 #[derive(Debug)]
 enum PartKind {
-    /// The stored form of the file at this position of the target.
+    /// Stored form of the file at a position of the target.
     Blob {
         position: u32,
     },
     Document,
-    /// What precedes an entry's bytes.
+    /// Header before an entry's bytes.
     Header {
         index: usize,
     },
@@ -326,9 +328,11 @@ enum PartKind {
     },
 }
 
-/// The index of the stretch that holds `at`, where `begins` are ascending, start at or below `at` and end above it.
+/// Returns the index of the stretch that contains `at`. `begins` ascend, start at or below `at`,
+/// and end above it.
 ///
-/// Streams ask for one stretch after another: the hint and its successor come first, then a binary search.
+/// Streams request one stretch after another: the hint and its successor are tried first, then a
+/// binary search.
 fn stretch_at(begins: &[u64], at: u64, hint: usize) -> usize {
     let holds =
         |index: usize| index + 1 < begins.len() && begins[index] <= at && at < begins[index + 1];

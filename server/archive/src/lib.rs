@@ -1,16 +1,20 @@
-//! What a pack is, and which bytes an archive consists of.
+//! Packs, and the bytes of their archives.
 //!
-//! Nothing here knows a clock, a socket, a file or an async runtime. From the inside out:
+//! This crate uses no clock, socket, file or async runtime. From the inside out:
 //!
-//! 1. An [`EntryPath`] is a name that is safe everywhere; a [`Tree`] is a sorted list of files under such names.
-//! 2. A [`Catalogue`] is a tree that was published as a version of a pack: canonical JSON, named by its digest. Clients
-//!    send a [`Draft`] to publish, or their [`Holdings`] to compare; an [`Unpacker`] reads the zips and tars they send.
-//! 3. [`lacking`] says what the holder of one tree needs of another, as a [`Need`]: a set of positions that is short
-//!    enough for a URL. A [`Diff`] says what the holder then does with what it has.
-//! 4. A [`Plan`] is the choice of an archive, with an entity tag that is known before anything else; a [`Layout`] is
-//!    its exact length and any range of its bytes, as literals and slices of stored contents in their [`Forms`].
+//! 1. An [`EntryPath`] is a name that is safe everywhere; a [`Tree`] is a sorted list of files
+//!    under such names.
+//! 2. A [`Catalogue`] is a tree that was published as a version of a pack: canonical JSON, named by
+//!    its digest. Clients send a [`Draft`] to publish, or their [`Holdings`] to compare; an
+//!    [`Unpacker`] reads the zips and tars they send.
+//! 3. [`lacking`] returns the entries that the holder of one tree needs of another, as a [`Need`]:
+//!    a set of positions that is short enough for a URL. A [`Diff`] lists the operations of the
+//!    holder.
+//! 4. A [`Plan`] selects an archive, whose entity tag is known before anything else; a [`Layout`]
+//!    has its exact length and any range of its bytes, as literals and slices of stored contents in
+//!    their [`Forms`].
 //!
-//! The whole of a download, once the catalogues are at hand:
+//! A complete download, given the catalogues:
 //!
 //! ```
 //! # use std::sync::Arc;

@@ -1,14 +1,17 @@
-//! Which entries of a version an archive holds.
+//! Sets of entries of a version that an archive holds.
 //!
-//! A need is a set of positions in the version's catalogue. Real needs come in runs, so it is written as run lengths:
+//! A need is a set of positions in the version's catalogue. Typical needs consist of runs, so a
+//! need is encoded as run lengths:
 //!
-//! 1. Walk the positions from 0 and count, in turn, how many are *not* needed and how many are: gap, run, gap, run …
-//!    Only the first gap may be 0, the last run ends the list.
-//! 2. Write each count as an unsigned LEB128 varint without needless bytes. The empty set is one gap of 0.
+//! 1. Walk the positions from 0 and count, in turn, those that are *not* needed and those that are:
+//!    gap, run, gap, run … Only the first gap may be 0, the last run ends the list.
+//! 2. Write each count as an unsigned LEB128 varint without needless bytes. The empty set is one
+//!    gap of 0.
 //! 3. For a URL, write the bytes in base64url without padding.
 //!
-//! Each set has exactly one encoding, so that equal needs have equal URLs; anything else is refused. An encoding of
-//! more than [`MAX_INLINE_NAME`] characters is kept by the server and named by its SHA-256.
+//! Each set has exactly one encoding, so that equal needs have equal URLs; other encodings are
+//! refused. The server stores an encoding of more than [`MAX_INLINE_NAME`] characters, and names it
+//! by its SHA-256.
 
 use std::fmt;
 use std::str::FromStr;
@@ -18,37 +21,38 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
 use crate::sha256_digest::Sha256Digest;
 
-/// The longest need that a URL carries, in characters; longer ones are registered.
+/// Maximum length of a need in a URL, in characters; longer ones are registered.
 pub const MAX_INLINE_NAME: usize = 2000;
 
 /// A set of positions in a catalogue of a known number of entries.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Need {
     runs: Box<[Run]>,
-    /// The number of positions in the set.
+    /// Number of positions in the set.
     count: u32,
-    /// All positions are below this.
+    /// Number of entries of the catalogue; all positions are below.
     entries: u32,
 }
 
-/// Positions from `start` on, up to as many as the next run's rank leaves.
+/// Consecutive positions from `start` on. The next run's rank determines their number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Run {
     start: u32,
-    /// How many needed positions there are before `start`.
+    /// Number of needed positions before `start`.
     rank: u32,
 }
 
-/// How a URL names a need.
+/// Name of a need in a URL.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum NeedName {
     /// The need itself.
     Inline(Box<str>),
-    /// The SHA-256 of the encoding of a registered need; written `sha256.` and 43 characters of base64url.
+    /// SHA-256 of the encoding of a registered need; written as `sha256.` and 43 characters of
+    /// base64url.
     Registered(Sha256Digest),
 }
 
-/// Why a text or bytes are no need.
+/// Reasons for which a text or bytes are no need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NeedError {
     #[error("the need is longer than {MAX_INLINE_NAME} characters")]
@@ -62,7 +66,7 @@ pub enum NeedError {
 }
 
 impl Need {
-    /// Every entry.
+    /// Returns the need of every entry.
     pub fn all(entries: u32) -> Self {
         let runs = if entries == 0 {
             Box::default()
@@ -84,7 +88,7 @@ impl Need {
         }
     }
 
-    /// The positions in any order, repeated or not; none may be at or beyond `entries`.
+    /// Collects positions in any order, repeated or not; all must be below `entries`.
     pub fn from_positions(
         positions: impl IntoIterator<Item = u32>,
         entries: u32,
@@ -114,9 +118,9 @@ impl Need {
         })
     }
 
-    /// Reads the bytes that [`encode`](Self::encode) writes, for a catalogue of so many entries.
+    /// Reads the bytes that [`encode`](Self::encode) writes, for a catalogue of `entries` entries.
     ///
-    /// Memory is at most four times `encoded`.
+    /// Takes at most four times the memory of `encoded`.
     pub fn decode(mut encoded: &[u8], entries: u32) -> Result<Self, NeedError> {
         if encoded == EMPTY {
             return Ok(Self::empty(entries));
@@ -150,7 +154,7 @@ impl Need {
         })
     }
 
-    /// Reads the need out of a URL.
+    /// Reads a need from a URL.
     pub fn parse(name: &str, entries: u32) -> Result<Self, NeedError> {
         if name.len() > MAX_INLINE_NAME {
             return Err(NeedError::NameTooLong);
@@ -175,7 +179,7 @@ impl Need {
         encoded
     }
 
-    /// How a URL names this need.
+    /// Returns the name of this need in a URL.
     pub fn name(&self) -> NeedName {
         let encoded = self.encode();
         if encoded.len().div_ceil(3) * 4 <= MAX_INLINE_NAME {
@@ -185,7 +189,7 @@ impl Need {
         }
     }
 
-    /// The number of positions in the set.
+    /// Number of positions in the set.
     pub fn len(&self) -> u32 {
         self.count
     }
@@ -194,7 +198,7 @@ impl Need {
         self.count == 0
     }
 
-    /// The number of entries of the catalogue that the positions are of.
+    /// Returns the number of entries of the catalogue.
     pub fn entries(&self) -> u32 {
         self.entries
     }
@@ -204,7 +208,7 @@ impl Need {
         after > 0 && position - self.runs[after - 1].start < self.run_len(after - 1)
     }
 
-    /// The position of which `rank` others stand before it.
+    /// Returns the position with `rank` others before it.
     pub fn nth(&self, rank: u32) -> Option<u32> {
         if rank >= self.count {
             return None;
@@ -213,12 +217,12 @@ impl Need {
         Some(run.start + (rank - run.rank))
     }
 
-    /// The positions in order.
+    /// Iterates over the positions in order.
     pub fn positions(&self) -> impl Iterator<Item = u32> + use<'_> {
         self.runs().flatten()
     }
 
-    /// The positions as ranges, in order and apart from each other.
+    /// Iterates over the positions as ranges, in order and with gaps between.
     pub fn runs(&self) -> impl Iterator<Item = std::ops::Range<u32>> + use<'_> {
         self.runs
             .iter()
@@ -233,7 +237,7 @@ impl Need {
             - self.runs[index].rank
     }
 
-    /// About how much memory the need takes, in bytes.
+    /// Returns the approximate memory of the need, in bytes.
     pub fn memory(&self) -> usize {
         size_of_val(&*self.runs)
     }
@@ -257,7 +261,8 @@ impl fmt::Display for NeedName {
 impl FromStr for NeedName {
     type Err = NeedError;
 
-    /// Tells the two kinds apart and checks the form of a digest; an inline need is for [`Need::parse`] to check.
+    /// Distinguishes the two kinds and checks the form of a digest. [`Need::parse`] checks an
+    /// inline need.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text.len() > MAX_INLINE_NAME {
             return Err(NeedError::NameTooLong);
@@ -273,34 +278,25 @@ impl FromStr for NeedName {
     }
 }
 
-/// A dot is not in base64url's alphabet, so no inline need looks like this.
+/// Prefix of registered needs. A dot is not in base64url's alphabet, so no inline need begins like
+/// this.
 const REGISTERED_PREFIX: &str = "sha256.";
 
 const EMPTY: &[u8] = &[0];
 
-fn push_varint(out: &mut Vec<u8>, mut number: u32) {
-    while number >= 0x80 {
-        out.push(0x80 | (number & 0x7f) as u8);
-        number >>= 7;
-    }
-    out.push((number & 0x7f) as u8);
+fn push_varint(out: &mut Vec<u8>, number: u32) {
+    leb128::write::unsigned(out, number.into()).expect("a vector takes every byte");
 }
 
 fn take_varint(bytes: &mut &[u8]) -> Result<u32, NeedError> {
-    let mut number = 0_u64;
-    for shift in [0, 7, 14, 21, 28] {
-        let (&byte, rest) = bytes.split_first().ok_or(NeedError::NotCanonical)?;
-        *bytes = rest;
-        number |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            // A last byte of 0 would be needless.
-            if byte == 0 && shift > 0 {
-                break;
-            }
-            return u32::try_from(number).map_err(|_| NeedError::NotCanonical);
-        }
+    let before = *bytes;
+    let number = leb128::read::unsigned(bytes).map_err(|_| NeedError::NotCanonical)?;
+    let taken = &before[..before.len() - bytes.len()];
+    // `leb128` accepts needless bytes.
+    if taken.len() > 1 && taken.ends_with(&[0]) {
+        return Err(NeedError::NotCanonical);
     }
-    Err(NeedError::NotCanonical)
+    u32::try_from(number).map_err(|_| NeedError::NotCanonical)
 }
 
 #[cfg(test)]

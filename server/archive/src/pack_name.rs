@@ -1,11 +1,11 @@
-//! The name of a pack.
+//! Names of packs.
 
 use std::fmt;
 
 use crate::entry_path::{EntryPathError, check_segment, is_nfc};
 
-/// The name of a pack: one path segment, with the same rules as a segment of an [`EntryPath`](crate::EntryPath),
-/// and without a dot in front.
+/// Name of a pack: one path segment, with the rules of a segment of an
+/// [`EntryPath`](crate::EntryPath), but without a leading dot.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PackName(Box<str>);
 
@@ -24,7 +24,7 @@ impl PackName {
         Ok(Self(name.into()))
     }
 
-    /// Takes a name out of a catalogue that was checked when it was published.
+    /// Wraps a name of a published catalogue, which was checked at publication.
     pub(crate) fn published(name: String) -> Self {
         Self(name.into())
     }

@@ -1,14 +1,16 @@
-//! Which archive: everything that its bytes depend on, and the entity tag that names them.
+//! Plans of archives: everything that determines the bytes, and the entity tag that names them.
 //!
-//! An archive is a pure function of the format, the target's catalogue, the base's if there is one, the need, and, in
-//! a zip, the forms in which contents are stored. All of these are immutable, and all of them go by digest into the
-//! entity tag:
+//! An archive is a pure function of the format, the target's catalogue, the base's if there is one,
+//! the need, and, for a zip, the stored forms of contents. All of these are immutable, and their
+//! digests make the entity tag:
 //!
-//! `zip1-` + base64url(SHA-256(`zip1` ‖ target digest ‖ base digest or 32 zero bytes ‖ forms digest ‖ encoded need))
+//! `zip1-` + base64url(SHA-256(`zip1` ‖ target digest ‖ base digest or 32 zero bytes ‖ forms digest
+//! ‖ encoded need))
 //!
-//! and `tar1-` likewise, without forms. So bytes under one tag never differ, on any node, in any year, and the tag is
-//! known before a layout is made. Whoever changes a single byte of a format (headers, order, the text of
-//! `.longhaul/diff.json`) must give it a new name, `zip2`, and keep the old one for as long as its tags are out.
+//! and `tar1-` likewise, without forms. So bytes under one tag never differ, on any node, in any
+//! year, and the tag is known before a layout is computed. A change of a single byte of a format
+//! (headers, order, the text of `.longhaul/diff.json`) needs a new name, `zip2`, and the old format
+//! must be kept as long as its tags are in use.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,14 +25,14 @@ use crate::forms::Forms;
 use crate::need::Need;
 use crate::sha256_digest::Sha256Digest;
 
-/// The kind of an archive.
+/// Format of an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ArchiveFormat {
     Zip,
     Tar,
 }
 
-/// A choice of entries of a version, for a receiver that may hold another version.
+/// A selection of entries of a version, for a receiver that may hold another version.
 #[derive(Debug, Clone)]
 pub struct Plan {
     target: Arc<Catalogue>,
@@ -39,23 +41,23 @@ pub struct Plan {
     need: Need,
 }
 
-/// The forms and the need of a plan must be of the target's number of entries.
+/// The forms or the need of a plan are for another number of entries than the target's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the plan's parts belong to different catalogues")]
 pub struct PlanError;
 
-/// The opaque part of an archive's strong entity tag, without quotes.
+/// Opaque part of an archive's strong entity tag, without quotes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ArchiveTag(Box<str>);
 
 impl Plan {
-    /// Everything, for a receiver that holds nothing.
+    /// Selects all entries, for a receiver that holds nothing.
     pub fn whole(target: Arc<Catalogue>, forms: Arc<Forms>) -> Result<Self, PlanError> {
         let need = Need::all(target.tree().len());
         Self::new(target, forms, None, need)
     }
 
-    /// What the holder of the base lacks.
+    /// Selects the entries that the holder of the base lacks.
     pub fn since(
         base: Arc<Catalogue>,
         target: Arc<Catalogue>,
@@ -65,7 +67,7 @@ impl Plan {
         Self::new(target, forms, Some(base), need)
     }
 
-    /// Any entries of the target, for a receiver that holds the base or something unknown.
+    /// Selects entries of the target, for a receiver that holds the base or an unknown tree.
     pub fn new(
         target: Arc<Catalogue>,
         forms: Arc<Forms>,
@@ -100,7 +102,7 @@ impl Plan {
         &self.need
     }
 
-    /// The entity tag of this plan's archive; see the module's text.
+    /// Returns the entity tag of this plan's archive; see the module's documentation.
     pub fn tag(&self, format: ArchiveFormat) -> ArchiveTag {
         let base = self
             .base
@@ -121,7 +123,7 @@ impl Plan {
 }
 
 impl ArchiveFormat {
-    /// The format with its version, for entity tags and cache keys.
+    /// Returns the format with its version, for entity tags and cache keys.
     pub fn name(self) -> &'static str {
         match self {
             Self::Zip => "zip1",
@@ -129,7 +131,7 @@ impl ArchiveFormat {
         }
     }
 
-    /// The extension of file names and URLs, without a dot.
+    /// Returns the extension of file names and URLs, without a dot.
     pub fn extension(self) -> &'static str {
         match self {
             Self::Zip => "zip",

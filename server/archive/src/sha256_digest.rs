@@ -1,8 +1,9 @@
-//! A SHA-256 digest as a value.
+//! SHA-256 digests as values.
 
 use std::fmt;
 use std::str::FromStr;
 
+use data_encoding::HEXLOWER;
 use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
 use sha2::Digest as _;
 
@@ -16,7 +17,7 @@ pub struct Sha256Digest([u8; 32]);
 pub struct Sha256DigestError;
 
 impl Sha256Digest {
-    /// The digest of these bytes.
+    /// Returns the digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         Self(sha2::Sha256::digest(bytes).into())
     }
@@ -29,7 +30,7 @@ impl Sha256Digest {
         &self.0
     }
 
-    /// The first eight bytes as a number that orders like the digest.
+    /// Returns the first eight bytes as a number that orders like the digest.
     pub(crate) fn prefix(&self) -> u64 {
         let mut prefix = [0; 8];
         prefix.copy_from_slice(&self.0[..8]);
@@ -47,12 +48,7 @@ impl FromStr for Sha256Digest {
 
 impl fmt::Display for Sha256Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut hex = [0; 64];
-        for (pair, byte) in hex.chunks_exact_mut(2).zip(self.0) {
-            pair[0] = HEX_DIGITS[usize::from(byte >> 4)];
-            pair[1] = HEX_DIGITS[usize::from(byte & 15)];
-        }
-        f.write_str(std::str::from_utf8(&hex).expect("hexadecimal digits are ASCII"))
+        HEXLOWER.encode_display(&self.0).fmt(f)
     }
 }
 
@@ -82,25 +78,11 @@ impl<'de> Deserialize<'de> for Sha256Digest {
     }
 }
 
-const HEX_DIGITS: &[u8; 16] = b"0123456789abcdef";
-
-/// `N` bytes from exactly `2 * N` lowercase hexadecimal digits.
+/// Reads `N` bytes from exactly `2 * N` lowercase hexadecimal digits.
 pub(crate) fn parse_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    fn digit(byte: u8) -> Option<u8> {
-        match byte {
-            b'0'..=b'9' => Some(byte - b'0'),
-            b'a'..=b'f' => Some(byte - b'a' + 10),
-            _ => None,
-        }
-    }
-    if text.len() != 2 * N {
-        return None;
-    }
     let mut bytes = [0; N];
-    for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
-    }
-    Some(bytes)
+    let fits = text.len() == 2 * N;
+    (fits && HEXLOWER.decode_mut(text.as_bytes(), &mut bytes).is_ok()).then_some(bytes)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use crate::pack_name::PackName;
 use crate::sha256_digest::Sha256Digest;
 use crate::tree::{Limits, Tree};
 
-/// The tree of these files: path, content, executable.
+/// Makes the tree of these files: path, content, executable.
 pub(crate) fn tree_of<'a>(files: impl IntoIterator<Item = (&'a str, &'a [u8], bool)>) -> Tree {
     let entries = files.into_iter().map(|(path, content, executable)| {
         (
@@ -19,7 +19,7 @@ pub(crate) fn tree_of<'a>(files: impl IntoIterator<Item = (&'a str, &'a [u8], bo
     Tree::try_from_entries(entries, Limits::default()).unwrap()
 }
 
-/// A version of a pack `p` with these files.
+/// Makes a version of a pack `p` with these files.
 pub(crate) fn catalogue_of<'a>(
     version: u64,
     files: impl IntoIterator<Item = (&'a str, &'a [u8], bool)>,

@@ -1,7 +1,8 @@
-//! A directory tree as a sorted list of files: what a client holds, or wants to publish.
+//! Directory trees as sorted lists of files, which clients hold or publish.
 //!
-//! A tree is held as columns and one arena of paths: 44 bytes a file and its path, so that a million files fit in
-//! memory beside their neighbours. Positions, which count from 0 in path order, name files in needs and layouts.
+//! A tree is stored as columns and one arena of paths: 44 bytes a file and its path, so that a
+//! million files fit in memory. Positions, which count from 0 in the order of paths, identify files
+//! in needs and layouts.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -12,17 +13,18 @@ use crate::collisions::{Collision, Collisions};
 use crate::entry_path::EntryPath;
 use crate::sha256_digest::Sha256Digest;
 
-/// The largest size of a file or a tree: the largest integer that every JSON reader holds exactly, 2^53 − 1.
+/// Maximum size of a file or a tree: the largest integer that every JSON reader represents exactly,
+/// 2^53 − 1.
 pub const MAX_SIZE: u64 = (1 << 53) - 1;
 
-/// What a tree may hold at most.
+/// Limits of a tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// The number of files.
+    /// Number of files.
     pub entries: u32,
-    /// The sum of all sizes, in bytes; at most [`MAX_SIZE`] counts.
+    /// Sum of all sizes, in bytes; values above [`MAX_SIZE`] count as that.
     pub total_size: u64,
-    /// The sum of the lengths of all paths, in bytes of UTF-8; less than 4 GiB counts.
+    /// Sum of the lengths of all paths, in bytes of UTF-8; always less than 4 GiB.
     pub path_bytes: u64,
 }
 
@@ -36,19 +38,20 @@ impl Default for Limits {
     }
 }
 
-/// Files in the order of their paths' bytes, none twice, none a directory of another.
+/// Files in the order of their paths' bytes. No path is repeated, and none is a directory of
+/// another.
 #[derive(Clone)]
 pub struct Tree {
-    /// All paths, one after another.
+    /// All paths, concatenated.
     paths: Box<str>,
-    /// Where each path ends in `paths`.
+    /// End of each path in `paths`.
     path_ends: Box<[u32]>,
     sizes: Box<[u64]>,
     digests: Box<[Sha256Digest]>,
-    /// A bit a file.
+    /// One bit for each file.
     executables: Box<[u64]>,
     total_size: u64,
-    /// All positions in the order of their digests, then of themselves; made when first asked for.
+    /// All positions in the order of digests, then of positions; computed on first use.
     by_content: OnceLock<Box<[u32]>>,
 }
 
@@ -57,13 +60,13 @@ pub struct Tree {
 pub struct Entry<'a> {
     /// A valid [`EntryPath`].
     pub path: &'a str,
-    /// In bytes.
+    /// Size in bytes.
     pub size: u64,
     pub sha256: Sha256Digest,
     pub executable: bool,
 }
 
-/// Why files make no tree.
+/// Reasons for which files make no tree.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TreeError {
     #[error("more than {limit} files")]
@@ -94,7 +97,7 @@ impl Tree {
         Ok(builder.finish())
     }
 
-    /// The number of files.
+    /// Number of files.
     pub fn len(&self) -> u32 {
         u32::try_from(self.sizes.len()).expect("the builder counts files in a u32")
     }
@@ -103,13 +106,13 @@ impl Tree {
         self.sizes.is_empty()
     }
 
-    /// The sum of all sizes, in bytes.
+    /// Returns the sum of all sizes, in bytes.
     pub fn total_size(&self) -> u64 {
         self.total_size
     }
 
     /// # Panics
-    /// If there is no such position, as for all functions of a position.
+    /// Panics if there is no such position, like all functions of a position.
     pub fn entry(&self, position: u32) -> Entry<'_> {
         Entry {
             path: self.path(position),
@@ -143,7 +146,7 @@ impl Tree {
         (0..self.len()).map(|position| self.entry(position))
     }
 
-    /// The sum of the sizes of some files, in bytes.
+    /// Returns the sum of the sizes of some files, in bytes.
     pub fn size_of(&self, positions: impl IntoIterator<Item = u32>) -> u64 {
         positions
             .into_iter()
@@ -151,15 +154,16 @@ impl Tree {
             .sum()
     }
 
-    /// The position of the file at this path.
+    /// Returns the position of the file at `path`.
     pub fn position(&self, path: &str) -> Option<u32> {
         let found = partition_point(0..self.len(), |position| self.path(position) < path);
         (found < self.len() && self.path(found) == path).then_some(found)
     }
 
-    /// The positions of all files with this content, in order; none of them when there is none.
+    /// Returns the positions of all files with this content, in order.
     ///
-    /// The first call sorts the digests, about a tenth of a second for a million files; later ones are a binary search.
+    /// The first call sorts the digests, about a tenth of a second for a million files; later ones
+    /// are a binary search.
     pub fn positions_with(&self, sha256: &Sha256Digest) -> &[u32] {
         let index = self.by_content.get_or_init(|| self.sort_by_content());
         let start = index.partition_point(|&position| self.digests[position as usize] < *sha256);
@@ -168,7 +172,7 @@ impl Tree {
         &index[start..start + same]
     }
 
-    /// About how much memory the tree takes, in bytes.
+    /// Returns the approximate memory of the tree, in bytes.
     pub fn memory(&self) -> usize {
         self.paths.len()
             + self.len() as usize
@@ -190,7 +194,8 @@ impl Tree {
     }
 
     fn sort_by_content(&self) -> Box<[u32]> {
-        // Sorting (prefix, position) pairs stays within the cache lines at hand; digests proper settle rare ties.
+        // Sorting pairs of prefix and position is friendly to caches; complete digests settle rare
+        // ties.
         let mut order: Vec<(u64, u32)> = self
             .digests
             .iter()
@@ -209,7 +214,7 @@ impl Tree {
 
 impl PartialEq for Tree {
     fn eq(&self, other: &Self) -> bool {
-        // The index is left out: it follows from the rest.
+        // The index is omitted: it follows from the rest.
         self.paths == other.paths
             && self.path_ends == other.path_ends
             && self.sizes == other.sizes
@@ -226,10 +231,11 @@ impl fmt::Debug for Tree {
     }
 }
 
-/// So many directories are never too many; else there may be as many as files.
+/// Number of directories that is always allowed; beyond it, the limit is the number of files.
 pub(crate) const FEW_DIRECTORIES: u32 = 1 << 16;
 
-/// Takes files one by one, in any order, and refuses what cannot stand in one tree as soon as it comes.
+/// Builder of a tree. Takes files one by one, in any order, and refuses a file as soon as it
+/// conflicts with an earlier one.
 #[derive(Debug)]
 pub struct TreeBuilder {
     limits: Limits,
@@ -239,7 +245,7 @@ pub struct TreeBuilder {
     digests: Vec<Sha256Digest>,
     executables: Vec<u64>,
     total_size: u64,
-    /// None for paths that need no more checks.
+    /// `None` for paths that were checked before.
     collisions: Option<Collisions>,
     is_sorted: bool,
 }
@@ -263,7 +269,7 @@ impl TreeBuilder {
         }
     }
 
-    /// For the files of a catalogue that was checked when it was published.
+    /// Creates a builder for the files of a published catalogue, which was checked at publication.
     pub(crate) fn of_published() -> Self {
         let limits = Limits {
             entries: u32::MAX,
@@ -275,7 +281,8 @@ impl TreeBuilder {
         }
     }
 
-    /// For files as an [`Unpacker`](crate::Unpacker) tells them, which has found that they can stand in one tree.
+    /// Creates a builder for the files of an [`Unpacker`](crate::Unpacker), which has checked them
+    /// for conflicts.
     pub fn of_unpacked(limits: Limits) -> Self {
         Self {
             collisions: None,
@@ -316,7 +323,7 @@ impl TreeBuilder {
                     path: path.clone().into_owned(),
                     collision,
                 })?;
-            // Of a short path that lies deep, the directories take more memory than the path.
+            // The directories of a short but deep path take more memory than the path.
             let limit = self.limits.entries.max(FEW_DIRECTORIES);
             if collisions.directories() > limit as usize {
                 return Err(TreeError::TooManyDirectories { limit });
@@ -334,21 +341,21 @@ impl TreeBuilder {
         Ok(())
     }
 
-    /// Makes the file of this number executable. Files are numbered from 0 as they came.
+    /// Makes a file executable. Files are numbered from 0 in the order of arrival.
     ///
     /// # Panics
-    /// If it has not come, as for [`TreeBuilder::file`].
+    /// Panics if there is no such file, like [`TreeBuilder::file`].
     pub fn set_executable(&mut self, number: usize) {
         assert!(number < self.len(), "a file that has not come");
         self.executables[number / 64] |= 1 << (number % 64);
     }
 
-    /// The size and digest of the file of this number.
+    /// Returns the size and digest of a file by its number.
     pub fn file(&self, number: usize) -> (u64, Sha256Digest) {
         (self.sizes[number], self.digests[number])
     }
 
-    /// About how much memory the files take, in bytes; sorting takes as much again.
+    /// Returns the approximate memory of the files, in bytes; sorting takes as much again.
     pub fn memory(&self) -> usize {
         self.paths.capacity()
             + self.path_ends.capacity() * size_of::<u32>()
@@ -357,7 +364,7 @@ impl TreeBuilder {
             + self.collisions.as_ref().map_or(0, Collisions::memory)
     }
 
-    /// The number of files so far.
+    /// Returns the number of files so far.
     pub fn len(&self) -> usize {
         self.sizes.len()
     }
@@ -366,12 +373,12 @@ impl TreeBuilder {
         self.sizes.is_empty()
     }
 
-    /// Sorts what came.
+    /// Sorts the files into a tree.
     pub fn finish(self) -> Tree {
         self.finish_with(&mut [])
     }
 
-    /// Sorts what came, and a further column with it, unless that is empty.
+    /// Sorts the files into a tree, together with a further column unless that is empty.
     pub(crate) fn finish_with(mut self, column: &mut [u32]) -> Tree {
         if !self.is_sorted {
             self.sort(column);
@@ -426,7 +433,7 @@ fn bit(bits: &[u64], index: usize) -> bool {
     bits[index / 64] >> (index % 64) & 1 == 1
 }
 
-/// The first position of a range for which `before` is false; it must be true up to there.
+/// Returns the first position of a range for which `before` is false; it must be true up to there.
 pub(crate) fn partition_point(range: Range<u32>, before: impl Fn(u32) -> bool) -> u32 {
     let Range { mut start, mut end } = range;
     while start < end {

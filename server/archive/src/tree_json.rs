@@ -1,6 +1,6 @@
-//! Reading trees and catalogues from JSON, straight into their columns.
+//! Reads trees and catalogues from JSON, directly into their columns.
 //!
-//! Nothing is kept of a file but its place in the columns, so that a million of them can be read from a stream.
+//! Only the columns of a file are kept, so that a million files can be read from a stream.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -18,22 +18,22 @@ use crate::tree::{Limits, Tree, TreeBuilder};
 /// The `format` member of a catalogue.
 pub const CATALOGUE_FORMAT: &str = "longhaul-catalogue/1";
 
-/// What a JSON text said, before anyone asks whether it is canonical.
+/// Contents of a JSON text, not yet checked for canonical form.
 pub(crate) struct Document {
     pub(crate) tree: Tree,
-    /// In the order of the tree; absent when a file lacked one.
+    /// CRC-32s in the order of the tree; `None` if a file lacks one.
     pub(crate) crc32s: Option<Box<[u32]>>,
     pub(crate) pack: Option<String>,
     pub(crate) version: Option<u64>,
     pub(crate) base: Option<u64>,
 }
 
-/// Where a document comes from.
+/// Origin of a document.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Origin {
-    /// From somewhere: everything is checked, and bounded by these.
+    /// A client: everything is checked, and bounded by these limits.
     Client(Limits),
-    /// From ourselves, as its digest will prove: what was checked then is not checked again.
+    /// This server, as the digest will prove: checks of the publication are not repeated.
     Published,
 }
 
@@ -41,7 +41,7 @@ pub(crate) fn read_document_from(
     reader: impl io::Read,
     origin: Origin,
 ) -> Result<Document, serde_json::Error> {
-    // It asks for single bytes.
+    // The deserializer reads single bytes.
     read_document(
         serde_json::Deserializer::from_reader(BufReader::with_capacity(64 * 1024, reader)),
         origin,

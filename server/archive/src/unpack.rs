@@ -1,30 +1,33 @@
-//! Taking apart the archives that others send, while they arrive.
+//! Unpacks archives of clients while they arrive.
 //!
-//! An [`Unpacker`] is fed the bytes of a zip or tar (as it is, or compressed as a whole by gzip or zstd) and tells, one
-//! [`UnpackEvent`] after another, what is in it. It does no input or output, holds no more than a chunk and some
-//! bookkeeping per entry, and trusts nothing: every name is an [`EntryPath`], sizes and checksums are verified, and
-//! links, devices, encryption, duplicates and decompression bombs are refused.
+//! An [`Unpacker`] is fed the bytes of a zip or tar (raw, or compressed by gzip or zstd) and
+//! returns its contents, one [`UnpackEvent`] after another. It does no input or output, holds no
+//! more than a chunk and some bookkeeping per entry, and trusts nothing: every name is an
+//! [`EntryPath`], sizes and checksums are verified, and links, devices, encryption, duplicates and
+//! decompression bombs are refused.
 //!
-//! What an event has told is only certain once [`UnpackEvent::End`] has come: a zip's central directory, at its very
-//! end, may contradict the rest. So contents may be stored as they come, but nothing may be published before that.
+//! Events are only confirmed by [`UnpackEvent::End`]: a zip's central directory, at the very end,
+//! may contradict them. So contents may be stored as they arrive, but nothing may be published
+//! before the end.
 //!
-//! # What is read
+//! # Supported archives
 //!
-//! Tars as GNU tar, bsdtar, Go, Python, Java and the others write them: v7, ustar, GNU and pax, with long names, with
-//! hard links to files that came before, with sparse files (GNU's old form, and the pax forms 0.0, 0.1 and 1.0); as
-//! they are, or as gzip or zstd with any number of members, frames and skippable frames. Zips with stored and deflated
-//! entries, sizes in front or behind, zip64, names in UTF-8, in Info-ZIP's Unicode field or in code page 437, with `/`
-//! or `\` between them. A tar must have its end mark, or one that was cut between two files would look whole.
+//! Tars of GNU tar, bsdtar, Go, Python, Java and others: v7, ustar, GNU and pax, with long names,
+//! with hard links to earlier files, with sparse files (GNU's old form, and the pax forms 0.0, 0.1
+//! and 1.0); raw, or as gzip or zstd with any number of members, frames and skippable frames. Zips
+//! with stored and deflated entries, sizes in front or behind, zip64, names in UTF-8, in Info-ZIP's
+//! Unicode field or in code page 437, with `/` or `\` as separator. A tar must have its end mark:
+//! without one, a tar that was cut between two files would look complete.
 //!
-//! Some entries are passed over, though checked like the others: directories (trees consist of files), the document
-//! of our own archives, and what macOS adds ([`is_litter`]).
+//! Some entries are checked like the others, but skipped: directories (trees consist of files), the
+//! document of the server's own archives, and files that macOS adds ([`is_litter`]).
 //!
-//! # What it costs
+//! # Costs
 //!
-//! Every byte that comes out of a decompressor counts for [`UnpackLimits::ratio`], be it of a content, a name, a
-//! header, an entry that is passed over, padding or the zeros behind the end, of which there may be 1 MiB; so does
-//! every byte of a hole in a sparse file. After each MiB without an event there is an [`UnpackEvent::Pause`], so that a
-//! caller can look around however small the archive is that keeps it busy.
+//! Every byte from a decompressor counts for [`UnpackLimits::ratio`], be it of a content, a name, a
+//! header, a skipped entry, padding or the zeros behind the end, of which 1 MiB is allowed; so does
+//! every byte of a hole in a sparse file. After each MiB without an event there is an
+//! [`UnpackEvent::Pause`], so that the caller regains control however small the archive is.
 
 mod compression;
 mod input;
@@ -50,58 +53,59 @@ pub struct Unpacker {
     failure: Option<UnpackError>,
 }
 
-/// What an unpacker has found.
+/// Event of an unpacker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UnpackEvent {
-    /// A file begins. Files are numbered from 0 as they come.
+    /// A file begins. Files are numbered from 0 in the order of arrival.
     Entry {
         path: EntryPath<'static>,
-        /// In bytes, if the archive says so in front.
+        /// Size in bytes, if the archive states it before the data.
         size: Option<u64>,
     },
     /// The next bytes of the file.
     Data(Bytes),
-    /// The file is whole, and what its header said of it is true.
+    /// The file is complete, and agrees with its header.
     EndOfEntry {
-        /// In bytes.
+        /// Size in bytes.
         size: u64,
         crc32: u32,
     },
-    /// A whole file with the content of the file of this number, which came before.
+    /// A complete file with the content of an earlier file, given by its number.
     Copy { path: EntryPath<'static>, of: u32 },
-    /// The file of this number is executable; a zip tells so only behind all files.
+    /// The file with this number is executable; a zip states this only behind all files.
     Executable { number: u32 },
-    /// Nothing of note has come of the last MiB. There may be more without being fed.
+    /// The last MiB yielded no other event. More events may follow without more input.
     Pause,
-    /// The archive is whole and consistent. Nothing follows.
+    /// The archive is complete and consistent. Nothing follows.
     End,
 }
 
-/// What an archive may hold at most.
+/// Limits of an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnpackLimits {
-    /// The number of entries of all kinds.
+    /// Number of entries of all kinds.
     pub entries: u32,
-    /// The size of one file, in bytes.
+    /// Size of one file, in bytes.
     pub entry_size: u64,
-    /// The size of all files together, in bytes.
+    /// Size of all files together, in bytes.
     pub total_size: u64,
-    /// The lengths of all files' paths together, in bytes.
+    /// Length of all files' paths together, in bytes.
     pub path_bytes: u64,
-    /// How many times larger than the archive so far all that comes out of it may be, beyond the first 16 MiB.
+    /// Maximum ratio of the unpacked bytes to the bytes of the archive so far, beyond the first 16
+    /// MiB.
     pub ratio: u64,
 }
 
-/// Why an archive is refused.
+/// Reason for which an archive is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}{fault}", entry.as_ref().map(|name| format!("entry {name:?}: ")).unwrap_or_default())]
 pub struct UnpackError {
-    /// The name of the entry, at most 200 characters of it, if it is about one.
+    /// Name of the faulty entry, if there is one; at most 200 characters.
     pub entry: Option<String>,
     pub fault: UnpackFault,
 }
 
-/// What is wrong with an archive.
+/// Fault of an archive.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnpackFault {
     #[error("this is neither a zip nor a tar archive")]
@@ -174,19 +178,19 @@ impl Unpacker {
 
     /// Adds the next bytes of the archive.
     ///
-    /// Take all events first, or the bytes that they are made of pile up.
+    /// Take all events first; otherwise unread input accumulates.
     pub fn feed(&mut self, chunk: Bytes) {
         self.input.feed(chunk);
     }
 
-    /// Tells that all bytes have been fed.
+    /// Marks the end of the archive's bytes.
     pub fn finish(&mut self) {
         self.input.finish();
     }
 
-    /// The next event; none if more bytes are wanted, or after the end.
+    /// Returns the next event; `None` if more bytes are needed, or after the end.
     ///
-    /// Once it has failed it fails the same way for ever.
+    /// After an error, every call returns the same error.
     pub fn next_event(&mut self) -> Result<Option<UnpackEvent>, UnpackError> {
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
@@ -194,7 +198,7 @@ impl Unpacker {
         let event = self.advance().and_then(|event| {
             self.intake.quiet = 0;
             self.has_ended |= event == Some(UnpackEvent::End);
-            // Whoever waits for the end must not wait for ever.
+            // A caller that waits for the end must not wait for ever.
             if event.is_none() && self.input.is_finished() && !self.has_ended {
                 Err(UnpackFault::Truncated)
             } else {
@@ -210,7 +214,7 @@ impl Unpacker {
         })
     }
 
-    /// About how much memory is taken by what must be remembered of each file, in bytes.
+    /// Returns the approximate memory of the records of all files, in bytes.
     pub fn memory(&self) -> usize {
         let of_reader = match &self.reader {
             Reader::Zip(zip) => zip.memory(),
@@ -280,7 +284,7 @@ enum Reader {
 }
 
 impl Reader {
-    /// Tells the kind of an archive by its first bytes.
+    /// Detects the format of an archive by its first bytes.
     fn recognize(input: &Input) -> Result<Option<Self>, UnpackFault> {
         let Some(magic) = input.peek(6).map_err(|_| UnpackFault::NotAnArchive)? else {
             return Ok(None);
@@ -309,7 +313,7 @@ impl Reader {
         }))
     }
 
-    /// The name of the entry at hand.
+    /// Returns the name of the current entry.
     fn entry(&self) -> Option<&str> {
         match self {
             Self::Unknown => None,
@@ -319,7 +323,7 @@ impl Reader {
     }
 }
 
-/// What people send as well, by its first bytes.
+/// Unsupported formats that clients send, by their first bytes.
 const OTHER_FORMATS: [(&[u8], &str); 7] = [
     (b"\xfd7zXZ\0", "an xz stream"),
     (b"BZh91A", "a bzip2 stream"),
@@ -330,26 +334,26 @@ const OTHER_FORMATS: [(&[u8], &str); 7] = [
     (b"Rar!\x1a\x07", "a RAR archive"),
 ];
 
-/// What both formats hold an archive to.
+/// Checks that are common to both formats.
 #[derive(Debug)]
 struct Intake {
     limits: UnpackLimits,
     collisions: Collisions,
-    /// Entries of all kinds.
+    /// Number of entries of all kinds.
     entries: u32,
-    /// The lengths of the paths of those that were told.
+    /// Length of the paths of all reported files, in bytes.
     path_bytes: u64,
     /// Bytes of files so far.
     total_size: u64,
-    /// Bytes out so far, whatever they are.
+    /// Unpacked bytes so far, of any kind.
     expanded: u64,
-    /// Bytes in so far.
+    /// Bytes of the archive so far.
     archive_size: u64,
-    /// Bytes out since the last event.
+    /// Unpacked bytes since the last event.
     quiet: u64,
 }
 
-/// What becomes of an entry.
+/// Decision about an entry.
 #[derive(Debug)]
 enum Admission {
     File {
@@ -357,13 +361,13 @@ enum Admission {
         number: u32,
     },
     Directory,
-    /// Nothing of a tree.
+    /// The entry is not part of a tree.
     Ignored,
 }
 
 impl Intake {
     fn new(limits: UnpackLimits) -> Self {
-        // Beyond this sizes could not be told to anyone, and sums could overflow.
+        // Greater sizes could not be represented in JSON, and sums could overflow.
         let (entry_size, total_size) = (
             limits.entry_size.min(MAX_SIZE),
             limits.total_size.min(MAX_SIZE),
@@ -385,7 +389,7 @@ impl Intake {
         }
     }
 
-    /// Judges a name; one that ends in a slash is a directory's.
+    /// Decides about a name; a name that ends with a slash is that of a directory.
     fn admit(&mut self, name: &str) -> Result<Admission, UnpackFault> {
         if self.entries >= self.limits.entries {
             return Err(UnpackFault::TooManyEntries {
@@ -393,7 +397,7 @@ impl Intake {
             });
         }
         self.entries += 1;
-        // `tar -c .` puts this before every name.
+        // `tar -c .` writes this before every name.
         let mut path = name;
         while let Some(rest) = path.strip_prefix("./") {
             path = rest;
@@ -406,7 +410,7 @@ impl Intake {
             return Ok(Admission::Directory);
         }
         if path.is_empty() || path == "." {
-            // What is left of `./`, the directory itself.
+            // The rest of `./`, the directory itself.
             return if name.ends_with('/') {
                 Ok(Admission::Directory)
             } else {
@@ -433,13 +437,13 @@ impl Intake {
         Ok(Admission::File { path, number })
     }
 
-    /// The number of the file that came under this name.
+    /// Returns the number of the earlier file with this name.
     fn earlier(&self, name: &str) -> Option<u32> {
         let path = name.trim_start_matches("./");
         self.collisions.file(&EntryPath::normalize(path).ok()?)
     }
 
-    /// Checks a size that a header tells, before its bytes come.
+    /// Checks the size in a header before its bytes arrive.
     fn check_size(&self, size: u64) -> Result<(), UnpackFault> {
         if size > self.limits.entry_size {
             return Err(UnpackFault::EntryTooLarge {
@@ -454,7 +458,7 @@ impl Intake {
         Ok(())
     }
 
-    /// Counts `count` bytes that came out; `so_far` of the same entry came before.
+    /// Counts `count` unpacked bytes, after `so_far` of the same entry.
     fn count(&mut self, count: usize, so_far: u64) -> Result<(), UnpackFault> {
         let count = count as u64;
         if so_far.saturating_add(count) > self.limits.entry_size {
@@ -467,7 +471,7 @@ impl Intake {
         Ok(())
     }
 
-    /// Counts bytes that came out of a decompressor or a hole, whatever they are.
+    /// Counts bytes from a decompressor or a hole, of any kind.
     fn expand(&mut self, count: u64) -> Result<(), UnpackFault> {
         self.expanded += count;
         self.quiet += count;
@@ -488,16 +492,16 @@ impl Intake {
     }
 }
 
-/// So much may come out of however little.
+/// Number of unpacked bytes that is always allowed.
 const UNSUSPICIOUS_SIZE: u64 = 16 << 20;
 
-/// How much may come out without an event.
+/// Maximum number of unpacked bytes without an event.
 const PAUSE: u64 = 1 << 20;
 
-/// How many zeros may follow the end: GNU tar fills its last record, of 10 KiB unless it is told otherwise.
+/// Maximum number of zeros behind the end: GNU tar fills its last record, of 10 KiB by default.
 const MAX_FILLING: u64 = 1 << 20;
 
-/// Takes zeros from behind the end, of which `so_far` came before, until there are no more; false if more may come.
+/// Skips zeros behind the end, after `so_far` earlier ones. Returns false if more may come.
 fn skip_filling(input: &mut Input, so_far: &mut u64) -> Result<bool, UnpackFault> {
     let available = input.available();
     *so_far += available.len() as u64;
@@ -508,7 +512,7 @@ fn skip_filling(input: &mut Input, so_far: &mut u64) -> Result<bool, UnpackFault
     Ok(input.is_finished())
 }
 
-/// The document of an archive of ours, or the directory that was made for it.
+/// Returns true for the document of the server's archives, and its directory.
 fn is_ours(path: &str) -> bool {
     path == DIFF_DOCUMENT_PATH || path.strip_suffix('/') == Some(RESERVED_DIRECTORY)
 }

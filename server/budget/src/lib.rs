@@ -1,14 +1,17 @@
 //! A bound on the memory that peers can make the server hold.
 //!
-//! A [`Budget`] is a number of bytes. Code that is about to hold bytes because a peer asked for something takes them
-//! first, and holds a [`Held`] for as long as it holds the bytes. With nothing left, [`Budget::take`] waits, which is
-//! back-pressure: the bytes stay with the store, in the socket, or with the peer.
+//! A [`Budget`] is a number of bytes. Before code holds bytes on behalf of a peer, it takes them
+//! from a budget, and keeps the [`Held`] for as long as it holds the bytes. With nothing left,
+//! [`Budget::take`] waits, which is back-pressure: the bytes stay with the store, in the socket, or
+//! with the peer.
 //!
-//! A budget can have parts ([`Budget::part`]): a connection's part of the server's budget, say. What is taken from a
-//! part counts in the whole as well, so one peer meets its own bound before it meets everyone's.
+//! A budget can have parts ([`Budget::part`]), for example one for each connection. Bytes taken
+//! from a part count against its parent as well, so a peer reaches its own bound before the common
+//! one.
 //!
-//! Two rules keep waiting free of deadlocks. Who waits in [`Budget::take`] holds nothing that others need in order to
-//! give theirs back. And who holds bytes for a peer that takes none of them is cut off after a while.
+//! Two rules prevent deadlocks. A task that waits in [`Budget::take`] holds nothing that others
+//! need in order to return theirs. A peer that does not read the bytes held for it is cut off after
+//! a while.
 
 use std::sync::Arc;
 
@@ -17,18 +20,20 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Bytes that one permit stands for. A semaphore counts to `usize::MAX >> 3`, but hands out at most `u32::MAX` at once.
+/// Bytes per permit. A semaphore counts to `usize::MAX >> 3`, but grants at most `u32::MAX` permits
+/// at once.
 const UNIT: u64 = 1024;
 
-/// Memory that peers can make the server hold. Sizes are written as in `512 MiB`.
+/// Memory that peers can make the server hold. Write sizes as in `512 MiB`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Most memory that all peers together can make the server hold: answers that are not read yet, bytes that wait
-    /// for the disk, archives that are being unpacked. With all of it held, the server reads and answers more slowly.
+    /// Maximum memory that all peers together can make the server hold: unread answers, bytes that
+    /// wait for the disk, archives that are being unpacked. When all of it is held, the server
+    /// reads and answers more slowly.
     #[schemars(with = "settings::Size")]
     pub total: ByteSize,
-    /// Most of it that one connection can hold, whatever its number of streams.
+    /// Maximum memory of one connection, with any number of streams.
     #[schemars(with = "settings::Size")]
     pub per_connection: ByteSize,
 }
@@ -42,7 +47,7 @@ impl Default for Config {
     }
 }
 
-/// A bound on bytes held. Clones share it.
+/// A bound on held bytes. Clones share the bound.
 #[derive(Debug, Clone)]
 pub struct Budget {
     inner: Arc<Inner>,
@@ -50,9 +55,9 @@ pub struct Budget {
 
 #[derive(Debug)]
 struct Inner {
-    /// In units.
+    /// Number of units.
     free: Arc<Semaphore>,
-    /// In units.
+    /// Number of units.
     limit: u64,
     whole: Option<Budget>,
 }
@@ -63,9 +68,9 @@ impl Budget {
         Self::with(limit, None)
     }
 
-    /// Returns a part of this budget with a bound of its own, in bytes.
+    /// Returns a part of this budget with its own bound, in bytes.
     ///
-    /// Parts may add up to more than the whole: they bound what one of many may take, and reserve nothing.
+    /// The sum of parts may exceed this budget: a part is a bound and reserves nothing.
     pub fn part(&self, limit: u64) -> Self {
         Self::with(limit, Some(self.clone()))
     }
@@ -83,17 +88,18 @@ impl Budget {
         }
     }
 
-    /// Takes `bytes`, once they are free here and in the whole. More than the bound counts as the bound, so a piece that is
-    /// larger than the budget waits for all of it, not for ever.
+    /// Takes `bytes` once they are free here and in all parents. A number above the bound counts as
+    /// the bound, so a piece larger than the budget waits for all of it, but not for ever.
     ///
     /// Waiters are served in the order in which they came.
     ///
     /// # Cancel safety
     ///
-    /// May be dropped anywhere; what it had taken is given back.
+    /// Dropping the future returns the bytes taken so far.
     pub async fn take(&self, bytes: u64) -> Held {
         let mut held = Held(Vec::with_capacity(2));
-        // A part before its whole: who waits for its own share keeps nobody else waiting.
+        // Take from a part before its parent: a wait for the part's own share then delays no other
+        // part.
         for level in self.levels() {
             let permit = Arc::clone(&level.free)
                 .acquire_many_owned(level.units(bytes))
@@ -104,7 +110,7 @@ impl Budget {
         held
     }
 
-    /// Takes `bytes` if they are free now, here and in the whole.
+    /// Takes `bytes` if they are free now, here and in all parents.
     pub fn try_take(&self, bytes: u64) -> Option<Held> {
         let mut held = Held(Vec::with_capacity(2));
         for level in self.levels() {
@@ -116,8 +122,8 @@ impl Budget {
         Some(held)
     }
 
-    /// Tells whether little is left, here or in the whole: more than three quarters are held. Then it is time to be strict
-    /// with peers that hold much and take little.
+    /// Returns true if more than three quarters are held, here or in a parent. Peers that hold much
+    /// and read little should then be cut off sooner.
     pub fn is_scarce(&self) -> bool {
         self.levels().any(|level| {
             let free = level.free.available_permits() as u64;
@@ -125,7 +131,7 @@ impl Budget {
         })
     }
 
-    /// Returns the bytes that are held now.
+    /// Returns the number of held bytes.
     pub fn held(&self) -> u64 {
         let free = self.inner.free.available_permits() as u64;
         self.inner.limit.saturating_sub(free) * UNIT
@@ -136,7 +142,7 @@ impl Budget {
         self.inner.limit * UNIT
     }
 
-    /// This budget, then the one that it is a part of, and so on.
+    /// Iterates over this budget and its parents, from the inside out.
     fn levels(&self) -> impl Iterator<Item = &Inner> {
         std::iter::successors(Some(&*self.inner), |level| {
             level.whole.as_ref().map(|whole| &*whole.inner)
@@ -150,13 +156,13 @@ impl Inner {
     }
 }
 
-/// Bytes taken from a [`Budget`], given back when this is dropped.
+/// Bytes taken from a [`Budget`]. Dropping returns them.
 #[derive(Debug)]
 #[must_use = "dropping it gives the bytes back at once"]
 pub struct Held(Vec<OwnedSemaphorePermit>);
 
 impl Held {
-    /// Gives back what is held beyond `bytes`.
+    /// Returns the bytes held beyond `bytes`.
     pub fn keep(&mut self, bytes: u64) {
         let units = usize::try_from(bytes.div_ceil(UNIT)).unwrap_or(usize::MAX);
         for permit in &mut self.0 {

@@ -15,24 +15,25 @@ use thiserror::Error;
 use crate::digest::Sha256Digest;
 use crate::{Error, FilePath};
 
-/// The keys that the server knows, and whether it asks for one at all.
+/// API keys of the server, and open access.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// API keys. Each acts for the operator: it may do everything. Where there is one, everybody needs one. Read again on `SIGHUP`.
+    /// API keys. Each has all permissions of the operator. If there is one, every request needs
+    /// one. `SIGHUP` reloads them.
     pub keys: Vec<ApiKey>,
-    /// Serve everyone, on any address, since there are no keys; together with keys it is refused. Without both, only loopback
-    /// addresses are served.
+    /// Serve everyone without a key, on any address; refused together with keys. Without keys and
+    /// `open`, the server listens on loopback addresses only.
     pub open: bool,
 }
 
-/// An API key as it is configured: hashed, so that the configuration gives nothing away.
+/// API key in the configuration: only its hash, so that the configuration reveals no key.
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ApiKey {
-    /// Who uses it; appears in logs.
+    /// Name of its user, for logs.
     pub name: Arc<str>,
-    /// SHA-256 of the key, 64 hexadecimal digits (`longhaul hash-key` makes both).
+    /// SHA-256 of the key, 64 hexadecimal digits; `longhaul hash-key` makes both.
     #[serde(with = "hex_digest")]
     #[schemars(with = "String")]
     pub sha256: Sha256Digest,
@@ -80,7 +81,7 @@ impl Debug for Credential<'_> {
 
 /// Authenticates principals. Clones share the same rules.
 #[derive(Debug, Clone)]
-pub struct Gate {
+pub struct Authenticator {
     rules: Arc<ArcSwap<Rules>>,
 }
 
@@ -100,7 +101,7 @@ impl Rules {
     }
 }
 
-impl Gate {
+impl Authenticator {
     /// Builds the authenticator that `config` describes. With a key, every request needs one, even
     /// if `config` is open; without keys the server is open.
     pub fn new(config: &Config) -> Self {
@@ -282,14 +283,14 @@ mod tests {
         }
     }
 
-    fn gate(keys: &[&str]) -> Gate {
-        Gate::new(&config(keys, false))
+    fn authenticator(keys: &[&str]) -> Authenticator {
+        Authenticator::new(&config(keys, false))
     }
 
     #[test]
     fn a_key_lets_in_and_nothing_else_does() {
-        let gate = gate(&["one", "two"]);
-        let operator = gate.admit(Credential::Bearer("two")).unwrap();
+        let authenticator = authenticator(&["one", "two"]);
+        let operator = authenticator.admit(Credential::Bearer("two")).unwrap();
         assert_eq!(operator.name(), Some("holder of two"));
         for (credential, reason) in [
             (Credential::None, Denied::Missing),
@@ -297,43 +298,50 @@ mod tests {
             (Credential::Bearer("three"), Denied::Invalid),
             (Credential::Unknown, Denied::Invalid),
         ] {
-            assert_eq!(gate.admit(credential).unwrap_err(), reason);
+            assert_eq!(authenticator.admit(credential).unwrap_err(), reason);
         }
     }
 
     #[test]
     fn an_upload_url_needs_no_key_and_gives_nothing_else() {
-        let gate = gate(&["one"]);
-        let holder = gate.admit_holder(Credential::None).unwrap();
+        let authenticator = authenticator(&["one"]);
+        let holder = authenticator.admit_holder(Credential::None).unwrap();
         assert!(holder.check(Action::UseUpload).is_ok());
         assert!(matches!(holder.check(Action::List), Err(Error::Forbidden)));
-        assert!(gate.admit_holder(Credential::Bearer("bad")).is_err());
+        assert!(
+            authenticator
+                .admit_holder(Credential::Bearer("bad"))
+                .is_err()
+        );
     }
 
     #[test]
     fn without_keys_everyone_is_let_in() {
-        assert!(gate(&[]).admit(Credential::None).is_ok());
+        assert!(authenticator(&[]).admit(Credential::None).is_ok());
     }
 
     #[test]
     fn where_there_is_a_key_one_is_asked_for_whatever_else_is_said() {
-        let gate = Gate::new(&config(&["one"], true));
-        assert!(!gate.is_open());
-        assert_eq!(gate.admit(Credential::None).unwrap_err(), Denied::Missing);
+        let authenticator = Authenticator::new(&config(&["one"], true));
+        assert!(!authenticator.is_open());
+        assert_eq!(
+            authenticator.admit(Credential::None).unwrap_err(),
+            Denied::Missing
+        );
     }
 
     #[test]
     fn other_rules_hold_from_the_next_request_on() {
-        let gate = gate(&[]);
-        let api = gate.clone();
+        let authenticator = authenticator(&[]);
+        let api = authenticator.clone();
         assert!(api.is_local_only());
-        gate.change(&config(&["one"], false));
+        authenticator.change(&config(&["one"], false));
         assert!(!api.is_open() && !api.is_local_only());
         let admitted = api.admit(Credential::Bearer("one")).unwrap();
-        gate.change(&config(&["two"], false));
+        authenticator.change(&config(&["two"], false));
         assert!(api.admit(Credential::Bearer("one")).is_err());
         assert!(admitted.check(Action::List).is_ok());
-        gate.change(&config(&[], true));
+        authenticator.change(&config(&[], true));
         assert!(api.is_open() && !api.is_local_only());
     }
 }

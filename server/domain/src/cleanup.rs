@@ -26,17 +26,17 @@ use crate::{BlobKey, BlobStore, Clock as _, Error, Leases, MetadataStore, Upload
 /// Number of items that one step of a round handles.
 const BATCH: usize = 500;
 
-/// When the janitor works, and how long it waits before it deletes.
+/// Interval of the janitor, and its delays before deletion.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Time between two rounds.
     #[serde(with = "settings::Time")]
     pub interval: Duration,
-    /// How long the bytes of a replaced or deleted file are kept for the downloads that still read them.
+    /// Time for which the bytes of a replaced or deleted file are kept for running downloads.
     #[serde(with = "settings::Time")]
     pub delete_after: Duration,
-    /// How long bytes that nothing records must have been unchanged before they are deleted.
+    /// Time for which bytes without a record must be unchanged before they are deleted.
     #[serde(with = "settings::Time")]
     pub orphan_after: Duration,
 }

@@ -44,38 +44,41 @@ pub use self::drafts::DraftStatus;
 pub(crate) use self::publishing::Publisher;
 pub use self::reading::{Archive, PackFile, Selection, Signature};
 
-/// What packs may be, and what memory they take. Sizes are written as in `32 MiB`, times as in `14days`.
+/// Limits and memory of packs. Write sizes as in `32 MiB`, times as in `14days`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Most files of a version.
+    /// Maximum number of files of a version.
     pub max_files: u32,
-    /// Most bytes of all files of a version together.
+    /// Maximum size of all files of a version together.
     #[schemars(with = "settings::Size")]
     pub max_size: ByteSize,
-    /// Most bytes of a document that lists files or digests, after decompression.
+    /// Maximum size of a document that lists files or digests, after decompression.
     #[schemars(with = "settings::Size")]
     pub max_document: ByteSize,
-    /// Most bytes of the paths of all files of a version together. With the number of files, it bounds the memory that an archive's
-    /// unpacking takes, and the room for the documents of a version.
+    /// Maximum size of the paths of all files of a version together. With the number of files, it
+    /// bounds the memory for unpacking an archive, and the size of a version's documents.
     #[schemars(with = "settings::Size")]
     pub max_path_bytes: ByteSize,
-    /// How many times larger than an uploaded archive all that comes out of it may be, names and headers included, beyond the first
-    /// 16 MiB.
+    /// Maximum ratio of the unpacked size, with names and headers, to the size of an uploaded
+    /// archive, beyond the first 16 MiB.
     pub max_ratio: u64,
-    /// Most archives that are unpacked at the same time. Others wait. Each takes 64 MiB of `memory.total`, and one at a time takes more
-    /// where it has many files: about 400 bytes for each.
+    /// Maximum number of archives that are unpacked at the same time. Others wait. Each takes 64
+    /// MiB of `memory.total`; one at a time takes more for many files, about 400 bytes each.
     pub max_unpacking: usize,
-    /// How long an archive waits for others to be unpacked, before its client is told to try again.
+    /// Time for which an archive waits for others to be unpacked, before its client has to try
+    /// again.
     #[serde(with = "settings::Time")]
     pub unpacking_wait: Duration,
-    /// How long a draft without new content is kept, and how long a published one answers for itself.
+    /// Time for which a draft without new content is kept, and for which a published one still
+    /// answers.
     #[serde(with = "settings::Time")]
     pub draft_lifetime: Duration,
-    /// How long the need behind an archive's URL is remembered where it is too long for the URL.
+    /// Time for which a list of contents is kept that is too long for the URL of its archive.
     #[serde(with = "settings::Time")]
     pub need_lifetime: Duration,
-    /// The file with an Ed25519 private key in PEM, as `openssl genpkey -algorithm ed25519` writes it. With it, catalogues are signed.
+    /// File with an Ed25519 private key in PEM, as `openssl genpkey -algorithm ed25519` writes it,
+    /// to sign catalogues.
     #[schemars(with = "Option<settings::Path>")]
     pub signing_key: Option<PathBuf>,
     /// Memory for the catalogues of versions in use.
@@ -166,7 +169,7 @@ impl Library {
 
 /// Dependencies of [`Packs`].
 #[derive(Debug)]
-pub struct Means {
+pub struct Deps {
     /// Store of the contents and documents.
     pub blobs: Arc<dyn BlobStore>,
     /// Store of the drafts, versions and places of contents.
@@ -184,19 +187,15 @@ pub struct Means {
 impl Packs {
     /// Creates the service on these stores. Catalogues are signed if there is a key, which is read
     /// from the file that [`Config::signing_key`] names.
-    pub fn new(
-        means: Means,
-        config: Config,
-        signing_key: Option<ed25519_dalek::SigningKey>,
-    ) -> Self {
-        let Means {
+    pub fn new(deps: Deps, config: Config, signing_key: Option<ed25519_dalek::SigningKey>) -> Self {
+        let Deps {
             blobs,
             facts,
             clock,
             randomness,
             outbox,
             memory,
-        } = means;
+        } = deps;
         Self {
             shared: Arc::new(Shared {
                 library: Library::new(

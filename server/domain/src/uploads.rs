@@ -40,51 +40,57 @@ use crate::holders::{Holders, Overtaken, Turn};
 use crate::ids::Randomness;
 use crate::ingest::Stops;
 use crate::metadata_store::{Guarded, MetadataError};
-use crate::upload::{Completed, Gone, Product, Target, Told, Upload, UploadState};
+use crate::upload::{Completed, Gone, Product, Reported, Target, Upload, UploadState};
 use crate::{
     Authorized, Blob, BlobStore, Clock, Error, File, MetadataStore, NodeId, Outbox, Packs, UploadId,
 };
 
-/// How uploads are taken in. Sizes are written as in `32 MiB`, times as in `14days`.
+/// Limits and timing of uploads. Write sizes as in `32 MiB`, times as in `14days`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Largest file; without it there is no bound.
+    /// Maximum size of a file; without it, no limit.
     #[schemars(with = "Option<settings::Size>")]
     pub max_size: Option<ByteSize>,
-    /// Smallest file; without it there is no bound.
+    /// Minimum size of a file; without it, no limit.
     #[schemars(with = "Option<settings::Size>")]
     pub min_size: Option<ByteSize>,
-    /// Largest body of one request; without it there is no bound. Set it where a proxy or CDN in front has such a bound.
+    /// Maximum size of a request's body; without it, no limit. Set it if a proxy or CDN in front
+    /// has such a limit.
     #[schemars(with = "Option<settings::Size>")]
     pub max_append_size: Option<ByteSize>,
-    /// Smallest body of an append that does not complete its upload; without it there is no bound.
+    /// Minimum size of an append that does not complete its upload; without it, no limit.
     #[schemars(with = "Option<settings::Size>")]
     pub min_append_size: Option<ByteSize>,
-    /// How long an upload without progress is kept, and how long a completed one answers for itself.
+    /// Time for which an upload without progress is kept, and for which a completed one still
+    /// answers.
     #[serde(with = "settings::Time")]
     pub lifetime: Duration,
-    /// How much may come before it is made durable, and told to clients that listen.
+    /// Number of bytes after which an upload is made durable, and the offset reported to clients
+    /// that listen.
     #[schemars(with = "settings::Size")]
     pub checkpoint_bytes: ByteSize,
-    /// How old bytes may become before they are made durable, however few.
+    /// Maximum time before received bytes are made durable, even if they are few.
     #[serde(with = "settings::Time")]
     pub checkpoint_interval: Duration,
-    /// Memory for large write buffers, over all uploads, as a part of `memory.total`; without one, an upload uses buffers of 32 KiB.
+    /// Memory for large write buffers of all uploads, as a part of `memory.total`. An upload that
+    /// gets none uses buffers of 32 KiB.
     #[schemars(with = "settings::Size")]
     pub buffer_memory: ByteSize,
-    /// Most requests that bring bytes of uploads and are worked on at once. The next ones wait, with nothing of them read. Each counts
-    /// as 128 KiB of `memory.total`, of which they have at most half.
+    /// Maximum number of upload requests that are processed at once. Further ones wait, unread.
+    /// Each counts as 128 KiB of `memory.total`, of which they take at most half.
     pub max_at_once: NonZeroUsize,
-    /// Most of them that come from one address, or from one IPv6 network of 64 bits. Behind a proxy, all come from the proxy's address:
-    /// set it to `max_at_once` there.
+    /// Maximum number of them from one address, or from one IPv6 network of 64 bits. Behind a
+    /// proxy, all come from the proxy's address: set it to `max_at_once` there.
     pub max_at_once_per_address: NonZeroUsize,
-    /// How long a request waits for that, before it is told to come again later (503).
+    /// Time for which such a request waits before it is refused with 503, to be retried later.
     #[serde(with = "settings::Time")]
     pub place_wait: Duration,
-    /// Let an append begin below the durable offset if the repeated bytes are the same, instead of answering 409.
+    /// Accept an append that begins below the durable offset if the repeated bytes are the same,
+    /// instead of answering 409.
     pub replay_tolerant: bool,
-    /// How long a request waits for another server that works on the same upload to let go of it, before that is shut out.
+    /// Time for which a request waits for another server to release the same upload, before that
+    /// server is fenced off.
     #[serde(with = "settings::Time")]
     pub takeover_wait: Duration,
 }
@@ -248,7 +254,7 @@ pub struct Uploads {
 
 /// Dependencies of [`Uploads`].
 #[derive(Debug)]
-pub struct Means {
+pub struct Deps {
     /// Store of the bytes.
     pub blobs: Arc<dyn BlobStore>,
     /// Store of the facts.
@@ -299,8 +305,8 @@ impl Uploads {
     /// Creates the service on these stores, which other nodes may use as well. Other nodes wait for
     /// the requests of this one as long as [`Leases::stay`](crate::Leases::stay) and
     /// [`Uploads::heed`] run.
-    pub fn new(means: Means, config: Config) -> Self {
-        let Means {
+    pub fn new(deps: Deps, config: Config) -> Self {
+        let Deps {
             blobs,
             metadata,
             packs,
@@ -309,7 +315,7 @@ impl Uploads {
             randomness,
             node,
             memory,
-        } = means;
+        } = deps;
         let draining = CancellationToken::new();
         Self {
             peer: None,
@@ -638,29 +644,32 @@ impl Shared {
     /// claimed the upload since.
     async fn tell(&self, upload: &Upload) -> Guarded {
         let now = self.clock.now();
-        let told = match &upload.state {
+        let reported = match &upload.state {
             UploadState::Open(progress) => {
                 let offset = progress.open.offset;
-                if upload.told.is_some_and(|told| told.stands_for(offset, now)) {
+                if upload
+                    .reported
+                    .is_some_and(|reported| reported.stands_for(offset, now))
+                {
                     return Guarded::Done;
                 }
-                Some(Told { offset, at: now })
+                Some(Reported { offset, at: now })
             }
-            UploadState::Complete(_) | UploadState::Gone(_) if upload.told.is_none() => {
+            UploadState::Complete(_) | UploadState::Gone(_) if upload.reported.is_none() => {
                 return Guarded::Done;
             }
             UploadState::Complete(_) | UploadState::Gone(_) => None,
         };
-        self.record_told(upload, told).await
+        self.record_reported(upload, reported).await
     }
 
     /// The report is true even if it cannot be recorded, such as on a full disk.
-    async fn record_told(&self, upload: &Upload, told: Option<Told>) -> Guarded {
-        let told = self
+    async fn record_reported(&self, upload: &Upload, reported: Option<Reported>) -> Guarded {
+        let reported = self
             .metadata
-            .tell_upload(&upload.id, upload.epoch, told)
+            .report_offset(&upload.id, upload.epoch, reported)
             .await;
-        told.unwrap_or_else(|error| {
+        reported.unwrap_or_else(|error| {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 upload = ?upload.id,

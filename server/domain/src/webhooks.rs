@@ -76,13 +76,13 @@ impl Schedule {
 #[derive(Debug)]
 pub struct Webhooks {
     outbox: Outbox,
-    means: Means,
+    deps: Deps,
     schedule: Schedule,
 }
 
 /// Dependencies of [`Webhooks`].
 #[derive(Debug, Clone)]
-pub struct Means {
+pub struct Deps {
     /// Store of the events.
     pub events: Arc<dyn EventStore>,
     /// Leases, of which one allows a node to deliver.
@@ -97,10 +97,10 @@ pub struct Means {
 
 impl Webhooks {
     /// Creates a deliverer of the events that `outbox` makes.
-    pub fn new(outbox: Outbox, means: Means, schedule: Schedule) -> Self {
+    pub fn new(outbox: Outbox, deps: Deps, schedule: Schedule) -> Self {
         Self {
             outbox,
-            means,
+            deps,
             schedule,
         }
     }
@@ -136,11 +136,7 @@ impl Webhooks {
         }
         let work = self.deliver_due(stop);
         // If the lease is lost, deliveries are cut off and will be repeated.
-        self.means
-            .leases
-            .exclusively(WEBHOOKS, work)
-            .await
-            .map(drop)
+        self.deps.leases.exclusively(WEBHOOKS, work).await.map(drop)
     }
 
     /// Delivers until nothing is due and nothing is under way, or until `stop`.
@@ -182,9 +178,9 @@ impl Webhooks {
     }
 
     async fn due(&self) -> Result<Vec<PendingEvent>, Error> {
-        self.means
+        self.deps
             .events
-            .due_events(self.means.clock.now(), CONCURRENCY)
+            .due_events(self.deps.clock.now(), CONCURRENCY)
             .await
             .map_err(Error::metadata("find due events"))
     }
@@ -192,7 +188,7 @@ impl Webhooks {
     /// Tries to deliver an event, and records the outcome.
     async fn deliver(&self, pending: PendingEvent) -> EventId {
         let event = &pending.event;
-        let attempt = match self.means.courier.deliver(event).await {
+        let attempt = match self.deps.courier.deliver(event).await {
             Ok(()) => Attempt::Delivered,
             Err(undelivered) => self.failed(&pending, undelivered),
         };
@@ -204,7 +200,7 @@ impl Webhooks {
                 event = %event.id,
                 kind = %event.kind,
                 error,
-                retry_in = ?self.means.clock.now().until(*retry_at),
+                retry_in = ?self.deps.clock.now().until(*retry_at),
                 "a webhook failed"
             ),
             Attempt::GivenUp { error } => tracing::error!(
@@ -215,9 +211,9 @@ impl Webhooks {
             ),
         }
         for _ in 0..RECORD_ATTEMPTS {
-            let now = self.means.clock.now();
+            let now = self.deps.clock.now();
             match self
-                .means
+                .deps
                 .events
                 .record_attempt(&event.id, &attempt, now)
                 .await
@@ -247,11 +243,11 @@ impl Webhooks {
         let failures = pending.failures.saturating_add(1);
         match self
             .schedule
-            .wait(failures, wish, self.means.randomness.bits())
+            .wait(failures, wish, self.deps.randomness.bits())
         {
             Some(wait) => Attempt::Failed {
                 error,
-                retry_at: self.means.clock.now().plus(wait),
+                retry_at: self.deps.clock.now().plus(wait),
             },
             None => Attempt::GivenUp { error },
         }
@@ -259,9 +255,9 @@ impl Webhooks {
 
     /// Deletes events that have been dead for the configured time.
     async fn forget(&self) {
-        let before = self.means.clock.now().minus(self.schedule.keep_dead);
+        let before = self.deps.clock.now().minus(self.schedule.keep_dead);
         loop {
-            match self.means.events.forget_dead_events(before, BATCH).await {
+            match self.deps.events.forget_dead_events(before, BATCH).await {
                 Ok(0) => return,
                 Ok(count) => tracing::info!(count, "dead events are forgotten"),
                 Err(error) => {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use domain::access::{Config as AccessConfig, Credential, Gate};
+use domain::access::{Authenticator, Config as AccessConfig, Credential};
 use domain::body::{BodyFault, BodyPart, UploadBody};
 use domain::cleanup::{self, Janitor};
 use domain::clock::FollowingClock;
@@ -60,7 +60,7 @@ enum From {
     /// Distance from the true offset.
     Off(i64),
     /// The offset that was reported last.
-    Told,
+    Reported,
 }
 
 #[derive(Debug, Clone)]
@@ -134,7 +134,7 @@ fn from() -> impl Strategy<Value = From> {
     prop_oneof![
         4 => Just(From::Off(0)),
         1 => (-300..300_i64).prop_map(From::Off),
-        3 => Just(From::Told),
+        3 => Just(From::Reported),
     ]
 }
 
@@ -378,7 +378,7 @@ impl World {
         metadata: &Arc<MemoryMetadataStore>,
     ) -> Uploads {
         let memory = budget::Budget::new(1 << 30);
-        let packs = packs::Means {
+        let packs = packs::Deps {
             blobs: Arc::new(blobs.clone()),
             facts: Arc::clone(metadata) as Arc<dyn domain::PackStore>,
             clock: Arc::clone(clock) as Arc<dyn Clock>,
@@ -388,7 +388,7 @@ impl World {
         };
         let packs = Packs::new(packs, packs::Config::default(), None);
         Uploads::new(
-            uploads::Means {
+            uploads::Deps {
                 blobs: Arc::new(blobs.clone()) as Arc<dyn BlobStore>,
                 metadata: Arc::clone(metadata) as Arc<dyn MetadataStore>,
                 packs,
@@ -428,9 +428,9 @@ impl World {
 }
 
 fn everyone() -> domain::access::Principal {
-    Gate::new(&AccessConfig::default())
+    Authenticator::new(&AccessConfig::default())
         .admit(Credential::None)
-        .expect("a gate without keys is open")
+        .expect("an authenticator without keys is open")
 }
 
 fn answer(result: &Result<Outcome, uploads::Failure>) -> Answer {
@@ -472,8 +472,8 @@ async fn live(steps: Vec<(usize, Step)>) {
                 let bringing = Bringing {
                     offset: match (from, model.told) {
                         (From::Off(off), _) => model.offset.saturating_add_signed(off),
-                        (From::Told, Some((offset, _))) => offset,
-                        (From::Told, None) => model.offset,
+                        (From::Reported, Some((offset, _))) => offset,
+                        (From::Reported, None) => model.offset,
                     },
                     completion,
                     length,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use budget::Budget;
 use bytes::Bytes;
-use domain::access::{self, Credential, Gate};
+use domain::access::{self, Authenticator, Credential};
 use domain::body::BodyPart;
 use domain::clock::FollowingClock;
 use domain::courier::{Courier, Undelivered};
@@ -21,7 +21,7 @@ use domain::gatekeeper::{Amendment, Closed, Gatekeeper, Proposal};
 use domain::ids::SystemRandomness;
 use domain::upload::{Product, Target, Upload};
 use domain::uploads::{self, Creation, Failure, Hooks, Outcome, ProgressSink};
-use domain::webhooks::{DeadLetters, Means, Schedule, Webhooks};
+use domain::webhooks::{DeadLetters, Deps, Schedule, Webhooks};
 use domain::{
     Authorized, Clock, Error, EventStore, Leases, MetadataStore, NodeId, Outbox, PackStore, Packs,
     Timestamp, Uploads, packs,
@@ -136,7 +136,7 @@ impl World {
 
     /// Starts a node that delivers to the receiver.
     fn node(&self, receiver: &Arc<Receiver>, stop: &CancellationToken) -> JoinHandle<()> {
-        let means = Means {
+        let deps = Deps {
             events: Arc::clone(&self.store) as Arc<dyn EventStore>,
             leases: Leases::new(
                 Arc::clone(&self.store) as Arc<dyn MetadataStore>,
@@ -147,7 +147,7 @@ impl World {
             clock: Arc::clone(&self.clock),
             randomness: Arc::new(SystemRandomness),
         };
-        let webhooks = Webhooks::new(self.outbox.clone(), means, SCHEDULE);
+        let webhooks = Webhooks::new(self.outbox.clone(), deps, SCHEDULE);
         tokio::spawn(webhooks.run(stop.clone()))
     }
 
@@ -172,7 +172,7 @@ impl World {
 
     fn uploads(&self, gatekeeper: Option<Arc<dyn Gatekeeper>>) -> Authorized<Uploads> {
         let blobs = Arc::new(MemoryBlobStore::new(Arc::clone(&self.clock)));
-        let means = packs::Means {
+        let deps = packs::Deps {
             blobs: Arc::clone(&blobs) as _,
             facts: Arc::clone(&self.store) as Arc<dyn PackStore>,
             clock: Arc::clone(&self.clock),
@@ -180,9 +180,9 @@ impl World {
             outbox: self.outbox.clone(),
             memory: Budget::new(512 << 20),
         };
-        let packs = Packs::new(means, packs::Config::default(), None);
+        let packs = Packs::new(deps, packs::Config::default(), None);
         let uploads = Uploads::new(
-            uploads::Means {
+            uploads::Deps {
                 blobs,
                 metadata: Arc::clone(&self.store) as Arc<dyn MetadataStore>,
                 packs,
@@ -197,8 +197,8 @@ impl World {
             },
             uploads::Config::default(),
         );
-        let gate = Gate::new(&access::Config::default());
-        Authorized::new(gate.admit(Credential::None).unwrap(), uploads)
+        let authenticator = Authenticator::new(&access::Config::default());
+        Authorized::new(authenticator.admit(Credential::None).unwrap(), uploads)
     }
 }
 

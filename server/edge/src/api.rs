@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::FromRef;
-use domain::access::Gate;
+use domain::access::Authenticator;
 use domain::{Clock, Files, Packs, Uploads};
 
 use crate::hosts::Hosts;
@@ -12,7 +12,7 @@ use crate::hosts::Hosts;
 #[derive(Debug, Clone, FromRef)]
 pub struct Api {
     /// Authenticates principals.
-    pub gate: Gate,
+    pub authenticator: Authenticator,
     /// Uploads.
     pub uploads: Uploads,
     /// Files.
@@ -47,6 +47,8 @@ impl Api {
     /// Returns the only host names to accept, if the server is open because only this machine
     /// reaches it.
     pub(crate) fn local_hosts(&self) -> Option<&Hosts> {
-        self.gate.is_local_only().then_some(&self.place.hosts)
+        self.authenticator
+            .is_local_only()
+            .then_some(&self.place.hosts)
     }
 }

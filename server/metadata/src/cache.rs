@@ -1,9 +1,9 @@
-//! File rows in memory, in front of the engine.
+//! Cache of file rows in front of the engine.
 //!
-//! Only for a database that one process owns. A reader that misses takes the path's place in the
-//! cache, reads the row, and fills the place; a writer puts what it committed over whatever is
-//! there before it answers. If that happened while a reader was reading, the place is no longer the
-//! reader's and its row, which may be the older one, is not kept.
+//! Only for a database that one process owns. On a miss, a reader reserves the path's place in the
+//! cache, reads the row, and fills the place. A writer overwrites the place with the committed row
+//! before it answers. A place that was overwritten while its reader read the row no longer belongs
+//! to the reader: the row, which may be outdated, is not kept.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -14,21 +14,20 @@ use domain::{File, FilePath};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-/// The file under a path, or the knowledge that there is none.
+/// File under a path; `None` if the path is known to have none.
 pub(crate) type Known = Option<Arc<File>>;
 
-/// The cache.
 #[derive(Debug)]
 pub(crate) struct FileCache(Cache<FilePath, Known, Bytes>);
 
 impl FileCache {
-    /// One that holds up to about `size` of rows.
+    /// Creates a cache for about `size` of rows.
     pub(crate) fn new(size: ByteSize) -> Self {
         let expected = usize::try_from(size.as_u64() / TYPICAL_WEIGHT).unwrap_or(usize::MAX);
         Self(Cache::with_weighter(expected, size.as_u64(), Bytes))
     }
 
-    /// Returns the file under `path`, by `read` if the cache does not know it.
+    /// Returns the file under `path`, and calls `read` for it on a miss.
     ///
     /// # Cancel safety
     /// May be dropped anywhere; another waiting reader then reads.
@@ -42,33 +41,33 @@ impl FileCache {
             Err(place) => place,
         };
         let known = read.await?.map(Arc::new);
-        // Refused where a writer came between; for this reader, which began before, the row is
-        // right all the same.
+        // The place refuses the row if a writer overwrote it. This reader began earlier and may
+        // return the row all the same.
         let _ = place.insert(known.clone());
         Ok(known)
     }
 
-    /// Learns what was committed.
+    /// Stores the committed file of a path.
     pub(crate) fn put(&self, path: FilePath, known: Known) {
         self.0.insert(path, known);
     }
 
-    /// Forgets a path of which it is not sure what was committed.
+    /// Removes a path after a commit with an unknown outcome.
     pub(crate) fn forget(&self, path: &FilePath) {
         self.0.remove(path);
     }
 }
 
-/// Bytes of a row of usual size, with its place in the cache.
+/// Memory of a typical row and its cache entry, in bytes.
 const TYPICAL_WEIGHT: u64 = 512;
 
-/// Weighs entries by the memory that they take.
+/// Weighs entries by their memory, in bytes.
 #[derive(Debug, Clone)]
 struct Bytes;
 
 impl Weighter<FilePath, Known> for Bytes {
     fn weight(&self, path: &FilePath, known: &Known) -> u64 {
-        /// Links, hashes and allocations of an entry.
+        /// Memory of an entry's links, hashes and allocations, in bytes.
         const OVERHEAD: usize = 128;
         let row = known.as_ref().map_or(0, |file| {
             let description = [&file.description.media_type, &file.description.filename];

@@ -1,5 +1,5 @@
-//! The changes that can be made, for every engine. Each reads what it decides by, under a
-//! [`Lock`](crate::engine::Lock), then writes.
+//! Changes, for every engine. Each takes its [`Lock`](crate::engine::Lock)s, reads the rows that
+//! decide, then writes.
 
 pub(crate) mod drafts;
 pub(crate) mod events;

@@ -1,8 +1,8 @@
-//! All facts from one database to another, of whatever engine.
+//! Copies all facts from one database to another of either engine.
 //!
-//! The migrations of the engines have the same tables and columns with the same meaning, so rows are copied as they are, table by
-//! table, in one transaction of the target: it has all of them or none. Before that is committed, both databases are read once
-//! more, side by side, and must be the same.
+//! The migrations of both engines define the same tables and columns, so rows are copied unchanged,
+//! table by table, in one transaction of the target. Before the commit, both databases are read
+//! once more, side by side, and must be equal.
 
 mod postgres;
 mod sqlite;
@@ -21,42 +21,43 @@ use self::sqlite::SqliteDatabase;
 use self::table::{Column, Kind, Row, TABLES, Table, Value};
 use crate::Config;
 
-/// Rows that are inserted with one statement. The widest table has less than 64 columns, and SQLite takes 32,766 parameters.
+/// Maximum number of rows in one insert. The widest table has less than 64 columns, and SQLite
+/// takes 32,766 parameters.
 const BATCH: usize = 500;
 
-/// Why facts could not be copied.
+/// Reasons for which facts are not copied.
 #[derive(Debug, Error)]
 pub enum CopyError {
-    /// The target is in use already.
+    /// The target already has facts.
     #[error("the target has facts already, in table {table}; copy into a database that is new")]
     NotEmpty {
         /// The first table that has rows.
         table: &'static str,
     },
-    /// The databases are of different releases.
+    /// The databases have the schemas of different releases.
     #[error("table {table} has other columns in the target: start both with this release once")]
     OtherColumns {
         /// The table.
         table: &'static str,
     },
-    /// What was written does not read back.
+    /// The target reads back other rows than were written.
     #[error("table {table} did not arrive as it was sent; nothing was committed")]
     Differs {
         /// The table.
         table: &'static str,
     },
-    /// A row that no release can have written.
+    /// A row is inconsistent; no release writes such a row.
     #[error("table {table} has a row that makes no sense: {reason}")]
     Inconsistent {
         /// The table.
         table: &'static str,
-        /// What is wrong with it.
+        /// Description of the inconsistency.
         reason: String,
     },
-    /// Anything else; `doing` completes the sentence "failed to …".
+    /// The engine failed.
     #[error("failed to {doing}")]
     Engine {
-        /// What was being done.
+        /// Completes the sentence "failed to …".
         doing: &'static str,
         /// The cause.
         #[source]
@@ -67,45 +68,45 @@ pub enum CopyError {
 /// A published blob that is recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordedBlob {
-    /// Its key.
+    /// Key of the blob.
     pub key: BlobKey,
-    /// How many bytes it has.
+    /// Size in bytes.
     pub size: u64,
-    /// The digest of those.
+    /// SHA-256 of the bytes.
     pub sha256: Sha256Digest,
-    /// Whether nothing needs it any more; then it may be deleted at any moment.
+    /// True if nothing needs the blob any more, so that it may be deleted at any moment.
     pub is_doomed: bool,
 }
 
-/// The bytes that an open upload has.
+/// The recorded bytes of an open upload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordedUpload {
-    /// The upload.
+    /// Name of the upload.
     pub id: UploadId,
-    /// Where its bytes are.
+    /// Key of the blob with its bytes.
     pub blob: BlobKey,
     /// As in [`Upload::epoch`](domain::upload::Upload::epoch).
     pub epoch: u64,
-    /// How many bytes are recorded.
+    /// Number of recorded bytes.
     pub offset: u64,
-    /// How many it will have, where that is known.
+    /// Length of the complete upload in bytes, if known.
     pub length: Option<u64>,
-    /// What the digest of the recorded bytes was at the offset.
+    /// State of the running digest at the offset.
     pub hash: HashState,
 }
 
-/// How much there is to copy.
+/// Amount of data to copy.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Published blobs.
+    /// Number of published blobs.
     pub blobs: u64,
-    /// Their bytes, and those of open uploads.
+    /// Bytes of published blobs and open uploads.
     pub bytes: u64,
-    /// Rows of all tables.
+    /// Number of rows in all tables.
     pub rows: u64,
 }
 
-/// A database that is copied from or to, beside whatever store has it open.
+/// A database to copy from or to. A store may have it open at the same time.
 #[derive(Debug)]
 pub struct Database(Engine);
 
@@ -134,7 +135,8 @@ impl Database {
             .map_err(failed("connect to the database"))
     }
 
-    /// How many servers are alive on this database, of an engine that several may use; who has SQLite open holds its lock.
+    /// Returns the number of servers that are alive on this database, if servers can share it. A
+    /// process that has SQLite open holds the lock of the database instead.
     ///
     /// # Errors
     /// [`CopyError::Engine`].
@@ -153,7 +155,7 @@ impl Database {
         }
     }
 
-    /// How much there is to copy from here.
+    /// Returns the amount of data to copy from this database.
     ///
     /// # Errors
     /// [`CopyError::Engine`].
@@ -175,7 +177,7 @@ impl Database {
         })
     }
 
-    /// Up to `limit` recorded blobs in the order of their keys, those after `after` only.
+    /// Returns up to `limit` recorded blobs after the key `after`, in the order of keys.
     ///
     /// # Errors
     /// [`CopyError::Engine`] or [`CopyError::Inconsistent`].
@@ -195,7 +197,7 @@ impl Database {
             .collect()
     }
 
-    /// Up to `limit` open uploads in the order of their names, those after `after` only.
+    /// Returns up to `limit` open uploads after the name `after`, in the order of names.
     ///
     /// # Errors
     /// As [`Database::blobs`].
@@ -226,10 +228,10 @@ impl Database {
             .collect()
     }
 
-    /// Whether no table has a row.
+    /// Checks that all tables are empty.
     ///
     /// # Errors
-    /// [`CopyError::NotEmpty`] where one has, or [`CopyError::Engine`].
+    /// [`CopyError::NotEmpty`] if a table has rows, or [`CopyError::Engine`].
     pub async fn check_empty(&mut self) -> Result<(), CopyError> {
         for table in &TABLES {
             if self.count(table).await? > 0 {
@@ -239,13 +241,14 @@ impl Database {
         Ok(())
     }
 
-    /// Copies all facts of `source` into this database, which has none, and tells `copied` after each batch how many rows that was.
+    /// Copies all facts of `source` into this empty database. Calls `copied` with the number of
+    /// rows of each batch.
     ///
     /// # Errors
-    /// See [`CopyError`]; nothing was changed then.
+    /// See [`CopyError`]. After an error this database is unchanged.
     ///
     /// # Cancel safety
-    /// Where it is dropped, nothing was changed.
+    /// Dropping the future leaves this database unchanged.
     pub async fn fill(
         &mut self,
         source: &mut Self,
@@ -277,7 +280,7 @@ impl Database {
         source.commit().await
     }
 
-    /// Reads a table in both databases, in the same order.
+    /// Compares a table of both databases, row by row.
     async fn compare(&mut self, source: &mut Self, table: &Table) -> Result<(), CopyError> {
         let (columns, there) = (source.columns(table).await?, self.columns(table).await?);
         let mut sent = source.rows(table, &columns);
@@ -324,7 +327,7 @@ impl Database {
         .map_err(failed("look up the columns of a table"))
     }
 
-    /// All rows of a table, in the order of its key.
+    /// Streams all rows of a table in the order of its key.
     fn rows(&mut self, table: &Table, columns: &[Column]) -> BoxStream<'_, sqlx::Result<Row>> {
         let query = table.select(columns);
         let kinds = columns.iter().map(|column| column.kind).collect();

@@ -1,4 +1,4 @@
-//! The URL of a database, with a password that is shown to nobody.
+//! URL of a database, with a password that is never shown.
 
 use std::fmt::{self, Debug, Display};
 use std::str::FromStr;
@@ -8,32 +8,34 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use url::Url;
 
-/// Where a PostgreSQL database is and how to get in: `postgres://user:password@host:port/database?sslmode=verify-full`, or for a
-/// server's socket `postgres://user@/database?host=/run/postgresql`.
+/// Address and credentials of a PostgreSQL database:
+/// `postgres://user:password@host:port/database?sslmode=verify-full`, or for a server's socket
+/// `postgres://user@/database?host=/run/postgresql`.
 ///
-/// What it does not say comes from the environment variables of PostgreSQL's own programs (`PGPASSWORD` and the like) and from
-/// their password file. [`Display`] and [`Debug`] leave the password out; what is serialized has it.
+/// Parts that are missing come from the environment variables of PostgreSQL's own programs
+/// (`PGPASSWORD` and the like) and from their password file. [`Display`] and [`Debug`] omit the
+/// password; serialization includes it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 #[schemars(with = "String", inline, extend("format" = "database-url"))]
 pub struct DatabaseUrl(Url);
 
-/// Why a text is no URL of a database. It does not repeat the text.
+/// Reasons for which a text is not the URL of a database. None repeats the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum InvalidUrl {
-    /// Not a URL.
+    /// The text is not a URL.
     #[error("it is no URL")]
     Syntax(#[source] url::ParseError),
-    /// Another scheme.
+    /// The scheme is not that of PostgreSQL.
     #[error("it does not begin with postgres://")]
     Scheme,
-    /// A password where it could be shown by mistake.
+    /// The password is in the query, where it could be shown by mistake.
     #[error("its password belongs before the @, not after the ?")]
     PasswordInQuery,
 }
 
 impl DatabaseUrl {
-    /// With the password.
+    /// Returns the URL with the password.
     pub(crate) fn secret(&self) -> &Url {
         &self.0
     }
@@ -71,7 +73,7 @@ impl From<DatabaseUrl> for String {
 impl Display for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = self.0.clone();
-        // Refused where there is no host, and then there is no password either.
+        // Fails without a host; then there is no password either.
         let _ = shown.set_password(None);
         f.write_str(shown.as_str())
     }

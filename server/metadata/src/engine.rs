@@ -30,7 +30,7 @@ impl<T> FromRow for T where
 {
 }
 
-/// A statement: one text where the dialects agree, a pair where they do not.
+/// A statement: one text if the dialects agree, otherwise a pair.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Statement {
     pub(crate) sqlite: &'static str,
@@ -47,12 +47,12 @@ impl Statement {
     }
 }
 
-/// Statements that go together, with one list of values.
+/// Statements that run together, with one list of values.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Script {
-    /// All of them, as one text.
+    /// All statements as one text.
     pub(crate) sqlite: &'static str,
-    /// Each with the number of values that it takes, the first ones of the list.
+    /// Each statement with the number of values that it takes from the start of the list.
     pub(crate) postgres: &'static [(&'static str, usize)],
 }
 
@@ -106,7 +106,7 @@ pub(crate) trait Reader: Send {
         }
     }
 
-    /// Returns the one column of all rows.
+    /// Returns the only column of all rows.
     fn scalars<T: Send>(
         &mut self,
         statement: Statement,
@@ -121,31 +121,34 @@ pub(crate) trait Reader: Send {
         }
     }
 
-    /// Makes a failure that is no full disk.
+    /// Creates an error for a failure other than a full disk.
     fn failed(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> MetadataError {
         failed(self.doing(), source)
     }
 }
 
-/// A transaction under way: reads and changes rows.
+/// A running transaction: reads and changes rows.
 pub(crate) trait Transaction: Reader {
-    /// Changes rows, and returns how many.
+    /// Changes rows, and returns their number.
     fn run(
         &mut self,
         change: impl Into<Change> + Send,
         values: &[Value<'_>],
     ) -> impl Future<Output = Result<u64, MetadataError>> + Send;
 
-    /// Keeps other transactions from changing something until this one ends.
+    /// Prevents other transactions from changing a part of the store until this one ends.
     fn lock(&mut self, lock: Lock<'_>) -> impl Future<Output = Result<(), MetadataError>> + Send;
 
-    /// Notes that this transaction has written or deleted the file under `path`.
-    fn changed(
+    /// Notes that this transaction has written the file under `path`.
+    fn written(
         &mut self,
         path: &FilePath,
     ) -> impl Future<Output = Result<(), MetadataError>> + Send;
 
-    /// Changes rows, which must be `expected` many.
+    /// Notes that this transaction has deleted the file under `path`.
+    fn deleted(&mut self, path: &FilePath);
+
+    /// Changes exactly `expected` rows, or fails.
     fn exactly(
         &mut self,
         expected: u64,
@@ -163,8 +166,8 @@ pub(crate) trait Transaction: Reader {
     }
 }
 
-/// A part of the store that a change locks before it decides. Locks are taken in the order of these
-/// variants, so that no two changes wait for each other.
+/// A part of the store that a change locks before it decides. Changes lock parts in the order of
+/// these variants, so that no two wait for each other.
 ///
 /// An engine that runs one transaction at a time locks nothing.
 #[derive(Debug, Clone, Copy)]
@@ -173,26 +176,25 @@ pub(crate) enum Lock<'a> {
     Upload(&'a UploadId),
     /// A path, with or without a file.
     Path(&'a FilePath),
-    /// A draft and what it holds.
+    /// A draft and its blobs.
     Draft(&'a DraftId),
     /// The number of a pack's next version.
     Pack(&'a PackName),
-    /// A version and what it holds.
+    /// A version and its blobs.
     Version(&'a PackName, u64),
-    /// Those of the blobs that are recorded.
+    /// All recorded blobs among these.
     Blobs(&'a [&'a str]),
     /// The events of a subject.
     Subject(&'a str),
 }
 
-/// Guarantees that a command needs of the engine.
+/// Guarantees that a command needs from the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scope {
-    /// A transaction: what it reads, locks and writes is one.
+    /// A transaction: reads, locks and writes are one step.
     Transaction,
-    /// Nothing more than each of its statements is by itself, which saves two round trips. To run
-    /// it twice is to run it once, for whoever runs it. An engine may use a transaction all the
-    /// same.
+    /// None beyond those of single statements, which saves two round trips. Running the command
+    /// twice has the same effect as running it once. An engine may use a transaction all the same.
     Statements,
 }
 
@@ -204,10 +206,11 @@ pub(crate) trait Command: Debug + Send + Sync + 'static {
     /// Completes the sentence "failed to …".
     const DOING: &'static str;
 
-    /// Guarantees that it needs.
+    /// Guarantees that the command needs.
     const SCOPE: Scope = Scope::Transaction;
 
-    /// Makes the change. It is run again, in another transaction, if the first did not hold.
+    /// Makes the change. The engine may roll back the transaction and run the command again in
+    /// another.
     fn run<T: Transaction>(
         &self,
         transaction: &mut T,
@@ -219,14 +222,14 @@ pub(crate) trait Engine: Debug + Send + Sync + 'static {
     /// Reads outside of transactions.
     type Reader: Reader;
 
-    /// Returns a reader each of whose statements stands alone. `doing` completes the sentence
-    /// "failed to …".
+    /// Returns a reader that runs each statement by itself. `doing` completes the sentence "failed
+    /// to …".
     fn reader(&self, doing: &'static str) -> Self::Reader;
 
-    /// Runs a command, and returns its answer once that is durable.
+    /// Runs a command, and returns its answer once the change is durable.
     ///
     /// # Cancel safety
-    /// May be dropped anywhere; the change may or may not be made.
+    /// Dropping the future leaves open whether the change is made.
     fn change<C: Command>(
         &self,
         command: C,

@@ -1,5 +1,4 @@
-//! Rows of events as the engines give them, and what they mean, in the manner of
-//! [`rows`](crate::rows).
+//! Rows of events and their conversion to values, like [`rows`](crate::rows).
 
 use domain::Timestamp;
 use domain::event::Event;
@@ -8,7 +7,7 @@ use domain::metadata_store::MetadataError;
 
 use crate::rows::Row;
 
-/// A row of `events`, as far as it is about the event and not its delivery.
+/// Columns of `events` about the event, without those about its delivery.
 #[derive(Debug, sqlx::FromRow)]
 pub(crate) struct EventRow {
     id: String,
@@ -19,7 +18,7 @@ pub(crate) struct EventRow {
     failures: i64,
 }
 
-/// A row of `events` whose event is dead.
+/// A row of `events` with a dead event.
 #[derive(Debug, sqlx::FromRow)]
 pub(crate) struct DeadEventRow {
     #[sqlx(flatten)]

@@ -1,4 +1,4 @@
-//! The statements about events that all engines share, in the manner of [`sql`](crate::sql).
+//! Statements about events, like [`sql`](crate::sql).
 
 use crate::engine::Statement;
 
@@ -73,7 +73,7 @@ where id = $1
   and dead_at is null",
 );
 
-/// Has the pending event $1 wait until $3 because of $2, if it is the first of its subject.
+/// Postpones the pending event $1 to $3 because of the error $2, if it is the first of its subject.
 pub(crate) const POSTPONE_EVENT: Statement = Statement::same(
     "
 update events
@@ -87,7 +87,7 @@ where id = $1
   and dead_at is null",
 );
 
-/// Gives the pending event $1 up at $3 because of $2.
+/// Gives up the pending event $1 at $3 because of the error $2.
 pub(crate) const GIVE_EVENT_UP: Statement = Statement::same(
     "
 update events
@@ -100,7 +100,7 @@ where id = $1
   and dead_at is null",
 );
 
-/// Of subject $1, the first pending event.
+/// Selects the first pending event of subject $1.
 macro_rules! first_pending {
     () => {
         "
@@ -115,7 +115,7 @@ where position = (
     };
 }
 
-/// Makes the first pending event of subject $1 due at $2, unless it has a time already.
+/// Makes the first pending event of subject $1 due at $2, unless it already has a time.
 pub(crate) const CALL_FIRST_EVENT: Statement = Statement::same(concat!(
     "
 update events
@@ -125,7 +125,7 @@ set due_at = $2",
   and due_at is null"
 ));
 
-/// Makes the first pending event of subject $1 one that waits, if the event $2 lies before it.
+/// Clears the time of the first pending event of subject $1, if the event $2 lies before it.
 pub(crate) const REST_FIRST_EVENT: Statement = Statement::same(concat!(
     "
 update events

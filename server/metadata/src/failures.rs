@@ -1,17 +1,18 @@
 //! Kinds of failures.
 //!
-//! An engine's failure is one of three kinds ([`Kind`]). A fault of its surroundings (a lock that
-//! another process holds, a disk that cannot be written, an engine that restarts or is told to read
-//! only) says nothing of the request and passes, so the request is to come again:
-//! [`MetadataError::Unreachable`]. A lack of room is [`MetadataError::Full`]. The rest would come
-//! again with the request, or with the data: [`MetadataError::Failed`].
+//! A failure of an engine is one of three kinds ([`Kind`]). A fault of its surroundings (a lock of
+//! another process, a disk that cannot be written, an engine that restarts or is read-only) is
+//! independent of the request and passes, so the request may be repeated:
+//! [`MetadataError::Unreachable`]. A lack of space is [`MetadataError::Full`]. Other failures would
+//! repeat with the request, or with the data: [`MetadataError::Failed`].
 
 use std::error::Error;
 
 use domain::metadata_store::MetadataError;
 use thiserror::Error;
 
-/// A failure that is no full disk; `doing` completes the sentence "failed to …".
+/// Creates an error for a failure other than a full disk. `doing` completes the sentence "failed to
+/// …".
 pub(crate) fn failed(
     doing: &'static str,
     source: impl Into<Box<dyn Error + Send + Sync>>,
@@ -22,20 +23,20 @@ pub(crate) fn failed(
     }
 }
 
-/// The origin of an engine's failure.
+/// Origin of an engine's failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// There is no room left, or a bound of the engine is reached.
+    /// The disk is full, or a bound of the engine is reached.
     Full,
-    /// The engine's surroundings, which change by themselves or by an operator's hand.
+    /// The engine's surroundings, which recover by themselves or with an operator's help.
     Surroundings,
-    /// The statement, the data, or an engine that is broken.
+    /// The statement, the data, or a broken engine.
     Own,
 }
 
 impl Kind {
-    /// The failure as the port tells it.
-    pub(crate) fn told(
+    /// Converts the failure to the port's error.
+    pub(crate) fn error(
         self,
         doing: &'static str,
         source: impl Into<Box<dyn Error + Send + Sync>>,
@@ -51,7 +52,7 @@ impl Kind {
     }
 }
 
-/// Tells whether the way to the engine failed, and not the engine.
+/// Returns true if the connection to the engine failed, and not the engine.
 pub(crate) fn is_cut_off(error: &sqlx::Error) -> bool {
     matches!(
         error,
@@ -63,7 +64,7 @@ pub(crate) fn is_cut_off(error: &sqlx::Error) -> bool {
     )
 }
 
-/// A statement that met other rows than it was written for.
+/// A statement changed an unexpected number of rows.
 #[derive(Debug, Error)]
 #[error(
     "{affected} rows were changed instead of {expected}; a blob may be doomed, or recorded with another content"
@@ -73,7 +74,8 @@ pub(crate) struct NotAsExpected {
     pub(crate) affected: u64,
 }
 
-/// A change that others made of what this one had gone by; a new transaction will see it.
+/// A concurrent change outdated the rows that this change had read. A new transaction sees the
+/// current ones.
 #[derive(Debug, Error)]
 #[error("{0}")]
 pub(crate) struct Overtaken(pub(crate) &'static str);

@@ -3,20 +3,20 @@
 //! [`open`] connects to the database that a [`Config`] names and brings its schema up to date.
 //!
 //! Each port is implemented once, in `store`, over any `Engine`. Changes are in `commands`: a
-//! `Command` reads, locks and writes through a `Transaction`. Queries go through a `Reader`. SQL text
-//! is in `sql`, what rows mean is in `rows`, and the same for packs in `pack_sql`, `pack_lists` and
-//! `pack_rows`, and for events in `event_sql` and `event_rows`. The engines have what only they know:
-//! `sqlite` the one writer with its group commit, and files in memory; `postgres` transactions that
-//! are made again, locks, and notifications. The schema is in `/migrations`.
+//! `Command` reads, locks and writes through a `Transaction`. Queries go through a `Reader`. SQL
+//! text is in `sql` and the conversion of rows in `rows`; for packs in `pack_sql`, `pack_lists` and
+//! `pack_rows`, for events in `event_sql` and `event_rows`. Each engine keeps what is specific to
+//! it: `sqlite` the single writer with its group commit and the cache of files; `postgres` repeated
+//! transactions, locks, and notifications. The schema is in `/migrations`.
 //!
 //! # Adding a fact
 //!
 //! 1. Give both `/migrations/sqlite` and `/migrations/postgres` a migration of the same number.
-//! 2. Give the port in `domain` its method, `domain::testing` its double in memory and its contract.
+//! 2. Add a method to the port in `domain`, to its double in memory, and to its contract suite.
 //! 3. Add the column to the statements in `sql` and to the row in `rows`. A new statement is one
 //!    text, or a pair where the dialects differ.
-//! 4. Write the command or the query here, once. `copying` takes new columns along by itself, new
-//!    tables once they are in its list.
+//! 4. Write the command or the query here, once. `copying` copies new columns without a change, and
+//!    new tables once they are in its list.
 
 mod cache;
 mod commands;
@@ -55,7 +55,7 @@ pub use self::database_url::{DatabaseUrl, InvalidUrl};
 use self::engine::Engine;
 use self::store::Store;
 
-/// Which database, and how it is used.
+/// Kind of database.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Config {
@@ -65,48 +65,54 @@ pub enum Config {
     Postgres(PostgresConfig),
 }
 
-/// How SQLite is used. Sizes are written as in `64 MiB`.
+/// Settings of SQLite. Write sizes as in `64 MiB`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SqliteConfig {
-    /// The database's file; if relative, below the data directory. It must lie on a local disk. A file of the same name and
-    /// `.lock` lies beside it: one process at a time uses a database.
+    /// File of the database; a relative one is below the data directory. It must be on a local
+    /// disk. A file of the same name with `.lock` is beside it: one process at a time uses a
+    /// database.
     #[schemars(with = "settings::Path")]
     pub file: PathBuf,
-    /// Most statements that read at the same time.
+    /// Maximum number of statements that read at the same time.
     pub readers: NonZeroU32,
-    /// Most changes that wait for the writer; callers beyond wait for a place in the queue.
+    /// Maximum number of changes that wait for the writer; further callers wait for a place in the
+    /// queue.
     pub queue: NonZeroUsize,
-    /// Most changes that are committed together, with one sync to the disk.
+    /// Maximum number of changes that are committed together, with one sync to the disk.
     pub batch: NonZeroUsize,
     /// Memory for pages of the database, in the writer and in each reader.
     #[schemars(with = "settings::Size")]
     pub page_cache: ByteSize,
-    /// Memory for what is known of files that were asked for lately.
+    /// Memory for the records of recently requested files.
     #[schemars(with = "settings::Size")]
     pub file_cache: ByteSize,
 }
 
-/// How PostgreSQL is used.
+/// Settings of PostgreSQL.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PostgresConfig {
-    /// The database in PostgreSQL: `postgres://user:password@host:port/database?sslmode=verify-full`. Its encoding must be UTF-8.
-    /// What is not said comes from the environment, as `PGPASSWORD` or `PGSSLROOTCERT`, and from the password file.
+    /// URL of the database: `postgres://user:password@host:port/database?sslmode=verify-full`. Its
+    /// encoding must be UTF-8. Missing parts come from the environment, such as `PGPASSWORD` or
+    /// `PGSSLROOTCERT`, and from the password file.
     pub url: DatabaseUrl,
-    /// Most connections to PostgreSQL that this server has; each serves one transaction at a time. 16 if it is not said.
+    /// Maximum number of this server's connections to PostgreSQL; each serves one transaction at a
+    /// time. 16 by default.
     #[serde(default = "default_connections")]
     pub connections: NonZeroU32,
-    /// How long a transaction waits for a connection to PostgreSQL, a new one included. 10 seconds if it is not said.
+    /// Time for which a transaction waits for a connection to PostgreSQL, even a new one. 10
+    /// seconds by default.
     #[serde(default = "default_acquire_timeout", with = "settings::Time")]
     pub acquire_timeout: Duration,
-    /// How long a statement may take in PostgreSQL, and how long a transaction may rest between two. 30 seconds if it is not said.
+    /// Timeout of a statement in PostgreSQL, and of a transaction between two statements. 30
+    /// seconds by default.
     #[serde(default = "default_statement_timeout", with = "settings::Time")]
     pub statement_timeout: Duration,
 }
 
 impl PostgresConfig {
-    /// The database at `url`, used as is usual.
+    /// Returns the default settings for the database at `url`.
     pub fn new(url: DatabaseUrl) -> Self {
         Self {
             url,
@@ -148,7 +154,7 @@ impl Default for SqliteConfig {
     }
 }
 
-/// Why a database could not be opened.
+/// Reasons for which a database is not opened.
 #[derive(Debug, Error)]
 pub enum OpenError {
     /// The lock beside the database could not be taken or made.
@@ -169,7 +175,7 @@ pub enum OpenError {
         #[source]
         source: io::Error,
     },
-    /// Another process uses it.
+    /// Another process uses the database.
     #[error("another process uses the database: it holds {}", file.display())]
     InUse {
         /// The lock.
@@ -182,9 +188,9 @@ pub enum OpenError {
     Newer {
         /// The database.
         database: String,
-        /// The first migration that is not known.
+        /// Number of the first unknown migration.
         version: i64,
-        /// The last one that is.
+        /// Number of the newest known migration.
         newest: i64,
     },
     /// The schema could not be brought up to date.
@@ -196,15 +202,15 @@ pub enum OpenError {
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
-    /// The database keeps text in an encoding that does not have every character.
+    /// The database has another encoding than UTF-8, which cannot store every character.
     #[error("{database} has the encoding {encoding} and must have UTF8")]
     Encoding {
         /// The database.
         database: String,
-        /// Its encoding.
+        /// Encoding of the database.
         encoding: String,
     },
-    /// Anything else.
+    /// The engine failed.
     #[error("failed to open {database}")]
     Engine {
         /// The database.
@@ -215,18 +221,19 @@ pub enum OpenError {
     },
 }
 
-/// One store, by each of its ports.
+/// One store, as each of its ports.
 #[derive(Debug, Clone)]
 pub struct Stores {
-    /// The facts of uploads and files. Closing it closes the store.
+    /// Uploads and files. Closing this port closes the store.
     pub metadata: Arc<dyn MetadataStore>,
-    /// The facts of packs.
+    /// Packs.
     pub packs: Arc<dyn PackStore>,
-    /// The events that are to be delivered.
+    /// Events to be delivered.
     pub events: Arc<dyn EventStore>,
 }
 
-/// Opens the configured database and brings its schema up to date. Relative names are below `data_dir`, which must exist.
+/// Opens the configured database and brings its schema up to date. Relative names are below
+/// `data_dir`, which must exist.
 ///
 /// The store works on the current runtime; end it with [`close`](MetadataStore::close).
 pub async fn open(config: &Config, data_dir: &Path) -> Result<Stores, OpenError> {
@@ -247,7 +254,7 @@ impl Stores {
     }
 }
 
-/// Why `migrations` did not run on a database.
+/// Converts an error of `migrations`.
 fn unmigrated(database: String, migrations: &Migrator, error: MigrateError) -> OpenError {
     let newest = migrations
         .iter()

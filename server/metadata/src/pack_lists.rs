@@ -1,5 +1,5 @@
-//! The statements about packs that work on lists. SQLite takes a list as a JSON array, PostgreSQL
-//! as an array; rows come as one JSON array of arrays, or as an array for each column.
+//! Statements about packs that take lists. SQLite takes a list as a JSON array, PostgreSQL as an
+//! array. Rows are one JSON array of arrays, or one array for each column.
 
 use crate::engine::Statement;
 use crate::sql::{pair, unless_needed};
@@ -34,7 +34,7 @@ macro_rules! texts {
     };
 }
 
-/// Those of the contents with the digests $1 that are known, without repetition.
+/// Selects the known contents among the digests $1, without repetition.
 macro_rules! contents {
     ($dialect:ident) => {
         concat!(
@@ -65,8 +65,8 @@ where contents.sha256 ",
 
 pub(crate) const CONTENTS: Statement = pair!(contents);
 
-/// Records that blobs are needed, rows of key, size and digest, and locks them in the order of
-/// their keys. Rows that are doomed or recorded with another content are not affected.
+/// Records that blobs are needed, given as rows of key, size and digest, and locks them in the
+/// order of keys. Rows that are doomed or recorded with another content are not affected.
 macro_rules! record_blobs {
     (sqlite) => {
         record_blobs!(
@@ -111,7 +111,7 @@ where blobs.size = excluded.size
 
 pub(crate) const RECORD_BLOBS: Statement = pair!(record_blobs);
 
-/// Has a holder $1 hold the blobs $2.
+/// Adds the blobs $2 to the holder $1.
 macro_rules! hold {
     ($dialect:ident, $table:literal, $holder:literal) => {
         concat!(
@@ -136,19 +136,19 @@ on conflict do nothing"
     };
 }
 
-/// Has the draft $1 hold the blobs $2.
+/// Adds the blobs $2 to the draft $1.
 pub(crate) const HOLD_BY_DRAFT: Statement = Statement {
     sqlite: hold!(sqlite, "draft_blobs", "draft"),
     postgres: hold!(postgres, "draft_blobs", "draft"),
 };
 
-/// Has the version with row's id $1 hold the blobs $2.
+/// Adds the blobs $2 to the version with the row id $1.
 pub(crate) const HOLD_BY_VERSION: Statement = Statement {
     sqlite: hold!(sqlite, "version_blobs", "version"),
     postgres: hold!(postgres, "version_blobs", "version"),
 };
 
-/// Those of the blobs $1 that are not doomed.
+/// Selects the blobs among $1 that are recorded and not doomed.
 macro_rules! known_blobs {
     ($dialect:ident) => {
         concat!(
@@ -165,7 +165,7 @@ where key ",
 
 pub(crate) const KNOWN_BLOBS: Statement = pair!(known_blobs);
 
-/// The blobs in which the contents $1 lie, but for the blobs $2.
+/// Selects the blobs that store the contents $1, except the blobs $2.
 macro_rules! other_places {
     ($dialect:ident) => {
         concat!(
@@ -193,8 +193,8 @@ where sha256 ",
 
 pub(crate) const OTHER_PLACES: Statement = pair!(other_places);
 
-/// Records contents unless they are known, in the place of those in doomed blobs: rows of the
-/// columns in their order. No digest may come twice.
+/// Records unknown contents, and replaces those in doomed blobs, given as rows of the columns in
+/// their order. No digest may occur twice.
 macro_rules! store_contents {
     (sqlite) => {
         store_contents!(
@@ -268,7 +268,7 @@ where exists (
 
 pub(crate) const STORE_CONTENTS: Statement = pair!(store_contents);
 
-/// Takes those of the blobs $2 from the draft $1 that it holds, all but its tree, and names them.
+/// Removes the blobs $2, but not the tree, from the draft $1, and returns the removed ones.
 macro_rules! drop_blobs {
     ($dialect:ident) => {
         concat!(
@@ -319,7 +319,7 @@ select
 
 pub(crate) const BLOBS_GONE: Statement = pair!(blobs_gone);
 
-/// Dooms those of the blobs $1 at $2 that nothing needs.
+/// Dooms the blobs among $1 that nothing needs, at $2.
 macro_rules! doom_blobs {
     ($dialect:ident) => {
         concat!(

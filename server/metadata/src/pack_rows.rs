@@ -1,5 +1,4 @@
-//! Rows about packs as the engines give them, and the entities that they mean, in the manner of
-//! [`rows`](crate::rows).
+//! Rows about packs and their conversion to values, like [`rows`](crate::rows).
 
 use archive::{Deflated, PackName};
 use domain::file::Content;
@@ -9,7 +8,7 @@ use domain::{DraftId, Timestamp};
 
 use crate::rows::Row;
 
-/// A row of `drafts` with the row of `blobs` that it points to.
+/// A row of `drafts` with the row of `blobs` that it refers to.
 #[derive(Debug, sqlx::FromRow)]
 pub(crate) struct DraftRow {
     id: String,
@@ -22,8 +21,8 @@ pub(crate) struct DraftRow {
     published: Option<i64>,
 }
 
-/// A row of `packs` with a row of `pack_versions` that may be none, and the rows of `blobs` that
-/// this points to.
+/// A row of `packs` with an optional row of `pack_versions` and the rows of `blobs` that the
+/// version refers to.
 #[derive(Debug, sqlx::FromRow)]
 pub(crate) struct VersionRow {
     pack: String,
@@ -48,7 +47,7 @@ pub(crate) struct VersionRow {
     published_at: Option<i64>,
 }
 
-/// A row of `contents` with the rows of `blobs` that it points to.
+/// A row of `contents` with the rows of `blobs` that it refers to.
 #[derive(Debug, sqlx::FromRow)]
 pub(crate) struct ContentRow {
     sha256: Vec<u8>,
@@ -104,7 +103,7 @@ impl TryFrom<VersionRow> for PackSummary {
             key: &key,
         };
         let name = pack_name(here, &row.pack)?;
-        // All four are `not null` in a row that is there.
+        // All four are `not null` in an existing row.
         let (Some(number), Some(files), Some(size), Some(published_at)) =
             (row.number, row.files, row.size, row.published_at)
         else {
@@ -199,7 +198,7 @@ impl TryFrom<ContentRow> for StoredContent {
     }
 }
 
-/// The id of a row of `drafts`.
+/// Reads the id of a row of `drafts`.
 pub(crate) fn draft_id(text: &str) -> Result<DraftId, MetadataError> {
     Row {
         table: "drafts",
@@ -208,7 +207,7 @@ pub(crate) fn draft_id(text: &str) -> Result<DraftId, MetadataError> {
     .parse("id", text)
 }
 
-/// Enough of a name to find it; the whole is a capability and does not belong in a log.
+/// Shortens a name for logs: the complete name is a capability.
 fn shortened(id: &str) -> String {
     id.chars().take(8).chain(['…']).collect()
 }
@@ -217,7 +216,7 @@ fn pack_name(here: Row<'_>, text: &str) -> Result<PackName, MetadataError> {
     PackName::parse(text).map_err(|error| here.inconsistent(format!("pack: {error}")))
 }
 
-/// A document by its blob's key, size and digest.
+/// Reads a document from the key, size and digest of its blob.
 fn document(
     here: Row<'_>,
     column: &str,

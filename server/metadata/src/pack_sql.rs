@@ -1,4 +1,4 @@
-//! The statements about packs, in the manner of [`sql`](crate::sql). Those over lists are in
+//! Statements about packs, like [`sql`](crate::sql). Those that take lists are in
 //! [`pack_lists`](crate::pack_lists).
 
 use crate::engine::{Script, Statement};
@@ -19,7 +19,7 @@ macro_rules! draft_columns {
     };
 }
 
-/// Columns of a pack and of a version that may be none, each document with its blob's facts.
+/// Columns of a pack and of its optional version, each document with the columns of its blob.
 macro_rules! version_columns {
     () => {
         "
@@ -47,8 +47,8 @@ macro_rules! version_columns {
     };
 }
 
-/// The blobs of a version's documents. One that is doomed should not be, and is as one that is not
-/// there.
+/// Joins the blobs of a version's documents. A doomed blob, which would be a fault, counts as
+/// missing.
 macro_rules! document_blobs {
     () => {
         "
@@ -102,7 +102,7 @@ join pack_versions on pack_versions.pack = packs.name",
     };
 }
 
-/// Records a draft. No row is inserted if its name is there already.
+/// Records a draft. No row is inserted if the name exists.
 pub(crate) const INSERT_DRAFT: Statement = Statement::same(
     "
 insert into drafts (
@@ -116,7 +116,7 @@ values ($1, $2, $3, $4, $5)
 on conflict do nothing",
 );
 
-/// Has the draft $4 hold the blob $1.
+/// Adds the blob $1 to the draft $4.
 macro_rules! hold_tree {
     () => {
         "
@@ -128,7 +128,7 @@ values ($4, $1)"
     };
 }
 
-/// Has the draft $4 hold the blob $1 of size $2 and digest $3: two statements, each of which must
+/// Adds the blob $1 of size $2 and digest $3 to the draft $4: two statements, each of which must
 /// affect one row.
 pub(crate) const HOLD_TREE: Script = Script {
     sqlite: concat!(need_blob!(), ";", hold_tree!()),
@@ -146,7 +146,7 @@ left join blobs
 where drafts.id = $1"
 ));
 
-/// Drafts whose time is up at $1.
+/// Drafts that expired by $1.
 pub(crate) const EXPIRED_DRAFTS: Statement = Statement::same(
     "
 select id
@@ -156,7 +156,7 @@ order by expires_at, id
 limit $2",
 );
 
-/// True if the draft $1 is there, and its time was up at $2 where that is not null.
+/// True if the draft $1 exists and, unless $2 is null, expired by $2.
 pub(crate) const MAY_FORGET_DRAFT: Statement = Statement::same(
     "
 select exists (
@@ -176,7 +176,7 @@ where id = $1
   and published is null",
 );
 
-/// True if the draft $1 is there and open.
+/// True if the draft $1 exists and is open.
 pub(crate) const IS_OPEN_DRAFT: Statement = Statement::same(
     "
 select exists (
@@ -196,7 +196,7 @@ where id = $1
   and pack = $2",
 );
 
-/// Notes that the open draft $1 is published as version $2 and kept until $3.
+/// Records that the open draft $1 is published as version $2 and kept until $3.
 pub(crate) const PUBLISH_DRAFT: Statement = Statement::same(
     "
 update drafts
@@ -208,7 +208,7 @@ where id = $1
   and published is null",
 );
 
-/// Names what the draft $1 holds.
+/// Blobs of the draft $1.
 pub(crate) const HELD_BY_DRAFT: Statement = Statement::same(
     "
 select blob
@@ -216,7 +216,7 @@ from draft_blobs
 where draft = $1",
 );
 
-/// Takes all blobs from the draft $1, and names them.
+/// Removes all blobs from the draft $1, and returns them.
 pub(crate) const RELEASE_DRAFT: Statement = Statement::same(
     "
 delete from draft_blobs
@@ -224,14 +224,14 @@ where draft = $1
 returning blob",
 );
 
-/// Forgets the draft $1, which holds nothing any more.
+/// Deletes the draft $1, which has no blobs any more.
 pub(crate) const DELETE_DRAFT: Statement = Statement::same(
     "
 delete from drafts
 where id = $1",
 );
 
-/// The number that was given last to a version of the pack $1.
+/// Last number that was assigned to a version of the pack $1.
 pub(crate) const LAST_NUMBER: Statement = Statement::same(
     "
 select last_number
@@ -239,7 +239,7 @@ from packs
 where name = $1",
 );
 
-/// Gives the number $2 to a version of the pack $1.
+/// Assigns the number $2 to a version of the pack $1.
 pub(crate) const GIVE_NUMBER: Statement = Statement::same(
     "
 insert into packs (
@@ -251,7 +251,7 @@ on conflict (name) do update
 set last_number = excluded.last_number",
 );
 
-/// Records a version and returns its row's id.
+/// Records a version and returns its row id.
 pub(crate) const INSERT_VERSION: Statement = Statement::same(
     "
 insert into pack_versions (
@@ -270,7 +270,7 @@ values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 returning id",
 );
 
-/// The row's id of the pack $1's version $2.
+/// Row id of version $2 of the pack $1.
 pub(crate) const VERSION_ID: Statement = Statement::same(
     "
 select id
@@ -279,7 +279,7 @@ where pack = $1
   and number = $2",
 );
 
-/// Takes all blobs from the version with row's id $1, and names them.
+/// Removes all blobs from the version with row id $1, and returns them.
 pub(crate) const RELEASE_VERSION: Statement = Statement::same(
     "
 delete from version_blobs
@@ -287,14 +287,14 @@ where version = $1
 returning blob",
 );
 
-/// Forgets the version with row's id $1, which holds nothing any more, and its needs.
+/// Deletes the version with row id $1, which has no blobs any more, and its needs.
 pub(crate) const DELETE_VERSION: Statement = Statement::same(
     "
 delete from pack_versions
 where id = $1",
 );
 
-/// The pack $1's version $2.
+/// Version $2 of the pack $1.
 pub(crate) const VERSION: Statement = Statement::same(concat!(
     versions!(),
     "
@@ -302,7 +302,7 @@ where packs.name = $1
   and pack_versions.number = $2"
 ));
 
-/// The pack $1's versions below $2.
+/// Versions of the pack $1 below $2.
 pub(crate) const VERSIONS: Statement = Statement::same(concat!(
     versions!(),
     "
@@ -319,7 +319,7 @@ pub(crate) const PACK: Statement = Statement::same(concat!(
 where packs.name = $1"
 ));
 
-/// Packs after $1.
+/// Packs after the name $1.
 pub(crate) const PACKS: Statement = Statement::same(concat!(
     summaries!(),
     "
@@ -328,8 +328,8 @@ order by packs.name
 limit $2"
 ));
 
-/// Registers the need $4 with digest $3 of the pack $1's version $2 until $5. No row is affected if
-/// there is no such version.
+/// Registers the need $4 with digest $3 for version $2 of the pack $1 until $5. No row is affected
+/// if there is no such version.
 pub(crate) const REGISTER_NEED: Statement = Statement::same(
     "
 insert into needs (
@@ -353,7 +353,7 @@ set expires_at = case
 end",
 );
 
-/// The need with digest $3 of the pack $1's version $2.
+/// Need with digest $3 for version $2 of the pack $1.
 pub(crate) const NEED: Statement = Statement::same(
     "
 select needs.encoded
@@ -364,7 +364,7 @@ where pack_versions.pack = $1
   and needs.sha256 = $3",
 );
 
-/// Forgets needs whose time is up at $1.
+/// Deletes needs that expired by $1.
 pub(crate) const FORGET_NEEDS: Statement = Statement::same(
     "
 delete from needs

@@ -1,9 +1,9 @@
-//! PostgreSQL: any number of servers on one database, and nothing of it in memory.
+//! PostgreSQL: any number of servers on one database, and no cache.
 //!
-//! Each method takes a connection from a bounded pool for one transaction, at READ COMMITTED, where
-//! every statement sees what was committed before it began. Changes of one statement guard
-//! themselves. Changes of more first lock what they decide by ([`locks`]). What the engine ends to
-//! untangle transactions is run again, a bounded number of times.
+//! Each method takes a connection from a bounded pool for one transaction, at READ COMMITTED: every
+//! statement sees the commits before its start. A change of one statement guards itself. A change
+//! of several statements first locks the rows that decide ([`locks`]). A transaction that the
+//! engine aborts because of others is repeated, a bounded number of times.
 
 mod asks;
 mod failures;
@@ -28,7 +28,7 @@ use crate::{OpenError, PostgresConfig, unmigrated};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/postgres");
 
-/// Longest time that a server waits for another that migrates, or for a table that another uses.
+/// Longest time that a server waits for the migration of another, or for a table in use.
 const MIGRATION_LOCK_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// A PostgreSQL database that other servers may use at the same time.
@@ -101,9 +101,9 @@ async fn migrate(config: &PostgresConfig, options: &PgConnectOptions) -> Result<
     connection.close().await.map_err(cannot_open)
 }
 
-/// Makes a new connection what the store relies on, whatever the database or the role say. What is
-/// committed must be durable before it is answered, so `synchronous_commit` is never off; how far
-/// it waits for replicas is left as it is.
+/// Sets up a new connection, whatever the database or the role configure. Commits must be durable
+/// before they are answered, so `synchronous_commit` is never off; its wait for replicas stays as
+/// configured.
 const SET_UP: &str = "
 select
   set_config('default_transaction_isolation', 'read committed', false),
@@ -129,7 +129,7 @@ async fn set_up(
         .map(drop)
 }
 
-/// A time in milliseconds, as the engine takes it: 0 would be no bound.
+/// Formats a time in milliseconds for the engine, at least 1: 0 would be no bound.
 fn millis(time: Duration) -> String {
     const MAX: u128 = i32::MAX as u128;
     time.as_millis().clamp(1, MAX).to_string()
@@ -166,7 +166,7 @@ impl Engine for PostgresEngine {
         asks::listen(self.options.clone())
     }
 
-    /// There is no worker that could end.
+    /// Never returns: there is no worker that could end.
     async fn ended(&self) {
         std::future::pending().await
     }
@@ -211,7 +211,7 @@ mod tests {
         steps.join("\n")
     }
 
-    /// Rows enough that it pays to use an index.
+    /// Inserts enough rows for indexes to pay.
     const FILL: &str = "
 insert into blobs
 select 'blob' || n, n, sha256(n::text::bytea), case when n % 2 = 0 then n end
@@ -263,7 +263,7 @@ select
 from generate_series(1, 20000) as n;
 analyze";
 
-    /// Each with an index that it must go about by.
+    /// Statements, each with an index that its plan must use.
     const STATEMENTS: &[(&str, &str)] = &[
         (sql::UPLOAD.postgres, "uploads_pkey"),
         (
@@ -274,7 +274,7 @@ analyze";
         (sql::HOLDS_UPLOAD.postgres, "uploads_pkey"),
         (sql::RECORD_PROGRESS.postgres, "uploads_pkey"),
         (sql::RELEASE_UPLOAD.postgres, "uploads_pkey"),
-        (sql::TELL_UPLOAD.postgres, "uploads_pkey"),
+        (sql::REPORT_OFFSET.postgres, "uploads_pkey"),
         (asks::ASK.postgres, "uploads_pkey"),
         (asks::ASK.postgres, "leases_pkey"),
         (sql::COMPLETE_ARCHIVE.postgres, "uploads_pkey"),
@@ -356,7 +356,7 @@ analyze";
         let store = PostgresEngine::open(&config).await.unwrap();
         let mut connection = store.pool.acquire().await.unwrap();
         run(&mut connection, FILL.to_owned()).await;
-        // Where a statement has an index for all that it does, it walks through no table then.
+        // With these settings, only a statement without a usable index scans a table.
         let settings = "set plan_cache_mode = force_generic_plan; set enable_seqscan = off";
         run(&mut connection, settings.to_owned()).await;
         for (statement, index) in STATEMENTS {

@@ -1,4 +1,4 @@
-//! Queries that are made within changes, too.
+//! Queries that changes make, too.
 
 use archive::PackName;
 use domain::metadata_store::MetadataError;
@@ -28,7 +28,7 @@ pub(crate) async fn read_file(
     row.map(File::try_from).transpose()
 }
 
-/// Reads the number that the pack's next version has.
+/// Reads the number of the pack's next version.
 pub(crate) async fn next_version(
     reader: &mut impl Reader,
     pack: &PackName,

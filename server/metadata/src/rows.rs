@@ -1,5 +1,4 @@
-//! Rows as the engines give them, and the entities that they mean. The same structs read from every
-//! engine.
+//! Rows and their conversion to values. The same structs read from every engine.
 
 use std::str::FromStr;
 
@@ -8,7 +7,7 @@ use domain::digest::{HashState, Sha256Digest};
 use domain::file::{Content, Description, File, WriteCondition};
 use domain::metadata_store::{Lease, MetadataError, Seen};
 use domain::upload::{Complete, Open};
-use domain::upload::{Completed, Gone, Plan, Progress, Target, Told, Upload, UploadState};
+use domain::upload::{Completed, Gone, Plan, Progress, Reported, Target, Upload, UploadState};
 use domain::{BlobKey, Timestamp};
 
 /// A row of `uploads`.
@@ -47,7 +46,7 @@ pub(crate) struct UploadRow {
     gone: Option<String>,
 }
 
-/// A row of `files` with the row of `blobs` that it points to.
+/// A row of `files` with the row of `blobs` that it refers to.
 #[derive(Debug, sqlx::FromRow)]
 pub(crate) struct FileRow {
     path: String,
@@ -61,7 +60,7 @@ pub(crate) struct FileRow {
     previous_at: Option<i64>,
 }
 
-/// The state of an upload's hold, and the file that a path may have.
+/// State of an upload's claim, and the file under a path, if there is one.
 #[derive(Debug, sqlx::FromRow)]
 pub(crate) struct HeldRow {
     held: bool,
@@ -80,14 +79,14 @@ impl TryFrom<UploadRow> for Upload {
     type Error = MetadataError;
 
     fn try_from(mut row: UploadRow) -> Result<Self, MetadataError> {
-        // The whole name is a capability and does not belong in a log.
+        // The complete name is a capability and does not belong in a log.
         let key: String = row.id.chars().take(8).chain(['…']).collect();
         let here = Row {
             table: "uploads",
             key: &key,
         };
         let state = row.take_state(here)?;
-        let told = row.told(here)?;
+        let reported = row.reported(here)?;
         let target = row.target(here)?;
         if let (Target::Pack(_), UploadState::Complete(Completed { version: None, .. })) =
             (&target, &state)
@@ -121,7 +120,7 @@ impl TryFrom<UploadRow> for Upload {
                 .holder
                 .map(|holder| here.parse("holder", &holder))
                 .transpose()?,
-            told,
+            reported,
             created_at: Timestamp::from_millis(row.created_at),
             expires_at: Timestamp::from_millis(row.expires_at),
             state,
@@ -130,7 +129,7 @@ impl TryFrom<UploadRow> for Upload {
 }
 
 impl UploadRow {
-    /// Takes the state out of the columns that it fills.
+    /// Takes the state out of its columns.
     fn take_state(&mut self, here: Row<'_>) -> Result<UploadState, MetadataError> {
         match (
             self.state.as_str(),
@@ -180,10 +179,10 @@ impl UploadRow {
         }
     }
 
-    /// Reads the offset that the client was told.
-    fn told(&self, here: Row<'_>) -> Result<Option<Told>, MetadataError> {
+    /// Reads the offset that was reported to the client.
+    fn reported(&self, here: Row<'_>) -> Result<Option<Reported>, MetadataError> {
         match (self.told_offset, self.told_at) {
-            (Some(offset), Some(at)) => Ok(Some(Told {
+            (Some(offset), Some(at)) => Ok(Some(Reported {
                 offset: here.count("told_offset", offset)?,
                 at: Timestamp::from_millis(at),
             })),
@@ -254,7 +253,7 @@ impl TryFrom<HeldRow> for (bool, Option<File>) {
     type Error = MetadataError;
 
     fn try_from(row: HeldRow) -> Result<Self, MetadataError> {
-        // These are `not null` in a row that is there.
+        // These are `not null` in an existing row.
         let file = match (row.path, row.blob, row.modified_at) {
             (Some(path), Some(blob), Some(modified_at)) => Some(FileRow {
                 path,
@@ -273,7 +272,7 @@ impl TryFrom<HeldRow> for (bool, Option<File>) {
     }
 }
 
-/// The key of a row of `blobs`.
+/// Reads the key of a row of `blobs`.
 pub(crate) fn blob_key(text: &str) -> Result<BlobKey, MetadataError> {
     Row {
         table: "blobs",
@@ -282,7 +281,7 @@ pub(crate) fn blob_key(text: &str) -> Result<BlobKey, MetadataError> {
     .parse("key", text)
 }
 
-/// A lease that was given for so many milliseconds.
+/// Returns a lease that was granted for `millis` milliseconds.
 pub(crate) fn lease(expires_at: i64, millis: i64) -> Lease {
     Lease {
         given_at: Timestamp::from_millis(expires_at.saturating_sub(millis)),
@@ -305,31 +304,31 @@ fn gone_from(text: &str) -> Option<Gone> {
         .find(|gone| gone_text(*gone) == text)
 }
 
-/// A count as a column holds it.
+/// Converts a count to the type of a column.
 ///
 /// # Errors
-/// [`MetadataError::Full`] where the count is beyond what a column can hold, 2⁶³ − 1.
+/// [`MetadataError::Full`] if the count exceeds the maximum of a column, 2⁶³ − 1.
 pub(crate) fn column(count: u64) -> Result<i64, MetadataError> {
     i64::try_from(count).map_err(|_| MetadataError::Full)
 }
 
-/// Returns what a claim goes by, as columns hold it: the offset, the length, and the offset that
-/// was told. All are null where it goes by nothing.
+/// Returns the columns by which a claim is conditional: the offset, the length, and the reported
+/// offset. All are null for an unconditional claim.
 ///
 /// # Errors
 /// As [`column()`].
 pub(crate) fn seen_columns(seen: Option<Seen>) -> Result<[Option<i64>; 3], MetadataError> {
-    let Some(Seen { open, told }) = seen else {
+    let Some(Seen { open, reported }) = seen else {
         return Ok([None; 3]);
     };
     Ok([
         Some(column(open.offset)?),
         open.length.map(column).transpose()?,
-        told.map(column).transpose()?,
+        reported.map(column).transpose()?,
     ])
 }
 
-/// The place of a fault.
+/// A row, as the place of a fault.
 #[derive(Clone, Copy)]
 pub(crate) struct Row<'a> {
     pub(crate) table: &'static str,

@@ -1,11 +1,11 @@
 //! Statements as static text: `$1` placeholders, `returning`, partial indexes by literal state.
 //!
-//! Where the dialects differ, a statement is a macro over the dialect, or a pair of texts. Some
-//! statements go together always, as a [`Script`] with one list of values.
+//! Where the dialects differ, a statement is a macro over the dialect, or a pair of texts.
+//! Statements that always run together are a [`Script`] with one list of values.
 
 use crate::engine::{Script, Statement};
 
-/// Makes a pair of a macro over the dialect.
+/// Expands a macro over the dialect to a pair.
 macro_rules! pair {
     ($statement:ident) => {
         $crate::engine::Statement {
@@ -17,7 +17,7 @@ macro_rules! pair {
 
 pub(crate) use pair;
 
-/// The present moment by the engine's clock, in milliseconds since 1970.
+/// Current time of the engine's clock, in milliseconds since 1970.
 macro_rules! now {
     (sqlite) => {
         "cast(unixepoch('subsec') * 1000 as integer)"
@@ -83,8 +83,8 @@ macro_rules! file_columns {
     };
 }
 
-/// Records that a file needs the blob $1 of size $2 and digest $3. No row is affected if it is
-/// doomed or recorded with another content.
+/// Records that a file needs the blob $1 of size $2 and digest $3. No row is affected if the blob
+/// is doomed or recorded with another content.
 macro_rules! need_blob {
     () => {
         "
@@ -104,7 +104,7 @@ where blobs.size = excluded.size
 
 pub(crate) use need_blob;
 
-/// Of rows of `blobs`, takes those that no file, version or draft needs.
+/// Restricts rows of `blobs` to those that no file, version or draft needs.
 macro_rules! unless_needed {
     () => {
         "
@@ -127,8 +127,8 @@ macro_rules! unless_needed {
 }
 pub(crate) use unless_needed;
 
-/// Writes a file with blob $1 over the one that path $4 may have, and notes when bytes last came
-/// under the path before.
+/// Writes a file with blob $1 to path $4, replaces the current one, and records when the previous
+/// bytes came to the path.
 macro_rules! put_file {
     () => {
         "
@@ -202,8 +202,7 @@ pub(crate) const COMPLETE_UPLOAD: Script = Script {
     ],
 };
 
-/// Completes the upload $1 under epoch $2 whose archive went to a pack, as version $6 if it became
-/// one.
+/// Completes the upload $1 under epoch $2 of an archive for a pack, as version $6 if it became one.
 pub(crate) const COMPLETE_ARCHIVE: Statement = Statement::same(
     "
 update uploads
@@ -224,7 +223,7 @@ where id = $1
 );
 
 /// Records an open upload: the columns up to `expires_at`, then offset, length and hash state. No
-/// row is inserted if its name, its blob or its idempotency key is there already.
+/// row is inserted if the name, the blob or the idempotency key exists.
 pub(crate) const INSERT_UPLOAD: Statement = Statement::same("
 insert into uploads (
   id,
@@ -265,7 +264,8 @@ pub(crate) const UPLOAD: Statement = Statement::same(concat!(
 where id = $1"
 ));
 
-/// The upload with idempotency key $1 of owner $2, in PostgreSQL by the digest that the index has.
+/// The upload with idempotency key $1 of owner $2. In PostgreSQL the index is on a digest of the
+/// key.
 pub(crate) const UPLOAD_BY_IDEMPOTENCY_KEY: Statement = Statement {
     sqlite: concat!(
         "select",
@@ -284,8 +284,8 @@ where sha256(replace(idempotency_key, '\\', '\\\\')::bytea) = sha256(replace($1,
     ),
 };
 
-/// Raises the epoch of the open upload $1, whose holder is $2 from then on; where $3 is not null,
-/// only if that is its offset, $4 its length, and $5 the offset that its client was told.
+/// Raises the epoch of the open upload $1 and makes $2 its holder. Unless $3 is null, only if the
+/// upload has the offset $3, the length $4, and the reported offset $5.
 pub(crate) const CLAIM_UPLOAD: Statement = Statement::same(concat!(
     "update uploads
 set
@@ -317,8 +317,8 @@ select exists (
 )",
 );
 
-/// Progress of the open upload $1 under epoch $2, unless it is further already. Its holder lets go
-/// if $7, and what was told is forgotten if $8.
+/// Records progress of the open upload $1 under epoch $2, unless it already has more. Clears the
+/// holder if $7, and the reported offset if $8.
 pub(crate) const RECORD_PROGRESS: Statement = Statement::same(
     "
 update uploads
@@ -336,7 +336,7 @@ where id = $1
   and upload_offset <= $3",
 );
 
-/// The holder of the open upload $1 under epoch $2 lets go, and what was told is forgotten if $3.
+/// Clears the holder of the open upload $1 under epoch $2, and the reported offset if $3.
 pub(crate) const RELEASE_UPLOAD: Statement = Statement::same(
     "
 update uploads
@@ -349,9 +349,10 @@ where id = $1
   and state = 'open'",
 );
 
-/// A client of the upload $1, which has the epoch $4, is told $2 at $3, each null if what was told
-/// is forgotten. Nobody waits for the disk in PostgreSQL: whoever loses this asks again.
-macro_rules! tell_upload {
+/// Records that the offset $2 of the upload $1 under epoch $4 is reported to the client at $3;
+/// clears the reported offset if both are null. PostgreSQL does not wait for the disk: a client
+/// that loses this record asks again.
+macro_rules! report_offset {
     ($before:literal, $from:literal) => {
         concat!(
             $before,
@@ -368,10 +369,10 @@ where id = $1
         )
     };
     (sqlite) => {
-        tell_upload!("", "")
+        report_offset!("", "")
     };
     (postgres) => {
-        tell_upload!(
+        report_offset!(
             "
 with quickly as (
   select set_config('synchronous_commit', 'off', true)
@@ -381,7 +382,7 @@ with quickly as (
     };
 }
 
-pub(crate) const TELL_UPLOAD: Statement = pair!(tell_upload);
+pub(crate) const REPORT_OFFSET: Statement = pair!(report_offset);
 
 /// True if the upload $1 is open under epoch $2, and the file under path $3: always one row.
 pub(crate) const HELD_AND_FILE: Statement = Statement::same(concat!(
@@ -399,8 +400,8 @@ left join files on files.path = $3
 left join blobs on blobs.key = files.blob"
 ));
 
-/// Ends the open upload $1, under epoch $2 and if its time was up at $5, each where that is not
-/// null. Where both are, ends it also if it is complete.
+/// Ends the open upload $1; only under epoch $2 and only if it expired by $5, unless these are
+/// null. If both are null, ends a complete upload as well.
 pub(crate) const END_UPLOAD: Statement = Statement::same(
     "
 update uploads
@@ -433,8 +434,8 @@ where id = $1
   )",
 );
 
-/// Open uploads of client reference $1 and owner $2, in PostgreSQL by the digest that the index
-/// has.
+/// Open uploads with client reference $1 of owner $2. In PostgreSQL the index is on a digest of the
+/// reference.
 macro_rules! open_uploads {
     (sqlite) => {
         open_uploads!("client_ref = $1")
@@ -463,7 +464,7 @@ limit $3"
 
 pub(crate) const OPEN_UPLOADS: Statement = pair!(open_uploads);
 
-/// Open uploads whose time is up at $1, but for those of another node than $3 that is alive.
+/// Open uploads that expired by $1, except those of live nodes other than $3.
 macro_rules! expired_uploads {
     ($dialect:ident) => {
         concat!(
@@ -489,7 +490,7 @@ limit $2"
 
 pub(crate) const EXPIRED_UPLOADS: Statement = pair!(expired_uploads);
 
-/// Forgets closed uploads whose time is up at $1.
+/// Deletes closed uploads that expired by $1.
 pub(crate) const FORGET_UPLOADS: Statement = Statement::same(
     "
 delete from uploads
@@ -521,7 +522,7 @@ left join blobs on blobs.key = files.blob
 where files.path = $1"
 ));
 
-/// Remembers the time $2 of the file under path $1, which is to be deleted.
+/// Records the time $2 of the file under path $1 before its deletion.
 pub(crate) const REMEMBER_DELETED: Statement = Statement::same(
     "
 insert into deleted_files (
@@ -533,8 +534,8 @@ on conflict (path) do update
 set modified_at = excluded.modified_at",
 );
 
-/// Forgets the times of deleted files that lie before $1, some at a time. Rows that another
-/// deletion forgets or writes are left to it.
+/// Deletes the times of deleted files before $1, at most 100 at once. Skips rows that a concurrent
+/// deletion deletes or writes.
 macro_rules! forget_deleted {
     (sqlite) => {
         forget_deleted!("")
@@ -601,7 +602,7 @@ order by doomed_at
 limit $2",
 );
 
-/// Forgets the contents in the blob $1 if that is doomed.
+/// Deletes the contents in the blob $1 if the blob is doomed.
 macro_rules! forget_contents {
     () => {
         "
@@ -616,7 +617,7 @@ where (raw_blob = $1 or deflated_blob = $1)
     };
 }
 
-/// Forgets the blob $1 if it is doomed.
+/// Deletes the blob $1 if it is doomed.
 macro_rules! delete_blob {
     () => {
         "
@@ -626,13 +627,13 @@ where key = $1
     };
 }
 
-/// Forgets the blob $1 if it is doomed, and the contents that were in it: two statements.
+/// Deletes the blob $1 and the contents in it, if the blob is doomed: two statements.
 pub(crate) const FORGET_BLOB: Script = Script {
     sqlite: concat!(forget_contents!(), ";", delete_blob!()),
     postgres: &[(forget_contents!(), 1), (delete_blob!(), 1)],
 };
 
-/// Those of the keys $1 that a file or an open upload needs, or that are doomed.
+/// Keys among $1 that are recorded, or that an open upload writes to.
 pub(crate) const KNOWN_BLOBS: Statement = Statement {
     sqlite: "
 select value
@@ -659,7 +660,7 @@ where blob = any($1)
   and state = 'open'",
 };
 
-/// Gives the lease $1 to the node $2 for $3 milliseconds, unless another has it.
+/// Grants the lease $1 to the node $2 for $3 milliseconds, unless another node has it.
 macro_rules! lease {
     ($dialect:ident) => {
         concat!(
@@ -687,7 +688,7 @@ returning expires_at"
 
 pub(crate) const LEASE: Statement = pair!(lease);
 
-/// Gives the lease $1 of the node $2 back.
+/// Returns the lease $1 of the node $2.
 pub(crate) const RELEASE_LEASE: Statement = Statement::same(
     "
 delete from leases
@@ -695,7 +696,7 @@ where name = $1
   and holder = $2",
 );
 
-/// Forgets $1 leases that have expired.
+/// Deletes up to $1 expired leases.
 macro_rules! forget_leases {
     ($dialect:ident) => {
         concat!(
@@ -715,9 +716,9 @@ where name in (
 
 pub(crate) const FORGET_LEASES: Statement = pair!(forget_leases);
 
-/// Writes what is there already, and returns a row: a number that nobody reads, in the first page
-/// of SQLite's database, or a row that PostgreSQL's always has. That takes all that any other write
-/// does.
+/// Writes an unchanged value and returns a row: an unused number in the first page of SQLite's
+/// database, or a row that PostgreSQL's database always has. This needs all that any other write
+/// needs.
 pub(crate) const TOUCH: Statement = Statement {
     sqlite: "pragma user_version = 1; select 1",
     postgres: "

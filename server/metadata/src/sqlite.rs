@@ -1,4 +1,4 @@
-//! SQLite: one file, one writer with group commit, a few readers, and the file rows in memory.
+//! SQLite: one file, one writer with group commit, a few readers, and a cache of file rows.
 
 mod session;
 mod writer;
@@ -20,7 +20,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{ConnectOptions, SqlitePool};
 
 use self::session::PoolReader;
-use self::writer::{Means, Writer};
+use self::writer::{Deps, Writer};
 use crate::cache::FileCache;
 use crate::engine::{Command, Engine};
 use crate::failures::{Kind, is_cut_off};
@@ -29,13 +29,11 @@ use crate::{OpenError, SqliteConfig, unmigrated};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/sqlite");
 
-/// Longest time that a statement waits for a lock of another process, such as one that makes a
-/// backup.
+/// Longest time that a statement waits for a lock of another process, such as a backup.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pages of 4 KiB that are written to the write-ahead log before they are copied into the database.
+/// Number of pages of 4 KiB in the write-ahead log that starts a checkpoint.
 const LOG_PAGES: &str = "4000";
-/// The log is cut back when it is longer than this, in bytes: four times what it is where nothing
-/// hinders.
+/// Length of the write-ahead log at which it is truncated, in bytes: four times its usual length.
 const LOG_LIMIT: u64 = 64 << 20;
 /// Longest time that a caller waits for a free reader.
 const READER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -46,12 +44,12 @@ pub(crate) struct SqliteEngine {
     writer: Writer,
     readers: SqlitePool,
     files: Arc<FileCache>,
-    /// Held to keep other processes out, whose changes the cache would not see.
+    /// Keeps other processes out: the cache would not see their changes.
     lock: fs::File,
 }
 
 impl SqliteEngine {
-    /// Opens the database, makes it if there is none, and brings its schema up to date.
+    /// Opens or creates the database, and brings its schema up to date.
     pub(crate) async fn open(config: &SqliteConfig, data_dir: &Path) -> Result<Self, OpenError> {
         let file = data_dir.join(&config.file);
         let lock = lock(&beside(&file, ".lock"))?;
@@ -87,7 +85,7 @@ impl SqliteEngine {
             .await
             .map_err(cannot_open)?;
         let files = Arc::new(FileCache::new(config.file_cache));
-        let writer = Writer::start(Means {
+        let writer = Writer::start(Deps {
             options,
             connection,
             log: beside(&file, "-wal"),
@@ -125,12 +123,12 @@ impl Engine for SqliteEngine {
         Ok(known.map(|file| File::clone(&file)))
     }
 
-    /// A lock beside the database keeps other processes out.
+    /// Returns false: a lock beside the database keeps other processes out.
     fn is_shared(&self) -> bool {
         false
     }
 
-    /// One process uses the database, so there is no other node to ask.
+    /// Does nothing: one process uses the database, so there is no other node to ask.
     async fn ask_to_yield(&self, _: Ask) -> Result<Asked, MetadataError> {
         Ok(Asked::Nobody)
     }
@@ -144,8 +142,8 @@ impl Engine for SqliteEngine {
     }
 
     async fn close(&self) {
-        // The readers first: the last connection to close writes the log back into the database and
-        // removes it.
+        // Close the readers first: the last connection to close copies the log into the database
+        // and removes it.
         self.readers.close().await;
         self.writer.close().await;
         if let Err(error) = self.lock.unlock() {
@@ -172,15 +170,15 @@ fn writer_options(config: &SqliteConfig, file: &Path) -> SqliteConnectOptions {
     common_options(config, file)
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
-        // Each commit is on the disk before it is answered.
+        // Each commit is on the disk before its answer.
         .synchronous(SqliteSynchronous::Full)
         .pragma("wal_autocheckpoint", LOG_PAGES)
         .thread_name(|_| "sqlite-writer".to_owned())
 }
 
-/// Makes a failure of the engine.
+/// Converts an error of the engine.
 fn failure(doing: &'static str) -> impl FnOnce(sqlx::Error) -> MetadataError {
-    move |error| kind(&error).told(doing, error)
+    move |error| kind(&error).error(doing, error)
 }
 
 /// Classifies a failure by the engine's result codes (<https://sqlite.org/rescode.html>).
@@ -222,7 +220,7 @@ fn beside(file: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// Keeps other processes out.
+/// Locks the database against other processes.
 fn lock(file: &Path) -> Result<fs::File, OpenError> {
     let cannot_lock = |source| OpenError::Lock {
         file: file.to_owned(),
@@ -241,7 +239,7 @@ fn lock(file: &Path) -> Result<fs::File, OpenError> {
     }
 }
 
-/// Makes the database's file where there is none, for its owner alone; the engine gives the files
+/// Creates the database's file if there is none, for its owner alone. The engine gives the files
 /// beside it the same permissions.
 fn make_private(file: &Path) -> io::Result<()> {
     let mut options = fs::OpenOptions::new();
@@ -249,8 +247,8 @@ fn make_private(file: &Path) -> io::Result<()> {
     options.open(file).map(drop)
 }
 
-/// Makes a directory that is not there, with those above it, so that a power cut does not lose it
-/// again with the database.
+/// Creates a missing directory and its parents, and syncs them, so that a power cut does not lose
+/// them together with the database.
 fn make(directory: &Path) -> io::Result<()> {
     if directory.is_dir() {
         return Ok(());
@@ -306,7 +304,7 @@ mod tests {
         plan
     }
 
-    /// Checks that statements go about by an index each, and walk through or sort no table.
+    /// Checks that each statement uses its index, and neither scans nor sorts a table.
     async fn find_their_indexes(statements: &[(&str, &str)]) {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("test.sqlite");
@@ -371,7 +369,10 @@ mod tests {
                 sql::RELEASE_UPLOAD.sqlite,
                 "sqlite_autoindex_uploads_1 (id=?)",
             ),
-            (sql::TELL_UPLOAD.sqlite, "sqlite_autoindex_uploads_1 (id=?)"),
+            (
+                sql::REPORT_OFFSET.sqlite,
+                "sqlite_autoindex_uploads_1 (id=?)",
+            ),
             (
                 sql::EXPIRED_UPLOADS.sqlite,
                 "leases USING PRIMARY KEY (name=?)",

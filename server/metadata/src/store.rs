@@ -1,5 +1,4 @@
-//! The ports over an engine: each method is a [`Command`](crate::engine::Command) or a query,
-//! whichever the engine is.
+//! Ports over an engine: each method runs a [`Command`](crate::engine::Command) or a query.
 
 mod events;
 mod packs;
@@ -13,7 +12,7 @@ use domain::metadata_store::{
     Ask, Asked, Deleted, Guarded, Hold, Inserted, Lease, MetadataError, MetadataStore, Seen,
     Written,
 };
-use domain::upload::{Completed, Gone, Progress, Told, Upload};
+use domain::upload::{Completed, Gone, Progress, Reported, Upload};
 use domain::{BlobKey, FilePath, NodeId, Timestamp, UploadId};
 use futures::stream::BoxStream;
 
@@ -21,7 +20,7 @@ use crate::commands::files::{DeleteFile, ForgetBlob, PutFile};
 use crate::commands::leases::{Check, ForgetLeases, ReleaseLease, TakeLease};
 use crate::commands::uploads::{
     ClaimUpload, CompleteUpload, EndUpload, ForgetUploads, InsertUpload, RecordProgress,
-    ReleaseUpload, TellUpload,
+    ReleaseUpload, ReportOffset,
 };
 use crate::engine::{Engine, Reader as _};
 use crate::queries::read_upload;
@@ -75,16 +74,16 @@ impl<E: Engine> MetadataStore for Store<E> {
         self.0.change(command).await
     }
 
-    async fn tell_upload(
+    async fn report_offset(
         &self,
         id: &UploadId,
         epoch: u64,
-        told: Option<Told>,
+        reported: Option<Reported>,
     ) -> Result<Guarded, MetadataError> {
-        let command = TellUpload {
+        let command = ReportOffset {
             id: *id,
             epoch,
-            told,
+            reported,
         };
         self.0.change(command).await
     }

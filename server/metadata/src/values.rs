@@ -1,4 +1,4 @@
-//! Values on their way into statements, the same for every engine.
+//! Parameters of statements, the same for every engine.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -16,17 +16,17 @@ pub(crate) enum Value<'q> {
     Bytes(Option<Cow<'q, [u8]>>),
     /// A list: a JSON array in SQLite, an array in PostgreSQL.
     List(&'q Column<'q>),
-    /// Rows: a JSON array of arrays in SQLite; in PostgreSQL an array for each column, which take
-    /// the place of that many parameters.
+    /// Rows: a JSON array of arrays in SQLite; in PostgreSQL one array for each column, each of
+    /// them a parameter.
     Table(&'q [Column<'q>]),
 }
 
-/// The values of a list, or of a column of a table.
+/// Values of a list, or of a column of a table.
 #[derive(Debug, Clone)]
 pub(crate) enum Column<'q> {
     Ints(Vec<Option<i64>>),
     Texts(Vec<Option<&'q str>>),
-    /// In SQLite as hexadecimal text.
+    /// Digests: hexadecimal text in SQLite.
     Digests(Vec<Option<&'q Sha256Digest>>),
 }
 
@@ -38,7 +38,7 @@ macro_rules! values {
 }
 pub(crate) use values;
 
-/// Makes values of what they are made of.
+/// Implements `From` for [`Value`].
 macro_rules! into_value {
     ($($from:ty => |$value:ident| $into:expr),* $(,)?) => {
         $(impl<'q> From<$from> for Value<'q> {
@@ -67,12 +67,12 @@ into_value!(
 );
 
 impl<'q> Column<'q> {
-    /// Collects texts, none of which is null.
+    /// Collects texts without nulls.
     pub(crate) fn texts(texts: impl IntoIterator<Item = &'q str>) -> Self {
         Self::Texts(texts.into_iter().map(Some).collect())
     }
 
-    /// Collects digests, none of which is null.
+    /// Collects digests without nulls.
     pub(crate) fn digests(digests: impl IntoIterator<Item = &'q Sha256Digest>) -> Self {
         Self::Digests(digests.into_iter().map(Some).collect())
     }
@@ -86,7 +86,7 @@ impl<'q> Column<'q> {
     }
 }
 
-/// The value at an index of a column, as JSON.
+/// Value at an index of a column, as JSON.
 struct Cell<'a>(&'a Column<'a>, usize);
 
 impl Serialize for Cell<'_> {
@@ -109,7 +109,7 @@ impl Serialize for Column<'_> {
     }
 }
 
-/// Columns of one length, as JSON row by row.
+/// Columns of equal length, as JSON row by row.
 pub(crate) struct Rows<'a>(pub(crate) &'a [Column<'a>]);
 
 impl Serialize for Rows<'_> {
@@ -127,36 +127,36 @@ impl Serialize for Line<'_> {
     }
 }
 
-/// A limit as a statement takes it.
+/// Converts a limit to a parameter.
 pub(crate) fn limited(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
-/// A time in whole milliseconds; a longer one than any that is meant is cut, so that moments can be
-/// added to it.
+/// Converts a time to whole milliseconds. Cuts extreme values, so that the sum with a moment does
+/// not overflow.
 pub(crate) fn millis(time: Duration) -> i64 {
     const MAX: u128 = i32::MAX as u128;
     i64::try_from(time.as_millis().min(MAX)).unwrap_or(i64::MAX)
 }
 
-/// The number of a version that is looked for. One that no column can hold is none's, as is the
-/// greatest that one can.
+/// Converts the number of a version to look up. Numbers beyond the maximum of a column become the
+/// maximum, which no version has.
 pub(crate) fn sought(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// Finds the one character that text in PostgreSQL cannot have. No row has such text.
+/// Returns true if text has a NUL, which PostgreSQL cannot store. No row has such text.
 pub(crate) fn has_nul(text: &str) -> bool {
     text.contains('\0')
 }
 
-/// Cuts text at its first NUL. No row has one, so the same rows come after both texts in order.
+/// Cuts text at its first NUL. No row has a NUL, so the same rows sort after both texts.
 pub(crate) fn before_nul(text: &str) -> &str {
     text.split('\0').next().unwrap_or_default()
 }
 
-/// The paths that begin with a prefix and come after one of them: those from `from` on, and below
-/// `end` where there is one.
+/// Range of the paths that begin with a prefix and sort after one of them: from `from` on, and
+/// below `end` if there is one.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct PathRange {
     pub(crate) from: String,
@@ -166,7 +166,7 @@ pub(crate) struct PathRange {
 impl PathRange {
     pub(crate) fn new(prefix: &str, after: Option<&str>) -> Self {
         let from = match after {
-            // The least path that is greater: none has a control character.
+            // The least greater path: no path has a control character.
             Some(after) if after >= prefix => format!("{after}\u{1}"),
             Some(_) | None => prefix.to_owned(),
         };
@@ -177,11 +177,11 @@ impl PathRange {
     }
 }
 
-/// The least text that is greater than all that begin with `prefix`; `None` if there is none.
+/// Returns the least text greater than all texts that begin with `prefix`, if there is one.
 fn prefix_end(prefix: &str) -> Option<String> {
     let mut end = prefix.to_owned();
     while let Some(last) = end.pop() {
-        // UTF-8 sorts as its code points do. A range of chars steps over the surrogates.
+        // UTF-8 sorts in the order of code points. A range of chars skips the surrogates.
         if let Some(next) = (last..=char::MAX).nth(1) {
             end.push(next);
             return Some(end);

@@ -100,7 +100,7 @@ mod sqlite_at_its_smallest {
     testing::event_store_contract!(fresh_event_ports);
 }
 
-/// What PostgreSQL has nothing to do with is kept in no directory.
+/// Opens a store in PostgreSQL, with a missing data directory: PostgreSQL needs none.
 async fn opened_in_postgres(config: PostgresConfig) -> Stores {
     let stores = metadata::open(&Config::Postgres(config), "/nowhere".as_ref()).await;
     stores.unwrap()

@@ -72,7 +72,7 @@ impl Site {
     }
 }
 
-/// What is recorded before the copy.
+/// Facts recorded before the copy.
 struct Recorded {
     uploads: Vec<Upload>,
     maps: PackName,

@@ -1,4 +1,4 @@
-//! What was acknowledged is there after the process was killed, wherever it was.
+//! Acknowledged changes survive a kill of the process at any point.
 
 #![expect(
     clippy::unwrap_used,
@@ -30,7 +30,8 @@ async fn opened(config: &Config) -> Arc<dyn MetadataStore> {
 /// Has the configuration for the child.
 const CHILD: &str = "METADATA_CRASH_CHILD";
 
-/// The child: 32 callers make, claim, grow and complete uploads, and tell of each answer on a line, `<step> <id> <path>`.
+/// The child: 32 callers make, claim, grow and complete uploads, and tell of each answer on a line,
+/// `<step> <id> <path>`.
 async fn work_until_killed(config: &Config) {
     let store = opened(config).await;
     let callers: Vec<_> = (0..32)
@@ -78,7 +79,8 @@ async fn live(store: &dyn MetadataStore, path: &str) {
     tell("completed", &upload.id);
 }
 
-/// Runs the child as `test`, kills it once it has told `lines` lines, and returns the last step it told of each upload.
+/// Runs the child as `test`, kills it once it has told `lines` lines, and returns the last step it
+/// told of each upload.
 fn kill_after(test: &str, config: &Config, lines: usize) -> BTreeMap<UploadId, (String, String)> {
     // This very program, told to run the one test as a child.
     let mut child = Command::new(std::env::current_exe().unwrap())

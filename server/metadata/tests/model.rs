@@ -98,7 +98,7 @@ fn call() -> impl Strategy<Value = Call> {
     ]
 }
 
-/// What calls are about, the same for both stores.
+/// Subjects of calls, the same for both stores.
 struct World {
     uploads: Vec<Upload>,
     files: Vec<File>,

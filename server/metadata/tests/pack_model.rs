@@ -93,7 +93,7 @@ fn call() -> impl Strategy<Value = Call> {
     ]
 }
 
-/// What calls are about, the same for both stores.
+/// Subjects of calls, the same for both stores.
 struct World {
     packs: [PackName; 2],
     drafts: Vec<DraftRecord>,

@@ -1,4 +1,4 @@
-//! What is particular to PostgreSQL: who may open it, which schema, and a server that is not as it should be.
+//! Tests specific to PostgreSQL: access, the schema, and a misconfigured server.
 
 #![expect(
     clippy::unwrap_used,
@@ -15,7 +15,7 @@ use domain::file::WriteCondition;
 use domain::ids::SystemRandomness;
 use domain::metadata_store::{Guarded, Hold, Inserted, MetadataError, Written};
 use domain::pack::DraftRecord;
-use domain::upload::{Told, Upload, UploadState};
+use domain::upload::{Reported, Upload, UploadState};
 use domain::{MetadataStore, NodeId, Timestamp};
 use futures::future::join_all;
 use metadata::{Config, OpenError, PostgresConfig};
@@ -276,7 +276,7 @@ async fn a_server_that_was_restarted_is_used_again() {
     store.close().await;
 }
 
-/// Whoever waits for a lock when its connection is cut waits again over another.
+/// A change whose connection is cut while it waits for a lock waits again on another.
 #[tokio::test]
 async fn a_change_whose_connection_is_cut_is_made_again() {
     let (store, config) = fresh().await;
@@ -317,7 +317,8 @@ async fn a_change_whose_connection_is_cut_is_made_again() {
     store.close().await;
 }
 
-/// Reads and changes of one statement only take longer when the engine cuts everyone off, again and again.
+/// Reads and changes of one statement only take longer when the engine cuts everyone off, again and
+/// again.
 #[tokio::test]
 async fn those_who_are_cut_off_go_on() {
     let (store, config) = fresh().await;
@@ -390,7 +391,7 @@ async fn a_store_that_cannot_be_written_says_so() {
     store.close().await;
 }
 
-/// What a commit means is not for the database's settings to say.
+/// The database's settings do not weaken commits.
 #[tokio::test]
 async fn a_change_is_durable_whatever_the_database_is_set_to() {
     let config = fresh_database().await;
@@ -430,7 +431,8 @@ async fn a_change_is_durable_whatever_the_database_is_set_to() {
     store.close().await;
 }
 
-/// Nobody waits for the disk before a client is told an offset; the next change on the same connection is durable again.
+/// Nobody waits for the disk before a client is told an offset; the next change on the same
+/// connection is durable again.
 #[tokio::test]
 async fn only_what_is_told_may_be_lost() {
     let config = PostgresConfig {
@@ -453,9 +455,9 @@ async fn only_what_is_told_may_be_lost() {
          create trigger look before update on uploads for each row execute function look()",
     )
     .await;
-    let told = Told { offset: 0, at: NOW };
+    let reported = Reported { offset: 0, at: NOW };
     let guarded = store
-        .tell_upload(&upload.id, upload.epoch, Some(told))
+        .report_offset(&upload.id, upload.epoch, Some(reported))
         .await;
     assert_eq!(guarded.unwrap(), Guarded::Done);
     store.claim_upload(&upload.id, None, None).await.unwrap();
@@ -467,7 +469,7 @@ async fn only_what_is_told_may_be_lost() {
     store.close().await;
 }
 
-/// What another holds is waited for, but not for ever.
+/// A change waits for another's lock, but not for ever.
 #[tokio::test]
 async fn a_statement_that_waits_too_long_fails() {
     let config = PostgresConfig {
@@ -522,7 +524,7 @@ async fn a_connection_that_does_not_come_free_is_not_waited_for_for_ever() {
     store.close().await;
 }
 
-/// What a change was about to do when its caller went is undone, and nothing stays locked.
+/// A change of a dropped caller is rolled back, and leaves no locks.
 #[tokio::test]
 async fn a_change_that_is_dropped_leaves_nothing() {
     let (store, config) = fresh().await;

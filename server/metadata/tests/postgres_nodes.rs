@@ -1,4 +1,5 @@
-//! Two servers on one database at once: what one does holds for the other, and of two that cannot both be, one is.
+//! Two servers on one database at once: what one does holds for the other, and of two that cannot
+//! both be, one is.
 //!
 //! Each story runs many rounds, as which of the two is first is for chance to say.
 
@@ -37,7 +38,7 @@ const ALWAYS: WriteCondition = WriteCondition {
 const ROUNDS: usize = 40;
 /// Longer than any test takes.
 const LONG: Duration = Duration::from_hours(1);
-/// How long an ask is waited for before it is made again.
+/// Time to wait for a request before it is repeated.
 const AGAIN: Duration = Duration::from_millis(50);
 
 /// Bounds what would never end if it failed.
@@ -187,7 +188,8 @@ async fn a_claim_fences_the_other_node() {
     nodes.close().await;
 }
 
-/// Of a claim and whatever the older holder does at that moment, one is first; what is acknowledged is there.
+/// Of a claim and whatever the older holder does at that moment, one is first; what is acknowledged
+/// is there.
 #[tokio::test]
 async fn a_completion_and_a_claim_exclude_each_other() {
     let nodes = Nodes::new().await;
@@ -309,8 +311,15 @@ async fn what_one_node_writes_the_other_reads() {
         let [writer, reader] = [&nodes.of(round).metadata, &nodes.of(round + 1).metadata];
         let file = file("a", &round.to_string(), NOW);
         writer.put_file(&file, &ALWAYS, None).await.unwrap();
-        let read = reader.file(&file.path).await.unwrap();
-        assert_eq!(read.map(|file| file.content), Some(file.content));
+        let read = reader.file(&file.path).await.unwrap().unwrap();
+        let previous_at = file.previous_at;
+        assert_eq!(
+            File {
+                previous_at,
+                ..read
+            },
+            file
+        );
         if round % 2 == 1 {
             let deleted = writer.delete_file(&file.path, &ALWAYS, NOW).await;
             assert_eq!(deleted.unwrap(), Deleted::Done);
@@ -450,7 +459,8 @@ async fn no_version_is_made_of_a_blob_that_is_doomed_meanwhile() {
     nodes.close().await;
 }
 
-/// Many drafts bring the same contents and the same blobs, each in an order of its own, and let go of them.
+/// Many drafts bring the same contents and the same blobs, each in an order of its own, and let go
+/// of them.
 #[tokio::test]
 async fn overlapping_contents_get_in_nobodys_way() {
     let nodes = Nodes::new().await;
@@ -521,7 +531,7 @@ async fn an_ask_reaches_the_other_node() {
     nodes.close().await;
 }
 
-/// What was asked meanwhile is lost; what is asked afterwards is heard.
+/// Requests in the meantime are lost; later ones arrive.
 #[tokio::test]
 async fn a_listener_that_was_cut_off_listens_again() {
     let nodes = Nodes::new().await;
@@ -556,7 +566,8 @@ async fn a_listener_that_was_cut_off_listens_again() {
     nodes.close().await;
 }
 
-/// Ends every connection of the server that listens; those of other tests connect again as well. Returns how many there were.
+/// Ends every connection of the server that listens; those of other tests connect again as well.
+/// Returns how many there were.
 async fn cut_listeners_off() -> usize {
     let config = PostgresConfig::new(fresh_schema().await);
     let mut database = PgConnection::connect(&config.url.to_string())
@@ -591,7 +602,7 @@ async fn a_lease_is_one_of_two_nodes() {
     nodes.close().await;
 }
 
-/// Which no node's clock has a say in.
+/// No node's clock affects leases.
 #[tokio::test]
 async fn a_lease_has_the_time_of_the_database() {
     let nodes = Nodes::new().await;

@@ -1,4 +1,4 @@
-//! What is particular to SQLite: who may open it, which schema, and rows that cannot be.
+//! Tests specific to SQLite: exclusive use, the schema, and inconsistent rows.
 
 #![expect(
     clippy::unwrap_used,
@@ -177,7 +177,8 @@ fn the_configuration_is_read() {
     assert_eq!(read(&written).unwrap(), Config::default());
 }
 
-/// Does damage to the row of an upload that is open, complete or gone as `state` says, and returns what reading it says.
+/// Does damage to the row of an upload that is open, complete or gone as `state` says, and returns
+/// what reading it says.
 async fn damaged_upload(state: &str, damage: &'static str) -> String {
     let (store, directory) = fresh().await;
     let upload = upload("a");
@@ -358,7 +359,8 @@ async fn the_schema_keeps_columns_together() {
     }
 }
 
-/// Many threads read a path while it is written: nobody sees it go back, and nobody misses what was acknowledged.
+/// Many threads read a path while it is written: nobody sees it go back, and nobody misses what was
+/// acknowledged.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn readers_never_see_a_file_go_back() {
     let (store, _directory) = fresh().await;
@@ -402,7 +404,7 @@ async fn readers_never_see_a_file_go_back() {
     store.close().await;
 }
 
-/// Whoever calls and goes away leaves whole effects or none.
+/// A dropped call has its complete effect or none.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn callers_may_go_away_at_any_moment() {
     let (store, _directory) = fresh().await;

@@ -1,4 +1,4 @@
-//! What is particular to packs in SQLite: a restart, and rows that cannot be.
+//! Tests of packs specific to SQLite: a restart, and inconsistent rows.
 
 #![expect(
     clippy::unwrap_used,

@@ -16,7 +16,7 @@ use domain::metadata_store::{
 };
 use domain::pack::{DraftRecord, PackSummary, PackVersion, StoredContent};
 use domain::pack_store::{PackStore, Published};
-use domain::upload::{Completed, Gone, Progress, Told, Upload};
+use domain::upload::{Completed, Gone, Progress, Reported, Upload};
 use domain::{BlobKey, DraftId, NodeId, Timestamp, UploadId};
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
@@ -114,7 +114,7 @@ observed! {
         expires_at: Timestamp,
         hold: Hold,
     ) -> Guarded;
-    async fn tell_upload(&self, id: &UploadId, epoch: u64, told: Option<Told>) -> Guarded;
+    async fn report_offset(&self, id: &UploadId, epoch: u64, told: Option<Reported>) -> Guarded;
     async fn release_upload(&self, id: &UploadId, epoch: u64) -> ();
     async fn ask_to_yield(&self, ask: &Ask) -> Asked;
     async fn complete_upload(

@@ -1,4 +1,4 @@
-//! What a dialect writes its answers from, and what it writes.
+//! State from which a dialect writes answers, and the answers themselves.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,26 +7,27 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use crate::problem::Problem;
 use crate::upload::Limits;
 
-/// How an upload stands, as far as its answers tell. Sizes and offsets are bytes.
+/// State of an upload, as far as answers show it. Sizes and offsets are in bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct Standing<'a> {
-    /// The upload resource's URL as it is told in `Location`; the same in every answer.
+    /// URL of the upload resource for `Location`; the same in every answer.
     pub location: &'a HeaderValue,
-    /// Bytes that are durable.
+    /// Durable offset.
     pub offset: u64,
-    /// The representation's length, once a request has told it.
+    /// Length of the representation, once a request has stated it.
     pub length: Option<u64>,
-    /// Whether the upload has all its bytes and its file was published.
+    /// True if the upload has all its bytes and its file was published.
     pub complete: bool,
     /// The bounds of this upload.
     pub limits: &'a Limits,
-    /// When the upload is given up.
+    /// Time at which the upload expires.
     pub deadline: Option<Deadline>,
-    /// What a tus client said at creation and expects to hear again; `None` for an upload that was not made by tus.
+    /// Fields that a tus client sent at creation and expects back; `None` for an upload of another
+    /// dialect.
     pub tus: Option<Echo<'a>>,
 }
 
-/// What a client said at creation and hears again from `HEAD`, word for word.
+/// Fields that a tus client sent at creation, for `HEAD` to repeat verbatim.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Echo<'a> {
     /// `Upload-Metadata`.
@@ -35,48 +36,48 @@ pub struct Echo<'a> {
     pub concat: Option<&'a str>,
 }
 
-/// The end of an upload's life, in the two forms that the dialects tell.
+/// End of an upload's life, in the two forms that dialects report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadline {
-    /// How much of it remains.
+    /// Remaining time.
     pub remaining: Duration,
-    /// When it ends.
+    /// Time of the end.
     pub at: SystemTime,
 }
 
 /// An answer without its body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// The status. With 204 there is no body.
+    /// Status. A 204 has no body.
     pub status: StatusCode,
     /// The fields that the dialect or the target resource writes.
     pub fields: HeaderMap,
 }
 
-/// An answer that refuses, with the document that says why.
+/// An answer that refuses a request, with the problem document.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Refusal {
-    /// The body, and the status.
+    /// Problem document and status.
     pub problem: Problem,
-    /// Fields beside it, without `Content-Type`.
+    /// Further fields, without `Content-Type`.
     pub fields: HeaderMap,
 }
 
-/// What is known of an upload when a request for it is refused.
+/// Knowledge about an upload at the refusal of a request.
 #[derive(Debug, Clone, Copy)]
 pub enum Known<'a> {
-    /// The request was refused before anything was looked up.
+    /// The request was refused before any lookup.
     Nothing,
-    /// No upload was made; these would have been its limits.
+    /// No upload was created; these would have been its limits.
     Limits(&'a Limits),
-    /// There is an upload.
+    /// The upload exists.
     Standing(&'a Standing<'a>),
 }
 
-/// Which kind of request an upload was completed by.
+/// Kind of the request that completed an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Via {
-    /// The request that made the upload.
+    /// The request that created the upload.
     Creation,
     /// An append.
     Append,

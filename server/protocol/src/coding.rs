@@ -1,12 +1,12 @@
-//! Which content coding an answer has (RFC 9110 §12.5.3).
+//! Content coding of an answer (RFC 9110 §12.5.3).
 
 use http::HeaderMap;
 use http::header::ACCEPT_ENCODING;
 
-/// A content coding that catalogues come in.
+/// A content coding of catalogues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Coding {
-    /// None.
+    /// No coding.
     Identity,
     /// gzip (RFC 1952).
     Gzip,
@@ -18,7 +18,7 @@ impl Coding {
     /// Best compression first.
     const PREFERENCE: [Self; 3] = [Self::Zstd, Self::Gzip, Self::Identity];
 
-    /// Its name in `Content-Encoding` and `Accept-Encoding`.
+    /// Returns the name in `Content-Encoding` and `Accept-Encoding`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Identity => "identity",
@@ -27,9 +27,10 @@ impl Coding {
         }
     }
 
-    /// The coding that a request likes best; between equals, the one that compresses best. Without the field it is the identity: a
-    /// client that does not ask may not be able to decode. So it is where nothing that there is would do, which is allowed (RFC
-    /// 9110 §12.5.3) and serves better than 406.
+    /// Returns the coding that a request prefers; of equals, the one that compresses best. Without
+    /// the field, returns the identity: a client that does not ask may be unable to decode. Also
+    /// returns the identity if no coding is acceptable, which is allowed (RFC 9110 §12.5.3) and
+    /// serves better than 406.
     pub fn preferred(fields: &HeaderMap) -> Self {
         let mut weights = Weights::default();
         for line in fields.get_all(ACCEPT_ENCODING) {
@@ -58,7 +59,7 @@ impl Coding {
     }
 }
 
-/// Weights in thousandths, as far as the field states them.
+/// Weights in thousandths; `None` if the field states none.
 #[derive(Debug, Default)]
 struct Weights {
     zstd: Option<u16>,
@@ -83,13 +84,13 @@ impl Weights {
         match coding {
             Coding::Zstd => self.zstd.or(self.others).unwrap_or(0),
             Coding::Gzip => self.gzip.or(self.others).unwrap_or(0),
-            // Acceptable unless it is excluded, but nobody asked for it.
+            // The identity is acceptable unless excluded, with the least weight if unstated.
             Coding::Identity => self.identity.or(self.others).unwrap_or(1),
         }
     }
 }
 
-/// A coding and its weight: `gzip`, `gzip;q=0.5`.
+/// Reads a coding and its weight: `gzip`, `gzip;q=0.5`.
 fn read(member: &str) -> Option<(&str, u16)> {
     let Some((name, parameter)) = member.split_once(';') else {
         return Some((member, 1000));

@@ -1,4 +1,5 @@
-//! Conditional requests: entity tags, and the order in which preconditions are evaluated (RFC 9110 §8.8.3 and §13).
+//! Conditional requests: entity tags, and the order in which preconditions are evaluated (RFC 9110
+//! §8.8.3 and §13).
 
 use std::fmt::{self, Display};
 use std::time::SystemTime;
@@ -11,19 +12,19 @@ use http::header::{
 
 use crate::{date, fields};
 
-/// Most tags of one list that are looked at; a list with more matches nothing.
+/// Maximum number of tags in a list; a longer list matches nothing.
 const MAX_TAGS: usize = 1000;
 
 /// An entity tag (RFC 9110 §8.8.3).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct EntityTag {
     weak: bool,
-    /// Without the quotes; only characters that a tag can have.
+    /// Text between the quotes; valid characters only.
     opaque: String,
 }
 
 impl EntityTag {
-    /// The strong tag with this opaque part; `None` if a character cannot be part of a tag.
+    /// Returns the strong tag with an opaque part; `None` if a character is invalid in tags.
     pub fn strong(opaque: impl Into<String>) -> Option<Self> {
         let opaque = opaque.into();
         opaque.bytes().all(is_etagc).then_some(Self {
@@ -45,29 +46,29 @@ impl EntityTag {
         })
     }
 
-    /// Whether it is a weak one.
+    /// Returns true if the tag is weak.
     pub fn is_weak(&self) -> bool {
         self.weak
     }
 
-    /// The tag between its quotes.
+    /// Returns the text between the quotes.
     pub fn opaque(&self) -> &str {
         &self.opaque
     }
 
-    /// Strong comparison: both strong, and the same (§8.8.3.2).
+    /// Compares strongly: both tags are strong, and equal (§8.8.3.2).
     pub fn strongly_equals(&self, other: &Self) -> bool {
         !self.weak && !other.weak && self.opaque == other.opaque
     }
 
-    /// Weak comparison: the same, weak or not (§8.8.3.2).
+    /// Compares weakly: the tags are equal, weak or not (§8.8.3.2).
     pub fn weakly_equals(&self, other: &Self) -> bool {
         self.opaque == other.opaque
     }
 
-    /// The value of `ETag`.
+    /// Returns the value of `ETag`.
     pub fn to_value(&self) -> HeaderValue {
-        // A tag can have bytes of obs-text, so this is not always ASCII.
+        // A tag can contain obs-text, so the value is not always ASCII.
         HeaderValue::from_bytes(self.to_string().as_bytes())
             .expect("a tag has no control characters")
     }
@@ -80,23 +81,23 @@ impl Display for EntityTag {
     }
 }
 
-/// §8.8.3, etagc: visible characters but the quote, and obs-text.
+/// Returns true for etagc (§8.8.3): visible characters except the quote, and obs-text.
 fn is_etagc(byte: u8) -> bool {
     matches!(byte, 0x21 | 0x23..=0x7e | 0x80..=0xff)
 }
 
-/// The value of `If-Match` or `If-None-Match`.
+/// Value of `If-Match` or `If-None-Match`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TagList {
     /// `*`: any representation.
     Any,
-    /// These tags. An empty list, which a malformed field is read as, matches nothing.
+    /// These tags. An empty list, the result for a malformed field, matches nothing.
     Tags(Vec<EntityTag>),
 }
 
 impl TagList {
-    /// Reads a list. A field of which any part is malformed names no representation: a precondition that a client states is
-    /// never taken to hold by misunderstanding.
+    /// Reads a list. A field with a malformed part names no representation, so that a precondition
+    /// never holds by a misunderstanding.
     pub fn parse(value: &str) -> Self {
         if value.trim() == "*" {
             return Self::Any;
@@ -118,7 +119,7 @@ impl TagList {
         Some(Self::parse(&String::from_utf8_lossy(&value)))
     }
 
-    /// Whether it names this tag, weak or not (§8.8.3.2).
+    /// Returns true if the list names `tag`, weak or not (§8.8.3.2).
     pub fn names(&self, tag: &EntityTag) -> bool {
         self.contains(|own| own.weakly_equals(tag))
     }
@@ -131,7 +132,7 @@ impl TagList {
     }
 }
 
-/// The elements of a list of tags. A comma inside of quotes belongs to the tag, and a backslash is not an escape.
+/// Splits a list of tags. A comma between quotes belongs to the tag, and a backslash is no escape.
 fn tag_elements(value: &str) -> impl Iterator<Item = Option<EntityTag>> {
     let mut quoted = false;
     value
@@ -144,41 +145,44 @@ fn tag_elements(value: &str) -> impl Iterator<Item = Option<EntityTag>> {
         .map(EntityTag::parse)
 }
 
-/// What identifies the current state of a representation.
+/// Validators of the current state of a representation.
 #[derive(Debug, Clone, Copy)]
 pub struct Validators<'a> {
     /// `ETag`.
     pub tag: &'a EntityTag,
-    /// `Last-Modified`, and what it is worth.
+    /// `Last-Modified`, and its strength.
     pub last_modified: Option<Modified>,
 }
 
-/// A modification date as a validator. Fractions of the second do not count, as no date tells them.
+/// A modification date as a validator. Fractions of a second do not count: dates have none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Modified {
-    /// When the representation came to be.
+    /// Time of the representation's creation.
     pub at: SystemTime,
-    /// Which representations of the resource have had the same date.
+    /// Representations of the resource with the same date.
     pub date: DateOf,
 }
 
 /// The representations that a modification date stands for.
 ///
-/// This is the rule for all dates: bytes of two representations are never joined, and a changed one is never taken for an unchanged
-/// one, whatever happened within a second. A server that cannot tell says [`DateOf::Several`].
+/// One rule holds for all dates: bytes of two representations are never joined, and a changed one
+/// is never taken for unchanged, whatever happened within a second. A server that cannot decide
+/// states [`DateOf::Several`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DateOf {
-    /// This one alone, now and before: the date is a strong validator (RFC 9110 §8.8.2.2).
+    /// Only this representation, now and before: the date is a strong validator (RFC 9110
+    /// §8.8.2.2).
     This,
-    /// This state of the resource, in several codings: good enough for a cache, which knows the coding that it has, but ranges of
-    /// different codings must not be joined.
+    /// One state of the resource in several codings: sufficient for a cache, which knows its
+    /// coding, but ranges of different codings must not be joined.
     Codings,
-    /// Perhaps an earlier state, too: whoever has this very date may have other bytes.
+    /// Perhaps an earlier state as well: a client with this date may have other bytes.
     Several,
 }
 
 impl Modified {
-    /// Whether the representation may differ from one that a client got, or made sure of, at `date`.
+    /// Returns true if the representation may differ from the one that a client received or
+    /// validated at `date`.
     fn may_differ_since(self, date: SystemTime) -> bool {
         let Some(at) = date::whole_seconds(self.at) else {
             return true;
@@ -189,13 +193,13 @@ impl Modified {
         }
     }
 
-    /// Whether `date` names just this representation.
+    /// Returns true if `date` identifies this representation alone.
     fn is_strongly(self, date: SystemTime) -> bool {
         self.date == DateOf::This && date::whole_seconds(self.at) == Some(date)
     }
 }
 
-/// The preconditions of a request, `If-Range` apart.
+/// Preconditions of a request, except `If-Range`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Preconditions {
     /// `If-Match`.
@@ -208,10 +212,10 @@ pub struct Preconditions {
     pub if_unmodified_since: Option<SystemTime>,
 }
 
-/// What the preconditions mean for the request.
+/// Consequence of preconditions for a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Perform it.
+    /// Perform the request.
     Proceed,
     /// Answer 304.
     NotModified,
@@ -220,7 +224,7 @@ pub enum Verdict {
 }
 
 impl Preconditions {
-    /// Reads the fields. A date that is none is ignored (§13.1.3, §13.1.4).
+    /// Reads the fields. Ignores invalid dates (§13.1.3, §13.1.4).
     pub fn read(fields: &HeaderMap) -> Self {
         Self {
             if_match: TagList::read(fields, &IF_MATCH),
@@ -230,24 +234,27 @@ impl Preconditions {
         }
     }
 
-    /// Whether there are any.
+    /// Returns true if there are no preconditions.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Whether a method that changes the representation, or its absence, may be performed.
+    /// Returns true if a method that changes the current representation, or its absence, may be
+    /// performed.
     pub fn allow_writing(&self, current: Option<Validators<'_>>) -> bool {
         self.evaluate(&Method::PUT, current) == Verdict::Proceed
     }
 
-    /// Evaluates the preconditions in the order of §13.2.2, against the current representation or its absence.
+    /// Evaluates the preconditions in the order of §13.2.2, against the current representation or
+    /// its absence.
     ///
-    /// Only for requests that would otherwise succeed (§13.2.1), by methods that select or change a representation.
+    /// Applies only to requests that would otherwise succeed (§13.2.1), with methods that select or
+    /// change a representation.
     pub fn evaluate(&self, method: &Method, current: Option<Validators<'_>>) -> Verdict {
         let reads = matches!(*method, Method::GET | Method::HEAD);
         let last_modified = current.and_then(|current| current.last_modified);
 
-        // Steps 1 and 2: the state that the request was made for.
+        // Steps 1 and 2: the state for which the request was made.
         if let Some(list) = &self.if_match {
             // §13.1.1: strong comparison.
             let holds = current
@@ -283,10 +290,11 @@ impl Preconditions {
     }
 }
 
-/// Step 5 of §13.2.2: whether `Range` counts, as far as `If-Range` decides it (§13.1.5).
+/// Decides by `If-Range` whether `Range` applies (step 5 of §13.2.2, §13.1.5).
 ///
-/// The field is absent, or is exactly the current representation's validator: a tag by strong comparison, or its modification date
-/// to the second where that is a strong validator ([`DateOf::This`]). Anything else means the whole representation.
+/// `Range` applies if `If-Range` is absent, or exactly the current validator: the tag by strong
+/// comparison, or the modification date to the second if it is a strong validator
+/// ([`DateOf::This`]). Otherwise the request is for the complete representation.
 pub fn range_applies(fields: &HeaderMap, current: Validators<'_>) -> bool {
     if !fields.contains_key(IF_RANGE) {
         return true;
@@ -302,7 +310,8 @@ pub fn range_applies(fields: &HeaderMap, current: Validators<'_>) -> bool {
     }
 }
 
-/// Whether `If-Range` holds the strong tag of the representation: what resuming an old download by tag looks like.
+/// Returns true if `If-Range` is the strong tag of the representation, as in a request that resumes
+/// an old download by tag.
 pub fn resumes_by_tag(fields: &HeaderMap, tag: &EntityTag) -> bool {
     fields::combined(fields, &IF_RANGE)
         .and_then(|value| EntityTag::parse(&String::from_utf8_lossy(&value)))
@@ -330,7 +339,7 @@ mod tests {
         of(Validators {
             tag: &EntityTag::strong("a").unwrap(),
             last_modified: Some(Modified {
-                // Half a second is never told, so it never counts.
+                // Dates have no half seconds, so they never count.
                 at: SystemTime::UNIX_EPOCH + Duration::from_millis(784_111_777_500),
                 date,
             }),

@@ -1,9 +1,10 @@
-//! What a client states about the content that it sends.
+//! Statements of a client about the content that it sends.
 //!
-//! One rule: it is kept and told, or verified, or refused, and never dropped in silence. The media type and a file's name are kept
-//! ([`media_type`](crate::media_type), [`disposition`](crate::disposition)), digests are verified ([`digest`](crate::digest)); of the
-//! rest, [`check`] refuses what would make the bytes mean something else than they say when they are served. `Content-Location` is none of
-//! it: in a request it is about the request (RFC 9110 §8.7).
+//! One rule: a statement is stored and served, or verified, or refused, but never dropped silently.
+//! The media type and the file name are stored ([`media_type`](crate::media_type),
+//! [`disposition`](crate::disposition)), digests are verified ([`digest`](crate::digest)). Of the
+//! rest, [`check`] refuses statements that would change the meaning of the served bytes.
+//! `Content-Location` is no such statement: in a request it is about the request (RFC 9110 §8.7).
 
 use http::header::{CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_RANGE};
 use http::{HeaderMap, HeaderName};
@@ -11,19 +12,20 @@ use http::{HeaderMap, HeaderName};
 use crate::fields;
 use crate::rejection::Rejection;
 
-/// The coding of a MIME part, which HTTP does not have (RFC 7578 §4.7).
+/// Coding of a MIME part, unknown in HTTP (RFC 7578 §4.7).
 const CONTENT_TRANSFER_ENCODING: HeaderName = HeaderName::from_static("content-transfer-encoding");
 
-/// The predecessor of `Repr-Digest` (RFC 3230).
+/// Predecessor of `Repr-Digest` (RFC 3230).
 const DIGEST: HeaderName = HeaderName::from_static("digest");
 
-/// Names of codings that change nothing.
+/// Codings that change nothing.
 const PLAIN: [&str; 4] = ["identity", "binary", "8bit", "7bit"];
 
-/// Checks what a request for an upload, or a part of a form, states of its content.
+/// Checks the statements of an upload request, or of a part of a form, about its content.
 ///
 /// # Errors
-/// [`Rejection::Coding`] for bytes that are not the file's own, [`Rejection::Malformed`] for what has no meaning in an upload.
+/// [`Rejection::Coding`] for encoded bytes, [`Rejection::Malformed`] for fields without a meaning
+/// in an upload.
 pub fn check(fields: &HeaderMap) -> Result<(), Rejection> {
     check_coding(fields, "Content-Encoding", &CONTENT_ENCODING)?;
     check_coding(
@@ -35,7 +37,7 @@ pub fn check(fields: &HeaderMap) -> Result<(), Rejection> {
         (
             "Content-Range",
             CONTENT_RANGE,
-            // RFC 9110 §14.5: a part must not be taken for the whole.
+            // RFC 9110 §14.5: a part must not be stored as the complete representation.
             "has no meaning in an upload; to send a part, begin a resumable upload and append with Upload-Offset: 0",
         ),
         (

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::fields;
 
-/// The last second that an HTTP date can say: its year has four digits.
+/// Last second of an HTTP date: its year has four digits.
 const LAST_SECOND: u64 = 253_402_300_799;
 
 /// Reads a field that is one HTTP date, in any of the three formats.
@@ -19,13 +19,14 @@ pub fn parse(text: &str) -> Option<SystemTime> {
     httpdate::parse_http_date(text).ok()
 }
 
-/// The time as an IMF-fixdate; `None` if it lies outside of the years 1970 to 9999, which no HTTP date can say.
+/// Writes an IMF-fixdate; `None` outside of the years 1970 to 9999, which HTTP dates cannot
+/// express.
 pub fn write(time: SystemTime) -> Option<HeaderValue> {
     let text = httpdate::fmt_http_date(whole_seconds(time)?);
     Some(HeaderValue::try_from(text).expect("an HTTP date is visible ASCII"))
 }
 
-/// The time as it is once told and read again: without the fraction of its second.
+/// Returns the time as an HTTP date preserves it: without the fraction of a second.
 pub(crate) fn whole_seconds(time: SystemTime) -> Option<SystemTime> {
     let seconds = time
         .duration_since(SystemTime::UNIX_EPOCH)

@@ -1,6 +1,7 @@
-//! The dialect of a request for an upload, and everything that a handler asks of it: what the request says, and what the answer is.
+//! Dialect of an upload request. It reads the request and writes the answers.
 //!
-//! A request's own fields decide its dialect, so an upload that was begun one way can be continued another way.
+//! The fields of each request decide its dialect, so a client may continue an upload in another
+//! dialect than it began.
 
 use http::header::ACCEPT_ENCODING;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -16,11 +17,12 @@ use crate::request::{AppendRequest, BodyUse, CreateRequest};
 use crate::upload::{Completion, Create, Limits, Overrun};
 use crate::{content, digest, disposition, media_type, tus};
 
-/// How a request for an upload speaks.
+/// Dialect of an upload request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Dialect {
-    /// No upload protocol, or one that is not spoken here. A creation is an ordinary request. A request for an upload resource
-    /// is served by the RFC form's rules, since nothing says otherwise, but without interim responses.
+    /// No upload protocol, or an unsupported one. A creation is an ordinary request. A request for
+    /// an upload resource follows the rules of the RFC form, as nothing states otherwise, but
+    /// without interim responses.
     Plain,
     /// A version of the IETF protocol.
     Ietf(Version),
@@ -29,14 +31,16 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    /// The dialect of a request that would make an upload.
+    /// Returns the dialect of a request that would create an upload.
     ///
-    /// - `Tus-Resumable` decides for tus, even beside fields of the IETF protocol: URLSession adds those to every upload task,
-    ///   also to those of an app that speaks tus.
-    /// - The completeness field makes the request one of the IETF protocol, in the version it names, or in the RFC form if it names
-    ///   none. A version that is not spoken here makes it plain.
-    /// - A `POST` with fields that only tus has on a creation is one of tus, which will miss its version.
-    /// - A form (`multipart/form-data`) is not the representation itself and cannot be resumed, so it is plain.
+    /// - `Tus-Resumable` decides for tus, even beside fields of the IETF protocol: URLSession adds
+    ///   those to every upload task, also to those of an app that speaks tus.
+    /// - The completeness field selects the IETF protocol, in the stated version, or in the RFC
+    ///   form without one. An unsupported version makes the request plain.
+    /// - A `POST` with fields that only a tus creation has is a tus request, refused for its
+    ///   missing version.
+    /// - A form (`multipart/form-data`) is not the representation itself and cannot be resumed, so
+    ///   it is plain.
     pub fn of_creation(method: &Method, fields: &HeaderMap) -> Self {
         if fields.contains_key(&name::TUS_RESUMABLE) {
             return Self::Tus;
@@ -54,7 +58,7 @@ impl Dialect {
         }
     }
 
-    /// The dialect of a request for an upload resource.
+    /// Returns the dialect of a request for an upload resource.
     pub fn of_upload_request(method: &Method, fields: &HeaderMap) -> Self {
         let asks = method == Method::OPTIONS;
         match Spoken::read(fields) {
@@ -67,10 +71,12 @@ impl Dialect {
         }
     }
 
-    /// Reads a request that makes an upload. `body_length` is in bytes, where the body's framing tells it.
+    /// Reads a request that creates an upload. `body_length` is in bytes, if the framing of the
+    /// body states one.
     ///
     /// # Errors
-    /// The first rule that the fields break: version, then malformed fields, then what they state of the content.
+    /// The first rule that the fields break: version, then malformed fields, then statements about
+    /// the content.
     pub fn read_create(
         self,
         fields: &HeaderMap,
@@ -97,10 +103,12 @@ impl Dialect {
         Ok(read)
     }
 
-    /// Reads a request that appends to an upload. `body_length` is in bytes, where the body's framing tells it.
+    /// Reads a request that appends to an upload. `body_length` is in bytes, if the framing of the
+    /// body states one.
     ///
     /// # Errors
-    /// The first rule that the fields break: version, then media type, then malformed fields, then what they state of the content.
+    /// The first rule that the fields break: version, then media type, then malformed fields, then
+    /// statements about the content.
     pub fn read_append(
         self,
         fields: &HeaderMap,
@@ -139,7 +147,8 @@ impl Dialect {
         }
     }
 
-    /// The fields of the interim response (104) that announces a new upload; `None` where there is no such response.
+    /// Returns the fields of the interim response (104) that announces a new upload; `None` if the
+    /// dialect has none.
     pub fn announcement(self, standing: &Standing<'_>) -> Option<HeaderMap> {
         match self {
             Self::Ietf(version) => Some(version.announcement(standing)),
@@ -147,7 +156,8 @@ impl Dialect {
         }
     }
 
-    /// The fields of an interim response (104) that tells how many bytes are durable; `None` where there is no such response.
+    /// Returns the fields of an interim response (104) that reports the durable offset; `None` if
+    /// the dialect has none.
     pub fn progress(self, offset: u64) -> Option<HeaderMap> {
         match self {
             Self::Ietf(version) => version.progress(offset),
@@ -155,7 +165,7 @@ impl Dialect {
         }
     }
 
-    /// The answer to a creation that leaves the upload incomplete.
+    /// Writes the answer to a creation that leaves the upload incomplete.
     pub fn created(self, standing: &Standing<'_>) -> Answer {
         match self {
             Self::Plain => Version::Rfc.created(standing),
@@ -164,7 +174,7 @@ impl Dialect {
         }
     }
 
-    /// The answer to an append that leaves the upload incomplete.
+    /// Writes the answer to an append that leaves the upload incomplete.
     pub fn appended(self, standing: &Standing<'_>) -> Answer {
         match self {
             Self::Plain => Version::Rfc.appended(standing),
@@ -173,8 +183,9 @@ impl Dialect {
         }
     }
 
-    /// The final answer: that of the target resource to the whole representation (status, `Location` and `Content-Location` of
-    /// what was made, its validators), in the form that the dialect prescribes. Where the form is 204, the target's body is not sent.
+    /// Writes the final answer in the form of the dialect: the target resource's answer to the
+    /// complete representation (status, `Location` and `Content-Location` of the new resource, its
+    /// validators). With a 204, the target's body is not sent.
     pub fn finished(self, via: Via, standing: &Standing<'_>, target: Answer) -> Answer {
         match (self, via) {
             (Self::Plain, Via::Creation) => target,
@@ -184,10 +195,10 @@ impl Dialect {
         }
     }
 
-    /// The answer to a request for the offset. `GET` answers like `HEAD`, with a body.
+    /// Writes the answer to a request for the offset. `GET` is answered like `HEAD`, with a body.
     ///
-    /// A plain request may come from any client, so it is told what the RFC form tells, and for an upload made by tus what tus
-    /// tells.
+    /// A plain request may come from any client, so its answer has the fields of the RFC form, and
+    /// of tus for an upload created by tus.
     pub fn retrieved(self, method: &Method, standing: &Standing<'_>) -> Answer {
         match self {
             Self::Ietf(version) => version.retrieved(method, standing),
@@ -209,7 +220,7 @@ impl Dialect {
         }
     }
 
-    /// The answer to a cancellation.
+    /// Writes the answer to a cancellation.
     pub fn cancelled(self) -> Answer {
         match self {
             Self::Plain => Version::Rfc.cancelled(),
@@ -218,7 +229,7 @@ impl Dialect {
         }
     }
 
-    /// The answer to a request that breaks a rule.
+    /// Writes the answer to a request that breaks a rule.
     pub fn refused(self, rejection: &Rejection, known: Known<'_>) -> Refusal {
         let standing = match known {
             Known::Standing(standing) => Some(standing),
@@ -227,7 +238,7 @@ impl Dialect {
         let (kind, mut fields) = match self {
             Self::Plain => (
                 Version::Rfc.problem_type(rejection),
-                // Without an upload there is no protocol that the answer could belong to.
+                // Without an upload, the answer belongs to no protocol.
                 match standing {
                     Some(_) => Version::Rfc.rejection_fields(standing),
                     None => self.refusal_fields(),
@@ -252,7 +263,7 @@ impl Dialect {
             }
             Rejection::OverlapMismatch { offset } => problem.with("expected-offset", *offset),
             Rejection::MediaType { expected } => {
-                // RFC 5789 §3.1: it tells which patch documents are taken.
+                // RFC 5789 §3.1: the field names the accepted patch documents.
                 fields.insert(name::ACCEPT_PATCH, HeaderValue::from_static(expected));
                 problem
             }
@@ -269,7 +280,7 @@ impl Dialect {
             }
             Rejection::OverLength { length } => problem.with("length", *length),
             Rejection::Coding { coding, .. } => {
-                // RFC 9110 §12.5.3: in an answer it tells what the resource takes.
+                // RFC 9110 §12.5.3: in an answer the field names the accepted codings.
                 fields.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
                 problem.with("coding", coding.as_str())
             }
@@ -293,12 +304,12 @@ impl Dialect {
         Refusal { problem, fields }
     }
 
-    /// The answer about an upload that never was, or of which nothing is remembered.
+    /// Writes the answer about an upload that never existed, or is forgotten.
     pub fn unknown(self) -> Refusal {
         self.absent(types::UPLOAD_NOT_FOUND, "Begin a new upload.")
     }
 
-    /// The answer about an upload that expired, was deleted or became invalid.
+    /// Writes the answer about an upload that expired, was deleted or became invalid.
     pub fn gone(self) -> Refusal {
         let kind = match self {
             Self::Ietf(version) => version.gone(),
@@ -317,7 +328,8 @@ impl Dialect {
         }
     }
 
-    /// What every refusal has, whoever refuses: the protocol's version and `Cache-Control: no-store`.
+    /// Returns the fields of every refusal, also of those outside of this crate: the protocol's
+    /// version and `Cache-Control: no-store`.
     pub fn refusal_fields(self) -> HeaderMap {
         match self {
             Self::Plain => Version::Rfc.refusal_fields(),
@@ -342,9 +354,9 @@ impl Dialect {
         }
     }
 
-    /// The answer to `OPTIONS` on an upload target or an upload resource: one for all dialects.
+    /// Writes the answer to `OPTIONS` on an upload target or an upload resource, for all dialects.
     ///
-    /// Photos takes 200 for support, and 204 is not documented to be.
+    /// Photos takes 200 as support; 204 is not documented as such.
     pub fn discovery(self, limits: &Limits) -> Answer {
         let mut fields = ietf::discovery(limits);
         fields.extend(tus::discovery(limits));
@@ -358,7 +370,7 @@ impl Dialect {
     }
 }
 
-/// Whether a request without a version has what only a creation by tus has.
+/// Returns true if a request without a version has fields that only a tus creation has.
 fn is_tus_creation(fields: &HeaderMap) -> bool {
     let has = |name: &HeaderName| fields.contains_key(name);
     let is_ietf = has(&name::UPLOAD_COMPLETE) || has(&name::UPLOAD_INCOMPLETE);

@@ -1,4 +1,5 @@
-//! Digests that a client states and wants: `Content-Digest`, `Repr-Digest`, `Want-*` (RFC 9530), and `Upload-Checksum` of tus.
+//! Digests that a client states and requests: `Content-Digest`, `Repr-Digest`, `Want-*` (RFC 9530),
+//! and `Upload-Checksum` of tus.
 
 pub mod checksum;
 
@@ -11,16 +12,16 @@ use crate::fields::{self, name};
 use crate::problem::{ProblemType, types};
 use crate::rejection::Rejection;
 
-/// The field of digests of a body, as RFC 9530 writes its name.
+/// Field of digests of a body, spelled as in RFC 9530.
 const CONTENT_DIGEST: &str = "Content-Digest";
 
-/// The field of a body's MD5, as RFC 1864 writes its name.
+/// Field of a body's MD5, spelled as in RFC 1864.
 const CONTENT_MD5: &str = "Content-MD5";
 
-/// The field of digests of a representation, as RFC 9530 writes its name.
+/// Field of digests of a representation, spelled as in RFC 9530.
 const REPR_DIGEST: &str = "Repr-Digest";
 
-/// A hash that a digest can be made with.
+/// Hash algorithm of a digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Algorithm {
     /// SHA-256: RFC 9530 and tus.
@@ -45,7 +46,7 @@ impl Algorithm {
         Self::Crc32,
     ];
 
-    /// The length of its values in bytes.
+    /// Returns the length of a value in bytes.
     pub const fn length(self) -> usize {
         match self {
             Self::Sha256 => 32,
@@ -56,7 +57,8 @@ impl Algorithm {
         }
     }
 
-    /// Its key in the fields of RFC 9530, among the algorithms that are not deprecated there (§5).
+    /// Returns the key in fields of RFC 9530; `None` for algorithms without one, or deprecated
+    /// there (§5).
     pub const fn key(self) -> Option<&'static str> {
         match self {
             Self::Sha256 => Some("sha-256"),
@@ -72,19 +74,19 @@ impl Algorithm {
     }
 }
 
-/// A digest that a request states of its bytes.
+/// A digest that a request states for its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stated {
-    /// The field that states it, as its specification writes the name.
+    /// Name of the field, spelled as in its specification.
     pub field: &'static str,
-    /// What it was made with.
+    /// Algorithm of the digest.
     pub algorithm: Algorithm,
-    /// What the bytes must hash to: [`Algorithm::length`] bytes.
+    /// Expected value: [`Algorithm::length`] bytes.
     pub value: Vec<u8>,
 }
 
 impl Stated {
-    /// `None` if the value is not as long as the algorithm's are.
+    /// Creates a stated digest; `None` if the value has not the length of the algorithm.
     pub(crate) fn new(field: &'static str, algorithm: Algorithm, value: &[u8]) -> Option<Self> {
         (value.len() == algorithm.length()).then(|| Self {
             field,
@@ -94,27 +96,28 @@ impl Stated {
     }
 }
 
-/// What a request states of its bytes. All of it must hold.
+/// Digests that a request states for its bytes. All of them must match.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StatedDigests {
-    /// Of this request's body.
+    /// Digests of this request's body.
     pub content: Vec<Stated>,
-    /// Of the whole representation.
+    /// Digests of the complete representation.
     pub representation: Vec<Stated>,
-    /// Algorithms of which the trailer section will perhaps state a digest of the body (`Trailer`, RFC 9110 §6.6.2; tus
-    /// `checksum-trailer`): it announces fields and not algorithms.
+    /// Algorithms for which the trailer section may state a digest of the body (`Trailer`, RFC 9110
+    /// §6.6.2; tus `checksum-trailer`). The field announces field names, not algorithms.
     pub trailing: Vec<Algorithm>,
 }
 
 impl StatedDigests {
     /// Reads the fields of a header section.
     ///
-    /// Whoever states a digest relies on it, so a field that is there is verified or refused. Algorithms that are unknown or deprecated
-    /// are passed over only beside one that is verified (RFC 9530 §2).
+    /// A client that states a digest relies on it, so a present field is verified or refused.
+    /// Unknown and deprecated algorithms are ignored only beside a verified one (RFC 9530 §2).
     ///
     /// # Errors
-    /// [`Rejection::Malformed`] for a field that cannot be read, is empty or names an algorithm twice, and for a value that cannot be its
-    /// algorithm's; [`Rejection::DigestAlgorithm`] where no algorithm is known.
+    /// [`Rejection::Malformed`] for a field that is malformed, empty or names an algorithm twice,
+    /// and for a value of another length than its algorithm's; [`Rejection::DigestAlgorithm`] if no
+    /// algorithm is supported.
     pub fn read(fields: &HeaderMap) -> Result<Self, Rejection> {
         Ok(Self {
             trailing: announced(fields),
@@ -122,7 +125,7 @@ impl StatedDigests {
         })
     }
 
-    /// Reads what the trailer section of a body states. No further trailer follows it.
+    /// Reads the trailer section of a body. No further trailer follows.
     ///
     /// # Errors
     /// As for [`StatedDigests::read`].
@@ -136,7 +139,7 @@ impl StatedDigests {
         })
     }
 
-    /// Reads only what is stated of the whole representation.
+    /// Reads only digests of the complete representation.
     pub(crate) fn read_representation(fields: &HeaderMap) -> Result<Self, Rejection> {
         Ok(Self {
             representation: read(fields, REPR_DIGEST, &name::REPR_DIGEST)?,
@@ -145,7 +148,7 @@ impl StatedDigests {
     }
 }
 
-/// The kind of problem that a malformed field is: a digest of the wrong length has one of its own.
+/// Returns the problem type of a malformed field: fields of digests have their own.
 pub(crate) fn malformed(field: &str) -> ProblemType {
     match field {
         CONTENT_DIGEST | CONTENT_MD5 | REPR_DIGEST => types::DIGEST_INVALID_VALUES,
@@ -153,7 +156,7 @@ pub(crate) fn malformed(field: &str) -> ProblemType {
     }
 }
 
-/// Reads the value of a `Repr-Digest` field that was kept as text. What cannot be read states nothing.
+/// Reads a stored value of `Repr-Digest`. A malformed value states nothing.
 pub fn parse_representation(value: &str) -> Vec<Stated> {
     let fields: HeaderMap = HeaderValue::from_str(value)
         .map(|value| (name::REPR_DIGEST, value))
@@ -175,7 +178,7 @@ fn read(
     }
     let members = fields::dictionary(fields, name).filter(|members| !members.is_empty());
     let members = members.ok_or_else(|| malformed_value(field, "cannot be read"))?;
-    // A structured field lets the last of several count; here none may go unverified.
+    // In a structured field the last of equal keys counts; here no digest may go unverified.
     let combined = fields::combined(fields, name).unwrap_or_default();
     let stated = fields::list_elements(&String::from_utf8_lossy(&combined)).count();
     if stated != members.len() {
@@ -227,7 +230,7 @@ fn read_md5(fields: &HeaderMap) -> Result<Option<Stated>, Rejection> {
         })
 }
 
-/// The field that tells which algorithms are verified where `field` states a digest.
+/// Returns the field that lists the supported algorithms of `field`.
 pub(crate) fn verified_by(field: &str) -> (HeaderName, HeaderValue) {
     match field {
         CONTENT_DIGEST => (name::WANT_CONTENT_DIGEST, WANTED),
@@ -239,7 +242,7 @@ pub(crate) fn verified_by(field: &str) -> (HeaderName, HeaderValue) {
     }
 }
 
-/// The algorithms of the fields that `Trailer` announces.
+/// Returns the algorithms of the fields that `Trailer` announces.
 fn announced(fields: &HeaderMap) -> Vec<Algorithm> {
     let value = fields::combined(fields, &TRAILER).unwrap_or_default();
     let announces = |name: HeaderName| {
@@ -255,11 +258,13 @@ fn announced(fields: &HeaderMap) -> Vec<Algorithm> {
         .collect()
 }
 
-/// `Want-Content-Digest` and `Want-Repr-Digest` for what is verified here (RFC 9530 §4).
+/// Value of `Want-Content-Digest` and `Want-Repr-Digest` for the supported algorithms (RFC 9530
+/// §4).
 pub const WANTED: HeaderValue = HeaderValue::from_static("sha-256=10, sha-512=1");
 
-/// The algorithm among `available` that the client prefers by `Want-Content-Digest` or `Want-Repr-Digest` (RFC 9530 §4);
-/// `None` if it asks for none of them. Of equals, the first available.
+/// Returns the algorithm among `available` that the client prefers by `Want-Content-Digest` or
+/// `Want-Repr-Digest` (RFC 9530 §4); `None` if the client requests none of them. Of equals, the
+/// first in `available`.
 pub fn preferred(
     fields: &HeaderMap,
     name: &HeaderName,
@@ -279,7 +284,8 @@ pub fn preferred(
         .map(|(_, algorithm)| algorithm)
 }
 
-/// Writes a digest as the value of `Repr-Digest` or `Content-Digest`; `None` for an algorithm that RFC 9530 has no key for.
+/// Writes a digest as the value of `Repr-Digest` or `Content-Digest`; `None` for an algorithm
+/// without a key in RFC 9530.
 pub fn write(algorithm: Algorithm, value: &[u8]) -> Option<HeaderValue> {
     let text = format!("{}=:{}:", algorithm.key()?, BASE64_STANDARD.encode(value));
     Some(HeaderValue::try_from(text).expect("a key and base64 are visible ASCII"))

@@ -1,4 +1,5 @@
-//! File names in `Content-Disposition`: reading one a client suggests, writing one for a download (RFC 6266, RFC 8187).
+//! File names in `Content-Disposition`: reads a client's suggestion, writes the name of a download
+//! (RFC 6266, RFC 8187).
 
 use std::borrow::Cow;
 
@@ -7,19 +8,20 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, utf8_percent_
 
 use crate::fields;
 
-/// Longest name in bytes: what a directory entry can have on common file systems.
+/// Maximum length of a name in bytes: that of a directory entry on common file systems.
 const MAX_NAME: usize = 255;
 
-/// How a browser is asked to treat a download.
+/// Requested treatment of a download by a browser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disposition {
-    /// Save it.
+    /// Save the file.
     Attachment,
-    /// Show it if possible.
+    /// Show the file if possible.
     Inline,
 }
 
-/// The name that `Content-Disposition` suggests, sanitised. `filename*` counts before `filename` (RFC 6266 §4.3).
+/// Returns the sanitised name that `Content-Disposition` suggests. `filename*` takes precedence
+/// over `filename` (RFC 6266 §4.3).
 pub fn file_name(fields: &HeaderMap) -> Option<String> {
     let value = fields::combined(fields, &CONTENT_DISPOSITION)?;
     let parameters = parameters_with(&text(&value), quoted_string)?;
@@ -29,7 +31,7 @@ pub fn file_name(fields: &HeaderMap) -> Option<String> {
         .or_else(|| sanitised(named(&parameters, "filename")?))
 }
 
-/// Browsers put raw UTF-8 into `filename`, older clients ISO 8859-1.
+/// Decodes a `filename`: raw UTF-8 from browsers, ISO 8859-1 from older clients.
 fn text(value: &[u8]) -> Cow<'_, str> {
     match std::str::from_utf8(value) {
         Ok(text) => Cow::Borrowed(text),
@@ -44,11 +46,12 @@ fn named<'a>(parameters: &'a [(String, String)], wanted: &str) -> Option<&'a str
         .map(|(_, value)| value.as_str())
 }
 
-/// The name that `Content-Disposition` gives the part of a form, as it was before the form was made; `None` if the part is no file. It
-/// is empty where a browser's field has no file chosen, and not sanitised.
+/// Returns the original file name that `Content-Disposition` gives a part of a form, not sanitised;
+/// `None` if the part is no file. The name is empty if no file was chosen in a browser's field.
 ///
-/// Browsers write `%22`, `%0D` and `%0A` for a quote and the line's ends, and nothing else so (WHATWG HTML, multipart/form-data); others
-/// write a backslash before a quote. Any other backslash belongs to a path of Windows.
+/// Browsers write `%22`, `%0D` and `%0A` for a quote and line breaks, and escape nothing else
+/// (WHATWG HTML, multipart/form-data). Other clients write a backslash before a quote. Any other
+/// backslash belongs to a Windows path.
 pub fn form_file_name(fields: &HeaderMap) -> Option<String> {
     let value = fields.get(CONTENT_DISPOSITION)?.as_bytes();
     let text = text(value);
@@ -76,8 +79,8 @@ fn unescaped(name: &str) -> String {
     plain
 }
 
-/// The last segment of a path in anyone's notation, without control and direction characters, at most 255 bytes long; `None` if
-/// nothing is left that names a file.
+/// Returns the last segment of a path in any notation, without control and direction characters, at
+/// most 255 bytes long; `None` if no usable name remains.
 pub fn sanitised(name: &str) -> Option<String> {
     let segment = name.rsplit(['/', '\\']).next()?;
     let plain: String = segment.chars().filter(|own| !is_invisible(*own)).collect();
@@ -88,8 +91,8 @@ pub fn sanitised(name: &str) -> Option<String> {
     Some(bounded(trimmed))
 }
 
-/// The field's value for a download under `name`: an ASCII form that every client reads, and the exact name beside it where
-/// that differs (RFC 6266 §5, Appendix D).
+/// Writes the field's value for a download under `name`: an ASCII form that every client reads, and
+/// the exact name if it differs (RFC 6266 §5, Appendix D).
 pub fn write(disposition: Disposition, name: &str) -> HeaderValue {
     // RFC 8187 §3.2.1, attr-char.
     const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
@@ -112,7 +115,7 @@ pub fn write(disposition: Disposition, name: &str) -> HeaderValue {
     let Some(name) = sanitised(name) else {
         return HeaderValue::from_static(kind);
     };
-    // A percent sign and a backslash are read in more than one way, so they are not written plainly.
+    // Clients read percent signs and backslashes in different ways, so the ASCII form has neither.
     let ascii: String = name
         .chars()
         .map(|own| match own {
@@ -130,7 +133,8 @@ pub fn write(disposition: Disposition, name: &str) -> HeaderValue {
     HeaderValue::try_from(value).expect("printable ASCII is a field value")
 }
 
-/// Control characters, and those that turn the direction of what follows: `gpj.exe` is not to be shown as `exe.jpg`.
+/// Returns true for control characters and those that reverse the direction of text: `gpj.exe` must
+/// not be shown as `exe.jpg`.
 fn is_invisible(own: char) -> bool {
     own.is_control()
         || matches!(own, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
@@ -149,10 +153,10 @@ fn bounded(name: &str) -> String {
     format!("{}{extension}", stem[..end].trim_end())
 }
 
-/// The rest of a quoted string, unescaped, and what follows it.
+/// Reads the rest of a quoted string: returns the unescaped text, and the input behind it.
 type ReadQuoted = fn(&str) -> Option<(String, &str)>;
 
-/// The parameters after the disposition type; `None` if the field is malformed.
+/// Reads the parameters after the disposition type; `None` if the field is malformed.
 fn parameters_with(value: &str, read_quoted: ReadQuoted) -> Option<Vec<(String, String)>> {
     let (kind, mut rest) = value.split_once(';').unwrap_or((value, ""));
     if !is_token(kind.trim()) {
@@ -185,12 +189,13 @@ fn parameters_with(value: &str, read_quoted: ReadQuoted) -> Option<Vec<(String, 
     }
 }
 
-/// As RFC 9110 §5.6.4 has it: a backslash stands before any character.
+/// Reads a quoted string of RFC 9110 §5.6.4: a backslash escapes any character.
 fn quoted_string(text: &str) -> Option<(String, &str)> {
     unquoted(text, |_| true)
 }
 
-/// As forms have it: a backslash stands before a quote or another backslash, else for itself.
+/// Reads a quoted string of a form: a backslash escapes a quote or a backslash, and is literal
+/// otherwise.
 fn form_string(text: &str) -> Option<(String, &str)> {
     unquoted(text, |next| matches!(next, '"' | '\\'))
 }
@@ -211,7 +216,7 @@ fn unquoted(text: &str, is_escapable: fn(char) -> bool) -> Option<(String, &str)
     None
 }
 
-/// An extended value: charset, language, and percent-encoded bytes (RFC 8187 §3.2).
+/// Reads an extended value: charset, language, and percent-encoded bytes (RFC 8187 §3.2).
 fn extended(value: &str) -> Option<String> {
     let (charset, rest) = value.split_once('\'')?;
     let (_language, encoded) = rest.split_once('\'')?;
@@ -273,7 +278,7 @@ mod tests {
                 r#"form-data; name="f"; filename="say \"hi\".txt""#,
                 Some("say \"hi\".txt"),
             ),
-            // Nothing else is escaped so, and a percent sign stands for itself.
+            // Nothing else is escaped, and a percent sign is literal.
             (
                 r#"form-data; filename="100%25 %41 %2.txt""#,
                 Some("100%25 %41 %2.txt"),
@@ -373,7 +378,7 @@ mod tests {
 
         #[test]
         fn a_name_comes_out_of_a_form_as_it_went_in(name in "\\PC{0,40}[\"\r\n]{0,3}\\PC{0,40}") {
-            // As browsers write it, which cannot tell these apart.
+            // The browsers' form cannot distinguish these.
             prop_assume!(!name.contains(['%', '\\']));
             let escaped = name.replace('"', "%22").replace('\r', "%0D").replace('\n', "%0A");
             let value = format!("form-data; name=\"f\"; filename=\"{escaped}\"");

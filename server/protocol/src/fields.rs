@@ -1,22 +1,26 @@
-//! Reading and writing header fields: structured fields (RFC 9651), plain integers, and the lists of RFC 9110.
+//! Reads and writes header fields: structured fields (RFC 9651), plain integers, and the lists of
+//! RFC 9110.
 //!
-//! A field that does not have the type its definition asks for is as if absent (RFC 9651 §4.2), except where a client relies on it
-//! ([`digest`](crate::digest), [`content`](crate::content)). Field lines of one name are
-//! combined with a comma before they are read, so a field that allows one value and comes twice does not parse.
+//! A field of another type than its definition requires counts as absent (RFC 9651 §4.2), except if
+//! a client relies on it ([`digest`](crate::digest), [`content`](crate::content)). Field lines of
+//! one name are joined with a comma before they are read, so a repeated field with a single value
+//! does not parse.
 
 use std::borrow::Cow;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use sfv::{Dictionary, Item, Parser};
 
-/// Names of the fields of resumable uploads (IETF and tus), of digests and of this server, which the `http` crate does not know.
+/// Names of fields that the `http` crate does not know: of resumable uploads (IETF and tus), of
+/// digests and of this server.
 ///
-/// The list is the only one: pages of other origins may send and see exactly what stands in it
-/// ([`sent_by_clients`](name::sent_by_clients), [`sent_by_servers`](name::sent_by_servers)), so a new field needs no other place.
+/// This is the only list: pages of other origins may send and read exactly these fields
+/// ([`sent_by_clients`](name::sent_by_clients), [`sent_by_servers`](name::sent_by_servers)), so a
+/// new field is added here alone.
 pub mod name {
     use http::header::HeaderName;
 
-    /// Who sends a field.
+    /// Sender of a field.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     enum Sender {
         Client,
@@ -24,7 +28,7 @@ pub mod name {
         Both,
     }
 
-    /// Declares each field as a constant and puts it in `OWN`.
+    /// Declares each field as a constant and adds it to `OWN`.
     macro_rules! fields {
         ($($(#[$doc:meta])* $constant:ident = $name:literal by $sender:ident;)*) => {
             $(
@@ -85,13 +89,15 @@ pub mod name {
         WANT_REPR_DIGEST = "want-repr-digest" by Both;
         /// `X-HTTP-Method-Override` (tus 1.0.0, Core Protocol).
         X_HTTP_METHOD_OVERRIDE = "x-http-method-override" by Client;
-        /// `Upload-Client-Ref`: the client's own reference of an upload, by which it finds its open uploads again.
+        /// `Upload-Client-Ref`: the client's own reference of an upload, for finding its open
+        /// uploads again.
         UPLOAD_CLIENT_REF = "upload-client-ref" by Client;
-        /// `X-Request-Id`: the identifier of a request, from a client or proxy, and in every answer.
+        /// `X-Request-Id`: identifier of a request, from a client or proxy, repeated in every
+        /// answer.
         X_REQUEST_ID = "x-request-id" by Both;
     }
 
-    /// Fields of HTTP that requests and answers have here.
+    /// Standard fields of requests and answers.
     const STANDARD: &[(&str, Sender)] = &[
         ("accept", Sender::Client),
         ("accept-encoding", Sender::Server),
@@ -118,16 +124,17 @@ pub mod name {
         ("retry-after", Sender::Server),
         ("vary", Sender::Server),
         ("www-authenticate", Sender::Server),
-        // What libraries add to every request of a page.
+        // Libraries add this field to every request of a page.
         ("x-requested-with", Sender::Client),
     ];
 
-    /// The fields that a client may send.
+    /// Returns the fields that a client may send.
     pub fn sent_by_clients() -> impl Iterator<Item = &'static str> {
         by(Sender::Client)
     }
 
-    /// The fields that an answer may have, apart from those of the connection and of CORS itself.
+    /// Returns the fields that an answer may have, except those of the connection and of CORS
+    /// itself.
     pub fn sent_by_servers() -> impl Iterator<Item = &'static str> {
         by(Sender::Server)
     }
@@ -139,13 +146,13 @@ pub mod name {
     }
 }
 
-/// The greatest Integer of a structured field (RFC 9651 §3.3.1).
+/// Greatest Integer of a structured field (RFC 9651 §3.3.1).
 pub const MAX_INTEGER: u64 = 999_999_999_999_999;
 
-/// Most bytes of one field's combined lines that are looked at; a longer field is as if absent.
+/// Maximum number of bytes of a field's joined lines; a longer field counts as absent.
 const MAX_FIELD: usize = 64 * 1024;
 
-/// The field's lines as one value, joined with `, ` (RFC 9110 §5.3).
+/// Joins the field's lines with `, ` (RFC 9110 §5.3).
 pub(crate) fn combined<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
     let mut lines = fields.get_all(name).iter();
     let mut value = Cow::Borrowed(lines.next()?.as_bytes());
@@ -160,7 +167,7 @@ pub(crate) fn combined<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Option<C
     (value.len() <= MAX_FIELD).then_some(value)
 }
 
-/// The value of a field that comes in exactly one line of visible ASCII, without the white space around it.
+/// Returns the value of a field with exactly one line of visible ASCII, trimmed.
 pub(crate) fn single<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     let mut lines = fields.get_all(name).iter();
     let line = lines.next()?;
@@ -174,18 +181,18 @@ pub(crate) fn single<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Option<&'a
     }
 }
 
-/// A Boolean Item (RFC 9651 §3.3.6).
+/// Reads a Boolean Item (RFC 9651 §3.3.6).
 pub(crate) fn boolean(fields: &HeaderMap, name: &HeaderName) -> Option<bool> {
     item(fields, name)?.bare_item.as_boolean()
 }
 
-/// A non-negative Integer Item (RFC 9651 §3.3.1).
+/// Reads a non-negative Integer Item (RFC 9651 §3.3.1).
 pub(crate) fn integer(fields: &HeaderMap, name: &HeaderName) -> Option<u64> {
     let integer = item(fields, name)?.bare_item.as_integer()?;
     u64::try_from(i64::from(integer)).ok()
 }
 
-/// A Dictionary (RFC 9651 §3.2).
+/// Reads a Dictionary (RFC 9651 §3.2).
 pub(crate) fn dictionary(fields: &HeaderMap, name: &HeaderName) -> Option<Dictionary> {
     Parser::new(combined(fields, name)?.as_ref()).parse().ok()
 }
@@ -194,8 +201,8 @@ fn item(fields: &HeaderMap, name: &HeaderName) -> Option<Item> {
     Parser::new(combined(fields, name)?.as_ref()).parse().ok()
 }
 
-/// `1*DIGIT` and nothing else, as tus and the ranges of RFC 9110 write a number. A number too great for 64 bits is the
-/// greatest one.
+/// Reads `1*DIGIT` and nothing else: a number of tus and of the ranges of RFC 9110. A number beyond
+/// 64 bits becomes the greatest one.
 pub(crate) fn digits(text: &str) -> Option<u64> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
@@ -203,12 +210,13 @@ pub(crate) fn digits(text: &str) -> Option<u64> {
     Some(text.parse().unwrap_or(u64::MAX))
 }
 
-/// A Boolean Item, written.
+/// Writes a Boolean Item.
 pub(crate) fn write_boolean(value: bool) -> HeaderValue {
     HeaderValue::from_static(if value { "?1" } else { "?0" })
 }
 
-/// The elements of a list by commas outside of quoted strings, trimmed, without empty ones (RFC 9110 §5.6.1).
+/// Splits a list at commas outside of quoted strings, trims the elements, and omits empty ones (RFC
+/// 9110 §5.6.1).
 pub(crate) fn list_elements(value: &str) -> impl Iterator<Item = &str> {
     let mut quoted = false;
     let mut escaped = false;

@@ -1,7 +1,7 @@
-//! The bodies of the fuzz targets: what must hold for every input of a parser, beyond not panicking.
+//! Bodies of the fuzz targets: properties of the parsers for every input, beyond not panicking.
 //!
-//! `fuzz/fuzz_targets` calls each with libFuzzer's inputs. The test below calls each with `fuzz/corpus` and with mutations of it,
-//! so an input that once failed is kept by adding it to the corpus.
+//! `fuzz/fuzz_targets` calls each with libFuzzer's inputs. The test below calls each with
+//! `fuzz/corpus` and mutations of it, so a failing input is kept by adding it to the corpus.
 
 use std::time::{Duration, SystemTime};
 
@@ -24,7 +24,7 @@ use crate::request::{AppendRequest, Concat, CreateRequest, MAX_PARTS, Metadata};
 use crate::upload::{Limits, Open};
 use crate::{media_type, tus};
 
-/// A fuzz target: its name, as its file and its corpus have it, and its body.
+/// A fuzz target: its name, which its file and corpus share, and its body.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
@@ -38,7 +38,7 @@ pub const TARGETS: [Target; 7] = [
     ("tus", tus),
 ];
 
-/// `Range`. Input: the representation's length on a line, then the field's value.
+/// Checks `Range`. Input: the representation's length on a line, then the field's value.
 pub fn range(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let (length, value) = text.split_once('\n').unwrap_or(("1000", &text));
@@ -64,7 +64,7 @@ pub fn range(data: &[u8]) {
     }
 }
 
-/// Preconditions and `If-Range`. Input: a header section.
+/// Checks preconditions and `If-Range`. Input: a header section.
 pub fn conditional(data: &[u8]) {
     let fields = header_section(data);
     let tag = EntityTag::strong("a").expect("a letter");
@@ -97,7 +97,7 @@ pub fn conditional(data: &[u8]) {
     assert!(applies || !conditional::resumes_by_tag(&fields, &tag));
 }
 
-/// Digests that a request states and wants. Input: a header section.
+/// Checks stated and requested digests. Input: a header section.
 pub fn digest(data: &[u8]) {
     let fields = header_section(data);
     digest::preferred(&fields, &name::WANT_REPR_DIGEST, &Algorithm::ALL);
@@ -115,7 +115,7 @@ pub fn digest(data: &[u8]) {
     }
 }
 
-/// File names and media types. Input: a field's value.
+/// Checks file names and media types. Input: a field's value.
 pub fn disposition(data: &[u8]) {
     if let Ok(value) = HeaderValue::from_bytes(data) {
         let fields = HeaderMap::from_iter([(CONTENT_DISPOSITION, value)]);
@@ -143,7 +143,7 @@ fn check_name(name: &str) {
     }
 }
 
-/// Structured fields and lists. Input: a header section with `Upload-Offset` lines.
+/// Checks structured fields and lists. Input: a header section with `Upload-Offset` lines.
 pub fn fields(data: &[u8]) {
     let section = header_section(data);
     if let Some(number) = fields::integer(&section, &name::UPLOAD_OFFSET) {
@@ -160,7 +160,7 @@ pub fn fields(data: &[u8]) {
     fields::digits(&text);
 }
 
-/// `Upload-Metadata`, `Upload-Concat` and `Upload-Checksum`. Input: a field's value.
+/// Checks `Upload-Metadata`, `Upload-Concat` and `Upload-Checksum`. Input: a field's value.
 pub fn tus(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     if let Ok(metadata) = Metadata::parse(&text) {
@@ -189,7 +189,7 @@ pub fn tus(data: &[u8]) {
     }
 }
 
-/// Every dialect with one request: everything that it reads, and every answer that it writes. Input: a method on a line, then a
+/// Checks all reads and answers of every dialect for one request. Input: a method on a line, then a
 /// header section.
 pub fn dialect(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
@@ -224,7 +224,7 @@ pub fn dialect(data: &[u8]) {
     }
 }
 
-/// Limits that small numbers in a fuzzer's inputs reach.
+/// Limits in reach of small numbers in a fuzzer's inputs.
 const LIMITS: Limits = Limits {
     max_size: Some(100),
     min_size: Some(1),
@@ -299,7 +299,7 @@ fn check_refusals(dialect: Dialect, rejection: &Rejection) {
     }
 }
 
-/// Lines of `name: value`; what cannot be a field line is passed over, and so is what follows the 64th line.
+/// Reads lines of `name: value`. Skips lines that are no field, and those after the 64th.
 fn header_section(data: &[u8]) -> HeaderMap {
     data.split(|byte| *byte == b'\n')
         .take(64)
@@ -319,7 +319,7 @@ mod tests {
 
     use super::*;
 
-    /// Mutations of the corpus that each target gets: a second or so for all of them.
+    /// Number of mutations for each target: about a second for all.
     const MUTATIONS: usize = 1_000;
 
     #[test]
@@ -371,7 +371,7 @@ mod tests {
             .collect()
     }
 
-    /// A stream of numbers that is the same in every run (xorshift64).
+    /// A stream of numbers, the same in every run (xorshift64).
     struct Chance(u64);
 
     impl Chance {
@@ -382,7 +382,7 @@ mod tests {
             usize::try_from(self.0 % bound as u64).unwrap()
         }
 
-        /// An input of the corpus with one to four changes, perhaps spliced with another.
+        /// Returns an input of the corpus with one to four changes, perhaps spliced with another.
         fn mutation(&mut self, corpus: &[Vec<u8>]) -> Vec<u8> {
             const TELLING: &[u8] = b"\0\t\n \"'()*+,-./0129:;=?\\_%~\x7f\xe4\xff";
             let mut input = corpus[self.below(corpus.len())].clone();

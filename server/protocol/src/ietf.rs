@@ -1,6 +1,8 @@
-//! Resumable uploads as the IETF drafts and the final form say them: request fields in, the shared rules' words out, and back.
+//! Resumable uploads of the IETF drafts and the final form: translates request fields to the shared
+//! rules, and results to answers.
 //!
-//! Where versions differ, `ietf/dialect.rs` has the difference as data; this file reads and writes by it.
+//! `ietf/dialect.rs` has the differences between versions as data; this file reads and writes by
+//! them.
 
 mod dialect;
 mod limit;
@@ -21,19 +23,20 @@ use crate::request::{AppendRequest, BodyUse, CreateRequest};
 use crate::upload::{Append, Completion, Create, Limits};
 use crate::{NO_STORE, disposition};
 
-/// What a request says of the version that it speaks.
+/// Version of the protocol that a request states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Spoken {
-    /// There is no version field.
+    /// The version field is absent.
     Unsaid,
-    /// A version that is spoken here.
+    /// A supported version.
     Known(Version),
-    /// Another version, or something that is no version.
+    /// Another version, or no version at all.
     Unknown,
 }
 
 impl Spoken {
-    /// Reads `Upload-Draft-Interop-Version`. It names one version: there is no negotiation, so a list is no version.
+    /// Reads `Upload-Draft-Interop-Version`. The field names one version: there is no negotiation,
+    /// so a list is no version.
     pub fn read(fields: &HeaderMap) -> Self {
         if !fields.contains_key(&name::UPLOAD_DRAFT_INTEROP_VERSION) {
             return Self::Unsaid;
@@ -45,7 +48,8 @@ impl Spoken {
 }
 
 impl Version {
-    /// Whether the request says that its body is all that remains; `None` when it does not say.
+    /// Returns true if the request states that its body completes the upload; `None` if it does not
+    /// say.
     pub fn completes(self, fields: &HeaderMap) -> Option<bool> {
         match self.row().completeness {
             Completeness::Incomplete => {
@@ -136,7 +140,7 @@ impl Version {
         })
     }
 
-    /// Up to interop 6, a retrieval with upload fields is refused (Offset Retrieval).
+    /// Refuses a retrieval with upload fields up to interop 6 (Offset Retrieval).
     pub(crate) fn check_retrieval(self, fields: &HeaderMap) -> Result<(), Rejection> {
         let row = self.row();
         self.refuse_stray(fields, &[("Upload-Offset", name::UPLOAD_OFFSET)])?;
@@ -146,7 +150,7 @@ impl Version {
         }
     }
 
-    /// Up to interop 6, a cancellation with upload fields is refused (Upload Cancellation).
+    /// Refuses a cancellation with upload fields up to interop 6 (Upload Cancellation).
     pub(crate) fn check_cancellation(self, fields: &HeaderMap) -> Result<(), Rejection> {
         self.refuse_stray(fields, &[("Upload-Offset", name::UPLOAD_OFFSET)])
     }
@@ -170,7 +174,7 @@ impl Version {
         }
     }
 
-    /// The first interim response, which tells the upload resource's URL.
+    /// Writes the first interim response, with the URL of the upload resource.
     pub(crate) fn announcement(self, standing: &Standing<'_>) -> HeaderMap {
         let mut fields = self.own_fields();
         fields.insert(LOCATION, standing.location.clone());
@@ -178,7 +182,7 @@ impl Version {
         fields
     }
 
-    /// A later interim response, which never has `Location`.
+    /// Writes a later interim response, which never has `Location`.
     pub(crate) fn progress(self, offset: u64) -> Option<HeaderMap> {
         let mut fields = self.row().progress.then(|| self.own_fields())?;
         fields.insert(name::UPLOAD_OFFSET, HeaderValue::from(offset));
@@ -238,7 +242,7 @@ impl Version {
         }
     }
 
-    /// The fields of an answer to a request that breaks a rule of the protocol.
+    /// Returns the fields of an answer to a request that breaks a rule of the protocol.
     pub(crate) fn rejection_fields(self, standing: Option<&Standing<'_>>) -> HeaderMap {
         let row = self.row();
         let mut fields = self.refusal_fields();
@@ -255,14 +259,14 @@ impl Version {
         fields
     }
 
-    /// The fields of any refusal.
+    /// Returns the fields of every refusal.
     pub(crate) fn refusal_fields(self) -> HeaderMap {
         let mut fields = self.own_fields();
         fields.insert(CACHE_CONTROL, NO_STORE);
         fields
     }
 
-    /// The kind of problem that a rejection is in this version.
+    /// Returns the problem type of a rejection in this version.
     pub(crate) fn problem_type(self, rejection: &Rejection) -> ProblemType {
         let row = self.row();
         match rejection {
@@ -285,18 +289,18 @@ impl Version {
         }
     }
 
-    /// The kind of problem that an upload is no more.
+    /// Returns the problem type of an upload that is gone.
     pub(crate) fn gone(self) -> ProblemType {
         self.row().gone
     }
 
-    /// `Upload-Limit` in this version's words.
+    /// Writes `Upload-Limit` of this version.
     pub(crate) fn upload_limit(self, limits: &Limits, deadline: Option<Deadline>) -> HeaderValue {
         let lifetime = deadline.map_or(limits.max_age, |deadline| Some(deadline.remaining));
         limit::write(limits, lifetime, &[self.row().lifetime])
     }
 
-    /// The fields that every answer to a request in this version has.
+    /// Returns the fields of every answer in this version.
     pub(crate) fn own_fields(self) -> HeaderMap {
         self.row()
             .interop
@@ -361,8 +365,9 @@ impl Row {
     }
 }
 
-/// A body that is the whole representation has the representation's digest. As such it can still be verified when the body is cut
-/// and resumed; as the body's own it would forbid to keep what came before the cut.
+/// Turns digests of a body that is the complete representation into digests of the representation.
+/// These can still be verified after the body is cut and resumed; a digest of the body would forbid
+/// keeping the bytes before the cut.
 fn whole(stated: StatedDigests) -> Result<StatedDigests, Rejection> {
     let mut representation = stated.representation;
     let mut content = Vec::new();
@@ -379,7 +384,7 @@ fn whole(stated: StatedDigests) -> Result<StatedDigests, Rejection> {
                 ));
             }
             None if stated.algorithm.key().is_some() => representation.push(stated),
-            // A checksum that no Repr-Digest can state stays the body's own.
+            // A checksum that `Repr-Digest` cannot state remains one of the body.
             None => content.push(stated),
         }
     }
@@ -390,8 +395,8 @@ fn whole(stated: StatedDigests) -> Result<StatedDigests, Rejection> {
     })
 }
 
-/// What an upload target tells of resumable uploads to anyone who asks (`OPTIONS`), in the words of every version at once:
-/// members that a version does not know are ignored by it.
+/// Returns the fields of an upload target's answer to `OPTIONS`, for every version at once: a
+/// version ignores unknown members.
 pub(crate) fn discovery(limits: &Limits) -> HeaderMap {
     HeaderMap::from_iter([
         (

@@ -1,9 +1,10 @@
-//! What the specifications of uploads and downloads say, as pure rules: headers and numbers in, decisions out.
+//! Rules of the specifications of uploads and downloads, as pure functions: headers and numbers in,
+//! decisions out.
 //!
-//! Nothing here knows a clock, a socket, a file or an async runtime.
+//! This crate uses no clock, socket, file or async runtime.
 //!
-//! Uploads: a handler asks [`dialect::Dialect`] what a request says and how to answer; the rules between are [`upload`]'s. Downloads:
-//! [`conditional`], then [`range`], then perhaps [`multipart_ranges`].
+//! Uploads: [`dialect::Dialect`] reads requests and writes answers; [`upload`] has the rules
+//! between. Downloads: [`conditional`], then [`range`], then perhaps [`multipart_ranges`].
 
 use http::HeaderValue;
 
@@ -28,5 +29,5 @@ pub mod request;
 pub mod tus;
 pub mod upload;
 
-/// `Cache-Control` of every answer about an upload: offsets grow old at once.
+/// `Cache-Control` of every answer about an upload: offsets are outdated at once.
 pub const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");

@@ -1,4 +1,4 @@
-//! The media type of a body, and the one that a client declares for a file (RFC 9110 §8.3).
+//! Media types of bodies, and those that clients declare for files (RFC 9110 §8.3).
 
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
@@ -12,20 +12,20 @@ pub const PARTIAL_UPLOAD: &str = "application/partial-upload";
 /// The media type of a body that brings bytes.
 pub const OFFSET_OCTET_STREAM: &str = "application/offset+octet-stream";
 
-/// Longest media type that is kept, parameters included, in bytes.
+/// Maximum length of a stored media type, parameters included, in bytes.
 const MAX_LENGTH: usize = 255;
 
-/// URLSession's type for a `POST` that was given none.
+/// URLSession's type for a `POST` without one.
 const FORM_URLENCODED: &str = "application/x-www-form-urlencoded";
 
-/// Whether the body is of type `expected`, whatever its parameters.
+/// Returns true if the body is of type `expected`, whatever its parameters.
 pub fn is(fields: &HeaderMap, expected: &str) -> bool {
     fields::single(fields, &CONTENT_TYPE)
         .is_some_and(|value| essence(value).eq_ignore_ascii_case(expected))
 }
 
-/// The type that `Content-Type` declares for the representation, in canonical form. A type that only describes the request, or
-/// that nobody chose, declares nothing.
+/// Returns the type that `Content-Type` declares for the representation, in canonical form. Types
+/// that describe only the request, and defaults of libraries, declare nothing.
 pub fn declared(fields: &HeaderMap) -> Option<String> {
     fields::single(fields, &CONTENT_TYPE)
         .filter(|value| {
@@ -37,10 +37,10 @@ pub fn declared(fields: &HeaderMap) -> Option<String> {
         .and_then(parse)
 }
 
-/// The type that a file's name tells by its extension: for files and for files of packs alike.
+/// Returns the type for the extension of a file name, for files and for files of packs.
 pub fn of_name(name: &str) -> Option<&'static str> {
     let (stem, extension) = name.rsplit('/').next()?.rsplit_once('.')?;
-    // `.profile` is all name.
+    // `.profile` has no extension.
     if stem.is_empty() {
         return None;
     }
@@ -51,7 +51,7 @@ pub fn of_name(name: &str) -> Option<&'static str> {
         .or_else(|| mime_guess::from_ext(extension).first_raw())
 }
 
-/// What `mime_guess` does not know, or not as IANA, WHATWG or Apple have it.
+/// Types that `mime_guess` lacks, or has in another form than IANA, WHATWG or Apple.
 const OF_EXTENSIONS: [(&str, &str); 27] = [
     ("aab", "application/octet-stream"),
     ("amr", "audio/amr"),
@@ -82,7 +82,8 @@ const OF_EXTENSIONS: [(&str, &str); 27] = [
     ("zst", "application/zstd"),
 ];
 
-/// A media type in canonical form; `None` if it is none, a range such as `image/*`, or too long.
+/// Returns a media type in canonical form; `None` if the text is no media type, a range such as
+/// `image/*`, or too long.
 pub fn parse(value: &str) -> Option<String> {
     let value = value.trim();
     if value.len() > MAX_LENGTH || !value.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {

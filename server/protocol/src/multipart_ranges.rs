@@ -1,4 +1,5 @@
-//! The framing of `multipart/byteranges`: which bytes stand between the parts, and how long all of it is (RFC 9110 §14.6).
+//! Framing of `multipart/byteranges`: the bytes between the parts, and the total length (RFC 9110
+//! §14.6).
 
 use std::ops::Range;
 
@@ -7,13 +8,14 @@ use http::HeaderValue;
 
 use crate::range::{self, Satisfiable};
 
-/// What stands between the parts of one answer.
+/// Boundary between the parts of one answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Boundary(String);
 
 impl Boundary {
-    /// A boundary of 1 to 70 letters, digits, hyphens and underscores (of what RFC 2046 §5.1.1 allows, what needs no quotes). Whoever
-    /// makes it sees to it that no part contains it, by enough chance.
+    /// Creates a boundary of 1 to 70 letters, digits, hyphens and underscores (those characters of
+    /// RFC 2046 §5.1.1 that need no quotes). The caller chooses enough randomness that no part
+    /// contains it.
     pub fn new(boundary: impl Into<String>) -> Option<Self> {
         let boundary = boundary.into();
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
@@ -22,16 +24,16 @@ impl Boundary {
     }
 }
 
-/// A piece of the body.
+/// A piece of a body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Piece {
-    /// Framing: these bytes.
+    /// Bytes of the framing.
     Literal(Bytes),
-    /// These bytes of the representation.
+    /// A range of the representation.
     Part(Range<u64>),
 }
 
-/// The body of an answer with several ranges.
+/// Body of an answer with several ranges.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MultipartRanges {
     boundary: Boundary,
@@ -39,7 +41,7 @@ pub struct MultipartRanges {
 }
 
 impl MultipartRanges {
-    /// Lays out the parts, each of `content_type` if there is one.
+    /// Lays out the parts, each with the type `content_type` if there is one.
     pub fn new(
         boundary: Boundary,
         content_type: Option<&HeaderValue>,
@@ -47,8 +49,9 @@ impl MultipartRanges {
     ) -> Self {
         let mut pieces = Vec::with_capacity(satisfiable.ranges().len() * 2 + 1);
         for part in satisfiable.ranges() {
-            // RFC 2046 §5.1.1: a delimiter begins with CRLF. Before the first part this ends an empty preamble, as in nginx and Apache:
-            // clients such as zsync look for the whole delimiter.
+            // RFC 2046 §5.1.1: a delimiter begins with CRLF. Before the first part this ends an
+            // empty preamble, as in nginx and Apache: clients such as zsync look for the whole
+            // delimiter.
             let mut head = b"\r\n--".to_vec();
             head.extend_from_slice(boundary.0.as_bytes());
             if let Some(content_type) = content_type {
@@ -66,7 +69,7 @@ impl MultipartRanges {
         Self { boundary, pieces }
     }
 
-    /// `Content-Type` of the answer.
+    /// Returns the `Content-Type` of the answer.
     pub fn content_type(&self) -> HeaderValue {
         HeaderValue::try_from(format!(
             "multipart/byteranges; boundary={}",
@@ -75,7 +78,7 @@ impl MultipartRanges {
         .expect("a boundary is visible ASCII")
     }
 
-    /// `Content-Length` of the answer, exactly.
+    /// Returns the exact `Content-Length` of the answer.
     pub fn content_length(&self) -> u64 {
         self.pieces
             .iter()
@@ -83,14 +86,14 @@ impl MultipartRanges {
             .fold(0, u64::saturating_add)
     }
 
-    /// The body's pieces in order.
+    /// Returns the body's pieces in order.
     pub fn pieces(&self) -> &[Piece] {
         &self.pieces
     }
 }
 
 impl Piece {
-    /// Its length in bytes.
+    /// Returns the length in bytes.
     pub fn length(&self) -> u64 {
         match self {
             Self::Literal(bytes) => bytes.len() as u64,

@@ -1,116 +1,121 @@
-//! Problem details (RFC 9457): the types of problems as values, and the document that tells one.
+//! Problem details (RFC 9457): problem types as values, and the problem document.
 //!
-//! Problems that IANA's registry knows have its identifiers. Ours are `tag` URIs (RFC 4151), which identify without promising a
-//! page behind them, as RFC 9457 §3.1.1 suggests: `tag:longhaul,2026:` and a name that never changes its meaning.
+//! Problems in IANA's registry have its identifiers. Others have `tag` URIs (RFC 4151), which
+//! identify without promising a page, as RFC 9457 §3.1.1 suggests: `tag:longhaul,2026:` and a name
+//! whose meaning never changes.
 
 use http::StatusCode;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value};
 
-/// The media type of a problem document.
+/// Media type of a problem document.
 pub const MEDIA_TYPE: &str = "application/problem+json";
 
-/// A kind of problem: what a program can decide by. Made in constants, so a wrong status does not compile.
+/// A type of problem, by which programs can decide. Types are constants, so a wrong status does not
+/// compile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProblemType {
     uri: &'static str,
     title: &'static str,
-    /// 400 to 599.
+    /// Status from 400 to 599.
     status: u16,
 }
 
 impl ProblemType {
-    /// A kind of problem that is answered with `status`.
+    /// Creates a problem type with `status`.
     ///
     /// # Panics
-    /// If the status is neither a client's error nor a server's. In a constant, that is a compile error.
+    /// Panics if the status is neither a client error nor a server error; in a constant, that is a
+    /// compile error.
     pub const fn new(uri: &'static str, title: &'static str, status: u16) -> Self {
         assert!(400 <= status && status <= 599, "a problem is a 4xx or 5xx");
         Self { uri, title, status }
     }
 
-    /// The identifier.
+    /// Returns the identifier.
     pub const fn uri(&self) -> &'static str {
         self.uri
     }
 
-    /// The name for people; always the same for one identifier.
+    /// Returns the title for people; always the same for one identifier.
     pub const fn title(&self) -> &'static str {
         self.title
     }
 
-    /// The status of the answer: 4xx or 5xx.
+    /// Returns the status of the answer: 4xx or 5xx.
     pub fn status(&self) -> StatusCode {
         StatusCode::from_u16(self.status).expect("400 to 599 are status codes")
     }
 }
 
-/// The kinds of problems that uploads and downloads can have by the specifications, and by our own rules.
+/// Problem types of uploads and downloads, from the specifications and from this server's rules.
 pub mod types {
     use super::ProblemType;
 
-    /// The append does not begin at the upload's offset (IETF resumable uploads, interop 6 and later).
+    /// The append does not begin at the upload's offset (IETF resumable uploads, interop 6 and
+    /// later).
     pub const MISMATCHING_UPLOAD_OFFSET: ProblemType = ProblemType::new(
         "https://iana.org/assignments/http-problem-types#mismatching-upload-offset",
         "offset from request does not match offset of resource",
         409,
     );
-    /// The upload takes no more bytes (IETF resumable uploads, interop 6 to 8).
+    /// The upload is complete and accepts no more bytes (IETF resumable uploads, interop 6 to 8).
     pub const COMPLETED_UPLOAD: ProblemType = ProblemType::new(
         "https://iana.org/assignments/http-problem-types#completed-upload",
         "upload is already completed",
         400,
     );
-    /// Statements of the length contradict each other (IETF resumable uploads, interop 7 and later).
+    /// Statements of the length contradict each other (IETF resumable uploads, interop 7 and
+    /// later).
     pub const INCONSISTENT_UPLOAD_LENGTH: ProblemType = ProblemType::new(
         "https://iana.org/assignments/http-problem-types#inconsistent-upload-length",
         "inconsistent length values for upload",
         400,
     );
 
-    /// As [`MISMATCHING_UPLOAD_OFFSET`], where the dialect knows no such type.
+    /// Like [`MISMATCHING_UPLOAD_OFFSET`], for dialects without that type.
     pub const OFFSET_MISMATCH: ProblemType = ProblemType::new(
         "tag:longhaul,2026:offset-mismatch",
         "The offset is not the upload's",
         409,
     );
-    /// As [`COMPLETED_UPLOAD`], where the dialect knows no such type.
+    /// Like [`COMPLETED_UPLOAD`], for dialects without that type.
     pub const UPLOAD_COMPLETED: ProblemType = ProblemType::new(
         "tag:longhaul,2026:upload-completed",
         "The upload is already complete",
         400,
     );
-    /// As [`INCONSISTENT_UPLOAD_LENGTH`], where the dialect knows no such type.
+    /// Like [`INCONSISTENT_UPLOAD_LENGTH`], for dialects without that type.
     pub const INCONSISTENT_LENGTH: ProblemType = ProblemType::new(
         "tag:longhaul,2026:inconsistent-length",
         "The lengths disagree",
         400,
     );
-    /// A replayed part of an append differs from the bytes held.
+    /// A replayed part of an append differs from the stored bytes.
     pub const OVERLAP_MISMATCH: ProblemType = ProblemType::new(
         "tag:longhaul,2026:overlap-mismatch",
         "The repeated bytes are not the same",
         409,
     );
-    /// A field is absent or not what its definition asks for.
+    /// A field is absent or not what its definition requires.
     pub const MALFORMED_FIELD: ProblemType = ProblemType::new(
         "tag:longhaul,2026:malformed-field",
         "A field is missing or malformed",
         400,
     );
-    /// The body has a type that the method does not take.
+    /// The body has a media type that the method does not accept.
     pub const UNSUPPORTED_MEDIA_TYPE: ProblemType = ProblemType::new(
         "tag:longhaul,2026:unsupported-media-type",
         "The body has the wrong type",
         415,
     );
-    /// The body has a content coding that is not supported where it is sent to.
+    /// The body has a content coding that the resource does not support.
     pub const UNSUPPORTED_CODING: ProblemType = ProblemType::new(
         "tag:longhaul,2026:unsupported-coding",
         "The content coding is not supported",
         415,
     );
-    /// The tus version is not spoken here (tus 1.0.0, Core Protocol).
+    /// The tus version is not supported (tus 1.0.0, Core Protocol).
     pub const TUS_VERSION: ProblemType = ProblemType::new(
         "tag:longhaul,2026:tus-version",
         "The tus version is not supported",
@@ -122,13 +127,13 @@ pub mod types {
         "The body runs past the upload's length",
         413,
     );
-    /// The whole is greater than `max-size`.
+    /// The representation is greater than `max-size`.
     pub const UPLOAD_TOO_LARGE: ProblemType = ProblemType::new(
         "tag:longhaul,2026:upload-too-large",
         "The upload is too large",
         413,
     );
-    /// The whole is smaller than `min-size`.
+    /// The representation is smaller than `min-size`.
     pub const UPLOAD_TOO_SMALL: ProblemType = ProblemType::new(
         "tag:longhaul,2026:upload-too-small",
         "The upload is too small",
@@ -146,19 +151,20 @@ pub mod types {
         "The body is too small for one request",
         400,
     );
-    /// The upload is made of others and takes no bytes (tus 1.0.0, Concatenation).
+    /// The upload is a concatenation of others and accepts no bytes (tus 1.0.0, Concatenation).
     pub const FINAL_UPLOAD: ProblemType = ProblemType::new(
         "tag:longhaul,2026:final-upload",
         "A final upload cannot be changed",
         403,
     );
-    /// An idempotency key stands for one request (draft-ietf-httpapi-idempotency-key-header §2.7).
+    /// The idempotency key belongs to another request (draft-ietf-httpapi-idempotency-key-header
+    /// §2.7).
     pub const KEY_REUSED: ProblemType = ProblemType::new(
         "tag:longhaul,2026:idempotency-key-reused",
         "The idempotency key belongs to another request",
         422,
     );
-    /// The digest's algorithm is not supported here (HTTP Problem Types for Digest Fields).
+    /// The digest's algorithm is not supported (HTTP Problem Types for Digest Fields).
     pub const DIGEST_UNSUPPORTED_ALGORITHMS: ProblemType = ProblemType::new(
         "https://iana.org/assignments/http-problem-types#digest-unsupported-algorithms",
         "Unsupported hashing algorithms",
@@ -170,25 +176,25 @@ pub mod types {
         "Invalid digest values",
         400,
     );
-    /// The bytes do not have the digest that was stated (HTTP Problem Types for Digest Fields).
+    /// The bytes do not have the stated digest (HTTP Problem Types for Digest Fields).
     pub const DIGEST_MISMATCHED_VALUES: ProblemType = ProblemType::new(
         "https://iana.org/assignments/http-problem-types#digest-mismatched-values",
         "Mismatched digest values",
         400,
     );
-    /// As [`DIGEST_MISMATCHED_VALUES`], in a tus request (tus 1.0.0, Checksum).
+    /// Like [`DIGEST_MISMATCHED_VALUES`], in a tus request (tus 1.0.0, Checksum).
     pub const CHECKSUM_MISMATCH: ProblemType = ProblemType::new(
         "tag:longhaul,2026:checksum-mismatch",
         "Checksum Mismatch",
         460,
     );
-    /// There is no such upload.
+    /// The upload does not exist.
     pub const UPLOAD_NOT_FOUND: ProblemType = ProblemType::new(
         "tag:longhaul,2026:upload-not-found",
         "There is no such upload",
         404,
     );
-    /// There was such an upload, but it expired, was deleted or became invalid.
+    /// The upload expired, was deleted or became invalid.
     pub const UPLOAD_GONE: ProblemType =
         ProblemType::new("tag:longhaul,2026:upload-gone", "The upload is gone", 410);
     /// A precondition of the request is false (RFC 9110 §13).
@@ -214,7 +220,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem of which nothing more is said.
+    /// Creates a problem without detail.
     pub fn new(kind: ProblemType) -> Self {
         Self {
             kind,
@@ -223,14 +229,15 @@ impl Problem {
         }
     }
 
-    /// Says what is wrong this time, for people.
+    /// Adds a description of this occurrence, for people.
     #[must_use]
     pub fn detailed(mut self, detail: impl Into<String>) -> Self {
         self.detail = Some(detail.into());
         self
     }
 
-    /// Adds an extension member (RFC 9457 §3.2). The names of the document's own members have no effect.
+    /// Adds an extension member (RFC 9457 §3.2). Names of the document's own members have no
+    /// effect.
     #[must_use]
     pub fn with(mut self, member: &str, value: impl Into<Value>) -> Self {
         if !["type", "title", "status", "detail"].contains(&member) {
@@ -239,22 +246,22 @@ impl Problem {
         self
     }
 
-    /// What kind of problem it is.
+    /// Returns the problem type.
     pub fn kind(&self) -> ProblemType {
         self.kind
     }
 
-    /// The status of the answer: 4xx or 5xx.
+    /// Returns the status of the answer: 4xx or 5xx.
     pub fn status(&self) -> StatusCode {
         self.kind.status()
     }
 
-    /// What is wrong this time.
+    /// Returns the description of this occurrence.
     pub fn detail(&self) -> Option<&str> {
         self.detail.as_deref()
     }
 
-    /// The extension members.
+    /// Returns the extension members.
     pub fn members(&self) -> &Map<String, Value> {
         &self.members
     }

@@ -1,4 +1,4 @@
-//! `Range`: which bytes of a representation are asked for (RFC 9110 §14).
+//! `Range`: the requested bytes of a representation (RFC 9110 §14).
 
 use std::ops::Range;
 
@@ -6,25 +6,26 @@ use http::header::{HeaderMap, HeaderValue, RANGE};
 
 use crate::fields;
 
-/// Most ranges of one request. More look like an attack (§17.15), and the field is ignored.
+/// Maximum number of ranges in a request. A field with more resembles an attack (§17.15) and is
+/// ignored.
 pub const MAX_RANGES: usize = 64;
 
-/// One range of a request: positions count from 0, in bytes.
+/// One range of a request. Positions count from 0, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Spec {
     /// From a first position to a last one, both included.
     Closed { first: u64, last: u64 },
     /// From a first position to the end.
     Open { first: u64 },
-    /// So many last bytes.
+    /// The last `length` bytes.
     Suffix { length: u64 },
 }
 
-/// The ranges of a request, before the representation's length is known: at least one, at most [`MAX_RANGES`].
+/// Ranges of a request, before the representation's length is known: one to [`MAX_RANGES`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RangeSet(Vec<Spec>);
 
-/// What a set of ranges means for a representation of known length.
+/// Ranges applied to a representation of known length.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Resolved {
     /// Answer 200 with everything.
@@ -35,7 +36,7 @@ pub enum Resolved {
     Unsatisfiable,
 }
 
-/// Ranges of one representation: at least one, none empty, none past the end, none overlapping another.
+/// Ranges of one representation: at least one, none empty, none past the end, none overlapping.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Satisfiable {
     ranges: Vec<Range<u64>>,
@@ -43,8 +44,8 @@ pub struct Satisfiable {
 }
 
 impl RangeSet {
-    /// Reads `Range`. `None` means that the request is for the whole: the field is absent, malformed, in another unit than bytes,
-    /// or has too many ranges (§14.2). It counts for `GET` only.
+    /// Reads `Range`. `None` requests the complete representation: the field is absent, malformed,
+    /// in another unit than bytes, or has too many ranges (§14.2). The field applies to `GET` only.
     pub fn read(fields: &HeaderMap) -> Option<Self> {
         Self::parse(fields::single(fields, &RANGE)?)
     }
@@ -66,11 +67,12 @@ impl RangeSet {
 
     /// Applies the ranges to a representation of `length` bytes.
     ///
-    /// An empty representation is always served whole, as §14.2 allows: proxies that fetch in slices put a range on every request,
-    /// and no `Content-Range` can describe a part of nothing.
+    /// An empty representation is always served completely, as §14.2 allows: proxies that fetch
+    /// slices send a range with every request, and no `Content-Range` can describe a part of
+    /// nothing.
     ///
-    /// Ranges that overlap become one, at the place of the first of them (§15.3.7.2); so no byte is sent twice, however often it is
-    /// asked for. Others keep the order of the request.
+    /// Overlapping ranges become one, at the place of the first (§15.3.7.2), so no byte is sent
+    /// twice. Other ranges keep the order of the request.
     pub fn resolve(&self, length: u64) -> Resolved {
         if length == 0 {
             return Resolved::Whole;
@@ -91,12 +93,12 @@ impl RangeSet {
     }
 }
 
-/// Adds a range, united with all that overlap it, at the place of the first of those.
+/// Adds a range, merged with all overlapping ones, at the place of the first of those.
 fn insert(ranges: &mut Vec<Range<u64>>, mut range: Range<u64>) {
     let overlaps = |a: &Range<u64>, b: &Range<u64>| a.start < b.end && b.start < a.end;
     let mut place = ranges.len();
-    // Those already there do not overlap each other, so one pass finds all: a union with one cannot reach another that the new
-    // range itself does not.
+    // Present ranges do not overlap, so one pass finds all: the merge with one cannot reach another
+    // that the new range itself does not.
     let mut at = 0;
     while let Some(own) = ranges.get(at) {
         if overlaps(own, &range) {
@@ -124,12 +126,12 @@ impl Spec {
         }
     }
 
-    /// The bytes of a representation of `length > 0` bytes; `None` if there are none.
+    /// Returns the range in a representation of `length > 0` bytes; `None` if it is empty.
     fn within(self, length: u64) -> Option<Range<u64>> {
         let range = match self {
             Self::Closed { first, last } => first..last.saturating_add(1).min(length),
             Self::Open { first } => first..length,
-            // §14.1.2: a suffix longer than the whole is the whole.
+            // §14.1.2: a suffix longer than the representation is the complete representation.
             Self::Suffix { length: suffix } => length.saturating_sub(suffix)..length,
         };
         (range.start < range.end).then_some(range)
@@ -137,17 +139,17 @@ impl Spec {
 }
 
 impl Satisfiable {
-    /// The ranges, in the order to send them.
+    /// Returns the ranges in the order of sending.
     pub fn ranges(&self) -> &[Range<u64>] {
         &self.ranges
     }
 
-    /// The length of the whole representation in bytes.
+    /// Returns the length of the complete representation in bytes.
     pub fn complete_length(&self) -> u64 {
         self.complete_length
     }
 
-    /// The one range, if there is just one: such an answer is not multipart.
+    /// Returns the only range, if there is just one: such an answer is not multipart.
     pub fn single(&self) -> Option<Range<u64>> {
         match self.ranges.as_slice() {
             [range] => Some(range.clone()),
@@ -156,7 +158,7 @@ impl Satisfiable {
     }
 }
 
-/// `Content-Range` of a part: `bytes 0-499/1234` (§14.4). The range must not be empty.
+/// Writes `Content-Range` of a part: `bytes 0-499/1234` (§14.4). The range must not be empty.
 pub fn content_range(range: &Range<u64>, complete_length: u64) -> HeaderValue {
     let value = content_range_text(range, complete_length);
     HeaderValue::try_from(value).expect("digits are visible ASCII")
@@ -167,7 +169,7 @@ pub(crate) fn content_range_text(range: &Range<u64>, complete_length: u64) -> St
     format!("bytes {}-{last}/{complete_length}", range.start)
 }
 
-/// `Content-Range` of a 416: `bytes */1234` (§14.4).
+/// Writes `Content-Range` of a 416: `bytes */1234` (§14.4).
 pub fn unsatisfied(complete_length: u64) -> HeaderValue {
     HeaderValue::try_from(format!("bytes */{complete_length}")).expect("digits are visible ASCII")
 }
@@ -306,7 +308,7 @@ mod tests {
         ]
     }
 
-    /// Each position, and whether a range asks for it.
+    /// Returns for each position whether a range contains it.
     fn naive(specs: &[Spec], length: u64) -> Vec<bool> {
         (0..length)
             .map(|at| {

@@ -1,36 +1,36 @@
-//! The rules that a request for an upload can break, one variant each, with what the client needs to recover.
+//! Rules that an upload request can break, each with the facts that the client needs to recover.
 
 use thiserror::Error;
 
-/// A rule that the client broke. Which status and fields tell it is the dialect's matter.
+/// A rule that the client broke. The dialect chooses the status and the fields.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Rejection {
-    /// A field that the dialect requires is absent, or is not what its definition asks for.
+    /// A required field is absent, or a field is not what its definition requires.
     #[error("{field}: {reason}")]
     Malformed {
-        /// The field's name as the specification writes it.
+        /// Name of the field, spelled as in its specification.
         field: &'static str,
-        /// What is wrong with it, for the client's developer.
+        /// Description of the fault, for the client's developer.
         reason: String,
     },
-    /// The body is of a media type that the method does not take.
+    /// The body has a media type that the method does not accept.
     #[error("the body must be of type {expected}")]
     MediaType {
         /// The type to send instead.
         expected: &'static str,
     },
-    /// The body has a coding, and would be served without one.
+    /// The body has a coding, but would be served without it.
     #[error("{field}: send the bytes without {coding}, as they are served as they came")]
     Coding {
-        /// The field's name as the specification writes it.
+        /// Name of the field, spelled as in its specification.
         field: &'static str,
         /// The coding as the client named it.
         coding: String,
     },
-    /// `Tus-Resumable` is absent or names a version that is not spoken here (tus 1.0.0, Core Protocol).
+    /// `Tus-Resumable` is absent or names an unsupported version (tus 1.0.0, Core Protocol).
     #[error("Tus-Resumable must be 1.0.0")]
     TusVersion,
-    /// The append does not begin where the upload ends.
+    /// The append does not begin at the durable offset.
     #[error("the upload is at offset {expected}, the request begins at {provided}")]
     OffsetMismatch {
         /// The durable offset, in bytes.
@@ -38,7 +38,7 @@ pub enum Rejection {
         /// The request's offset, in bytes.
         provided: u64,
     },
-    /// A replayed part of an append differs from the bytes already held.
+    /// A replayed part of an append differs from the stored bytes.
     #[error("the request repeats bytes below offset {offset}, but not the same ones")]
     OverlapMismatch {
         /// The durable offset, in bytes.
@@ -59,55 +59,55 @@ pub enum Rejection {
     /// The representation exceeds `max-size`.
     #[error("the upload may have at most {limit} bytes")]
     TooLarge {
-        /// Most bytes of a representation.
+        /// Maximum number of bytes of a representation.
         limit: u64,
     },
     /// The representation is below `min-size`.
     #[error("the upload must have at least {limit} bytes")]
     TooSmall {
-        /// Fewest bytes of a representation.
+        /// Minimum number of bytes of a representation.
         limit: u64,
     },
     /// The body exceeds `max-append-size`.
     #[error("one request may bring at most {limit} bytes")]
     AppendTooLarge {
-        /// Most bytes of a body.
+        /// Maximum number of bytes of a body.
         limit: u64,
     },
     /// The body is below `min-append-size` and does not complete the upload.
     #[error("a request that does not complete the upload must bring at least {limit} bytes")]
     AppendTooSmall {
-        /// Fewest bytes of a body.
+        /// Minimum number of bytes of a body.
         limit: u64,
     },
-    /// The upload is the concatenation of others and takes no bytes of its own (tus concatenation).
+    /// The upload is a concatenation of others and accepts no bytes (tus concatenation).
     #[error("a final upload takes no bytes of its own")]
     FinalUpload,
-    /// A digest or checksum was sent in an algorithm that is not supported here, and in no other.
+    /// A digest or checksum has an unsupported algorithm, and none has a supported one.
     #[error(
         "{field}: the algorithm {algorithm} cannot be verified here; use sha-256 or sha-512, in Upload-Checksum sha256, sha1, md5 or crc32"
     )]
     DigestAlgorithm {
-        /// The field's name as the specification writes it.
+        /// Name of the field, spelled as in its specification.
         field: &'static str,
         /// The algorithm's name as the client sent it.
         algorithm: String,
     },
-    /// The request repeats a creation's `Idempotency-Key`, but is another request.
+    /// The request repeats a creation's `Idempotency-Key`, but differs from that creation.
     #[error(
         "Idempotency-Key: an earlier request with another target, type, length, digest or body has this key; send a new key"
     )]
     KeyReused,
-    /// The bytes do not have the digest that the request states.
+    /// The bytes do not have the stated digest.
     #[error("{field} does not match the bytes received")]
     DigestMismatch {
-        /// The field's name as the specification writes it.
+        /// Name of the field, spelled as in its specification.
         field: &'static str,
     },
 }
 
 impl Rejection {
-    /// A field that is not what its definition asks for.
+    /// Creates a rejection of a malformed field.
     pub fn malformed(field: &'static str, reason: impl Into<String>) -> Self {
         Self::Malformed {
             field,

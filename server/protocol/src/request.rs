@@ -1,4 +1,4 @@
-//! What the fields of a request for an upload say, in any dialect.
+//! Contents of upload requests, independent of the dialect.
 
 mod concatenation;
 mod metadata;
@@ -9,24 +9,24 @@ use crate::upload::{Append, Create};
 pub use self::concatenation::{Concat, MAX_PARTS};
 pub use self::metadata::Metadata;
 
-/// A request that makes an upload.
+/// A request that creates an upload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreateRequest {
-    /// What the shared rules need.
+    /// Input of the shared rules.
     pub create: Create,
-    /// Whether the body belongs to the upload.
+    /// Use of the body.
     pub body: BodyUse,
-    /// What the bytes must hash to.
+    /// Expected digests of the bytes.
     pub digests: StatedDigests,
-    /// The media type that the client declares for the representation.
+    /// Media type that the client declares for the representation.
     pub media_type: Option<String>,
-    /// The name that the client suggests: one path segment, sanitised.
+    /// File name that the client suggests: one path segment, sanitised.
     pub file_name: Option<String>,
-    /// What only tus has.
+    /// Fields of tus alone.
     pub tus: Option<TusCreation>,
 }
 
-/// What only a creation by tus has.
+/// Fields that only a tus creation has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TusCreation {
     /// `Upload-Metadata`, if there is any.
@@ -38,17 +38,18 @@ pub struct TusCreation {
 /// A request that appends to an upload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AppendRequest {
-    /// What the shared rules need.
+    /// Input of the shared rules.
     pub append: Append,
-    /// What the body must hash to.
+    /// Expected digests of the body.
     pub digests: StatedDigests,
 }
 
-/// Whether a creation's body belongs to the upload.
+/// Use of a creation's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyUse {
-    /// It is the upload's first bytes.
+    /// The body is the first bytes of the upload.
     Appended,
-    /// It is read and dropped, for example because a tus creation gives it another type (tus 1.0.0, Creation With Upload).
+    /// The body is read and dropped, for example if a tus creation gives it another type (tus
+    /// 1.0.0, Creation With Upload).
     Ignored,
 }

@@ -1,4 +1,4 @@
-//! tus 1.0.0: the core protocol. Each extension has a file of its own.
+//! Core protocol of tus 1.0.0. Each extension has its own file.
 
 mod concatenation;
 mod creation;
@@ -16,23 +16,26 @@ use crate::request::{AppendRequest, CreateRequest};
 use crate::upload::{Append, Completion, Limits, Overrun, Repeat};
 use crate::{NO_STORE, media_type};
 
-/// The version of tus that is spoken here.
+/// Supported version of tus.
 pub const VERSION: &str = "1.0.0";
 
-/// The extensions that are offered.
+/// Supported extensions.
 pub const EXTENSIONS: &str = "creation,creation-with-upload,creation-defer-length,checksum,checksum-trailer,\
                               expiration,termination,concatenation";
 
-/// The greatest length that is read. The specification has no bound; this one is SQL's and far beyond any disk.
+/// Greatest length. The specification has no bound; this one is that of SQL and far beyond any
+/// disk.
 const MAX_LENGTH: u64 = i64::MAX.unsigned_abs();
 
-/// The method that a request for an upload resource stands for (`X-HTTP-Method-Override`, Core Protocol).
+/// Returns the effective method of a request for an upload resource (`X-HTTP-Method-Override`, Core
+/// Protocol).
 ///
-/// `POST` may stand for every method. Any other method may stand for a safe one only: the specification ignores the actual
-/// method altogether, but a link that deletes would be a trap for browsers.
+/// `POST` may be overridden by every method, any other method by safe ones only: the specification
+/// ignores the actual method altogether, but a link that deletes would be a trap for browsers.
 ///
 /// # Errors
-/// [`Rejection::Malformed`] if the field is no method, or not one that the request may stand for.
+/// [`Rejection::Malformed`] if the field is no method, or one that may not override the actual
+/// method.
 pub fn method(actual: &Method, fields: &HeaderMap) -> Result<Method, Rejection> {
     if !fields.contains_key(&name::X_HTTP_METHOD_OVERRIDE) {
         return Ok(actual.clone());
@@ -55,7 +58,7 @@ pub(crate) fn check_version(fields: &HeaderMap) -> Result<(), Rejection> {
     }
 }
 
-/// Reading is open to links and monitors that do not speak tus, but a version that is named must be ours.
+/// Checks a retrieval: links and monitors may omit the version, but a stated one must be supported.
 pub(crate) fn check_retrieval(fields: &HeaderMap) -> Result<(), Rejection> {
     match fields.contains_key(&name::TUS_RESUMABLE) {
         true => check_version(fields),
@@ -97,7 +100,7 @@ pub(crate) fn read_append(
     })
 }
 
-/// A field that is a non-negative integer, if it is there.
+/// Reads an optional field that is a non-negative integer.
 fn number(
     fields: &HeaderMap,
     field: &'static str,
@@ -129,7 +132,8 @@ pub(crate) fn appended(standing: &Standing<'_>) -> Answer {
     }
 }
 
-/// The target's answer in the form that tus prescribes: 201 with the upload's URL after a creation, 204 after an append.
+/// Converts the target's answer to the form of tus: 201 with the upload's URL after a creation, 204
+/// after an append.
 pub(crate) fn finished(via: Via, standing: &Standing<'_>, target: Answer) -> Answer {
     let mut fields = target.fields;
     for field in [LOCATION, CONTENT_LENGTH] {
@@ -160,7 +164,7 @@ pub(crate) fn retrieved(standing: &Standing<'_>) -> Answer {
     }
 }
 
-/// What `HEAD` tells beyond the offset: length, metadata and concatenation.
+/// Adds the fields of `HEAD` beyond the offset: length, metadata and concatenation.
 pub(crate) fn tell_echo(fields: &mut HeaderMap, standing: &Standing<'_>) {
     creation::tell(fields, standing);
     concatenation::tell(fields, standing);
@@ -198,7 +202,7 @@ pub(crate) fn problem_type(rejection: &Rejection) -> ProblemType {
     }
 }
 
-/// What an upload target tells of tus to anyone who asks (`OPTIONS`).
+/// Returns the fields about tus of an upload target's answer to `OPTIONS`.
 pub(crate) fn discovery(limits: &Limits) -> HeaderMap {
     let mut fields = HeaderMap::from_iter([
         (name::TUS_RESUMABLE, HeaderValue::from_static(VERSION)),
@@ -219,7 +223,7 @@ pub(crate) fn tell_max_size(fields: &mut HeaderMap, limits: &Limits) {
     }
 }
 
-/// The fields that every answer to a tus request has.
+/// Returns the fields of every answer to a tus request.
 pub(crate) fn own_fields() -> HeaderMap {
     HeaderMap::from_iter([
         (name::TUS_RESUMABLE, HeaderValue::from_static(VERSION)),

@@ -1,32 +1,38 @@
-//! The rules of a resumable upload that all dialects share.
+//! Rules of resumable uploads that all dialects share.
 //!
-//! An upload is a row of bytes that only grows. A request to grow it goes through three steps, none of which touches a byte:
+//! An upload is a sequence of bytes that only grows. A request that appends goes through three
+//! steps, none of which touches a byte:
 //!
-//! 1. [`Open::create`] or [`Open::admit`] checks what the request says of itself against the upload and the [`Limits`], and
-//!    yields an [`Admission`]: where its body begins, how many bytes it may bring, and what its end will mean.
-//! 2. While bytes arrive, [`Admission::cap`] is the bound; [`Admission::overrun`] names the rule that a byte beyond it breaks.
-//! 3. When the body has ended by itself, [`Admission::end`] says whether the upload is now complete. A body that was cut has no
-//!    end: its bytes count, and the upload stays open.
+//! 1. [`Open::create`] or [`Open::admit`] checks the request's fields against the upload and the
+//!    [`Limits`], and yields an [`Admission`]: the offset of its body, the maximum number of bytes,
+//!    and the meaning of its end.
+//! 2. While bytes arrive, [`Admission::cap`] is the bound; [`Admission::overrun`] returns the rule
+//!    that a byte beyond it breaks.
+//! 3. At the regular end of the body, [`Admission::end`] decides whether the upload is complete. A
+//!    body that was cut has no regular end: its bytes count, and the upload stays open.
 //!
-//! A rule about a body's length is checked as soon as the length is known. One that the framing declares is refused before a byte is
-//! taken. Any other is judged by what comes: nothing is assumed of it before, and the same rule holds at its end.
+//! A rule about a body's length is checked as soon as the length is known. A length declared by the
+//! framing is refused before a byte is read. Without one, nothing is assumed, and the same rule is
+//! checked at the end.
 
 use std::time::Duration;
 
 use crate::rejection::Rejection;
 
-/// What the end of a request's body means for the upload.
+/// Meaning of the end of a request's body for the upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Completion {
-    /// The body's end is the upload's end: `Upload-Complete: ?1`, `Upload-Incomplete: ?0`, a plain body.
+    /// The end of the body is the end of the upload: `Upload-Complete: ?1`, `Upload-Incomplete:
+    /// ?0`, a plain body.
     WithThisBody,
     /// More requests will follow, whatever the offset: `Upload-Complete: ?0`.
     Later,
-    /// The upload is complete as soon as its offset reaches its length: tus, and appends of interop 4 to 6 that do not say.
+    /// The upload is complete as soon as its offset reaches its length: tus, and appends of interop
+    /// 4 to 6 without the field.
     AtLength,
 }
 
-/// What becomes of a body that runs past the upload's length.
+/// Consequence of a body that runs past the upload's length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Overrun {
     /// Bytes up to the length are kept and the upload stays usable (interop 3 to 6).
@@ -37,75 +43,77 @@ pub enum Overrun {
     Discard,
 }
 
-/// How a completed upload takes an append that may repeat the one that completed it.
+/// Decision of a completed upload about an append that may repeat the completing one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Repeated {
-    /// The stored final answer is given again.
+    /// Repeat the stored final answer.
     Answered,
-    /// The stored final answer is given again if the body, whose length is not known, brings nothing; else this is broken.
+    /// Repeat the stored final answer if the body, of unknown length, is empty; otherwise refuse.
     IfEmpty(Rejection),
 }
 
-/// What a completed upload answers to a repeat of the append that completed it.
+/// Answer of a completed upload to a repetition of the completing append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repeat {
     /// Every append to a completed upload is refused (interop 3 to 7).
     Refused,
-    /// An empty append at the upload's end is given the stored final answer again (interop 8 and later, the RFC, tus).
+    /// An empty append at the upload's end receives the stored final answer again (interop 8 and
+    /// later, the RFC, tus).
     Answered,
 }
 
-/// The bounds of an upload, announced in `Upload-Limit` and `Tus-Max-Size`. Sizes are bytes; `None` is no bound.
+/// Bounds of an upload, announced in `Upload-Limit` and `Tus-Max-Size`. Sizes are in bytes; `None`
+/// is no bound.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Most bytes of a whole representation.
+    /// Maximum number of bytes of a representation.
     pub max_size: Option<u64>,
-    /// Fewest bytes of a whole representation.
+    /// Minimum number of bytes of a representation.
     pub min_size: Option<u64>,
-    /// Most bytes of one request's body.
+    /// Maximum number of bytes of one request's body.
     pub max_append_size: Option<u64>,
-    /// Fewest bytes of a body that neither creates nor completes the upload.
+    /// Minimum number of bytes of a body that neither creates nor completes the upload.
     pub min_append_size: Option<u64>,
-    /// How long an upload is kept after its last progress.
+    /// Time for which an upload is kept after its last progress.
     pub max_age: Option<Duration>,
 }
 
-/// A request that makes an upload, as far as the rules need it. Sizes are bytes.
+/// Facts of a request that creates an upload, for the rules. Sizes are in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Create {
-    /// What the end of this request's body means.
+    /// Meaning of the end of this request's body.
     pub completion: Completion,
-    /// The representation's length, where the request declares it.
+    /// Length of the representation, if the request declares one.
     pub length: Option<u64>,
-    /// The body's length, where its framing tells it (`Content-Length`).
+    /// Length of the body, if its framing states one (`Content-Length`).
     pub body_length: Option<u64>,
-    /// What becomes of surplus bytes.
+    /// Consequence of surplus bytes.
     pub overrun: Overrun,
 }
 
-/// A request that appends to an upload, as far as the rules need it. Sizes and offsets are bytes.
+/// Facts of a request that appends to an upload, for the rules. Sizes and offsets are in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Append {
-    /// Where the body's first byte belongs.
+    /// Offset of the body's first byte.
     pub offset: u64,
-    /// What the end of this request's body means.
+    /// Meaning of the end of this request's body.
     pub completion: Completion,
-    /// The representation's length, where the request declares it.
+    /// Length of the representation, if the request declares one.
     pub length: Option<u64>,
-    /// The body's length, where its framing tells it (`Content-Length`).
+    /// Length of the body, if its framing states one (`Content-Length`).
     pub body_length: Option<u64>,
-    /// What becomes of surplus bytes.
+    /// Consequence of surplus bytes.
     pub overrun: Overrun,
-    /// What this dialect expects of a completed upload.
+    /// Expectation of the dialect about completed uploads.
     pub repeat: Repeat,
 }
 
-/// An upload that can still grow.
+/// An upload that can grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Open {
-    /// Bytes that are durable. `offset <= length` where the length is known.
+    /// Durable offset. `offset <= length` if the length is known.
     pub offset: u64,
-    /// The representation's length, once a request has told it.
+    /// Length of the representation, once a request has stated it.
     pub length: Option<u64>,
 }
 
@@ -116,7 +124,7 @@ pub struct Complete {
     pub length: u64,
 }
 
-/// The rule that bounds a body.
+/// Rule that bounds a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Bound {
     Length,
@@ -124,18 +132,19 @@ enum Bound {
     MaxAppendSize,
 }
 
-/// Leave for one request's body to grow an upload.
+/// Permission for one request's body to be appended to an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Admission {
     /// The offset of the body's first byte.
     pub start: u64,
-    /// How many of the body's first bytes the upload already has; they must be the same (replay-tolerant append).
+    /// Number of the body's first bytes that the upload already has; they must be equal
+    /// (replay-tolerant append).
     pub overlap: u64,
-    /// The upload's length as it is known with this request.
+    /// Length of the upload, including this request's declaration.
     pub length: Option<u64>,
-    /// Most bytes that the body may bring, its overlap included.
+    /// Maximum number of bytes of the body, overlap included.
     pub cap: u64,
-    /// What becomes of the bytes of a body that breaks the length.
+    /// Consequence of a body that exceeds the length.
     pub surplus: Overrun,
     bound: Bound,
     completion: Completion,
@@ -143,7 +152,7 @@ pub struct Admission {
     min_append_size: u64,
 }
 
-/// How an upload stands after a body has ended by itself.
+/// State of an upload after the regular end of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     /// More bytes, or at least another request, must follow.
@@ -153,11 +162,11 @@ pub enum End {
 }
 
 impl Open {
-    /// Admits the body of a request that makes an upload.
+    /// Admits the body of a request that creates an upload.
     ///
     /// # Errors
     /// [`Rejection::InconsistentLength`], [`Rejection::TooLarge`], [`Rejection::TooSmall`] or
-    /// [`Rejection::AppendTooLarge`], where the request's own fields already show it.
+    /// [`Rejection::AppendTooLarge`], if the request's fields already show the fault.
     pub fn create(request: &Create, limits: &Limits) -> Result<Admission, Rejection> {
         let fresh = Self {
             offset: 0,
@@ -175,11 +184,12 @@ impl Open {
         )
     }
 
-    /// Admits the body of an append. With `replay_tolerant`, an offset below the durable one is no conflict: the overlap is
-    /// compared instead of stored.
+    /// Admits the body of an append. With `replay_tolerant`, an offset below the durable one is no
+    /// conflict: the overlapping bytes are compared instead of stored.
     ///
     /// # Errors
-    /// [`Rejection::OffsetMismatch`] first, then as for [`Open::create`], and [`Rejection::AppendTooSmall`].
+    /// [`Rejection::OffsetMismatch`] first, then as for [`Open::create`], and
+    /// [`Rejection::AppendTooSmall`].
     pub fn admit(
         &self,
         append: &Append,
@@ -203,7 +213,8 @@ impl Open {
             },
             limits,
         )?;
-        // Only a request that says it is not the last can be held to the minimum; tus, which cannot announce one, never says so.
+        // The minimum applies only to a request that states that it is not the last; tus never
+        // does, and cannot announce a minimum.
         if let (Some(limit), Completion::Later) = (limits.min_append_size, append.completion) {
             if append.body_length.is_some_and(|body| body < limit) {
                 return Err(Rejection::AppendTooSmall { limit });
@@ -259,7 +270,8 @@ impl Open {
             min_append_size: 0,
         };
         match body.length {
-            // A length that the framing declares beyond the bound is refused before a byte is taken, and costs nothing.
+            // A declared length beyond the bound is refused before a byte is read, and costs
+            // nothing.
             Some(bytes) if bytes > cap && bound != Bound::Length => Err(admission.overrun()),
             Some(bytes) if bytes > cap && body.overrun == Overrun::Discard => {
                 Err(admission.overrun())
@@ -269,7 +281,7 @@ impl Open {
     }
 }
 
-/// What a request says of the body that it brings.
+/// Statements of a request about its body.
 struct Body {
     start: u64,
     completion: Completion,
@@ -278,7 +290,7 @@ struct Body {
     overrun: Overrun,
 }
 
-/// The one length that all who state one agree on.
+/// Returns the length on which all statements agree.
 fn agreed(statements: [Option<u64>; 3]) -> Result<Option<u64>, Rejection> {
     let mut stated = statements.into_iter().flatten();
     let first = stated.next();
@@ -290,7 +302,7 @@ fn agreed(statements: [Option<u64>; 3]) -> Result<Option<u64>, Rejection> {
 }
 
 impl Complete {
-    /// Answers an append to a completed upload: whether the stored final answer is to be given again.
+    /// Decides whether an append to a completed upload receives the stored final answer again.
     ///
     /// # Errors
     /// [`Rejection::OffsetMismatch`] or [`Rejection::Completed`].
@@ -321,7 +333,7 @@ impl Complete {
 }
 
 impl Admission {
-    /// The rule that a byte beyond [`cap`](Self::cap) breaks.
+    /// Returns the rule that a byte beyond [`cap`](Self::cap) breaks.
     pub fn overrun(&self) -> Rejection {
         let end = self.start.saturating_add(self.cap);
         match self.bound {
@@ -331,22 +343,25 @@ impl Admission {
         }
     }
 
-    /// Whether an overrun of this body makes the whole upload invalid.
+    /// Returns true if an overrun of this body invalidates the upload.
     pub fn overrun_invalidates(&self) -> bool {
         self.bound == Bound::Length && self.surplus == Overrun::Invalidate
     }
 
-    /// Whether the upload is complete by having come to this offset, whatever else becomes of the request.
+    /// Returns true if the upload is complete by reaching `offset`, whatever else happens to the
+    /// request.
     pub fn is_reached(&self, offset: u64) -> bool {
         self.completion == Completion::AtLength && self.length == Some(offset)
     }
 
-    /// How the upload stands after a body of `received` bytes (overlap included) that ended by itself.
+    /// Returns the state of the upload after the regular end of a body of `received` bytes (overlap
+    /// included).
     ///
     /// # Errors
-    /// [`Rejection::InconsistentLength`] when the body's end contradicts the known length, [`Rejection::TooSmall`] when the
-    /// whole is below the smallest size, [`Rejection::AppendTooSmall`] when the body is. The bytes count in all cases; the upload
-    /// stays open.
+    /// [`Rejection::InconsistentLength`] if the body's end contradicts the known length,
+    /// [`Rejection::TooSmall`] if the representation is below the minimum size,
+    /// [`Rejection::AppendTooSmall`] if the body is. The bytes count in all cases; the upload stays
+    /// open.
     pub fn end(&self, received: u64) -> Result<End, Rejection> {
         if received < self.min_append_size {
             return Err(Rejection::AppendTooSmall {
@@ -354,7 +369,8 @@ impl Admission {
             });
         }
         if received < self.overlap {
-            // A body that ends within what it repeats says that the whole is shorter than what is held.
+            // A completing body that ends within its overlap states a length below the durable
+            // offset.
             return match self.completion {
                 Completion::WithThisBody => Err(Rejection::InconsistentLength),
                 Completion::Later | Completion::AtLength => Ok(End::Partial),

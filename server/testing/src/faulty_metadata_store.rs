@@ -14,7 +14,7 @@ use domain::metadata_store::{
     Ask, Asked, Deleted, Guarded, Hold, Inserted, Lease, MetadataError, MetadataStore, Seen,
     Written,
 };
-use domain::upload::{Completed, Gone, Progress, Told, Upload};
+use domain::upload::{Completed, Gone, Progress, Reported, Upload};
 use domain::{BlobKey, FilePath, NodeId, Timestamp, UploadId};
 
 /// What a store is asked to do: the methods of [`MetadataStore`].
@@ -25,7 +25,7 @@ pub enum Operation {
     Upload,
     ClaimUpload,
     RecordProgress,
-    TellUpload,
+    ReportOffset,
     ReleaseUpload,
     AskToYield,
     CompleteUpload,
@@ -184,14 +184,14 @@ impl MetadataStore for FaultyMetadataStore {
         self.run(Operation::RecordProgress, work).await
     }
 
-    async fn tell_upload(
+    async fn report_offset(
         &self,
         id: &UploadId,
         epoch: u64,
-        told: Option<Told>,
+        reported: Option<Reported>,
     ) -> Result<Guarded, MetadataError> {
-        let work = self.inner.tell_upload(id, epoch, told);
-        self.run(Operation::TellUpload, work).await
+        let work = self.inner.report_offset(id, epoch, reported);
+        self.run(Operation::ReportOffset, work).await
     }
 
     async fn release_upload(&self, id: &UploadId, epoch: u64) -> Result<(), MetadataError> {

@@ -24,7 +24,7 @@ use domain::metadata_store::{
     Ask, Asked, Deleted, Guarded, Hold, Inserted, Lease, MetadataError, MetadataStore, Seen,
     Written, node_lease,
 };
-use domain::upload::{Completed, Gone, Progress, Told, Upload, UploadState};
+use domain::upload::{Completed, Gone, Progress, Reported, Upload, UploadState};
 use domain::{BlobKey, Clock, FilePath, NodeId, Timestamp, UploadId};
 
 /// Keeps facts for as long as it lives.
@@ -125,7 +125,7 @@ impl Facts {
         }
         upload.expires_at = expires_at;
         upload.holder = None;
-        upload.told = None;
+        upload.reported = None;
         upload.state = UploadState::Gone(gone);
         upload.plan.idempotency_key = None;
         Guarded::Done
@@ -257,24 +257,24 @@ impl MetadataStore for MemoryMetadataStore {
             upload.holder = None;
         }
         if hold == Hold::Settle {
-            upload.told = None;
+            upload.reported = None;
         }
         Ok(Guarded::Done)
     }
 
-    async fn tell_upload(
+    async fn report_offset(
         &self,
         id: &UploadId,
         epoch: u64,
-        told: Option<Told>,
+        reported: Option<Reported>,
     ) -> Result<Guarded, MetadataError> {
-        told.map_or(Ok(()), |told| fits(told.offset))?;
+        reported.map_or(Ok(()), |reported| fits(reported.offset))?;
         let mut facts = self.facts();
         match facts.uploads.get_mut(id) {
             Some(upload)
                 if upload.epoch == epoch && !matches!(upload.state, UploadState::Gone(_)) =>
             {
-                upload.told = told;
+                upload.reported = reported;
                 Ok(Guarded::Done)
             }
             Some(_) | None => Ok(Guarded::Fenced),

@@ -18,7 +18,7 @@ use domain::ids::SystemRandomness;
 use domain::metadata_store::{
     Ask, Asked, Deleted, Guarded, Hold, Inserted, Lease, MetadataError, Seen, Written, node_lease,
 };
-use domain::upload::{Completed, Gone, Plan, Progress, Target, Told, Upload, UploadState};
+use domain::upload::{Completed, Gone, Plan, Progress, Reported, Target, Upload, UploadState};
 use domain::{BlobKey, FilePath, MetadataStore, NodeId, Timestamp, UploadId};
 
 /// Makes a test of each behaviour that a metadata store must have. `$fresh` names an async function that returns an empty store
@@ -128,7 +128,7 @@ pub fn upload(path: &str) -> Upload {
         },
         epoch: 0,
         holder: None,
-        told: None,
+        reported: None,
         created_at: START,
         expires_at: at(3600),
         state: UploadState::Open(progress(0, None)),
@@ -483,7 +483,7 @@ pub async fn a_claim_goes_by_what_was_seen(store: &dyn MetadataStore) {
             .record_progress(&upload.id, upload.epoch, &step, at(9), Hold::Keep)
             .await;
         assert_eq!(recorded.unwrap(), Guarded::Done);
-        let news = news.map(|offset| Told { offset, at: at(1) });
+        let news = news.map(|offset| Reported { offset, at: at(1) });
         tell(store, &upload, news).await;
         let upload = store.upload(&upload.id).await.unwrap().unwrap();
         let seen = Seen::of(&upload).unwrap();
@@ -491,14 +491,14 @@ pub async fn a_claim_goes_by_what_was_seen(store: &dyn MetadataStore) {
             open: Open { offset, length },
             ..seen
         };
-        let told = |told| Seen { told, ..seen };
+        let reported = |reported| Seen { reported, ..seen };
         let others = [
             open(6, length),
             open(8, length),
             open(7, Some(8)),
             open(7, length.xor(Some(9))),
-            told(Some(4)),
-            told(seen.told.xor(Some(5))),
+            reported(Some(4)),
+            reported(seen.reported.xor(Some(5))),
         ];
         for other in others {
             let claim = store.claim_upload(&upload.id, node, Some(other)).await;
@@ -566,29 +566,31 @@ pub async fn a_holder_lets_go(store: &dyn MetadataStore) {
     assert_eq!(store.upload(&upload.id).await.unwrap(), Some(released));
 }
 
-async fn told(store: &dyn MetadataStore, id: &UploadId) -> Option<Told> {
-    store.upload(id).await.unwrap().unwrap().told
+async fn reported(store: &dyn MetadataStore, id: &UploadId) -> Option<Reported> {
+    store.upload(id).await.unwrap().unwrap().reported
 }
 
-async fn tell(store: &dyn MetadataStore, upload: &Upload, told: Option<Told>) {
-    let guarded = store.tell_upload(&upload.id, upload.epoch, told).await;
+async fn tell(store: &dyn MetadataStore, upload: &Upload, reported: Option<Reported>) {
+    let guarded = store
+        .report_offset(&upload.id, upload.epoch, reported)
+        .await;
     assert_eq!(guarded.unwrap(), Guarded::Done);
-    assert_eq!(self::told(store, &upload.id).await, told);
+    assert_eq!(self::reported(store, &upload.id).await, reported);
 }
 
 /// Until an append settles it; whoever holds the upload meanwhile.
 pub async fn what_was_told_is_remembered(store: &dyn MetadataStore) {
     let upload = claimed(store, &upload("a")).await;
     let id = &upload.id;
-    assert_eq!(told(store, id).await, None);
+    assert_eq!(reported(store, id).await, None);
     for offset in [5, 3, i64::MAX as u64] {
-        let news = Some(Told {
+        let news = Some(Reported {
             offset,
             at: at(offset % 100),
         });
         tell(store, &upload, news).await;
     }
-    let last = told(store, id).await;
+    let last = reported(store, id).await;
     store.release_upload(id, upload.epoch).await.unwrap();
     let before = upload.epoch;
     let upload = store
@@ -596,15 +598,18 @@ pub async fn what_was_told_is_remembered(store: &dyn MetadataStore) {
         .await
         .unwrap()
         .unwrap();
-    assert_eq!(upload.told, last);
+    assert_eq!(upload.reported, last);
     // Whoever looked before somebody claimed the upload has old news.
-    let old = Some(Told {
+    let old = Some(Reported {
         offset: 1,
         at: at(1),
     });
     for (epoch, news) in [(before, old), (before, None), (upload.epoch + 1, old)] {
-        let guarded = store.tell_upload(id, epoch, news).await.unwrap();
-        assert_eq!((guarded, told(store, id).await), (Guarded::Fenced, last));
+        let guarded = store.report_offset(id, epoch, news).await.unwrap();
+        assert_eq!(
+            (guarded, reported(store, id).await),
+            (Guarded::Fenced, last)
+        );
     }
     // Progress that is behind what is recorded settles as well.
     for (hold, offset, expected) in [
@@ -619,7 +624,7 @@ pub async fn what_was_told_is_remembered(store: &dyn MetadataStore) {
             .record_progress(id, upload.epoch, &step, at(9), hold)
             .await;
         assert_eq!(recorded.unwrap(), Guarded::Done);
-        assert_eq!(told(store, id).await, expected, "{hold:?}");
+        assert_eq!(reported(store, id).await, expected, "{hold:?}");
     }
     tell(store, &upload, last).await;
     tell(store, &upload, None).await;
@@ -627,7 +632,7 @@ pub async fn what_was_told_is_remembered(store: &dyn MetadataStore) {
 
 /// Not with its completion, of which the client need not have heard.
 pub async fn what_was_told_is_forgotten_with_its_upload(store: &dyn MetadataStore) {
-    let news = Some(Told {
+    let news = Some(Reported {
         offset: 1,
         at: at(1),
     });
@@ -637,7 +642,7 @@ pub async fn what_was_told_is_forgotten_with_its_upload(store: &dyn MetadataStor
         .complete_upload(&complete, &completed("x", at(1)), at(9), None)
         .await;
     assert_eq!(written.unwrap(), Written::Created);
-    assert_eq!(told(store, &complete.id).await, news);
+    assert_eq!(reported(store, &complete.id).await, news);
     tell(store, &complete, None).await;
 
     let gone = claimed(store, &upload("b")).await;
@@ -646,16 +651,16 @@ pub async fn what_was_told_is_forgotten_with_its_upload(store: &dyn MetadataStor
         .end_upload(&gone.id, None, Gone::Cancelled, at(9))
         .await;
     assert_eq!(ended.unwrap(), Guarded::Done);
-    assert_eq!(told(store, &gone.id).await, None);
+    assert_eq!(reported(store, &gone.id).await, None);
     let epoch = store.upload(&gone.id).await.unwrap().unwrap().epoch;
     for epoch in [gone.epoch, epoch] {
-        let guarded = store.tell_upload(&gone.id, epoch, news).await.unwrap();
-        let told = told(store, &gone.id).await;
-        assert_eq!((guarded, told), (Guarded::Fenced, None));
+        let guarded = store.report_offset(&gone.id, epoch, news).await.unwrap();
+        let reported = reported(store, &gone.id).await;
+        assert_eq!((guarded, reported), (Guarded::Fenced, None));
     }
     // Of one that never was, nothing is remembered.
     let never = upload("c");
-    let guarded = store.tell_upload(&never.id, never.epoch, news).await;
+    let guarded = store.report_offset(&never.id, never.epoch, news).await;
     assert_eq!(guarded.unwrap(), Guarded::Fenced);
     assert_eq!(store.upload(&never.id).await.unwrap(), None);
 }

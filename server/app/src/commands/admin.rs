@@ -1,4 +1,4 @@
-//! Asking a running server on its admin listener.
+//! Requests to the admin listener of a running server.
 
 use std::time::Duration;
 
@@ -7,7 +7,8 @@ use reqwest::{Client, redirect};
 
 use crate::config::Config;
 
-/// Where this machine reaches the admin listener of a server with this configuration: the URL without a slash at the end.
+/// Returns the URL, without a slash at the end, of the admin listener of a server with this
+/// configuration, as this machine reaches it.
 pub(super) fn url(config: &Config) -> anyhow::Result<String> {
     let address =
         config.admin.listen.address().context(
@@ -16,13 +17,13 @@ pub(super) fn url(config: &Config) -> anyhow::Result<String> {
     Ok(format!("http://{}", address.connect_address()))
 }
 
-/// Speaks to the listener, and gives each request so long.
+/// Returns a client for the listener, with this timeout for each request.
 pub(super) fn client(limit: Duration) -> reqwest::Result<Client> {
     Client::builder()
         .timeout(limit)
         .no_proxy()
         .redirect(redirect::Policy::none())
-        // The admin listener speaks cleartext, and the system may have no certificates at all.
+        // The admin listener speaks cleartext, and a container may have no certificates at all.
         .tls_certs_only([])
         .build()
 }

@@ -1,11 +1,11 @@
-//! `longhaul config`: what can be set, and whether it is set right.
+//! `longhaul config`: print the settings, and check a configuration.
 
 use std::path::Path;
 
 use crate::config::{Config, Flags};
 use crate::wiring;
 
-/// Print every setting with its default and what it means, as TOML
+/// Print every setting with its default and explanation, as TOML
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -14,10 +14,11 @@ Examples:
                                                   what a server started the same way would use
   longhaul config --check --config longhaul.toml  whether such a server would start with it")]
 pub struct Args {
-    /// Print the values that the file, the environment and the flags add up to; secrets are blanked out
+    /// Print the values in force: defaults, file, environment and flags together; secrets are
+    /// blanked out
     #[arg(long)]
     effective: bool,
-    /// Look for mistakes in the file, the environment and the flags, and in the files that they name; serve nothing
+    /// Check the file, the environment and the flags, and the files that they name, without serving
     #[arg(long, conflicts_with = "effective")]
     check: bool,
     #[command(flatten)]
@@ -38,7 +39,7 @@ impl Args {
     }
 }
 
-/// Prints what is doubted, and fails where a server would not start.
+/// Prints warnings, and fails if a server with this configuration would not start.
 fn check(flags: &Flags) -> anyhow::Result<()> {
     let config = Config::load(flags)?;
     config.check_reach(&[config.listen])?;

@@ -1,4 +1,4 @@
-//! `longhaul copy`: an installation from one configuration to another.
+//! `longhaul copy`: move an installation from one configuration to another.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -26,16 +26,16 @@ then the facts. A run that was interrupted goes on where it was. The source is n
 
 Exit codes: 0 all is copied, 75 the source still serves: stop it and run the command again.")]
 pub struct Args {
-    /// The configuration of the installation that there is
+    /// Configuration of the installation to copy
     #[arg(long, value_name = "FILE")]
     from: PathBuf,
-    /// The configuration of the one that it is to become
+    /// Configuration of the new installation
     #[arg(long, value_name = "FILE")]
     to: PathBuf,
-    /// How many blobs are copied at the same time
+    /// Number of blobs to copy at the same time
     #[arg(long, value_name = "N", default_value = "4")]
     jobs: NonZeroUsize,
-    /// Read also blobs that an earlier run has copied, and compare them with their digests
+    /// Read blobs that an earlier run copied, too, and compare them with their digests
     #[arg(long)]
     verify: bool,
 }

@@ -1,4 +1,4 @@
-//! `longhaul download`: a file from the server.
+//! `longhaul download`: download a file from the server.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use reqwest::Url;
 
 use crate::transfer::{self, Options, download::Job};
 
-/// Download a file, and go on where a broken download ended
+/// Download a file, and resume a broken download
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -29,10 +29,10 @@ pub struct Args {
     /// The file's URL
     #[arg(value_parser = super::url::http_url)]
     url: Url,
-    /// Where to: a file, or a directory that exists
+    /// File to write, or an existing directory
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Replace the file if there is one
+    /// Replace an existing file
     #[arg(short, long)]
     force: bool,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! `longhaul events`: the events that were given up.
+//! `longhaul events`: show and replay events whose delivery was given up.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use serde_json::Value;
 use super::admin;
 use crate::config::{Config, Flags};
 
-/// How long the server may take for a page.
+/// Timeout of the request for a page.
 const LIMIT: Duration = Duration::from_secs(30);
-/// How long it may take to replay all events.
+/// Timeout of the request to replay all events.
 const REPLAY_LIMIT: Duration = Duration::from_mins(10);
-/// Events that are asked for at a time.
+/// Events of a page.
 const PAGE: &str = "1000";
 
-/// Show the events that no webhook took, and have them delivered after all
+/// Show events that could not be delivered, and deliver them again
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -35,7 +35,7 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Show the events that were given up
+    /// Show events whose delivery was given up
     List {
         #[command(flatten)]
         flags: Flags,
@@ -43,14 +43,14 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Have events delivered that were given up
+    /// Deliver events again whose delivery was given up
     Replay {
         #[command(flatten)]
         flags: Flags,
-        /// The event, as `list` names it
+        /// Id of the event, as `list` shows it
         #[arg(required_unless_present = "all", value_name = "ID")]
         id: Option<String>,
-        /// All of them
+        /// Replay all of them
         #[arg(long, conflicts_with = "id")]
         all: bool,
     },
@@ -99,7 +99,7 @@ async fn list(url: &str, json: bool) -> anyhow::Result<()> {
     }
 }
 
-/// An event for people.
+/// Formats an event for people, one line.
 fn line(event: &Value) -> String {
     let text = |name: &str| event[name].as_str().unwrap_or("?");
     format!(
@@ -121,7 +121,7 @@ struct Replayed {
 /// Replays one event, or all.
 async fn replay(url: &str, id: Option<&str>) -> anyhow::Result<()> {
     let mut asked = url::Url::parse(url)?;
-    // Escapes whatever was said.
+    // Escapes the id.
     asked
         .path_segments_mut()
         .map_err(|()| anyhow::anyhow!("{url} has no path"))?
@@ -134,7 +134,7 @@ async fn replay(url: &str, id: Option<&str>) -> anyhow::Result<()> {
     super::print(&format!("{replayed} {things} will be delivered again\n"))
 }
 
-/// Fails with the words of the server's problem document where there is one.
+/// Fails with the detail of the server's problem document, if the answer has one.
 async fn answered(sent: reqwest::Result<Response>) -> anyhow::Result<Response> {
     let answer = sent.context("the server does not answer on its admin listener")?;
     let status = answer.status();

@@ -1,11 +1,11 @@
-//! `longhaul hash-key`: a new API key.
+//! `longhaul hash-key`: make an API key.
 
 use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use domain::digest::Sha256Digest;
 
-/// Make a random API key and the line that lets it in
+/// Make a random API key and its line for the configuration
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -15,7 +15,7 @@ Examples:
 The key is shown this once. The configuration has its hash only, and clients send it as \
 `Authorization: Bearer KEY`; `longhaul upload` and `download` take it from LONGHAUL_KEY.")]
 pub struct Args {
-    /// The name under which the log shows what is done with the key
+    /// Name of the key in logs
     #[arg(default_value = "key")]
     name: String,
     /// Print a JSON object
@@ -41,7 +41,7 @@ impl Args {
     }
 }
 
-/// A key of 256 random bits, which nobody can guess, so that a plain hash of it can be kept.
+/// Key of 256 random bits. Nobody can guess it, so a plain hash is enough to store.
 struct Key(String);
 
 impl Key {
@@ -55,7 +55,7 @@ impl Key {
         Sha256Digest::of(self.0.as_bytes()).to_string()
     }
 
-    /// What the configuration needs to let the key in.
+    /// Returns the lines for the configuration that let the key in.
     fn line(&self, name: &str) -> String {
         let (name, sha256) = (toml::Value::String(name.to_owned()), self.sha256());
         format!("  [access]\n  keys = [{{ name = {name}, sha256 = \"{sha256}\" }}]\n")
@@ -64,7 +64,7 @@ impl Key {
 
 #[cfg(test)]
 mod tests {
-    use domain::access::{Credential, Gate};
+    use domain::access::{Authenticator, Credential};
 
     use super::*;
     use crate::config::Config;
@@ -73,10 +73,10 @@ mod tests {
     fn the_line_lets_its_key_in_and_no_other() {
         let key = Key::random().unwrap();
         let config: Config = toml::from_str(&key.line("Ann's \"laptop\"")).unwrap();
-        let gate = Gate::new(&config.access);
-        assert!(gate.admit(Credential::Bearer(&key.0)).is_ok());
+        let authenticator = Authenticator::new(&config.access);
+        assert!(authenticator.admit(Credential::Bearer(&key.0)).is_ok());
         let other = Key::random().unwrap();
-        assert!(gate.admit(Credential::Bearer(&other.0)).is_err());
+        assert!(authenticator.admit(Credential::Bearer(&other.0)).is_err());
         assert_eq!(&*config.access.keys[0].name, "Ann's \"laptop\"");
     }
 }

@@ -1,4 +1,4 @@
-//! `longhaul healthcheck`: whether the server of this configuration works.
+//! `longhaul healthcheck`: ask the server of this configuration whether it is ready.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::admin;
 use crate::config::{Config, Flags};
 
-/// Longer than the server takes to find out that a store does not answer.
+/// Timeout of the request: longer than the server's own wait for its stores.
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// Ask the running server whether it is ready, for containers without curl
@@ -31,7 +31,7 @@ impl Args {
     }
 }
 
-/// Fails with the words of the server's problem document where there is one.
+/// Fails with the detail of the server's problem document, if the answer has one.
 async fn ask(url: &str) -> anyhow::Result<()> {
     let answer = admin::client(LIMIT)?
         .get(url)

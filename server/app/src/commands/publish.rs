@@ -1,4 +1,4 @@
-//! `longhaul publish`: a directory to the server, as a version of a pack.
+//! `longhaul publish`: publish a directory as a version of a pack.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use reqwest::Url;
 use crate::packs::{self, PackAddress, Publish};
 use crate::transfer::Options;
 
-/// Publish a directory as the next version of a pack, and upload only what the server lacks
+/// Publish a directory as the next version of a pack; upload only what the server lacks
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -31,15 +31,15 @@ With --json, standard output is one object with an `event`: published or unchang
 url, pack, version, previous, files, size, added, changed, moved, removed, unchanged, contents, \
 sent, seconds) or error (message, status, resumable). Sizes are bytes.")]
 pub struct Args {
-    /// The directory
+    /// Directory to publish
     directory: PathBuf,
-    /// The pack that gets a new version; it is made with its first
+    /// Name of the pack; its first version creates it
     #[arg(long, value_name = "NAME", value_parser = PackName::parse)]
     pack: PackName,
-    /// The server
+    /// URL of the server
     #[arg(long, value_name = "URL", default_value = super::LOCAL_SERVER, value_parser = super::url::server_url)]
     server: Url,
-    /// Leave out files and directories of this name; `*` is any text, `?` any character; may be repeated
+    /// Leave out files and directories of this name; `*` is any text, `?` any character; repeatable
     #[arg(long, value_name = "GLOB")]
     ignore: Vec<String>,
     /// Publish a new version even if nothing changed

@@ -1,4 +1,4 @@
-//! `longhaul pull`: a version of a pack from the server, as a directory.
+//! `longhaul pull`: bring a directory to a version of a pack.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use reqwest::Url;
 use crate::packs::{self, PackAddress, PublicKey, Pull};
 use crate::transfer::Options;
 
-/// Bring a directory to a version of a pack, and fetch only what it lacks
+/// Bring a directory to a version of a pack; fetch only what it lacks
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -42,27 +42,28 @@ pack, version, previous, files, size, added, changed, moved, removed, unchanged,
 replaced_paths, overruled, overruled_paths, unknown, unknown_paths, deleted, fetched, requests, \
 seconds) or error (message, status, resumable). Sizes are bytes; of paths there are at most ten.")]
 pub struct Args {
-    /// The pack: …/packs/NAME, …/packs/NAME/versions/NUMBER, or its name alone
+    /// URL …/packs/NAME or …/packs/NAME/versions/NUMBER, or the pack's name alone
     #[arg(value_name = "PACK")]
     pack: String,
-    /// The directory
+    /// Directory to update
     directory: PathBuf,
-    /// The server, where PACK is a name
+    /// URL of the server, if PACK is a name
     #[arg(long, value_name = "URL", default_value = super::LOCAL_SERVER, value_parser = super::url::server_url)]
     server: Url,
-    /// Refuse catalogues that this Ed25519 key has not signed; …/packs/signing-key shows a server's own
+    /// Refuse catalogues that this Ed25519 key has not signed; …/packs/signing-key shows a server's
+    /// key
     #[arg(long, value_name = "BASE64")]
     public_key: Option<PublicKey>,
-    /// Read every file, and do not trust that one of the same size and time is the same
+    /// Read every file instead of trusting its size and time
     #[arg(long)]
     verify: bool,
-    /// Pull into a directory of no pack or of another one, and replace what stands in the way
+    /// Pull into a directory with other files, and replace those in the way
     #[arg(short, long)]
     force: bool,
-    /// Remove files that are of no pack, too
+    /// Remove files that are not the pack's, too
     #[arg(long)]
     delete: bool,
-    /// Say what would be done, a line a file, and do nothing
+    /// Print what would be done, one file a line, and change nothing
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -84,7 +85,7 @@ impl Args {
     }
 }
 
-/// What has a scheme is a URL, everything else a name.
+/// Parses PACK: text with a scheme is a URL, all other text a name.
 fn address(pack: &str, server: &Url) -> anyhow::Result<PackAddress> {
     let looks_like_url = pack.contains(['/', ':']);
     if looks_like_url {

@@ -1,4 +1,4 @@
-//! `longhaul serve`: the server.
+//! `longhaul serve`: run the server.
 
 mod listening;
 mod reloading;
@@ -37,9 +37,9 @@ pub struct Args {
 }
 
 impl Args {
-    /// Reads the configuration, begins the log and serves.
+    /// Reads the configuration, starts the log and serves.
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        // Before there is another thread.
+        // The environment changes here, so no other thread may run yet.
         let passed = service_manager::sockets()?;
         let config = Config::load(&self.flags)?;
         config.check_reach(&listening::addresses(&config, &passed)?)?;
@@ -47,7 +47,7 @@ impl Args {
         let runtime = super::runtime()?;
         let served = runtime.block_on(run(config, passed, self.flags, &log));
         if served.is_err() {
-            // What hangs must not keep the process: whatever was acknowledged is durable.
+            // A task that hangs must not keep the process: all acknowledged bytes are durable.
             runtime.shutdown_background();
         }
         log.end();
@@ -55,11 +55,12 @@ impl Args {
     }
 }
 
-/// Serves until the process is told to stop: on the sockets that were `passed`, or where the configuration says.
+/// Serves until a signal stops the process, on the `passed` sockets or on the addresses of the
+/// configuration.
 ///
 /// # Errors
 ///
-/// The server cannot be started with this configuration, or a task that it needs has ended.
+/// The server cannot start with this configuration, or a task that it needs has ended.
 async fn run(
     config: Config,
     passed: Vec<TcpListener>,
@@ -76,11 +77,16 @@ async fn run(
     }
     let listeners = listening::listen(&config, passed)?;
     let admin = listening::listen_for_admin(&config)?;
-    announce(&config, &listeners, &admin, server.api.gate.is_open());
+    announce(
+        &config,
+        &listeners,
+        &admin,
+        server.api.authenticator.is_open(),
+    );
     let mut reloading = Reloading {
         flags,
         log,
-        gate: server.api.gate.clone(),
+        authenticator: server.api.authenticator.clone(),
         certificates: listeners.iter().filter_map(Listener::certificate).collect(),
         served: listeners.iter().map(Listener::address).collect(),
         config: config.clone(),
@@ -107,7 +113,8 @@ async fn run(
     Ok(())
 }
 
-/// A server without one of its tasks is of no use, whereas a new process takes up everything that was acknowledged.
+/// Logs a failed task and returns the error that ends the process: a new process resumes all
+/// acknowledged work, a server without one of its tasks cannot.
 fn end_at_once(failure: Failure) -> anyhow::Error {
     tracing::error!(
         task = failure.task,
@@ -117,7 +124,7 @@ fn end_at_once(failure: Failure) -> anyhow::Error {
     anyhow::Error::new(failure).context("stopped at once, since the server cannot do without")
 }
 
-/// The tasks of a server, and how each is told to end.
+/// Tasks of a server, each with its stop signal.
 struct Work {
     supervisor: Supervisor,
     health: Health,
@@ -128,14 +135,14 @@ struct Work {
     webhooks: Option<Task>,
     staying: Task,
     admin: Option<Task<Served>>,
-    /// They go on until their runtime does.
+    /// Tasks that run until their runtime ends.
     heeding: JoinHandle<()>,
 }
 
-/// The end of serving on some listeners.
+/// Outcome of serving on some listeners.
 type Served = Result<Drained, ConfigError>;
 
-/// A task that ends some time after it is told to.
+/// Task with a stop signal; it ends some time after the signal.
 struct Task<T = ()> {
     stop: CancellationToken,
     ended: JoinHandle<T>,
@@ -179,7 +186,7 @@ impl Work {
         let memory = Memory::new(&memory, &config.memory);
         let health = asked.health.clone();
         let (writing, heeded, http) = (Arc::clone(&metadata), uploads.clone(), config.http.clone());
-        // Ends when the store is closed.
+        // This task ends when the store is closed.
         supervisor.spawn("the writer of the metadata store", async move {
             writing.ended().await;
         });
@@ -198,7 +205,7 @@ impl Work {
                 "the task that renews leases",
                 |stop| async move { leases.stay(stop).await },
             ),
-            // Without a listener there would be nothing to serve.
+            // Without a listener, there is nothing to serve.
             admin: (!admin.is_empty()).then(|| {
                 Task::spawn(&supervisor, "the admin listener", |stop| {
                     let service = observe::router(edge::routes::admin::router(asked));
@@ -217,7 +224,7 @@ impl Work {
         }
     }
 
-    /// Ends all of it, in the order in which one needs the other.
+    /// Stops all tasks, each before those that it depends on.
     async fn end(self, config: &Config) -> anyhow::Result<Drained> {
         self.health.drain();
         let delay = config.http.drain_delay;
@@ -233,12 +240,12 @@ impl Work {
         let drained = self.serving.end().await??;
         self.janitor.end().await?;
         self.heeding.abort();
-        // Until the last upload was complete.
+        // The leases are held until the last upload has ended.
         if let Some(webhooks) = self.webhooks {
             webhooks.end().await?;
         }
         self.staying.end().await?;
-        // Whatever is asked there may need the stores.
+        // The admin listener stops before the stores close: its answers need them.
         if let Some(admin) = self.admin {
             admin.end().await??;
         }
@@ -247,7 +254,8 @@ impl Work {
     }
 }
 
-/// Says where the server is reached; where clients are served, last, since what started the server may wait for that.
+/// Logs the addresses of the listeners. The address for clients comes last, since the program that
+/// started the server may wait for that line.
 fn announce(config: &Config, listeners: &[Listener], admin: &[Listener], is_open: bool) {
     for address in listeners.iter().map(Listener::address).filter(|_| is_open) {
         tracing::warn!(
@@ -270,7 +278,8 @@ fn announce(config: &Config, listeners: &[Listener], admin: &[Listener], is_open
     }
 }
 
-/// Each connection is a descriptor, and so is each blob that is read or written: the usual soft limit of 1,024 is soon reached.
+/// Raises the soft limit of open files to the hard limit. Every connection and every open blob
+/// takes a descriptor, and the usual 1,024 are soon used.
 fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -282,14 +291,15 @@ fn raise_file_limit() {
     }
 }
 
-/// An order that a signal gives.
+/// Meaning of a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Told {
     Stop,
     Reload,
 }
 
-/// SIGTERM, SIGINT and SIGHUP. From the moment that they are listened to, they do not end the process by themselves.
+/// Streams of SIGTERM, SIGINT and SIGHUP. While they exist, those signals do not end the process by
+/// themselves.
 struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
@@ -307,7 +317,7 @@ impl Signals {
         })
     }
 
-    /// Waits for the next one.
+    /// Waits for the next signal.
     async fn next(&mut self) -> Told {
         tokio::select! {
             _ = self.terminate.recv() => Told::Stop,
@@ -316,7 +326,8 @@ impl Signals {
         }
     }
 
-    /// Waits for the next one that tells the server to stop; one that has begun to needs no new configuration.
+    /// Waits for the next signal that stops the server. SIGHUP is ignored: a server that is
+    /// stopping needs no new configuration.
     async fn stop(&mut self) {
         while self.next().await == Told::Reload {}
     }

@@ -1,4 +1,4 @@
-//! `longhaul upload`: a file to the server.
+//! `longhaul upload`: upload a file to the server.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use reqwest::{Method, Url};
 
 use crate::transfer::{self, Options, upload::Job};
 
-/// Upload a file, and go on where a broken upload ended
+/// Upload a file, and resume a broken upload
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -35,25 +35,25 @@ With --json, each line on standard output is an object with an `event`: started,
 retrying, restarted, done (url, etag, sha256, verified, bytes) or error (message, status, \
 resumable).")]
 pub struct Args {
-    /// The file
+    /// File to upload
     file: PathBuf,
-    /// Where to: …/files for a name of the server's choice, …/files/PATH for this one, …/ to append the file's name
+    /// URL …/files (the server chooses the name), …/files/PATH, or …/ (appends the file's name)
     #[arg(value_parser = super::url::http_url)]
     url: Url,
-    /// The request that the target expects, where its URL does not tell [default: post for …/files, else put]
+    /// Method of the request, if the URL does not tell it [default: post for …/files, else put]
     #[arg(long)]
     method: Option<Verb>,
-    /// What kind of file it is, for example video/quicktime
+    /// Media type of the file, for example video/quicktime
     #[arg(long, value_name = "TYPE")]
     content_type: Option<HeaderValue>,
-    /// Note here how to go on, and not below the user's state directory
+    /// Keep the record for resuming in this file instead of the user's state directory
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
     #[command(flatten)]
     options: Options,
 }
 
-/// How a target takes a file.
+/// Method by which a target takes a file.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Verb {
     Post,
@@ -85,7 +85,7 @@ impl Args {
     }
 }
 
-/// The request that the URL stands for.
+/// Returns the method for the URL.
 fn target(mut url: Url, verb: Option<Verb>, file: &Path) -> anyhow::Result<(Method, Url)> {
     if url.path().ends_with('/') {
         let name = file
@@ -94,7 +94,7 @@ fn target(mut url: Url, verb: Option<Verb>, file: &Path) -> anyhow::Result<(Meth
         let mut segments = url.path_segments_mut().expect("an http URL has a path");
         segments.pop_if_empty().push(&name.to_string_lossy());
     }
-    // The part before /files may be anything that a proxy puts there.
+    // A proxy may put any path before /files.
     let mut segments = url.path_segments().expect("an http URL has a path");
     let is_collection = segments.any(|segment| segment == "files") && segments.next().is_none();
     let method = match verb {
@@ -106,7 +106,7 @@ fn target(mut url: Url, verb: Option<Verb>, file: &Path) -> anyhow::Result<(Meth
     Ok((method, url))
 }
 
-/// One record for each file and target, below the user's state directory.
+/// Returns the path of the record for this file and target, below the user's state directory.
 fn record_path(file: &Path, method: &Method, target: &Url) -> anyhow::Result<PathBuf> {
     let base = etcetera::choose_base_strategy()
         .context("there is no home directory to note in how to go on; see --state")?;

@@ -1,10 +1,11 @@
-//! URLs on the command line: read with words that help, and told apart by what they lead to.
+//! URLs on the command line: parsed with helpful messages, and told apart by the resource that they
+//! name.
 
 use reqwest::Url;
 
 use crate::packs::PackAddress;
 
-/// Reads a URL with a scheme that the client speaks.
+/// Parses a URL with a scheme that the client speaks.
 pub(crate) fn http_url(text: &str) -> Result<Url, String> {
     let has_scheme = text.contains("://");
     if !has_scheme {
@@ -31,7 +32,7 @@ pub(crate) fn http_url(text: &str) -> Result<Url, String> {
     Ok(url)
 }
 
-/// Reads the URL of a server, which has no path of a file or a pack.
+/// Parses the URL of a server. A URL of a file or a pack is an error.
 pub(crate) fn server_url(text: &str) -> Result<Url, String> {
     let url = http_url(text)?;
     let mut segments = url.path_segments().into_iter().flatten();
@@ -44,7 +45,7 @@ pub(crate) fn server_url(text: &str) -> Result<Url, String> {
     Ok(url)
 }
 
-/// The pack that a URL leads to, or a version of it, if it leads to one and not to a file.
+/// Returns the address of the pack or version that a URL names; none if it names neither.
 pub(crate) fn pack(url: &Url) -> Option<PackAddress> {
     if is_of_file(url) {
         return None;
@@ -52,7 +53,7 @@ pub(crate) fn pack(url: &Url) -> Option<PackAddress> {
     url.as_str().parse().ok()
 }
 
-/// Whether a URL leads to a file, or to all of them.
+/// Returns true if a URL names a file, or the list of files.
 pub(crate) fn is_of_file(url: &Url) -> bool {
     let mut segments = url.path_segments().into_iter().flatten();
     segments.find(|segment| matches!(*segment, "packs" | "files")) == Some("files")

@@ -1,14 +1,16 @@
 //! Settings from the environment.
 //!
-//! The rule, for variables that begin with `LONGHAUL_`:
+//! Variables that begin with `LONGHAUL_` are read by these rules:
 //!
 //! 1. `LONGHAUL_CONFIG` and `LONGHAUL_KEY` belong to the command line.
-//! 2. Those by which Kubernetes describes a service whose name begins with `longhaul` to every container of its namespace
-//!    (`…_SERVICE_HOST`, `…_SERVICE_PORT[_NAME]`, `…_PORT`, `…_PORT_80_TCP[_ADDR|_PORT|_PROTO]`) are nobody's.
-//! 3. A name with `__`, or that of a setting without a section, is a setting; one that does not exist is refused.
-//! 4. What is nearly the name of a setting (one underscore for two, a letter amiss, a section alone) is refused with that
-//!    name, so that nobody believes in a key that is not asked for.
-//! 5. Anything else is ignored with a warning.
+//! 2. Variables by which Kubernetes describes a service whose name begins with `longhaul` to every
+//!    container of its namespace (`…_SERVICE_HOST`, `…_SERVICE_PORT[_NAME]`, `…_PORT`,
+//!    `…_PORT_80_TCP[_ADDR|_PORT|_PROTO]`) are ignored.
+//! 3. A name with `__`, or that of a setting without a section, is a setting; an unknown one is
+//!    refused.
+//! 4. A name that is nearly a setting's (one underscore for two, a wrong letter, a section alone)
+//!    is refused with that name, so that no operator relies on a key that is not in force.
+//! 5. Any other variable is ignored with a warning.
 
 use std::ffi::{OsStr, OsString};
 
@@ -17,24 +19,25 @@ use super::docs::{self, Takes};
 use crate::transfer::KEY_VARIABLE;
 
 const PREFIX: &str = "LONGHAUL_";
-/// The file with the configuration.
+/// Path of the configuration file.
 pub(super) const CONFIG_VARIABLE: &str = "LONGHAUL_CONFIG";
 
-/// The variables that concern the program.
+/// Variables of the program.
 #[derive(Debug, Default)]
 pub(super) struct Environment {
     /// Settings, each as its variable, path and value.
     pub(super) settings: Vec<(String, Vec<String>, String)>,
-    /// Variables that look like settings to people, but are none.
+    /// Variables with the prefix that are no settings.
     pub(super) ignored: Vec<String>,
 }
 
 impl Environment {
-    /// Sorts `variables` by the rule above.
+    /// Sorts `variables` by the rules above.
     ///
     /// # Errors
     ///
-    /// [`Error::Unknown`] for what is nearly a setting, [`Error::NotText`] for a setting that is not UTF-8.
+    /// [`Error::UnknownVariable`] for a name that is nearly a setting's, [`Error::NotText`] for a
+    /// value that is not UTF-8.
     pub(super) fn read(
         variables: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, Error> {
@@ -69,13 +72,15 @@ impl Environment {
     }
 }
 
-/// The variable, if it may be one of ours. Names of settings are ASCII, so nothing is lost of one that is not text.
+/// Returns the variable's name if it has our prefix. Names of settings are ASCII, so a lossy
+/// conversion loses none.
 fn ours(variable: &OsStr) -> Option<String> {
     let variable = variable.to_string_lossy();
     variable.starts_with(PREFIX).then(|| variable.into_owned())
 }
 
-/// Returns true for the form of variables that Kubernetes makes for services, and took from Docker's container links.
+/// Returns true for variables that Kubernetes makes for services, in the form of Docker's container
+/// links.
 fn describes_service(variable: &str, value: &OsStr, services: &[String]) -> bool {
     const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
 
@@ -95,7 +100,7 @@ fn describes_service(variable: &str, value: &OsStr, services: &[String]) -> bool
         return true;
     }
     let Some((_, port)) = variable.rsplit_once("_PORT_").filter(|(_, port)| {
-        // The port of `…_PORT_80_TCP_PORT` is the one before.
+        // In `…_PORT_80_TCP_PORT`, the first `PORT` precedes the number.
         port.starts_with(|first: char| first.is_ascii_digit())
     }) else {
         return false;
@@ -110,7 +115,7 @@ fn describes_service(variable: &str, value: &OsStr, services: &[String]) -> bool
         && words.next().is_none()
 }
 
-/// The path of the setting that the variable names; `None` where it is nobody's.
+/// Returns the path of the setting that the variable names; `None` if it is no setting.
 fn setting(variable: &str) -> Result<Option<Vec<String>>, Error> {
     let name = variable[PREFIX.len()..].to_ascii_lowercase();
     let path: Vec<String> = name.split("__").map(str::to_owned).collect();
@@ -127,12 +132,12 @@ fn setting(variable: &str) -> Result<Option<Vec<String>>, Error> {
     }
 }
 
-/// The setting that was probably meant by a name without `__`.
+/// Returns the most similar setting to a name without `__`.
 fn meant(name: &str) -> Option<String> {
     let settings = docs::paths();
     let section = |path: &String| path.split('.').next() == Some(name);
     let joined = |path: &String| path.replace('.', "_");
-    // A key that is not asked for is the worst that can be meant and not said.
+    // An API key that is not in force is the worst mistake, so `[access]` comes first.
     let of_access = |path: &String| path.strip_prefix("access.") == Some(name);
     let exact = settings
         .iter()
@@ -147,12 +152,13 @@ fn meant(name: &str) -> Option<String> {
     })
 }
 
-/// `a.b` as `LONGHAUL_A__B`.
+/// Returns the variable of a setting: `LONGHAUL_A__B` for `a.b`.
 pub(super) fn variable_of(path: &str) -> String {
     format!("{PREFIX}{}", path.replace('.', "__").to_ascii_uppercase())
 }
 
-/// Reads the value of a variable as what its setting takes: text where it takes text, and otherwise TOML if it can be read as that.
+/// Parses the value of a variable by the type of its setting: text stays text, other values are
+/// TOML if they parse as TOML.
 pub(super) fn value(path: &[String], text: &str) -> toml::Value {
     let takes = docs::find(&path.join(".")).map(|field| &field.takes);
     match takes {

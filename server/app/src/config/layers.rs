@@ -1,7 +1,11 @@
-//! Layers of settings, laid over each other.
+//! Merging of settings from all layers, with the origin of each.
 //!
-//! Tables are merged key by key; any other value replaces the one below. A table whose `type` differs from the one
-//! below replaces it whole, since the keys of another type mean nothing to it.
+//! Tables are merged key by key; any other value replaces the one below. A table whose `type`
+//! differs from the one below replaces all of it, since each type has its own keys.
+//!
+//! figment 0.10 (tried) has no such rule: it refuses `type = "s3"` over the default with an unknown
+//! field of `fs`, which the operator never wrote. Its errors inside such a table name the table
+//! without the key, and speak of `u16` and `struct`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,16 +19,16 @@ use super::environment::{self, Environment};
 use super::rules::lookup;
 use super::{Config, Error, print, words};
 
-/// Where a setting was said.
+/// Layer of a setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// Nowhere: it is the default.
+    /// The defaults.
     Default,
-    /// In this file.
+    /// This file.
     File(PathBuf),
-    /// In this environment variable.
+    /// This environment variable.
     Variable(String),
-    /// On the command line.
+    /// The command line.
     Flags,
 }
 
@@ -39,10 +43,10 @@ impl fmt::Display for Origin {
     }
 }
 
-/// What has been said so far, and by whom.
+/// Settings merged so far, with the origin of each.
 pub(super) struct Layers {
     merged: Table,
-    /// By the full path of each value that is not a table.
+    /// Origins by the full path of each value that is not a table.
     origins: BTreeMap<String, Origin>,
 }
 
@@ -54,11 +58,11 @@ impl Layers {
         }
     }
 
-    /// Lays `table` over what is there.
+    /// Merges `table` over the layers below.
     ///
     /// # Errors
     ///
-    /// A list of keys that is empty and would take away those of a layer below.
+    /// An empty list of keys that would remove the keys of a layer below.
     pub(super) fn add(&mut self, origin: &Origin, table: Table) -> Result<(), Error> {
         self.refuse_to_void_keys(origin, &table)?;
         note(&mut self.origins, "", &table, origin);
@@ -66,7 +70,7 @@ impl Layers {
         Ok(())
     }
 
-    /// Lays the environment over what is there. Its variables are one layer, whatever their order.
+    /// Merges the environment over the layers below. Its variables are one layer in any order.
     ///
     /// # Errors
     ///
@@ -108,12 +112,12 @@ impl Layers {
         Ok(())
     }
 
-    /// Returns the layer that said a setting.
+    /// Returns the layer of a setting.
     pub(super) fn origin(&self, path: &str) -> Origin {
         origin_of(&self.origins, path)
     }
 
-    /// What the layers add up to.
+    /// Deserializes the merged settings.
     pub(super) fn resolve<T: DeserializeOwned>(&self) -> Result<T, Error> {
         self.refuse_empty_text()?;
         let (path, message) = match deserialize(&self.merged) {
@@ -124,7 +128,7 @@ impl Layers {
         Err(self.explain(&path, &message))
     }
 
-    /// Text that is empty says nothing, however a layer came by it; a variable that is set to another one that is not, for example.
+    /// Refuses empty text, such as of a variable that was set from another one that is unset.
     fn refuse_empty_text(&self) -> Result<(), Error> {
         for (path, origin) in &self.origins {
             let is_empty =
@@ -140,8 +144,9 @@ impl Layers {
         Ok(())
     }
 
-    /// The setting that an error is about. Where the kind of a store is chosen by `type`, serde knows the section alone; then it is
-    /// the one without which the error is another.
+    /// Returns the path of the setting that an error is about. For a store that is chosen by
+    /// `type`, serde reports only the section; then the culprit is the setting without which the
+    /// error differs.
     fn culprit<T: DeserializeOwned>(&self, path: String, message: &str) -> String {
         let Some(Value::Table(section)) = lookup(&self.merged, &path) else {
             return path;
@@ -165,9 +170,10 @@ impl Layers {
         path
     }
 
-    /// Turns serde's message into one that names the setting, where it was said, and what is right there.
+    /// Turns serde's message into one with the setting, its layer and a right value.
     fn explain(&self, path: &str, message: &str) -> Error {
-        // serde writes: unknown field `a`, expected `b` / expected one of `b`, `c` / there are no fields.
+        // serde writes: unknown field `a`, expected `b` / expected one of `b`, `c` / there are no
+        // fields.
         if let Some(names) = message.strip_prefix("unknown field `") {
             return self.unknown(path, names);
         }
@@ -191,7 +197,7 @@ impl Layers {
         };
         let value = value_at(&self.merged, path)
             .map(|value| shown(name, value))
-            // Whatever comes before an `@` may be a password.
+            // Text before an `@` may be a password.
             .filter(|shown| !print::is_secret(name) && !shown.contains('@'));
         Error::Invalid {
             value,
@@ -209,7 +215,7 @@ impl Layers {
             .strip_suffix(field)
             .map_or(path, |parent| parent.trim_end_matches('.'));
         let key = join(parent, field);
-        // A name that there is belongs to the other kind of store.
+        // A known name belongs to the other kind of store.
         if docs::find(&key).is_some() {
             let kind = lookup(&self.merged, &join(parent, "type"));
             return Error::OtherType {
@@ -230,17 +236,18 @@ impl Layers {
         }
     }
 
-    /// What was said, laid over `table`.
+    /// Merges the settings over `table`.
     pub(super) fn lay_over(self, mut table: Table) -> Table {
         merge(&mut table, self.merged);
         table
     }
 }
 
-/// Settings whose empty text means something: no prefix. A bucket without a name is refused with its section.
+/// Settings that may be empty text: an empty prefix is no prefix, and an empty bucket name is
+/// refused with its section.
 const MAY_BE_EMPTY: [&str; 2] = ["blobs.prefix", "blobs.bucket"];
 
-/// The value, or the path and message of an error.
+/// Deserializes a table; an error is its path and message.
 fn deserialize<T: DeserializeOwned>(table: &Table) -> Result<T, (String, String)> {
     serde_path_to_error::deserialize(Value::Table(table.clone())).map_err(|error| {
         let path = error.path().to_string();
@@ -248,7 +255,7 @@ fn deserialize<T: DeserializeOwned>(table: &Table) -> Result<T, (String, String)
     })
 }
 
-/// Returns true for messages that are not in our words: serde's own, and those of libraries' types.
+/// Returns true for messages of serde and of types of other libraries.
 fn is_of_libraries(message: &str, takes: &Takes) -> bool {
     let is_serdes = ["invalid ", "unknown variant", "duplicate "]
         .iter()
@@ -260,20 +267,20 @@ fn is_of_libraries(message: &str, takes: &Takes) -> bool {
     }
 }
 
-/// `keys[0].sha256` as `keys`, which is the setting.
+/// Returns the setting of a path: `keys` of `keys[0].sha256`.
 fn without_index(path: &str) -> String {
     path.split_once('[')
         .map_or(path, |(list, _)| list)
         .to_owned()
 }
 
-/// The name of a setting without its section, `sha256` of `access.keys[0].sha256`.
+/// Returns the name of a setting without its section: `sha256` of `access.keys[0].sha256`.
 fn name_of(path: &str) -> &str {
     let name = path.rsplit('.').next().unwrap_or(path);
     name.split_once('[').map_or(name, |(list, _)| list)
 }
 
-/// The value at serde's path, such as `access.keys[0].sha256`.
+/// Returns the value at serde's path, such as `access.keys[0].sha256`.
 fn value_at<'t>(table: &'t Table, path: &str) -> Option<&'t Value> {
     let mut keys = path.split(['.', '[']);
     let first = table.get(keys.next()?);
@@ -283,7 +290,7 @@ fn value_at<'t>(table: &'t Table, path: &str) -> Option<&'t Value> {
     })
 }
 
-/// A value as it can be shown: without a password, and not too long.
+/// Formats a value without a password, at most 60 characters of it.
 fn shown(name: &str, value: &Value) -> String {
     const LONGEST: usize = 60;
     let text = print::redacted(name, value.clone()).to_string();
@@ -293,7 +300,7 @@ fn shown(name: &str, value: &Value) -> String {
     }
 }
 
-/// A right value, written as the layer writes it.
+/// Returns a right value in the syntax of the layer.
 fn example(path: &str, origin: &Origin) -> String {
     let setting = without_index(path);
     let Some(value) = Config::example_value(&setting) else {
@@ -347,7 +354,7 @@ fn join(prefix: &str, key: &str) -> String {
     }
 }
 
-/// The origin of the value at `path`, of the list that holds it, or of something below it.
+/// Returns the origin of the value at `path`, of the list around it, or of a value below it.
 fn origin_of(origins: &BTreeMap<String, Origin>, path: &str) -> Origin {
     let list = path.split_once('[').map_or(path, |(list, _)| list);
     let below = format!("{list}.");

@@ -1,6 +1,6 @@
-//! Files with secrets that others than the server's user can read.
+//! Warnings about secret files that other users can read.
 //!
-//! These are doubts, no errors: what mounts secrets into containers often gives them to everyone there.
+//! These are no errors: secrets mounted into containers are often readable by every user there.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -11,7 +11,7 @@ use url::Url;
 use super::rules::lookup;
 use super::{Config, Flags};
 
-/// The permissions of anyone else.
+/// Permission bits of other users.
 const OTHERS: u32 = 0o007;
 
 pub(super) fn doubts(config: &Config, flags: &Flags) -> Vec<String> {
@@ -38,7 +38,7 @@ pub(super) fn doubts(config: &Config, flags: &Flags) -> Vec<String> {
     doubts
 }
 
-/// Returns true if the file itself has what must not be known; hashes of keys give nothing away.
+/// Returns true if the file contains a secret; hashes of keys are none.
 fn holds_secrets(file: &Path) -> bool {
     let Ok(table) = super::read(file) else {
         return false;

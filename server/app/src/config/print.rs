@@ -1,4 +1,4 @@
-//! Settings as commented TOML, made from the values themselves.
+//! Settings as commented TOML.
 
 use std::fmt::Write as _;
 
@@ -6,14 +6,14 @@ use toml::{Table, Value};
 
 use super::docs::{self, Field};
 
-/// Columns of a line of comment.
+/// Maximum columns of a line of comment.
 const WIDTH: usize = 100;
 
-/// Stands where a secret would be.
+/// Replacement of a secret.
 const REDACTED: &str = "<redacted>";
 
-/// Every setting of `table` under its explanation, secrets blanked out. Those that are not set are comments, with the value that they
-/// have in one of the `others`.
+/// Returns every setting of `table` below its explanation, secrets blanked out. Unset ones are
+/// comments with their value in one of the `others`.
 pub(super) fn commented(table: &Table, others: &[&Table]) -> String {
     let mut text = String::new();
     section(&mut text, "", table, others, docs::all());
@@ -85,7 +85,7 @@ pub(super) fn is_secret(name: &str) -> bool {
         .any(|word| name.contains(word))
 }
 
-/// `value` without what a reader of the printed configuration could use to get in.
+/// Returns `value` without secrets.
 pub(super) fn redacted(name: &str, value: Value) -> Value {
     let is_secret = is_secret(name);
     match value {
@@ -107,7 +107,7 @@ pub(super) fn redacted(name: &str, value: Value) -> Value {
     }
 }
 
-/// A URL, of a database for example, may carry a password.
+/// Removes the password of a URL, such as that of a database.
 fn without_password(text: String) -> String {
     let Ok(mut url) = url::Url::parse(&text) else {
         return text;

@@ -1,7 +1,8 @@
-//! Rules that bind more than a setting's type can: what contradicts itself, and what cannot be meant.
+//! Rules beyond the types of settings: contradictions, and values that cannot be intended.
 //!
-//! The rule behind them: whatever is less safe never wins by itself. Where two settings say different things about who is
-//! let in, what is encrypted or what is bounded, the server does not start, and says which layer said what.
+//! The less safe of two settings never wins silently. If two settings contradict each other about
+//! access, encryption or bounds, the server does not start, and the message names both settings and
+//! their layers.
 
 use std::time::Duration;
 
@@ -15,10 +16,10 @@ use url::Url;
 use super::Config;
 use super::docs::{self, Takes};
 
-/// A rule that the settings break.
+/// Broken rule.
 #[derive(Debug)]
 pub(super) struct Broken {
-    /// The settings' full paths, with dots.
+    /// Full paths of the settings, with dots.
     pub(super) settings: Vec<String>,
     /// The rule, with an example of a right value.
     pub(super) why: String,
@@ -144,9 +145,9 @@ impl Config {
         Ok(())
     }
 
-    /// Times and sizes that cannot be meant, wherever they are.
+    /// Refuses times and sizes of zero, and those too large to count, in all sections.
     fn check_times_and_sizes(&self, table: &Table) -> Checked {
-        /// Settings of which nothing means at once, or none at all.
+        /// Settings that may be zero: at once, or none.
         const MAY_BE_NOTHING: [&str; 13] = [
             "blobs.redirect_min_size",
             "cleanup.delete_after",
@@ -162,9 +163,9 @@ impl Config {
             "uploads.takeover_wait",
             "webhooks.first_retry",
         ];
-        /// Durations are added to dates, which end somewhere.
+        /// Durations are added to dates, which have an end.
         const LONGEST: Duration = Duration::from_hours(100 * 365 * 24);
-        /// Databases count up to this.
+        /// Databases count up to this number.
         const LARGEST: u64 = i64::MAX as u64;
 
         for path in docs::paths() {
@@ -197,7 +198,7 @@ impl Config {
         Ok(())
     }
 
-    /// Bounds of which one must not be beyond the other.
+    /// Checks that lower bounds are not above upper bounds.
     fn check_order(&self) -> Checked {
         let uploads = &self.uploads;
         let sizes = [
@@ -262,7 +263,7 @@ impl Config {
         Ok(())
     }
 
-    /// Rules that sections check themselves, and settings that would void a part of them.
+    /// Checks the rules of the sections themselves, and settings that would void others.
     fn check_sections(&self) -> Checked {
         let http = &self.http;
         if let Err(error) = http.check() {
@@ -331,7 +332,7 @@ fn check_endpoint(setting: &str, text: &str) -> Checked {
     )
 }
 
-/// The value at a path with dots.
+/// Returns the value at a path with dots.
 pub(super) fn lookup<'t>(table: &'t Table, path: &str) -> Option<&'t Value> {
     let mut keys = path.split('.');
     let first = table.get(keys.next()?);

@@ -1,10 +1,11 @@
-//! Users' words for the values that a setting takes: serde's own speak of strings, sequences and structs of the source.
+//! Words for the values that a setting takes. serde's messages speak of strings, sequences and
+//! structs.
 
 use toml::Value;
 
 use super::docs::Takes;
 
-/// The values that a setting takes, and an example of them.
+/// Values that a setting takes, and an example.
 #[derive(Debug)]
 pub(super) struct Right {
     /// Completes the sentence "it takes …".
@@ -12,7 +13,7 @@ pub(super) struct Right {
     pub(super) example: Value,
 }
 
-/// The words for a setting called `name`; its default is the best example, where it has one.
+/// Returns the words for a setting called `name`. Its default is the example, if it has one.
 pub(super) fn right(name: &str, takes: &Takes, default: Option<Value>) -> Right {
     let default = default.filter(|default| !matches!(default.as_str(), Some("")));
     let with = |what: &str, example: Value| Right {

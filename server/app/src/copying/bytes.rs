@@ -1,4 +1,4 @@
-//! The bytes of an installation: published blobs, and what open uploads have.
+//! Bytes of an installation: published blobs, and the durable bytes of open uploads.
 
 use std::sync::Arc;
 
@@ -11,15 +11,15 @@ use metadata::copying::{Database, RecordedBlob, RecordedUpload};
 
 use super::progress::{Copied, Progress};
 
-/// Records that are read from the database at a time.
+/// Number of records read from the database at a time.
 const PAGE: usize = 1000;
 
-/// Where published blobs come from.
+/// Source of published blobs.
 #[derive(Debug)]
 pub(super) enum PublishedSource {
-    /// A store that nobody else has: every recorded blob must be there.
+    /// Store that no other process uses: every recorded blob must exist.
     Store(Arc<dyn BlobStore>),
-    /// The store of a server that may delete blobs meanwhile.
+    /// Store of a running server, which may delete blobs meanwhile.
     Serving(blobs::Published),
 }
 
@@ -89,7 +89,8 @@ impl BytesCopier {
             return Ok(Fate::WasThere);
         }
         let blob = match source.open(key, *size).await {
-            // What is doomed may be deleted at any moment, and need not be there even in a store that stands still.
+            // A doomed blob may be deleted at any moment, so it may be missing even in an unused
+            // store.
             Err(BlobError::Missing { .. }) if record.is_doomed || source.may_change() => {
                 self.progress.skipped(*size);
                 return Ok(Fate::Gone);
@@ -114,7 +115,7 @@ impl BytesCopier {
         Ok(Fate::Copied(*size))
     }
 
-    /// Copies what open uploads have, below their recorded offsets.
+    /// Copies the bytes of open uploads below their recorded offsets.
     pub(super) async fn copy_staged(
         &self,
         records: &mut Database,
@@ -147,7 +148,7 @@ impl BytesCopier {
             epoch: upload.epoch,
             length: upload.length,
         };
-        // An earlier run may have begun it.
+        // An earlier run may have left a part of it.
         self.target.discard(key).await?;
         let mut staged = self.stage(key, anew).await?;
         let mut hasher = Hasher::new();
@@ -166,7 +167,7 @@ impl BytesCopier {
         staged.with_context(|| format!("failed to begin blob {key} in the target"))
     }
 
-    /// Hashes a stream and, where there is somebody to write it, passes it on.
+    /// Hashes a stream, and writes it if there is a writer.
     async fn read(
         &self,
         mut bytes: BlobStream,
@@ -194,7 +195,8 @@ async fn read_upload(
         Err(BlobError::Missing { .. }) => {}
         read => return read,
     }
-    // A crash left it published: a writer takes it back, as the upload's next one will.
+    // After a crash the blob may be published already: a writer reopens it, as the upload's next
+    // one will.
     let next = Growth {
         offset: upload.offset,
         epoch: upload.epoch + 1,

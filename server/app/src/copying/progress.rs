@@ -1,4 +1,4 @@
-//! What the operator sees: a bar on a terminal, a line now and then elsewhere.
+//! Progress of a copy: a bar on a terminal, periodic lines elsewhere.
 
 use std::io::{IsTerminal as _, stderr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,25 +11,25 @@ use tokio::time::Instant;
 
 use crate::transfer::write_line;
 
-/// Time between two lines where there is no terminal.
+/// Time between two lines without a terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What became of blobs.
+/// Counts of blobs by outcome.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Copied {
     pub(super) blobs: u64,
     pub(super) bytes: u64,
-    /// Those that an earlier run had copied.
+    /// Blobs that an earlier run had copied.
     pub(super) were_there: u64,
 }
 
-/// How far a copy is. Clones tell of the same copy.
+/// Progress of a copy. Clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct Progress {
     bar: ProgressBar,
     totals: Totals,
     begun: Instant,
-    /// When the last line was written, where there is no terminal.
+    /// Time of the last line, without a terminal.
     last_line: Option<Arc<Mutex<Instant>>>,
 }
 
@@ -56,7 +56,7 @@ impl Progress {
         }
     }
 
-    /// Bytes were read, and written where they had to be.
+    /// Counts bytes that were read, and written if the target lacked them.
     pub(super) fn moved(&self, bytes: u64) {
         self.bar.inc(bytes);
         self.line(|| {
@@ -65,14 +65,14 @@ impl Progress {
         });
     }
 
-    /// Bytes are there already, or need not be.
+    /// Counts bytes that the target has or does not need.
     pub(super) fn skipped(&self, bytes: u64) {
         self.bar.inc(bytes);
-        // The rate is that of bytes that move.
+        // The rate counts only bytes that are read.
         self.bar.reset_eta();
     }
 
-    /// The bytes are done, and the facts begin.
+    /// Shows that the bytes are copied and the facts begin.
     pub(super) fn facts(&self) {
         self.bar.set_position(0);
         self.bar.set_length(self.totals.rows);
@@ -82,14 +82,14 @@ impl Progress {
         self.bar.reset_eta();
     }
 
-    /// So many rows were copied.
+    /// Counts copied rows.
     pub(super) fn rows(&self, rows: u64) {
         self.bar.inc(rows);
         let all = self.totals.rows;
         self.line(|| format!("{} of {all} rows of the facts", self.bar.position()));
     }
 
-    /// Tells what was done.
+    /// Prints the summary.
     pub(super) fn end(&self, copied: &Copied) {
         self.bar.finish_and_clear();
         let Copied {

@@ -1,4 +1,4 @@
-//! Where a pack is: `…/packs/NAME`, or one of its versions.
+//! Address of a pack: `…/packs/NAME`, or one of its versions.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,22 +6,22 @@ use std::str::FromStr;
 use archive::PackName;
 use reqwest::Url;
 
-/// The URL of a pack, and perhaps of one of its versions.
+/// URL of a pack or of one of its versions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackAddress {
     /// `…/packs/NAME`, without a slash at the end.
     url: Url,
     name: PackName,
-    /// None for the latest.
+    /// Number of the version; none for the latest.
     version: Option<u64>,
 }
 
 impl PackAddress {
-    /// The pack of this name on the server at `server`.
+    /// Returns the address of the pack of this name on a server.
     ///
     /// # Errors
     ///
-    /// When the server is no HTTP URL.
+    /// The server's URL is not HTTP.
     pub fn new(server: &Url, name: PackName) -> Result<Self, String> {
         if !matches!(server.scheme(), "http" | "https") {
             return Err(format!("{server} is no http:// or https:// URL"));
@@ -39,36 +39,36 @@ impl PackAddress {
         })
     }
 
-    /// The pack's name.
+    /// Returns the pack's name.
     pub fn name(&self) -> &PackName {
         &self.name
     }
 
-    /// The version that was asked for, if it was not the latest.
+    /// Returns the requested version; none for the latest.
     pub fn version(&self) -> Option<u64> {
         self.version
     }
 
-    /// `…/packs/NAME`.
+    /// Returns `…/packs/NAME`.
     pub(super) fn pack(&self) -> &Url {
         &self.url
     }
 
-    /// `…/packs/NAME/` and these segments.
+    /// Returns `…/packs/NAME/` with these segments.
     pub(super) fn below(&self, path: &[&str]) -> Url {
         let mut url = self.url.clone();
         segments(&mut url).extend(path);
         url
     }
 
-    /// `…/packs/NAME/versions/N/` and these segments.
+    /// Returns `…/packs/NAME/versions/N/` with these segments.
     pub(super) fn of_version(&self, version: u64, path: &[&str]) -> Url {
         let mut url = self.below(&["versions", &version.to_string()]);
         segments(&mut url).extend(path);
         url
     }
 
-    /// The version that was asked for.
+    /// Returns the URL of the requested version.
     pub(super) fn asked(&self) -> Url {
         match self.version {
             Some(version) => self.of_version(version, &[]),
@@ -101,7 +101,7 @@ impl FromStr for PackAddress {
         if path.last() == Some(&"") {
             path.pop();
         }
-        // The part before /packs may be anything that a proxy puts there, so the last one counts.
+        // A proxy may put any path before /packs, so the last one counts.
         let at = path
             .iter()
             .rposition(|segment| *segment == "packs")

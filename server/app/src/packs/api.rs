@@ -1,4 +1,4 @@
-//! The requests about packs: small ones, tried again as long as patience lasts.
+//! Small requests about packs, with retries.
 
 use std::io::{self, Read as _};
 
@@ -11,31 +11,31 @@ use serde::{Deserialize, Serialize};
 use super::{Error, PackAddress};
 use crate::transfer::{self, Connection, Options, Patience, Refusal, Report, Setback, refusal};
 
-/// The largest answer that is read, in bytes: the catalogue of some four million files.
+/// Maximum size of an answer, in bytes: the catalogue of some four million files.
 const LARGEST: u64 = 512 << 20;
 
-/// A version, as the server describes it.
+/// Version, as the server describes it.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct VersionDocument {
     pub(super) version: u64,
     pub(super) catalogue: CatalogueDocument,
 }
 
-/// A catalogue, as its version's document describes it.
+/// Catalogue, as its version's document describes it.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct CatalogueDocument {
     pub(super) sha256: Sha256Digest,
-    /// In bytes.
+    /// Size in bytes.
     pub(super) size: u64,
 }
 
-/// A draft, as the server describes it.
+/// Draft, as the server describes it.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct DraftDocument {
     pub(super) url: String,
     pub(super) content_url: String,
     pub(super) publish_url: String,
-    /// The version that it has become.
+    /// Version as which it was published.
     pub(super) published: Option<u64>,
     pub(super) missing: Missing,
 }
@@ -43,28 +43,28 @@ pub(super) struct DraftDocument {
 /// Contents that the server lacks.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Missing {
-    /// How many.
+    /// Number of contents.
     pub(super) contents: u64,
-    /// The first of them, or all.
+    /// The first of them, or all of them.
     pub(super) sha256: Vec<Sha256Digest>,
 }
 
-/// What came of an attempt to publish a draft.
+/// Outcome of an attempt to publish a draft.
 #[derive(Debug)]
 pub(super) enum Publishing {
     Done(VersionDocument),
-    /// Some contents are missing, perhaps since a moment ago.
+    /// Some contents are missing, perhaps since a moment.
     ContentMissing,
 }
 
-/// A version's document and the strong tag under which it can be asked for again.
+/// Document of a version, with the strong tag for a conditional request.
 #[derive(Debug)]
 pub(super) struct Tagged {
     pub(super) document: VersionDocument,
     pub(super) etag: Option<String>,
 }
 
-/// What a conditional request found.
+/// Outcome of a conditional request.
 #[derive(Debug)]
 pub(super) enum Asked {
     Found(Tagged),
@@ -72,14 +72,14 @@ pub(super) enum Asked {
     NotFound(Refusal),
 }
 
-/// A way to the packs of one server, and what went over it.
+/// Client of the packs of one server, with its counters.
 #[derive(Debug)]
 pub(super) struct Api {
     connection: Connection,
     patience: Patience,
-    /// Bytes of catalogues and documents that came.
+    /// Received bytes of catalogues and documents.
     received: u64,
-    /// Requests that others made in its place.
+    /// Number of requests that other clients made for it.
     others: u64,
 }
 
@@ -93,23 +93,24 @@ impl Api {
         })
     }
 
-    /// Requests so far.
+    /// Returns the number of requests so far.
     pub(super) fn requests(&self) -> u64 {
         self.connection.requests() + self.others
     }
 
-    /// Bytes of answers so far.
+    /// Returns the number of received bytes so far.
     pub(super) fn received(&self) -> u64 {
         self.received
     }
 
-    /// Counts what was fetched beside this.
+    /// Counts requests and bytes of other clients.
     pub(super) fn count(&mut self, requests: u64, bytes: u64) {
         self.others += requests;
         self.received += bytes;
     }
 
-    /// The document of a version; with the tag of an earlier answer, only if that is not it any more.
+    /// Fetches the document of a version; with the tag of an earlier answer, only if it has
+    /// changed.
     pub(super) async fn version(
         &mut self,
         url: &Url,
@@ -143,7 +144,7 @@ impl Api {
         })
     }
 
-    /// The bytes of a version's catalogue, which are those that its document promises.
+    /// Fetches a version's catalogue, and verifies it against the version's document.
     pub(super) async fn catalogue(
         &mut self,
         url: &Url,
@@ -177,7 +178,7 @@ impl Api {
         Ok(bytes)
     }
 
-    /// A small thing as it is; none where there is none.
+    /// Fetches a small resource; none if it does not exist.
     pub(super) async fn bytes(
         &mut self,
         url: &Url,
@@ -193,7 +194,7 @@ impl Api {
         Ok((found.status == StatusCode::OK).then_some(found.body))
     }
 
-    /// Makes a draft of a tree.
+    /// Creates a draft of a tree.
     pub(super) async fn create_draft(
         &mut self,
         url: &Url,
@@ -205,7 +206,7 @@ impl Api {
             .json()
     }
 
-    /// Tells the server what is held, so that it knows a need that is too long for a URL.
+    /// Sends the held contents to the server, to register a need that is too long for a URL.
     pub(super) async fn register_need(
         &mut self,
         url: &Url,
@@ -224,7 +225,7 @@ impl Api {
         Ok(())
     }
 
-    /// A draft, if there still is one.
+    /// Fetches a draft, if it still exists.
     pub(super) async fn draft(
         &mut self,
         url: &Url,
@@ -249,7 +250,7 @@ impl Api {
         }
     }
 
-    /// Makes a draft a version.
+    /// Publishes a draft as a version.
     pub(super) async fn publish(
         &mut self,
         url: &Url,
@@ -305,11 +306,11 @@ impl Api {
         .await
     }
 
-    /// Makes a request until an answer comes that is `hoped` for, or none that trying again could change.
+    /// Sends a request until the answer is `hoped` for, or is one that a retry cannot change.
     ///
     /// # Cancel safety
     ///
-    /// May be dropped anywhere; whether the server did what was asked is then not known.
+    /// May be dropped anywhere; the server may or may not have executed the request then.
     async fn exchange(
         &mut self,
         report: &mut Report,
@@ -345,7 +346,7 @@ impl Api {
     }
 }
 
-/// A whole answer.
+/// Complete answer.
 struct Found {
     status: StatusCode,
     is_page: bool,
@@ -420,14 +421,14 @@ async fn body(connection: &Connection, answer: &mut Response) -> Result<Vec<u8>,
     }
 }
 
-/// The bytes without their coding, which must be exactly `size`.
+/// Decodes the bytes, which must be exactly `size` long.
 fn decoded(found: Found, size: u64) -> io::Result<Vec<u8>> {
     let bytes = match found.coding.as_deref() {
         None | Some("identity") => found.body,
         Some("zstd") => {
             let mut bytes = Vec::new();
             let decoder = zstd::stream::read::Decoder::new(&found.body[..])?;
-            // One more, so that what is too long shows.
+            // One byte more shows an answer that is too long.
             decoder.take(size + 1).read_to_end(&mut bytes)?;
             bytes
         }

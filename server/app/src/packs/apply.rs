@@ -1,10 +1,12 @@
-//! The files that a directory is to get, made of what is here and what came.
+//! Makes the new files of a directory from local files and the fetched archive.
 //!
-//! 1. The archive is unpacked; each file must be one that was asked for, with the size and SHA-256 of the catalogue.
-//! 2. A file whose content is here under a name that goes away is linked, so that it keeps one name in the end. A
-//!    content that stays, is wanted more often, or with another permission, is copied, and checked on the way.
+//! 1. The archive is unpacked; each file must be a requested one, with the size and SHA-256 of the
+//!    catalogue.
+//! 2. A file whose content has a local name that will be removed is linked, so that it has one name
+//!    in the end. A content that stays, is needed more often, or with another permission, is copied
+//!    and verified.
 //!
-//! All of it happens in a place that counts for nothing yet, so it may end at any point.
+//! All of it happens in the staging area, so it may stop at any point.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
@@ -23,22 +25,22 @@ use super::staging::Staging;
 use super::survey::Survey;
 use super::work::Work;
 
-/// Bytes read at once.
+/// Size of one read, in bytes.
 const PIECE: usize = 256 * 1024;
 
-/// What to make the files of.
+/// Inputs of the new files.
 #[derive(Debug)]
 pub(super) struct Recipe<'a> {
     pub(super) target: &'a Catalogue,
     pub(super) plan: &'a Plan,
     pub(super) survey: &'a Survey,
-    /// The files that come with the archive; of equal files the first.
+    /// Files in the archive; of equal files the first.
     pub(super) need: &'a Need,
-    /// None when nothing is needed.
+    /// None if no content is needed.
     pub(super) archive: Option<&'a Path>,
 }
 
-/// Makes the files of the plan at their places in `staging`, and tells by what each of them is known.
+/// Makes the files of the plan in `staging`, and returns the stamp of each.
 pub(super) fn build(
     recipe: &Recipe<'_>,
     staging: &Staging,
@@ -63,14 +65,14 @@ pub(super) fn build(
     builder.stamps()
 }
 
-/// A local file that has a content.
+/// Local file with a needed content.
 struct Source<'a> {
     found: &'a Found,
-    /// Its name goes away, and no other file has it yet.
+    /// True if its name will be removed and no new file is linked to it yet.
     is_free: bool,
 }
 
-/// The local files by what is in them.
+/// Returns the local files by their digests.
 fn sources<'a>(recipe: &Recipe<'a>) -> HashMap<Sha256Digest, Vec<Source<'a>>> {
     let Plan { puts, removals, .. } = recipe.plan;
     let removed = removals.iter().map(|removal| &*removal.path);
@@ -92,7 +94,8 @@ struct Builder<'a> {
     staging: &'a Staging,
     work: &'a Work,
     sources: HashMap<Sha256Digest, Vec<Source<'a>>>,
-    /// Local files that have a second name by now, by device and inode: the user may have linked some.
+    /// Local files that have a second name by now, by device and inode: the user may have linked
+    /// some of them.
     linked: HashSet<(u64, u64)>,
 }
 
@@ -120,7 +123,7 @@ impl Builder<'_> {
             unpacker: Unpacker::new(UnpackLimits {
                 entries: self.recipe.need.len().saturating_add(1),
                 entry_size: u64::MAX,
-                // The catalogue has told how much each file has.
+                // The catalogue has the size of each file.
                 total_size: u64::MAX,
                 path_bytes: u64::MAX,
                 ratio: u64::MAX,
@@ -144,7 +147,7 @@ impl Builder<'_> {
         }
     }
 
-    /// Creates a file with the permission that the catalogue tells.
+    /// Creates a file with the permission of the catalogue.
     fn create(&self, position: u32) -> Result<File, Error> {
         let mode = if self.recipe.target.tree().executable(position) {
             0o777
@@ -160,7 +163,7 @@ impl Builder<'_> {
             .map_err(Error::local("create", path))
     }
 
-    /// Makes a file whose content is here or has just come with another.
+    /// Makes a file whose content is local or was just unpacked for another file.
     fn take_local(&mut self, position: u32) -> Result<(), Error> {
         let tree = self.recipe.target.tree();
         let sha256 = tree.sha256(position);
@@ -187,7 +190,8 @@ impl Builder<'_> {
         self.copy(&found.path, position)
     }
 
-    /// Gives a local file its next name; `false` if it has one, or cannot have two.
+    /// Links a local file to its new name; returns `false` if it has one already, or cannot have
+    /// two.
     fn link(&mut self, source: &Found, position: u32) -> Result<bool, Error> {
         let path = self.path(position);
         let metadata =
@@ -199,12 +203,12 @@ impl Builder<'_> {
         if fs::hard_link(&source.path, &path).is_err() {
             return Ok(false);
         }
-        // It may have been replaced in between.
+        // It may have been replaced meanwhile.
         source.check(&fs::symlink_metadata(&path).map_err(Error::local("read", &path))?)?;
         Ok(true)
     }
 
-    /// Copies a file, without moving its bytes where the file system can share them.
+    /// Copies a file; file systems that can share its bytes do so.
     fn copy(&self, from: &Path, position: u32) -> Result<(), Error> {
         let mut source = File::open(from).map_err(Error::local("read", from))?;
         let mut file = self.create(position)?;
@@ -247,7 +251,7 @@ struct Unpacking<'a> {
     came: u32,
 }
 
-/// The file that is being unpacked.
+/// File that is being unpacked.
 struct Current {
     position: u32,
     file: File,
@@ -262,7 +266,7 @@ impl Unpacking<'_> {
                 UnpackEvent::Entry { path, .. } => self.begin(path.as_str())?,
                 UnpackEvent::Data(bytes) => self.write(&bytes)?,
                 UnpackEvent::EndOfEntry { .. } => self.end()?,
-                // Permissions are the catalogue's.
+                // Permissions come from the catalogue.
                 UnpackEvent::Executable { .. } | UnpackEvent::Pause => {}
                 UnpackEvent::Copy { path, .. } => {
                     return Err(Error::BadEntry {
@@ -343,11 +347,11 @@ impl Builder<'_> {
     }
 }
 
-/// Makes a whole tree durable.
+/// Makes a tree durable.
 pub(super) fn sync(directory: &Path) -> Result<(), Error> {
     #[cfg(target_os = "linux")]
     {
-        // One call for all files, instead of one for each of tens of thousands.
+        // One call syncs all files, instead of tens of thousands of calls.
         let fail = |source: io::Error| Error::local("sync", directory)(source);
         let file = File::open(directory).map_err(fail)?;
         rustix::fs::syncfs(&file).map_err(|error| fail(error.into()))
@@ -390,7 +394,7 @@ mod tests {
         ("run", ("#!", true)),
     ];
 
-    /// A directory with an old version, and all that leads to the new one.
+    /// Directory with an old version, and the inputs of the new one.
     struct Setting {
         directory: TempDir,
         staging: Staging,

@@ -1,4 +1,4 @@
-//! Catalogues from a server: proved by their digest, and checked like everything that comes from strangers.
+//! Catalogues from a server: verified by their digest, and validated as untrusted input.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use super::Error;
 
 /// Reads the catalogue of a version of this pack.
 ///
-/// The digest proves which catalogue it is, not that its paths are harmless: whoever made it chose both.
+/// The digest identifies the catalogue, but its paths may still be harmful: its author chose both.
 pub(super) fn read(
     bytes: &[u8],
     sha256: Sha256Digest,
@@ -30,7 +30,7 @@ pub(super) fn read(
     Ok(catalogue)
 }
 
-/// How a tree differs from the one before, in files.
+/// Differences between a tree and the one before, in files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(super) struct Changes {
     pub(super) added: u32,
@@ -55,7 +55,7 @@ impl Changes {
         }
     }
 
-    /// Of a tree before which there was none.
+    /// Returns the changes of a first tree.
     pub(super) fn of_new(tree: &Tree) -> Self {
         Self {
             added: tree.len(),
@@ -67,7 +67,7 @@ impl Changes {
     }
 }
 
-/// Moves whose goal is a new path; those onto an old path count as changes of it besides.
+/// Moves to a new path; a move onto an old path counts as a change of that path.
 fn moved_to_new(diff: &Diff, old: &Tree, new: &Tree) -> u32 {
     let moves = diff.copies.iter().filter(|copy| copy.is_move);
     count(moves.filter(|copy| old.position(new.path(copy.to)).is_none()))

@@ -1,8 +1,8 @@
-//! The archive that carries missing contents: a zip that is never written, only read.
+//! Archive of missing contents: a zip that is never written to disk, only read.
 //!
-//! Its layout follows from the tree and the contents that are missing alone, so another run makes the same bytes, and
-//! an upload of it goes on at any offset. The contents come straight from the scanned files, which must not change
-//! meanwhile.
+//! Its layout depends only on the tree and the missing contents, so another run makes the same
+//! bytes, and its upload can resume at any offset. The contents come from the scanned files, which
+//! must not change meanwhile.
 
 use std::collections::HashSet;
 use std::io::{self, Read as _, Seek as _};
@@ -22,10 +22,10 @@ use super::files::{Found, Stamp};
 use super::scan::Scan;
 use crate::transfer::{self, Identity, Source};
 
-/// Pieces that wait to be sent.
+/// Number of pieces that wait to be sent.
 const READ_AHEAD: usize = 4;
 
-/// A scanned directory, from which archives can be made.
+/// Scanned directory, the source of archives.
 #[derive(Debug)]
 pub(super) struct Contents {
     catalogue: Arc<Catalogue>,
@@ -42,7 +42,7 @@ impl Contents {
         } = scan;
         let forms = Arc::new(Forms::raw(&tree));
         let mut known = hashed.iter().zip(&files);
-        // The tree's files come in order, and so does what is known of them.
+        // The files of the tree and their hashes have the same order.
         let content_of = |_: &Sha256Digest| {
             known.next().map(|(hashed, file)| Content {
                 size: file.stamp.size,
@@ -61,7 +61,8 @@ impl Contents {
         self.catalogue.tree()
     }
 
-    /// An archive with those of the missing contents that the directory has; none if it has none of them.
+    /// Returns an archive of the missing contents that the directory has; none if it has none of
+    /// them.
     pub(super) fn archive(&self, missing: &[Sha256Digest]) -> Option<ContentArchive> {
         let tree = self.tree();
         let firsts: HashSet<u32> = missing
@@ -92,7 +93,7 @@ impl Contents {
     }
 }
 
-/// A zip of some of the contents.
+/// Zip of some of the contents.
 pub(super) struct ContentArchive {
     layout: Layout,
     identity: Identity,
@@ -100,12 +101,12 @@ pub(super) struct ContentArchive {
 }
 
 impl ContentArchive {
-    /// How many contents it has.
+    /// Returns the number of contents.
     pub(super) fn len(&self) -> u32 {
         self.layout.plan().need().len()
     }
 
-    /// The bytes of its contents.
+    /// Returns the size of the contents, in bytes.
     pub(super) fn content_size(&self) -> u64 {
         let plan = self.layout.plan();
         plan.target().tree().size_of(plan.need().positions())
@@ -153,18 +154,18 @@ impl Source for ContentArchive {
     }
 }
 
-/// Gathers small bits of the archive to pieces worth sending.
+/// Buffer that joins small parts of the archive to pieces of a useful size.
 struct Pieces {
     sender: mpsc::Sender<io::Result<Bytes>>,
     gathered: Vec<u8>,
     piece: usize,
 }
 
-/// Nobody waits for the bytes any more.
+/// Error for a receiver that is gone.
 struct Unwanted;
 
 impl Pieces {
-    /// Room for at least one more byte.
+    /// Returns the room for further bytes, at least one.
     fn room(&mut self) -> Result<usize, Unwanted> {
         if self.gathered.len() >= self.piece {
             self.send()?;
@@ -181,7 +182,7 @@ impl Pieces {
 
     fn end(mut self, read: Result<io::Result<()>, Unwanted>) {
         match read {
-            // The upload learns whether all came by their number.
+            // The upload detects missing bytes by their number.
             Err(Unwanted) => {}
             Ok(Ok(())) if self.gathered.is_empty() => {}
             Ok(Ok(())) => drop(self.send()),

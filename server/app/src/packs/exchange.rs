@@ -1,19 +1,22 @@
-//! The step from one version to the next: the contents of a directory are exchanged, and the directory itself stays.
+//! Step from one version to the next: exchanges the files of a directory, and keeps the directory
+//! itself.
 //!
-//! So a volume, a bind mount, and whoever works in the directory see the new version, and nothing beside the directory
-//! need be writable. Each file takes its place by a rename: readers see it as it was or as it is to be, and never in
-//! part. The *directory* is between two versions for as long as the step takes, and `.longhaul/exchange.json` is there
-//! for just as long.
+//! So a volume, a bind mount, and processes in the directory see the new version, and nothing
+//! beside the directory need be writable. Each file takes its place by a rename: readers see the
+//! old file or the new one, never a part. During the step the *directory* is between two versions,
+//! and `.longhaul/exchange.json` exists for just that time.
 //!
-//! That file is a journal, durable before anything is touched and removed when everything is durable. It says all that
-//! there is to do, and everything can be done twice; so whoever finds it finishes the step ([`Exchange::unfinished`]),
-//! without the server. What was done already is known by what is staged no more.
+//! That file is a journal, durable before any file is touched and removed when all are durable. It
+//! lists all operations, and each can be repeated; so a run that finds it finishes the step
+//! ([`Exchange::unfinished`]) without the server. An operation is done if its file is no longer
+//! staged.
 //!
-//! 1. What stands in the way is set aside, if the user said that it may go.
-//! 2. Files of the old version go whose names must be free for the new.
+//! 1. Files of the user in the way are set aside, if the user allowed it.
+//! 2. Files of the old version are removed whose names the new one needs.
 //! 3. The new files take their places.
-//! 4. The other files of the old version go, each if it still is what the plan saw, and directories that are empty now.
-//! 5. The record of what the directory holds is replaced.
+//! 4. The other files of the old version are removed, each if it is unchanged since the plan, and
+//!    then empty directories.
+//! 5. The record of the directory's version is replaced.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
@@ -30,23 +33,23 @@ use super::staging::{Staging, sync_directory};
 use super::survey::{is_absence, stamp_at};
 use super::{Error, Named};
 
-/// The `format` of the journal.
+/// `format` of the journal.
 const FORMAT: &str = "longhaul-exchange/1";
 
-/// An exchange that is to be made, or to be finished.
+/// Exchange to make or to finish.
 #[derive(Debug)]
 pub(super) struct Exchange<'a> {
     staging: &'a Staging,
     journal: Journal,
-    /// Directories in the directory that are known to be there, and to be no links.
+    /// Subdirectories that exist and are no links.
     passed: HashSet<String>,
 }
 
-/// All that there is to do.
+/// Operations of an exchange.
 #[derive(Debug, Serialize, Deserialize)]
 struct Journal {
     format: String,
-    /// For people who find it: the pack and its version.
+    /// The pack and its version, for people who find the file.
     version: String,
     aside: Vec<String>,
     first: Vec<Removal>,
@@ -56,7 +59,7 @@ struct Journal {
 }
 
 impl<'a> Exchange<'a> {
-    /// Prepares what was planned. All files of the plan must be staged, and so must be the new record.
+    /// Prepares a plan. All of its files and the new record must be staged.
     pub(super) fn new(staging: &'a Staging, plan: &Plan, version: String) -> Self {
         let (first, last) = divide(plan.removals.clone(), &plan.puts);
         Self {
@@ -74,7 +77,7 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// The exchange that another run began.
+    /// Returns the exchange that another run began.
     pub(super) fn unfinished(staging: &'a Staging) -> Result<Option<Self>, Error> {
         let path = staging.journal();
         let bytes = match fs::read(&path) {
@@ -96,17 +99,17 @@ impl<'a> Exchange<'a> {
         }))
     }
 
-    /// The version that the directory has afterwards.
+    /// Returns the version that the directory will have.
     pub(super) fn version(&self) -> &str {
         &self.journal.version
     }
 
-    /// Exchanges, or finishes to exchange.
+    /// Makes the exchange, or finishes it.
     ///
     /// # Errors
     ///
-    /// When nothing was touched: [`Error::InTheWay`], [`Error::Mounted`], a directory that may not be written to.
-    /// Otherwise the journal stays, and the next run goes on.
+    /// Before any file is touched: [`Error::InTheWay`], [`Error::Mounted`], a directory without
+    /// write permission. After other errors the journal stays, and the next run resumes.
     pub(super) fn run(mut self, force: bool) -> Result<(), Error> {
         self.check(force)?;
         self.write_journal()?;
@@ -117,7 +120,7 @@ impl<'a> Exchange<'a> {
         self.staging.target().join(path)
     }
 
-    /// Makes sure, as far as that can be, that nothing will stop the exchange half way.
+    /// Checks in advance for obstacles that would stop the exchange half way.
     fn check(&mut self, force: bool) -> Result<(), Error> {
         let found = self.found_in_the_way()?;
         if !found.is_empty() {
@@ -133,12 +136,12 @@ impl<'a> Exchange<'a> {
         self.check_permissions()
     }
 
-    /// What came to stand where something new is to go, since the plan was made.
+    /// Returns the paths that became occupied since the plan was made.
     fn found_in_the_way(&self) -> Result<BTreeSet<String>, Error> {
         let journal = &self.journal;
         let mut aside = HashSet::new();
         for (number, path) in journal.aside.iter().enumerate() {
-            // What was set aside already does not go a second time.
+            // A file that is set aside already is not moved a second time.
             if self.staging.aside(number)?.symlink_metadata().is_err() {
                 aside.insert(&**path);
             }
@@ -159,7 +162,7 @@ impl<'a> Exchange<'a> {
         let mut passed = HashSet::new();
         for put in &journal.puts {
             if fs::symlink_metadata(self.staging.staged(put.position)).is_err() {
-                // It is in its place already.
+                // The file is in its place already.
                 continue;
             }
             let mut is_free = false;
@@ -190,7 +193,8 @@ impl<'a> Exchange<'a> {
         Ok(found)
     }
 
-    /// A mount point can neither be renamed nor be replaced, and what is below it is none of ours.
+    /// Refuses mount points: they can be neither renamed nor replaced, and the files below them are
+    /// not the pack's.
     fn check_mounts(&self) -> Result<(), Error> {
         let mounts = mounts_below(self.staging.target());
         if mounts.is_empty() {
@@ -218,7 +222,7 @@ impl<'a> Exchange<'a> {
         Err(Error::Mounted(Named(touched)))
     }
 
-    /// Whether all directories may be written to in which something changes.
+    /// Checks the write permission of all directories with changes.
     fn check_permissions(&self) -> Result<(), Error> {
         let journal = &self.journal;
         let removals = journal.first.iter().chain(&journal.last);
@@ -231,7 +235,7 @@ impl<'a> Exchange<'a> {
         for directory in directories {
             let path = self.at(directory);
             if !path.symlink_metadata().is_ok_and(|found| found.is_dir()) {
-                // It is made, or makes room first.
+                // The exchange creates the directory, or clears its path first.
                 continue;
             }
             match access(&path, Access::WRITE_OK | Access::EXEC_OK) {
@@ -243,7 +247,7 @@ impl<'a> Exchange<'a> {
     }
 
     fn write_journal(&self) -> Result<(), Error> {
-        // Everything that is staged is durable before anything says that it is.
+        // All staged files are durable before the journal refers to them.
         sync(self.staging.target())?;
         let path = self.staging.journal();
         let new = path.with_extension("new");
@@ -299,7 +303,7 @@ impl<'a> Exchange<'a> {
         Ok(())
     }
 
-    /// Whether a path does not lead out of the directory over a link.
+    /// Returns true if a path does not leave the directory over a link.
     fn is_ours(&self, path: &Path) -> bool {
         let root = self.staging.target();
         let above = path.ancestors().skip(1).take_while(|above| *above != root);
@@ -308,7 +312,7 @@ impl<'a> Exchange<'a> {
         above.into_iter().all(is_directory)
     }
 
-    /// Removes those directories that are empty. What the user has in others stays, and they with it.
+    /// Removes empty directories. Those with files of the user stay.
     fn remove_directories(&self) -> Result<(), Error> {
         for path in &self.journal.directories {
             remove_if_empty(&self.at(path))?;
@@ -330,7 +334,7 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Makes the directories above a file.
+    /// Creates the directories above a file.
     fn make_way(&mut self, path: &str) -> Result<(), Error> {
         let missing: Vec<&str> = ancestors(path)
             .take_while(|above| !self.passed.contains(*above))
@@ -356,14 +360,15 @@ impl<'a> Exchange<'a> {
     }
 }
 
-/// Removes a directory if nothing is in it.
+/// Removes a directory if it is empty.
 pub(super) fn remove_if_empty(path: &Path) -> Result<(), Error> {
     match fs::remove_dir(path) {
         Err(error)
             if !is_absence(&error)
                 && !matches!(
                     error.kind(),
-                    // A mount point, or the working directory of somebody on some systems.
+                    // The directory is a mount point or, on some systems, the working directory of
+                    // a process.
                     io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::ResourceBusy
                 ) =>
         {
@@ -373,7 +378,8 @@ pub(super) fn remove_if_empty(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Brings a file onto another file system, which is mounted in the directory: there it takes its place by a rename, too.
+/// Copies a file to another file system that is mounted in the directory: there a rename puts it in
+/// place, too.
 fn copy(from: &Path, to: &Path) -> Result<(), Error> {
     let mut name = std::ffi::OsString::from(".longhaul-");
     name.push(to.file_name().unwrap_or_default());
@@ -385,7 +391,7 @@ fn copy(from: &Path, to: &Path) -> Result<(), Error> {
     fs::remove_file(from).map_err(Error::local("remove", from))
 }
 
-/// The paths below a directory, relative to it, at which something is mounted.
+/// Returns the mount points below a directory, relative to it.
 #[cfg(target_os = "linux")]
 fn mounts_below(directory: &Path) -> Vec<String> {
     let Ok(mounts) = fs::read_to_string("/proc/self/mountinfo") else {
@@ -399,13 +405,13 @@ fn mounts_below(directory: &Path) -> Vec<String> {
     mounts.lines().filter_map(below).collect()
 }
 
-/// Without a table of mounts the system's word is all there is.
+/// Returns none: without a table of mounts, the system itself has to refuse.
 #[cfg(not(target_os = "linux"))]
 fn mounts_below(_directory: &Path) -> Vec<String> {
     Vec::new()
 }
 
-/// Undoes the octal escapes of the table of mounts (proc(5)).
+/// Decodes the octal escapes of the table of mounts (proc(5)).
 #[cfg(target_os = "linux")]
 fn unescaped(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
@@ -462,7 +468,7 @@ mod tests {
         ])
     }
 
-    /// A directory with the old version and a file of the user's.
+    /// Returns a directory with the old version and a file of the user.
     fn setting() -> TempDir {
         let directory = tempfile::tempdir().unwrap();
         pull(directory.path(), &old(), false).unwrap();
@@ -517,7 +523,7 @@ mod tests {
 
     #[test]
     fn whatever_was_done_the_next_run_does_the_rest() {
-        // Each number is how many files had taken their places when the run ended.
+        // Each number is the count of files in place when the run ended.
         for done in 0..=5 {
             let directory = setting();
             let root = directory.path();

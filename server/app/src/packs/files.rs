@@ -1,4 +1,4 @@
-//! Files as a directory has them: found, told apart by size and time, read and hashed on all cores.
+//! Files of a directory: identified by size and time, read and hashed on all cores.
 
 use std::fs::{File, Metadata};
 use std::io::Read as _;
@@ -14,12 +14,12 @@ use serde::{Deserialize, Serialize};
 use super::Error;
 use super::work::Work;
 
-/// Bytes read at once.
+/// Size of one read, in bytes.
 const PIECE: usize = 256 * 1024;
-/// More threads than this only make the disk seek.
+/// Maximum number of threads; more would only make the disk seek.
 const MAX_THREADS: usize = 16;
 
-/// By this a file counts as the same: its size in bytes and when it was modified, in seconds and nanoseconds.
+/// Identity of a file: its size in bytes and its modification time in seconds and nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Stamp {
     pub(super) size: u64,
@@ -35,7 +35,7 @@ impl Stamp {
     }
 }
 
-/// A plain file.
+/// Plain file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Found {
     pub(super) path: PathBuf,
@@ -52,7 +52,7 @@ impl Found {
         }
     }
 
-    /// Opens the file, which must still be the same.
+    /// Opens the file, and fails if it has changed.
     pub(super) fn open(&self) -> Result<File, Error> {
         let fail = |source| Error::local("read", &self.path)(source);
         let file = File::open(&self.path).map_err(fail)?;
@@ -69,7 +69,7 @@ impl Found {
     }
 }
 
-/// What is in a file.
+/// Hashes of a file's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Hashed {
     pub(super) sha256: Sha256Digest,
@@ -91,7 +91,7 @@ pub(super) fn hash_all(files: &[Found], work: &Work) -> Result<Vec<Hashed>, Erro
             files.get(index).map(|file| (index, file))
         } {
             let content = hash(file, &mut buffer, work).inspect_err(|_| {
-                // The other threads end with the file that they have.
+                // The other threads finish their current file.
                 next.store(files.len(), Ordering::Relaxed);
             })?;
             hashed.push((index, content));
@@ -138,7 +138,7 @@ fn hash(found: &Found, buffer: &mut [u8], work: &Work) -> Result<Hashed, Error> 
     })
 }
 
-/// The entries of a directory in the order of their names.
+/// Returns the entries of a directory in the order of their names.
 pub(super) fn entries(directory: &Path) -> Result<Vec<std::fs::DirEntry>, Error> {
     let fail = || Error::local("read the directory", directory);
     let mut entries = std::fs::read_dir(directory)

@@ -1,4 +1,4 @@
-//! What tests of pulls are made with: trees, their archives, and pulls without a server.
+//! Fixtures for tests of pulls: trees, their archives, and pulls without a server.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,7 +21,7 @@ use super::survey::Survey;
 use super::work::Work;
 use super::{Error, Named, files};
 
-/// Contents and whether they are executable, by their paths.
+/// Contents and executable flags, by path.
 pub(super) type Files = BTreeMap<&'static str, (&'static str, bool)>;
 
 /// Plain files.
@@ -68,7 +68,7 @@ pub(super) fn zip(files: &Files, catalogue: &Arc<Catalogue>, need: &Need) -> Vec
     bytes
 }
 
-/// Compares the plain files of a directory, but for the record of what it holds.
+/// Compares the plain files of a directory, without its record.
 #[track_caller]
 pub(super) fn check(directory: &Path, expected: &Files) {
     fn read(directory: &Path, prefix: &str, files: &mut BTreeMap<String, (String, bool)>) {
@@ -97,7 +97,7 @@ pub(super) fn check(directory: &Path, expected: &Files) {
     assert_eq!(found, expected);
 }
 
-/// What an earlier pull left.
+/// Returns the version that an earlier pull left.
 pub(super) fn held(directory: &Path) -> Option<Held> {
     match Holding::of(directory).unwrap() {
         Holding::Version(held) => Some(*held),
@@ -105,7 +105,7 @@ pub(super) fn held(directory: &Path) -> Option<Held> {
     }
 }
 
-/// A survey with everything read that matters.
+/// Returns a survey with all files read that matter.
 pub(super) fn survey(directory: &Path, held: Option<&Held>, target: &Tree) -> Survey {
     let mut survey = Survey::of(directory, held).unwrap();
     let unread = survey.unread(held.map(|held| held.catalogue.tree()), target);
@@ -115,7 +115,7 @@ pub(super) fn survey(directory: &Path, held: Option<&Held>, target: &Tree) -> Su
     survey
 }
 
-/// What a pull of these files would do.
+/// Returns the plan of a pull of these files.
 pub(super) fn plan(directory: &Path, files: &Files) -> Plan {
     let (held, target) = (held(directory), catalogue(files, 2));
     let survey = survey(directory, held.as_ref(), target.tree());
@@ -123,7 +123,7 @@ pub(super) fn plan(directory: &Path, files: &Files) -> Plan {
     Plan::new(old, target.tree(), &survey)
 }
 
-/// Makes all that an exchange for these files needs.
+/// Stages all files of an exchange.
 pub(super) fn stage(staging: &Staging, files: &Files) -> Result<Plan, Error> {
     staging.clear()?;
     let directory = staging.target();

@@ -1,8 +1,8 @@
-//! What a directory holds: the version that a pull left there, as far as it is still what it was.
+//! Version that a pull left in a directory, and the files that have not changed since.
 //!
-//! Below `.longhaul/` a pulled directory has its catalogue, the catalogue's signature where one was checked, and
-//! `pull.json`: where all came from, and when each file was modified. This record is replaced as the last part of an
-//! exchange, whose journal says until then that it is not true.
+//! Below `.longhaul/` a pulled directory has its catalogue, the catalogue's signature if one was
+//! checked, and `pull.json`: the source, and the modification time of each file. An exchange
+//! replaces this record last; until then its journal marks the record as outdated.
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
@@ -16,16 +16,16 @@ use super::catalogue;
 use super::files::{Found, Stamp, entries};
 use super::{Error, STATE_DIRECTORY};
 
-/// The largest file of state that is read, in bytes.
+/// Maximum size of a state file, in bytes.
 const LARGEST: u64 = 512 << 20;
-/// The `format` of the state.
+/// `format` of the state.
 const FORMAT: &str = "longhaul-pull/1";
 
 const STATE: &str = "pull.json";
 const CATALOGUE: &str = "catalogue.json";
 const SIGNATURE: &str = "catalogue.sig";
 
-/// The state as it is written.
+/// State in its written form.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct State {
     format: String,
@@ -34,18 +34,18 @@ pub(super) struct State {
     pub(super) pack: String,
     pub(super) catalogue: Sha256Text,
     pub(super) asked: Option<Answer>,
-    /// When each file of the catalogue was modified, in seconds and nanoseconds.
+    /// Modification time of each file of the catalogue, in seconds and nanoseconds.
     pub(super) modified: Vec<(i64, i64)>,
 }
 
-/// The answer that told which version it is.
+/// Answer that named the version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Answer {
     pub(super) url: String,
     pub(super) etag: String,
 }
 
-/// A digest in hexadecimal.
+/// Digest in hexadecimal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub(super) struct Sha256Text(pub(super) Sha256Digest);
 
@@ -55,27 +55,27 @@ impl Serialize for Sha256Text {
     }
 }
 
-/// A version that a directory has.
+/// Version of a directory.
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) state: State,
     pub(super) catalogue: Arc<Catalogue>,
-    /// The catalogue as it came.
+    /// Bytes of the catalogue.
     pub(super) bytes: Vec<u8>,
     pub(super) signature: Option<Vec<u8>>,
 }
 
-/// What stands in a directory.
+/// Content of a directory.
 #[derive(Debug)]
 pub(super) enum Holding {
     Nothing,
-    /// Files of which nothing is known.
+    /// Files that no pull left.
     Strangers,
     Version(Box<Held>),
 }
 
 impl Holding {
-    /// Looks at a directory.
+    /// Reads a directory's record.
     pub(super) fn of(directory: &Path) -> Result<Self, Error> {
         if let Some(held) = Held::read(directory) {
             return Ok(Self::Version(Box::new(held)));
@@ -93,7 +93,8 @@ impl Holding {
 }
 
 impl Held {
-    /// The state, unless it is missing or damaged: then the files are looked at instead.
+    /// Returns the state; none if it is missing or damaged, in which case the files themselves are
+    /// read.
     fn read(directory: &Path) -> Option<Self> {
         let directory = directory.join(STATE_DIRECTORY);
         let state: State = serde_json::from_slice(&contents(&directory.join(STATE)).ok()?).ok()?;
@@ -116,7 +117,8 @@ impl Held {
         })
     }
 
-    /// What is in the file at this path, if it looks as it was left.
+    /// Returns the digest of the file at this path, if its size and time are those that the pull
+    /// left.
     pub(super) fn known(&self, path: &str, found: &Found) -> Option<Sha256Digest> {
         let tree = self.catalogue.tree();
         let position = tree.position(path)?;
@@ -139,7 +141,7 @@ fn contents(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Writes a record at `directory`, durably.
+/// Writes a record in `directory`, durably.
 pub(super) fn write(
     directory: &Path,
     bytes: &[u8],
@@ -150,7 +152,7 @@ pub(super) fn write(
     let state = serde_json::to_vec(state).expect("the state is text and numbers");
     for (name, bytes) in [
         (CATALOGUE, bytes),
-        // Empty rather than missing, so that it replaces that of another catalogue.
+        // An empty signature replaces the one of another catalogue.
         (SIGNATURE, signature.unwrap_or_default()),
         (STATE, &state),
     ] {
@@ -165,7 +167,7 @@ pub(super) fn write(
     Ok(())
 }
 
-/// Moves a record from where it was made. It may be done again when it was done in part.
+/// Moves a record to its place. A partial move can be repeated.
 pub(super) fn take(from: &Path, to: &Path) -> Result<(), Error> {
     for name in [CATALOGUE, SIGNATURE, STATE] {
         match fs::rename(from.join(name), to.join(name)) {

@@ -1,13 +1,13 @@
-//! What a pull does to a directory, decided before anything is touched.
+//! Plan of a pull, decided before any file is touched.
 //!
-//! A directory that is pulled into has two kinds of files. Those of the pack are the ones that an earlier pull left; the
-//! new version puts, replaces and removes them. All others are the user's, and stay:
+//! The directory of a pull has two kinds of files. Files of the pack are those that an earlier pull
+//! left; the new version adds, replaces and removes them. All others are the user's, and stay:
 //!
-//! - A file of the pack that somebody changed is put back, and told. Where the new version has no such file, the changed
-//!   one stays: what is in it is the user's.
-//! - A directory goes with the last file of the pack in it, unless something else is in it.
-//! - Where the version has a file or a directory and something of the user's stands at its path, that is *in the way*:
-//!   nothing is done, unless the user says that it may go.
+//! - A changed file of the pack is restored, and named. If the new version has no such file, the
+//!   changed one stays: its content is the user's.
+//! - A directory is removed with its last file of the pack, unless it has other entries.
+//! - If an entry of the user is at the path of a file or directory of the version, it is *in the
+//!   way*: the pull does nothing, unless the user allows it to be replaced.
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashSet};
@@ -18,36 +18,36 @@ use serde::{Deserialize, Serialize};
 use super::files::Stamp;
 use super::survey::{Survey, Thing};
 
-/// What to do.
+/// Operations of a pull.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
-    /// Files that the directory is to get, in the order of the tree.
+    /// Files to put, in the order of the tree.
     pub(super) puts: Vec<Put>,
-    /// Files of the old version that go.
+    /// Files of the old version to remove.
     pub(super) removals: Vec<Removal>,
-    /// Directories that go once they are empty, the deepest first.
+    /// Directories to remove once they are empty, the deepest first.
     pub(super) directories: Vec<String>,
-    /// The user's, and where the version has something else.
+    /// Entries of the user at paths of the version.
     pub(super) in_the_way: Vec<String>,
-    /// The user's, and of no matter to the version.
+    /// Entries of the user at other paths.
     pub(super) unknown: Vec<String>,
-    /// Files of the pack that somebody changed, and that are put back.
+    /// Changed files of the pack, which are restored.
     pub(super) replaced: Vec<String>,
-    /// Files that should be here already and are not, or not as they should be.
+    /// Files of the held version that are missing or damaged.
     pub(super) healed: u32,
 }
 
-/// A file that the directory is to get.
+/// File to put.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Put {
     pub(super) path: String,
-    /// In the tree.
+    /// Position in the tree.
     pub(super) position: u32,
-    /// Nothing stands there, so whatever comes to stand there meanwhile is the user's.
+    /// True if the path is free; an entry that appears there meanwhile is the user's.
     pub(super) is_new: bool,
 }
 
-/// A file that goes, if it is still this one.
+/// File to remove, if it is unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Removal {
     pub(super) path: String,
@@ -55,7 +55,7 @@ pub(super) struct Removal {
 }
 
 impl Plan {
-    /// Compares what is here with what should be. `held` is the version that an earlier pull left.
+    /// Compares the directory with the target. `held` is the version that an earlier pull left.
     pub(super) fn new(held: Option<&Tree>, target: &Tree, survey: &Survey) -> Self {
         let mut planner = Planner {
             held,
@@ -74,7 +74,7 @@ impl Plan {
         plan
     }
 
-    /// Whether the files are what they should be.
+    /// Returns true if all files are right.
     pub(super) fn is_empty(&self) -> bool {
         self.puts.is_empty() && self.removals.is_empty() && self.in_the_way.is_empty()
     }
@@ -197,7 +197,7 @@ impl Planner<'_> {
             .is_ok()
     }
 
-    /// Finds what stays and is of no pack.
+    /// Finds the other entries of the user.
     fn leave(&mut self) {
         let survey = self.survey;
         for (path, thing) in survey.things() {
@@ -214,7 +214,7 @@ impl Planner<'_> {
     }
 }
 
-/// The directories above a path, the nearest first.
+/// Returns the directories above a path, the nearest first.
 pub(super) fn ancestors(path: &str) -> impl Iterator<Item = &str> {
     fn above(path: &str) -> Option<&str> {
         path.rsplit_once('/').map(|(above, _)| above)
@@ -222,10 +222,11 @@ pub(super) fn ancestors(path: &str) -> impl Iterator<Item = &str> {
     std::iter::successors(above(path), |path| above(path))
 }
 
-/// Divides removals in those that must come before the puts and those that may come after them.
+/// Splits removals into those that must come before the puts and those that may come after them.
 ///
-/// Files of the old version go last, so that readers miss nothing; but a file must be gone where a directory of its
-/// name is to stand, and the reverse, and where a file system takes both names for one.
+/// Files of the old version are removed last, so that readers miss nothing. But a file must be
+/// removed first if a directory takes its name, and the reverse, and if a file system takes both
+/// names for one.
 pub(super) fn divide(removals: Vec<Removal>, puts: &[Put]) -> (Vec<Removal>, Vec<Removal>) {
     if removals.is_empty() {
         return (removals, Vec::new());
@@ -240,7 +241,7 @@ pub(super) fn divide(removals: Vec<Removal>, puts: &[Put]) -> (Vec<Removal>, Vec
     })
 }
 
-/// The path as a file system sees it that does not tell cases and normalizations apart.
+/// Folds a path as a file system does that ignores case and normalization.
 pub(super) fn folded(path: &str) -> Cow<'_, str> {
     match EntryPath::parse(path) {
         Ok(path) => Cow::Owned(path.folded().into_owned()),
@@ -259,7 +260,7 @@ mod tests {
     use super::super::fixture::{Files, plain, plan, pull};
     use super::*;
 
-    /// A directory that these files were pulled into.
+    /// Returns a directory into which these files were pulled.
     fn pulled(files: &Files) -> TempDir {
         let directory = tempfile::tempdir().unwrap();
         pull(directory.path(), files, false).unwrap();
@@ -313,7 +314,7 @@ mod tests {
             &["a"],
             &["a"],
         );
-        // Touched, and not changed.
+        // The file is touched, not changed.
         check(
             &|root| {
                 let file = fs::File::options().write(true).open(root.join("a"));
@@ -335,7 +336,7 @@ mod tests {
         symlink("mine", root.join("link")).unwrap();
         fs::write(root.join("dir/c"), "changed here").unwrap();
 
-        // `dir/c` is in no new version, but what is in it is the user's.
+        // The new version has no `dir/c`, but its content is the user's.
         let plan = plan(root, &plain([("a", "new"), ("dir/b", "2")]));
         assert_eq!(paths(&plan.puts), ["a"]);
         assert_eq!(removed(&plan), ["gone/d"]);

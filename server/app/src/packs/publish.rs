@@ -1,11 +1,12 @@
-//! `longhaul publish`: a directory becomes a version of a pack.
+//! `longhaul publish`: publishes a directory as a version of a pack.
 //!
-//! 1. The directory is scanned, and compared with the latest version: the same tree is not published twice.
-//! 2. A draft of the tree is made; the server answers which contents it lacks. The draft is noted on disk, so that
-//!    another run goes on with it.
+//! 1. The directory is scanned and compared with the latest version: the same tree is not published
+//!    twice.
+//! 2. A draft of the tree is created; the server answers with the contents that it lacks. The draft
+//!    is recorded on disk, so that another run can resume.
 //! 3. Those contents are uploaded as one archive, resumably.
-//! 4. The draft is published. If contents went missing meanwhile, because someone retired the only version that had
-//!    them, it goes on from 3.
+//! 4. The draft is published. If contents went missing meanwhile, because the only version with
+//!    them was retired, step 3 is repeated.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,27 +27,27 @@ use super::{Error, Failure, PackAddress, counted, interruptible, tell_script};
 use crate::transfer::upload::{self, Parcel};
 use crate::transfer::{self, Direction, Options, Record, Report, words};
 
-/// Uploads in a row after which the server may lack as much as before.
+/// Maximum number of uploads in a row after which the server lacks as much as before.
 const MAX_ROUNDS: u32 = 5;
 
-/// What to publish, and where to.
+/// Source and target of a publication.
 #[derive(Debug)]
 pub struct Publish {
-    /// What becomes a version.
+    /// Directory to publish.
     pub directory: PathBuf,
     /// The pack.
     pub address: PackAddress,
     /// Names of files and directories to leave out, with `*` and `?`.
     pub ignore: Vec<String>,
-    /// Publish even what is the latest version already.
+    /// Publish even if the tree is the latest version already.
     pub force: bool,
 }
 
-/// Publishes a directory, however often the connection breaks.
+/// Publishes a directory, and resumes after each cut.
 ///
 /// # Errors
 ///
-/// Says whether the same command can go on later. A version comes to be at once or not at all.
+/// The error says if the same command can resume later. A version appears completely or not at all.
 pub async fn publish(job: Publish, options: &Options) -> Result<(), Error> {
     let begun = Instant::now();
     let mut report = Report::of_steps(Direction::Upload, options.json);
@@ -75,7 +76,7 @@ pub async fn publish(job: Publish, options: &Options) -> Result<(), Error> {
     }
 }
 
-/// How a publication ended well.
+/// Successful end of a publication.
 #[derive(Debug, Serialize)]
 struct Ending {
     event: &'static str,
@@ -83,16 +84,16 @@ struct Ending {
     url: String,
     pack: String,
     version: u64,
-    /// The latest version until then.
+    /// The latest version before.
     previous: Option<u64>,
     files: u32,
-    /// Of all files, in bytes.
+    /// Size of all files, in bytes.
     size: u64,
     #[serde(flatten)]
     changes: Changes,
-    /// Contents that were uploaded.
+    /// Number of uploaded contents.
     contents: u64,
-    /// The bytes in them; what an archive adds is not counted.
+    /// Size of these contents in bytes, without the overhead of the archive.
     sent: u64,
     seconds: f64,
 }
@@ -137,11 +138,11 @@ impl Ending {
     }
 }
 
-/// What another run needs in order to go on with the same draft.
+/// Record for resuming the same draft in another run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Memory {
     pack: Url,
-    /// The SHA-256 of the draft's text, in hexadecimal.
+    /// SHA-256 of the draft's text, in hexadecimal.
     tree: String,
     draft: Url,
 }
@@ -156,7 +157,7 @@ struct Publisher<'a> {
     sent_contents: u64,
 }
 
-/// The version before.
+/// The previous version.
 struct Previous {
     document: VersionDocument,
     catalogue: Catalogue,
@@ -165,7 +166,7 @@ struct Previous {
 impl<'a> Publisher<'a> {
     /// # Cancel safety
     ///
-    /// May be dropped anywhere; another run goes on with the same draft and upload.
+    /// May be dropped anywhere; another run resumes the same draft and upload.
     async fn run(
         job: &'a Publish,
         options: &'a Options,
@@ -195,7 +196,7 @@ impl<'a> Publisher<'a> {
         Ok(publisher.ending(PUBLISHED, &version, previous.as_ref()))
     }
 
-    /// The latest version, if there is one.
+    /// Returns the latest version, if there is one.
     async fn previous(&mut self) -> Result<Option<Previous>, Error> {
         let address = &self.job.address;
         let tagged = match self
@@ -219,7 +220,7 @@ impl<'a> Publisher<'a> {
         }))
     }
 
-    /// Drafts, uploads and publishes.
+    /// Creates the draft, uploads its contents and publishes it.
     async fn make(&mut self, record: &mut Record) -> Result<VersionDocument, Error> {
         let draft_url = self.draft(record).await?;
         let (mut rounds, mut least) = (0, u64::MAX);
@@ -236,7 +237,7 @@ impl<'a> Publisher<'a> {
             } else {
                 self.upload(&draft).await?;
             }
-            // A round that leaves as much missing as ever before is one too many, some day.
+            // Rounds without progress are bounded.
             rounds = if missing < least { 0 } else { rounds + 1 };
             least = least.min(missing);
             if rounds == MAX_ROUNDS {
@@ -248,7 +249,8 @@ impl<'a> Publisher<'a> {
         }
     }
 
-    /// The draft of an earlier run if it is of the same tree and still there, else a new one.
+    /// Returns the draft of an earlier run if it is of the same tree and still exists, else a new
+    /// one.
     async fn draft(&mut self, record: &mut Record) -> Result<Url, Error> {
         let text = draft_text(self.contents.tree());
         let tree = Sha256Digest::of(&text).to_string();
@@ -273,7 +275,7 @@ impl<'a> Publisher<'a> {
         Ok(draft)
     }
 
-    /// Uploads what the server says it lacks.
+    /// Uploads the contents that the server lacks.
     async fn upload(&mut self, draft: &DraftDocument) -> Result<(), Error> {
         let Some(archive) = self.contents.archive(&draft.missing.sha256) else {
             let what = "it misses contents that the draft does not have";
@@ -282,7 +284,7 @@ impl<'a> Publisher<'a> {
         let (size, contents) = (archive.content_size(), archive.len());
         let parcel = Parcel {
             source: Arc::new(archive),
-            // The server proves each content.
+            // The server verifies each content.
             stated: None,
             method: Method::POST,
             target: self.resolve(&draft.content_url)?,
@@ -296,7 +298,7 @@ impl<'a> Publisher<'a> {
         Ok(())
     }
 
-    /// A URL of the server's, which may be a path.
+    /// Resolves a URL from the server, which may be a path.
     fn resolve(&self, url: &str) -> Result<Url, Error> {
         self.job.address.pack().join(url).map_err(|error| {
             let what = format!("`{url}` is no URL: {error}");
@@ -351,7 +353,7 @@ async fn scan(job: &Publish, report: &mut Report) -> Result<Contents, Error> {
     .await
 }
 
-/// Names the directories that a version is published without.
+/// Names the empty directories that the version leaves out.
 fn left_out(without_files: &[String]) -> Option<String> {
     let named = match without_files {
         [] => return None,
@@ -373,10 +375,10 @@ fn left_out(without_files: &[String]) -> Option<String> {
     ))
 }
 
-/// Directories that are named beside their number.
+/// Maximum number of directories to name.
 const MAX_NAMED: usize = 5;
 
-/// A tree as the server takes it.
+/// Tree in the server's format.
 fn draft_text(tree: &Tree) -> Vec<u8> {
     #[derive(Serialize)]
     struct Draft<'a> {
@@ -402,7 +404,8 @@ fn draft_text(tree: &Tree) -> Vec<u8> {
     serde_json::to_vec(&draft).expect("a draft is text and numbers")
 }
 
-/// One record for each directory, pack and purpose, below the user's state directory.
+/// Returns the path of the record for a directory, pack and purpose, below the user's state
+/// directory.
 fn record_path(job: &Publish, purpose: &str) -> Result<PathBuf, Error> {
     let base = etcetera::choose_base_strategy().map_err(|error| {
         let what = format!("there is no home directory to note in how to go on: {error}");

@@ -1,12 +1,13 @@
-//! `longhaul pull`: a version of a pack becomes a directory.
+//! `longhaul pull`: brings a directory to a version of a pack.
 //!
-//! 1. The version's document is asked for, on condition that it is another than the one that the directory has.
-//! 2. The catalogue comes and is proved by its digest, and by its signature where a key is given.
-//! 3. The directory's files are compared with what an earlier pull left there; what may differ is hashed. So it is known
-//!    what to do ([`Plan`]), and which contents are not here: they are one need.
-//! 4. That need is fetched as one archive: as `since/{u}` where the directory lacks exactly what version `u` does, so
-//!    that many devices share it, else by the need itself.
-//! 5. The new files are made in the directory's `.longhaul/`, and the [`Exchange`] puts them in place.
+//! 1. The version's document is requested, on condition that it differs from the directory's.
+//! 2. The catalogue is fetched and verified by its digest, and by its signature if a key is given.
+//! 3. The directory's files are compared with the version that an earlier pull left; those that may
+//!    differ are hashed. The result is the [`Plan`] and the list of missing contents, the need.
+//! 4. The need is fetched as one archive: as `since/{u}` if the directory lacks exactly the same
+//!    contents as version `u`, so that many devices share it, else by the need itself.
+//! 5. The new files are made in the directory's `.longhaul/`, and the [`Exchange`] puts them in
+//!    place.
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
@@ -34,26 +35,26 @@ use super::work::watched;
 use super::{Error, Failure, Named, PackAddress, counted, interruptible, tell_script};
 use crate::transfer::{self, Direction, Options, Report, download, words};
 
-/// What to pull, and where to.
+/// Source and directory of a pull.
 #[derive(Debug)]
 pub struct Pull {
     /// The pack, or a version of it.
     pub address: PackAddress,
-    /// Where its files go.
+    /// Directory for its files.
     pub directory: PathBuf,
-    /// Who must have signed the catalogue.
+    /// Key that must have signed the catalogue.
     pub public_key: Option<PublicKey>,
-    /// Read every file, and do not trust sizes and times.
+    /// Read every file instead of trusting sizes and times.
     pub verify: bool,
-    /// Pull into a directory of no pack, or of another, and replace what stands in the way.
+    /// Pull into a directory with other files, and replace those in the way.
     pub force: bool,
-    /// Remove what is of no pack.
+    /// Remove files that are not the pack's.
     pub delete: bool,
-    /// Say what would be done, and do nothing.
+    /// Print the plan, and change nothing.
     pub dry_run: bool,
 }
 
-/// An Ed25519 key that signs catalogues.
+/// Ed25519 key that signs catalogues.
 #[derive(Debug, Clone)]
 pub struct PublicKey(VerifyingKey);
 
@@ -81,12 +82,13 @@ impl PublicKey {
     }
 }
 
-/// Brings a directory to a version of a pack, however often the connection breaks.
+/// Brings a directory to a version of a pack, and resumes after each cut.
 ///
 /// # Errors
 ///
-/// Says whether the same command can go on later. Whatever happens, the directory has one whole version, or its
-/// `.longhaul/exchange.json` says that it is between two; and the user's files are as they were.
+/// The error says if the same command can resume later. The directory always has one complete
+/// version, or its `.longhaul/exchange.json` shows that it is between two; and the user's files are
+/// unchanged.
 pub async fn pull(job: Pull, options: &Options) -> Result<(), Error> {
     let begun = Instant::now();
     let mut report = Report::of_steps(Direction::Download, options.json);
@@ -115,7 +117,7 @@ pub async fn pull(job: Pull, options: &Options) -> Result<(), Error> {
     }
 }
 
-/// How a pull ended well.
+/// Successful end of a pull.
 #[derive(Debug, Serialize)]
 struct Ending {
     event: &'static str,
@@ -123,33 +125,33 @@ struct Ending {
     url: String,
     pack: String,
     version: u64,
-    /// The version that was there before.
+    /// The version before.
     previous: Option<u64>,
     files: u32,
-    /// Of all files, in bytes.
+    /// Size of all files, in bytes.
     size: u64,
     #[serde(flatten)]
     changes: Changes,
-    /// Files that were missing, or not as a pull had left them.
+    /// Number of files that were missing or damaged.
     healed: u32,
-    /// Files of the pack that somebody had changed here, and that are what the pack says again.
+    /// Number of changed files of the pack that were restored.
     replaced: usize,
     replaced_paths: Vec<String>,
-    /// The user's things that stood in the way, and were replaced.
+    /// Number of the user's entries in the way that were replaced.
     overruled: usize,
     overruled_paths: Vec<String>,
-    /// The user's things, which stay.
+    /// Number of the user's entries that stay.
     unknown: usize,
     unknown_paths: Vec<String>,
-    /// The user's things that were removed.
+    /// Number of the user's entries that were removed.
     deleted: usize,
-    /// Bytes of all answers.
+    /// Size of all answers, in bytes.
     fetched: u64,
     requests: u64,
     seconds: f64,
 }
 
-/// Paths that an ending names, of those that it counts.
+/// Maximum number of paths that an ending names.
 const MAX_NAMED: usize = 10;
 
 impl Ending {
@@ -237,10 +239,10 @@ struct Pulling<'a> {
     api: Api,
 }
 
-/// The version to bring the directory to.
+/// Version to pull.
 struct Target {
     catalogue: Arc<Catalogue>,
-    /// As it came.
+    /// Bytes of the catalogue.
     bytes: Vec<u8>,
     signature: Option<Vec<u8>>,
     asked: Option<Answer>,
@@ -249,7 +251,7 @@ struct Target {
 impl<'a> Pulling<'a> {
     /// # Cancel safety
     ///
-    /// May be dropped anywhere; the next run finds a whole tree and what was fetched.
+    /// May be dropped anywhere; the next run finds a complete tree and the fetched bytes.
     async fn run(
         job: &'a Pull,
         options: &'a Options,
@@ -272,7 +274,7 @@ impl<'a> Pulling<'a> {
         Ok(ending)
     }
 
-    /// Finishes what a run began that ended too early, so that the directory has one version.
+    /// Finishes the exchange of an interrupted run, so that the directory has one version.
     fn finish_exchange(&mut self, staging: &Staging) -> Result<(), Error> {
         match Exchange::unfinished(staging)? {
             Some(_) if self.job.dry_run => Err(Error::Unfinished(self.job.directory.clone())),
@@ -289,7 +291,7 @@ impl<'a> Pulling<'a> {
         }
     }
 
-    /// What the directory has, if a pull may go into it.
+    /// Returns the version of the directory; an error if no pull may go into it.
     fn held(&self, directory: &Path) -> Result<Option<Held>, Error> {
         let asked = self.job.address.name().as_str();
         match Holding::of(directory)? {
@@ -305,11 +307,11 @@ impl<'a> Pulling<'a> {
         }
     }
 
-    /// Finds out what the version consists of.
+    /// Fetches the version's document and catalogue.
     async fn target(&mut self, held: Option<&Held>) -> Result<Target, Error> {
         let address = &self.job.address;
         let url = address.asked();
-        // Another server may give the same tag to another version.
+        // Another server may use the same tag for another version.
         let known = held
             .filter(|held| held.state.url == address.pack().as_str())
             .and_then(|held| Some((held, held.state.asked.as_ref()?)))
@@ -336,7 +338,7 @@ impl<'a> Pulling<'a> {
         }
     }
 
-    /// The version that the directory has.
+    /// Returns the directory's own version as the target.
     async fn same(&mut self, held: &Held, asked: Option<Answer>) -> Result<Target, Error> {
         let version = held.catalogue.version();
         Ok(Target {
@@ -374,7 +376,8 @@ impl<'a> Pulling<'a> {
         })
     }
 
-    /// The signature of a catalogue, if one is asked for: the known one if it is right, else the server's.
+    /// Returns the signature of a catalogue, if a key is given: the known one if it is valid, else
+    /// the server's.
     async fn signature(
         &mut self,
         version: u64,
@@ -393,7 +396,7 @@ impl<'a> Pulling<'a> {
         Ok(signature)
     }
 
-    /// Makes the directory what it is to be.
+    /// Brings the directory to the target.
     async fn bring(
         &mut self,
         held: Option<&Held>,
@@ -444,7 +447,7 @@ impl<'a> Pulling<'a> {
         Ok(ending)
     }
 
-    /// Finds what is here, and reads what is not known and matters.
+    /// Surveys the directory, and reads the unknown files that matter.
     async fn survey(
         &mut self,
         held: Option<&Held>,
@@ -465,7 +468,8 @@ impl<'a> Pulling<'a> {
         Ok(survey)
     }
 
-    /// Notes the times of files that were touched and not changed, so that they need not be read next time.
+    /// Records the times of files that were touched and not changed, so that the next pull need not
+    /// read them.
     fn refresh(
         &self,
         held: Option<&Held>,
@@ -489,7 +493,7 @@ impl<'a> Pulling<'a> {
         State::new(url, &target.catalogue, target.asked.clone(), modified)
     }
 
-    /// Says what would be done, a line a path.
+    /// Prints the plan, a line a path.
     fn list(&self, held: Option<&Held>, plan: &Plan) {
         if self.options.json {
             return;
@@ -512,7 +516,7 @@ impl<'a> Pulling<'a> {
         }
     }
 
-    /// Removes what is of no pack, and directories that are empty then.
+    /// Removes files that are not the pack's, and then empty directories.
     fn delete(&self, ending: &mut Ending, tree: &Tree, staging: &Staging) -> Result<(), Error> {
         let survey = Survey::of(staging.target(), None)?;
         let mut left = Vec::new();
@@ -522,7 +526,7 @@ impl<'a> Pulling<'a> {
             .collect();
         for (path, thing) in survey.things().rev() {
             let at = match thing {
-                // Its name may be one that cannot be written in Unicode.
+                // Its name may not be Unicode.
                 Thing::File(local) => local.found.path.clone(),
                 _ => staging.target().join(path),
             };
@@ -547,7 +551,7 @@ impl<'a> Pulling<'a> {
         Ok(())
     }
 
-    /// Fetches the needed contents, as a version's difference where just that is needed.
+    /// Fetches the needed contents, as a version's difference if that has exactly those.
     async fn archive(
         &mut self,
         old: Option<&Tree>,
@@ -607,7 +611,7 @@ impl<'a> Pulling<'a> {
         self.fetch(url, target, staging).await
     }
 
-    /// Downloads an archive, or what is left of it, unless an earlier run has.
+    /// Downloads an archive or the rest of it, unless an earlier run has downloaded it.
     async fn fetch(
         &mut self,
         url: Url,
@@ -632,7 +636,7 @@ impl<'a> Pulling<'a> {
         Ok(path)
     }
 
-    /// Makes the new files and the new record.
+    /// Stages the new files and the new record.
     async fn build(
         &mut self,
         target: &Target,
@@ -694,7 +698,7 @@ impl<'a> Pulling<'a> {
             Some(held) => Changes::between(held.catalogue.tree(), tree),
             None => Changes::of_new(tree),
         };
-        // A changed file that the version has no more stays, so it is not removed.
+        // A changed file that the version does not have stays.
         let left = |entry: &archive::Entry<'_>| {
             plan.unknown
                 .binary_search_by(|path| path.as_str().cmp(entry.path))
@@ -732,7 +736,7 @@ impl<'a> Pulling<'a> {
     }
 }
 
-/// All that the new files are made of.
+/// Sources of the new files.
 struct Made {
     survey: Survey,
     plan: Plan,

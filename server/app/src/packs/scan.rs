@@ -1,9 +1,10 @@
-//! A directory as the tree of a pack, or the reasons why it cannot be one.
+//! Scan of a directory as the tree of a pack, with the reasons if it cannot be one.
 //!
-//! Every name is an [`EntryPath`], no two are the same file where case or normalization does not count, and all files
-//! are plain. What is wrong is gathered, so that it can be put right at once. What macOS adds to directories is left
-//! out, and so is the directory in which a pulled tree says what it is. Trees consist of files, so directories without
-//! any are left out, too, and named.
+//! Every name is an [`EntryPath`], no two are the same file on a file system that ignores case or
+//! normalization, and all files are plain. Faults are collected, so that the user can correct all
+//! at once. The files that macOS adds to directories are left out, and so is the `.longhaul`
+//! directory of a pulled tree. Trees consist of files, so directories without any are left out,
+//! too, and named.
 
 use std::collections::HashMap;
 use std::fs::FileType;
@@ -16,10 +17,10 @@ use super::files::{Found, Hashed, entries, hash_all};
 use super::work::Work;
 use super::{Error, STATE_DIRECTORY};
 
-/// The deepest directory that can hold a file: a path has at most 1,024 bytes.
+/// Depth of the deepest directory that can have a file: a path has at most 1,024 bytes.
 const DEEPEST: usize = 512;
 
-/// Names that begin with a dot are ordinary, but this one is published by mistake alone.
+/// Name that is published only by mistake; other names with a dot are ordinary.
 const REPOSITORY: &str = ".git";
 
 /// Names of files and directories to leave out: `*` is any text, `?` any character.
@@ -37,7 +38,7 @@ impl Ignored {
     }
 }
 
-/// Takes the last `*` back by a character whenever what follows it does not match.
+/// Matches by backtracking: the last `*` takes one more character if the rest does not match.
 fn matches(glob: &[char], name: &[char]) -> bool {
     let (mut at, mut read) = (0, 0);
     let mut star = None;
@@ -63,18 +64,18 @@ fn matches(glob: &[char], name: &[char]) -> bool {
     glob[at..].iter().all(|c| *c == '*')
 }
 
-/// The files of a directory that a pack can have, not read yet.
+/// Files of a directory that a pack can have, not read yet.
 #[derive(Debug)]
 pub(super) struct Listing {
     directory: PathBuf,
-    /// In the order of their paths.
+    /// Files in the order of their paths.
     files: Vec<(EntryPath<'static>, Found)>,
     total_size: u64,
-    /// Directories that are left out because there is no file in them, each without those below it.
+    /// Directories without files, which are left out, each without those below it.
     pub(super) without_files: Vec<String>,
 }
 
-/// A directory as a tree, and where each of its files is.
+/// Directory as a tree, with the path of each file.
 #[derive(Debug)]
 pub(super) struct Scan {
     pub(super) tree: Tree,
@@ -89,7 +90,7 @@ impl Listing {
     ///
     /// # Errors
     ///
-    /// [`Error::Unfit`] names everything that no pack has.
+    /// [`Error::Unfit`] names all entries that a pack cannot have.
     pub(super) fn of(directory: &Path, ignored: &Ignored) -> Result<Self, Error> {
         let mut finder = Finder {
             ignored,
@@ -127,12 +128,12 @@ impl Listing {
         self.files.len()
     }
 
-    /// In bytes.
+    /// Returns the size in bytes.
     pub(super) fn total_size(&self) -> u64 {
         self.total_size
     }
 
-    /// Reads and hashes everything.
+    /// Reads and hashes all files.
     pub(super) fn hash(self, work: &Work) -> Result<Scan, Error> {
         let (paths, files): (Vec<_>, Vec<_>) = self.files.into_iter().unzip();
         let hashed = hash_all(&files, work)?;
@@ -186,7 +187,7 @@ impl Finder<'_> {
                     self.problem(&path, "it has the history of a Git repository, which few mean to publish: leave it out with --ignore '.git'");
                     continue;
                 }
-                // A directory that cannot be is told once, and not for each of its files.
+                // An invalid directory is named once, and not for each of its files.
                 match EntryPath::normalize(below.as_str()) {
                     Ok(_) => self.look_below(&path, below, depth)?,
                     Err(error) => self.problem(&path, &advice(&error.to_string(), &name)),
@@ -236,7 +237,7 @@ fn special(kind: FileType) -> &'static str {
     }
 }
 
-/// The files that cannot stand beside an earlier one.
+/// Returns the files whose names collide with an earlier one.
 fn collisions(files: &[(EntryPath<'static>, Found)]) -> Vec<String> {
     let nothing = archive::Sha256Digest::from_bytes([0; 32]);
     let mut builder = TreeBuilder::new(Limits::default());
@@ -261,7 +262,7 @@ fn collisions(files: &[(EntryPath<'static>, Found)]) -> Vec<String> {
     problems
 }
 
-/// The first path with each folded key, of files and of the directories above them.
+/// Returns the first path with each folded key, of files and of the directories above them.
 fn keys(files: &[(EntryPath<'static>, Found)]) -> HashMap<String, PathBuf> {
     let mut keys = HashMap::new();
     for (path, file) in files {
@@ -274,7 +275,7 @@ fn keys(files: &[(EntryPath<'static>, Found)]) -> HashMap<String, PathBuf> {
     keys
 }
 
-/// The path, the directory that it is in, and so on upwards.
+/// Returns the path, its directory, and so on upwards.
 fn prefixes(path: &str) -> impl Iterator<Item = &str> {
     std::iter::successors(Some(path), |path| {
         path.rsplit_once('/').map(|(above, _)| above)

@@ -1,13 +1,14 @@
-//! The place in a directory where its next version is made: `.longhaul/`, which also has the record of what it holds.
+//! Staging area of a directory's next version: `.longhaul/`, which also has the record of the
+//! current one.
 //!
-//! It lies in the directory because that is where the user lets us write, and because it is on the same file system,
-//! however the directory is mounted. Beside the record there are
+//! It is in the directory because the user lets us write there, and because it is on the same file
+//! system, however the directory is mounted. Beside the record it has
 //!
-//! - `staging/`: the archive that is being fetched, and in `next/` the new files by their positions. Nothing in it
-//!   counts, and it goes when the pull is done;
+//! - `staging/`: the archive that is being fetched, and in `next/` the new files by their
+//!   positions. None of them is needed, and it is removed when the pull is done;
 //! - `exchange.json`: the journal of an exchange under way (see [`exchange`](super::exchange)).
 //!
-//! One process at a time works on a directory: it holds a lock on `.longhaul/` itself.
+//! One process at a time works on a directory: it locks `.longhaul/` itself.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -17,27 +18,27 @@ use std::path::{Path, PathBuf};
 use super::{Error, STATE_DIRECTORY};
 use crate::transfer;
 
-/// Staged files in one directory.
+/// Number of staged files in one subdirectory.
 const PER_DIRECTORY: u32 = 4096;
 
-/// The place in one directory, held by one process.
+/// Staging area of a directory, locked by this process.
 #[derive(Debug)]
 pub(super) struct Staging {
-    /// The directory that the version is for.
+    /// Directory for the version.
     target: PathBuf,
-    /// The directory was not there before.
+    /// True if the directory did not exist before.
     is_new: bool,
     place: PathBuf,
-    /// Locked for as long as it is open.
+    /// Lock, held while the file is open.
     _lock: File,
 }
 
 impl Staging {
-    /// Makes or takes the place in `target`, which is made if it is not there.
+    /// Creates or opens the staging area in `target`, which is created if it does not exist.
     ///
     /// # Errors
     ///
-    /// [`transfer::Error::Busy`] when another process works on the same directory.
+    /// [`transfer::Error::Busy`] if another process works on the same directory.
     pub(super) fn open(target: &Path) -> Result<Self, Error> {
         let is_new = !target.exists();
         if is_new {
@@ -58,7 +59,7 @@ impl Staging {
         })
     }
 
-    /// The directory that the version is for, without links.
+    /// Returns the directory for the version, without links.
     pub(super) fn target(&self) -> &Path {
         &self.target
     }
@@ -71,12 +72,12 @@ impl Staging {
         self.place.join("exchange.json")
     }
 
-    /// Where the new record is made.
+    /// Returns the directory of the new record.
     pub(super) fn record(&self) -> PathBuf {
         self.staging().join("record")
     }
 
-    /// Where the file at this position of the tree is made.
+    /// Returns the path of the new file at this position of the tree.
     pub(super) fn staged(&self, position: u32) -> PathBuf {
         let (directory, name) = (position / PER_DIRECTORY, position % PER_DIRECTORY);
         self.next()
@@ -84,14 +85,14 @@ impl Staging {
             .join(name.to_string())
     }
 
-    /// Where something of the user's is set aside that may go.
+    /// Returns the path to which a file of the user is set aside.
     pub(super) fn aside(&self, number: usize) -> Result<PathBuf, Error> {
         let aside = self.staging().join("aside");
         fs::create_dir_all(&aside).map_err(Error::local("create", &aside))?;
         Ok(aside.join(number.to_string()))
     }
 
-    /// Where a download of this name goes; those of other names are removed.
+    /// Returns the path of the download of this name, and removes those of other names.
     pub(super) fn archive(&self, name: &str) -> Result<PathBuf, Error> {
         let archives = self.staging().join("archives");
         fs::create_dir_all(&archives).map_err(Error::local("create", &archives))?;
@@ -103,7 +104,7 @@ impl Staging {
         Ok(archives.join(name))
     }
 
-    /// Removes what an earlier run made and did not put in place.
+    /// Removes the staged files of an earlier run.
     pub(super) fn clear(&self) -> Result<(), Error> {
         let staging = self.staging();
         for tree in [self.next(), self.record(), staging.join("aside")] {
@@ -112,7 +113,7 @@ impl Staging {
         Ok(())
     }
 
-    /// Removes what is of no use after a pull; the command is done.
+    /// Removes `staging/` after a pull.
     pub(super) fn remove(&self) -> Result<(), Error> {
         remove_tree(&self.staging())
     }
@@ -127,7 +128,7 @@ impl Staging {
 }
 
 impl Drop for Staging {
-    /// Leaves no trace of a pull that came to nothing: only what is empty goes.
+    /// Removes the empty directories of a pull that did nothing.
     fn drop(&mut self) {
         let _ = fs::remove_dir(self.staging().join("archives"));
         let _ = fs::remove_dir(self.staging());
@@ -146,7 +147,7 @@ fn remove_tree(tree: &Path) -> Result<(), Error> {
     }
 }
 
-/// Makes the place, or takes it, and locks it.
+/// Creates or opens the area, and locks it.
 fn lock(place: &Path) -> Result<File, Error> {
     loop {
         match fs::create_dir(place) {
@@ -174,7 +175,7 @@ fn lock(place: &Path) -> Result<File, Error> {
             }
             Err(TryLockError::Error(error)) => return Err(Error::local("lock", place)(error)),
         }
-        // Its holder may have removed it just now.
+        // Its last owner may have removed it just now.
         let locked = directory.metadata().map_err(Error::local("read", place))?;
         if fs::metadata(place)
             .is_ok_and(|named| (named.dev(), named.ino()) == (locked.dev(), locked.ino()))
@@ -203,7 +204,7 @@ mod tests {
         staging.archive("one.zip").unwrap();
         drop(staging);
         assert!(!target.exists());
-        // What is there already stays, and so does what can be gone on with.
+        // Existing files stay, and so do downloads that can resume.
         fs::create_dir(&target).unwrap();
         drop(Staging::open(&target).unwrap());
         assert_eq!(super::super::files::entries(&target).unwrap().len(), 0);
@@ -234,7 +235,7 @@ mod tests {
         fs::write(&file, "").unwrap();
         let error = Staging::open(&file).unwrap_err();
         assert!(matches!(error, Error::NoDirectory(_)), "{error}");
-        // A link would lead what is staged somewhere else.
+        // A link would lead staged files elsewhere.
         let place = above.path().join(STATE_DIRECTORY);
         std::os::unix::fs::symlink("/tmp", place).unwrap();
         let error = Staging::open(above.path()).unwrap_err();

@@ -1,7 +1,7 @@
-//! What stands in a directory, and what is in its files.
+//! Survey of a directory: its entries, and the digests of its files.
 //!
-//! Links are never followed. Of files only those are read whose content matters: a file that looks as a pull left it is
-//! known, and one whose size no wanted content has cannot be of use.
+//! Links are never followed. Only files whose content matters are read: a file with the size and
+//! time that a pull left is known, and a file without the size of any wanted content is of no use.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
@@ -14,18 +14,18 @@ use super::files::{Found, Hashed, Stamp, entries};
 use super::holding::Held;
 use super::{Error, STATE_DIRECTORY};
 
-/// What stands at a path.
+/// Entry at a path.
 #[derive(Debug)]
 pub(super) enum Thing {
     File(Local),
     Directory,
-    /// A link, a socket: nothing that a pack has.
+    /// A link, a socket, or any other entry that a pack cannot have.
     Other,
-    /// A directory that may not be read.
+    /// A directory without read permission.
     Closed,
 }
 
-/// A plain file, and what is in it as far as that is known.
+/// Plain file, with its digest if known.
 #[derive(Debug)]
 pub(super) struct Local {
     pub(super) found: Found,
@@ -38,15 +38,16 @@ impl Local {
     }
 }
 
-/// All that stands below a directory.
+/// All entries below a directory.
 #[derive(Debug, Default)]
 pub(super) struct Survey {
-    /// By their paths, with `/` between names.
+    /// Entries by their paths, with `/` between names.
     things: BTreeMap<String, Thing>,
 }
 
 impl Survey {
-    /// Finds everything. Files that look as a pull left them are known; without `held` none is.
+    /// Lists a directory. Files with the size and time that a pull left are known; without `held`
+    /// none is.
     pub(super) fn of(directory: &Path, held: Option<&Held>) -> Result<Self, Error> {
         let mut survey = Self::default();
         survey.look_into(directory, "", held)?;
@@ -85,20 +86,20 @@ impl Survey {
         Ok(())
     }
 
-    /// What stands at a path.
+    /// Entry at a path.
     pub(super) fn thing(&self, path: &str) -> Option<&Thing> {
         self.things.get(path)
     }
 
-    /// Everything, in the order of the paths.
+    /// Returns all entries, in the order of the paths.
     pub(super) fn things(&self) -> impl DoubleEndedIterator<Item = (&str, &Thing)> {
         self.things.iter().map(|(path, thing)| (&**path, thing))
     }
 
-    /// Everything below a directory.
+    /// Returns all entries below a directory.
     pub(super) fn below(&self, directory: &str) -> impl Iterator<Item = (&str, &Thing)> {
         let first = format!("{directory}/");
-        // The character that follows the slash.
+        // The character after the slash.
         let end = format!("{directory}0");
         let below = self.things.range(first..end);
         below.map(|(path, thing)| (&**path, thing))
@@ -111,13 +112,13 @@ impl Survey {
         })
     }
 
-    /// The contents that are known to be here.
+    /// Returns the digests of the known files.
     pub(super) fn digests(&self) -> DigestSet {
         self.files().filter_map(|(_, local)| local.sha256).collect()
     }
 
-    /// Files that must be read to know what to do: those that may be what they should be, and those that may have a
-    /// content that is wanted.
+    /// Returns the files that must be read for a plan: those that may be right already, and those
+    /// that may have a wanted content.
     pub(super) fn unread(&self, held: Option<&Tree>, target: &Tree) -> Vec<(String, Found)> {
         let known = self.digests();
         let wanted: HashSet<u64> = target
@@ -133,7 +134,7 @@ impl Survey {
             let size = found.stamp.size;
             held.is_some_and(|held| could_be_of(held, path, size))
                 || could_be_of(target, path, size)
-                // What its owner keeps to himself is of no use.
+                // A file without read permission is of no use.
                 || wanted.contains(&size) && access(&found.path, Access::READ_OK).is_ok()
         };
         self.files()
@@ -143,7 +144,7 @@ impl Survey {
             .collect()
     }
 
-    /// Takes in what was read.
+    /// Records the digests of files that were read.
     pub(super) fn know(&mut self, read: Vec<(String, Hashed)>) {
         for (path, hashed) in read {
             if let Some(Thing::File(local)) = self.things.get_mut(&path) {
@@ -152,7 +153,7 @@ impl Survey {
         }
     }
 
-    /// When each file of a tree that is there was modified.
+    /// Returns the modification time of each file of a tree; zero for missing ones.
     pub(super) fn modified(&self, tree: &Tree) -> Vec<(i64, i64)> {
         let modified = |entry: Entry<'_>| match self.thing(entry.path) {
             Some(Thing::File(local)) => local.found.stamp.modified,
@@ -162,7 +163,7 @@ impl Survey {
     }
 }
 
-/// What stands at a path, if anything does; links are not followed.
+/// Returns the entry at a path, if there is one; links are not followed.
 pub(super) fn stamp_at(path: &Path) -> Result<Option<Stamp>, Error> {
     match path.symlink_metadata() {
         Ok(metadata) => Ok(Some(Stamp::of(&metadata))),
@@ -171,7 +172,7 @@ pub(super) fn stamp_at(path: &Path) -> Result<Option<Stamp>, Error> {
     }
 }
 
-/// Whether nothing is there, or what is above it is no directory.
+/// Returns true if there is no entry, or the path above it is no directory.
 pub(super) fn is_absence(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -1,4 +1,4 @@
-//! Work that keeps a thread busy: done beside the runtime, watched, and stopped when nobody waits for it any more.
+//! Blocking work on a thread of its own, with progress, and stopped when its future is dropped.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Error;
 use crate::transfer::{self, Report};
 
-/// How far some work is, and whether it is still wanted.
+/// Progress of some work, and its stop signal.
 #[derive(Debug, Default)]
 pub(super) struct Work {
     done: AtomicU64,
@@ -15,11 +15,11 @@ pub(super) struct Work {
 }
 
 impl Work {
-    /// Counts bytes that are done.
+    /// Counts processed bytes.
     ///
     /// # Errors
     ///
-    /// When the work is to stop.
+    /// The work has to stop.
     pub(super) fn advance(&self, bytes: u64) -> Result<(), Error> {
         self.done.fetch_add(bytes, Ordering::Relaxed);
         if self.stop.load(Ordering::Relaxed) {
@@ -35,7 +35,7 @@ impl Work {
     }
 }
 
-/// Stops the work when it is dropped: the program would not end before the thread does.
+/// Guard that stops the work when it is dropped: the program would not end before the thread does.
 struct Wanted(Arc<Work>);
 
 impl Drop for Wanted {
@@ -44,11 +44,11 @@ impl Drop for Wanted {
     }
 }
 
-/// Does `work` on a thread of its own and reports how many of `total` bytes are done.
+/// Runs `work` on a thread of its own and reports its progress of `total` bytes.
 ///
 /// # Cancel safety
 ///
-/// Dropping it stops the work at its next [`Work::advance`].
+/// Dropping the future stops the work at its next [`Work::advance`].
 pub(super) async fn watched<T: Send + 'static>(
     report: &mut Report,
     what: &str,
@@ -66,7 +66,7 @@ pub(super) async fn watched<T: Send + 'static>(
     let ended = loop {
         tokio::select! {
             ended = &mut thread => break ended,
-            // A tick that is dropped comes again.
+            // A dropped tick comes again.
             _ = ticks.tick() => report.progress(progress.done.load(Ordering::Relaxed), Some(total)),
         }
     };

@@ -1,4 +1,4 @@
-//! `log.level`: which events are written.
+//! `log.level`: the levels of events to write.
 
 use std::fmt;
 
@@ -6,15 +6,15 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
-/// Events that libraries write at levels that they do not deserve; `log.level` can bring it back.
+/// Events that libraries write at too severe a level; `log.level` can restore them.
 ///
-/// PostgreSQL notices at every start that the table of migrations is there. The S3 client warns of each object that was uploaded in
-/// parts, whose checksum it cannot compare.
+/// PostgreSQL notices at every start that the table of migrations exists. The S3 client warns of
+/// each object that was uploaded in parts, whose checksum it cannot compare.
 const HUSHED: &str = "sqlx::postgres::notice=warn,aws_sdk_s3::http_response_checksum=error";
 
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
 
-/// The parts of the program, and libraries whose events help to understand what it does.
+/// Parts of the program, and libraries whose events help to diagnose it.
 const PARTS: [&str; 21] = [
     "app",
     "archive",
@@ -66,12 +66,14 @@ impl From<Directives> for String {
 impl TryFrom<String> for Directives {
     type Error = String;
 
-    /// Refuses what the filter itself would take for the name of a part: a level that is misspelt would switch everything else off.
+    /// Refuses misspelt levels: the filter would take one for the name of a part and switch
+    /// everything else off.
     fn try_from(text: String) -> Result<Self, String> {
         const EXAMPLE: &str = "for example `info`, or `info,edge=debug` where a part differs";
         let directives: Vec<&str> = text.split(',').map(str::trim).collect();
         for &directive in &directives {
-            // A directive of spans, `part[span{field=value}]=level`, has its level behind the last bracket.
+            // A directive of spans, `part[span{field=value}]=level`, has its level behind the last
+            // bracket.
             let after_span = directive.rsplit_once(']').map_or(directive, |(_, end)| end);
             let level = match after_span.rsplit_once('=') {
                 Some((_, level)) => level,
@@ -93,12 +95,13 @@ impl TryFrom<String> for Directives {
 }
 
 impl Directives {
-    /// The filter that lets pass what is to be written.
+    /// Returns the filter of these levels.
     pub(super) fn filter(&self) -> EnvFilter {
         EnvFilter::try_new(format!("{HUSHED},{self}")).expect("each part of it was read before")
     }
 
-    /// Lists what is probably not meant: parts that the program does not have. Libraries of libraries are many, so this is no error.
+    /// Lists parts that the program does not have, as warnings: libraries of libraries are too many
+    /// to refuse unknown names.
     pub fn doubts(&self) -> Vec<String> {
         let parts = self.0.split(',').filter_map(|directive| {
             let (target, _) = directive.split_once(['=', '['])?;

@@ -1,6 +1,7 @@
-//! One event as one JSON object a line: its time, level and fields, where in the program it was, and the spans around it.
+//! Format of one JSON object a line: the event's time, level, fields and target, and the spans
+//! around it.
 //!
-//! tracing-subscriber's own format writes an error without its causes, which are what an operator looks for.
+//! tracing-subscriber's own format leaves out the causes of an error, which an operator needs most.
 
 use std::error::Error;
 use std::fmt;
@@ -15,11 +16,12 @@ use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// The format. Spans must keep their fields as [`JsonFields`](tracing_subscriber::fmt::format::JsonFields).
+/// Formatter of events. Spans must keep their fields as
+/// [`JsonFields`](tracing_subscriber::fmt::format::JsonFields).
 #[derive(Debug)]
 pub(super) struct JsonLines;
 
-/// Says that so many lines could not be written.
+/// Formats the line that reports the number of lost lines.
 pub(super) fn notice(lost: u64) -> String {
     let mut timestamp = String::new();
     // Writing to a String cannot fail.
@@ -41,7 +43,7 @@ struct Line<'a> {
     #[serde(flatten)]
     fields: Fields,
     target: &'a str,
-    /// From the outermost.
+    /// Spans, from the outermost.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     spans: Vec<Value>,
 }
@@ -57,7 +59,7 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        // What came by the `log` crate has its place in its fields.
+        // Events of the `log` crate have their target in their fields.
         let normalized = event.normalized_metadata();
         let metadata = normalized.as_ref().unwrap_or_else(|| event.metadata());
         let mut timestamp = String::new();
@@ -88,7 +90,7 @@ where
     }
 }
 
-/// The fields of an event. An error `E` has its causes beside it as `E.sources`, the nearest first.
+/// Fields of an event. The causes of an error field `E` are in `E.sources`, the nearest first.
 #[derive(Debug, Default, Serialize)]
 #[serde(transparent)]
 struct Fields(Map<String, Value>);
@@ -173,7 +175,7 @@ mod tests {
     #[error("failed to {0}")]
     struct Outer(&'static str, #[source] io::Error);
 
-    /// What the events of `work` are written as, without their times.
+    /// Returns the lines that the events of `work` produce, without their times.
     fn lines(work: impl FnOnce()) -> Vec<Value> {
         let written = Written::default();
         let events = tracing_subscriber::fmt()

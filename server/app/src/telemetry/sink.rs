@@ -1,8 +1,10 @@
-//! Standard error as a place that is written by a thread of its own, so that the service does not depend on who reads it.
+//! Writer of standard error on a thread of its own, so that a slow or absent reader never delays
+//! the service.
 //!
-//! The rule: whoever logs hands over a line and goes on. It never waits and never fails, whatever has become of standard
-//! error: a reader that is gone, a full disk, a pipe that nobody empties. Lines that cannot be written, or for which there
-//! is no more room, are dropped and counted, and the next line that can be written says how many there were.
+//! Logging a line only hands it over: it never waits and never fails, whatever the state of
+//! standard error (a reader that is gone, a full disk, a pipe that nobody empties). Lines that
+//! cannot be written, or for which the buffer has no room, are dropped and counted; the next line
+//! that can be written is preceded by their number.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Write};
@@ -10,15 +12,15 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// Bytes that wait to be written, at most.
+/// Maximum number of bytes that wait to be written.
 const ROOM: usize = 1024 * 1024;
-/// The wait before a terminal or pipe is tried again that takes nothing now, and says so instead of waiting itself.
+/// Delay before the next try on a non-blocking terminal or pipe that takes nothing now.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Says in the log's format that so many lines were lost.
+/// Formats the line that reports the number of lost lines.
 pub(super) type Notice = fn(u64) -> String;
 
-/// Takes in lines, each by one `write`. Clones lead to the same thread.
+/// Handle to the writing thread; each `write` is one line. Clones share the thread.
 #[derive(Debug, Clone)]
 pub(super) struct Sink {
     shared: Arc<Shared>,
@@ -35,14 +37,14 @@ struct State {
     lines: VecDeque<Vec<u8>>,
     /// Bytes in `lines`.
     held: usize,
-    /// Lines dropped that nobody has been told of.
+    /// Dropped lines that are not reported yet.
     lost: u64,
     /// True while the thread writes a line.
     writing: bool,
 }
 
 impl Shared {
-    /// Nothing here panics with the lock; if it did, the lines would still be lines.
+    /// No code panics while it holds the lock; even then the lines would be intact.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -53,7 +55,7 @@ impl Sink {
     ///
     /// # Errors
     ///
-    /// The system gives no thread.
+    /// The system refuses a thread.
     pub(super) fn start(out: impl Write + Send + 'static, notice: Notice) -> io::Result<Self> {
         let shared = Arc::<Shared>::default();
         let writer = Writer {
@@ -67,7 +69,7 @@ impl Sink {
         Ok(Self { shared })
     }
 
-    /// Waits until all lines are written or lost, but not for longer than `limit`.
+    /// Waits until all lines are written or lost, for at most `limit`.
     pub(super) fn settle(&self, limit: Duration) {
         let busy = |state: &mut State| state.writing || !state.lines.is_empty();
         let state = self.shared.state();
@@ -76,7 +78,7 @@ impl Sink {
 }
 
 impl Write for Sink {
-    /// Takes the whole line, or drops and counts it.
+    /// Queues the whole line, or drops and counts it.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut state = self.shared.state();
         if state.held + line.len() > ROOM {
@@ -94,12 +96,12 @@ impl Write for Sink {
     }
 }
 
-/// The thread's own.
+/// State of the thread.
 struct Writer<W> {
     shared: Arc<Shared>,
     out: W,
     notice: Notice,
-    /// True if the last line was written in part.
+    /// True if the last line was written only in part.
     torn: bool,
 }
 
@@ -107,7 +109,7 @@ impl<W: Write> Writer<W> {
     fn run(mut self) {
         loop {
             let (line, lost) = self.next();
-            // What was lost comes before the line that shows that there is somebody to be told again.
+            // The number of lost lines comes before the next line that is written.
             let told = match lost {
                 0 => true,
                 lost => self.put((self.notice)(lost).as_bytes()),
@@ -125,7 +127,7 @@ impl<W: Write> Writer<W> {
         }
     }
 
-    /// The next line, and how many were lost before.
+    /// Waits for the next line; returns it with the number of lines that were lost before it.
     fn next(&self) -> (Vec<u8>, u64) {
         let mut state = self.shared.state();
         loop {
@@ -139,7 +141,7 @@ impl<W: Write> Writer<W> {
         }
     }
 
-    /// Writes a line, and says whether it is out.
+    /// Writes a line; returns true if all of it is written.
     fn put(&mut self, line: &[u8]) -> bool {
         if self.torn {
             match self.write(b"\n") {
@@ -156,7 +158,7 @@ impl<W: Write> Writer<W> {
         }
     }
 
-    /// Writes all of it, or says how much it could.
+    /// Writes all bytes; the error has the number of bytes that were written.
     fn write(&mut self, bytes: &[u8]) -> Result<(), usize> {
         let mut written = 0;
         while written < bytes.len() {

@@ -17,15 +17,15 @@ use super::{Options, fields, trust, words};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Redirects followed, as long as they stay with the server.
 const MAX_REDIRECTS: usize = 5;
-/// The largest problem document that is read, in bytes.
+/// Maximum size of a problem document, in bytes.
 const LARGEST_PROBLEM: usize = 64 * 1024;
 
-/// A way to one server.
+/// Client of one server.
 #[derive(Debug)]
 pub(crate) struct Connection {
     client: Client,
     options: Options,
-    /// Where credentials may go: the server that the user named, and no other.
+    /// Origin that credentials are sent to: only the server that the user named.
     home: Url,
     requests: AtomicU64,
 }
@@ -41,19 +41,21 @@ impl Connection {
         })
     }
 
-    /// Drops all connections, so that the next request makes a new one: the old ones may lead nowhere, and nothing
-    /// would tell.
+    /// Drops all connections, so that the next request makes a new one: an old one may be dead
+    /// without any error.
     pub(crate) fn renew(&mut self) -> Result<(), Error> {
         self.client = client(&self.options, &self.home)?;
         Ok(())
     }
 
-    /// A request that makes something of its own, such as a creation or a download: all fields of the user go along.
+    /// Builds a request about the target, such as a creation or a download, with all fields of the
+    /// user.
     pub(crate) fn request(&self, method: Method, url: &Url) -> RequestBuilder {
         self.prepare(method, url, |_| true)
     }
 
-    /// A request about an upload that exists. Fields that describe or guard the target are left out.
+    /// Builds a request about an existing upload, without the user's fields that describe or guard
+    /// the target.
     pub(crate) fn follow_up(&self, method: Method, url: &Url) -> RequestBuilder {
         self.prepare(method, url, |name| {
             let name = name.as_str();
@@ -70,7 +72,8 @@ impl Connection {
         belongs: impl Fn(&HeaderName) -> bool,
     ) -> RequestBuilder {
         let mut headers = HeaderMap::new();
-        // An upload's URL may lie on another origin; it is a capability by itself, and ours stays at home.
+        // An upload's URL may have another origin. The URL is a capability by itself, so the API
+        // key is not sent there.
         if url.origin() == self.home.origin() {
             headers.extend(self.options.key.clone().map(|key| (AUTHORIZATION, key.0)));
             for (name, value) in self
@@ -85,7 +88,8 @@ impl Connection {
         self.client.request(method, url.clone()).headers(headers)
     }
 
-    /// Sends a request without a body, or with a body that fits one packet, and waits for the head of the answer.
+    /// Sends a request without a body, or with a body that fits one packet, and waits for the head
+    /// of the answer.
     pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response, Setback> {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.within(self.options.timeout, request.send())
@@ -93,9 +97,10 @@ impl Connection {
             .map_err(setback)
     }
 
-    /// Asks for bytes, with these fields, and waits for the head of the answer.
+    /// Requests bytes, with these fields, and waits for the head of the answer.
     ///
-    /// A redirect is followed, to another server as well: that gets these fields, and nothing that the user gave for ours.
+    /// Follows a redirect, also to another server, which gets these fields and none of the user's
+    /// credentials and fields.
     pub(crate) async fn get(&self, url: &Url, fields: &HeaderMap) -> Result<Response, Setback> {
         let mut url = url.clone();
         for _ in 0..MAX_REDIRECTS {
@@ -111,7 +116,7 @@ impl Connection {
         )))
     }
 
-    /// Gives `work` so long.
+    /// Runs `work` with a timeout.
     pub(crate) async fn within<T>(
         &self,
         time: Duration,
@@ -123,12 +128,12 @@ impl Connection {
             .map_err(|_| stalled())
     }
 
-    /// How many requests [`send`](Self::send) has sent.
+    /// Returns the number of requests that [`send`](Self::send) has sent.
     pub(crate) fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// How long nothing may move.
+    /// Returns the time without progress after which an attempt is given up.
     pub(crate) fn patience(&self) -> Duration {
         self.options.timeout
     }
@@ -162,8 +167,8 @@ fn builder(options: &Options) -> ClientBuilder {
     }
 }
 
-/// Follows a redirect that keeps the request as it is and stays with the server: everything else would send the
-/// user's fields to strangers, or turn an upload into a `GET`.
+/// Follows a redirect only if it keeps the request and the server: any other would send the user's
+/// fields to strangers, or turn an upload into a `GET`.
 fn stay_with_the_server(attempt: redirect::Attempt<'_>) -> redirect::Action {
     let is_faithful = matches!(
         attempt.status(),
@@ -180,7 +185,7 @@ fn stay_with_the_server(attempt: redirect::Attempt<'_>) -> redirect::Action {
     }
 }
 
-/// Where a redirect of a `GET` leads, unless that gives up TLS.
+/// Returns the target of a redirected `GET`, unless the redirect gives up TLS.
 fn redirected(answer: &Response) -> Option<Url> {
     let leads_on = [
         StatusCode::MOVED_PERMANENTLY,
@@ -198,11 +203,11 @@ fn redirected(answer: &Response) -> Option<Url> {
     is_as_safe.then_some(next)
 }
 
-/// What a failed request means. Most failures pass; those do not that come from the request itself, from a certificate,
-/// or from an address that leads to no server of the kind.
+/// Classifies a failed request. Most failures are temporary; those of the request itself, of a
+/// certificate, and of an address without such a server are not.
 pub(crate) fn setback(error: reqwest::Error) -> Setback {
     let server = error.url().map(Server::of).unwrap_or_default();
-    // An upload's URL is all that one needs to write to it, so it stays out of messages.
+    // An upload's URL grants write access, so it stays out of messages.
     let error = error.without_url();
     if error.is_builder() {
         return Setback::Final(Error::Setup(chain(&error)));
@@ -228,11 +233,11 @@ pub(crate) fn setback(error: reqwest::Error) -> Setback {
         };
         return Setback::passing(format!("cannot reach {}: {reason}", server.origin));
     }
-    // The error itself only says that it was a request that failed.
+    // The error itself only says that a request failed; its sources have the cause.
     Setback::passing(error.source().map_or_else(|| error.to_string(), chain))
 }
 
-/// The server of a URL, as messages name it.
+/// Server of a URL, as messages name it.
 #[derive(Debug, Default)]
 struct Server {
     /// With its scheme.
@@ -255,7 +260,7 @@ impl Server {
     }
 }
 
-/// Why it is pointless to come again, if that is so.
+/// Returns the reason why a retry is pointless, if it is.
 fn lasting(cause: &(dyn std::error::Error + 'static), server: &Server) -> Option<String> {
     match cause.downcast_ref::<rustls::Error>() {
         Some(rustls::Error::InvalidCertificate(error)) => {
@@ -279,20 +284,20 @@ fn lasting(cause: &(dyn std::error::Error + 'static), server: &Server) -> Option
         };
         return Some(format!("what answers does not speak HTTP{hint}"));
     }
-    // All that the system tells of a failed look-up is this text (gai_strerror(3)).
+    // The system reports a failed look-up only by this text (gai_strerror(3)).
     let words = cause.to_string();
     let is_unknown = words.contains("failed to lookup address information")
         && !words.contains("Temporary failure");
     is_unknown.then(|| format!("there is no host `{}`; check the URL", server.host))
 }
 
-/// The causes of an error, from the outermost to the innermost.
+/// Returns the causes of an error, from the outermost to the innermost.
 fn causes(error: &reqwest::Error) -> Vec<&(dyn std::error::Error + 'static)> {
     let mut causes = Vec::new();
     let mut next = error.source();
     while let Some(cause) = next {
         causes.push(cause);
-        // An io::Error shows not the error inside it but that one's source.
+        // The source of an io::Error is the source of the error inside it, which would be skipped.
         next = match cause
             .downcast_ref::<io::Error>()
             .and_then(io::Error::get_ref)
@@ -304,7 +309,7 @@ fn causes(error: &reqwest::Error) -> Vec<&(dyn std::error::Error + 'static)> {
     causes
 }
 
-/// An error with its causes, each once.
+/// Formats an error with its causes, each once.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -318,11 +323,11 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// What an answer other than the hoped-for one means.
+/// Classifies an unexpected answer.
 ///
 /// # Cancel safety
 ///
-/// Reads the rest of the answer; dropping it loses the server's explanation and nothing else.
+/// Reads the rest of the answer; dropping the future loses only the server's explanation.
 pub(crate) async fn refusal(response: Response) -> Setback {
     let status = response.status();
     let after = fields::retry_after(response.headers());
@@ -354,7 +359,7 @@ pub(crate) async fn refusal(response: Response) -> Setback {
     }
 }
 
-/// Whether an answer is meant to be looked at in a browser.
+/// Returns true if an answer is a web page.
 pub(crate) fn is_page(headers: &HeaderMap) -> bool {
     fields::text(headers, "content-type").is_some_and(|kind| kind.starts_with("text/html"))
 }
@@ -364,7 +369,7 @@ async fn problem(mut response: Response) -> Option<super::error::Problem> {
         return None;
     }
     let mut document = Vec::new();
-    // A server that starts a problem document and never ends it shall not hold us.
+    // The timeout bounds a server that never ends its problem document.
     let reading = async {
         while let Ok(Some(chunk)) = response.chunk().await {
             document.extend_from_slice(&chunk);

@@ -1,9 +1,9 @@
-//! A file from the server, by ranges (RFC 9110 section 14).
+//! Downloads of files by ranges (RFC 9110 section 14).
 //!
-//! The bytes go to `NAME.part`, and `NAME.part.json` beside it says what they are part of: the URL, the strong entity
-//! tag, the size. After a cut, or in another run, `Range` asks for the rest and `If-Range` makes sure that it is the
-//! rest of the same file; a server that answers with the whole file instead starts the part anew. Only a part whose
-//! length and SHA-256 are right gets the final name.
+//! The bytes go to `NAME.part`, and `NAME.part.json` beside it records their file: the URL, the
+//! strong entity tag, the size. After a cut, or in another run, `Range` requests the rest and
+//! `If-Range` ensures that the file is the same; if the server answers with the whole file instead,
+//! the part starts anew. Only a part with the right length and SHA-256 gets the final name.
 
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -28,23 +28,24 @@ use super::{Options, fields, name};
 /// Bytes gathered before they are written.
 const BUFFER: usize = 1024 * 1024;
 
-/// What to download, and where to.
+/// Source and destination of a download.
 #[derive(Debug)]
 pub struct Job {
     /// The URL.
     pub url: Url,
-    /// The file, or an existing directory; without it, the current directory and the server's name for the file.
+    /// File or existing directory; without it, the current directory and the server's name for the
+    /// file.
     pub output: Option<PathBuf>,
-    /// Replace a file that is there.
+    /// Replace an existing file.
     pub force: bool,
 }
 
-/// Downloads a file, however often the connection breaks.
+/// Downloads a file, and resumes after each cut.
 ///
 /// # Errors
 ///
-/// Says whether the same command can go on later. Whatever happens, no file appears under the final name that is not
-/// the server's, whole.
+/// The error says if the same command can resume later. A file under the final name is always the
+/// server's complete file.
 pub async fn run(job: Job, options: &Options) -> Result<(), Error> {
     let mut report = Report::new(Direction::Download, options.json);
     match receive_file(job, options, &mut report).await {
@@ -63,17 +64,17 @@ async fn receive_file(job: Job, options: &Options, report: &mut Report) -> Resul
     let mut download = Download::prepare(job, options)?;
     let ended = tokio::select! {
         ended = download.run(report) => ended,
-        // A dropped attempt leaves a shorter part, and a part is right at any length.
+        // A dropped attempt leaves a shorter part, which is valid at any length.
         () = super::interruption() => Err(Error::Interrupted { how_to_go_on: download.how_to_go_on() }),
     };
     download.settle(ended).await
 }
 
-/// Downloads to a file and tells how many requests that took.
+/// Downloads to a file and returns the number of requests.
 ///
 /// # Cancel safety
 ///
-/// May be dropped anywhere; another call with the same job goes on.
+/// May be dropped anywhere; another call with the same job resumes.
 pub(crate) async fn fetch(job: Job, options: &Options, report: &mut Report) -> Result<u64, Error> {
     let mut download = Download::prepare(job, options)?;
     let ended = download.run(report).await;
@@ -90,17 +91,17 @@ struct Download {
     place: Place,
     force: bool,
     part: Option<Part>,
-    /// The most bytes that the part ever had.
+    /// Largest size that the part ever had, in bytes.
     reached: u64,
     restarts: u32,
     retries: u32,
     has_started: bool,
 }
 
-/// Where the file is to be.
+/// Destination of the file.
 enum Place {
     File(PathBuf),
-    /// In this directory, under a name that the answer tells.
+    /// This directory; the answer gives the name.
     Directory(PathBuf),
 }
 
@@ -132,7 +133,7 @@ impl Download {
 
     /// # Cancel safety
     ///
-    /// May be dropped anywhere: the part on disk is always the beginning of what its record says.
+    /// May be dropped anywhere: the part on disk is always a prefix of the recorded file.
     async fn run(&mut self, report: &mut Report) -> Result<Outcome, Error> {
         loop {
             match self.attempt(report).await {
@@ -142,7 +143,7 @@ impl Download {
         }
     }
 
-    /// Goes as far as one undisturbed connection leads.
+    /// Runs one attempt, until the transfer is done or the connection fails.
     async fn attempt(&mut self, report: &mut Report) -> Result<Outcome, Setback> {
         let known = self.part.as_mut().filter(|part| part.is_of(&self.url));
         if let Some(part) = known {
@@ -156,8 +157,8 @@ impl Download {
         self.begin(report).await
     }
 
-    /// Asks for the whole file. The answer tells its name, where that is not known yet, and perhaps that a part of
-    /// just this file is there already.
+    /// Requests the whole file. The answer gives its name, if that is not known yet, and may show
+    /// that an existing part is of this file.
     async fn begin(&mut self, report: &mut Report) -> Result<Outcome, Setback> {
         let answer = self.connection.get(&self.url, &uncoded()).await?;
         if answer.status() != StatusCode::OK {
@@ -182,7 +183,7 @@ impl Download {
         self.receive_whole(answer, report).await
     }
 
-    /// A login or an error page in the place of a file is worse than none.
+    /// Refuses a web page, such as a login page, in the place of a file.
     fn refuse_page(&self, headers: &HeaderMap) -> Result<(), Setback> {
         let path = self.url.path();
         let is_wanted = path.ends_with(".html") || path.ends_with(".htm");
@@ -199,7 +200,7 @@ impl Download {
             Place::File(path) => path.clone(),
             Place::Directory(directory) => {
                 let disposition = answer.headers().get(CONTENT_DISPOSITION);
-                // Many servers write UTF-8 here, although the field is not meant to have it.
+                // Many servers send UTF-8 here, although the field does not allow it.
                 let disposition =
                     disposition.and_then(|value| str::from_utf8(value.as_bytes()).ok());
                 directory.join(name::for_download(disposition, &self.url))
@@ -208,7 +209,7 @@ impl Download {
         Part::open(&path, self.force)
     }
 
-    /// Asks for what the part lacks.
+    /// Requests the bytes that the part lacks.
     async fn resume(&mut self, etag: &str, report: &mut Report) -> Result<Outcome, Setback> {
         let part = part(&mut self.part);
         part.hash_what_is_there().await?;
@@ -263,7 +264,8 @@ impl Download {
         self.receive(answer, report).await
     }
 
-    /// What the server says of bytes that it has others send.
+    /// Requests the digest of redirected bytes from the server itself, by `HEAD`. None if the
+    /// answer is for another length.
     async fn digest_of(&self, answer: &Response) -> Result<Option<Sha256Digest>, Setback> {
         let head = self.connection.request(Method::HEAD, &self.url);
         let head = self.connection.send(head.headers(uncoded())).await?;
@@ -274,7 +276,7 @@ impl Download {
         Ok(fields::repr_digest(head.headers()).filter(|_| is_of_the_same))
     }
 
-    /// Writes the rest of the answer to the part, and finishes when that was all.
+    /// Writes the answer to the part, and completes the file if no bytes are missing.
     async fn receive(
         &mut self,
         mut answer: Response,
@@ -328,7 +330,7 @@ impl Download {
         }
     }
 
-    /// Gives a part that is right its final name.
+    /// Verifies the part and gives it its final name.
     async fn finish(&mut self, report: &mut Report) -> Result<Outcome, Setback> {
         self.started(report);
         let part = part(&mut self.part);
@@ -372,7 +374,7 @@ impl Download {
         })
     }
 
-    /// Waits until the next attempt is due, or says why there is none.
+    /// Waits until the next attempt is due; the error says why there is none.
     async fn overcome(&mut self, setback: Setback, report: &mut Report) -> Result<(), Error> {
         let (reason, after) = match setback {
             Setback::Final(error) => return Err(error),
@@ -398,7 +400,7 @@ impl Download {
         self.connection.renew()
     }
 
-    /// Counts and tells that what was there is of no use.
+    /// Counts and reports a restart from zero.
     fn restart(&mut self, reason: &str, report: &mut Report) -> Result<(), Error> {
         self.restarts += 1;
         if self.restarts > self.retries {
@@ -414,12 +416,12 @@ impl Download {
         Ok(())
     }
 
-    /// Leaves the part as another run can use it, or nothing where there is nothing to use.
+    /// Leaves the part for another run, or removes it if it is of no use.
     async fn settle(mut self, ended: Result<Outcome, Error>) -> Result<Outcome, Error> {
         let Some(mut part) = self.part.take() else {
             return ended;
         };
-        // What cannot be written now is simply downloaded again.
+        // Bytes that cannot be written now are downloaded again.
         let _ = part.flush().await;
         if !part.is_whole() && part.resumable().is_none() {
             part.discard().await;
@@ -440,7 +442,7 @@ impl Download {
     }
 }
 
-/// Asks for bytes as they are.
+/// Requests bytes without a content coding.
 fn uncoded() -> HeaderMap {
     HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static("identity"))])
 }
@@ -450,7 +452,7 @@ fn value(text: &str) -> Result<HeaderValue, Setback> {
         .map_err(|_| Setback::start_anew("the record of the part is damaged"))
 }
 
-/// What an answer other than the hoped-for one means; a success of another kind is none.
+/// Classifies an unexpected answer; an unexpected success is a failure, too.
 async fn unexpected(answer: Response) -> Setback {
     if answer.status().is_success() {
         return Setback::nonsense(format!("{} to a download", answer.status()));
@@ -458,7 +460,7 @@ async fn unexpected(answer: Response) -> Setback {
     refusal(answer).await
 }
 
-/// Coded bytes would be stored as they are and be of no use.
+/// Refuses an answer with a content coding, whose bytes would be stored coded.
 fn refuse_coding(headers: &HeaderMap) -> Result<(), Setback> {
     match fields::text(headers, CONTENT_ENCODING.as_str()) {
         None | Some("identity") => Ok(()),
@@ -473,12 +475,12 @@ fn part(part: &mut Option<Part>) -> &mut Part {
         .expect("a part is opened before an answer is received")
 }
 
-/// What a part is part of.
+/// Record of the file that a part belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Memory {
     url: Url,
-    /// A strong tag, without which parts cannot be joined.
+    /// Strong entity tag; without one, parts cannot be joined.
     etag: Option<String>,
     size: Option<u64>,
     /// In hexadecimal.
@@ -496,21 +498,21 @@ impl Memory {
     }
 }
 
-/// A file in the making.
+/// Partial file.
 struct Part {
     /// The final name.
     path: PathBuf,
-    /// The name until then.
+    /// Path of the part.
     part_path: PathBuf,
     file: BufWriter<tokio::fs::File>,
     record: Record,
     memory: Option<Memory>,
-    /// Bytes that the part has.
+    /// Size of the part, in bytes.
     length: u64,
     hasher: Hasher,
-    /// Bytes that the hasher has seen: all, or none of those that an earlier run left.
+    /// Number of hashed bytes: all of the part, or none of those that an earlier run left.
     hashed: u64,
-    /// More than one answer went into it.
+    /// True if the part consists of more than one answer.
     is_joined: bool,
 }
 
@@ -575,7 +577,7 @@ impl Part {
         self.size() == Some(self.length)
     }
 
-    /// The tag under which the rest can be asked for.
+    /// Returns the tag for a request of the rest.
     fn resumable(&self) -> Option<String> {
         let has_room = self.size().is_none_or(|size| self.length < size);
         self.memory
@@ -585,7 +587,7 @@ impl Part {
             .filter(|_| self.length > 0 && has_room)
     }
 
-    /// Whether the rest has room where it goes.
+    /// Checks that the file system has room for the rest.
     fn check_room(&self) -> Result<(), Error> {
         let Some(needs) = self.size().map(|size| size.saturating_sub(self.length)) else {
             return Ok(());
@@ -594,7 +596,7 @@ impl Part {
             return Ok(());
         };
         let has = volume.f_bavail.saturating_mul(volume.f_frsize);
-        // A file system that tells no size at all tells nothing.
+        // A file system that reports a size of zero reports nothing.
         if volume.f_blocks > 0 && needs > has {
             let path = self.path.clone();
             return Err(Error::NoRoom { path, needs, has });
@@ -602,7 +604,7 @@ impl Part {
         Ok(())
     }
 
-    /// Whether a 206 continues this part.
+    /// Checks that a 206 continues this part.
     fn check_continuation(&self, headers: &HeaderMap) -> Result<(), Setback> {
         let Some((first, length)) = fields::content_range(headers) else {
             return Err(Setback::nonsense(
@@ -623,16 +625,18 @@ impl Part {
         Ok(())
     }
 
-    /// A digest is the same for every part of a file (RFC 9530 section 3), so a later answer may tell it too.
+    /// Records the digest of the answer: it is the same for every range of a file (RFC 9530 section
+    /// 3), so a later answer may state it, too.
     fn note_digest(&mut self, headers: &HeaderMap) {
         if let (Some(memory), Some(sha256)) = (&mut self.memory, fields::repr_digest(headers)) {
             memory.sha256 = Some(sha256.to_string());
         }
     }
 
-    /// Makes the part an empty part of something else.
+    /// Empties the part and records another file for it.
     async fn start(&mut self, memory: Memory) -> Result<(), Error> {
-        // Emptied before the record changes: bytes never stand beside a record that is not theirs.
+        // The part is emptied before the record changes, so that a record never describes other
+        // bytes.
         self.clear().await?;
         self.record.write(&memory)?;
         self.memory = Some(memory);
@@ -671,7 +675,7 @@ impl Part {
             .map_err(|source| self.failed("write", source))
     }
 
-    /// Reads what an earlier run left, and goes to its end.
+    /// Hashes the bytes of an earlier run, and seeks to their end.
     async fn hash_what_is_there(&mut self) -> Result<(), Error> {
         if self.hashed == self.length {
             return Ok(());
@@ -690,7 +694,7 @@ impl Part {
         Ok(())
     }
 
-    /// Durable first, then visible.
+    /// Syncs the part, then renames it.
     async fn publish(self, force: bool) -> Result<PathBuf, Error> {
         self.file
             .get_ref()
@@ -726,7 +730,7 @@ impl Part {
             ..
         } = self;
         drop(file);
-        // Both are litter by now; what cannot be removed is found and emptied by the next run.
+        // Both files are unneeded now; the next run empties those that cannot be removed.
         let _ = tokio::fs::remove_file(&part_path).await;
         let _ = record.remove();
     }
@@ -740,10 +744,10 @@ impl Part {
     }
 }
 
-/// Renames without replacing anything unless told to.
+/// Renames; replaces an existing file only on request.
 fn rename(from: &Path, to: &Path, force: bool) -> io::Result<()> {
     if !force {
-        // A link is never made over a file, however late that came to be.
+        // Making a link fails if a file exists, even one created just now.
         match std::fs::hard_link(from, to) {
             Ok(()) => return std::fs::remove_file(from),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(error),

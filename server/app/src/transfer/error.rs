@@ -1,4 +1,4 @@
-//! Why a transfer ended before its end.
+//! Failure of a transfer.
 
 use std::fmt;
 use std::io;
@@ -8,13 +8,13 @@ use domain::digest::Sha256Digest;
 use reqwest::StatusCode;
 use serde::Deserialize;
 
-/// Why a transfer ended before its end.
+/// Failure of a transfer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Stopped by a signal.
     #[error("interrupted; {how_to_go_on}")]
     Interrupted {
-        /// What to do to have the rest.
+        /// Advice for getting the rest.
         how_to_go_on: String,
     },
     /// Too many attempts in a row moved nothing.
@@ -22,28 +22,28 @@ pub enum Error {
         "gave up after {attempts} attempts without progress; {how_to_go_on}; the last one failed: {reason}"
     )]
     GaveUp {
-        /// How many.
+        /// Number of attempts.
         attempts: u32,
-        /// What was wrong with the last.
+        /// Reason of the last failure.
         reason: String,
-        /// What to do to have the rest.
+        /// Advice for getting the rest.
         how_to_go_on: String,
     },
-    /// The server does not do this.
+    /// The server refuses the request.
     #[error("the server refused: {0}")]
     Refused(Refusal),
-    /// The address leads to no server that could take the request, now or later.
+    /// The address has no server for the request, now or later.
     #[error("cannot reach {server}: {reason}")]
     Unreachable {
         /// Scheme, host and port.
         server: String,
-        /// What is wrong, and what to do about it.
+        /// Reason and advice.
         reason: String,
     },
-    /// There is not enough room for what is to come.
+    /// The file system has no room for the rest.
     #[error("{} needs {} and its file system has {} left: make room, or choose another place", path.display(), super::words::size(*needs), super::words::size(*has))]
     NoRoom {
-        /// The file to be.
+        /// The destination.
         path: PathBuf,
         /// In bytes.
         needs: u64,
@@ -53,7 +53,7 @@ pub enum Error {
     /// The server's answer breaks the protocol.
     #[error("the server's answer makes no sense: {0}")]
     Nonsense(String),
-    /// The server cannot resume uploads, or does not say so.
+    /// The server does not announce resumable uploads.
     #[error(
         "{url} takes no resumable uploads: no Longhaul server answers there, or the path is wrong; a right one is http://127.0.0.1:8080/files/NAME"
     )]
@@ -61,7 +61,7 @@ pub enum Error {
         /// The target.
         url: String,
     },
-    /// The file is larger than the server takes.
+    /// The file is larger than the server's limit.
     #[error("the file has {size} bytes, and the server takes no more than {limit}")]
     TooLarge {
         /// The file's size.
@@ -69,19 +69,19 @@ pub enum Error {
         /// The server's limit.
         limit: u64,
     },
-    /// What arrived is not what was sent.
+    /// The two copies have different digests.
     #[error("{} is damaged: its SHA-256 is {local} here and {remote} on the server; {consequence}", path.display())]
     Mismatch {
         /// The local file.
         path: PathBuf,
-        /// Its hash here.
+        /// Hash of the local file.
         local: Sha256Digest,
-        /// The server's.
+        /// Hash of the server's file.
         remote: Sha256Digest,
-        /// What that means for the two copies.
+        /// Consequence for the two copies.
         consequence: &'static str,
     },
-    /// The file changed under the transfer.
+    /// The file changed during the transfer.
     #[error("{} changed while it was read, so nothing came of this run and what there was stays; run the command again when nothing writes to the file", path.display())]
     FileChanged {
         /// The local file.
@@ -97,40 +97,40 @@ pub enum Error {
         }
     )]
     NotAFile {
-        /// What is there.
+        /// Type of the file.
         path: PathBuf,
-        /// For these there is another command.
+        /// True for a directory, for which there is another command.
         is_directory: bool,
     },
-    /// There is a file where the download should go.
+    /// The destination exists.
     #[error("{} exists; --force replaces it", path.display())]
     Exists {
         /// The local file.
         path: PathBuf,
     },
-    /// Another process works on the same transfer.
+    /// Another process runs the same transfer.
     #[error("another process holds {}: the same transfer seems to be running", path.display())]
     Busy {
         /// The locked file.
         path: PathBuf,
     },
-    /// The local file system refused.
+    /// Error of the local file system.
     #[error("failed to {doing} {}", path.display())]
     Local {
-        /// What was being done.
+        /// The attempted operation.
         doing: &'static str,
-        /// To what.
+        /// Path of the operation.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
-    /// The connection cannot be made so.
+    /// The connection cannot be configured so.
     #[error("failed to set up the connection: {0}")]
     Setup(String),
 }
 
 impl Error {
-    /// Whether the same command may succeed later and go on where this one ended.
+    /// Returns true if the same command may succeed later and resume.
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Interrupted { .. } | Self::GaveUp { .. } | Self::Busy { .. } => true,
@@ -149,12 +149,12 @@ impl Error {
         }
     }
 
-    /// Whether a signal was the reason.
+    /// Returns true if a signal stopped the transfer.
     pub fn is_interruption(&self) -> bool {
         matches!(self, Self::Interrupted { .. })
     }
 
-    /// The status with which the server refused, if it did.
+    /// Returns the status of the server's refusal, if it refused.
     pub(crate) fn status(&self) -> Option<u16> {
         match self {
             Self::Refused(refusal) => Some(refusal.status.as_u16()),
@@ -163,36 +163,36 @@ impl Error {
     }
 }
 
-/// An answer that says no, with the server's reason where it gave one (RFC 9457).
+/// Answer that refuses, with the server's problem document, if it has one (RFC 9457).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// The answer's status.
     pub status: StatusCode,
-    /// The answer is a web page, which no answer of a Longhaul server is.
+    /// True if the answer is a web page, which a Longhaul server never sends.
     pub is_page: bool,
-    /// The problem document's words.
+    /// The problem document.
     pub problem: Option<Problem>,
 }
 
-/// The members of a problem document that people can read.
+/// Members of a problem document for people.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Problem {
-    /// Names the kind of problem.
+    /// URI of the kind of problem.
     #[serde(default, rename = "type")]
     pub kind: String,
-    /// What kind of problem, in a few words.
+    /// Short title of the kind of problem.
     #[serde(default)]
     pub title: String,
-    /// What is wrong this time.
+    /// Explanation of this occurrence.
     #[serde(default)]
     pub detail: String,
-    /// Identifies the request in the server's log.
+    /// Id of the request in the server's log.
     #[serde(default)]
     pub request_id: String,
 }
 
 impl Refusal {
-    /// Whether the server got other bytes than the digest that was stated for them.
+    /// Returns true if the received bytes do not match the stated digest.
     pub(crate) fn is_digest_mismatch(&self) -> bool {
         let kind = self.problem.as_ref().map(|problem| &*problem.kind);
         kind.is_some_and(|kind| kind.ends_with("#digest-mismatched-values"))
@@ -223,7 +223,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// The server's words without anything that would drive a terminal.
+/// Returns the server's text with control characters, which would drive a terminal, as spaces.
 pub(crate) fn printable(words: &str) -> String {
     words
         .chars()
@@ -231,22 +231,22 @@ pub(crate) fn printable(words: &str) -> String {
         .collect()
 }
 
-/// Why one attempt failed, and so what to do next.
+/// Failure of one attempt, by what to do next.
 #[derive(Debug)]
 pub(crate) enum Setback {
-    /// It may work in a moment: a broken connection, a busy server.
+    /// Temporary failure: a broken connection, a busy server.
     Passing {
-        /// For people.
+        /// Reason, for people.
         reason: String,
-        /// What `Retry-After` asked for.
+        /// Wait that `Retry-After` requests.
         after: Option<std::time::Duration>,
     },
-    /// What was transferred so far is of no use any more.
+    /// The transferred bytes are of no use any more.
     StartAnew {
-        /// For people.
+        /// Reason, for people.
         reason: String,
     },
-    /// Trying again is pointless.
+    /// Permanent failure.
     Final(Error),
 }
 

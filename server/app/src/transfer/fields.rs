@@ -1,4 +1,4 @@
-//! The header fields that the client reads.
+//! Header fields that the client reads.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use protocol::digest::{self, Algorithm};
 use reqwest::header::{DATE, ETAG, HeaderMap, HeaderValue, RETRY_AFTER};
 use sfv::{BareItem, Dictionary, Item, ListEntry, Parser};
 
-/// `Upload-Offset`: bytes.
+/// Parses `Upload-Offset`, in bytes.
 pub(crate) fn upload_offset(headers: &HeaderMap) -> Option<u64> {
     match item(headers, "upload-offset")? {
         BareItem::Integer(offset) => u64::try_from(i64::from(offset)).ok(),
@@ -15,7 +15,7 @@ pub(crate) fn upload_offset(headers: &HeaderMap) -> Option<u64> {
     }
 }
 
-/// `Upload-Complete`.
+/// Parses `Upload-Complete`.
 pub(crate) fn upload_complete(headers: &HeaderMap) -> Option<bool> {
     match item(headers, "upload-complete")? {
         BareItem::Boolean(complete) => Some(complete),
@@ -23,14 +23,15 @@ pub(crate) fn upload_complete(headers: &HeaderMap) -> Option<bool> {
     }
 }
 
-/// What an `Upload-Limit` field says about sizes, in bytes. Unknown keys are ignored, as are values of a wrong type.
+/// Sizes in an `Upload-Limit` field, in bytes. Unknown keys are ignored, as are values of a wrong
+/// type.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct UploadLimit {
     pub(crate) max_size: Option<u64>,
     pub(crate) max_append_size: Option<u64>,
 }
 
-/// `Upload-Limit`, if the field is there at all.
+/// Parses `Upload-Limit`, if the field is present.
 pub(crate) fn upload_limit(headers: &HeaderMap) -> Option<UploadLimit> {
     let limits: Dictionary = Parser::new(text(headers, "upload-limit")?).parse().ok()?;
     let size = |key: &str| match limits.get(key)? {
@@ -46,7 +47,7 @@ pub(crate) fn upload_limit(headers: &HeaderMap) -> Option<UploadLimit> {
     })
 }
 
-/// The SHA-256 of the whole representation (RFC 9530), if it is told.
+/// Parses the SHA-256 of the whole representation (RFC 9530), if it is stated.
 pub(crate) fn repr_digest(headers: &HeaderMap) -> Option<Sha256Digest> {
     let stated = digest::parse_representation(text(headers, "repr-digest")?);
     let sha256 = stated
@@ -55,24 +56,26 @@ pub(crate) fn repr_digest(headers: &HeaderMap) -> Option<Sha256Digest> {
     Some(Sha256Digest::from_bytes(sha256.value.try_into().ok()?))
 }
 
-/// A SHA-256 as a value of `Repr-Digest`.
+/// Formats a SHA-256 as a value of `Repr-Digest`.
 pub(crate) fn sha256(digest: Sha256Digest) -> HeaderValue {
     digest::write(Algorithm::Sha256, digest.as_bytes()).expect("RFC 9530 has a key for SHA-256")
 }
 
-/// The entity tag, quotes and all.
+/// Returns the entity tag, with its quotes.
 pub(crate) fn etag(headers: &HeaderMap) -> Option<String> {
     text(headers, ETAG.as_str()).map(str::to_owned)
 }
 
-/// An entity tag that stands for exactly these bytes: only such a one can join two parts (RFC 9110 section 13.1.5).
+/// Returns the entity tag if it is strong: only a strong tag can join two parts (RFC 9110 section
+/// 13.1.5).
 pub(crate) fn strong_etag(headers: &HeaderMap) -> Option<String> {
     etag(headers).filter(|tag| tag.len() >= 2 && tag.starts_with('"') && tag.ends_with('"'))
 }
 
-/// How long `Retry-After` asks to wait (RFC 9110 section 10.2.3).
+/// Returns the wait that `Retry-After` requests (RFC 9110 section 10.2.3).
 ///
-/// A date is taken relative to the answer's own `Date`, so that the clocks of the two sides need not agree.
+/// A date is relative to the answer's own `Date`, so that the clocks of the two sides need not
+/// agree.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = text(headers, RETRY_AFTER.as_str())?.trim();
     if let Ok(seconds) = value.parse() {
@@ -83,7 +86,8 @@ pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(then.duration_since(now).unwrap_or_default())
 }
 
-/// `Content-Range` of a 206: the first byte that it has and the whole length, where that is known.
+/// Parses `Content-Range` of a 206: the position of its first byte, and the complete length, if
+/// known.
 pub(crate) fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
     let (range, length) = text(headers, "content-range")?
         .strip_prefix("bytes ")?

@@ -1,17 +1,18 @@
-//! File names from the other side, made harmless; and our own, made fit for a field.
+//! File names: sanitizes those from the server, and encodes our own for a field.
 
 use std::borrow::Cow;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use reqwest::Url;
 
-/// The longest name in bytes. File systems take 255, and the part and its record need room for their endings.
+/// Maximum length of a name in bytes. File systems take 255, and the part and its record need room
+/// for their suffixes.
 const LONGEST: usize = 200;
 
-/// What a download is called when nothing better is known.
+/// Name of a download without any other name.
 const FALLBACK: &str = "download";
 
-/// The name for a download: what `Content-Disposition` says, else the end of the URL.
+/// Returns the name for a download: that of `Content-Disposition`, else the end of the URL.
 pub(super) fn for_download(content_disposition: Option<&str>, url: &Url) -> String {
     let from_url = || {
         url.path_segments()?
@@ -26,7 +27,7 @@ pub(super) fn for_download(content_disposition: Option<&str>, url: &Url) -> Stri
         .unwrap_or_else(|| FALLBACK.to_owned())
 }
 
-/// The last part of `name` as a plain file name that hides nothing, or `None` when nothing is left.
+/// Returns the last segment of `name` as a harmless file name; `None` if nothing is left.
 fn harmless(name: &str) -> Option<String> {
     let last = name.rsplit(['/', '\\']).next().unwrap_or(name);
     let kept: String = last
@@ -37,7 +38,7 @@ fn harmless(name: &str) -> Option<String> {
         .chars()
         .map(|c| if "<>:\"|?*".contains(c) { '_' } else { c })
         .collect();
-    // A leading dot hides a file, a leading dash makes it an option of the next command.
+    // A leading dot hides a file, and a leading dash makes it an option of the next command.
     let trimmed = replaced.trim().trim_end_matches(['.', ' ']);
     let visible = match trimmed.chars().next()? {
         '.' | '-' | '~' => format!("_{}", &trimmed[1..]),
@@ -52,12 +53,13 @@ fn harmless(name: &str) -> Option<String> {
     Some(shortened(&named).into_owned())
 }
 
-/// Characters that change how a name looks without being seen: directional marks, joiners, the byte order mark.
+/// Invisible characters that change the look of a name: directional marks, joiners, the byte order
+/// mark.
 fn is_invisible(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
-/// Names that Windows gives to devices, whatever the ending.
+/// Returns true for names that Windows gives to devices, with any suffix.
 fn is_device(stem: &str) -> bool {
     let upper = stem.trim().to_ascii_uppercase();
     let numbered = upper
@@ -67,7 +69,7 @@ fn is_device(stem: &str) -> bool {
         || numbered.is_some_and(|rest| rest.len() == 1 && rest.as_bytes()[0].is_ascii_digit())
 }
 
-/// Cut to [`LONGEST`] in the middle, so that the ending stays.
+/// Cuts a name to [`LONGEST`] in the middle, so that the suffix stays.
 fn shortened(name: &str) -> Cow<'_, str> {
     if name.len() <= LONGEST {
         return Cow::Borrowed(name);
@@ -79,7 +81,8 @@ fn shortened(name: &str) -> Cow<'_, str> {
     Cow::Owned(format!("{}{ending}", &stem[..cut]))
 }
 
-/// The file name in a `Content-Disposition` field (RFC 6266): `filename*` if it can be read, else `filename`.
+/// Returns the file name in a `Content-Disposition` field (RFC 6266): `filename*` if it is
+/// readable, else `filename`.
 fn file_name(field: &str) -> Option<String> {
     let mut plain = None;
     for (name, value) in parameters(field) {
@@ -94,7 +97,7 @@ fn file_name(field: &str) -> Option<String> {
     plain
 }
 
-/// `UTF-8''percent%20coded` (RFC 8187); other character sets are passed over.
+/// Decodes `UTF-8''percent%20coded` (RFC 8187); other character sets are ignored.
 fn extended(value: &str) -> Option<String> {
     let mut parts = value.splitn(3, '\'');
     let (charset, _language, coded) = (parts.next()?, parts.next()?, parts.next()?);
@@ -107,7 +110,7 @@ fn extended(value: &str) -> Option<String> {
         .map(Cow::into_owned)
 }
 
-/// The parameters after the first `;`, with quotes and backslashes taken away.
+/// Returns the parameters after the first `;`, without quotes and backslashes.
 fn parameters(field: &str) -> Vec<(&str, String)> {
     let mut found = Vec::new();
     let Some((_, mut rest)) = field.split_once(';') else {
@@ -128,7 +131,7 @@ fn parameters(field: &str) -> Vec<(&str, String)> {
     found
 }
 
-/// Reads to the closing quote; gives the text and what follows it.
+/// Reads to the closing quote; returns the text and the rest.
 fn unquote(quoted: &str) -> (String, &str) {
     let mut text = String::new();
     let mut chars = quoted.char_indices();
@@ -146,7 +149,8 @@ fn decode(segment: &str) -> String {
     percent_decode_str(segment).decode_utf8_lossy().into_owned()
 }
 
-/// What a `Content-Disposition` field says for a file of this name (RFC 6266 appendix D: both forms when needed).
+/// Returns the `Content-Disposition` field for a file of this name (RFC 6266 appendix D: both forms
+/// if needed).
 pub(super) fn content_disposition(name: &str) -> String {
     /// RFC 8187 `attr-char`, beyond letters and digits.
     const EXTENDED: &AsciiSet = &NON_ALPHANUMERIC

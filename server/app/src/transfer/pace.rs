@@ -1,18 +1,18 @@
-//! A bound on the bytes a second.
+//! Limit of the transfer rate.
 
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use tokio::time::Instant;
 
-/// How far the transfer may run ahead of its pace after it stood still.
+/// Maximum lead of a transfer over its rate after a pause.
 const BURST: Duration = Duration::from_millis(200);
 
-/// Holds a transfer at a rate. One pace lives through all attempts of a transfer.
+/// Rate limiter of a transfer, shared by all of its attempts.
 #[derive(Debug)]
 pub(super) struct Pace {
     bytes_per_second: Option<u64>,
-    /// When everything sent so far should have been sent.
+    /// Time at which all bytes so far are due.
     due: Instant,
 }
 
@@ -24,14 +24,14 @@ impl Pace {
         }
     }
 
-    /// The largest piece to move at once, in bytes, at most `most`: a tenth of a second's worth.
+    /// Returns the maximum size of a piece, in bytes: a tenth of a second's worth, at most `most`.
     pub(super) fn piece(&self, most: usize) -> usize {
         self.bytes_per_second.map_or(most, |rate| {
             usize::try_from(rate / 10).unwrap_or(most).clamp(1, most)
         })
     }
 
-    /// Accounts for `bytes` that are about to move and waits until they may.
+    /// Counts `bytes` and waits until they are due.
     pub(super) async fn wait(&mut self, bytes: usize) {
         let Some(rate) = self.bytes_per_second else {
             return;

@@ -1,13 +1,13 @@
-//! When to try again, and when to stop trying.
+//! Policy of retries.
 
 use std::time::Duration;
 
-/// The longest wait that doubling leads to.
+/// Maximum wait after doubling.
 const LONGEST: Duration = Duration::from_secs(60);
-/// The longest wait that a server can ask for.
+/// Maximum wait that a server can request.
 const LONGEST_ASKED: Duration = Duration::from_secs(3600);
 
-/// Counts the attempts in a row that moved nothing.
+/// Counter of attempts in a row that moved no bytes.
 #[derive(Debug)]
 pub(crate) struct Patience {
     retries: u32,
@@ -24,14 +24,14 @@ impl Patience {
         }
     }
 
-    /// Something moved: begin to count again.
+    /// Resets the counter, since bytes moved.
     pub(crate) fn reset(&mut self) {
         self.fruitless = 0;
     }
 
-    /// After a failed attempt: how long to wait before the next, or `None` when there were enough.
+    /// Counts a failed attempt. Returns the wait before the next one; `None` if there were enough.
     ///
-    /// `random` is anything: it spreads clients that were cut off together, between half the wait and all of it.
+    /// `random` spreads clients that were cut together, between half the wait and all of it.
     pub(crate) fn next(&mut self, asked: Option<Duration>, random: u32) -> Option<Duration> {
         self.fruitless += 1;
         if self.fruitless > self.retries {
@@ -42,27 +42,27 @@ impl Patience {
         Some(wait.max(asked.unwrap_or_default().min(LONGEST_ASKED)))
     }
 
-    /// The longest wait after so many fruitless attempts.
+    /// Returns the maximum wait after `fruitless` attempts in a row.
     fn longest(&self, fruitless: u32) -> Duration {
         let doublings = fruitless.saturating_sub(1).min(16);
         self.first_delay.saturating_mul(1 << doublings).min(LONGEST)
     }
 
-    /// The waits that are left, all together, if nothing moves any more.
+    /// Returns the sum of the remaining waits if no byte moves any more.
     pub(crate) fn left(&self) -> Duration {
         let first = self.fruitless.saturating_add(1);
-        // From the seventeenth on they are all the same.
+        // From the seventeenth on, all waits are equal.
         let last = self.retries.min(first.saturating_add(16));
         let growing: Duration = (first..=last).map(|attempt| self.longest(attempt)).sum();
         growing.saturating_add(LONGEST.saturating_mul(self.retries.saturating_sub(last)))
     }
 
-    /// Attempts in a row that moved nothing.
+    /// Number of attempts in a row that moved no bytes.
     pub(crate) fn fruitless(&self) -> u32 {
         self.fruitless
     }
 
-    /// How many may.
+    /// Maximum number of such attempts.
     pub(crate) fn retries(&self) -> u32 {
         self.retries
     }

@@ -1,7 +1,8 @@
-//! Small JSON files that let another run go on: where an upload lives, what a partial download is part of.
+//! Small JSON files for resuming in another run: the URL of an upload, the file of a partial
+//! download.
 //!
-//! A record is held under an exclusive lock for as long as its transfer runs, and it is removed when the transfer is
-//! done. A record that cannot be read counts as none: the transfer begins anew, which is always right.
+//! A record is locked exclusively while its transfer runs, and removed when the transfer is done.
+//! An unreadable record counts as none: the transfer begins anew.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
@@ -12,10 +13,10 @@ use serde::de::DeserializeOwned;
 
 use super::error::Error;
 
-/// The largest record that is read, in bytes.
+/// Maximum size of a record, in bytes.
 const LARGEST: u64 = 64 * 1024;
 
-/// A record file, locked.
+/// Locked record file.
 #[derive(Debug)]
 pub(crate) struct Record {
     file: File,
@@ -27,7 +28,7 @@ impl Record {
     ///
     /// # Errors
     ///
-    /// [`Error::Busy`] when another process holds it.
+    /// [`Error::Busy`] if another process has locked it.
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         let fail = |doing| {
             move |source| Error::Local {
@@ -47,7 +48,7 @@ impl Record {
         #[cfg(unix)]
         {
             use std::os::unix::fs::OpenOptionsExt as _;
-            // An upload's URL is all that one needs to write to it.
+            // An upload's URL grants write access, so only the owner may read the record.
             options.mode(0o600);
         }
         let file = options.open(path).map_err(fail("open"))?;
@@ -63,7 +64,7 @@ impl Record {
         }
     }
 
-    /// What the record says, if it says something.
+    /// Returns the content of the record, if it is readable.
     pub(crate) fn read<T: DeserializeOwned>(&mut self) -> Option<T> {
         let mut text = String::new();
         self.file.rewind().ok()?;
@@ -71,7 +72,7 @@ impl Record {
         serde_json::from_str(&text).ok()
     }
 
-    /// Replaces what the record says, durably.
+    /// Replaces the content of the record, durably.
     pub(crate) fn write<T: Serialize>(&mut self, value: &T) -> Result<(), Error> {
         let text = serde_json::to_string(value).expect("records are made of text and numbers");
         let write = |mut file: &File| {
@@ -87,9 +88,9 @@ impl Record {
         })
     }
 
-    /// Removes the record; the transfer is done, or there is nothing to go on from.
+    /// Removes the record, since the transfer is done or cannot resume.
     pub(crate) fn remove(self) -> Result<(), Error> {
-        // Emptied first: another process may have opened it and be waiting to read.
+        // The file is emptied first: another process may have opened it and wait for the lock.
         let removed = self
             .file
             .set_len(0)

@@ -1,4 +1,4 @@
-//! What the user sees: a bar on a terminal, one line elsewhere, or events for scripts.
+//! Progress for the user: a bar on a terminal, lines elsewhere, or events for scripts.
 
 use std::fmt;
 use std::io::{IsTerminal as _, stderr, stdout};
@@ -14,12 +14,12 @@ use super::error::Error;
 use super::patience::Patience;
 use super::words;
 
-/// Least time between two progress events.
+/// Minimum time between two progress events.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
-/// Least time between two lines of progress.
+/// Minimum time between two lines of progress.
 const LINES_INTERVAL: Duration = Duration::from_secs(15);
 
-/// One thing that happened, as `--json` writes it.
+/// Event, as `--json` writes it.
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Event<'a> {
@@ -59,7 +59,7 @@ enum Event<'a> {
     },
 }
 
-/// Which way the bytes go.
+/// Direction of a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Direction {
@@ -67,25 +67,25 @@ pub(crate) enum Direction {
     Download,
 }
 
-/// How a transfer ended well.
+/// Successful end of a transfer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Outcome {
     pub(crate) file: String,
     pub(crate) url: String,
     pub(crate) etag: Option<String>,
     pub(crate) sha256: Sha256Digest,
-    /// Whether the server told the same SHA-256.
+    /// True if the server stated the same SHA-256.
     pub(crate) verified: bool,
     pub(crate) bytes: u64,
 }
 
-/// Tells what happens, in one of three ways.
+/// Reporter of progress, in one of three forms.
 #[derive(Debug)]
 pub(crate) struct Report {
     audience: Audience,
     direction: Direction,
     begun: Instant,
-    /// Bytes that an earlier run had moved already.
+    /// Number of bytes that an earlier run had moved.
     begun_at: u64,
     retries: u32,
     restarts: u32,
@@ -94,9 +94,9 @@ pub(crate) struct Report {
 #[derive(Debug)]
 enum Audience {
     Terminal(ProgressBar),
-    /// Standard error is not a terminal: a line now and then.
+    /// Periodic lines, since standard error is not a terminal.
     Lines {
-        /// What moves.
+        /// Name of the file.
         name: String,
         last: Instant,
     },
@@ -139,7 +139,8 @@ impl Report {
         }
     }
 
-    /// For a command of several steps, which tells its end itself; scripts are told nothing else on standard output.
+    /// Returns a report for a command of several steps, which prints its end itself. With `json`,
+    /// progress is lines on standard error: standard output is for that end alone.
     pub(crate) fn of_steps(direction: Direction, json: bool) -> Self {
         let audience = if json {
             Audience::lines()
@@ -152,14 +153,14 @@ impl Report {
         }
     }
 
-    /// A step is done; the next one begins with [`started`](Self::started).
+    /// Ends a step; the next one begins with [`started`](Self::started).
     pub(crate) fn step_done(&self) {
         if let Audience::Terminal(bar) = &self.audience {
             bar.finish_and_clear();
         }
     }
 
-    /// The transfer of `file` begins at `offset`.
+    /// Reports that the transfer of `file` begins at `offset`.
     pub(crate) fn started(&mut self, file: &str, url: &str, size: Option<u64>, offset: u64) {
         (self.begun, self.begun_at) = (Instant::now(), offset);
         let direction = self.direction;
@@ -187,7 +188,7 @@ impl Report {
         }
     }
 
-    /// `bytes` of `size` have moved.
+    /// Reports that `bytes` of `size` have moved.
     pub(crate) fn progress(&mut self, bytes: u64, size: Option<u64>) {
         match &mut self.audience {
             Audience::Terminal(bar) => bar.set_position(bytes),
@@ -216,7 +217,7 @@ impl Report {
         }
     }
 
-    /// An attempt failed; the next one comes after `wait`.
+    /// Reports a failed attempt; the next one comes after `wait`.
     pub(crate) fn retrying(&mut self, reason: &str, patience: &Patience, wait: Duration) {
         self.retries += 1;
         match &self.audience {
@@ -237,7 +238,7 @@ impl Report {
         }
     }
 
-    /// What was moved so far is of no use; the transfer begins anew.
+    /// Reports that the transfer begins anew.
     pub(crate) fn restarted(&mut self, reason: &str) {
         self.restarts += 1;
         self.begun_at = 0;
@@ -254,7 +255,7 @@ impl Report {
         }
     }
 
-    /// Something that whoever watches should know now, on a terminal or not.
+    /// Reports a message that matters now, on a terminal or not.
     pub(crate) fn say(&self, text: &str) {
         match &self.audience {
             Audience::Terminal(bar) if !bar.is_hidden() && !bar.is_finished() => bar.println(text),
@@ -263,14 +264,14 @@ impl Report {
         }
     }
 
-    /// Something that only a person wants to know.
+    /// Reports a message for people alone.
     pub(crate) fn note(&self, text: &str) {
         if let Audience::Terminal(bar) = &self.audience {
             bar.println(text);
         }
     }
 
-    /// The transfer is done.
+    /// Reports the success of the transfer.
     pub(crate) fn done(&self, outcome: &Outcome) {
         match &self.audience {
             Audience::Terminal(bar) => {
@@ -289,7 +290,8 @@ impl Report {
         }
     }
 
-    /// The transfer ended without success; the message for people comes from the command itself.
+    /// Reports the failure of the transfer to scripts; the command itself prints the message for
+    /// people.
     pub(crate) fn failed(&self, error: &Error) {
         match &self.audience {
             Audience::Terminal(bar) => bar.abandon(),
@@ -343,14 +345,14 @@ fn style(has_size: bool) -> ProgressStyle {
     ProgressStyle::with_template(template)
         .expect("the templates are well formed")
         .with_key("left", |state: &ProgressState, to: &mut dyn fmt::Write| {
-            // Nothing can be said before anything has moved.
+            // No rate is known before the first bytes have moved.
             if !state.eta().is_zero() {
                 let _ = write!(to, "{} left", words::estimate(state.eta()));
             }
         })
 }
 
-/// How far it is, for a log.
+/// Formats the progress for a log.
 fn progress_line(name: &str, bytes: u64, size: Option<u64>, rate: u64) -> String {
     let moved = words::size(bytes);
     let rate_text = words::size(rate);
@@ -379,7 +381,7 @@ fn write_event(event: &Event<'_>) {
     write_line(stdout(), &line);
 }
 
-/// One whole line at once. Whoever closed the other end does not want to know, and the transfer goes on.
+/// Writes a line in one call. If the reader has closed the other end, the transfer goes on.
 pub(crate) fn write_line(mut to: impl std::io::Write, line: &str) {
     let _ = to
         .write_all(format!("{line}\n").as_bytes())

@@ -1,4 +1,4 @@
-//! Where an upload's bytes come from: a file, or something that is read like one.
+//! Sources of an upload's bytes: a file, or content that is read like one.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -17,37 +17,37 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::error::Error;
 
-/// Bytes read at once.
+/// Size of one read, in bytes.
 pub(crate) const PIECE: usize = 256 * 1024;
 
-/// Bytes to upload, the same whenever and from wherever they are read.
+/// Bytes to upload. Every reading, from any offset, returns the same bytes.
 pub(crate) trait Source: Send + Sync {
-    /// What people, and the server where its URL is no name, call it.
+    /// Name for people, and for the server if the URL is not the name.
     fn name(&self) -> String;
 
-    /// By this it is known to be the same in another run.
+    /// Identity by which another run recognizes the source.
     fn identity(&self) -> &Identity;
 
-    /// Whether it still is what its identity says.
+    /// Checks that the source still has its identity.
     fn check_unchanged(&self) -> Result<(), Error>;
 
-    /// The bytes in `range`, in pieces of at most `piece`.
+    /// Streams the bytes in `range`, in pieces of at most `piece` bytes.
     fn read(&self, range: Range<u64>, piece: usize) -> BoxStream<'static, io::Result<Bytes>>;
 }
 
-/// By this a source counts as the same.
+/// Identity of a source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Identity {
-    /// In bytes.
+    /// Size in bytes.
     pub(crate) size: u64,
-    /// Changes whenever the bytes do.
+    /// Text that changes whenever the bytes do.
     pub(crate) mark: String,
 }
 
-/// A file on disk, known by its size and when it was modified.
+/// File on disk, identified by its size and modification time.
 ///
-/// It is opened once: another file that takes its name, or its removal, changes nothing of what is read.
+/// It is opened once, so renames and removals do not change the bytes.
 #[derive(Debug)]
 pub(crate) struct LocalFile {
     path: PathBuf,
@@ -57,7 +57,7 @@ pub(crate) struct LocalFile {
 
 impl LocalFile {
     pub(super) fn new(path: PathBuf) -> Result<Self, Error> {
-        // Looked at first: opening a pipe would wait for somebody who writes to it.
+        // The type is checked first: opening a pipe would wait for a writer.
         let opened = std::fs::metadata(&path).and_then(|metadata| {
             if !metadata.is_file() {
                 return Ok(Err(metadata.is_dir()));
@@ -80,7 +80,7 @@ impl LocalFile {
         }
     }
 
-    /// Reads all of the file, as it is now, for its SHA-256.
+    /// Reads the current file for its SHA-256.
     pub(super) async fn hash(&self) -> Result<Sha256Digest, Error> {
         let (file, size) = (Arc::clone(&self.file), self.identity.size);
         let hashing = Hashing::begin(file, size);
@@ -149,7 +149,7 @@ fn became_shorter() -> io::Error {
 
 fn identity(metadata: &Metadata) -> Identity {
     let modified = metadata.modified().unwrap_or(UNIX_EPOCH);
-    // The sign is left out where a file is older than that.
+    // The sign of a time before 1970 is left out.
     let since = modified
         .duration_since(UNIX_EPOCH)
         .unwrap_or_else(|before| before.duration());
@@ -159,10 +159,10 @@ fn identity(metadata: &Metadata) -> Identity {
     }
 }
 
-/// The hash of a file, in the making on a thread of its own.
+/// Hash of a file, computed on a thread of its own.
 struct Hashing {
     thread: JoinHandle<io::Result<Option<Sha256Digest>>>,
-    /// Tells the thread that nobody waits any more: the program would not end before it.
+    /// Stops the thread; otherwise the program would not end before it.
     stop: Arc<AtomicBool>,
 }
 
@@ -188,7 +188,7 @@ impl Drop for Hashing {
     }
 }
 
-/// `None` when told to stop.
+/// Hashes the file; returns `None` if it is stopped.
 fn hash(file: &File, size: u64, stop: &AtomicBool) -> io::Result<Option<Sha256Digest>> {
     let mut hasher = Hasher::new();
     let mut buffer = vec![0; PIECE];

@@ -1,9 +1,10 @@
-//! Certificates that the user names with `--cacert`: those are trusted, and no others.
+//! Trust in the certificates that the user names with `--cacert`, and in no others.
 //!
-//! As with curl, the file may have an authority's certificate or the server's own. The second is what a self-signed
-//! certificate is, and what programs make of it by default says that it is an authority (`CA:TRUE`), which the usual
-//! rules (RFC 5280) do not take for a server. But a certificate that the user has in hand needs nobody to vouch for it:
-//! it is taken if it is the very same, is made out for the server's name, and has not expired.
+//! As with curl, the file may have an authority's certificate or the server's own, which is
+//! self-signed. Programs mark a self-signed certificate as an authority by default (`CA:TRUE`), and
+//! the usual rules (RFC 5280) refuse such a certificate for a server. The user's own copy needs no
+//! issuer: the server's certificate is accepted if it is the same, is for the server's name, and
+//! has not expired.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use rustls::{
 
 use super::error::Error;
 
-/// How to make connections that trust the certificates in a PEM file, and no others.
+/// Returns the TLS configuration that trusts only the certificates in a PEM file.
 pub(super) fn only(path: &Path, http2: bool) -> Result<ClientConfig, Error> {
     let pem = std::fs::read(path).map_err(|source| Error::Local {
         doing: "read",
@@ -50,11 +51,11 @@ pub(super) fn only(path: &Path, http2: bool) -> Result<ClientConfig, Error> {
     Ok(config)
 }
 
-/// The certificates that the user has named.
+/// Verifier with the certificates that the user has named.
 #[derive(Debug)]
 struct Named {
     certificates: Vec<CertificateDer<'static>>,
-    /// Takes what an authority among them has signed.
+    /// Verifier for certificates that an authority among them has signed.
     usual: Arc<WebPkiServerVerifier>,
 }
 
@@ -94,7 +95,8 @@ impl ServerCertVerifier for Named {
         );
         let is_named = self.certificates.iter().any(|named| named == end_entity);
         match usual {
-            // What is wrong is only who vouches for it, or that it says that it is an authority. Dates come before that.
+            // The only fault is the issuer or the mark of an authority: validity dates are checked
+            // earlier.
             Err(rustls::Error::InvalidCertificate(
                 CertificateError::UnknownIssuer | CertificateError::Other(_),
             )) if is_named => {

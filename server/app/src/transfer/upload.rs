@@ -1,19 +1,19 @@
-//! A file to the server, by the IETF's resumable uploads (interop version 6).
+//! Uploads of files by the IETF's resumable uploads (interop version 6).
 //!
-//! 1. `OPTIONS` on the target must announce `Upload-Limit`. Without that, the next request would leave an empty file
-//!    on a server that knows nothing of resumable uploads.
-//! 2. The target is asked for an upload resource, with an empty body and `Upload-Complete: ?0`. Its URL is recorded
-//!    on disk before any byte moves, so that another run can go on.
-//! 3. One `PATCH` carries all that is left, or as much as `max-append-size` allows.
-//! 4. After a cut, `HEAD` tells how much is durable, and 3 follows from there.
-//! 5. A `PATCH` of nothing completes the upload. It states the file's SHA-256 (`Repr-Digest`), and a server that got
-//!    other bytes publishes nothing.
+//! 1. `OPTIONS` on the target must announce `Upload-Limit`. Without it, the next request would
+//!    leave an empty file on a server without resumable uploads.
+//! 2. A request with an empty body and `Upload-Complete: ?0` creates an upload resource. Its URL is
+//!    recorded on disk before any byte is sent, so that another run can resume.
+//! 3. One `PATCH` carries all remaining bytes, or as many as `max-append-size` allows.
+//! 4. After a cut, `HEAD` returns the durable offset, and step 3 continues there.
+//! 5. An empty `PATCH` completes the upload. It states the file's SHA-256 (`Repr-Digest`), and a
+//!    server that received other bytes publishes nothing.
 //!
-//! **A file that changes meanwhile is never published as a mixture.** For 5 the file is read a second time, after its
-//! last byte was sent. Where both readings are the same bytes, they are what the file was between the two; where they
-//! are not, the server refuses. Size and time of modification are looked at, too, but nothing rests on them: programs
-//! set times back, and write through maps. So the price of an upload is a second reading, which also covers what
-//! earlier runs sent.
+//! **A file that changes meanwhile is never published as a mixture.** For step 5 the file is read a
+//! second time, after its last byte was sent. If both readings have the same bytes, these are the
+//! file's content between the two; otherwise the server refuses. Size and modification time are
+//! compared, too, but cannot prove it: programs set times back, and write through memory maps. So
+//! an upload costs a second reading, which also covers the bytes that earlier runs sent.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -42,44 +42,45 @@ use super::report::{Direction, Outcome, Report};
 use super::source::{Identity, LocalFile, PIECE, Source};
 use super::{Options, fields, name, words};
 
-/// A server may need longer to finish an upload than to take bytes: to hash, to copy, to publish.
+/// Factor of the timeout for completion: the server may have to hash, copy and publish the file.
 const FINISHING: u32 = 10;
 
-/// From this size on, in bytes, people wonder what takes so long.
+/// Size in bytes from which the second reading is reported, since it takes a while.
 const LONG_READING: u64 = 1 << 30;
 
-/// What to upload, and where to.
+/// Source and target of an upload.
 #[derive(Debug)]
 pub struct Job {
     /// The file.
     pub file: PathBuf,
-    /// `POST` lets the server choose a name, `PUT` is the name itself.
+    /// Method: with `POST` the server chooses the name, with `PUT` the URL is the name.
     pub method: Method,
-    /// The URL that the file is sent to.
+    /// URL of the target.
     pub target: Url,
-    /// What kind of file it is.
+    /// Media type of the file.
     pub content_type: Option<HeaderValue>,
-    /// Where to note how to go on.
+    /// Path of the record for resuming.
     pub record: PathBuf,
 }
 
-/// Something to upload, and how.
+/// Content to upload, with its target.
 pub(crate) struct Parcel {
     pub(crate) source: Arc<dyn Source>,
-    /// The file whose digest the completing request states; none where the server knows by itself what it should get.
+    /// File whose digest the completing request states; none if the server verifies the content by
+    /// itself.
     pub(crate) stated: Option<Arc<LocalFile>>,
     pub(crate) method: Method,
     pub(crate) target: Url,
     pub(crate) content_type: Option<HeaderValue>,
-    /// Where to note how to go on.
+    /// Path of the record for resuming.
     pub(crate) record: PathBuf,
 }
 
-/// Uploads a file, however often the connection breaks.
+/// Uploads a file, and resumes after each cut.
 ///
 /// # Errors
 ///
-/// Says whether the same command can go on later.
+/// The error says if the same command can resume later.
 pub async fn run(job: Job, options: &Options) -> Result<(), Error> {
     let mut report = Report::new(Direction::Upload, options.json);
     match send_file(job, options, &mut report).await {
@@ -112,7 +113,8 @@ async fn send_file(job: Job, options: &Options, report: &mut Report) -> Result<O
     };
     let ended = tokio::select! {
         ended = transfer => ended,
-        // Nothing is lost with the dropped attempt: the record is written, and the server keeps what arrived.
+        // A dropped attempt loses nothing: the record is written, and the server keeps the received
+        // bytes.
         () = super::interruption() => Err(Error::Interrupted { how_to_go_on: upload.how_to_go_on() }),
     };
     if let Err(Error::FileChanged { .. }) = &ended {
@@ -121,11 +123,11 @@ async fn send_file(job: Job, options: &Options, report: &mut Report) -> Result<O
     upload.settle(ended)
 }
 
-/// Uploads what the server checks by itself.
+/// Uploads content that the server verifies by itself.
 ///
 /// # Cancel safety
 ///
-/// May be dropped anywhere; another call with the same parcel goes on.
+/// May be dropped anywhere; another call with the same parcel resumes.
 pub(crate) async fn send(
     parcel: Parcel,
     options: &Options,
@@ -136,14 +138,14 @@ pub(crate) async fn send(
     upload.settle(ended.map(drop))
 }
 
-/// What another run needs in order to go on.
+/// Record for resuming in another run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Memory {
     target: Url,
     method: String,
     identity: Identity,
-    /// Finds the upload resource when the answer that told its URL was lost.
+    /// Key that finds the upload resource again if the answer with its URL was lost.
     idempotency_key: String,
     upload: Option<Url>,
 }
@@ -155,20 +157,20 @@ struct Upload {
     pace: Arc<Mutex<Pace>>,
     record: Option<Record>,
     memory: Memory,
-    /// The offset that the server is known to expect, or `None` when it must be asked.
+    /// Offset that the server expects; `None` if a `HEAD` has to ask for it.
     offset: Option<u64>,
-    /// The highest durable offset so far.
+    /// Highest durable offset so far.
     reached: u64,
-    /// The SHA-256 of what is here, read after all was sent.
+    /// SHA-256 of the local file, read after all bytes were sent.
     digest: Option<Sha256Digest>,
-    /// What one append may carry, in bytes.
+    /// Maximum size of one append, in bytes.
     most_per_append: Option<u64>,
     restarts: u32,
     has_started: bool,
     retries: u32,
 }
 
-/// What the server said at the end.
+/// Final answer of the server.
 struct Answer {
     headers: HeaderMap,
     url: Url,
@@ -208,7 +210,7 @@ impl Upload {
 
     /// # Cancel safety
     ///
-    /// May be dropped anywhere: what another run needs is on disk before it matters.
+    /// May be dropped anywhere: the record is on disk before it is needed.
     async fn run(&mut self, report: &mut Report) -> Result<Answer, Error> {
         loop {
             match self.attempt(report).await {
@@ -266,7 +268,7 @@ impl Upload {
         }
     }
 
-    /// Makes an upload resource and records its URL.
+    /// Creates an upload resource and records its URL.
     async fn create(&mut self) -> Result<Url, Setback> {
         let target = &self.parcel.target;
         let discovery = self
@@ -284,7 +286,8 @@ impl Upload {
         };
         self.take_limit(limit)?;
 
-        // Recorded before it is used: if the answer is lost, the next attempt finds the same upload again.
+        // The key is recorded before it is sent: if the answer is lost, the next attempt finds the
+        // same upload.
         self.remember()?;
         let mut creation = versioned(
             self.connection
@@ -299,7 +302,7 @@ impl Upload {
         .header("want-repr-digest", "sha-256=10")
         .header(CONTENT_LENGTH, 0);
         if self.parcel.method == Method::POST {
-            // Where the URL is no name, this is the only one.
+            // If the URL is not the name, this field is the only one.
             let disposition = name::content_disposition(&self.parcel.source.name());
             creation = creation.header(CONTENT_DISPOSITION, disposition);
         }
@@ -329,7 +332,7 @@ impl Upload {
         Ok(())
     }
 
-    /// How far the upload has come, by the server's word.
+    /// Requests the durable offset from the server.
     async fn ask(&mut self, upload: &Url) -> Result<Standing, Setback> {
         let answer = self
             .connection
@@ -362,7 +365,7 @@ impl Upload {
         }))
     }
 
-    /// The SHA-256 of the file, read after all of it was sent.
+    /// Returns the SHA-256 of the file, read after all of it was sent.
     async fn local_digest(&mut self, file: &LocalFile) -> Result<Sha256Digest, Error> {
         match self.digest {
             Some(digest) => Ok(digest),
@@ -370,7 +373,8 @@ impl Upload {
         }
     }
 
-    /// Sends what is left from `offset` on. The final answer, or `None` when there is more to do.
+    /// Sends the remaining bytes from `offset` on. Returns the final answer; `None` if more is to
+    /// do.
     async fn append(
         &mut self,
         upload: &Url,
@@ -379,7 +383,7 @@ impl Upload {
     ) -> Result<Option<Answer>, Setback> {
         let left = self.memory.identity.size - offset;
         let length = self.most_per_append.map_or(left, |most| left.min(most));
-        // A digest that is to be stated is not known before all is sent.
+        // The digest is known only after all bytes are sent.
         let completes = length == left && self.parcel.stated.is_none();
         self.digest = None;
 
@@ -399,7 +403,7 @@ impl Upload {
         self.judge(answer, offset, length, completes).await
     }
 
-    /// Completes an upload of which the server has every byte, if they are those of the file.
+    /// Completes an upload whose bytes have all been received, if they are those of the file.
     async fn complete(
         &mut self,
         upload: &Url,
@@ -429,7 +433,8 @@ impl Upload {
         }
     }
 
-    /// What the answer to an append of `length` bytes means: the final answer, or `None` when there is more to do.
+    /// Interprets the answer to an append of `length` bytes. Returns the final answer; `None` if
+    /// more is to do.
     async fn judge(
         &mut self,
         answer: Response,
@@ -484,8 +489,9 @@ impl Upload {
         Ok(None)
     }
 
-    /// The final answer again, of an upload that is complete although its end was never heard: an append of nothing
-    /// at its end repeats it. A server that cannot do that has said all it can in `standing`.
+    /// Requests the final answer again for an upload that is complete although the answer was lost:
+    /// an empty append at its end repeats it. If the server cannot repeat it, `standing` is all
+    /// that is known.
     async fn recall(&mut self, upload: &Url, standing: Answer) -> Result<Answer, Setback> {
         let size = self.memory.identity.size;
         let answer = self
@@ -513,7 +519,7 @@ impl Upload {
             .header(CONTENT_TYPE, "application/partial-upload")
     }
 
-    /// Waits for the answer as long as bytes move, and reports them.
+    /// Waits for the answer while bytes move, and reports them.
     async fn watch(
         &self,
         sending: impl Future<Output = reqwest::Result<Response>>,
@@ -529,7 +535,7 @@ impl Upload {
         loop {
             tokio::select! {
                 answer = &mut sending => return answer.map_err(setback),
-                // A tick that is dropped comes again.
+                // A dropped tick comes again.
                 _ = ticks.tick() => {}
             }
             let now = sent.load(Ordering::Relaxed);
@@ -581,7 +587,7 @@ impl Upload {
         self.connection.renew()
     }
 
-    /// Compares what the server has with what is here.
+    /// Compares the server's digest with the local one.
     async fn compare(
         &mut self,
         answer: Answer,
@@ -598,7 +604,8 @@ impl Upload {
         let mut headers = answer.headers;
         let is_named = file_url != self.parcel.target || self.parcel.method == Method::PUT;
         if fields::repr_digest(&headers).is_none() && is_named {
-            // The answer did not tell; the file itself may. It may also be out of bounds for an uploader.
+            // The answer had no digest; the file's own answer may have one. An uploader may not be
+            // allowed to read it.
             let request = self
                 .connection
                 .follow_up(Method::HEAD, &file_url)
@@ -629,7 +636,7 @@ impl Upload {
         })
     }
 
-    /// Has the server forget what it got. It would by itself, some day.
+    /// Cancels the upload on the server, which would expire by itself.
     async fn cancel(&self) {
         if let Some(upload) = &self.memory.upload {
             let request = versioned(self.connection.follow_up(Method::DELETE, upload));
@@ -637,14 +644,14 @@ impl Upload {
         }
     }
 
-    /// Keeps the record if another run can use it, and removes it otherwise.
+    /// Keeps the record if another run can use it, otherwise removes it.
     fn settle<T>(mut self, ended: Result<T, Error>) -> Result<T, Error> {
         let Some(record) = self.record.take() else {
             return ended;
         };
         let is_useful = match &ended {
             Ok(_) => false,
-            // With the right key the same upload goes on.
+            // With the right key the same upload can resume.
             Err(Error::Refused(refusal)) => matches!(
                 refusal.status,
                 StatusCode::UNAUTHORIZED
@@ -659,7 +666,8 @@ impl Upload {
         if is_useful && self.memory.upload.is_some() {
             return ended;
         }
-        // A record that stays by mistake is noticed by the next run, which the server tells that nothing is there.
+        // The next run notices a stale record, since the server answers that the upload does not
+        // exist.
         let removed = record.remove();
         ended.and_then(|outcome| removed.map(|()| outcome))
     }
@@ -689,7 +697,7 @@ impl Upload {
     }
 }
 
-/// How far an upload has come.
+/// Progress of an upload.
 enum Standing {
     At(u64),
     Complete(Answer),
@@ -714,7 +722,7 @@ fn random_key() -> Result<String, Error> {
     Ok(format!("{high:016x}{low:016x}"))
 }
 
-/// The bytes of `content` at our pace, counted in `sent` as they are handed over.
+/// Streams the bytes of `content` at the limited rate, and counts them in `sent`.
 fn paced(
     content: impl Stream<Item = io::Result<Bytes>>,
     pace: Arc<Mutex<Pace>>,

@@ -1,15 +1,15 @@
-//! Sizes and times as people say them.
+//! Sizes and times for people.
 
 use std::time::Duration;
 
 use bytesize::ByteSize;
 
-/// A number of bytes, such as `144.6 MiB`.
+/// Formats a number of bytes, such as `144.6 MiB`.
 pub(crate) fn size(bytes: u64) -> String {
     ByteSize(bytes).to_string()
 }
 
-/// A time that has passed, such as `0.4 s`, `42 s`, `3 min 20 s`, `2 h 5 min`.
+/// Formats a past time, such as `0.4 s`, `42 s`, `3 min 20 s`, `2 h 5 min`.
 pub(crate) fn seconds(seconds: f64) -> String {
     if seconds < 10.0 {
         return format!("{seconds:.1} s");
@@ -20,7 +20,7 @@ pub(crate) fn seconds(seconds: f64) -> String {
     }
 }
 
-/// A time that has passed, or that is given.
+/// Formats a past or given time.
 pub(crate) fn elapsed(time: Duration) -> String {
     match time.as_secs() {
         0..10 => format!("{:.1} s", time.as_secs_f64()),
@@ -38,7 +38,7 @@ fn both(large: u64, unit: &str, small: u64, part: &str) -> String {
     }
 }
 
-/// A time that is still to come: an estimate, and no more exact than that.
+/// Formats an estimated time, rounded.
 pub(crate) fn estimate(time: Duration) -> String {
     match time.as_secs() {
         0..60 => "less than a minute".to_owned(),

@@ -1,4 +1,4 @@
-//! Events by `POST`.
+//! Sends events by `POST`.
 
 use async_trait::async_trait;
 use domain::courier::{Courier, Undelivered};
@@ -8,7 +8,7 @@ use reqwest::StatusCode;
 use super::post::Post;
 use crate::transfer::retry_after;
 
-/// Brings events to a URL.
+/// Sender of events to one URL.
 #[derive(Debug)]
 pub(super) struct Postman(Post);
 
@@ -30,7 +30,7 @@ impl Courier for Postman {
         let mut answer = sent.map_err(failed)?;
         let status = answer.status();
         if status.is_success() {
-            // What it says is of no interest; a connection whose answer was read can be used again.
+            // The body is read and ignored, so that the connection can be reused.
             let _ = post.read(&mut answer).await;
             return Ok(());
         }

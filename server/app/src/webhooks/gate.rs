@@ -1,4 +1,4 @@
-//! The `pre-create` webhook: asking a service of the operator's whether an upload may begin.
+//! The `pre-create` webhook: asks a service of the operator whether an upload may begin.
 
 use async_trait::async_trait;
 use domain::event::{EventId, document};
@@ -11,18 +11,18 @@ use serde::Deserialize;
 use super::OnFailure;
 use super::post::Post;
 
-/// The `type` of the question.
+/// `type` of the question.
 const QUESTION: &str = "upload.pre-create";
-/// Most characters of a refusal that a client is told.
+/// Maximum number of characters of a refusal that reach the client.
 const MAX_DETAIL: usize = 500;
-/// Answers that say nothing about the upload: they are failures of the service.
+/// Statuses that are failures of the service instead of decisions about the upload.
 const PASSING: [StatusCode; 3] = [
     StatusCode::REQUEST_TIMEOUT,
     StatusCode::TOO_EARLY,
     StatusCode::TOO_MANY_REQUESTS,
 ];
 
-/// Asks at a URL.
+/// Client of the service at one URL.
 #[derive(Debug)]
 pub(super) struct Webhook {
     post: Post,
@@ -34,10 +34,10 @@ impl Webhook {
         Self { post, on_failure }
     }
 
-    /// What the service says.
+    /// Asks the service.
     ///
     /// # Errors
-    /// Why it says nothing.
+    /// The reason why the service gave no decision.
     async fn answer(&self, proposal: &Proposal) -> Result<Result<Amendment, Closed>, String> {
         let id = EventId::random(&SystemRandomness).to_string();
         let question = document(QUESTION, self.post.clock().now(), proposal);
@@ -56,7 +56,7 @@ impl Webhook {
         Err(format!("it answered {status}"))
     }
 
-    /// The body of an answer, if it is JSON and not empty.
+    /// Returns the body of an answer, if it is JSON and not empty.
     async fn document(&self, answer: &mut Response) -> Result<Option<Vec<u8>>, String> {
         let is_json = ["application/json", "application/problem+json"]
             .iter()
@@ -87,7 +87,7 @@ impl Gatekeeper for Webhook {
     }
 }
 
-/// What an upload is to be instead. Other members have no meaning.
+/// Changes to the upload. Other members of the object are ignored.
 #[derive(Debug, Default, Deserialize)]
 struct Amended {
     path: Option<String>,
@@ -96,7 +96,7 @@ struct Amended {
 }
 
 impl Amended {
-    /// Holds the service to the rules that clients are held to.
+    /// Checks the changes by the same rules as requests of clients.
     fn read(body: Option<&[u8]>) -> Result<Amendment, String> {
         let Some(body) = body else {
             return Ok(Amendment::default());
@@ -121,7 +121,7 @@ impl Amended {
     }
 }
 
-/// The `detail` of a problem document (RFC 9457), as one line of bounded length.
+/// Returns the `detail` of a problem document (RFC 9457), as one line of bounded length.
 fn detail(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct Problem {

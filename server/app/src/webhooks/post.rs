@@ -1,4 +1,4 @@
-//! Sending one signed message.
+//! Sends one signed message.
 
 use std::error::Error as _;
 use std::sync::Arc;
@@ -13,12 +13,12 @@ use super::is_here;
 use super::signature::{Secret, seconds, sign};
 use crate::transfer::chain;
 
-/// How long a connection may take.
+/// Timeout of connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Most bytes of an answer that are read.
+/// Maximum number of bytes read of an answer.
 const MAX_ANSWERED: usize = 64 << 10;
 
-/// Sends signed messages to one URL.
+/// Sender of signed messages to one URL.
 #[derive(Debug)]
 pub(super) struct Post {
     client: Client,
@@ -38,13 +38,13 @@ impl Post {
         let mut builder = Client::builder()
             .user_agent(concat!("longhaul/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
-            // A signature is for one receiver.
+            // The signature is for one receiver: no redirects.
             .redirect(redirect::Policy::none());
         if is_here(&url) {
             builder = builder.no_proxy();
         }
         if url.scheme() == "http" {
-            // The system may have no certificates at all, and none are needed.
+            // `http` needs no certificates, and a container may have none.
             builder = builder.tls_certs_only([]);
         }
         Ok(Self {
@@ -60,12 +60,13 @@ impl Post {
         &*self.clock
     }
 
-    /// Sends a message, and waits for the head of the answer. The time for all of it runs from here.
+    /// Sends a message, and waits for the head of the answer. The timeout for the whole exchange
+    /// starts here.
     ///
     /// # Errors
-    /// What failed, without the URL.
+    /// The failure as text, without the URL.
     pub(super) async fn send(&self, id: &str, payload: &str) -> Result<Response, String> {
-        // Receivers refuse what is older than some minutes: each attempt has its own time.
+        // Receivers refuse messages that are some minutes old, so each attempt has its own time.
         let seconds = seconds(self.clock.now());
         let sent = self
             .client
@@ -84,10 +85,10 @@ impl Post {
         sent.map_err(|error| self.explain(error))
     }
 
-    /// The body of an answer; `None` where it is longer than 64 KiB.
+    /// Returns the body of an answer; `None` if it is longer than 64 KiB.
     ///
     /// # Errors
-    /// What failed.
+    /// The failure as text.
     pub(super) async fn read(&self, answer: &mut Response) -> Result<Option<Vec<u8>>, String> {
         let mut body = Vec::new();
         loop {
@@ -107,7 +108,7 @@ impl Post {
             let timeout = humantime::format_duration(self.timeout);
             return format!("there was no answer within {timeout}");
         }
-        // The error itself only says that it was a request that failed.
+        // The error itself only says that a request failed; its source has the cause.
         let error = error.without_url();
         error.source().map_or_else(|| error.to_string(), chain)
     }

@@ -1,6 +1,7 @@
 //! `longhaul upload` and `longhaul download` against a server that misbehaves.
 //!
-//! Every test runs the real program and looks at what a user sees: bytes, events, exit codes, files that stay.
+//! Every test runs the real program and looks at what a user sees: bytes, events, exit codes, files
+//! that stay.
 
 #![expect(
     clippy::unwrap_used,
@@ -25,7 +26,7 @@ struct Machine {
     directory: TempDir,
 }
 
-/// What is left of a run.
+/// Result of a run.
 #[derive(Debug)]
 struct Run {
     code: Option<i32>,

@@ -1,4 +1,5 @@
-//! A server of a few files that misbehaves when told to: it cuts connections, forgets uploads, changes files.
+//! A server of a few files that misbehaves when told to: it cuts connections, forgets uploads,
+//! changes files.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
@@ -22,7 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-/// What is done to a request, instead of or after what it asks for.
+/// Fault of an answer, instead of or after its regular effect.
 #[derive(Debug, Clone)]
 pub(crate) enum Mischief {
     /// Nothing: the request is served.
@@ -43,22 +44,22 @@ pub(crate) enum Mischief {
     Stall,
 }
 
-/// How the server is in general.
+/// Properties of the server.
 #[derive(Debug, Clone)]
 pub(crate) struct Manners {
     /// The value of `Upload-Limit`, or none.
     pub(crate) upload_limit: Option<&'static str>,
     /// Bytes that one append may carry.
     pub(crate) most_per_append: usize,
-    /// Whether a completed upload repeats its final answer.
+    /// Completed uploads repeat their final answer.
     pub(crate) replays: bool,
-    /// Whether the final answer has a `Repr-Digest`.
+    /// Final answers have a `Repr-Digest`.
     pub(crate) tells_digest: bool,
-    /// Whether answers to downloads have one.
+    /// Answers to downloads have a `Repr-Digest`.
     pub(crate) tells_digest_of_files: bool,
-    /// Whether these digests are wrong.
+    /// These digests are wrong.
     pub(crate) lies: bool,
-    /// Whether entity tags are weak.
+    /// Entity tags are weak.
     pub(crate) has_weak_tags: bool,
     /// The origin of an upload's URL, where it is not this server.
     pub(crate) upload_origin: String,

@@ -1,4 +1,4 @@
-//! What the client says when there is nothing to talk to, and when it was told something that it cannot do.
+//! Messages of the client without a server to talk to, and for requests that it cannot execute.
 
 use std::io::Write as _;
 use std::net::SocketAddr;

@@ -1,10 +1,11 @@
-//! Tar, as `tar1`: POSIX ustar, with pax records where ustar cannot say it.
+//! Tar, as `tar1`: POSIX ustar, with pax records for values beyond ustar.
 //!
-//! - A path of at most 100 bytes is the name; a longer one is split at the first slash that leaves at most 100 bytes
-//!   behind it, if the prefix then has at most 155. Sizes up to 8 GiB − 1 are 11 octal digits.
-//! - Otherwise one pax header comes first, named `././@PaxHeader`, with `path` and `size` records as far as they are
-//!   needed, in this order. The ustar header that follows has the path's first bytes (at most 100, whole characters)
-//!   or a size of 0, as GNU tar and Python write it.
+//! - A path of at most 100 bytes is the name; a longer one is split at the first slash that leaves
+//!   at most 100 bytes behind it, if the prefix then has at most 155. Sizes up to 8 GiB − 1 are 11
+//!   octal digits.
+//! - Otherwise one pax header comes first, named `././@PaxHeader`, with `path` and `size` records
+//!   as far as they are needed, in this order. The ustar header that follows has the path's first
+//!   bytes (at most 100, whole characters) or a size of 0, as GNU tar and Python write it.
 //! - Type 0, mode 0644 or 0755, time 0, owner and group 0 without names, device numbers 0.
 //! - Contents are padded to 512 bytes with zeros. The archive ends with exactly 1,024 zero bytes.
 
@@ -15,7 +16,7 @@ use super::{Contents, Item, Part, PartKind, stretch_at};
 /// Prefix sums.
 #[derive(Debug)]
 pub(super) struct Table {
-    /// Where each entry begins, and at the end where the final zeros do.
+    /// Offset of each entry, and at the end that of the final zeros.
     begins: Box<[u64]>,
 }
 
@@ -41,7 +42,7 @@ impl Table {
         size_of_val(&*self.begins)
     }
 
-    /// The part that holds the byte at `at`, which is below the length.
+    /// Returns the part that contains the byte at `at`, which is below the length.
     pub(super) fn part_at(&self, contents: &Contents, at: u64, hint: &mut usize) -> Part {
         let end = self.len() - END_LEN as u64;
         if at >= end {
@@ -130,7 +131,7 @@ fn header_len(item: &Item<'_>) -> u64 {
     (pax + BLOCK) as u64
 }
 
-/// What ustar cannot say of an entry; empty if it can say all.
+/// Writes the pax records for values of an entry beyond ustar; empty if there are none.
 fn pax_records(item: &Item<'_>) -> String {
     let mut records = String::new();
     if split_path(item.name).is_none() {
@@ -142,7 +143,7 @@ fn pax_records(item: &Item<'_>) -> String {
     records
 }
 
-/// Appends `LENGTH KEY=VALUE` and a line feed, where the length counts itself.
+/// Appends `LENGTH KEY=VALUE` and a line feed. The length includes itself.
 fn push_record(records: &mut String, key: &str, value: &str) {
     let others = " =\n".len() + key.len() + value.len();
     let digits = |number: usize| number.to_string().len();
@@ -152,12 +153,12 @@ fn push_record(records: &mut String, key: &str, value: &str) {
     writeln!(records, "{len} {key}={value}").expect("writing to a string does not fail");
 }
 
-/// The prefix and the name of a ustar header.
+/// Splits a path into the prefix and the name of a ustar header.
 fn split_path(path: &str) -> Option<(&str, &str)> {
     if path.len() <= NAME_LEN {
         return Some(("", path));
     }
-    // The slash itself is in neither part.
+    // The slash belongs to neither part.
     let from = path.len() - NAME_LEN - 1;
     let slash = from
         + path.as_bytes()[from..]
@@ -166,7 +167,7 @@ fn split_path(path: &str) -> Option<(&str, &str)> {
     (slash <= PREFIX_LEN).then(|| (&path[..slash], &path[slash + 1..]))
 }
 
-/// As many whole characters as fit a name field.
+/// Returns as many complete characters as fit into a name field.
 fn beginning(path: &str) -> &str {
     &path[..path.floor_char_boundary(NAME_LEN)]
 }

@@ -1,13 +1,17 @@
-//! Zip, as `zip1`: APPNOTE 6.3.10 with everything that could vary pinned down.
+//! Zip, as `zip1`: APPNOTE 6.3.10 with every choice fixed.
 //!
-//! - An entry is a local header, then its stored form: method 0, or 8 where the table of forms has a deflate stream.
-//!   Flags are 0x0800 (UTF-8 names) and never bit 3: sizes and CRC-32 stand in front, so no data descriptors.
-//! - Version needed is 20, or 45 in a record with a zip64 field. Time is 0, date 0x0021 (1980-01-01).
-//! - The central directory says made by 0x031E (Unix, 3.0) and has mode 0100644 or 0100755 in the external attributes.
-//! - zip64 is a function of the numbers alone. If an entry's size or stored size is 0xFFFFFFFF or more, both of them
-//!   move to the extra field of both headers. If its offset is, the offset moves too, in the central directory. The
-//!   zip64 end records are there if there are 0xFFFF entries or more, or if the directory's size or offset is
-//!   0xFFFFFFFF or more. There are no other extra fields and no comments.
+//! - An entry is a local header, then its stored form: method 0, or 8 where the table of forms has
+//!   a deflate stream. Flags are 0x0800 (UTF-8 names) and never bit 3: sizes and CRC-32 stand in
+//!   front, so no data descriptors.
+//! - Version needed is 20, or 45 in a record with a zip64 field. Time is 0, date 0x0021
+//!   (1980-01-01).
+//! - The central directory says made by 0x031E (Unix, 3.0) and has mode 0100644 or 0100755 in the
+//!   external attributes.
+//! - zip64 is a function of the numbers alone. If an entry's size or stored size is 0xFFFFFFFF or
+//!   more, both of them move to the extra field of both headers. If its offset is, the offset moves
+//!   too, in the central directory. The zip64 end records are there if there are 0xFFFF entries or
+//!   more, or if the directory's size or offset is 0xFFFFFFFF or more. There are no other extra
+//!   fields and no comments.
 
 use super::{Contents, Item, Part, PartKind, stretch_at};
 use crate::forms::Form;
@@ -16,9 +20,9 @@ use crate::plan::Plan;
 /// Prefix sums of both regions.
 #[derive(Debug)]
 pub(super) struct Table {
-    /// Where each local header begins, and at the end where the central directory does.
+    /// Offset of each local header, and at the end that of the central directory.
     local: Box<[u64]>,
-    /// Where each record of the central directory begins, and at the end where that ends.
+    /// Offset of each record of the central directory, and at the end that of the directory's end.
     central: Box<[u64]>,
     len: u64,
 }
@@ -58,7 +62,7 @@ impl Table {
         size_of_val(&*self.local) + size_of_val(&*self.central)
     }
 
-    /// The part that holds the byte at `at`, which is below the length.
+    /// Returns the part that contains the byte at `at`, which is below the length.
     pub(super) fn part_at(&self, contents: &Contents, at: u64, hint: &mut usize) -> Part {
         if at < self.central_begin() {
             let index = stretch_at(&self.local, at, *hint);
@@ -103,7 +107,8 @@ impl Table {
         append_local_header(&item, &Stored::of(&item, &contents.plan), out);
     }
 
-    /// The entries' records in the central directory are the first trailers, the end records together are the last.
+    /// Appends a trailer: first the entries' records in the central directory, last the end records
+    /// together.
     pub(super) fn append_trailer(&self, contents: &Contents, index: usize, out: &mut Vec<u8>) {
         if index == contents.len() {
             return self.append_end(out);
@@ -170,11 +175,11 @@ impl Table {
     }
 }
 
-/// How an entry's bytes lie in the archive.
+/// Stored form of an entry's bytes.
 struct Stored {
     method: u16,
     size: u64,
-    /// Whether the sizes need the zip64 field.
+    /// True if the sizes need the zip64 field.
     has_zip64_sizes: bool,
 }
 
@@ -204,7 +209,7 @@ fn central_header_len(item: &Item<'_>, stored: &Stored, offset: u64) -> u64 {
     46 + item.name.len() as u64 + if extra > 0 { 4 + u64::from(extra) } else { 0 }
 }
 
-/// The length of the zip64 field's data in the central directory, 0 if there is no field.
+/// Returns the length of the zip64 field's data in the central directory, 0 without the field.
 fn central_extra_len(stored: &Stored, offset: u64) -> u16 {
     let sizes = if stored.has_zip64_sizes { 16 } else { 0 };
     let offset = if offset >= MAX_U32 { 8 } else { 0 };
@@ -272,7 +277,7 @@ fn append_central_header(item: &Item<'_>, stored: &Stored, offset: u64, out: &mu
     }
 }
 
-/// From the flags to the length of the name, the same in both headers.
+/// Appends the fields from the flags to the length of the name, the same in both headers.
 fn append_common_fields(item: &Item<'_>, stored: &Stored, out: &mut Vec<u8>) {
     put_u16(out, 0x0800);
     put_u16(out, stored.method);

@@ -1,4 +1,4 @@
-//! Whole-stream gzip and zstd around a tar, a little at a time.
+//! Incremental decompression of a tar inside gzip or zstd.
 
 use std::fmt;
 use std::io::Write as _;
@@ -10,7 +10,7 @@ use zstd::stream::raw::{DParameter, InBuffer, Operation as _, OutBuffer};
 use super::UnpackFault;
 use super::input::Input;
 
-/// Decompresses one stream; several gzip members or zstd frames in a row count as one.
+/// Decompressor of one stream; consecutive gzip members or zstd frames count as one.
 pub(super) enum Decompressor {
     Gzip(Box<MultiGzDecoder<Vec<u8>>>),
     Zstd {
@@ -35,7 +35,7 @@ impl Decompressor {
         }
     }
 
-    /// Moves some bytes on; false if more have to come first.
+    /// Decompresses some bytes; false if more input is needed.
     pub(super) fn advance(
         &mut self,
         input: &mut Input,
@@ -51,7 +51,7 @@ impl Decompressor {
                     decoder.flush().map_err(|_| UnpackFault::Damaged)?;
                     input.skip(count);
                 } else if input.is_finished() {
-                    // Fails if the last member is not whole or its checksum is wrong.
+                    // Fails if the last member is incomplete or its checksum is wrong.
                     decoder.try_finish().map_err(|_| UnpackFault::Truncated)?;
                     output.finish();
                 }
@@ -67,8 +67,9 @@ impl Decompressor {
                 is_between_frames,
             } => {
                 let mut decompressed = Vec::with_capacity(ZSTD_CHUNK);
-                // The first byte of a frame goes in alone, or zstd would decode a small frame in one go whenever it is
-                // whole in memory, by rules that differ (of a size that the frame states, say) from those for streams.
+                // Feed the first byte of a frame alone. Otherwise zstd would decode a small frame
+                // at once whenever it is completely in memory, by other rules (about a stated size,
+                // say) than those for streams.
                 let mut available = input.available();
                 if *is_between_frames {
                     available = &available[..available.len().min(1)];
@@ -109,11 +110,12 @@ impl fmt::Debug for Decompressor {
     }
 }
 
-/// How much goes into gzip at once: deflate makes at most 1,032 times as much of it, 4 MiB.
+/// Maximum input of gzip at once, in bytes: deflate expands it at most 1,032 times, to 4 MiB.
 const GZIP_CHUNK: usize = 4 * 1024;
 
-/// How much comes out of zstd at once.
+/// Maximum output of zstd at once, in bytes.
 const ZSTD_CHUNK: usize = 128 * 1024;
 
-/// 8 MiB, which RFC 8878 (section 3.1.1.1.2) wants every decoder to bear; levels up to 19 need no more.
+/// Binary logarithm of the maximum window: 8 MiB, which RFC 8878 (section 3.1.1.1.2) requires of
+/// every decoder; levels up to 19 need no more.
 const MAX_WINDOW_LOG: u32 = 23;

@@ -1,4 +1,4 @@
-//! Bytes that have come and are not used yet.
+//! Bytes that have arrived but are not consumed.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
@@ -7,7 +7,7 @@ use super::UnpackFault;
 #[derive(Debug, Default)]
 pub(super) struct Input {
     bytes: BytesMut,
-    /// How many bytes were taken out.
+    /// Number of consumed bytes.
     consumed: u64,
     fed: u64,
     is_finished: bool,
@@ -29,7 +29,7 @@ impl Input {
         self.is_finished = true;
     }
 
-    /// Whether all bytes have come.
+    /// Returns true if all bytes have arrived.
     pub(super) fn is_finished(&self) -> bool {
         self.is_finished
     }
@@ -38,17 +38,18 @@ impl Input {
         self.consumed
     }
 
-    /// How many bytes were put in.
+    /// Returns the number of bytes fed so far.
     pub(super) fn fed(&self) -> u64 {
         self.fed
     }
 
-    /// What is there, be it little or much.
+    /// Returns the available bytes, of any number.
     pub(super) fn available(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// The next bytes without taking them; none if they have yet to come, a fault if they never will.
+    /// Returns the next bytes without consuming them; `None` before their arrival, a fault if they
+    /// are beyond the end.
     pub(super) fn peek(&self, len: usize) -> Result<Option<&[u8]>, UnpackFault> {
         match self.bytes.get(..len) {
             Some(bytes) => Ok(Some(bytes)),
@@ -57,7 +58,7 @@ impl Input {
         }
     }
 
-    /// Takes at most so many bytes; none if none are there yet, a fault if none will come.
+    /// Consumes up to `len` bytes; `None` before their arrival, a fault at the end.
     pub(super) fn take_up_to(&mut self, len: u64) -> Result<Option<Bytes>, UnpackFault> {
         if self.peek(1)?.is_none() {
             return Ok(None);
@@ -69,7 +70,7 @@ impl Input {
         Ok(Some(self.bytes.split_to(len).freeze()))
     }
 
-    /// Drops bytes that have been seen.
+    /// Drops bytes that were peeked.
     pub(super) fn skip(&mut self, len: usize) {
         self.consumed += len as u64;
         self.bytes.advance(len);

@@ -1,4 +1,5 @@
-//! Tar: POSIX ustar with pax records, GNU's long names and sparse files, and the older kind without either.
+//! Tar: POSIX ustar with pax records, GNU's long names and sparse files, and the older kind without
+//! either.
 
 mod extension;
 mod sparse;
@@ -15,9 +16,9 @@ use super::{Admission, Intake, UnpackEvent, UnpackFault, skip_filling};
 #[derive(Debug, Default)]
 pub(super) struct Reader {
     state: State,
-    /// What extension headers told of the entry to come.
+    /// Values of extension headers for the next entry.
     extension: Extension,
-    /// The entry at hand, for errors.
+    /// Name of the current entry, for errors.
     name: Option<String>,
     executable: Option<u32>,
 }
@@ -26,7 +27,7 @@ pub(super) struct Reader {
 enum State {
     #[default]
     Header,
-    /// An extension header's own data.
+    /// Data of an extension header.
     Extension {
         kind: ExtensionKind,
         len: usize,
@@ -35,40 +36,40 @@ enum State {
     MapBlocks(Box<Begun>),
     /// The runs of a sparse file as text, at the beginning of its data.
     MapText(Box<Begun>, TextMap),
-    /// The data of an entry.
+    /// Data of an entry.
     Data(Box<Body>),
     /// Zeros up to the next block.
     Padding {
         left: usize,
     },
-    /// Behind the first block of zeros; so many more came.
+    /// Behind the first block of zeros, after `filling` further zeros.
     End {
         filling: u64,
     },
     Done,
 }
 
-/// An entry whose header is read, up to where its bytes lie.
+/// An entry after its header, before its data.
 #[derive(Debug)]
 struct Begun {
     header: Header,
     path: String,
-    /// Of a file with holes, in bytes; else as many as are stored.
+    /// Size in bytes, holes included.
     size: u64,
-    /// Bytes in the archive that are not read yet, without padding.
+    /// Unread bytes in the archive, without padding.
     stored: u64,
     runs: Runs,
 }
 
-/// An entry while its bytes come.
+/// An entry while its data arrives.
 #[derive(Debug)]
 struct Body {
     is_told: bool,
     size: u64,
-    /// How many bytes came out.
+    /// Number of unpacked bytes.
     so_far: u64,
     runs: Runs,
-    /// Bytes up to the next block, behind the last.
+    /// Number of bytes between the data and the next block.
     padding: usize,
     crc32: crc32fast::Hasher,
 }
@@ -87,7 +88,7 @@ impl Reader {
             return Ok(Some(UnpackEvent::Executable { number }));
         }
         loop {
-            // Each step puts the state that it leaves, unless that is the next header.
+            // Each step stores the state that it leaves, unless that is the next header.
             let step = match std::mem::take(&mut self.state) {
                 State::Header => self.read_header(input, intake)?,
                 State::Extension { kind, len } => self.read_extension(kind, len, input)?,
@@ -145,7 +146,7 @@ impl Reader {
             b'g' => self.begin_extension(ExtensionKind::PaxGlobal, header.size),
             b'L' => self.begin_extension(ExtensionKind::GnuLongName, header.size),
             b'K' => self.begin_extension(ExtensionKind::GnuLongLink, header.size),
-            // The label that GNU tar gives a volume.
+            // Label of a volume of GNU tar.
             b'V' if header.size == 0 => Ok(Step::Go),
             b'0' | 0 | b'7' | b'5' | b'1' | b'S' => self.begin_entry(header, &block, intake),
             b'2' => Err(UnpackFault::Link),
@@ -178,7 +179,7 @@ impl Reader {
         Ok(Step::Go)
     }
 
-    /// Begins an entry whose header this is, up to where its bytes are.
+    /// Begins the entry of a header, up to its data.
     fn begin_entry(
         &mut self,
         header: Header,
@@ -189,9 +190,10 @@ impl Reader {
         let stored = match extension.size {
             None => header.size,
             Some(size) if size == header.size => size,
-            // What GNU tar, Python and Go write when the number does not fit.
+            // GNU tar, Python and Go write 0 for a number that does not fit.
             Some(size) if size > MAX_OCTAL_SIZE && header.size == 0 => size,
-            // Readers that see different sizes would see different entries behind this one (CVE-2025-62518).
+            // Readers that see different sizes would see different entries behind this one
+            // (CVE-2025-62518).
             Some(_) => return Err(UnpackFault::WrongSize),
         };
         let path = extension.path().unwrap_or(&header.path).to_vec();
@@ -278,7 +280,7 @@ impl Reader {
         }
     }
 
-    /// Judges an entry whose bytes come next.
+    /// Decides about an entry before its data.
     fn admit(&mut self, begun: Begun, intake: &mut Intake) -> Result<Step, UnpackFault> {
         let Begun {
             header,
@@ -310,7 +312,7 @@ impl Reader {
         Ok(step)
     }
 
-    /// Takes a hard link for a copy of the file that it means.
+    /// Reports a hard link as a copy of its target.
     fn end_link(
         &mut self,
         path: &str,
@@ -324,7 +326,8 @@ impl Reader {
             });
         }
         let target = std::str::from_utf8(target).map_err(|_| UnpackFault::NameNotUtf8)?;
-        // Looked up before its own name is known, or it could mean itself.
+        // Look up the target before adding the link's own name: otherwise the link could be its own
+        // target.
         let earlier = intake.earlier(target);
         match intake.admit(path)? {
             Admission::Directory => Err(UnpackFault::NotAFile),
@@ -397,7 +400,7 @@ type Block = [u8; BLOCK];
 #[derive(Debug)]
 struct Header {
     path: Vec<u8>,
-    /// What a link means.
+    /// Target of a link.
     link: Vec<u8>,
     size: u64,
     kind: u8,
@@ -406,7 +409,7 @@ struct Header {
 
 impl Header {
     fn read(block: &Block) -> Result<Self, UnpackFault> {
-        // The checksum counts itself as spaces, and some old tools take bytes for signed.
+        // The checksum counts its own field as spaces; some old tools sum signed bytes.
         let counted = block[..CHECKSUM.start].iter().chain(&block[CHECKSUM.end..]);
         let spaces = 8 * i64::from(b' ');
         let unsigned: i64 = spaces + counted.clone().copied().map(i64::from).sum::<i64>();
@@ -420,7 +423,7 @@ impl Header {
         }
         let name = until_nul(&block[..100]);
         let prefix = until_nul(&block[345..500]);
-        // GNU's own format says `ustar  ` and has other things in the place of the prefix.
+        // GNU's own format has the magic `ustar  ` and other values in place of the prefix.
         let path = if block[257..263] == *b"ustar\0" && !prefix.is_empty() {
             [prefix, b"/", name].concat()
         } else {
@@ -446,7 +449,7 @@ fn decimal(digits: &[u8]) -> Option<u64> {
     text.parse().ok()
 }
 
-/// A number in octal digits, or in GNU's binary form for large ones.
+/// Reads a number in octal digits, or in GNU's binary form for large ones.
 fn number(field: &[u8]) -> Result<u64, UnpackFault> {
     if let Some((0x80, rest)) = field.split_first() {
         return rest
@@ -487,7 +490,7 @@ const BLOCK: usize = 512;
 
 const MAX_OCTAL_SIZE: u64 = 0o77_777_777_777;
 
-/// Extended attributes can be long; nobody's names are.
+/// Maximum length of extension headers in bytes: extended attributes can be long.
 const MAX_EXTENSION_BYTES: usize = 1 << 20;
 
 const MALFORMED_HEADER: UnpackFault = UnpackFault::Malformed {
@@ -500,14 +503,14 @@ const MALFORMED_SPARSE: UnpackFault = UnpackFault::Malformed {
     record: "map of a sparse file",
 };
 
-/// Zeros of a hole, a piece at a time.
+/// Zeros for pieces of a hole.
 static HOLE: [u8; 64 * 1024] = [0; 64 * 1024];
 
-/// What a step led to.
+/// Result of a step.
 enum Step {
-    /// On to the next.
+    /// Continue with the next step.
     Go,
-    /// Bytes are lacking.
+    /// More bytes are needed.
     Starve,
     Tell(UnpackEvent),
 }

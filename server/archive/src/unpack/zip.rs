@@ -1,11 +1,12 @@
-//! Zip, read from front to back as it arrives (APPNOTE 6.3.10).
+//! Unpacks zips from front to back, as they arrive (APPNOTE 6.3.10).
 //!
-//! A zip is meant to be read from its central directory, which comes last. So entries are taken from their local headers
-//! first, and then each record of the central directory must say the same as one of them: name, offset, method, sizes
-//! and CRC-32. Whoever reads the archive the other way therefore sees the same files.
+//! Zips are designed to be read from their central directory, at the end. Here entries are read
+//! from their local headers first, and then each record of the central directory must repeat one of
+//! them: name, offset, method, sizes and CRC-32. So readers of the central directory see the same
+//! files.
 //!
-//! The size of an entry may also follow its data (bit 3). A deflate stream shows its own end, so that is no problem
-//! there; a stored entry whose header does not tell the size anyway cannot be read this way and is refused.
+//! The size of an entry may also follow its data (bit 3). A deflate stream marks its own end, so
+//! that works; a stored entry without a size in its header cannot be read this way and is refused.
 
 mod name;
 
@@ -24,12 +25,12 @@ pub(super) struct Reader {
     state: State,
     /// Entries in the order of the offsets of their local headers.
     seen: Vec<Seen>,
-    /// How many of them the central directory has yet to confirm.
+    /// Number of entries that the central directory has yet to confirm.
     unconfirmed: usize,
     directory: Option<Directory>,
     zip64_end: Option<Zip64End>,
     inflate: Inflate,
-    /// The name of the entry at hand, for errors.
+    /// Name of the current entry, for errors.
     name: Option<String>,
 }
 
@@ -50,16 +51,16 @@ enum State {
     Done,
 }
 
-/// The entry at hand.
+/// The current entry.
 #[derive(Debug)]
 struct Current {
     header: LocalHeader,
-    /// Where the header began.
+    /// Offset of the header.
     offset: u64,
     admission: Admission,
-    /// How many bytes of its stored form have come.
+    /// Number of bytes of the stored form so far.
     stored: u64,
-    /// How many bytes of content have come out.
+    /// Number of bytes of the content so far.
     size: u64,
     crc32: crc32fast::Hasher,
 }
@@ -69,13 +70,13 @@ struct LocalHeader {
     name: NameHash,
     is_directory: bool,
     method: Method,
-    /// Whether CRC-32 and sizes follow the data instead of standing here.
+    /// True if CRC-32 and sizes follow the data.
     has_descriptor: bool,
     crc32: u32,
     sizes: Sizes,
 }
 
-/// The first half of the SHA-256 of a name: enough to recognize it by.
+/// First half of the SHA-256 of a name: sufficient to identify it.
 type NameHash = [u8; 16];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +85,7 @@ enum Method {
     Deflated,
 }
 
-/// What the central directory has to repeat of an entry.
+/// Facts of an entry that the central directory must repeat.
 struct Facts {
     name: NameHash,
     method: Method,
@@ -93,10 +94,10 @@ struct Facts {
     size: u64,
 }
 
-/// An entry that was read, in as little memory as will do: there may be a million.
+/// An entry that was read, in little memory: there may be a million.
 #[derive(Debug)]
 struct Seen {
-    /// Where its local header begins.
+    /// Offset of the local header.
     offset: u64,
     facts: FactsHash,
     kind: SeenKind,
@@ -105,13 +106,13 @@ struct Seen {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SeenKind {
-    /// A file that was told, by its number.
+    /// A reported file, by its number.
     File(u32),
     Directory,
     Ignored,
 }
 
-/// The first half of a SHA-256, as of a name.
+/// First half of a SHA-256, as of a name.
 type FactsHash = [u8; 16];
 
 impl Facts {
@@ -137,24 +138,24 @@ impl Facts {
 
 #[derive(Debug)]
 struct Directory {
-    /// Where the central directory begins.
+    /// Offset of the central directory.
     begin: u64,
-    /// How many records there were so far.
+    /// Number of records so far.
     records: u64,
 }
 
 #[derive(Debug)]
 struct Zip64End {
-    /// Where the record begins, which is also where the central directory ends.
+    /// Offset of the record, which is also the end of the central directory.
     offset: u64,
     is_located: bool,
 }
 
-/// What a step led to.
+/// Result of a step.
 enum Step {
-    /// On to the next.
+    /// Continue with the next step.
     Go,
-    /// Bytes are lacking.
+    /// More bytes are needed.
     Starve,
     Tell(UnpackEvent),
 }
@@ -164,7 +165,7 @@ impl Reader {
         self.name.as_deref()
     }
 
-    /// About how much memory the entries take, in bytes.
+    /// Returns the approximate memory of the entries, in bytes.
     pub(super) fn memory(&self) -> usize {
         self.seen.capacity() * size_of::<Seen>()
     }
@@ -176,7 +177,7 @@ impl Reader {
     ) -> Result<Option<UnpackEvent>, UnpackFault> {
         loop {
             intake.archive_size = input.consumed();
-            // Each step puts the state that it leaves, unless that is the next record.
+            // Each step stores the state that it leaves, unless that is the next record.
             let step = match std::mem::take(&mut self.state) {
                 State::Record => self.read_record(input, intake)?,
                 State::Data(current) => self.read_data(current, input, intake)?,
@@ -363,16 +364,18 @@ impl Reader {
         })
     }
 
-    /// Reads what follows an entry's data: CRC-32 and sizes, in 4 or 8 bytes each, with a signature or without.
+    /// Reads what follows an entry's data: CRC-32 and sizes, in 4 or 8 bytes each, with a signature
+    /// or without.
     ///
-    /// Which of the four it is shows by the numbers, as they are known by now. The longer ones go first: what follows a
-    /// short one is the signature of the next record, never a number's upper half of zero.
+    /// The numbers, which are known by now, identify the one of four forms. The longer ones are
+    /// tried first: a short one is followed by the signature of the next record, never by a
+    /// number's upper half of zero.
     fn read_descriptor(
         &mut self,
         current: Box<Current>,
         input: &mut Input,
     ) -> Result<Step, UnpackFault> {
-        // More than this always follows, since the end record alone has 22 bytes.
+        // At least this much always follows, since the end record alone has 22 bytes.
         let Some(bytes) = input.peek(24)? else {
             self.state = State::Descriptor(current);
             return Ok(Step::Starve);
@@ -396,7 +399,7 @@ impl Reader {
         }
     }
 
-    /// Ends an entry of which this was said, in front or behind.
+    /// Ends an entry with the values stated before or after its data.
     fn end_entry(&mut self, current: Current, said: Trailer) -> Result<Step, UnpackFault> {
         let crc32 = current.crc32.finalize();
         if current.size != said.size || current.stored != said.stored {
@@ -484,7 +487,7 @@ impl Reader {
         })
     }
 
-    /// Finds the entry whose header is at this offset, once.
+    /// Confirms the entry with the header at `offset`, once.
     fn confirm(&mut self, offset: u64, facts: &Facts) -> Result<SeenKind, UnpackFault> {
         let index = self.seen.binary_search_by_key(&offset, |seen| seen.offset);
         let seen = &mut self.seen[index.map_err(|_| UnpackFault::Inconsistent)?];
@@ -563,7 +566,8 @@ impl Reader {
             .as_ref()
             .map_or(input.consumed(), |end| end.offset);
         let directory = self.directory_at(directory_end);
-        // A number that is in the zip64 record need not be here; `zip -fz -` leaves it out even without the record.
+        // A number in the zip64 record may be missing here; `zip -fz -` omits it even without the
+        // record.
         let fits = |said: u64, actual: u64, max: u64| said == actual || said == max;
         if disk != first_disk || !fits(disk.into(), 0, u16::MAX.into()) || here != all {
             return Err(SPLIT);
@@ -591,7 +595,7 @@ impl Reader {
     ) -> Result<Step, UnpackFault> {
         let there = left.min(input.available().len());
         input.skip(there);
-        // `bsdtar` fills its last record with zeros, of a zip too.
+        // `bsdtar` fills its last record with zeros, for zips as well.
         if !skip_filling(input, &mut filling)? {
             let left = left - there;
             self.state = State::Comment { left, filling };
@@ -604,7 +608,7 @@ impl Reader {
         Ok(Step::Tell(UnpackEvent::End))
     }
 
-    /// The central directory, which begins here unless it has begun.
+    /// Returns the central directory; it begins at `offset` unless it has begun.
     fn directory_at(&mut self, offset: u64) -> &mut Directory {
         self.directory.get_or_insert(Directory {
             begin: offset,
@@ -613,7 +617,7 @@ impl Reader {
     }
 }
 
-/// What a record says of its entry's place, with room for zip64.
+/// Sizes and offset of a record, wide enough for zip64.
 #[derive(Debug, Clone, Copy)]
 struct Sizes {
     size: u64,
@@ -622,7 +626,7 @@ struct Sizes {
 }
 
 impl Sizes {
-    /// Takes those numbers from the zip64 field for which the record has all bits set.
+    /// Replaces numbers with all bits set by those of the zip64 field.
     fn widen(&mut self, mut extra: &[u8]) -> Result<(), UnpackFault> {
         let wide = [&mut self.size, &mut self.stored, &mut self.offset];
         let mut wide = wide
@@ -632,7 +636,7 @@ impl Sizes {
         if wide.peek().is_none() {
             return Ok(());
         }
-        // Other fields, and padding that is no field, are none of our business.
+        // Other fields, and padding that is no field, are ignored.
         while let Some((head, rest)) = extra.split_at_checked(4) {
             let (data, rest) = rest
                 .split_at_checked(len_at(head, 2))
@@ -646,7 +650,7 @@ impl Sizes {
                 return Ok(());
             }
         }
-        // Without the field, the number means itself.
+        // Without the field, the number is literal.
         Ok(())
     }
 }
@@ -659,7 +663,7 @@ struct Trailer {
 }
 
 impl Trailer {
-    /// The data descriptor that says so.
+    /// Writes the data descriptor with these values.
     fn descriptor(&self, has_signature: bool, is_zip64: bool) -> Vec<u8> {
         let mut descriptor = Vec::with_capacity(24);
         if has_signature {
@@ -674,16 +678,16 @@ impl Trailer {
     }
 }
 
-/// Inflates one stream after another.
+/// Inflater of consecutive streams.
 struct Inflate {
     stream: Decompress,
     has_ended: bool,
 }
 
-/// What came out of a step of inflating.
+/// Result of a step of inflating.
 struct Inflated {
     bytes: Bytes,
-    /// Bytes of the stream that went in.
+    /// Number of consumed bytes of the stream.
     consumed: u64,
     is_last: bool,
 }
@@ -694,7 +698,7 @@ impl Inflate {
         self.has_ended = false;
     }
 
-    /// Inflates at most `left` bytes of the input; none if more have to come first.
+    /// Inflates at most `left` bytes of the input; `None` if more input is needed.
     fn advance(&mut self, input: &mut Input, left: u64) -> Result<Option<Inflated>, UnpackFault> {
         if self.has_ended {
             return Ok(Some(Inflated {
@@ -718,7 +722,7 @@ impl Inflate {
             if left == 0 {
                 return Err(UnpackFault::Damaged);
             }
-            // Says whether more can come at all.
+            // Fails if no more bytes can arrive.
             input.peek(1)?;
             return Ok(None);
         }
@@ -788,13 +792,13 @@ fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 
 const HAS_DESCRIPTOR: u16 = 1 << 3;
 const HAS_UTF8_NAME: u16 = 1 << 11;
-/// Encryption, strong encryption, and headers masked by it.
+/// Flags of encryption, strong encryption, and masked headers.
 const IS_ENCRYPTED: u16 = 1 | 1 << 6 | 1 << 13;
 const ZIP64_FIELD: u16 = 1;
 const HOST_UNIX: u8 = 3;
 const HOST_DARWIN: u8 = 19;
 
-/// With its extensible data, of which nobody writes any.
+/// Maximum length of the zip64 end record with its extensible data, which tools do not write.
 const MAX_ZIP64_END: usize = 64 * 1024;
 
 const INFLATE_CHUNK: usize = 64 * 1024;

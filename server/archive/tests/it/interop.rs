@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::naive;
 use crate::support::{Version, varied, varied_before};
 
-/// Whether a tool is there; says so if it is not, since a skipped test should be heard of.
+/// Returns true if a tool is installed; otherwise prints that the test is skipped.
 pub(crate) fn has_tool(name: &str) -> bool {
     let found = Command::new(name)
         .arg("--version")
@@ -57,7 +57,7 @@ fn write(directory: &TempDir, format: ArchiveFormat, version: &Version, plan: Pl
     path.to_str().unwrap().to_owned()
 }
 
-/// What should come out of an archive: path to digest and mode.
+/// Expected contents of an archive: path to digest and mode.
 fn expected(version: &Version, plan: &Plan) -> BTreeMap<String, (String, u32)> {
     let document = Sha256Digest::of(&naive::document(plan)).to_string();
     let mut files = BTreeMap::from([(".longhaul/diff.json".to_owned(), (document, 0o644))]);
@@ -69,7 +69,7 @@ fn expected(version: &Version, plan: &Plan) -> BTreeMap<String, (String, u32)> {
     files
 }
 
-/// What lies in a directory, likewise.
+/// Contents of a directory, likewise.
 fn found(root: &Path) -> BTreeMap<String, (String, u32)> {
     fn walk(root: &Path, at: &Path, files: &mut BTreeMap<String, (String, u32)>) {
         for entry in fs::read_dir(at).unwrap() {
@@ -196,7 +196,8 @@ fn more_entries_than_a_short_count_holds() {
     if !has_tool("unzip") {
         return;
     }
-    // With the document, 65,534, 65,535 and 65,536 entries: the last that needs no zip64, and those that do.
+    // With the document, 65,534, 65,535 and 65,536 entries: the last that needs no zip64, and those
+    // that do.
     for (count, has_zip64) in [(65_533, false), (65_534, true), (65_535, true)] {
         let files = (0..count)
             .map(|number| (format!("{number:05}"), Vec::new(), false))

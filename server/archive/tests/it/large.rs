@@ -166,7 +166,8 @@ for i in archive.infolist():
         .map(|line| line.split(' ').collect())
         .collect();
     let versions: Vec<_> = rows.iter().skip(1).map(|row| (row[0], row[4])).collect();
-    // `b` is just small enough; `d` lies just below 4 GiB but is too large; everything behind lies too far out.
+    // `b` is just small enough; `d` lies just below 4 GiB but is too large; everything behind lies
+    // too far out.
     assert_eq!(
         versions,
         [
@@ -246,8 +247,8 @@ fn tar_finds_its_way_in_a_large_archive() {
     }
 }
 
-/// No file here has 0xFFFFFFFF bytes exactly: unzip 6.00 takes that size, which it has just read out of a zip64 field,
-/// for the mark of one, and then misreads the next entry.
+/// No file here has 0xFFFFFFFF bytes exactly: unzip 6.00 takes that size, which it has just read
+/// out of a zip64 field, for the mark of one, and then misreads the next entry.
 #[test]
 #[ignore = "reads 8 GiB of zeros twice; run it with --ignored after changing the layout"]
 fn unzip_and_bsdtar_read_a_large_zip_to_the_end() {

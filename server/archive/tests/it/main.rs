@@ -1,4 +1,4 @@
-//! What users of this crate rely on, seen from outside.
+//! Tests of this crate's public interface.
 
 #[cfg(test)]
 mod interop;

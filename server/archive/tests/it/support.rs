@@ -186,7 +186,7 @@ pub(crate) fn varied() -> Version {
     Version::publish(8, files)
 }
 
-/// What [`varied`] may have been a version earlier.
+/// Returns an earlier version of [`varied`].
 pub(crate) fn varied_before() -> Version {
     let mut files = varied().files;
     files.retain(|(path, _, _)| path != "noise" && path != "many/007");

@@ -129,7 +129,8 @@ fn check_tool(tool: &str, script: &str) {
     check_tool_as(tool, script, |_| true);
 }
 
-/// As [`check_tool`], where the archive has only those files for which `has` is true; it may change them.
+/// As [`check_tool`], where the archive has only those files for which `has` is true; it may change
+/// them.
 fn check_tool_as(tool: &str, script: &str, has: impl FnMut(&mut File) -> bool) {
     if !has_tool(tool) {
         return;
@@ -484,7 +485,7 @@ fn bombs_are_refused() {
     assert_eq!(unpack_in(&zstd, &[1000], limits), Err(expected));
 }
 
-/// Why an archive that comes as few pieces is refused, and how many pauses there were.
+/// Returns the fault of an archive fed in few pieces, and the number of pauses.
 fn refused_after(archive: &[u8], limits: UnpackLimits) -> (UnpackFault, usize) {
     let mut unpacker = Unpacker::new(limits);
     let mut pieces = archive.chunks(64 * 1024);

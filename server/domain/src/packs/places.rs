@@ -298,30 +298,12 @@ fn unzigzag(number: u64) -> u64 {
     (number >> 1) ^ 0_u64.wrapping_sub(number & 1)
 }
 
-fn push_varint(out: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        out.push(number.to_le_bytes()[0] | 0x80);
-        number >>= 7;
-    }
-    out.push(number.to_le_bytes()[0]);
+fn push_varint(out: &mut Vec<u8>, number: u64) {
+    leb128::write::unsigned(out, number).expect("a vector takes every byte");
 }
 
 fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
-    let mut number = 0;
-    for shift in (0..u64::BITS).step_by(7) {
-        let (&byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        let digits = u64::from(byte & 0x7f);
-        // A digit beyond the 64th bit is an error.
-        if digits << shift >> shift != digits {
-            return None;
-        }
-        number |= digits << shift;
-        if byte & 0x80 == 0 {
-            return Some(number);
-        }
-    }
-    None
+    leb128::read::unsigned(bytes).ok()
 }
 
 fn take_key(bytes: &mut &[u8]) -> Option<BlobKey> {

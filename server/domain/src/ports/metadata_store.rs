@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use crate::event::Event;
 use crate::file::{File, WriteCondition};
-use crate::upload::{Completed, Gone, Open, Progress, Told, Upload, UploadState};
+use crate::upload::{Completed, Gone, Open, Progress, Reported, Upload, UploadState};
 use crate::{BlobKey, FilePath, NodeId, Timestamp, UploadId};
 
 /// An error of a metadata store.
@@ -63,7 +63,7 @@ pub struct Seen {
     /// Offset and length.
     pub open: Open,
     /// The offset that was reported to its client.
-    pub told: Option<u64>,
+    pub reported: Option<u64>,
 }
 
 impl Seen {
@@ -72,7 +72,7 @@ impl Seen {
         match &upload.state {
             UploadState::Open(progress) => Some(Self {
                 open: progress.open,
-                told: upload.told.map(|told| told.offset),
+                reported: upload.reported.map(|reported| reported.offset),
             }),
             UploadState::Complete(_) | UploadState::Gone(_) => None,
         }
@@ -208,11 +208,11 @@ pub trait MetadataStore: Debug + Send + Sync + 'static {
     /// Records the offset reported to the client of an open or complete upload in place of an
     /// earlier one, or forgets that, unless the upload was claimed since it had this epoch. A
     /// report recorded with [`Guarded::Done`] need not be durable.
-    async fn tell_upload(
+    async fn report_offset(
         &self,
         id: &UploadId,
         epoch: u64,
-        told: Option<Told>,
+        reported: Option<Reported>,
     ) -> Result<Guarded, MetadataError>;
 
     /// Records that the claim on an open upload under this epoch has ended; does nothing if another

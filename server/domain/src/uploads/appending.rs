@@ -33,14 +33,16 @@ impl Shared {
         }
         let stops = self.stops(&turn);
         let (from, now) = (addition.append.offset, self.clock.now());
-        let told = upload.told.is_some_and(|told| told.counts(from, now));
+        let reported = upload
+            .reported
+            .is_some_and(|reported| reported.counts(from, now));
         let progress = match &upload.state {
             UploadState::Open(progress) => progress.clone(),
             UploadState::Complete(completed) => {
                 let completed = completed.clone();
                 let append = &addition.append;
                 return self
-                    .append_to_complete(upload, completed, append, told, body, &stops)
+                    .append_to_complete(upload, completed, append, reported, body, &stops)
                     .await;
             }
             UploadState::Gone(gone) => return Err(Error::Gone(*gone).into()),
@@ -52,7 +54,7 @@ impl Shared {
         let admitted = progress.open.admit(
             &addition.append,
             &limits,
-            told || replays != Replays::Refused,
+            reported || replays != Replays::Refused,
         );
         let admission = match admitted {
             Ok(admission) => admission,
@@ -73,7 +75,7 @@ impl Shared {
             body_length: addition.append.body_length,
             stated,
             resumable: true,
-            begins_as_told: told,
+            begins_as_reported: reported,
         };
         let taken = self
             .take_in(&mut upload, request, hasher, body, &stops, sink)
@@ -89,7 +91,7 @@ impl Shared {
         upload: Upload,
         completed: Completed,
         append: &Append,
-        told: bool,
+        reported: bool,
         body: UploadBody,
         stops: &Stops,
     ) -> Result<Outcome, Failure> {
@@ -97,7 +99,7 @@ impl Shared {
         let (rejection, may_repeat) = match completed.complete.admit(append) {
             Ok(Repeated::Answered) => return Ok(Outcome::Complete(upload, completed)),
             Ok(Repeated::IfEmpty(rejection)) => (rejection, true),
-            Err(rejection) => (rejection, told && finishes),
+            Err(rejection) => (rejection, reported && finishes),
         };
         let here = (&upload, &completed);
         let rest = (append.offset, Extent::ToTheEnd);

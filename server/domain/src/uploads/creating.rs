@@ -78,7 +78,7 @@ impl Planned {
             },
             epoch: 1,
             holder: works_on_it.then_some(node),
-            told: None,
+            reported: None,
             created_at: now,
             expires_at: now.plus(lifetime),
             state: UploadState::Open(Progress {
@@ -148,7 +148,7 @@ impl Shared {
                     body_length: create.body_length,
                     stated: digests,
                     resumable,
-                    begins_as_told: false,
+                    begins_as_reported: false,
                 };
                 (request, body)
             }
@@ -354,7 +354,7 @@ impl Shared {
             body_length: create.body_length,
             stated,
             resumable: true,
-            begins_as_told: false,
+            begins_as_reported: false,
         };
         let blobs = Arc::clone(&self.blobs);
         let body = stream::iter(stored)

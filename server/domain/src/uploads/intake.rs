@@ -33,7 +33,7 @@ pub(super) struct Request {
     pub(super) resumable: bool,
     /// True if it begins at the offset that was reported to its client, so that its response
     /// settles the offset. If it completes the upload, it may be its client's older request.
-    pub(super) begins_as_told: bool,
+    pub(super) begins_as_reported: bool,
 }
 
 impl Shared {
@@ -177,7 +177,7 @@ impl Stored<'_> {
             admission,
             mut stated,
             resumable,
-            begins_as_told,
+            begins_as_reported,
             ..
         } = request;
         let plan = &recorder.upload.plan;
@@ -195,7 +195,7 @@ impl Stored<'_> {
         let aftermath = Aftermath {
             unpacks: recorder.upload.path().is_none(),
             reads_back: takes_reading_back(&whole),
-            begins_as_told,
+            begins_as_reported,
         };
         let Ingest {
             staged,
@@ -306,7 +306,7 @@ impl Recorder<'_> {
             self.upload.holder = None;
         }
         if hold == Hold::Settle {
-            self.upload.told = None;
+            self.upload.reported = None;
         }
         self.upload.state = UploadState::Open(progress);
         self.upload.expires_at = expires_at;

@@ -108,7 +108,7 @@ pub(super) struct Aftermath {
     /// True if a complete upload is read back for verification.
     pub(super) reads_back: bool,
     /// See [`Request`](super::intake::Request).
-    pub(super) begins_as_told: bool,
+    pub(super) begins_as_reported: bool,
 }
 
 /// The last progress that a request records, before its verdict is carried out.
@@ -139,7 +139,7 @@ impl LastRecord {
                 hold: Hold::Keep,
             }),
             Verdict::Complete(_) => None,
-            Verdict::Partial if aftermath.begins_as_told => Some(Self {
+            Verdict::Partial if aftermath.begins_as_reported => Some(Self {
                 length,
                 hold: Hold::Settle,
             }),
@@ -171,7 +171,7 @@ mod tests {
     const FILE: Aftermath = Aftermath {
         unpacks: false,
         reads_back: false,
-        begins_as_told: false,
+        begins_as_reported: false,
     };
 
     fn last(verdict: &Verdict, aftermath: Aftermath) -> Option<(Option<u64>, Hold)> {
@@ -182,8 +182,8 @@ mod tests {
     #[test]
     fn completion_is_recorded_beforehand_only_where_it_takes_a_while() {
         let complete = Verdict::Complete(Complete { length: 7 });
-        let told = Aftermath {
-            begins_as_told: true,
+        let reported = Aftermath {
+            begins_as_reported: true,
             ..FILE
         };
         let read_back = Aftermath {
@@ -195,15 +195,15 @@ mod tests {
             ..FILE
         };
         assert_eq!(last(&complete, FILE), None);
-        assert_eq!(last(&complete, told), None);
+        assert_eq!(last(&complete, reported), None);
         assert_eq!(last(&complete, read_back), Some((None, Hold::Keep)));
         assert_eq!(last(&complete, archive), Some((Some(7), Hold::Keep)));
     }
 
     #[test]
     fn what_is_kept_is_recorded_and_the_upload_released() {
-        let told = Aftermath {
-            begins_as_told: true,
+        let reported = Aftermath {
+            begins_as_reported: true,
             ..FILE
         };
         let kept = Verdict::Kept(Error::ClientGone);
@@ -211,8 +211,11 @@ mod tests {
         assert_eq!(last(&Verdict::Partial, FILE), release);
         assert_eq!(last(&kept, FILE), release);
         // The client does not know of this progress, and may still resume at the reported offset.
-        assert_eq!(last(&kept, told), release);
-        assert_eq!(last(&Verdict::Partial, told), Some((None, Hold::Settle)));
+        assert_eq!(last(&kept, reported), release);
+        assert_eq!(
+            last(&Verdict::Partial, reported),
+            Some((None, Hold::Settle))
+        );
     }
 
     #[test]

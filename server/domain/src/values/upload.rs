@@ -26,7 +26,7 @@ pub struct Upload {
     /// left its name here.
     pub holder: Option<NodeId>,
     /// The offset reported by the newest retrieval, until the client has settled on an offset.
-    pub told: Option<Told>,
+    pub reported: Option<Reported>,
     /// The time of its creation.
     pub created_at: Timestamp,
     /// The time at which it expires unless there is progress before.
@@ -46,14 +46,14 @@ pub struct Upload {
 ///
 /// If the record is lost, the client gets the same answer as any client with a wrong offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Told {
+pub struct Reported {
     /// The offset, in bytes.
     pub offset: u64,
     /// The time of the report, or of its last repetition.
     pub at: Timestamp,
 }
 
-impl Told {
+impl Reported {
     /// Minimum time for which a reported offset is accepted. A request that lies in a socket for
     /// longer does not come from a network that was just lost.
     const REMEMBERED: Duration = Duration::from_mins(10);
@@ -257,19 +257,19 @@ mod tests {
     #[test]
     fn what_was_told_counts_for_a_while() {
         let at = Timestamp::from_millis(1_800_000_000_000);
-        let told = Told { offset: 7, at };
+        let reported = Reported { offset: 7, at };
         let last = at
             .plus(Duration::from_mins(11))
             .minus(Duration::from_millis(1));
-        assert!(told.counts(7, at) && told.counts(7, last));
-        assert!(!told.counts(8, at) && !told.counts(6, at));
-        assert!(!told.counts(7, at.plus(Duration::from_mins(11))));
+        assert!(reported.counts(7, at) && reported.counts(7, last));
+        assert!(!reported.counts(8, at) && !reported.counts(6, at));
+        assert!(!reported.counts(7, at.plus(Duration::from_mins(11))));
         // Reported once more, it is accepted for ten minutes from then on, recorded or not.
         for again in [0, 59, 60, 600].map(|seconds| at.plus(Duration::from_secs(seconds))) {
-            let stands = if told.stands_for(7, again) {
-                told
+            let stands = if reported.stands_for(7, again) {
+                reported
             } else {
-                Told {
+                Reported {
                     offset: 7,
                     at: again,
                 }
@@ -277,6 +277,6 @@ mod tests {
             let later = again.plus(Duration::from_mins(10));
             assert!(stands.counts(7, later));
         }
-        assert!(!told.stands_for(8, at));
+        assert!(!reported.stands_for(8, at));
     }
 }

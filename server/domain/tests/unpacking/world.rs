@@ -15,7 +15,7 @@ use domain::file::Content;
 use domain::ids::SystemRandomness;
 use domain::pack::{DraftRecord, Place, StoredContent};
 use domain::pack_store::MAX_LOOKED_UP;
-use domain::packs::{Config, Means};
+use domain::packs::{Config, Deps};
 use domain::{BlobKey, BlobStore, Clock, DraftId, Error, Outbox, PackStore, Packs};
 use flate2::read::DeflateDecoder;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -50,7 +50,7 @@ impl World {
         let memory = MemoryBlobStore::new(Arc::clone(&clock) as Arc<dyn Clock>);
         let blobs = Arc::new(FaultyStore::new(Arc::new(memory.clone())));
         let facts = Arc::new(Facts::default());
-        let means = Means {
+        let deps = Deps {
             blobs: Arc::clone(&blobs) as Arc<dyn BlobStore>,
             facts: Arc::clone(&facts) as Arc<dyn PackStore>,
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
@@ -58,7 +58,7 @@ impl World {
             outbox: Outbox::silent(),
             memory: Budget::new(512 << 20),
         };
-        let packs = Packs::new(means, config, None);
+        let packs = Packs::new(deps, config, None);
         Self {
             clock,
             memory,

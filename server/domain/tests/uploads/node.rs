@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use domain::access::{Config as AccessConfig, Credential, Gate, Principal};
+use domain::access::{Authenticator, Config as AccessConfig, Credential, Principal};
 use domain::body::{BodyFault, BodyPart, UploadBody};
 use domain::cleanup::{self, Janitor};
 use domain::clock::FollowingClock;
@@ -66,7 +66,7 @@ impl Node {
         let metadata = FaultyMetadataStore::new(Arc::clone(&facts) as Arc<dyn MetadataStore>);
         let metadata = Arc::new(metadata);
         let memory = budget::Budget::new(1 << 30);
-        let packs = packs::Means {
+        let packs = packs::Deps {
             blobs: Arc::clone(&blobs) as Arc<dyn BlobStore>,
             facts: facts as Arc<dyn PackStore>,
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
@@ -80,7 +80,7 @@ impl Node {
             NodeId::random(&SystemRandomness),
             Arc::new(FollowingClock::new(Arc::clone(&clock) as Arc<dyn Clock>)),
         );
-        let means = uploads::Means {
+        let deps = uploads::Deps {
             blobs: Arc::clone(&blobs) as Arc<dyn BlobStore>,
             metadata: Arc::clone(&metadata) as Arc<dyn MetadataStore>,
             packs,
@@ -93,7 +93,7 @@ impl Node {
         Self {
             blobs,
             metadata,
-            uploads: Uploads::new(means, config),
+            uploads: Uploads::new(deps, config),
             leases,
             clock,
         }
@@ -181,9 +181,9 @@ impl Node {
 }
 
 fn everyone() -> Principal {
-    Gate::new(&AccessConfig::default())
+    Authenticator::new(&AccessConfig::default())
         .admit(Credential::None)
-        .expect("a gate without keys is open")
+        .expect("an authenticator without keys is open")
 }
 
 pub(crate) fn offset(upload: &Upload) -> u64 {

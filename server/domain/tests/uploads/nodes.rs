@@ -162,7 +162,7 @@ async fn an_answer_counts_what_it_meets() {
     let id = world.half().await;
     let answering = Barrier::new();
     let fault = Fault::Waits(answering.clone());
-    world.nodes[1].metadata.next(Fact::TellUpload, fault);
+    world.nodes[1].metadata.next(Fact::ReportOffset, fault);
     let asking = world.nodes[1].asks(id);
     answering.reached().await;
     let older = Lying::begin(&world.nodes[0], id, some(HALF));
@@ -759,11 +759,11 @@ async fn what_cannot_be_remembered_is_told_all_the_same() {
     let world = World::new().await;
     let id = world.half().await;
     let node = &world.nodes[0];
-    node.metadata.next(Fact::TellUpload, Fault::IsFull);
+    node.metadata.next(Fact::ReportOffset, Fault::IsFull);
     assert_eq!(node.told(id).await, HALF);
-    assert_eq!(node.record(id).await.told, None);
+    assert_eq!(node.record(id).await.reported, None);
     assert_eq!(node.told(id).await, HALF);
-    assert!(node.record(id).await.told.is_some());
+    assert!(node.record(id).await.reported.is_some());
 }
 
 /// The janitor's node cleans up until it is gone; then the other one takes its place.
@@ -815,7 +815,7 @@ const ALL: [Fact; 9] = [
     Fact::RecordProgress,
     Fact::ReleaseUpload,
     Fact::AskToYield,
-    Fact::TellUpload,
+    Fact::ReportOffset,
     Fact::CompleteUpload,
     Fact::EndUpload,
 ];

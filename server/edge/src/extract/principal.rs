@@ -3,7 +3,7 @@
 
 use axum::extract::{FromRef, FromRequestParts};
 use domain::Authorized;
-use domain::access::{Credential, Denied, Gate, Principal};
+use domain::access::{Authenticator, Credential, Denied, Principal};
 use http::header::AUTHORIZATION;
 use http::request::Parts;
 use protocol::dialect::Dialect;
@@ -17,13 +17,13 @@ pub(crate) struct Access<S>(pub(crate) Authorized<S>);
 impl<A, S> FromRequestParts<A> for Access<S>
 where
     A: Send + Sync,
-    Gate: FromRef<A>,
+    Authenticator: FromRef<A>,
     S: FromRef<A>,
 {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, state: &A) -> Result<Self, Failure> {
-        let principal = Gate::from_ref(state)
+        let principal = Authenticator::from_ref(state)
             .admit(credential(parts))
             .map_err(|denied| {
                 refusal(denied, Dialect::of_creation(&parts.method, &parts.headers))
@@ -39,13 +39,13 @@ pub(crate) struct HolderAccess<S>(pub(crate) Authorized<S>);
 impl<A, S> FromRequestParts<A> for HolderAccess<S>
 where
     A: Send + Sync,
-    Gate: FromRef<A>,
+    Authenticator: FromRef<A>,
     S: FromRef<A>,
 {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, state: &A) -> Result<Self, Failure> {
-        let principal = Gate::from_ref(state)
+        let principal = Authenticator::from_ref(state)
             .admit_holder(credential(parts))
             .map_err(|denied| {
                 refusal(

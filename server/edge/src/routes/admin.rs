@@ -26,18 +26,19 @@ use transport::{InvalidAddress, ListenAddress};
 /// Default port for operators, one below the port for clients.
 const DEFAULT_PORT: u16 = 8079;
 
-/// The admin listener. It asks for no credential: let only this machine or a private network reach it.
+/// Admin listener. It requires no credential: let only this machine or a private network reach it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The address and port of `/livez`, `/readyz` and `/events/dead`, in cleartext, or `off`. Each server on a machine needs its own.
+    /// Address and port of `/livez`, `/readyz` and `/events/dead`, in cleartext, or `off`. Each
+    /// server on a machine needs its own.
     pub listen: AdminAddress,
-    /// Answer everyone who reaches the listener. Needed where `listen` is no loopback address, since nobody is asked for a
-    /// credential there: say it only where a private network keeps others away.
+    /// Answer every client that reaches the listener, without a credential. Required if `listen` is
+    /// not a loopback address; set it only on a private network.
     pub open: bool,
-    /// Names under which `/events/dead` may be asked, without a port, such as `longhaul.example.org`. Addresses, `localhost`
-    /// and names without a dot always work; `/livez` and `/readyz` answer to every name. Other names are refused, because a
-    /// web page could have its own name point to this listener.
+    /// Host names of `/events/dead`, without a port, such as `longhaul.example.org`. Addresses,
+    /// `localhost` and names without a dot always work; `/livez` and `/readyz` accept every name.
+    /// Other names are refused, because a web page could point its own name to this listener.
     pub hosts: Vec<String>,
 }
 

@@ -1,4 +1,4 @@
-//! Changes of drafts and of what they hold.
+//! Changes of drafts and of the blobs that they hold.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::rows::{blob_key, column};
 use crate::values::{Column, values};
 use crate::{pack_lists, pack_sql};
 
-/// Most contents that one statement writes, which bounds the memory that it takes.
+/// Maximum number of contents in one statement, which bounds its memory.
 const CONTENTS_AT_A_TIME: usize = 2000;
 
 /// See [`insert_draft`](domain::PackStore::insert_draft).
@@ -58,7 +58,7 @@ impl Command for InsertDraft {
 #[derive(Debug)]
 pub(crate) struct ForgetDraft {
     pub(crate) id: DraftId,
-    /// The moment at which its time must be up, where that is why it is forgotten.
+    /// Time by which the draft must have expired, if expiry is the reason.
     pub(crate) expired_at: Option<Timestamp>,
     pub(crate) now: Timestamp,
 }
@@ -90,7 +90,7 @@ impl Command for ForgetDraft {
 pub(crate) struct StoreContents {
     draft: DraftId,
     blobs: NeededBlobs,
-    /// In the order of their digests, none of which comes twice.
+    /// Contents in the order of digests, without repetition.
     contents: Vec<StoredContent>,
     expires_at: Timestamp,
 }
@@ -112,8 +112,8 @@ impl StoreContents {
                 return Err(failed(Self::DOING, "a content is in none of the blobs"));
             }
         }
-        // In one order, so that no two such changes wait for each other, and the engine looks them
-        // up faster. Of the same content twice, the first counts.
+        // One order for all, so that no two such changes wait for each other; the engine also looks
+        // them up faster. Of equal contents, the first counts.
         let mut contents = contents.to_vec();
         contents.sort_by_key(|content| content.sha256);
         contents.dedup_by_key(|content| content.sha256);
@@ -133,7 +133,7 @@ impl Command for StoreContents {
     async fn run<T: Transaction>(&self, transaction: &mut T) -> Result<bool, MetadataError> {
         let draft = self.draft.to_string();
         let prolong = values![draft.as_str(), self.expires_at];
-        // Locks the draft as well.
+        // This locks the draft as well.
         if transaction.run(pack_sql::PROLONG_DRAFT, prolong).await? == 0 {
             return Ok(false);
         }
@@ -146,8 +146,8 @@ impl Command for StoreContents {
             let table = table(contents)?;
             let table = values![table.as_slice()];
             transaction.run(pack_lists::STORE_CONTENTS, table).await?;
-            // Storing has locked the rows of those that are known, so they lie where they lie until
-            // the end.
+            // Storing locked the rows of known contents, so they keep their places until the
+            // commit.
             let elsewhere: Vec<String> = transaction
                 .scalars(pack_lists::OTHER_PLACES, others)
                 .await?;
@@ -156,7 +156,7 @@ impl Command for StoreContents {
             }
             let keys: Vec<&str> = elsewhere.iter().map(String::as_str).collect();
             transaction.lock(Lock::Blobs(&keys)).await?;
-            // In the place of those whose blobs were doomed before the lock.
+            // Replaces contents in blobs that were doomed before the lock.
             transaction.run(pack_lists::STORE_CONTENTS, table).await?;
             let elsewhere: Vec<String> = transaction
                 .scalars(pack_lists::OTHER_PLACES, others)
@@ -223,7 +223,7 @@ impl Command for DropContents {
     }
 }
 
-/// Blobs that are needed from now on, each once, in the order of their keys.
+/// Blobs that become needed, without repetition, in the order of keys.
 #[derive(Debug)]
 pub(super) struct NeededBlobs(BTreeMap<BlobKey, Content>);
 
@@ -248,7 +248,8 @@ impl NeededBlobs {
         self.0.keys().map(BlobKey::as_str)
     }
 
-    /// Records them and locks them, unless one is doomed, or recorded with another size or digest.
+    /// Records and locks the blobs. Fails if one is doomed, or recorded with another size or
+    /// digest.
     pub(super) async fn record<T: Transaction>(
         &self,
         transaction: &mut T,
@@ -269,7 +270,7 @@ impl NeededBlobs {
     }
 }
 
-/// Arranges contents by the columns of their table, in the order of these.
+/// Arranges contents as the columns of their table, in order.
 fn table(contents: &[StoredContent]) -> Result<[Column<'_>; 9], MetadataError> {
     let ints = |value: &dyn Fn(&StoredContent) -> Option<u64>| {
         let values = contents.iter().map(|content| value(content).map(column));
@@ -292,7 +293,7 @@ fn table(contents: &[StoredContent]) -> Result<[Column<'_>; 9], MetadataError> {
     ])
 }
 
-/// Has a draft hold blobs.
+/// Adds blobs to a draft.
 async fn hold_by_draft<T: Transaction>(
     transaction: &mut T,
     draft: &DraftId,
@@ -303,7 +304,7 @@ async fn hold_by_draft<T: Transaction>(
     held.map(drop)
 }
 
-/// Takes all blobs from a draft.
+/// Removes all blobs from a draft, and returns them.
 pub(super) async fn release_draft<T: Transaction>(
     transaction: &mut T,
     draft: &DraftId,
@@ -312,7 +313,7 @@ pub(super) async fn release_draft<T: Transaction>(
     transaction.scalars(pack_sql::RELEASE_DRAFT, draft).await
 }
 
-/// Locks blobs that were let go of, and dooms those that nothing needs.
+/// Locks released blobs, and dooms those that nothing needs.
 pub(super) async fn lock_and_doom<T: Transaction>(
     transaction: &mut T,
     blobs: &[String],
@@ -323,8 +324,7 @@ pub(super) async fn lock_and_doom<T: Transaction>(
     doom(transaction, blobs, at).await
 }
 
-/// Dooms those of the blobs, which are locked, that nothing needs. The contents in them are known
-/// no more.
+/// Dooms the blobs that nothing needs. Contents in them become unknown. The blobs must be locked.
 pub(super) async fn doom<T: Transaction>(
     transaction: &mut T,
     blobs: &[String],

@@ -1,4 +1,4 @@
-//! Changes of events. Whatever changes which event of a subject is the first locks the subject.
+//! Changes of events. A change of the first event of a subject locks the subject.
 
 use domain::Timestamp;
 use domain::event::{Event, EventId};
@@ -32,7 +32,7 @@ impl Command for RecordAttempt {
             return Ok(());
         };
         transaction.lock(Lock::Subject(&subject)).await?;
-        // No row: another recorded its attempt first.
+        // No row: another node recorded its attempt first.
         match &self.attempt {
             Attempt::Delivered => {
                 transaction
@@ -99,7 +99,7 @@ impl Command for ForgetDeadEvents {
     }
 }
 
-/// Records an event beside what it tells of, if there is one to be recorded.
+/// Records an event, if there is one, together with the fact that it reports.
 pub(super) async fn record_event<T: Transaction>(
     transaction: &mut T,
     event: Option<&Event>,

@@ -66,13 +66,13 @@ impl Command for DeleteFile {
         let delete = values![path.as_str()];
         transaction.exactly(1, sql::DELETE_FILE, delete).await?;
         doom(transaction, blob, self.now).await?;
-        transaction.changed(path).await?;
+        transaction.deleted(path);
         Ok(Deleted::Done)
     }
 }
 
 impl DeleteFile {
-    /// Remembers the file's time while another might come under its path in the same second.
+    /// Records the file's time as long as another file might come to the path in the same second.
     async fn remember<T: Transaction>(
         &self,
         transaction: &mut T,
@@ -101,7 +101,7 @@ impl Command for ForgetBlob {
     async fn run<T: Transaction>(&self, transaction: &mut T) -> Result<(), MetadataError> {
         let Self(blob) = self;
         transaction.lock(Lock::Blobs(&[blob.as_str()])).await?;
-        // No row: it is forgotten already.
+        // No row: the blob is already forgotten.
         let forgotten = transaction.run(sql::FORGET_BLOB, values![blob]).await;
         forgotten.map(drop)
     }
@@ -120,8 +120,8 @@ pub(super) fn file_values(file: &File) -> Result<[Value<'_>; 7], MetadataError> 
     ])
 }
 
-/// Locks the blobs of a file and of the one in whose place it is written. A blob that is new under
-/// its path is locked by recording it.
+/// Locks the blobs of a file and of the file that it replaces. A blob that is new under its path is
+/// locked by recording it.
 pub(super) async fn lock_blobs<T: Transaction>(
     transaction: &mut T,
     file: &File,
@@ -134,13 +134,13 @@ pub(super) async fn lock_blobs<T: Transaction>(
     transaction.lock(Lock::Blobs(&blobs)).await
 }
 
-/// Dooms the blob of the file in whose place `file` was written, unless it is needed still.
+/// Dooms the blob of the file that `file` replaced, unless something needs the blob.
 pub(super) async fn replaced<T: Transaction>(
     transaction: &mut T,
     file: &File,
     current: Option<&File>,
 ) -> Result<Written, MetadataError> {
-    transaction.changed(&file.path).await?;
+    transaction.written(&file.path).await?;
     let Some(current) = current else {
         return Ok(Written::Created);
     };
@@ -148,7 +148,7 @@ pub(super) async fn replaced<T: Transaction>(
     Ok(Written::Replaced)
 }
 
-/// Dooms a blob, which is locked, unless something needs it.
+/// Dooms a blob unless something needs it. The blob must be locked.
 async fn doom<T: Transaction>(
     transaction: &mut T,
     blob: &BlobKey,

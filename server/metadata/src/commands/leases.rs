@@ -1,4 +1,4 @@
-//! Changes of leases, and the check that changes are possible.
+//! Changes of leases, and the check of whether changes are possible.
 
 use domain::NodeId;
 use domain::metadata_store::{Lease, MetadataError};

@@ -2,7 +2,7 @@
 
 use domain::event::Event;
 use domain::metadata_store::{Guarded, Hold, Inserted, MetadataError, Seen, Written};
-use domain::upload::{Completed, Gone, Progress, Target, Told, Upload, UploadState};
+use domain::upload::{Completed, Gone, Progress, Reported, Target, Upload, UploadState};
 use domain::{NodeId, Timestamp, UploadId};
 
 use super::events::record_event;
@@ -67,7 +67,7 @@ impl Command for InsertUpload {
             .await?;
         match existing {
             Some(row) => Ok(Inserted::Existing(Box::new(row.try_into()?))),
-            // Or the one that had the key is gone since.
+            // Or the upload with the key has gone since.
             None => Err(transaction.failed(Overtaken("its name or its blob's is taken"))),
         }
     }
@@ -91,9 +91,9 @@ impl Command for ClaimUpload {
         transaction: &mut T,
     ) -> Result<Option<Upload>, MetadataError> {
         let Self { id, holder, seen } = self;
-        let [offset, length, told] = seen_columns(*seen)?;
+        let [offset, length, reported] = seen_columns(*seen)?;
         let holder = holder.map(|node| node.to_string());
-        let values = values![id.to_string(), holder, offset, length, told];
+        let values = values![id.to_string(), holder, offset, length, reported];
         let claimed = transaction.row::<UploadRow>(sql::CLAIM_UPLOAD, values);
         match claimed.await? {
             Some(row) => row.try_into().map(Some),
@@ -131,7 +131,7 @@ impl Command for RecordProgress {
         if transaction.run(sql::RECORD_PROGRESS, values).await? == 1 {
             return Ok(Guarded::Done);
         }
-        // Progress that is behind what is recorded is true as well, and no news.
+        // Progress below the recorded offset is true as well, but not new.
         let upload = values![self.id.to_string(), column(self.epoch)?];
         let (held,): (bool,) = transaction.one(sql::HOLDS_UPLOAD, upload).await?;
         if !held {
@@ -145,15 +145,15 @@ impl Command for RecordProgress {
     }
 }
 
-/// See [`tell_upload`](domain::MetadataStore::tell_upload).
+/// See [`report_offset`](domain::MetadataStore::report_offset).
 #[derive(Debug)]
-pub(crate) struct TellUpload {
+pub(crate) struct ReportOffset {
     pub(crate) id: UploadId,
     pub(crate) epoch: u64,
-    pub(crate) told: Option<Told>,
+    pub(crate) reported: Option<Reported>,
 }
 
-impl Command for TellUpload {
+impl Command for ReportOffset {
     type Answer = Guarded;
     const DOING: &'static str = "remember what was told";
     const SCOPE: Scope = Scope::Statements;
@@ -161,12 +161,14 @@ impl Command for TellUpload {
     async fn run<T: Transaction>(&self, transaction: &mut T) -> Result<Guarded, MetadataError> {
         let values = values![
             self.id.to_string(),
-            self.told.map(|told| column(told.offset)).transpose()?,
-            self.told.map(|told| told.at),
+            self.reported
+                .map(|reported| column(reported.offset))
+                .transpose()?,
+            self.reported.map(|reported| reported.at),
             column(self.epoch)?,
         ];
-        let told = transaction.run(sql::TELL_UPLOAD, values).await?;
-        Ok(guarded(told))
+        let reported = transaction.run(sql::REPORT_OFFSET, values).await?;
+        Ok(guarded(reported))
     }
 }
 
@@ -258,13 +260,13 @@ impl CompleteUpload {
 }
 
 /// See [`end_upload`](domain::MetadataStore::end_upload) and
-/// [`expire_upload`](domain::MetadataStore::expire_upload). Made twice, it is fenced the second
-/// time; its caller then leaves the bytes to the janitor.
+/// [`expire_upload`](domain::MetadataStore::expire_upload). A second run is fenced; its caller then
+/// leaves the bytes to the janitor.
 #[derive(Debug)]
 pub(crate) struct EndUpload {
     pub(crate) id: UploadId,
     pub(crate) epoch: Option<u64>,
-    /// The moment at which its time must be up, where that is why it ends.
+    /// Time by which the upload must have expired, if expiry is the reason.
     pub(crate) expired_at: Option<Timestamp>,
     pub(crate) gone: Gone,
     pub(crate) expires_at: Timestamp,
@@ -306,7 +308,7 @@ impl Command for ForgetUploads {
     }
 }
 
-/// The outcome of a guarded update that changed so many rows.
+/// Converts the number of rows that a guarded update changed.
 fn guarded(affected: u64) -> Guarded {
     match affected {
         0 => Guarded::Fenced,
@@ -314,8 +316,7 @@ fn guarded(affected: u64) -> Guarded {
     }
 }
 
-/// Has its holder under an epoch let go of an open upload. If it `settles`, what was told is
-/// forgotten.
+/// Clears the holder of an open upload under an epoch, and the reported offset if it `settles`.
 async fn release<T: Transaction>(
     transaction: &mut T,
     id: &UploadId,
@@ -323,7 +324,7 @@ async fn release<T: Transaction>(
     settles: bool,
 ) -> Result<(), MetadataError> {
     let values = values![id.to_string(), column(epoch)?, settles];
-    // No row: another holds it, or it has ended.
+    // No row: another request has claimed the upload, or it has ended.
     let released = transaction.run(sql::RELEASE_UPLOAD, values).await;
     released.map(drop)
 }

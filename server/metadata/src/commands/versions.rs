@@ -1,4 +1,4 @@
-//! Changes of versions and of what they hold.
+//! Changes of versions and of the blobs that they hold.
 
 use std::collections::BTreeSet;
 
@@ -53,14 +53,14 @@ impl PublishVersion {
         })
     }
 
-    /// Returns the blobs that the version comes to hold.
+    /// Returns the blobs that the version will hold.
     fn held(&self) -> impl Iterator<Item = &str> {
         let blobs = self.blobs.iter().map(BlobKey::as_str);
         blobs.chain(self.documents.keys())
     }
 
-    /// Locks the draft, the pack's next number, and all blobs that the version comes to hold or the
-    /// draft lets go of.
+    /// Locks the draft, the pack's next number, and all blobs that the version will hold or the
+    /// draft releases.
     async fn lock<T: Transaction>(&self, transaction: &mut T) -> Result<(), MetadataError> {
         transaction.lock(Lock::Draft(&self.draft)).await?;
         transaction.lock(Lock::Pack(&self.version.pack)).await?;
@@ -72,7 +72,7 @@ impl PublishVersion {
         transaction.lock(Lock::Blobs(&all)).await
     }
 
-    /// Returns the reason for which the version cannot be published, or that it is.
+    /// Returns the outcome if the version cannot be published, or already is.
     async fn hindrance<T: Transaction>(
         &self,
         transaction: &mut T,
@@ -102,7 +102,7 @@ impl PublishVersion {
         Ok(gone.then_some(Published::BlobsGone))
     }
 
-    /// Records the version and has it hold its blobs.
+    /// Records the version and its blobs.
     async fn insert<T: Transaction>(&self, transaction: &mut T) -> Result<(), MetadataError> {
         let version = &self.version;
         self.documents.record(transaction).await?;

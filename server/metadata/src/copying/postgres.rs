@@ -21,7 +21,7 @@ impl PostgresDatabase {
 
     statements!();
 
-    /// In the order of their names.
+    /// Returns a table's columns in the order of their names.
     pub(super) async fn columns(&mut self, table: &Table) -> sqlx::Result<Vec<Column>> {
         const COLUMNS: &str = "
             select column_name::text, data_type::text
@@ -57,7 +57,7 @@ impl PostgresDatabase {
         columns: &[Column],
         rows: Vec<Row>,
     ) -> sqlx::Result<()> {
-        // Numbers that the engine gives itself are taken over, too.
+        // Numbers from identity columns are copied as well.
         let (name, names) = (table.name, names(columns));
         let head = format!("insert into {name} ({names}) overriding system value ");
         let mut query = QueryBuilder::<Postgres>::new(head);
@@ -78,7 +78,7 @@ impl PostgresDatabase {
         self.go_on_counting(table).await
     }
 
-    /// Has the engine give the numbers after those that were taken over.
+    /// Continues the table's identity column after the copied numbers.
     async fn go_on_counting(&mut self, table: &Table) -> sqlx::Result<()> {
         const COUNTED: &str = "
             select column_name::text

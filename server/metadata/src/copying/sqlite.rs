@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, QueryBuilder, Row as _, Sqlite, Sqlite
 use super::table::{Column, Kind, Row, Table, Value, names, statements};
 use crate::SqliteConfig;
 
-/// How long a statement waits for a lock that another process holds.
+/// Longest time that a statement waits for a lock of another process.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
@@ -30,7 +30,7 @@ impl SqliteDatabase {
 
     statements!();
 
-    /// In the order of their names.
+    /// Returns a table's columns in the order of their names.
     pub(super) async fn columns(&mut self, table: &Table) -> sqlx::Result<Vec<Column>> {
         let columns: Vec<(String, String)> =
             sqlx::query_as("select name, type from pragma_table_info($1) order by name")

@@ -1,16 +1,16 @@
-//! What every engine has: tables, their columns, and rows as values.
+//! Tables, columns, and rows as values, the same for every engine.
 
 /// A table that is copied.
 #[derive(Debug)]
 pub(super) struct Table {
     pub(super) name: &'static str,
-    /// The columns that tell rows apart and put them in order.
+    /// Columns that identify and order rows.
     pub(super) key: &'static str,
 }
 
-/// All tables that are copied, each after those that it refers to.
+/// All tables to copy, each after the tables that it refers to.
 ///
-/// Leases are not: they belong to running servers.
+/// Leases are missing: they belong to running servers.
 pub(super) const TABLES: [Table; 12] = [
     table("blobs", "key"),
     table("files", "path"),
@@ -31,7 +31,7 @@ const fn table(name: &'static str, key: &'static str) -> Table {
 }
 
 impl Table {
-    /// Reads all rows in order. The names are those of the schema.
+    /// Returns a query for all rows in order. Its names come from the schema alone.
     pub(super) fn select(&self, columns: &[Column]) -> String {
         let (names, Self { name, key }) = (names(columns), self);
         format!("select {names} from {name} order by {key}")
@@ -49,11 +49,11 @@ pub(super) struct Column {
     pub(super) kind: Kind,
 }
 
-/// What a column holds. Numbers of all widths are one kind.
+/// Type of a column's values. Numbers of all widths are one type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Integer,
-    /// In SQLite, a number.
+    /// A number in SQLite.
     Boolean,
     Text,
     Bytes,
@@ -68,7 +68,7 @@ pub(super) enum Value {
     Bytes(Vec<u8>),
 }
 
-/// A row, by its columns.
+/// Values of a row, in the order of columns.
 pub(super) type Row = Vec<Value>;
 
 impl Value {
@@ -76,7 +76,7 @@ impl Value {
         value.map_or(Self::Null, some)
     }
 
-    /// A number that is not negative.
+    /// Returns a non-negative number.
     pub(super) fn number(self) -> Option<u64> {
         self.integer().and_then(|number| u64::try_from(number).ok())
     }
@@ -103,13 +103,13 @@ impl Value {
     }
 }
 
-/// The names of columns, as a statement lists them.
+/// Returns the names of columns as a list for statements.
 pub(super) fn names(columns: &[Column]) -> String {
     let names: Vec<&str> = columns.iter().map(|column| &*column.name).collect();
     names.join(", ")
 }
 
-/// Whether two engines have the same columns in the same order.
+/// Returns true if two engines have the same columns in the same order.
 pub(super) fn are_the_same(here: &[Column], there: &[Column]) -> bool {
     let numbers = [Kind::Integer, Kind::Boolean];
     here.len() == there.len()
@@ -119,8 +119,9 @@ pub(super) fn are_the_same(here: &[Column], there: &[Column]) -> bool {
         })
 }
 
-/// What is asked of every engine in the same words. Each has types of its own for connections and rows, which generic code would have
-/// to bound one by one; `values` makes a [`Row`] of one of its rows.
+/// Defines the methods whose statements are the same for every engine. Each engine has its own
+/// types for connections and rows, which generic code would have to bound one by one; `values`
+/// converts one of its rows to a [`Row`].
 macro_rules! statements {
     () => {
         pub(super) async fn execute(&mut self, statement: &'static str) -> sqlx::Result<()> {

@@ -1,9 +1,8 @@
-//! Asks another node to let go of an upload: by a notification, which costs no row and needs no
-//! answer.
+//! Asks another node to release an upload, by a notification: no row, no answer.
 //!
-//! Each node listens on a connection of its own, outside of the pool. A channel belongs to the
-//! whole database, so that whoever else uses it hears the asks as well; they say nothing that a
-//! table does not.
+//! Each node listens on its own connection, outside of the pool. A channel belongs to the entire
+//! database, so that other users of the database receive the requests too; these contain no more
+//! than the tables do.
 
 use std::time::Duration;
 
@@ -26,7 +25,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// Longest time that a listener waits for a connection.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Sends $1 if the node $4 that holds the open upload $2 under epoch $3 is alive; a row if so.
+/// Sends $1 and returns a row, if the node $4 holds the open upload $2 under epoch $3 and is alive.
 pub(super) const ASK: Statement = Statement::same(concat!(
     "
 select pg_notify('longhaul_yield', $1)
@@ -74,7 +73,7 @@ impl Command for AskToYield {
     }
 }
 
-/// An ask as it is sent.
+/// A request in the form that is sent.
 #[derive(Debug, Serialize, Deserialize)]
 struct Text {
     upload: String,
@@ -91,7 +90,7 @@ impl Text {
         }
     }
 
-    /// `None` for what no node of this release has sent.
+    /// Reads a request; `None` if no node of this release can have sent it.
     fn read(text: &str) -> Option<Ask> {
         let text: Self = serde_json::from_str(text).ok()?;
         Some(Ask {
@@ -102,7 +101,7 @@ impl Text {
     }
 }
 
-/// All asks from when it is first polled on; it connects again whenever its connection is lost.
+/// Streams all requests from the first poll on, and reconnects whenever the connection is lost.
 pub(super) fn listen(options: PgConnectOptions) -> BoxStream<'static, Ask> {
     let state = (options, None);
     stream::unfold(state, async |(options, mut listener)| {

@@ -1,4 +1,4 @@
-//! Failures of the engine, and the patience with those that pass.
+//! Failures of the engine, and the wait for those that pass.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use tokio::time::Instant;
 
 use crate::failures::{Kind, is_cut_off};
 
-/// First and longest pause before a change or a read is made again over another connection.
+/// First and longest pause before a change or a read is repeated on another connection.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
-/// Makes a failure of the engine.
+/// Converts an error of the engine.
 pub(super) fn failure(doing: &'static str) -> impl FnOnce(sqlx::Error) -> MetadataError {
     move |error| {
         let code = error.as_database_error().and_then(|error| error.code());
@@ -19,7 +19,7 @@ pub(super) fn failure(doing: &'static str) -> impl FnOnce(sqlx::Error) -> Metada
             None if is_cut_off(&error) => Kind::Surroundings,
             None => Kind::Own,
         };
-        kind.told(doing, error)
+        kind.error(doing, error)
     }
 }
 
@@ -29,25 +29,26 @@ fn kind_of_code(code: &str) -> Kind {
     match (code.get(..2).unwrap_or_default(), code) {
         // `disk_full`; program limit exceeded.
         (_, "53100") | ("54", _) => Kind::Full,
-        // What is missing is the engine's own file.
+        // A file of the engine itself is missing.
         (_, "58P01" | "58P02") => Kind::Own,
-        // Failed connections, credentials, rollbacks by the engine, resources, what an operator
-        // does, the engine's system; a database that is not there yet, a standby, a session or a
-        // lock that took too long.
+        // Failed connections, credentials, rollbacks by the engine, resources, operator
+        // intervention, system errors; a database that does not exist yet, a standby, a timeout of
+        // a session or a lock.
         ("08" | "28" | "40" | "53" | "57" | "58", _)
         | (_, "3D000" | "25006" | "25P03" | "25P04" | "55006" | "55P03") => Kind::Surroundings,
         _ => Kind::Own,
     }
 }
 
-/// The time that the engine is waited for.
+/// Time left to wait for the engine, and the next pause. An iterator of pauses alone would not
+/// count the time that the attempts take.
 pub(super) struct Patience {
     until: Instant,
     pause: Duration,
 }
 
 impl Patience {
-    /// Starts to wait, for so long at most.
+    /// Starts a wait of at most `time`.
     pub(super) fn new(time: Duration) -> Self {
         Self {
             until: Instant::now() + time,
@@ -55,10 +56,10 @@ impl Patience {
         }
     }
 
-    /// Rests for a while after what may pass.
+    /// Pauses after a failure that may pass.
     ///
     /// # Errors
-    /// The same, if it does not pass or there is no more time.
+    /// Returns `error` if it does not pass, or no time is left.
     pub(super) async fn rest_after(&mut self, error: MetadataError) -> Result<(), MetadataError> {
         let passes = matches!(error, MetadataError::Unreachable { .. });
         if !passes || Instant::now() + self.pause > self.until {

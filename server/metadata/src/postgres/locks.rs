@@ -1,24 +1,24 @@
-//! The locks that a change takes before it decides, until its transaction ends.
+//! Locks that a change takes before it decides, until its transaction ends.
 //!
-//! A statement sees what was committed before it began, so the statements after a lock see what the
-//! lock keeps still. Locks are taken in the order of [`Lock`]'s variants, and those on blobs at one
-//! time and in the order of their keys: thus no two changes wait for each other.
+//! A statement sees the commits before its start, so the statements after a lock see the state that
+//! the lock protects. Locks are taken in the order of [`Lock`]'s variants, and those on blobs at
+//! one time and in the order of keys: thus no two changes wait for each other.
 //!
 //! - An **upload**, a **draft** or a **version** is locked by its row.
-//! - A **path** or the number of a **pack** is locked by name, as there may be no row yet: by a
-//!   hash, so that two may share a lock, which only makes one wait.
-//! - A **blob** is locked by whoever comes to hold it, lets go of it, or forgets it. So of two that
-//!   let go of a blob the second sees that it is the last, and none holds a blob that another
-//!   dooms.
-//! - The **subject** of events is locked by name by whoever changes which of its events is the
-//!   first. So the order of events is that of the changes that they tell of.
+//! - A **path** or the number of a **pack** is locked by name, as it may have no row yet. The lock
+//!   is on a hash, so two names may share a lock, which only delays one of them.
+//! - A **blob** is locked by every change that adds a holder, removes one, or forgets the blob. So
+//!   of two changes that remove a holder, the second sees that its holder is the last, and no
+//!   change adds a holder to a blob that another dooms.
+//! - The **subject** of events is locked by name by every change of its first event. So the events
+//!   have the order of the changes that they report.
 
 use sqlx::PgConnection;
 
 use crate::engine::Lock;
 use crate::values::sought;
 
-/// Kinds of names: the first half of an advisory lock's key, the same in every release.
+/// Kinds of names: the first half of an advisory lock's key, constant across releases.
 const PATHS: i32 = 1;
 const PACKS: i32 = 2;
 const SUBJECTS: i32 = 3;
@@ -45,8 +45,8 @@ where pack = $1
   and number = $2
 for update";
 
-/// A strength that lets rows be inserted which refer to the blob: those who insert them have this
-/// lock themselves.
+/// Locks with a strength that permits inserts of rows that refer to the blob: their transactions
+/// take this lock themselves.
 pub(super) const LOCK_BLOBS: &str = "
 select 1
 from blobs
@@ -54,7 +54,7 @@ where key = any($1)
 order by key
 for no key update";
 
-/// Locks until the transaction ends.
+/// Takes a lock until the transaction ends.
 pub(super) async fn lock(connection: &mut PgConnection, lock: Lock<'_>) -> sqlx::Result<()> {
     let named = |kind: i32, name| sqlx::query(LOCK_NAME).bind(kind).bind(name);
     let statement = match lock {

@@ -1,4 +1,4 @@
-//! Statements in PostgreSQL: over the connection of a change, or by the pool.
+//! Statements in PostgreSQL, on the connection of a change or through the pool.
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use domain::FilePath;
 use domain::metadata_store::MetadataError;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::PgArguments;
-use sqlx::{Arguments as _, PgConnection, PgPool};
+use sqlx::{Arguments as _, Executor, PgConnection, PgPool, Postgres};
 
 use super::failures::{Patience, failure};
 use super::locks;
 use crate::engine::{Change, FromRow, Lock, Reader, Statement, Transaction};
 use crate::values::{Column, Value};
 
-/// A connection on which a command runs, within a transaction where it asks for one.
+/// A connection on which a command runs, within a transaction if its scope asks for one.
 pub(super) struct Session<'c> {
     connection: &'c mut PgConnection,
     doing: &'static str,
@@ -48,11 +48,8 @@ impl Reader for Session<'_> {
         statement: Statement,
         values: &[Value<'_>],
     ) -> Result<Option<R>, MetadataError> {
-        let arguments = arguments(values).map_err(failure(self.doing))?;
-        sqlx::query_as_with(statement.postgres, arguments)
-            .fetch_optional(&mut *self.connection)
-            .await
-            .map_err(failure(self.doing))
+        let row = row(&mut *self.connection, statement, values).await;
+        row.map_err(failure(self.doing))
     }
 
     async fn rows<R: FromRow>(
@@ -60,17 +57,14 @@ impl Reader for Session<'_> {
         statement: Statement,
         values: &[Value<'_>],
     ) -> Result<Vec<R>, MetadataError> {
-        let arguments = arguments(values).map_err(failure(self.doing))?;
-        sqlx::query_as_with(statement.postgres, arguments)
-            .fetch_all(&mut *self.connection)
-            .await
-            .map_err(failure(self.doing))
+        let rows = rows(&mut *self.connection, statement, values).await;
+        rows.map_err(failure(self.doing))
     }
 }
 
 impl Transaction for Session<'_> {
-    /// A connection prepares a text once: it must have as many parameters wherever it is run, those
-    /// that it does not use included.
+    /// A connection prepares a text once, so a text must have the same number of parameters
+    /// wherever it runs, unused ones included.
     async fn run(
         &mut self,
         change: impl Into<Change> + Send,
@@ -93,18 +87,21 @@ impl Transaction for Session<'_> {
         locked.map_err(failure(self.doing))
     }
 
-    /// Nothing is kept in memory.
-    async fn changed(&mut self, _: &FilePath) -> Result<(), MetadataError> {
+    /// Does nothing: no file is cached.
+    async fn written(&mut self, _: &FilePath) -> Result<(), MetadataError> {
         Ok(())
     }
+
+    /// Does nothing: no file is cached.
+    fn deleted(&mut self, _: &FilePath) {}
 }
 
-/// Reads single statements, each over any connection of the pool; again where the engine goes away
-/// meanwhile, as a change is made again.
+/// Reads single statements, each on any connection of the pool. Repeats a statement while the
+/// engine is away, as changes are repeated.
 #[derive(Debug)]
 pub(crate) struct PoolReader {
     pub(super) pool: PgPool,
-    /// The time that a connection is waited for.
+    /// Longest wait for a connection.
     pub(super) acquire_timeout: Duration,
     pub(super) doing: &'static str,
 }
@@ -134,12 +131,7 @@ impl Reader for PoolReader {
         statement: Statement,
         values: &[Value<'_>],
     ) -> Result<Option<R>, MetadataError> {
-        let text = statement.postgres;
-        let read = || async {
-            let query = sqlx::query_as_with(text, arguments(values)?);
-            query.fetch_optional(&self.pool).await
-        };
-        self.patiently(read).await
+        self.patiently(|| row(&self.pool, statement, values)).await
     }
 
     async fn rows<R: FromRow>(
@@ -147,13 +139,28 @@ impl Reader for PoolReader {
         statement: Statement,
         values: &[Value<'_>],
     ) -> Result<Vec<R>, MetadataError> {
-        let text = statement.postgres;
-        let read = || async {
-            let query = sqlx::query_as_with(text, arguments(values)?);
-            query.fetch_all(&self.pool).await
-        };
-        self.patiently(read).await
+        self.patiently(|| rows(&self.pool, statement, values)).await
     }
+}
+
+async fn row<R: FromRow>(
+    executor: impl Executor<'_, Database = Postgres>,
+    statement: Statement,
+    values: &[Value<'_>],
+) -> sqlx::Result<Option<R>> {
+    sqlx::query_as_with(statement.postgres, arguments(values)?)
+        .fetch_optional(executor)
+        .await
+}
+
+async fn rows<R: FromRow>(
+    executor: impl Executor<'_, Database = Postgres>,
+    statement: Statement,
+    values: &[Value<'_>],
+) -> sqlx::Result<Vec<R>> {
+    sqlx::query_as_with(statement.postgres, arguments(values)?)
+        .fetch_all(executor)
+        .await
 }
 
 /// Encodes the parameters of a statement.

@@ -1,5 +1,5 @@
-//! A change as a transaction, which is run again where the engine ended it to untangle it from
-//! others, or went away.
+//! Changes as transactions. A transaction is repeated if the engine aborts it because of others, or
+//! goes away.
 
 use domain::metadata_store::MetadataError;
 use sqlx::{Connection as _, PgConnection};
@@ -10,15 +10,16 @@ use super::session::Session;
 use crate::engine::{Command, Scope};
 use crate::failures::Overtaken;
 
-/// Most attempts of a change. Locks are taken in one order, so that more than one is rare.
+/// Maximum number of attempts of a change. Locks are taken in one order, so that a second attempt
+/// is rare.
 const ATTEMPTS: u32 = 10;
 
 /// A failed attempt.
 #[derive(Debug)]
 enum Failure {
-    /// Nothing was changed, or to change it once more makes no difference.
+    /// Nothing was changed, or repeating the change makes no difference.
     Repeatable(MetadataError),
-    /// It may have been made.
+    /// The change may have been made.
     Ambiguous(MetadataError),
 }
 
@@ -30,17 +31,17 @@ impl Failure {
 }
 
 impl PostgresEngine {
-    /// Makes a change, and returns its answer once that is durable. Where the engine goes away
-    /// meanwhile, as when it is restarted, the change is made again once it is back, within the
-    /// time that a connection is waited for.
+    /// Makes a change, and returns its answer once the change is durable. If the engine goes away
+    /// meanwhile, as in a restart, the change is repeated once the engine is back, within the time
+    /// to wait for a connection.
     ///
     /// # Errors
-    /// As the command's, and where it could not be committed. A connection that breaks while a
-    /// transaction is committed leaves open whether it was: that is [`MetadataError::Unreachable`].
+    /// The errors of the command and of its commit. If a connection breaks during a commit, the
+    /// outcome is unknown: [`MetadataError::Unreachable`].
     ///
     /// # Cancel safety
-    /// May be dropped anywhere: a transaction that was not committed is rolled back; a statement
-    /// that was sent may have its effect.
+    /// Dropping the future rolls back an uncommitted transaction. A statement that was sent may
+    /// take effect.
     pub(super) async fn run<C: Command>(&self, command: &C) -> Result<C::Answer, MetadataError> {
         let mut attempts = 1;
         let mut patience = Patience::new(self.acquire_timeout);
@@ -68,7 +69,7 @@ impl PostgresEngine {
         if let Err(failure) = &attempt
             && failure.is_of_surroundings()
         {
-            // Another one may lead to an engine that can do it: the new primary, after a failover.
+            // A new connection may lead to a working engine: the new primary, after a failover.
             connection.close_on_drop();
         }
         attempt
@@ -92,7 +93,7 @@ impl PostgresEngine {
                 committed.map_err(Failure::Ambiguous).map(|()| answer)
             }
             Err(error) => {
-                // Where this fails, the connection is broken, which ends the transaction as well.
+                // If this fails, the connection is broken, which ends the transaction as well.
                 let _ = transaction.rollback().await;
                 Err(Failure::Repeatable(error))
             }
@@ -100,7 +101,7 @@ impl PostgresEngine {
     }
 }
 
-/// Tells whether a transaction failed only because of those beside it.
+/// Returns true if a transaction failed only because of concurrent ones.
 fn was_overtaken(error: &MetadataError) -> bool {
     /// `serialization_failure`, `deadlock_detected`
     const CODES: [&str; 2] = ["40001", "40P01"];

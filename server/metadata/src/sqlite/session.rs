@@ -1,4 +1,4 @@
-//! Statements in SQLite: in the writer's transaction, or by a reader of the pool.
+//! Statements in SQLite, in the writer's transaction or through the pool of readers.
 
 use std::sync::Arc;
 
@@ -14,12 +14,12 @@ use crate::engine::{self, Change, FromRow, Lock, Statement};
 use crate::queries::read_file;
 use crate::values::{Rows, Value};
 
-/// A transaction under way.
+/// A running transaction.
 pub(super) struct Transaction<'c> {
     connection: &'c mut SqliteConnection,
-    /// As of the command that runs.
+    /// Action of the running command: completes the sentence "failed to …".
     pub(super) doing: &'static str,
-    /// The files that its paths have once it is committed.
+    /// Changed paths with their files after the commit.
     changes: Vec<(FilePath, Known)>,
 }
 
@@ -64,8 +64,8 @@ impl engine::Reader for Transaction<'_> {
 }
 
 impl engine::Transaction for Transaction<'_> {
-    /// Each round trip to the engine's thread costs four times what the engine then does, so
-    /// statements that go together are one text.
+    /// Sends statements that run together as one text: a round trip to the engine's thread costs
+    /// four times the engine's work.
     async fn run(
         &mut self,
         change: impl Into<Change> + Send,
@@ -83,20 +83,24 @@ impl engine::Transaction for Transaction<'_> {
             .map_err(failure(self.doing))
     }
 
-    /// There is one writer.
+    /// Does nothing: there is one writer.
     async fn lock(&mut self, _: Lock<'_>) -> Result<(), MetadataError> {
         Ok(())
     }
 
-    /// Reads the file as it is now, for the cache.
-    async fn changed(&mut self, path: &FilePath) -> Result<(), MetadataError> {
+    /// Reads the file back, for the cache.
+    async fn written(&mut self, path: &FilePath) -> Result<(), MetadataError> {
         let file: Option<File> = read_file(self, path).await?;
         self.changes.push((path.clone(), file.map(Arc::new)));
         Ok(())
     }
+
+    fn deleted(&mut self, path: &FilePath) {
+        self.changes.push((path.clone(), None));
+    }
 }
 
-/// Reads single statements, each over any connection of the pool.
+/// Reads single statements, each on any connection of the pool.
 #[derive(Debug)]
 pub(crate) struct PoolReader {
     pub(super) pool: SqlitePool,

@@ -1,14 +1,14 @@
-//! The one writer, and its group commit.
+//! The single writer and its group commit.
 //!
 //! 1. Callers put commands into a bounded queue and wait.
-//! 2. The writer takes all that wait, up to a bound, and runs them in one transaction.
-//! 3. It commits, which is the one sync to disk for all of them; meanwhile the next ones gather.
-//! 4. It tells the cache which files changed, then answers everyone.
+//! 2. The writer takes all waiting commands, up to a bound, and runs them in one transaction.
+//! 3. The writer commits, with one sync to disk for all. Meanwhile the next commands arrive.
+//! 4. The writer puts changed files into the cache, then answers all callers.
 //!
-//! Where a command fails, the transaction is rolled back and each command of the batch runs again
-//! in a transaction of its own, so that a failure touches no other. That is simpler and, as
-//! failures are rare, faster than a savepoint for each, and it holds for failures that roll back
-//! the whole transaction by themselves, such as a full disk. Where a commit fails, its whole batch
+//! If a command fails, the transaction is rolled back and each command of the batch runs again in
+//! its own transaction, so that a failure affects no other command. As failures are rare, this is
+//! faster than a savepoint for each command, and simpler. It also covers failures that roll back
+//! the entire transaction by themselves, such as a full disk. If a commit fails, its entire batch
 //! fails.
 
 use std::fmt::Debug;
@@ -33,17 +33,17 @@ use crate::cache::FileCache;
 use crate::engine::Command;
 use crate::failures::{Kind, failed};
 
-/// Batches between two looks at the write-ahead log's length.
+/// Number of batches between two checks of the write-ahead log's length.
 const LOOK_AT_LOG: u32 = 64;
-/// Cuts the log back, waiting 50 ms for readers. In the end the timeout is
-/// [`BUSY_TIMEOUT`](super::BUSY_TIMEOUT) again.
+/// Truncates the log, waiting 50 ms for readers, then restores the timeout to
+/// [`BUSY_TIMEOUT`](super::BUSY_TIMEOUT).
 const CUT_LOG: [&str; 3] = [
     "pragma busy_timeout = 50",
     "pragma wal_checkpoint(truncate)",
     "pragma busy_timeout = 5000",
 ];
 
-/// The way to the writer.
+/// Handle of the writer.
 #[derive(Debug)]
 pub(super) struct Writer {
     queue: mpsc::Sender<Box<dyn Job>>,
@@ -53,44 +53,44 @@ pub(super) struct Writer {
 
 /// Dependencies of a [`Writer`].
 #[derive(Debug)]
-pub(super) struct Means {
-    /// Options of the connection, for the next one after a failure.
+pub(super) struct Deps {
+    /// Options of the connection, for reconnecting after a failure.
     pub(super) options: SqliteConnectOptions,
     /// The first connection.
     pub(super) connection: SqliteConnection,
     /// The write-ahead log's file.
     pub(super) log: PathBuf,
-    /// The log is cut back when it is longer than this, in bytes.
+    /// Length of the write-ahead log at which it is truncated, in bytes.
     pub(super) log_limit: u64,
-    /// The cache of files, which learns of changes.
+    /// Cache that receives changed files.
     pub(super) files: Arc<FileCache>,
-    /// Most commands that wait.
+    /// Maximum number of waiting commands.
     pub(super) queue: NonZeroUsize,
-    /// Most commands in a transaction.
+    /// Maximum number of commands in a transaction.
     pub(super) batch: NonZeroUsize,
 }
 
 impl Writer {
-    /// Starts it.
-    pub(super) fn start(means: Means) -> Self {
-        let (queue, commands) = mpsc::channel(means.queue.get());
+    /// Starts the writer.
+    pub(super) fn start(deps: Deps) -> Self {
+        let (queue, commands) = mpsc::channel(deps.queue.get());
         let closing = CancellationToken::new();
         let task = TaskTracker::new();
         let worker = Worker {
             commands,
             closing: closing.clone(),
-            options: means.options,
-            connection: Some(means.connection),
-            log: means.log,
-            log_limit: means.log_limit,
-            files: means.files,
-            batch: means.batch.get(),
+            options: deps.options,
+            connection: Some(deps.connection),
+            log: deps.log,
+            log_limit: deps.log_limit,
+            files: deps.files,
+            batch: deps.batch.get(),
         };
-        // A thread of its own takes turns with the engine's thread at less cost than tasks do that
-        // share one: a fifth less processor time for each change.
+        // A separate thread alternates with the engine's thread at less cost than tasks of a shared
+        // runtime: a fifth less processor time for each change.
         let (runtime, running) = (Handle::current(), task.token());
         thread::spawn(move || {
-            // Given back however the thread ends.
+            // Dropped however the thread ends.
             let _running = running;
             runtime.block_on(worker.run());
         });
@@ -102,10 +102,10 @@ impl Writer {
         }
     }
 
-    /// Has `command` run, and returns its answer once that is durable.
+    /// Runs `command`, and returns its answer once the change is durable.
     ///
     /// # Cancel safety
-    /// A command that is in the queue is run even if nobody waits for its answer.
+    /// A queued command runs even if its caller is dropped.
     pub(super) async fn run<C: Command>(&self, command: C) -> Result<C::Answer, MetadataError> {
         let (reply, answer) = oneshot::channel();
         let job = Box::new(Pending {
@@ -120,14 +120,14 @@ impl Writer {
         answer.await.map_err(|_| failed(C::DOING, Closed))?
     }
 
-    /// Runs what is in the queue, and ends.
+    /// Runs the queued commands, then ends the writer.
     pub(super) async fn close(&self) {
         self.closing.cancel();
         self.ended().await;
     }
 
-    /// Returns when the writer has ended, by [`Writer::close`] or by a fault: then nothing can be
-    /// written any more.
+    /// Waits for the end of the writer, by [`Writer::close`] or by a fault. After it, writes are
+    /// impossible.
     pub(super) async fn ended(&self) {
         self.task.wait().await;
     }
@@ -141,16 +141,16 @@ struct Closed;
 #[error("the transaction was not committed")]
 struct NotCommitted(#[source] Arc<sqlx::Error>);
 
-/// A command whose caller waits.
+/// A queued command with a waiting caller.
 #[async_trait]
 trait Job: Debug + Send {
-    /// Runs the command and keeps its answer; returns whether it succeeded.
+    /// Runs the command and keeps its answer. Returns true on success.
     async fn run(&mut self, transaction: &mut Transaction<'_>) -> bool;
 
-    /// Gives the caller the answer kept last.
+    /// Sends the last kept answer to the caller.
     fn answer(self: Box<Self>);
 
-    /// Tells the caller that the engine failed.
+    /// Sends the engine's failure to the caller.
     fn fail(self: Box<Self>, error: Arc<sqlx::Error>);
 }
 
@@ -171,23 +171,23 @@ impl<C: Command> Job for Pending<C> {
 
     fn answer(self: Box<Self>) {
         if let Some(answer) = self.answer {
-            // A caller that no longer waits has nothing to be told.
+            // The caller may be gone.
             let _ = self.reply.send(answer);
         }
     }
 
     fn fail(self: Box<Self>, error: Arc<sqlx::Error>) {
         let kind = super::kind(&error);
-        let error = kind.told(C::DOING, NotCommitted(error));
+        let error = kind.error(C::DOING, NotCommitted(error));
         let _ = self.reply.send(Err(error));
     }
 }
 
-/// A batch that did not come about.
+/// Reasons for which a batch is not committed.
 enum Failure {
-    /// One of its commands failed.
+    /// A command of the batch failed.
     Command,
-    /// It could not be begun or committed.
+    /// The transaction could not begin or commit.
     Engine(sqlx::Error),
 }
 
@@ -211,10 +211,9 @@ impl Worker {
         loop {
             tokio::select! {
                 biased;
-                // Nothing is lost: the queue refuses new commands and still gives out those that it
-                // has.
+                // The closed queue refuses new commands but still returns the queued ones.
                 () = self.closing.cancelled(), if !self.commands.is_closed() => self.commands.close(),
-                // Cancel safe by its documents.
+                // Documented as cancel safe.
                 count = self.commands.recv_many(&mut jobs, self.batch) => {
                     if count == 0 {
                         break;
@@ -247,7 +246,7 @@ impl Worker {
                 while let Some(mut job) = jobs.next() {
                     match self.attempt(std::slice::from_mut(&mut job)).await {
                         Ok(()) | Err(Failure::Command) => job.answer(),
-                        // The others would only wait as long for the same.
+                        // Single transactions would wait as long and fail the same way.
                         Err(Failure::Engine(error))
                             if super::kind(&error) == Kind::Surroundings =>
                         {
@@ -260,9 +259,9 @@ impl Worker {
         }
     }
 
-    /// Runs `jobs` in one transaction and commits it. Unless all succeed, nothing is changed.
+    /// Runs `jobs` in one transaction and commits it. Changes nothing unless all succeed.
     async fn attempt(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(), Failure> {
-        // A connection comes back only from a clean end.
+        // The connection is put back only after a clean end.
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.options.connect().await.map_err(Failure::Engine)?,
@@ -297,10 +296,10 @@ impl Worker {
         }
     }
 
-    /// Keeps the write-ahead log short. The engine copies it into the database by itself as it
-    /// grows, but begins it anew only at a moment when nobody reads from it, which under constant
-    /// reading may never come. Here new readers are sent to the database, and those that are there
-    /// are waited for, shortly: behind one that stays, such as a backup, the log must grow.
+    /// Keeps the write-ahead log short. The engine itself copies the growing log into the database,
+    /// but restarts the log only at a moment without readers, which may never come under constant
+    /// reading. This checkpoint makes new readers read from the database, and waits for current
+    /// ones, shortly: behind a long one, such as a backup, the log must grow.
     async fn cut_log(&mut self) {
         let long = std::fs::metadata(&self.log).is_ok_and(|log| log.len() > self.log_limit);
         let Some(connection) = self.connection.as_mut().filter(|_| long) else {
@@ -360,7 +359,7 @@ mod tests {
         _directory: TempDir,
     }
 
-    /// A writer to a database of words.
+    /// Creates a writer for a database of words.
     async fn fresh(log_limit: u64) -> Fresh {
         fresh_with(log_limit, |options| options).await
     }
@@ -380,7 +379,7 @@ mod tests {
         ] {
             execute(&mut connection, statement).await.unwrap();
         }
-        let writer = Writer::start(Means {
+        let writer = Writer::start(Deps {
             options: options.clone(),
             connection,
             log: log.clone(),
@@ -417,7 +416,7 @@ mod tests {
             answers
         }
 
-        /// Runs the commands as they come.
+        /// Runs the commands without holding the writer.
         async fn batch_unheld<C: Command>(
             &self,
             commands: impl IntoIterator<Item = C>,
@@ -437,7 +436,7 @@ mod tests {
             gate
         }
 
-        /// Waits until so many commands wait.
+        /// Waits until `count` commands are queued.
         async fn queued(&self, count: usize) {
             while self.writer.queue.capacity() > QUEUE - count {
                 tokio::task::yield_now().await;
@@ -508,7 +507,7 @@ mod tests {
         }
     }
 
-    /// Writes a word, and then does what it is told.
+    /// Writes a word, then ends as the second field says.
     #[derive(Debug)]
     struct Word(String, Then);
 
@@ -516,9 +515,9 @@ mod tests {
     enum Then {
         Succeed,
         Fail,
-        /// As a fault of the program does.
+        /// Panics, like a fault of the program.
         Panic,
-        /// Leaves behind what no commit accepts.
+        /// Leaves a row that fails the commit.
         FailAtCommit,
     }
 
@@ -551,7 +550,7 @@ mod tests {
         }
     }
 
-    /// Whoever watches over it must learn of that, as nothing can be written any more.
+    /// A supervisor must notice, as nothing can be written any more.
     #[tokio::test]
     async fn a_panic_ends_the_writer_for_everyone_to_see() {
         let fresh = fresh(LOG_LIMIT).await;
@@ -626,7 +625,7 @@ mod tests {
         assert!(answers.iter().all(|answer| answer.is_ok() || full(answer)));
         assert_eq!(store.words().await.len(), written);
 
-        // What fits still fits.
+        // A small change still fits.
         let answers = store.batch([word("x", Then::Succeed)]).await;
         assert_eq!(succeeded(answers), [true]);
     }
@@ -661,7 +660,7 @@ mod tests {
             .map(|n| store.spawn(word(&n.to_string(), Then::Succeed)))
             .collect();
         store.queued(10).await;
-        // A caller that goes away takes nothing back.
+        // A dropped caller does not undo its command.
         waiting[7].abort();
         let closing = tokio::spawn({
             let writer = Arc::clone(&store.writer);

@@ -1,4 +1,4 @@
-//! The facts of events.
+//! Port of events.
 
 use async_trait::async_trait;
 use domain::Timestamp;

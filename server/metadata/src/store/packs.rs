@@ -1,4 +1,4 @@
-//! The facts of packs.
+//! Port of packs.
 
 use archive::{PackName, Sha256Digest};
 use async_trait::async_trait;

@@ -150,7 +150,7 @@ impl Samples {
                 let recorded = store.record_progress(id, 1, &progress, NOW, Hold::Keep);
                 recorded.await
             }),
-            call("tell_upload", store.tell_upload(id, 1, None)),
+            call("report_offset", store.report_offset(id, 1, None)),
             call("release_upload", store.release_upload(id, 1)),
             call("ask_to_yield", store.ask_to_yield(&self.ask)),
             call("complete_upload", async {

@@ -1,4 +1,4 @@
-//! The compatibility matrix as tests: one test for each row, one value for each version.
+//! Tests of the compatibility matrix: one test for each row, one value for each version.
 
 use std::time::{Duration, SystemTime};
 
@@ -36,7 +36,7 @@ fn fields(lines: &[(&str, &str)]) -> HeaderMap {
         .collect()
 }
 
-/// The fields with the version's own beside them.
+/// Returns the fields together with those of the version.
 fn spoken(version: Version, lines: &[(&str, &str)]) -> HeaderMap {
     let mut fields = fields(lines);
     if let Some(interop) = version.interop() {
@@ -1019,7 +1019,7 @@ fn tus_tells_an_upload_as_it_was_made() {
         "upload-concat: partial",
     ];
     assert_eq!(lines(Dialect::Tus, &upload), told);
-    // A request that does not say which protocol it speaks is told all of it.
+    // The answer to a request without a protocol has the fields of all.
     let plain = lines(Dialect::Plain, &upload);
     for line in told.into_iter().chain(["upload-complete: ?0"]) {
         assert!(plain.iter().any(|own| own == line), "{line}");

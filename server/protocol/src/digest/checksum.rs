@@ -8,7 +8,7 @@ use crate::digest::{Algorithm, Stated};
 use crate::fields::{self, name};
 use crate::rejection::Rejection;
 
-/// The algorithms that are verified here, as `Tus-Checksum-Algorithm` lists them.
+/// Supported algorithms, as listed in `Tus-Checksum-Algorithm`.
 pub const ALGORITHMS: &str = "sha1,sha256,sha512,md5,crc32";
 
 const FIELD: &str = "Upload-Checksum";
@@ -16,7 +16,8 @@ const FIELD: &str = "Upload-Checksum";
 /// Reads `Upload-Checksum`: the algorithm's name, a space, and the checksum in base64.
 ///
 /// # Errors
-/// [`Rejection::DigestAlgorithm`] for an algorithm that is not one of ours, [`Rejection::Malformed`] for anything else.
+/// [`Rejection::DigestAlgorithm`] for an unsupported algorithm, [`Rejection::Malformed`] for any
+/// other fault.
 pub(crate) fn read(fields: &HeaderMap) -> Result<Option<Stated>, Rejection> {
     if !fields.contains_key(&name::UPLOAD_CHECKSUM) {
         return Ok(None);

@@ -1,6 +1,7 @@
-//! Where the versions of the IETF protocol differ: one row of a table each.
+//! Differences between the versions of the IETF protocol: one row of a table each.
 //!
-//! Facts and choices are those of the compatibility matrix; the RFC form is the newest text without a version field.
+//! The facts and choices are those of the compatibility matrix. The RFC form is the newest text
+//! without a version field.
 
 use http::StatusCode;
 
@@ -10,27 +11,27 @@ use crate::upload::{Overrun, Repeat};
 /// A version of the protocol that a client can speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Version {
-    /// draft -01 (iOS 17).
+    /// Draft -01 (iOS 17).
     Interop3,
-    /// draft -02.
+    /// Draft -02.
     Interop4,
-    /// draft -03 (iOS 18.0).
+    /// Draft -03 (iOS 18.0).
     Interop5,
-    /// drafts -04 and -05 (iOS 18.1 and later).
+    /// Drafts -04 and -05 (iOS 18.1 and later).
     Interop6,
-    /// drafts -06 to -08.
+    /// Drafts -06 to -08.
     Interop7,
-    /// drafts -09 to -11.
+    /// Drafts -09 to -11.
     Interop8,
-    /// draft -12.
+    /// Draft -12.
     Interop9,
-    /// draft -13 and later.
+    /// Draft -13 and later.
     Interop10,
     /// The final form, which sends no version.
     Rfc,
 }
 
-/// Which field tells whether the upload is complete.
+/// Field that states whether the upload is complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Completeness {
     /// `Upload-Incomplete`, true while more is to come.
@@ -39,12 +40,12 @@ pub(super) enum Completeness {
     Complete,
 }
 
-/// What an append means that does not say whether it completes the upload.
+/// Meaning of an append that does not state whether it completes the upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unsaid {
-    /// It does.
+    /// The append completes the upload.
     Completes,
-    /// It does when it reaches the known length.
+    /// The append completes the upload if it reaches the known length.
     AtLength,
     /// The field is required.
     Malformed,
@@ -57,47 +58,47 @@ pub(super) enum Lifetime {
     MaxAge,
 }
 
-/// Whether fields of the protocol may come where they have no meaning.
+/// Treatment of protocol fields in requests without a meaning for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stray {
-    /// They are answered with 400.
+    /// Answer 400.
     Refused,
-    /// They are not looked at.
+    /// Ignore the fields.
     Ignored,
 }
 
-/// What `Location` of the final answer names.
+/// Resource that `Location` of the final answer names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FinalLocation {
     /// The upload resource.
     Upload,
-    /// Whatever the target resource says.
+    /// The `Location` of the target resource's answer.
     Target,
 }
 
-/// What the completeness field of a refusal says.
+/// Value of the completeness field of a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RefusalSays {
-    /// Whether the upload is complete.
+    /// The state of the upload.
     Standing,
     /// Always incomplete: the refusal is the protocol's own and not the target's.
     Incomplete,
 }
 
-/// How one version differs from the others.
+/// Differences of one version.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Row {
-    /// The value of `Upload-Draft-Interop-Version`, echoed on every answer.
+    /// Value of `Upload-Draft-Interop-Version`, echoed in every answer.
     pub(super) interop: Option<u16>,
     pub(super) completeness: Completeness,
-    /// Whether `Upload-Length` is read and told.
+    /// True if `Upload-Length` is read and sent.
     pub(super) length: bool,
-    /// Whether `Upload-Limit` is told with interim responses, partial creations and offsets.
+    /// True if `Upload-Limit` is sent with interim responses, partial creations and offsets.
     pub(super) limits: bool,
     pub(super) lifetime: Lifetime,
-    /// Whether interim responses after the first tell progress.
+    /// True if interim responses after the first report progress.
     pub(super) progress: bool,
-    /// Whether an append must be of type `application/partial-upload`.
+    /// True if an append must have the type `application/partial-upload`.
     pub(super) partial_upload: bool,
     pub(super) unsaid: Unsaid,
     /// `Upload-Offset` other than 0 on a creation.
@@ -113,7 +114,7 @@ pub(super) struct Row {
     pub(super) mismatch: ProblemType,
     pub(super) completed: ProblemType,
     pub(super) inconsistent: ProblemType,
-    /// The answer about an upload that is no more.
+    /// Problem type of an upload that is gone.
     pub(super) gone: ProblemType,
 }
 
@@ -214,7 +215,7 @@ impl Version {
         Self::Rfc,
     ];
 
-    /// The version with this value of `Upload-Draft-Interop-Version`.
+    /// Returns the version with this value of `Upload-Draft-Interop-Version`.
     pub fn of_interop(number: u64) -> Option<Self> {
         Self::ALL.into_iter().find(|version| {
             version
@@ -223,7 +224,7 @@ impl Version {
         })
     }
 
-    /// The value of `Upload-Draft-Interop-Version`; the RFC form has none.
+    /// Returns the value of `Upload-Draft-Interop-Version`; the RFC form has none.
     pub fn interop(self) -> Option<u16> {
         self.row().interop
     }

@@ -8,10 +8,10 @@ use super::dialect::Lifetime;
 use crate::fields::MAX_INTEGER;
 use crate::upload::Limits;
 
-/// The field's value, with the lifetime under each of the `keys`.
+/// Writes the field's value, with the lifetime under each of the `keys`.
 ///
-/// `min-size` is always there, so that the value is never empty: `min-size=0` says that there are no limits. A bound beyond
-/// what a structured field can say is not told.
+/// `min-size` is always present, so that the value is never empty: `min-size=0` states that there
+/// are no limits. Bounds beyond the Integers of structured fields are omitted.
 pub(super) fn write(limits: &Limits, lifetime: Option<Duration>, keys: &[Lifetime]) -> HeaderValue {
     let seconds = lifetime.map(|lifetime| lifetime.as_secs());
     let lifetimes = keys.iter().map(|key| match key {

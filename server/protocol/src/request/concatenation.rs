@@ -5,17 +5,17 @@ use http::HeaderMap;
 use crate::fields::{self, name};
 use crate::rejection::Rejection;
 
-/// Most parts of a final upload.
+/// Maximum number of parts of a final upload.
 pub const MAX_PARTS: usize = 1000;
 
 /// `Upload-Concat` of a creation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Concat {
-    /// The upload is a part: it is not published by itself.
+    /// The upload is a part, which is not published by itself.
     Partial,
-    /// The upload consists of others and takes no bytes of its own.
+    /// The upload consists of others and accepts no bytes.
     Final {
-        /// URLs of the parts, absolute or relative, in order; at least one, and the same may come twice.
+        /// URLs of the parts, absolute or relative, in order; at least one, repetitions allowed.
         parts: Vec<String>,
         /// The field's value as the client sent it.
         raw: String,
@@ -26,7 +26,8 @@ impl Concat {
     /// Reads a value.
     ///
     /// # Errors
-    /// [`Rejection::Malformed`] if it is neither `partial` nor `final;` and one to [`MAX_PARTS`] URLs by spaces.
+    /// [`Rejection::Malformed`] unless the value is `partial`, or `final;` and one to [`MAX_PARTS`]
+    /// URLs separated by spaces.
     pub fn parse(raw: &str) -> Result<Self, Rejection> {
         let malformed = |reason: &str| Rejection::malformed("Upload-Concat", reason);
         if raw == "partial" {
@@ -50,7 +51,7 @@ impl Concat {
         }
     }
 
-    /// The value as the client sent it.
+    /// Returns the value as the client sent it.
     pub fn raw(&self) -> &str {
         match self {
             Self::Partial => "partial",

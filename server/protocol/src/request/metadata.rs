@@ -1,4 +1,4 @@
-//! What a client says of a file (tus 1.0.0, Creation).
+//! Metadata that a client sends with a file (tus 1.0.0, Creation).
 
 use std::collections::HashSet;
 
@@ -11,25 +11,25 @@ use crate::fields::{self, name};
 use crate::rejection::Rejection;
 use crate::{disposition, media_type};
 
-/// `Upload-Metadata`: what the client says of the file, word for word and as pairs.
+/// `Upload-Metadata`: verbatim and as pairs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Metadata {
     raw: String,
     pairs: Vec<(String, Vec<u8>)>,
 }
 
-/// Padding is the client's choice: some encoders leave it out, and nothing hangs on it.
+/// Base64 with optional padding: some encoders omit it.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
 impl Metadata {
-    /// Reads the value: pairs by commas, key and base64 value by one space; a value may be empty, and then the space left out.
-    /// White space around a pair and empty pairs are not minded.
+    /// Reads the value: pairs separated by commas, key and base64 value by one space. The space may
+    /// be missing before an empty value. White space around pairs and empty pairs are ignored.
     ///
     /// # Errors
-    /// [`Rejection::Malformed`] if a key is empty or comes twice, or a value is not base64.
+    /// [`Rejection::Malformed`] if a key is empty or repeated, or a value is not base64.
     pub fn parse(raw: &str) -> Result<Self, Rejection> {
         let malformed = |reason: String| Rejection::malformed("Upload-Metadata", reason);
         let mut keys = HashSet::new();
@@ -54,7 +54,7 @@ impl Metadata {
         })
     }
 
-    /// Reads the field of a request; none if it has no pairs.
+    /// Reads the field of a request; `None` without pairs.
     pub(crate) fn read(fields: &HeaderMap) -> Result<Option<Self>, Rejection> {
         if !fields.contains_key(&name::UPLOAD_METADATA) {
             return Ok(None);
@@ -66,12 +66,12 @@ impl Metadata {
         Ok((!metadata.pairs.is_empty()).then_some(metadata))
     }
 
-    /// The value as the client sent it.
+    /// Returns the value as the client sent it.
     pub fn raw(&self) -> &str {
         &self.raw
     }
 
-    /// The value of a key.
+    /// Returns the value of a key.
     pub fn value(&self, key: &str) -> Option<&[u8]> {
         self.pairs
             .iter()
@@ -83,14 +83,15 @@ impl Metadata {
         std::str::from_utf8(self.value(key)?).ok()
     }
 
-    /// The file's name, under the keys that clients use: one path segment, sanitised.
+    /// Returns the file's name, under one of the keys that clients use: one path segment,
+    /// sanitised.
     pub fn file_name(&self) -> Option<String> {
         ["filename", "name"]
             .into_iter()
             .find_map(|key| disposition::sanitised(self.text(key)?))
     }
 
-    /// The file's media type, under the keys that clients use.
+    /// Returns the file's media type, under one of the keys that clients use.
     pub fn media_type(&self) -> Option<String> {
         ["filetype", "contentType", "type"]
             .into_iter()

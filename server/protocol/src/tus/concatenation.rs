@@ -5,15 +5,15 @@ use http::{HeaderMap, HeaderValue};
 use crate::answer::Standing;
 use crate::fields::name;
 
-/// A final upload whose parts are not put together yet has no offset to tell.
+/// Returns true for a final upload before its parts are joined: it has no offset to report.
 pub(super) fn is_unfinished(standing: &Standing<'_>) -> bool {
     let concat = standing.tus.and_then(|echo| echo.concat);
     !standing.complete && concat.is_some_and(|raw| raw.starts_with("final;"))
 }
 
-/// Tells `Upload-Concat` as it was received, as a retrieval must.
+/// Adds `Upload-Concat` as received, which a retrieval must return.
 pub(super) fn tell(fields: &mut HeaderMap, standing: &Standing<'_>) {
-    // The text was read from a field, so it can be one again.
+    // Text that was read from a field can be written as one.
     if let Some(Ok(concat)) = standing
         .tus
         .and_then(|echo| echo.concat)

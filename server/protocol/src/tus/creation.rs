@@ -20,7 +20,8 @@ pub(super) fn read(
         concat: Concat::read(fields)?,
     };
     let length = length(fields, tus.concat.as_ref())?;
-    // A body of another type is not part of the upload, and a final upload's bytes come from its parts.
+    // A body of another type is not part of the upload, and a final upload's bytes come from its
+    // parts.
     let body = match tus.concat {
         Some(Concat::Final { .. }) => BodyUse::Ignored,
         _ if media_type::is(fields, media_type::OFFSET_OCTET_STREAM) => BodyUse::Appended,
@@ -46,7 +47,8 @@ pub(super) fn read(
     })
 }
 
-/// The length that the creation declares: exactly one of `Upload-Length` and `Upload-Defer-Length: 1`, neither for a final upload.
+/// Reads the declared length: exactly one of `Upload-Length` and `Upload-Defer-Length: 1`, neither
+/// for a final upload.
 fn length(fields: &HeaderMap, concat: Option<&Concat>) -> Result<Option<u64>, Rejection> {
     let declared = number(fields, "Upload-Length", &name::UPLOAD_LENGTH)?;
     let deferred = match fields::single(fields, &name::UPLOAD_DEFER_LENGTH) {
@@ -81,13 +83,13 @@ fn length(fields: &HeaderMap, concat: Option<&Concat>) -> Result<Option<u64>, Re
     }
 }
 
-/// Tells length and metadata, as a retrieval must.
+/// Adds length and metadata, which a retrieval must return.
 pub(super) fn tell(fields: &mut HeaderMap, standing: &Standing<'_>) {
     match standing.length {
         Some(length) => fields.insert(name::UPLOAD_LENGTH, HeaderValue::from(length)),
         None => fields.insert(name::UPLOAD_DEFER_LENGTH, HeaderValue::from_static("1")),
     };
-    // The text was read from a field, so it can be one again.
+    // Text that was read from a field can be written as one.
     if let Some(Ok(metadata)) = standing
         .tus
         .and_then(|echo| echo.metadata)

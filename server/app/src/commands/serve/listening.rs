@@ -1,4 +1,4 @@
-//! The sockets of a server, and what to do where one cannot be had.
+//! Sockets of a server, and the advice for an address that cannot be bound.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
@@ -8,7 +8,7 @@ use transport::{ListenAddress, ListenError, Listener};
 
 use crate::config::Config;
 
-/// Returns where clients will be served.
+/// Returns the addresses on which clients will be served.
 pub(super) fn addresses(
     config: &Config,
     passed: &[TcpListener],
@@ -21,7 +21,8 @@ pub(super) fn addresses(
     addresses.context("failed to read the address of a socket that was passed")
 }
 
-/// Returns the sockets for clients: those that were `passed`, or those of the configuration.
+/// Returns the sockets for clients: the `passed` ones, or new ones on the addresses of the
+/// configuration.
 pub(super) fn listen(config: &Config, passed: Vec<TcpListener>) -> anyhow::Result<Vec<Listener>> {
     let tls = config.tls.listener();
     if passed.is_empty() {
@@ -36,7 +37,7 @@ pub(super) fn listen(config: &Config, passed: Vec<TcpListener>) -> anyhow::Resul
     Ok(listeners.collect::<Result<_, _>>()?)
 }
 
-/// Returns the sockets for operators; none where the listener is off.
+/// Returns the sockets of the admin listener; none if it is off.
 pub(super) fn listen_for_admin(config: &Config) -> anyhow::Result<Vec<Listener>> {
     let Some(address) = config.admin.listen.address() else {
         return Ok(Vec::new());
@@ -50,7 +51,8 @@ pub(super) fn listen_for_admin(config: &Config) -> anyhow::Result<Vec<Listener>>
     })
 }
 
-/// Says what to do about an address that cannot be had; `otherwise` is how to choose another.
+/// Adds advice to the error of an address that cannot be bound; `otherwise` is the flag or setting
+/// that chooses another address.
 fn advise(error: ListenError, otherwise: &str) -> anyhow::Error {
     let ListenError::Bind { address, source } = &error else {
         return error.into();

@@ -1,31 +1,31 @@
-//! Reading the configuration again on `SIGHUP`.
+//! Reloads the configuration on `SIGHUP`.
 //!
-//! The rule: all of the new configuration is right, or nothing of it is taken up. Keys, the certificate's files and the log's
-//! level change at once; of every other changed setting the log says that it waits for the next start. No connection is
-//! dropped: a request that was let in goes on.
+//! A new configuration with a mistake changes nothing. Keys, the certificate's files and the log's
+//! level change at once; every other changed setting is logged as one that waits for the next
+//! start. No connection is dropped, and requests in progress go on.
 
 use std::net::SocketAddr;
 
-use domain::access::Gate;
+use domain::access::Authenticator;
 use transport::{Certificate, ListenAddress};
 
 use crate::config::{Config, Flags};
 use crate::telemetry::Log;
 
-/// Everything that can change in a running server, and its last state.
+/// Parts of a running server that can change, and the configuration in force.
 pub(super) struct Reloading<'l> {
     pub(super) flags: Flags,
     pub(super) log: &'l Log,
-    pub(super) gate: Gate,
+    pub(super) authenticator: Authenticator,
     pub(super) certificates: Vec<Certificate>,
-    /// The addresses on which clients are served.
+    /// Addresses on which clients are served.
     pub(super) served: Vec<SocketAddr>,
-    /// The configuration in force.
+    /// Configuration in force.
     pub(super) config: Config,
 }
 
 impl Reloading<'_> {
-    /// Reads the configuration again and takes up what can be.
+    /// Reads the configuration again and applies the settings that can change.
     pub(super) async fn reload(&mut self) {
         let new = match self.read() {
             Ok(new) => new,
@@ -49,7 +49,7 @@ impl Reloading<'_> {
             let error = format!("{error:#}");
             tracing::error!(error, "SIGHUP: the level of the log stays as it is");
         }
-        self.gate.change(&new.access);
+        self.authenticator.change(&new.access);
         (self.config.access, self.config.log.level) = (new.access, new.log.level);
         for certificate in &self.certificates {
             if certificate.reload().await {

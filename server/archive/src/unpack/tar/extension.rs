@@ -1,28 +1,29 @@
-//! What headers before an entry's own tell of it: pax records, and GNU's long names.
+//! Headers that precede an entry's own: pax records, and GNU's long names.
 
 use super::sparse::Runs;
 use super::{MALFORMED_EXTENSION, decimal, until_nul};
 use crate::unpack::UnpackFault;
 
-/// Of the entry to come.
+/// Values of the next entry.
 #[derive(Debug, Default)]
 pub(super) struct Extension {
     path: Option<Vec<u8>>,
     pub(super) link: Option<Vec<u8>>,
-    /// Of what is stored, in bytes.
+    /// Size of the stored data, in bytes.
     pub(super) size: Option<u64>,
     pub(super) sparse: Option<Sparse>,
 }
 
-/// A file with holes, as GNU tar and bsdtar tell it in pax records.
+/// A sparse file in pax records of GNU tar and bsdtar.
 #[derive(Debug, Default)]
 pub(super) struct Sparse {
-    /// The path goes with a file that no other tool would take for the whole one.
+    /// Name of the file; the header's own path is one that other tools do not mistake for the
+    /// complete file.
     name: Option<Vec<u8>>,
-    /// In bytes, with its holes.
+    /// Size in bytes, holes included.
     pub(super) size: Option<u64>,
     pub(super) runs: Runs,
-    /// The beginning of a run whose length is still to come.
+    /// Start of a run before its length arrives.
     start: Option<u64>,
     /// In the form 1.0, the runs are at the beginning of the data.
     pub(super) is_map_in_data: bool,
@@ -81,7 +82,7 @@ impl Extension {
                         let sparse = self.sparse.get_or_insert_default();
                         sparse.read(key, value)?;
                     }
-                    // Times, owners, extended attributes: nothing that a tree has.
+                    // Times, owners, extended attributes: not part of a tree.
                 }
             }
         }
@@ -90,8 +91,8 @@ impl Extension {
 }
 
 impl Sparse {
-    /// The forms 0.0 (`size`, and `offset` and `numbytes` for each run), 0.1 (`size`, `name`, `map`) and 1.0 (`major`, `minor`, `name`,
-    /// `realsize`).
+    /// Reads a record of the forms 0.0 (`size`, and `offset` and `numbytes` for each run), 0.1
+    /// (`size`, `name`, `map`) and 1.0 (`major`, `minor`, `name`, `realsize`).
     fn read(&mut self, key: &[u8], value: &[u8]) -> Result<(), UnpackFault> {
         let number = || decimal(value).ok_or(MALFORMED_EXTENSION);
         match key {
@@ -120,14 +121,14 @@ impl Sparse {
                     });
                 }
             },
-            // `minor` and `numblocks` tell nothing new.
+            // `minor` and `numblocks` are redundant.
             _ => {}
         }
         Ok(())
     }
 }
 
-/// Splits `LENGTH KEY=VALUE` and a line feed off, where the length counts itself.
+/// Splits off `LENGTH KEY=VALUE` and a line feed. The length includes itself.
 fn split_record(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let space = bytes.iter().take(20).position(|byte| *byte == b' ')?;
     let len = usize::try_from(decimal(&bytes[..space])?).ok()?;

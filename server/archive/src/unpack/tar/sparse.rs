@@ -1,11 +1,11 @@
-//! Files with holes: the runs of bytes that an archive has of them.
+//! Sparse files: the runs of bytes that an archive stores.
 
 use std::collections::VecDeque;
 
 use super::{MALFORMED_SPARSE, decimal, number};
 use crate::unpack::UnpackFault;
 
-/// Runs of bytes in ascending order; what lies between them is zeros.
+/// Runs of bytes in ascending order, with zeros between them.
 #[derive(Debug, Default)]
 pub(super) struct Runs(VecDeque<Run>);
 
@@ -15,15 +15,15 @@ struct Run {
     len: u64,
 }
 
-/// What comes next of a file.
+/// Next part of a file.
 pub(super) struct Next {
     pub(super) is_hole: bool,
-    /// In bytes; not 0.
+    /// Length in bytes; not 0.
     pub(super) len: u64,
 }
 
 impl Runs {
-    /// Those of a file without holes.
+    /// Returns the single run of a file without holes.
     pub(super) fn whole(size: u64) -> Self {
         Self(VecDeque::from([Run {
             start: 0,
@@ -37,14 +37,15 @@ impl Runs {
         if !fits || self.0.len() >= MAX_RUNS {
             return Err(MALFORMED_SPARSE);
         }
-        // A hole at the end is told by a run of nothing.
+        // An empty run marks a hole at the end.
         if len > 0 {
             self.0.push_back(Run { start, len });
         }
         Ok(())
     }
 
-    /// Adds runs of GNU's old form: pairs of numbers of 12 characters, up to one that begins with NUL.
+    /// Adds runs of GNU's old form: pairs of numbers of 12 characters, up to one that begins with
+    /// NUL.
     pub(super) fn push_all(&mut self, pairs: &[u8]) -> Result<(), UnpackFault> {
         for pair in pairs.chunks_exact(24).take_while(|pair| pair[0] != 0) {
             self.push(number(&pair[..12])?, number(&pair[12..])?)?;
@@ -52,7 +53,7 @@ impl Runs {
         Ok(())
     }
 
-    /// Checks that the runs lie within the file and are what is stored.
+    /// Checks that the runs lie within the file and add up to the stored size.
     pub(super) fn check(&self, size: u64, stored: u64) -> Result<(), UnpackFault> {
         let end = self.0.back().map_or(0, |run| run.start + run.len);
         let sum: u64 = self.0.iter().map(|run| run.len).sum();
@@ -62,7 +63,7 @@ impl Runs {
         }
     }
 
-    /// What comes at this offset, before the end of a file of this size.
+    /// Returns the part at `offset` of a file of `size` bytes, before its end.
     pub(super) fn next(&mut self, offset: u64, size: u64) -> Next {
         while let Some(run) = self.0.front() {
             if offset < run.start {
@@ -83,8 +84,8 @@ impl Runs {
     }
 }
 
-/// The runs as the form 1.0 has them: how many there are, then two numbers for each, in decimal, each on a line; filled with NUL to a
-/// whole block.
+/// Runs of the form 1.0: their number, then two numbers for each, in decimal, each on a line,
+/// padded with NUL to a full block.
 #[derive(Debug, Default)]
 pub(super) struct TextMap {
     digits: Vec<u8>,
@@ -94,7 +95,7 @@ pub(super) struct TextMap {
 }
 
 impl TextMap {
-    /// Reads the next block; the runs, where that is the last.
+    /// Reads the next block. Returns the runs after the last block.
     pub(super) fn read(&mut self, block: &[u8]) -> Result<Option<Runs>, UnpackFault> {
         for &byte in block {
             if byte != b'\n' {
@@ -124,7 +125,7 @@ impl TextMap {
     }
 }
 
-/// Bounds the memory of a file's runs to 1 MiB.
+/// Maximum number of runs, which bounds their memory to 1 MiB.
 const MAX_RUNS: usize = 1 << 16;
-/// Of a number.
+/// Maximum number of digits.
 const MAX_DIGITS: usize = 20;

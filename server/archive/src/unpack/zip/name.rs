@@ -1,12 +1,13 @@
-//! Names in zips: UTF-8 in several ways, and code page 437 (APPNOTE, appendix D).
+//! Names in zips: UTF-8 in several forms, and code page 437 (APPNOTE, appendix D).
 
 use super::{len_at, u16_at, u32_at};
 use crate::unpack::UnpackFault;
 
 /// Reads a name with `/` between its segments.
 ///
-/// Tools that write UTF-8 set a flag for it, put it into Info-ZIP's field beside an older form, or (macOS) just do so. What is no
-/// UTF-8 is code page 437. Old .NET put `\` where `/` belongs; in the name of a file it could not be published anyway.
+/// Tools that write UTF-8 set a flag, add Info-ZIP's field beside an older form, or (macOS) do
+/// neither. A name that is not UTF-8 is in code page 437. Old versions of .NET wrote `\` for `/`;
+/// in the name of a file it could not be published anyway.
 pub(super) fn decode_name(
     name: &[u8],
     is_flagged: bool,
@@ -24,7 +25,8 @@ pub(super) fn decode_name(
     })
 }
 
-/// Info-ZIP's field 0x7075, if it goes with this name: a version, the name's CRC-32, and the name in UTF-8.
+/// Returns the name in Info-ZIP's field 0x7075, if the field belongs to this name: a version, the
+/// name's CRC-32, and the name in UTF-8.
 fn unicode_path<'a>(name: &[u8], mut extra: &'a [u8]) -> Option<&'a str> {
     while let Some((head, rest)) = extra.split_at_checked(4) {
         let (data, rest) = rest.split_at_checked(len_at(head, 2))?;
