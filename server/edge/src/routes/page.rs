@@ -15,10 +15,10 @@ const LISTED: usize = 100;
 const MAX_LISTED: usize = 1000;
 
 /// The part of a list that a request asks for, by its parameters `limit` and `cursor`.
-pub(in crate::routes) struct Page {
-    pub(in crate::routes) limit: usize,
+pub(super) struct Page {
+    pub(super) limit: usize,
     /// The cursor of the page before; `None` for the first page.
-    pub(in crate::routes) cursor: Option<String>,
+    pub(super) cursor: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -53,7 +53,7 @@ fn read_limit(limit: &str) -> Result<usize, Failure> {
 
 /// Truncates `found`, the result of a search for `limit + 1` entries, to `limit` entries. Returns
 /// the cursor of the next page, made by `cursor` from the last entry kept; `None` on the last page.
-pub(in crate::routes) fn cut<T>(
+pub(super) fn cut<T>(
     found: &mut Vec<T>,
     limit: usize,
     cursor: impl FnOnce(&T) -> String,
@@ -64,18 +64,18 @@ pub(in crate::routes) fn cut<T>(
 }
 
 /// Returns the cursor of the page after a name.
-pub(in crate::routes) fn cursor(name: &str) -> String {
+pub(super) fn cursor(name: &str) -> String {
     URL_SAFE_NO_PAD.encode(name)
 }
 
 /// Reads the name from a cursor.
-pub(in crate::routes) fn name(cursor: &str) -> Result<String, Failure> {
+pub(super) fn name(cursor: &str) -> Result<String, Failure> {
     let name = URL_SAFE_NO_PAD.decode(cursor).ok();
     name.and_then(|name| String::from_utf8(name).ok())
         .filter(|name| !name.contains(char::is_control))
         .ok_or_else(no_cursor)
 }
 
-pub(in crate::routes) fn no_cursor() -> Failure {
+pub(super) fn no_cursor() -> Failure {
     malformed("Send the cursor of the page before, unchanged; leave it out for the first page.")
 }
