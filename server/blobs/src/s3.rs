@@ -57,8 +57,8 @@
 //!    are its tail.
 //! 5. After a crash while publishing, the object is in place or not. If it is, publishing again
 //!    deletes the notes, and staging at an offset takes the object as the base. If it is not, parts
-//!    and notes are still there. A blob that nobody resumes is listed as staged, and the janitor
-//!    discards it.
+//!    and notes are still there. A blob that nobody resumes stays listed as staged, and the janitor
+//!    discards it when its upload has expired.
 //!
 //! # Through a take-over
 //!
@@ -83,8 +83,8 @@
 //! 1. *A part*: the upload has been completed or aborted, and the server refuses. A closed session
 //!    has no part under way. Within one upload, a number is only ever sent with one content, so
 //!    repeated parts do no harm.
-//! 2. *A note*: its bytes beyond the newer claim do not count. Beside a published blob it is listed
-//!    as staged, and the janitor discards it.
+//! 2. *A note*: its bytes beyond the newer claim do not count. Beside a published blob it stays
+//!    until the blob is deleted. Without a blob it is listed as staged, and the janitor discards it.
 //! 3. *A put or completion, before the new session publishes*: the published name has an object
 //!    with a lower rank. The new session has seen it when it took over, or its condition fails.
 //!    Either way it becomes *bound*: it publishes by a multipart upload only, which any later

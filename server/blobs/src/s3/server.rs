@@ -10,13 +10,14 @@
 //! - *Copying parts.* Otherwise the same bytes are sent again.
 //! - *Verifying the signed SHA-256.* Otherwise parts are sent with `Content-MD5`.
 //!
-//! An ability that is configured as `true` or `false` is not tried.
+//! Configured abilities are not tried, except that even with `conditional_writes = true` the server
+//! must honour conditions when it completes a multipart upload.
 
-use super::bucket::{Bucket, Condition, Object, metadata_of};
-use super::config::{Ability, Checksums, Config};
-use super::errors::{Refusal, RepeatDirectories, S3Error, other};
-use super::names::{Names, Rank, Tag};
-use crate::error::OpenError;
+use std::collections::HashMap;
+use std::error::Error;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use aws_config::environment::{
     EnvironmentVariableCredentialsProvider, EnvironmentVariableRegionProvider,
 };
@@ -35,11 +36,13 @@ use aws_sdk_s3::config::{
 use bytes::{Bytes, BytesMut};
 use domain::ids::SystemRandomness;
 use domain::{BlobKey, Timestamp};
-use std::collections::HashMap;
-use std::error::Error;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 use url::Url;
+
+use super::bucket::{Bucket, Condition, Object, metadata_of};
+use super::config::{Ability, Checksums, Config};
+use super::errors::{Refusal, RepeatDirectories, S3Error, other};
+use super::names::{Names, Rank, Tag};
+use crate::error::OpenError;
 
 /// Region to sign for by default. Servers other than Amazon's mostly ignore it.
 const REGION: &str = "us-east-1";
@@ -166,7 +169,7 @@ const BYTES: Bytes = Bytes::from_static(b"Written to try what the server can do.
 /// Entity tag that no object has.
 const NO_ETAG: &str = "\"00000000000000000000000000000000\"";
 /// Age from which on scratch objects are taken for those of a crashed process, in milliseconds.
-const LEFT: i64 = 60 * 60 * 1000;
+const MAX_AGE: i64 = 60 * 60 * 1000;
 
 /// Optional abilities of the server.
 #[derive(Debug)]
@@ -395,7 +398,7 @@ impl Probe<'_> {
         let own = objects.iter().find(|listed| listed.name == self.name);
         let now = own.map_or(Timestamp::from_millis(0), |own| own.modified_at);
         let is_left = |name: &str, at: Timestamp| {
-            name == self.name || at.as_millis() < now.as_millis().saturating_sub(LEFT)
+            name == self.name || at.as_millis() < now.as_millis().saturating_sub(MAX_AGE)
         };
         for upload in uploads {
             if is_left(&upload.name, upload.initiated_at) {

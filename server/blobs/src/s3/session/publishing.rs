@@ -45,7 +45,7 @@ impl Session {
         if maker.is_none_or(|maker| maker.epoch < self.author.rank.epoch) {
             self.seal().await?;
         }
-        self.forget_notes().await?;
+        self.delete_notes().await?;
         self.claim.set_grows(false);
         Ok(size)
     }
@@ -235,7 +235,7 @@ impl Session {
             self.target.object = object;
             return Ok(true);
         }
-        self.reckon_with(object).await?;
+        self.accept(object).await?;
         Ok(false)
     }
 
@@ -251,10 +251,11 @@ impl Session {
     /// [`BlobError::Failed`] if a session of a higher rank put it there.
     async fn look_again(&mut self) -> Result<(), BlobError> {
         let object = self.look_at_published().await?;
-        self.reckon_with(object).await
+        self.accept(object).await
     }
 
-    async fn reckon_with(&mut self, object: Option<Object>) -> Result<(), BlobError> {
+    /// Records the object at the published name, unless a session of a higher rank put it there.
+    async fn accept(&mut self, object: Option<Object>) -> Result<(), BlobError> {
         if object.is_some()
             && self.shared.maker(self.key(), object.as_ref()).await? > Some(self.author.rank)
         {
@@ -289,7 +290,7 @@ impl Session {
     ///
     /// # Errors
     /// [`BlobError::Failed`] if a newer session has begun, which needs them.
-    async fn forget_notes(&mut self) -> Result<(), BlobError> {
+    async fn delete_notes(&mut self) -> Result<(), BlobError> {
         if !self.journal.has_notes {
             return Ok(());
         }
@@ -299,7 +300,7 @@ impl Session {
             tracing::warn!(key = %self.key(), ?error, "failed to abort uploads of parts of a published blob; deleting the blob will");
         }
         let staged = self.shared.names.staged(self.key());
-        let forgotten = match self.shared.bucket.list_all(&staged).await {
+        let deleted = match self.shared.bucket.list_all(&staged).await {
             Ok(listed) => {
                 let newest = listed
                     .iter()
@@ -314,7 +315,7 @@ impl Session {
             }
             Err(error) => Err(error),
         };
-        if let Err(error) = forgotten {
+        if let Err(error) = deleted {
             tracing::warn!(key = %self.key(), ?error, "failed to delete the notes on a published blob; deleting the blob will");
         }
         Ok(())
