@@ -7,7 +7,6 @@
 //! of one in this process (Linux only).
 
 #![expect(clippy::print_stdout, reason = "it prints a table")]
-#![expect(clippy::unwrap_used, reason = "the helper of the tests is included")]
 
 use std::future::Future;
 use std::num::NonZeroUsize;
