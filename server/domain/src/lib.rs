@@ -15,11 +15,11 @@ pub use values::{body, digest, event, file, ids, pack, timestamp, upload};
 
 pub mod access;
 mod buffers;
+mod claims;
 pub mod cleanup;
 pub mod error;
 pub mod files;
 pub mod health;
-mod holders;
 mod ingest;
 pub mod leases;
 pub mod outbox;

@@ -34,9 +34,9 @@ use self::places::{Place, Places};
 use crate::access::Action;
 use crate::body::UploadBody;
 use crate::buffers::Buffers;
+use crate::claims::{Claim, Claims, Overtaken};
 use crate::file::{Description, WriteCondition};
 use crate::gatekeeper::Gatekeeper;
-use crate::holders::{Holders, Overtaken, Turn};
 use crate::ids::Randomness;
 use crate::ingest::Stops;
 use crate::metadata_store::{Guarded, MetadataError};
@@ -283,7 +283,7 @@ struct Shared {
     randomness: Arc<dyn Randomness>,
     node: NodeId,
     config: Config,
-    holders: Arc<Holders>,
+    claims: Arc<Claims>,
     buffers: Arc<Buffers>,
     places: Places,
     tasks: TaskTracker,
@@ -327,7 +327,7 @@ impl Uploads {
                 clock,
                 randomness,
                 node,
-                holders: Arc::default(),
+                claims: Arc::default(),
                 buffers: Buffers::new(&memory, config.buffer_memory.as_u64()),
                 places: Places::new(&memory, &config, &draining),
                 tasks: TaskTracker::new(),
@@ -368,7 +368,7 @@ impl Uploads {
             .map_err(Error::metadata("list expired uploads"))?;
         let mut count = 0;
         for upload in expired {
-            if shared.holders.is_held(&upload.id) {
+            if shared.claims.is_held(&upload.id) {
                 continue;
             }
             let kept_until = now.plus(shared.config.lifetime);
@@ -443,7 +443,7 @@ impl Authorized<Uploads> {
     ) -> Result<Outcome, Failure> {
         self.principal.check(Action::UseUpload)?;
         let shared = Arc::clone(&self.service.shared);
-        let turn = shared.turn(id);
+        let claim = shared.wait_for_claim(id);
         let place = shared.places.bringing.take(self.service.peer).await?;
         self.service
             .shared
@@ -452,8 +452,10 @@ impl Authorized<Uploads> {
                     true => Replays::Allowed,
                     false => Replays::Refused,
                 };
-                let turn = turn.await?;
-                shared.append(turn, id, addition, body, sink, replays).await
+                let claim = claim.await?;
+                shared
+                    .append(claim, id, addition, body, sink, replays)
+                    .await
             })
             .await
     }
@@ -469,13 +471,13 @@ impl Authorized<Uploads> {
     pub async fn retrieve(&self, id: UploadId, completion: Completion) -> Result<Upload, Failure> {
         self.principal.check(Action::UseUpload)?;
         let shared = Arc::clone(&self.service.shared);
-        let turn = shared.turn(id);
+        let claim = shared.wait_for_claim(id);
         let place = shared.places.asking.take(self.service.peer).await?;
         self.service
             .shared
             .run(place, async move {
-                let turn = turn.await?;
-                Ok(shared.standing(&id, &turn, completion).await?)
+                let claim = claim.await?;
+                Ok(shared.standing(&id, &claim, completion).await?)
             })
             .await
     }
@@ -489,13 +491,13 @@ impl Authorized<Uploads> {
     pub async fn cancel(&self, id: UploadId) -> Result<(), Failure> {
         self.principal.check(Action::UseUpload)?;
         let shared = Arc::clone(&self.service.shared);
-        let turn = shared.turn(id);
+        let claim = shared.wait_for_claim(id);
         let place = shared.places.asking.take(self.service.peer).await?;
         self.service
             .shared
             .run(place, async move {
-                let turn = turn.await?;
-                let upload = shared.at_rest(&id, &turn).await?;
+                let claim = claim.await?;
+                let upload = shared.at_rest(&id, &claim).await?;
                 let kept_until = shared.clock.now().plus(shared.config.lifetime);
                 let end = || {
                     shared
@@ -515,7 +517,7 @@ impl Authorized<Uploads> {
                 if ended == Guarded::Done && matches!(upload.state, UploadState::Open(_)) {
                     shared.discard(&upload.blob).await;
                 }
-                drop(turn);
+                drop(claim);
                 Ok(())
             })
             .await
@@ -593,15 +595,18 @@ impl Shared {
             .expect("an upload's work does not panic")
     }
 
-    fn turn(&self, id: UploadId) -> impl Future<Output = Result<Turn, Error>> + Send + use<> {
-        let turn = self.holders.take(id);
-        async { turn.await.map_err(|Overtaken| Error::Superseded) }
+    fn wait_for_claim(
+        &self,
+        id: UploadId,
+    ) -> impl Future<Output = Result<Claim, Error>> + Send + use<> {
+        let claim = self.claims.take(id);
+        async { claim.await.map_err(|Overtaken| Error::Superseded) }
     }
 
     /// Returns the signals that end the work under this claim.
-    fn stops(&self, turn: &Turn) -> Stops {
+    fn stops(&self, claim: &Claim) -> Stops {
         Stops {
-            overtaken: turn.overtaken().clone(),
+            overtaken: claim.overtaken().clone(),
             draining: self.draining.clone(),
             ..Stops::never()
         }
@@ -611,18 +616,18 @@ impl Shared {
     async fn standing(
         &self,
         id: &UploadId,
-        turn: &Turn,
+        claim: &Claim,
         completion: Completion,
     ) -> Result<Upload, Error> {
         loop {
-            let mut upload = self.at_rest(id, turn).await?;
+            let mut upload = self.at_rest(id, claim).await?;
             let is_concatenation = upload.plan.is_concatenation();
             if completion == Completion::AtLength || is_concatenation {
-                let completed = self.complete_if_reached(&mut upload, turn).await;
+                let completed = self.complete_if_reached(&mut upload, claim).await;
                 self.let_go(&mut upload).await;
                 match completed {
                     // Another node is about to complete the upload, or has completed it.
-                    Err(Error::Superseded) if !turn.overtaken().is_cancelled() => continue,
+                    Err(Error::Superseded) if !claim.overtaken().is_cancelled() => continue,
                     completed => completed?,
                 }
             }

@@ -10,7 +10,7 @@ use super::intake::Request;
 use super::repeat::Extent;
 use super::{Addition, Failure, Outcome, ProgressSink, Replays, Shared};
 use crate::body::UploadBody;
-use crate::holders::Turn;
+use crate::claims::Claim;
 use crate::ingest::Stops;
 use crate::metadata_store::Seen;
 use crate::upload::{Completed, Upload, UploadState};
@@ -20,18 +20,18 @@ impl Shared {
     /// Appends to an upload under this claim.
     pub(super) async fn append(
         &self,
-        turn: Turn,
+        claim: Claim,
         id: UploadId,
         addition: Addition,
         body: UploadBody,
         sink: Arc<dyn ProgressSink>,
         replays: Replays,
     ) -> Result<Outcome, Failure> {
-        let mut upload = self.at_rest(&id, &turn).await?;
+        let mut upload = self.at_rest(&id, &claim).await?;
         if upload.plan.is_concatenation() {
             return Err(Failure::of(Rejection::FinalUpload, upload));
         }
-        let stops = self.stops(&turn);
+        let stops = self.stops(&claim);
         let (from, now) = (addition.append.offset, self.clock.now());
         let reported = upload
             .reported
@@ -60,7 +60,7 @@ impl Shared {
             Ok(admission) => admission,
             Err(rejection) => return Err(Failure::of(rejection, upload)),
         };
-        self.claim(&mut upload, &turn).await?;
+        self.record_claim(&mut upload, &claim).await?;
         let hasher = match self.hasher(&mut upload, &progress, &stops).await {
             Ok(hasher) => hasher,
             Err(error) => {
@@ -81,7 +81,7 @@ impl Shared {
             .take_in(&mut upload, request, hasher, body, &stops, sink)
             .await;
         self.let_go(&mut upload).await;
-        drop(turn);
+        drop(claim);
         taken.map_err(|error| Failure::of(error, upload))
     }
 
@@ -112,8 +112,12 @@ impl Shared {
     /// Claims the upload across nodes for this request, which has the claim within the process.
     /// Fails if another node has changed the upload, or has reported an offset to its client, since
     /// this request read it: then there may be a newer claim, which prevails.
-    pub(super) async fn claim(&self, upload: &mut Upload, turn: &Turn) -> Result<(), Error> {
-        turn.holds(upload.epoch + 1);
+    pub(super) async fn record_claim(
+        &self,
+        upload: &mut Upload,
+        claim: &Claim,
+    ) -> Result<(), Error> {
+        claim.set_epoch(upload.epoch + 1);
         let claimed = self
             .metadata
             .claim_upload(&upload.id, Some(self.node), Seen::of(upload))

@@ -5,9 +5,9 @@ use protocol::rejection::Rejection;
 use protocol::upload::Complete;
 
 use super::{Outcome, Shared};
+use crate::claims::Claim;
 use crate::digest::{Digests, Hasher, Sha256Digest};
 use crate::event::Event;
-use crate::holders::Turn;
 use crate::ingest::Stops;
 use crate::metadata_store::{Guarded, Written};
 use crate::packs::Publisher;
@@ -32,7 +32,7 @@ impl Shared {
     pub(super) async fn complete_if_reached(
         &self,
         upload: &mut Upload,
-        turn: &Turn,
+        claim: &Claim,
     ) -> Result<(), Error> {
         let progress = match &upload.state {
             UploadState::Open(progress) => progress.clone(),
@@ -42,8 +42,8 @@ impl Shared {
         if !whole || upload.plan.is_part() {
             return Ok(());
         }
-        let stops = &self.stops(turn);
-        self.claim(upload, turn).await?;
+        let stops = &self.stops(claim);
+        self.record_claim(upload, claim).await?;
         let hasher = self.hasher(upload, &progress, stops).await?;
         let complete = Complete {
             length: progress.open.offset,

@@ -113,15 +113,15 @@ impl Shared {
         let Maker { owner, abandoned } = maker;
         let mut planned = Planned::new(creation, self.surroundings(owner))?;
         self.ask_gatekeeper(&mut planned).await?;
-        let turn = self.turn(planned.upload.id).await?;
-        turn.holds(planned.upload.epoch);
+        let claim = self.wait_for_claim(planned.upload.id).await?;
+        claim.set_epoch(planned.upload.epoch);
         let resumable = planned.resumable;
         if resumable {
             if abandoned.is_cancelled() {
                 return Err(Error::ClientGone.into());
             }
             if let Some(existing) = self.insert(&planned.upload).await? {
-                drop(turn);
+                drop(claim);
                 return self.create_again(planned, existing, body, sink).await;
             }
         }
@@ -160,7 +160,7 @@ impl Shared {
                 }
             },
         };
-        let mut stops = self.stops(&turn);
+        let mut stops = self.stops(&claim);
         if upload.path().is_none() && !resumable {
             // Unpacking takes a while, and nobody could ask for its outcome.
             stops.abandoned = abandoned;
@@ -169,7 +169,7 @@ impl Shared {
             .take_in(&mut upload, request, Hasher::new(), body, &stops, sink)
             .await;
         self.let_go(&mut upload).await;
-        drop(turn);
+        drop(claim);
         match taken {
             Ok(outcome) => Ok(outcome),
             Err(error) => Err(self.failed(upload, error, resumable, is_known).await),

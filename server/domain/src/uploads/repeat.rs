@@ -100,8 +100,8 @@ impl Shared {
                     Completion::WithThisBody => Extent::ToTheEnd,
                     Completion::Later | Completion::AtLength => Extent::Beginning,
                 };
-                let turn = self.turn(upload.id).await?;
-                let stops = self.stops(&turn);
+                let claim = self.wait_for_claim(upload.id).await?;
+                let stops = self.stops(&claim);
                 let is_same = self.repeats((&upload, completed), (0, extent), body, &stops);
                 if !is_same.await? {
                     return Err(Rejection::KeyReused.into());
@@ -133,8 +133,8 @@ impl Shared {
             }
             UploadState::Open(_) | UploadState::Gone(_) => {
                 sink.created(&upload);
-                let turn = self.turn(upload.id).await?;
-                let standing = self.standing(&upload.id, &turn, create.completion);
+                let claim = self.wait_for_claim(upload.id).await?;
+                let standing = self.standing(&upload.id, &claim, create.completion);
                 Ok(Outcome::of(standing.await?))
             }
         }
@@ -157,8 +157,8 @@ impl Shared {
             repeat: Repeat::Refused,
         };
         let addition = Addition { append, digests };
-        let turn = self.turn(upload.id).await?;
-        let appended = self.append(turn, upload.id, addition, body, sink, Replays::OfCreation);
+        let claim = self.wait_for_claim(upload.id).await?;
+        let appended = self.append(claim, upload.id, addition, body, sink, Replays::OfCreation);
         appended.await.map_err(|failure| match failure.error {
             Error::Rejected(
                 Rejection::OverlapMismatch { .. }

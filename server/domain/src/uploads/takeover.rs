@@ -18,7 +18,7 @@ use futures::StreamExt as _;
 use tokio::time::Instant;
 
 use super::{Shared, Uploads};
-use crate::holders::{Met, Turn};
+use crate::claims::{AskOutcome, Claim};
 use crate::metadata_store::{Ask, Asked, Seen};
 use crate::upload::{Target, Upload, UploadState};
 use crate::{Error, UploadId};
@@ -47,7 +47,7 @@ impl Uploads {
 
 impl Shared {
     async fn yield_to(&self, ask: &Ask) {
-        if self.holders.ask(&ask.upload, ask.epoch) == Met::Request {
+        if self.claims.ask(&ask.upload, ask.epoch) == AskOutcome::Request {
             return;
         }
         // The request has ended, but its release could not be recorded.
@@ -55,11 +55,11 @@ impl Shared {
     }
 
     /// Returns an upload that is open or complete, and that no other node works on.
-    pub(super) async fn at_rest(&self, id: &UploadId, turn: &Turn) -> Result<Upload, Error> {
+    pub(super) async fn at_rest(&self, id: &UploadId, claim: &Claim) -> Result<Upload, Error> {
         let upload = self.existing(id).await?;
         match self.ask_for(&upload) {
             None => Ok(upload),
-            Some(ask) => self.take_over(upload, ask, turn).await,
+            Some(ask) => self.take_over(upload, ask, claim).await,
         }
     }
 
@@ -77,9 +77,9 @@ impl Shared {
         &self,
         mut upload: Upload,
         mut ask: Ask,
-        turn: &Turn,
+        claim: &Claim,
     ) -> Result<Upload, Error> {
-        let stops = self.stops(turn);
+        let stops = self.stops(claim);
         let until = Instant::now() + self.config.takeover_wait;
         let mut ask_at = Instant::now();
         let mut asked = Asked::Holder;

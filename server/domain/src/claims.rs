@@ -24,14 +24,14 @@ use crate::UploadId;
 
 /// The claims on uploads within this process.
 #[derive(Debug, Default)]
-pub(crate) struct Holders {
+pub(crate) struct Claims {
     uploads: Mutex<HashMap<UploadId, Arc<Queue>>>,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     newest: Mutex<Newest>,
-    turn: Arc<tokio::sync::Mutex<()>>,
+    claim: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// The newest request for an upload.
@@ -46,7 +46,7 @@ struct Newest {
 
 /// Outcome of an ask from another node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Met {
+pub(crate) enum AskOutcome {
     /// A request is at work.
     Request,
     /// No request: the claim in question has ended.
@@ -55,8 +55,8 @@ pub(crate) enum Met {
 
 /// The right to work on an upload until [`Self::overtaken`] or drop.
 #[derive(Debug)]
-pub(crate) struct Turn {
-    holders: Arc<Holders>,
+pub(crate) struct Claim {
+    claims: Arc<Claims>,
     id: UploadId,
     /// Dropped under the map's lock, so that the last request to release the upload can detect that
     /// it is the last.
@@ -69,7 +69,7 @@ pub(crate) struct Turn {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Overtaken;
 
-impl Holders {
+impl Claims {
     /// Signals the current request to stop, at once; the future waits until it has released the
     /// upload. So claims are granted in the order of these calls, regardless of when their futures
     /// are polled.
@@ -79,7 +79,7 @@ impl Holders {
     pub(crate) fn take(
         self: &Arc<Self>,
         id: UploadId,
-    ) -> impl Future<Output = Result<Turn, Overtaken>> + Send + use<> {
+    ) -> impl Future<Output = Result<Claim, Overtaken>> + Send + use<> {
         let overtaken = CancellationToken::new();
         let queue = {
             let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
@@ -92,36 +92,36 @@ impl Holders {
             older.overtaken.cancel();
             queue
         };
-        let waiting = Arc::clone(&queue.turn).lock_owned();
-        let mut turn = Turn {
-            holders: Arc::clone(self),
+        let waiting = Arc::clone(&queue.claim).lock_owned();
+        let mut claim = Claim {
+            claims: Arc::clone(self),
             id,
             queue: Some(queue),
             overtaken,
             guard: None,
         };
         async move {
-            turn.guard = Some(waiting.await);
-            if turn.overtaken.is_cancelled() {
+            claim.guard = Some(waiting.await);
+            if claim.overtaken.is_cancelled() {
                 return Err(Overtaken);
             }
-            Ok(turn)
+            Ok(claim)
         }
     }
 
     /// Signals the request that has the claim under `epoch`, or under an earlier one, to stop. A
     /// request that has yet to claim the upload continues: its claim will have a later epoch, and
     /// older claims in this process have ended.
-    pub(crate) fn ask(&self, id: &UploadId, epoch: u64) -> Met {
+    pub(crate) fn ask(&self, id: &UploadId, epoch: u64) -> AskOutcome {
         let uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(queue) = uploads.get(id) else {
-            return Met::Nobody;
+            return AskOutcome::Nobody;
         };
         let newest = queue.newest();
         if newest.epoch.is_some_and(|held| held <= epoch) {
             newest.overtaken.cancel();
         }
-        Met::Request
+        AskOutcome::Request
     }
 
     /// Returns true if a request has the claim or waits for it.
@@ -137,10 +137,10 @@ impl Queue {
     }
 }
 
-impl Turn {
+impl Claim {
     /// Records that this request is about to claim the upload under `epoch` or a later one: an ask
     /// with a lesser epoch refers to an earlier claim.
-    pub(crate) fn holds(&self, epoch: u64) {
+    pub(crate) fn set_epoch(&self, epoch: u64) {
         let Some(queue) = &self.queue else {
             return;
         };
@@ -156,11 +156,11 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for Claim {
     fn drop(&mut self) {
         drop(self.guard.take());
         let mut uploads = self
-            .holders
+            .claims
             .uploads
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
@@ -183,10 +183,10 @@ mod tests {
 
     #[tokio::test]
     async fn the_newest_request_wins_and_waits_for_the_older_to_let_go() {
-        let holders = Arc::new(Holders::default());
+        let claims = Arc::new(Claims::default());
         let id = UploadId::random(&SystemRandomness);
-        let first = holders.take(id).await.unwrap();
-        let (second, third) = (Arc::clone(&holders), Arc::clone(&holders));
+        let first = claims.take(id).await.unwrap();
+        let (second, third) = (Arc::clone(&claims), Arc::clone(&claims));
         let second = tokio::spawn(async move { second.take(id).await.map(drop) });
         first.overtaken().cancelled().await;
         let third = tokio::spawn(async move { third.take(id).await.map(drop) });
@@ -195,54 +195,54 @@ mod tests {
         drop(first);
         assert_eq!(second.await.unwrap(), Err(Overtaken));
         assert_eq!(third.await.unwrap(), Ok(()));
-        assert!(holders.uploads.lock().unwrap().is_empty());
+        assert!(claims.uploads.lock().unwrap().is_empty());
     }
 
     #[tokio::test]
     async fn an_ask_ends_the_holder_that_it_means() {
-        let holders = Arc::new(Holders::default());
+        let claims = Arc::new(Claims::default());
         let id = UploadId::random(&SystemRandomness);
-        assert_eq!(holders.ask(&id, 9), Met::Nobody);
-        let turn = holders.take(id).await.unwrap();
+        assert_eq!(claims.ask(&id, 9), AskOutcome::Nobody);
+        let claim = claims.take(id).await.unwrap();
         // This request has not claimed the upload yet.
-        assert_eq!(holders.ask(&id, 9), Met::Request);
-        turn.holds(5);
-        assert_eq!(holders.ask(&id, 4), Met::Request);
-        assert!(!turn.overtaken().is_cancelled());
-        assert_eq!(holders.ask(&id, 5), Met::Request);
-        assert!(turn.overtaken().is_cancelled());
-        drop(turn);
-        assert_eq!(holders.ask(&id, 5), Met::Nobody);
+        assert_eq!(claims.ask(&id, 9), AskOutcome::Request);
+        claim.set_epoch(5);
+        assert_eq!(claims.ask(&id, 4), AskOutcome::Request);
+        assert!(!claim.overtaken().is_cancelled());
+        assert_eq!(claims.ask(&id, 5), AskOutcome::Request);
+        assert!(claim.overtaken().is_cancelled());
+        drop(claim);
+        assert_eq!(claims.ask(&id, 5), AskOutcome::Nobody);
     }
 
     #[tokio::test]
     async fn an_older_holder_does_not_speak_for_a_newer_request() {
-        let holders = Arc::new(Holders::default());
+        let claims = Arc::new(Claims::default());
         let id = UploadId::random(&SystemRandomness);
-        let older = holders.take(id).await.unwrap();
-        let newer = holders.take(id);
-        older.holds(5);
-        assert_eq!(holders.ask(&id, 5), Met::Request);
+        let older = claims.take(id).await.unwrap();
+        let newer = claims.take(id);
+        older.set_epoch(5);
+        assert_eq!(claims.ask(&id, 5), AskOutcome::Request);
         drop(older);
         let newer = newer.await.unwrap();
-        newer.holds(6);
-        assert_eq!(holders.ask(&id, 5), Met::Request);
+        newer.set_epoch(6);
+        assert_eq!(claims.ask(&id, 5), AskOutcome::Request);
         assert!(!newer.overtaken().is_cancelled());
     }
 
     #[tokio::test]
     async fn a_waiter_that_gives_up_leaves_nothing_behind() {
-        let holders = Arc::new(Holders::default());
+        let claims = Arc::new(Claims::default());
         let id = UploadId::random(&SystemRandomness);
-        let first = holders.take(id).await.unwrap();
-        let waiting = holders.take(id);
+        let first = claims.take(id).await.unwrap();
+        let waiting = claims.take(id);
         assert!(first.overtaken().is_cancelled());
         tokio::select! {
             biased;
-            _ = waiting => panic!("the turn is taken"),
+            _ = waiting => panic!("the claim is taken"),
             () = tokio::task::yield_now() => {}
         }
         drop(first);
-        assert!(holders.uploads.lock().unwrap().is_empty());
+        assert!(claims.uploads.lock().unwrap().is_empty());
     }
 }
