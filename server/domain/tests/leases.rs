@@ -1,5 +1,4 @@
 //! Leases: work on one node at a time, and nodes that others know to be alive.
-#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use std::future::pending;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What every blob store must do: one function for each behaviour, and [`blob_store_contract!`](crate::blob_store_contract) to
+//! Contract of blob stores: one function for each behaviour, and [`blob_store_contract!`](crate::blob_store_contract) to
 //! test a store against all of them.
 //!
 //! Each function takes keys of its own, so a store may be shared, and may hold other blobs.
@@ -169,7 +169,7 @@ pub async fn staging_nothing_at_an_offset_fails(store: &dyn BlobStore) {
     assert!(!is_listed(store, BlobState::Staged, &key).await);
 }
 
-/// What was synced is there after the writer is gone, whatever it had written since.
+/// Synced bytes outlive their writer, whatever it wrote afterwards.
 pub async fn a_writer_that_goes_away_leaves_what_it_synced(store: &dyn BlobStore) {
     let key = key();
     let whole = pattern(0..400_000);
@@ -211,7 +211,7 @@ pub async fn a_dropped_write_does_no_harm(store: &dyn BlobStore) {
     assert_eq!(read(store, &key, 14).await, b"begun and done");
 }
 
-/// What an older writer still writes does not reach the blob.
+/// Bytes that an older writer still writes do not reach the blob.
 pub async fn a_newer_writer_cuts_off_the_older_one(store: &dyn BlobStore) {
     let key = key();
     let mut older = store.stage(&key, at(0)).await.unwrap();
@@ -259,7 +259,7 @@ pub async fn discarding_leaves_published_blobs_alone(store: &dyn BlobStore) {
     assert_eq!(read(store, &key, 5).await, b"hello");
 }
 
-/// What was published can be opened and read.
+/// A published blob can be opened and read.
 pub async fn a_published_blob_reads_back(store: &dyn BlobStore) {
     let key = key();
     publish(store, &key, b"hello").await;
@@ -294,7 +294,7 @@ pub async fn publishing_twice_succeeds(store: &dyn BlobStore) {
     assert_eq!(read(store, &key, 5).await, b"hello");
 }
 
-/// What is not staged cannot be published.
+/// A blob that is not staged cannot be published.
 pub async fn publishing_nothing_fails(store: &dyn BlobStore) {
     let key = key();
     assert_missing(store.publish(&key, 0).await);
@@ -320,7 +320,7 @@ pub async fn a_published_blob_is_not_staged(store: &dyn BlobStore) {
     assert!(!is_listed(store, BlobState::Staged, &key).await);
 }
 
-/// What is not published yet cannot be opened or deleted.
+/// A blob that is not published cannot be opened or deleted.
 pub async fn a_staged_blob_is_not_published(store: &dyn BlobStore) {
     let key = key();
     write(store, &key, 0, b"hello").await;
@@ -440,7 +440,7 @@ pub async fn a_deleted_blob_is_missing(store: &dyn BlobStore) {
     assert!(!is_listed(store, BlobState::Published, &key).await);
 }
 
-/// What is not there is deleted already.
+/// Deleting an absent blob succeeds.
 pub async fn deleting_what_is_not_there_succeeds(store: &dyn BlobStore) {
     let key = key();
     store.delete(&key).await.unwrap();
@@ -546,7 +546,7 @@ pub async fn lists_are_in_order_and_can_be_continued(store: &dyn BlobStore) {
     }
 }
 
-/// What was written later was not modified earlier.
+/// A blob written later has no earlier modification time.
 pub async fn modification_times_do_not_run_backwards(store: &dyn BlobStore) {
     let (first, second) = (key(), key());
     write(store, &first, 0, b"hello").await;

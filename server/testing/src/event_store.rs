@@ -1,4 +1,4 @@
-//! What every store of events must do: one function a behaviour, each given an empty store by all of its ports.
+//! Contract of event stores: one function for each behaviour, each given an empty store by all of its ports.
 //!
 //! [`event_store_contract!`](crate::event_store_contract) makes a test of each of them.
 
@@ -113,7 +113,7 @@ fn given_up() -> Attempt {
     }
 }
 
-/// What is done with a store again and again.
+/// Operations that many tests repeat.
 impl EventPorts {
     /// Has an event about `subject` recorded, with a file that has nothing to do with it.
     async fn record(&self, subject: &str, seconds: u64) -> Event {
@@ -127,7 +127,7 @@ impl EventPorts {
         put.unwrap();
     }
 
-    /// What is due at some seconds after the start, without its failures.
+    /// Returns the events that are due `seconds` after the start, without their failures.
     async fn due(&self, seconds: u64) -> Vec<Event> {
         let due = self.events.due_events(at(seconds), 100).await.unwrap();
         due.into_iter().map(|pending| pending.event).collect()
@@ -343,7 +343,7 @@ pub async fn a_replayed_event_goes_before_later_ones(ports: &EventPorts) {
     assert_eq!(ports.due(9).await, [second]);
 }
 
-/// Whose own time does not change by that.
+/// A replayed event keeps its own time while it waits.
 pub async fn a_replayed_event_waits_for_older_ones(ports: &EventPorts) {
     let first = ports.record("a", 1).await;
     let second = ports.record("a", 2).await;

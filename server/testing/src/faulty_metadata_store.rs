@@ -17,7 +17,7 @@ use domain::metadata_store::{
 use domain::upload::{Completed, Gone, Progress, Reported, Upload};
 use domain::{BlobKey, FilePath, NodeId, Timestamp, UploadId};
 
-/// What a store is asked to do: the methods of [`MetadataStore`].
+/// Operations of a store: the methods of [`MetadataStore`].
 #[expect(missing_docs, reason = "each is the method of the same name")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Operation {
@@ -94,7 +94,7 @@ impl FaultyMetadataStore {
         plan.always.clear();
     }
 
-    /// How often `operation` was asked for.
+    /// Returns the number of calls of `operation`.
     pub fn count(&self, operation: Operation) -> u64 {
         self.plan().counts.get(&operation).copied().unwrap_or(0)
     }

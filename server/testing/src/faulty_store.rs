@@ -16,7 +16,7 @@ use domain::blob_store::{
     StagedBlob,
 };
 
-/// What a store is asked to do.
+/// Operations of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Operation {
     /// [`BlobStore::stage`].
@@ -43,7 +43,7 @@ pub enum Operation {
     Check,
 }
 
-/// How an operation goes wrong.
+/// Ways in which an operation fails.
 #[derive(Debug, Clone)]
 pub enum Fault {
     /// It fails without effect.
@@ -159,7 +159,7 @@ impl FaultyStore {
         state.always.clear();
     }
 
-    /// How often `operation` was asked for.
+    /// Returns the number of calls of `operation`.
     pub fn count(&self, operation: Operation) -> u64 {
         self.plan
             .lock()

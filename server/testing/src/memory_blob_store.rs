@@ -31,7 +31,7 @@ struct Blobs {
 #[derive(Debug)]
 struct Staged {
     bytes: Vec<u8>,
-    /// How many of the bytes a power cut would leave; `None` if not even the name.
+    /// Number of bytes that a power cut would leave; `None` if not even the name would stay.
     synced: Option<usize>,
     modified_at: Timestamp,
     /// The only writer that may still write.

@@ -48,16 +48,16 @@ impl Default for MemoryMetadataStore {
 struct Facts {
     uploads: BTreeMap<UploadId, Upload>,
     files: BTreeMap<FilePath, File>,
-    /// When bytes last came under the paths of deleted files.
+    /// Times at which the paths of deleted files last received bytes.
     deleted: BTreeMap<FilePath, Timestamp>,
     blobs: BTreeMap<BlobKey, Record>,
     packs: PackFacts,
-    /// Who has a lease, and until when.
+    /// Holders of leases, with the time at which each lease ends.
     leases: BTreeMap<String, (NodeId, Timestamp)>,
     events: EventFacts,
 }
 
-/// What is known of a blob that is or was a file's or a pack's.
+/// Facts about a blob that is or was a file's or a pack's.
 #[derive(Debug)]
 struct Record {
     size: u64,
@@ -149,7 +149,7 @@ impl Facts {
         }
     }
 
-    /// Whether the blob can be needed: it is not doomed, nor recorded with another content.
+    /// Returns true if the blob can be needed: it is neither doomed nor recorded with another content.
     fn check_blob(&self, content: &Content, doing: &'static str) -> Result<(), MetadataError> {
         fits(content.size)?;
         match self.blobs.get(&content.blob) {

@@ -1,4 +1,4 @@
-//! What every metadata store must do: one function a behaviour, each given an empty store.
+//! Contract of metadata stores: one function for each behaviour, each given an empty store.
 //!
 //! [`metadata_store_contract!`](crate::metadata_store_contract) makes a test of each of them.
 
@@ -145,7 +145,7 @@ pub fn progress(offset: u64, length: Option<u64>) -> Progress {
     }
 }
 
-/// What comes of an upload that is completed at `now`, having brought `content`.
+/// Returns the outcome of an upload that is completed at `now` with `content`.
 pub fn completed(content: &str, now: Timestamp) -> Completed {
     Completed {
         complete: Complete {
@@ -267,7 +267,7 @@ pub async fn an_upload_reads_back(store: &dyn MetadataStore) {
     assert_eq!(store.upload(&upload.id).await.unwrap(), Some(upload));
 }
 
-/// What is not said is not made up.
+/// Absent facts stay absent.
 pub async fn an_upload_without_extras_reads_back(store: &dyn MetadataStore) {
     let upload = upload("a");
     assert_eq!(store.insert_upload(&upload).await.unwrap(), Inserted::New);
@@ -456,7 +456,7 @@ async fn holder(store: &dyn MetadataStore, id: &UploadId) -> Option<NodeId> {
     store.upload(id).await.unwrap().unwrap().holder
 }
 
-/// Whoever claims it last, or nobody.
+/// The holder is the node of the last claim, or none.
 pub async fn a_claim_names_the_holder(store: &dyn MetadataStore) {
     let nodes = [node(), node()];
     let mut upload = upload("a");
@@ -473,7 +473,7 @@ pub async fn a_claim_names_the_holder(store: &dyn MetadataStore) {
     }
 }
 
-/// Who goes by anything else comes too late, and leaves the holder alone.
+/// A claim on any other state than the recorded one is refused, and the holder stays.
 pub async fn a_claim_goes_by_what_was_seen(store: &dyn MetadataStore) {
     let node = Some(node());
     for (length, news) in [(None, None), (Some(9), Some(5))] {
@@ -753,7 +753,7 @@ pub async fn what_a_living_node_holds_is_not_expired(store: &dyn MetadataStore) 
     assert_eq!(expired().await, both);
 }
 
-/// Whoever was claimed away from is fenced, in everything.
+/// A holder that lost its claim is fenced in every change.
 pub async fn only_the_last_holder_may_change_an_upload(store: &dyn MetadataStore) {
     let old = claimed(store, &upload("a")).await;
     let new = store
@@ -985,7 +985,7 @@ pub async fn completing_keeps_the_condition(store: &dyn MetadataStore) {
     assert_eq!(written.unwrap(), Written::Created);
 }
 
-/// Whether the condition holds is the last holder's affair alone.
+/// Only the last holder learns whether the condition holds.
 pub async fn a_fenced_holder_learns_nothing_of_the_file(store: &dyn MetadataStore) {
     put(store, &file("a", "current", START)).await;
     let mut upload = upload("a");
@@ -1001,7 +1001,7 @@ pub async fn a_fenced_holder_learns_nothing_of_the_file(store: &dyn MetadataStor
     assert_eq!(written.unwrap(), Written::Fenced);
 }
 
-/// Why an upload ended is remembered; its blob is the caller's to discard, and not recorded any longer.
+/// The reason of an upload's end is kept. Its blob is no longer recorded; the caller discards it.
 pub async fn an_ended_upload_is_gone(store: &dyn MetadataStore) {
     for gone in [Gone::Cancelled, Gone::Expired, Gone::Invalid] {
         let upload = claimed(store, &upload("a")).await;
@@ -1097,7 +1097,7 @@ pub async fn a_complete_upload_is_ended_and_its_file_stays(store: &dyn MetadataS
     assert_eq!(store.forget_uploads(at(9), 10).await.unwrap(), 1);
 }
 
-/// Whether an upload's time is up is decided when it is ended, not when it was found.
+/// Expiry is decided when the upload is ended, not when it was found.
 pub async fn only_an_expired_upload_expires(store: &dyn MetadataStore) {
     let mut upload = upload("a");
     upload.expires_at = at(10);
@@ -1288,7 +1288,8 @@ pub async fn a_condition_decides_on_deleting(store: &dyn MetadataStore) {
     assert_eq!(delete(if_match("*".to_owned())).await, Deleted::Missing);
 }
 
-/// When bytes last came under a path before is known of every file, of one whose predecessor was deleted, too.
+/// Every file has the time at which its path last received bytes before, even if the file before it
+/// was deleted.
 pub async fn what_was_there_before_has_a_time(store: &dyn MetadataStore) {
     let path = path("a");
     let before = async || store.file(&path).await.unwrap().unwrap().previous_at;
@@ -1379,7 +1380,8 @@ pub async fn one_of_many_creators_wins(store: &dyn MetadataStore) {
     assert_eq!(store.file(&path("a")).await.unwrap().as_ref(), Some(winner));
 }
 
-/// Whoever asks after a write was acknowledged sees it, or a later one, however many asked meanwhile.
+/// A read after an acknowledged write sees that write or a later one, with any number of concurrent
+/// reads.
 pub async fn a_file_is_as_last_written(store: &dyn MetadataStore) {
     let path = path("a");
     for round in 0..50 {
@@ -1561,7 +1563,7 @@ pub async fn writing_a_file_again_keeps_its_blob(store: &dyn MetadataStore) {
     assert_eq!(store.file(&file.path).await.unwrap(), Some(expected));
 }
 
-/// What is doomed may be deleted at any moment: no file can be made of it.
+/// A doomed blob may be deleted at any moment: it cannot become a file.
 pub async fn a_doomed_blob_is_not_needed_again(store: &dyn MetadataStore) {
     let file = file("a", "x", START);
     put(store, &file).await;
@@ -1646,7 +1648,7 @@ async fn lease(store: &dyn MetadataStore, name: &str, node: NodeId) -> Option<Le
     store.lease(name, node, LONG).await.unwrap()
 }
 
-/// What one node has, no other gets, nor can it give it away.
+/// A lease that one node has is neither given to another nor ended by one.
 pub async fn a_lease_is_one_nodes(store: &dyn MetadataStore) {
     let (one, other) = (node(), node());
     let given = lease(store, "janitor", one).await.unwrap();

@@ -1,4 +1,5 @@
-//! What every store of packs must do: one function a behaviour, each given an empty store by both of its ports.
+//! Contract of pack stores: one function for each behaviour, each given an empty store by both of
+//! its ports.
 //!
 //! [`pack_store_contract!`](crate::pack_store_contract) makes a test of each of them.
 
@@ -194,7 +195,7 @@ fn documents(version: &PackVersion) -> Vec<BlobKey> {
     documents.map(|document| document.blob.clone()).to_vec()
 }
 
-/// What is done with a store again and again.
+/// Operations that many tests repeat.
 impl Ports {
     async fn insert(&self, pack: &str) -> DraftRecord {
         let draft = draft(pack);

@@ -280,49 +280,46 @@ impl Reader {
         Ok(event)
     }
 
-    fn read_data(
+    /// Takes the next bytes of an entry's content out of its data. Returns them and whether they are
+    /// the last; `None` where more input is needed.
+    fn next_bytes(
         &mut self,
-        mut current: Box<Current>,
+        current: &mut Current,
         input: &mut Input,
-        intake: &mut Intake,
-    ) -> Result<Step, UnpackFault> {
+    ) -> Result<Option<(Bytes, bool)>, UnpackFault> {
         let header = &current.header;
         let left = header.sizes.stored.saturating_sub(current.stored);
-        let (bytes, is_last) = match header.method {
-            Method::Stored if left == 0 => (Bytes::new(), true),
-            Method::Stored => match input.take_up_to(left)? {
-                None => {
-                    self.state = State::Data(current);
-                    return Ok(Step::Starve);
-                }
-                Some(bytes) => {
-                    current.stored += bytes.len() as u64;
-                    (bytes, false)
-                }
-            },
+        match header.method {
+            Method::Stored if left == 0 => Ok(Some((Bytes::new(), true))),
+            Method::Stored => Ok(input.take_up_to(left)?.map(|bytes| {
+                current.stored += bytes.len() as u64;
+                (bytes, false)
+            })),
             Method::Deflated => {
                 let left = if header.has_descriptor {
                     u64::MAX
                 } else {
                     left
                 };
-                match self.inflate.advance(input, left)? {
-                    None => {
-                        self.state = State::Data(current);
-                        return Ok(Step::Starve);
-                    }
-                    Some(Inflated {
-                        bytes,
-                        consumed,
-                        is_last,
-                    }) => {
-                        current.stored += consumed;
-                        (bytes, is_last)
-                    }
-                }
+                let inflated = self.inflate.advance(input, left)?;
+                Ok(inflated.map(|inflated| {
+                    current.stored += inflated.consumed;
+                    (inflated.bytes, inflated.is_last)
+                }))
             }
-        };
+        }
+    }
 
+    fn read_data(
+        &mut self,
+        mut current: Box<Current>,
+        input: &mut Input,
+        intake: &mut Intake,
+    ) -> Result<Step, UnpackFault> {
+        let Some((bytes, is_last)) = self.next_bytes(&mut current, input)? else {
+            self.state = State::Data(current);
+            return Ok(Step::Starve);
+        };
         intake.count(bytes.len(), current.size)?;
         intake.expand(bytes.len() as u64)?;
         current.size += bytes.len() as u64;

@@ -48,7 +48,7 @@ struct Need {
 }
 
 impl PackFacts {
-    /// Whether a version or a draft holds the blob.
+    /// Returns true if a version or a draft holds the blob.
     pub(super) fn hold(&self, key: &BlobKey) -> bool {
         let mut versions = self.packs.values().flat_map(|pack| pack.versions.values());
         versions.any(|version| version.held.contains(key))
@@ -97,7 +97,7 @@ impl Facts {
         record.is_some_and(|record| record.doomed_at.is_some())
     }
 
-    /// Why the version cannot be published, or that it is.
+    /// Returns the reason why the version cannot be published, if there is one.
     fn hindrance(
         &self,
         draft: &DraftId,
@@ -449,7 +449,8 @@ fn documents(version: &PackVersion) -> [&Content; 5] {
     ]
 }
 
-/// Whether a content can be recorded: its places are in the blobs, and its numbers within what the engines hold.
+/// Returns true if a content can be recorded: its places are within the blobs, and its numbers
+/// within the range of the engines.
 fn check_content(
     content: &StoredContent,
     blobs: &[Content],

@@ -83,7 +83,7 @@ pub async fn a_draft_holds_its_tree(ports: &Ports) {
     assert_eq!(before.unwrap(), []);
 }
 
-/// What is doomed may be deleted at any moment.
+/// A doomed blob may be deleted at any moment.
 pub async fn a_draft_is_not_made_of_a_doomed_tree(ports: &Ports) {
     let tree = blob("tree");
     ports.doom(&tree).await;

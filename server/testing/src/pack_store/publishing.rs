@@ -9,7 +9,7 @@ use domain::file::Content;
 use domain::pack::{DraftRecord, PackSummary, PackVersion};
 use domain::pack_store::Published;
 
-/// What the version does not take is doomed as it is published.
+/// Contents that the version does not use are doomed when it is published.
 pub async fn a_version_holds_its_blobs_and_the_draft_none(ports: &Ports) {
     let draft = DraftRecord {
         tree: Some(blob("tree")),
@@ -46,7 +46,7 @@ pub async fn a_version_holds_its_blobs_and_the_draft_none(ports: &Ports) {
     assert_eq!(read, Some(version));
 }
 
-/// Whatever is asked for then, and even if the version is retired.
+/// Publishing a draft again returns its version, even if the version is retired.
 pub async fn publishing_again_is_the_same_version(ports: &Ports) {
     let draft = ports.insert("maps").await;
     let first = ports.publish(&draft, 1, &[]).await;

@@ -134,7 +134,8 @@ impl User {
     }
 }
 
-/// Where the programs of PostgreSQL are. Debian has those of a server outside of `PATH`, in a directory for each version.
+/// Directory of PostgreSQL's programs. Debian keeps those of a server outside of `PATH`, in a
+/// directory for each version.
 pub(crate) fn programs() -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let debian = versions("/usr/lib/postgresql".as_ref()).unwrap_or_default();
