@@ -9,7 +9,7 @@ use domain::digest::Sha256Digest;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  longhaul hash-key laptop                        prints the key, and its line for `[access]`
+  longhaul hash-key laptop                        prints the key, and its line for `[access]` or the environment
   longhaul hash-key backup --json                 the same for scripts
 
 The key is shown this once. The configuration has its hash only, and clients send it as \
@@ -32,14 +32,19 @@ impl Args {
             format!("{document}\n")
         } else {
             format!(
-                "The key, which is not stored anywhere:\n\n  {}\n\nIts line for the configuration:\n\n{}",
+                "The key, which is not stored anywhere:\n\n  {}\n\nIts line for the configuration:\n\n{}\n\
+                 or for the environment (in the .env of docker-compose.yml, LONGHAUL_KEYS=…):\n\n{}",
                 key.0,
-                key.line(&self.name)
+                key.line(&self.name),
+                key.variable(&self.name)
             )
         };
         super::print(&text)
     }
 }
+
+/// The variable of the setting `access.keys`.
+const VARIABLE: &str = "LONGHAUL_ACCESS__KEYS";
 
 /// Key of 256 random bits. Nobody can guess it, so a plain hash is enough to store.
 struct Key(String);
@@ -57,8 +62,19 @@ impl Key {
 
     /// Returns the lines for the configuration that let the key in.
     fn line(&self, name: &str) -> String {
+        format!("  [access]\n  keys = {}\n", self.list(name))
+    }
+
+    /// Returns the line for the environment that lets the key in, quoted for a shell.
+    fn variable(&self, name: &str) -> String {
+        let list = self.list(name).replace('\'', r"'\''");
+        format!("  {VARIABLE}='{list}'\n")
+    }
+
+    /// Returns the value of the setting.
+    fn list(&self, name: &str) -> String {
         let (name, sha256) = (toml::Value::String(name.to_owned()), self.sha256());
-        format!("  [access]\n  keys = [{{ name = {name}, sha256 = \"{sha256}\" }}]\n")
+        format!("[{{ name = {name}, sha256 = \"{sha256}\" }}]")
     }
 }
 
@@ -78,5 +94,17 @@ mod tests {
         let other = Key::random().unwrap();
         assert!(authenticator.admit(Credential::Bearer(&other.0)).is_err());
         assert_eq!(&*config.access.keys[0].name, "Ann's \"laptop\"");
+    }
+
+    #[test]
+    fn a_shell_reads_the_variable() {
+        let key = Key::random().unwrap();
+        let name = "Ann's \"laptop\"";
+        let script = format!("{}printf %s \"${VARIABLE}\"", key.variable(name));
+        let output = std::process::Command::new("sh")
+            .args(["-c", &script])
+            .output()
+            .unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), key.list(name));
     }
 }
