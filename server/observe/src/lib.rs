@@ -1,6 +1,6 @@
 //! Metrics at the seams: decorators of the stores' ports, and a layer around routers.
 //!
-//! [`blob_store`], [`metadata_store`], [`pack_store`] and [`event_store`] return a store that does
+//! [`blob_store()`], [`metadata_store()`], [`pack_store()`] and [`event_store()`] return a store that does
 //! what the given one does and records each call: its duration and outcome, errors by kind, calls in
 //! flight, bytes as they flow. [`router`] does the same for requests. The metrics and their labels
 //! are in one table ([`METRICS`]).
