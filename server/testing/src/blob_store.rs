@@ -1,7 +1,7 @@
-//! Contract of blob stores: one function for each behaviour, and [`blob_store_contract!`](crate::blob_store_contract) to
-//! test a store against all of them.
+//! Contract of blob stores: one function for each behaviour, and
+//! [`blob_store_contract!`](crate::blob_store_contract) to test a store against all of them.
 //!
-//! Each function takes keys of its own, so a store may be shared, and may hold other blobs.
+//! Each function uses its own keys, so the store may be shared and may hold other blobs.
 #![expect(
     clippy::unwrap_used,
     clippy::missing_panics_doc,
@@ -19,9 +19,10 @@ use domain::blob_store::{BlobEntry, BlobError, BlobState, BlobStream, Growth};
 use domain::ids::SystemRandomness;
 use domain::{Blob, BlobKey, BlobStore};
 
-/// Makes one test for each behaviour in [`testing::blob_store`](crate::blob_store).
+/// Generates a test for each behaviour in [`testing::blob_store`](crate::blob_store).
 ///
-/// Takes the path of an `async fn() -> (Arc<dyn BlobStore>, impl Sized)`; what the second value holds lives as long as the test.
+/// Takes the path of an `async fn() -> (Arc<dyn BlobStore>, impl Sized)`; the second value is kept
+/// until the test ends.
 #[macro_export]
 macro_rules! blob_store_contract {
     ($open:path) => {
@@ -77,7 +78,7 @@ macro_rules! blob_store_contract {
     };
 }
 
-/// Synced bytes of a staged blob read back, whole and in part.
+/// Synced bytes of a staged blob can be read back, entirely and in part.
 pub async fn what_was_synced_reads_back(store: &dyn BlobStore) {
     let key = key();
     let mut staged = store.stage(&key, at(0)).await.unwrap();
@@ -89,7 +90,7 @@ pub async fn what_was_synced_reads_back(store: &dyn BlobStore) {
     assert_eq!(read_staged(store, &key, 5..5).await, b"");
 }
 
-/// Chunks from one byte to more than a megabyte, and empty ones, are appended in the order of writing.
+/// Chunks of any size, from empty to more than a megabyte, are appended in the order of the writes.
 pub async fn chunks_of_any_size_are_appended_in_order(store: &dyn BlobStore) {
     let key = key();
     let whole = pattern(0..3_000_000);
@@ -114,7 +115,7 @@ pub async fn chunks_of_any_size_are_appended_in_order(store: &dyn BlobStore) {
     assert!(read(store, &key, 3_000_000).await == whole);
 }
 
-/// A sync tells the length, whether or not anything is new.
+/// A sync returns the length of the blob, even if nothing was written since the last one.
 pub async fn a_sync_without_new_bytes_tells_the_length(store: &dyn BlobStore) {
     let key = key();
     let mut staged = store.stage(&key, at(0)).await.unwrap();
@@ -127,7 +128,7 @@ pub async fn a_sync_without_new_bytes_tells_the_length(store: &dyn BlobStore) {
     assert_eq!(staged.sync().await.unwrap(), 3);
 }
 
-/// Writing goes on where it ended.
+/// A new writer continues at the offset where the previous one ended.
 pub async fn a_staged_blob_goes_on_at_its_offset(store: &dyn BlobStore) {
     let key = key();
     write(store, &key, 0, b"hello ").await;
@@ -136,7 +137,7 @@ pub async fn a_staged_blob_goes_on_at_its_offset(store: &dyn BlobStore) {
     assert_eq!(read(store, &key, 11).await, b"hello world");
 }
 
-/// Staging at an offset drops what lies beyond.
+/// Staging at an offset drops the bytes beyond it.
 pub async fn bytes_beyond_the_offset_are_dropped(store: &dyn BlobStore) {
     let key = key();
     write(store, &key, 0, b"hello world, and more").await;
@@ -145,7 +146,7 @@ pub async fn bytes_beyond_the_offset_are_dropped(store: &dyn BlobStore) {
     assert_eq!(read(store, &key, 10).await, b"hello moon");
 }
 
-/// Staging at zero leaves nothing of what was there.
+/// Staging at offset zero drops all earlier bytes.
 pub async fn staging_at_zero_begins_anew(store: &dyn BlobStore) {
     let key = key();
     write(store, &key, 0, b"hello world").await;
@@ -154,7 +155,7 @@ pub async fn staging_at_zero_begins_anew(store: &dyn BlobStore) {
     assert_eq!(read(store, &key, 3).await, b"bye");
 }
 
-/// An offset beyond the end is an error, and the blob stays as it was.
+/// Staging beyond the end of a blob fails and leaves the blob unchanged.
 pub async fn staging_beyond_the_end_fails(store: &dyn BlobStore) {
     let key = key();
     write(store, &key, 0, b"hello").await;
@@ -162,14 +163,14 @@ pub async fn staging_beyond_the_end_fails(store: &dyn BlobStore) {
     assert_eq!(read_staged(store, &key, 0..5).await, b"hello");
 }
 
-/// An offset above zero in a blob that is not there is an error, and makes no blob.
+/// Staging an absent blob at an offset above zero fails and creates no blob.
 pub async fn staging_nothing_at_an_offset_fails(store: &dyn BlobStore) {
     let key = key();
     assert_too_short(store.stage(&key, at(1)).await);
     assert!(!is_listed(store, BlobState::Staged, &key).await);
 }
 
-/// Synced bytes outlive their writer, whatever it wrote afterwards.
+/// Synced bytes outlive their writer, regardless of unsynced writes that followed.
 pub async fn a_writer_that_goes_away_leaves_what_it_synced(store: &dyn BlobStore) {
     let key = key();
     let whole = pattern(0..400_000);
@@ -186,7 +187,8 @@ pub async fn a_writer_that_goes_away_leaves_what_it_synced(store: &dyn BlobStore
     assert!(read(store, &key, 400_000).await == whole);
 }
 
-/// Futures that are dropped at their first wait leave nothing behind that reaches a later writer's bytes.
+/// A write, sync or staging that is dropped after its first poll does not affect the bytes of a
+/// later writer.
 pub async fn a_dropped_write_does_no_harm(store: &dyn BlobStore) {
     let key = key();
     write(store, &key, 0, b"begun").await;
@@ -211,7 +213,7 @@ pub async fn a_dropped_write_does_no_harm(store: &dyn BlobStore) {
     assert_eq!(read(store, &key, 14).await, b"begun and done");
 }
 
-/// Bytes that an older writer still writes do not reach the blob.
+/// Once a newer writer has staged a blob, the writes of an older one no longer reach the blob.
 pub async fn a_newer_writer_cuts_off_the_older_one(store: &dyn BlobStore) {
     let key = key();
     let mut older = store.stage(&key, at(0)).await.unwrap();
@@ -230,7 +232,7 @@ pub async fn a_newer_writer_cuts_off_the_older_one(store: &dyn BlobStore) {
     assert_eq!(read(store, &key, 11).await, b"hello world");
 }
 
-/// Bytes that a staged blob does not have are not made up.
+/// Reading an absent blob, or beyond the end of a staged one, fails.
 pub async fn reading_staged_bytes_that_are_not_there_fails(store: &dyn BlobStore) {
     let key = key();
     assert_missing(collect(store.read_staged(&key, 0..1).await).await);
@@ -238,7 +240,8 @@ pub async fn reading_staged_bytes_that_are_not_there_fails(store: &dyn BlobStore
     assert_missing(collect(store.read_staged(&key, 3..6).await).await);
 }
 
-/// A discarded blob is neither listed nor there to be written on; discarding it again succeeds.
+/// A discarded blob is not listed and can be neither continued nor published; discarding it again
+/// succeeds.
 pub async fn discarding_forgets_a_staged_blob(store: &dyn BlobStore) {
     let key = key();
     write(store, &key, 0, b"hello").await;
@@ -251,7 +254,7 @@ pub async fn discarding_forgets_a_staged_blob(store: &dyn BlobStore) {
     assert_eq!(read(store, &key, 4).await, b"anew");
 }
 
-/// Discarding is about staged blobs only.
+/// Discarding does not affect published blobs.
 pub async fn discarding_leaves_published_blobs_alone(store: &dyn BlobStore) {
     let key = key();
     publish(store, &key, b"hello").await;
@@ -259,7 +262,7 @@ pub async fn discarding_leaves_published_blobs_alone(store: &dyn BlobStore) {
     assert_eq!(read(store, &key, 5).await, b"hello");
 }
 
-/// A published blob can be opened and read.
+/// A published blob can be opened and read repeatedly.
 pub async fn a_published_blob_reads_back(store: &dyn BlobStore) {
     let key = key();
     publish(store, &key, b"hello").await;
@@ -269,7 +272,7 @@ pub async fn a_published_blob_reads_back(store: &dyn BlobStore) {
     assert_eq!(read(store, &key, 5).await, b"hello", "a second time");
 }
 
-/// A blob may have no bytes.
+/// A blob may be empty.
 pub async fn an_empty_blob_can_be_published(store: &dyn BlobStore) {
     let key = key();
     publish(store, &key, b"").await;
@@ -277,7 +280,7 @@ pub async fn an_empty_blob_can_be_published(store: &dyn BlobStore) {
     assert_eq!(read(store, &key, 0).await, b"");
 }
 
-/// A blob of many chunks comes back whole and in order.
+/// A blob of many chunks is read back completely and in order.
 pub async fn a_large_blob_reads_back(store: &dyn BlobStore) {
     let key = key();
     let whole = pattern(0..12_345_678);
@@ -285,7 +288,7 @@ pub async fn a_large_blob_reads_back(store: &dyn BlobStore) {
     assert!(read(store, &key, 12_345_678).await == whole);
 }
 
-/// Publishing is done when it is done, however often it is asked for.
+/// Publishing a published blob again succeeds if the size is the same.
 pub async fn publishing_twice_succeeds(store: &dyn BlobStore) {
     let key = key();
     publish(store, &key, b"hello").await;
@@ -294,14 +297,15 @@ pub async fn publishing_twice_succeeds(store: &dyn BlobStore) {
     assert_eq!(read(store, &key, 5).await, b"hello");
 }
 
-/// A blob that is not staged cannot be published.
+/// Publishing an absent blob fails and creates none.
 pub async fn publishing_nothing_fails(store: &dyn BlobStore) {
     let key = key();
     assert_missing(store.publish(&key, 0).await);
     assert!(!is_listed(store, BlobState::Published, &key).await);
 }
 
-/// A staged blob is published at its own size only.
+/// Publishing fails unless the given size is that of the staged blob; a failed attempt changes
+/// nothing.
 pub async fn publishing_another_size_fails_and_changes_nothing(store: &dyn BlobStore) {
     let key = key();
     write(store, &key, 0, b"hello").await;
@@ -312,7 +316,7 @@ pub async fn publishing_another_size_fails_and_changes_nothing(store: &dyn BlobS
     assert_eq!(read(store, &key, 5).await, b"hello");
 }
 
-/// Publishing moves a blob: it is no longer read or listed as a staged one.
+/// A published blob can no longer be read or listed as a staged one.
 pub async fn a_published_blob_is_not_staged(store: &dyn BlobStore) {
     let key = key();
     publish(store, &key, b"hello").await;
@@ -320,7 +324,7 @@ pub async fn a_published_blob_is_not_staged(store: &dyn BlobStore) {
     assert!(!is_listed(store, BlobState::Staged, &key).await);
 }
 
-/// A blob that is not published cannot be opened or deleted.
+/// A staged blob cannot be opened, and deleting its key leaves it unchanged.
 pub async fn a_staged_blob_is_not_published(store: &dyn BlobStore) {
     let key = key();
     write(store, &key, 0, b"hello").await;
@@ -329,7 +333,7 @@ pub async fn a_staged_blob_is_not_published(store: &dyn BlobStore) {
     assert_eq!(read_staged(store, &key, 0..5).await, b"hello");
 }
 
-/// Staging a published blob makes it a staged one, which grows and is published again.
+/// Staging a published blob makes it a staged one, which can grow and be published again.
 pub async fn a_published_blob_can_be_taken_back(store: &dyn BlobStore) {
     let key = key();
     publish(store, &key, b"hello world").await;
@@ -341,7 +345,7 @@ pub async fn a_published_blob_can_be_taken_back(store: &dyn BlobStore) {
     assert_eq!(read(store, &key, 20).await, b"hello moon and stars");
 }
 
-/// A writer that is still about when its blob is published has no hand in it any more.
+/// A writer cannot change its blob once the blob is published: the write or its sync fails.
 pub async fn a_writer_cannot_change_what_is_published(store: &dyn BlobStore) {
     let key = key();
     let mut staged = store.stage(&key, at(0)).await.unwrap();
@@ -354,7 +358,7 @@ pub async fn a_writer_cannot_change_what_is_published(store: &dyn BlobStore) {
     assert_eq!(read(store, &key, 5).await, b"hello");
 }
 
-/// Ranges that begin and end anywhere yield just their bytes.
+/// A range yields exactly its bytes, wherever it begins and ends.
 pub async fn every_range_reads_exactly(store: &dyn BlobStore) {
     const SIZE: u64 = 1_100_000;
     let key = key();
@@ -373,7 +377,7 @@ pub async fn every_range_reads_exactly(store: &dyn BlobStore) {
     }
 }
 
-/// A stream never ends early as if it were whole.
+/// A read beyond the end of the blob ends with an error, never as if it were complete.
 pub async fn a_range_beyond_the_end_ends_with_an_error(store: &dyn BlobStore) {
     let key = key();
     publish(store, &key, b"hello").await;
@@ -386,7 +390,7 @@ pub async fn a_range_beyond_the_end_ends_with_an_error(store: &dyn BlobStore) {
     assert!(stream.next().await.is_none(), "an error is the last item");
 }
 
-/// Readers of one blob do not disturb each other.
+/// Concurrent readers of one blob do not affect each other.
 pub async fn many_readers_read_at_once(store: &dyn BlobStore) {
     const SIZE: u64 = 700_000;
     let key = key();
@@ -404,7 +408,7 @@ pub async fn many_readers_read_at_once(store: &dyn BlobStore) {
     join_all(reads).await;
 }
 
-/// A stream may be dropped anywhere.
+/// Dropping a stream before its end does not affect later reads.
 pub async fn a_dropped_read_does_no_harm(store: &dyn BlobStore) {
     const SIZE: u64 = 700_000;
     let key = key();
@@ -419,7 +423,7 @@ pub async fn a_dropped_read_does_no_harm(store: &dyn BlobStore) {
     assert!(collect(Ok(blob.read(0..SIZE))).await.unwrap() == whole);
 }
 
-/// A blob is as long as it was when it was published, or it is not that blob.
+/// Opening succeeds only with the size at which the blob was published.
 pub async fn opening_with_another_size_fails(store: &dyn BlobStore) {
     let key = key();
     assert_missing(store.open(&key, 5).await);
@@ -430,7 +434,7 @@ pub async fn opening_with_another_size_fails(store: &dyn BlobStore) {
     assert_missing(store.open(&key, 6).await);
 }
 
-/// A deleted blob is neither there nor listed, even if it was in use before.
+/// A deleted blob can be neither opened nor listed, even if it was read before.
 pub async fn a_deleted_blob_is_missing(store: &dyn BlobStore) {
     let key = key();
     publish(store, &key, b"hello").await;
@@ -449,7 +453,7 @@ pub async fn deleting_what_is_not_there_succeeds(store: &dyn BlobStore) {
     store.delete(&key).await.unwrap();
 }
 
-/// A reader of a blob that is deleted reads on to the end, or is told that the blob is missing.
+/// A reader of a blob that is deleted receives either all of its bytes or [`BlobError::Missing`].
 pub async fn a_reader_outlives_deletion_or_fails(store: &dyn BlobStore) {
     const SIZE: u64 = 2_000_000;
     let key = key();
@@ -469,7 +473,7 @@ pub async fn a_reader_outlives_deletion_or_fails(store: &dyn BlobStore) {
     }
 }
 
-/// Deleting leaves nothing that a new blob of the same key could meet.
+/// After a deletion, a new blob of the same key starts without the old bytes.
 pub async fn a_deleted_key_can_be_staged_anew(store: &dyn BlobStore) {
     let key = key();
     publish(store, &key, b"hello").await;
@@ -480,7 +484,7 @@ pub async fn a_deleted_key_can_be_staged_anew(store: &dyn BlobStore) {
     assert_eq!(read(store, &key, 5).await, b"again");
 }
 
-/// Each list has the blobs of its state, and no others.
+/// A list contains the blobs of its state and no others.
 pub async fn lists_tell_staged_from_published(store: &dyn BlobStore) {
     let (growing, whole) = (key(), key());
     write(store, &growing, 0, b"hello").await;
@@ -491,7 +495,8 @@ pub async fn lists_tell_staged_from_published(store: &dyn BlobStore) {
     assert!(!is_listed(store, BlobState::Published, &growing).await);
 }
 
-/// Pages are in the order of the keys, no longer than asked for, and together complete, for keys of all kinds.
+/// Pages are in the order of the keys, within the limit and together complete, for keys of all
+/// kinds.
 pub async fn lists_are_in_order_and_can_be_continued(store: &dyn BlobStore) {
     let mut published: Vec<BlobKey> = (0..30).map(|_| key()).collect();
     let unique = key();
@@ -527,7 +532,7 @@ pub async fn lists_are_in_order_and_can_be_continued(store: &dyn BlobStore) {
             .is_empty()
     );
 
-    // A key need not be there to be continued after.
+    // The key to continue after need not exist.
     let absent: BlobKey = format!("{}-", &published[5].as_str()[..20])
         .parse()
         .unwrap();
@@ -546,7 +551,7 @@ pub async fn lists_are_in_order_and_can_be_continued(store: &dyn BlobStore) {
     }
 }
 
-/// A blob written later has no earlier modification time.
+/// A blob that is written later has an equal or later modification time.
 pub async fn modification_times_do_not_run_backwards(store: &dyn BlobStore) {
     let (first, second) = (key(), key());
     write(store, &first, 0, b"hello").await;
@@ -560,7 +565,7 @@ pub async fn modification_times_do_not_run_backwards(store: &dyn BlobStore) {
     assert!(after.modified_at <= last.modified_at);
 }
 
-/// Writers of different blobs do not disturb each other.
+/// Concurrent writers of different blobs do not affect each other.
 pub async fn many_blobs_are_written_at_once(store: &dyn BlobStore) {
     let blobs = (0..40_u64).map(|index| async move {
         let key = key();
@@ -572,14 +577,15 @@ pub async fn many_blobs_are_written_at_once(store: &dyn BlobStore) {
     join_all(blobs).await;
 }
 
-/// A store in working order says so, at any time.
+/// The check of a working store succeeds, also if several run at once.
 pub async fn a_working_store_passes_its_check(store: &dyn BlobStore) {
     let checks = join_all((0..4).map(|_| store.check())).await;
     assert!(checks.iter().all(Result::is_ok), "{checks:?}");
     assert!(store.check().await.is_ok());
 }
 
-/// Writers of one process: their order is that of the calls.
+/// Returns the growth of a blob from `offset`. Writers of one process rank in the order of the
+/// calls.
 fn at(offset: u64) -> Growth {
     Growth {
         offset,
@@ -591,7 +597,7 @@ fn key() -> BlobKey {
     BlobKey::random(&SystemRandomness)
 }
 
-/// Bytes that differ from place to place.
+/// Returns bytes that depend on their positions.
 fn pattern(range: Range<u64>) -> Vec<u8> {
     range
         .map(|index| (index ^ (index >> 8) ^ (index >> 16)).to_le_bytes()[0])
@@ -602,14 +608,14 @@ fn slice(whole: &[u8], range: Range<u64>) -> &[u8] {
     &whole[usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap()]
 }
 
-/// Writes on from `offset`, and syncs.
+/// Writes `bytes` at `offset` and syncs.
 async fn write(store: &dyn BlobStore, key: &BlobKey, offset: u64, bytes: &[u8]) {
     let mut staged = store.stage(key, at(offset)).await.unwrap();
     staged.write(Bytes::copy_from_slice(bytes)).await.unwrap();
     assert_eq!(staged.sync().await.unwrap(), offset + bytes.len() as u64);
 }
 
-/// Publishes a blob with these bytes.
+/// Publishes a blob of these bytes.
 async fn publish(store: &dyn BlobStore, key: &BlobKey, bytes: &[u8]) {
     write(store, key, 0, bytes).await;
     store.publish(key, bytes.len() as u64).await.unwrap();
@@ -642,7 +648,8 @@ fn assert_missing<T>(result: Result<T, BlobError>) {
     }
 }
 
-/// That nobody writes on where there is nothing, whether or not the store is certain of that.
+/// Asserts that staging failed for lack of bytes, which a store may report as missing or
+/// inconsistent.
 #[track_caller]
 fn assert_too_short<T>(staged: Result<T, BlobError>) {
     match staged {
@@ -652,7 +659,7 @@ fn assert_too_short<T>(staged: Result<T, BlobError>) {
     }
 }
 
-/// All keys, `limit` at a time.
+/// Returns all keys, listed `limit` at a time.
 async fn all(store: &dyn BlobStore, state: BlobState, limit: usize) -> Vec<BlobKey> {
     let mut keys: Vec<BlobKey> = Vec::new();
     loop {

@@ -1,11 +1,11 @@
-//! A clock that stands still until it is moved.
+//! A clock that stands still until a test moves it.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use domain::{Clock, Timestamp};
 
-/// A clock for tests. It begins in 2027.
+/// Clock for tests. It starts in 2027.
 #[derive(Debug)]
 pub struct ManualClock(AtomicI64);
 
@@ -16,7 +16,7 @@ impl Default for ManualClock {
 }
 
 impl ManualClock {
-    /// Moves the clock.
+    /// Moves the clock forward.
     pub fn advance(&self, by: Duration) {
         let millis = i64::try_from(by.as_millis()).expect("a test's time is short");
         self.0.fetch_add(millis, Ordering::Relaxed);

@@ -1,6 +1,7 @@
-//! Contract of event stores: one function for each behaviour, each given an empty store by all of its ports.
+//! Contract of event stores: one function for each behaviour, each given all ports of an empty
+//! store.
 //!
-//! [`event_store_contract!`](crate::event_store_contract) makes a test of each of them.
+//! [`event_store_contract!`](crate::event_store_contract) generates a test for each of them.
 
 #![expect(
     clippy::unwrap_used,
@@ -25,8 +26,10 @@ use domain::metadata_store::Written;
 use domain::pack_store::Published;
 use domain::{EventStore, File, MetadataStore, PackStore, Timestamp};
 
-/// Makes a test of each behaviour that a store of events must have. `$fresh` names an async function that returns the [`EventPorts`]
-/// of an empty store, and whatever must live as long.
+/// Generates a test for each behaviour that an event store must have.
+///
+/// `$fresh` names an async function that returns the [`EventPorts`] of an empty store and a value
+/// that is kept until the test ends.
 #[macro_export]
 macro_rules! event_store_contract {
     ($fresh:path) => {
@@ -63,18 +66,18 @@ macro_rules! event_store_contract {
     };
 }
 
-/// One store, by each of its ports.
+/// Ports of one store.
 #[derive(Debug, Clone)]
 pub struct EventPorts {
-    /// The facts of uploads and files.
+    /// Port of uploads and files.
     pub metadata: Arc<dyn MetadataStore>,
-    /// The facts of packs.
+    /// Port of packs.
     pub packs: Arc<dyn PackStore>,
-    /// The events.
+    /// Port of events.
     pub events: Arc<dyn EventStore>,
 }
 
-/// A moment to count from.
+/// Time from which the tests count.
 const START: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
 const ALWAYS: WriteCondition = WriteCondition {
@@ -83,12 +86,12 @@ const ALWAYS: WriteCondition = WriteCondition {
     if_unmodified_since: None,
 };
 
-/// `START` and some seconds.
+/// Returns the time `seconds` after `START`.
 fn at(seconds: u64) -> Timestamp {
     START.plus(Duration::from_secs(seconds))
 }
 
-/// A new event about `subject` that came to be at some seconds after the start.
+/// Returns a new event about `subject`, created `seconds` after `START`.
 pub fn event(subject: &str, seconds: u64) -> Event {
     let id = EventId::random(&SystemRandomness);
     Event {
@@ -113,9 +116,9 @@ fn given_up() -> Attempt {
     }
 }
 
-/// Operations that many tests repeat.
+/// Operations that several tests share.
 impl EventPorts {
-    /// Has an event about `subject` recorded, with a file that has nothing to do with it.
+    /// Records an event about `subject`, together with an unrelated file.
     async fn record(&self, subject: &str, seconds: u64) -> Event {
         let event = event(subject, seconds);
         self.put(&file("path", "content", START), &event).await;
@@ -127,7 +130,7 @@ impl EventPorts {
         put.unwrap();
     }
 
-    /// Returns the events that are due `seconds` after the start, without their failures.
+    /// Returns the events that are due `seconds` after `START`, without their failures.
     async fn due(&self, seconds: u64) -> Vec<Event> {
         let due = self.events.due_events(at(seconds), 100).await.unwrap();
         due.into_iter().map(|pending| pending.event).collect()
@@ -151,7 +154,7 @@ impl EventPorts {
     }
 }
 
-/// An upload of a file, one of an archive, a file without an upload, a version.
+/// An event is recorded with its fact: a completed upload, a file without an upload, a version.
 pub async fn an_event_is_recorded_with_what_it_tells_of(ports: &EventPorts) {
     let store = &*ports.metadata;
     let [of_upload, of_file, of_version] = [1, 2, 3].map(|n| event(&format!("subject {n}"), n));
@@ -181,7 +184,7 @@ pub async fn an_event_is_recorded_with_what_it_tells_of(ports: &EventPorts) {
     assert_eq!(due, [&of_upload, &of_file, &of_version].map(never_tried));
 }
 
-/// Nor is what nobody wants to be told.
+/// A change that is refused records no event, and neither does a change without an event.
 pub async fn what_did_not_happen_is_not_told(ports: &EventPorts) {
     let store = &*ports.metadata;
     let event = event("a", 1);
@@ -223,7 +226,7 @@ pub async fn events_of_a_subject_are_due_one_after_the_other(ports: &EventPorts)
     for second in 0..4 {
         recorded.push(ports.record("a", second).await);
     }
-    // It is the order of recording that counts, and no clock.
+    // The order of recording counts, not the time of creation.
     recorded.push(ports.record("a", 0).await);
     for event in recorded {
         assert_eq!(ports.due(9).await, from_ref(&event));
@@ -287,7 +290,7 @@ pub async fn a_dead_event_lets_the_next_one_go(ports: &EventPorts) {
     assert!(position > 0);
 }
 
-/// Two may try at once, and the slower one comes to record what happened when all is over.
+/// The result of an attempt is ignored if another attempt has delivered the event or given it up.
 pub async fn a_late_attempt_changes_nothing(ports: &EventPorts) {
     let first = ports.record("a", 1).await;
     let second = ports.record("a", 2).await;
@@ -310,7 +313,7 @@ pub async fn dead_events_are_listed_in_pages(ports: &EventPorts) {
         let event = ports.record(&format!("subject {second}"), second).await;
         recorded.push(event);
     }
-    // In the order of recording, whenever they died.
+    // Dead events are listed in the order of recording, not of giving up.
     for event in recorded.iter().rev() {
         ports.attempt(event, &given_up(), 9).await;
     }
@@ -343,7 +346,7 @@ pub async fn a_replayed_event_goes_before_later_ones(ports: &EventPorts) {
     assert_eq!(ports.due(9).await, [second]);
 }
 
-/// A replayed event keeps its own time while it waits.
+/// A replayed event waits for an older event of its subject, whose retry time stays.
 pub async fn a_replayed_event_waits_for_older_ones(ports: &EventPorts) {
     let first = ports.record("a", 1).await;
     let second = ports.record("a", 2).await;
@@ -370,7 +373,8 @@ pub async fn only_a_dead_event_is_replayed(ports: &EventPorts) {
     assert!(!ports.replay(&pending, 5).await);
 }
 
-/// One is replayed while the next of its subject is being delivered: what became of that is recorded all the same.
+/// The outcome of an attempt is recorded even if an older event of the subject was replayed
+/// meanwhile.
 pub async fn an_attempt_under_way_outlives_a_replay(ports: &EventPorts) {
     for attempt in [Attempt::Delivered, failed(at(6)), given_up()] {
         let first = ports.record("a", 1).await;
@@ -407,7 +411,8 @@ pub async fn dead_events_are_forgotten_in_time(ports: &EventPorts) {
     assert_eq!(ports.dead().await.len(), 1);
 }
 
-/// Many write one path at once: the last event is about the file that stays.
+/// Events follow the order of their facts: after concurrent writes to one path, the last event is
+/// about the file that stays.
 pub async fn events_come_in_the_order_of_what_they_tell(ports: &EventPorts) {
     let writers = (0..24).map(|n| async move {
         let (file, event) = (file("path", &format!("content {n}"), START), event("a", 0));
@@ -428,7 +433,10 @@ pub async fn events_come_in_the_order_of_what_they_tell(ports: &EventPorts) {
     );
 }
 
-/// Each of a few records its next event once its last one was delivered: often one comes just as the only other one goes.
+/// An event becomes due even if it is recorded at the moment when the only other one of its subject
+/// is delivered.
+///
+/// Each recorder records its next event once its last one was delivered.
 pub async fn no_event_is_left_behind(ports: &EventPorts) {
     const RECORDERS: usize = 3;
     const EACH: usize = 40;
@@ -451,7 +459,7 @@ pub async fn no_event_is_left_behind(ports: &EventPorts) {
                 ports.attempt(&event, &Attempt::Delivered, 9).await;
                 delivered.send_if_modified(|ids| ids.insert(event.id));
             }
-            // In memory, nothing else would have a turn.
+            // In memory, nothing else suspends this loop, and the recorders would never run.
             tokio::task::yield_now().await;
         }
     };

@@ -1,4 +1,4 @@
-//! A metadata store that fails when it is told to.
+//! A metadata store that fails as a test has planned.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -47,7 +47,7 @@ pub enum Operation {
     Check,
 }
 
-/// Wraps a store; everything passes through to it, but for what is planned to go wrong.
+/// Wraps a store and injects planned faults; all other calls pass through.
 #[derive(Debug)]
 pub struct FaultyMetadataStore {
     inner: Arc<dyn MetadataStore>,
@@ -62,7 +62,7 @@ struct Plan {
 }
 
 impl FaultyMetadataStore {
-    /// A store in which nothing goes wrong yet.
+    /// Returns a store without planned faults.
     pub fn new(inner: Arc<dyn MetadataStore>) -> Self {
         Self {
             inner,
@@ -70,41 +70,41 @@ impl FaultyMetadataStore {
         }
     }
 
-    /// Plans that the next `operation` goes wrong.
+    /// Plans a fault for the next `operation`.
     pub fn next(&self, operation: Operation, fault: Fault) {
         self.nth(operation, 1, fault);
     }
 
-    /// Plans that the `n`-th `operation` from now on goes wrong; the first is 1.
+    /// Plans a fault for the `n`-th `operation` from now on; the first is 1.
     pub fn nth(&self, operation: Operation, n: u64, fault: Fault) {
         let mut plan = self.plan();
         let at = plan.counts.get(&operation).copied().unwrap_or(0) + n;
         plan.faults.insert((operation, at), fault);
     }
 
-    /// Every `operation` goes wrong from now on, until [`FaultyMetadataStore::heal`].
+    /// Plans a fault for every `operation` from now on, until [`FaultyMetadataStore::heal`].
     pub fn always(&self, operation: Operation, fault: Fault) {
         self.plan().always.insert(operation, fault);
     }
 
-    /// Nothing goes wrong any more.
+    /// Removes all planned faults.
     pub fn heal(&self) {
         let mut plan = self.plan();
         plan.faults.clear();
         plan.always.clear();
     }
 
-    /// Returns the number of calls of `operation`.
+    /// Returns the number of calls of `operation` so far.
     pub fn count(&self, operation: Operation) -> u64 {
         self.plan().counts.get(&operation).copied().unwrap_or(0)
     }
 
     fn plan(&self) -> MutexGuard<'_, Plan> {
-        // A test that panics elsewhere has its own message.
+        // The test that panicked with the lock reports the failure.
         self.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts an operation. Returns what is planned for it.
+    /// Counts an operation and returns the fault that is planned for it.
     fn fault(&self, operation: Operation) -> Option<Fault> {
         let mut plan = self.plan();
         let count = plan.counts.entry(operation).or_default();
@@ -125,7 +125,7 @@ impl FaultyMetadataStore {
         };
         match self.fault(operation) {
             None => work.await,
-            // It refuses or contradicts itself in no way that differs from failing.
+            // Refusals and contradictions do not differ from failures here.
             Some(
                 Fault::Fails | Fault::BreaksAfter(_) | Fault::IsRefused | Fault::IsContradicted,
             ) => Err(planned()),

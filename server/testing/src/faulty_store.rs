@@ -1,4 +1,4 @@
-//! A blob store that fails when it is told to.
+//! A blob store that fails as a test has planned.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -16,7 +16,7 @@ use domain::blob_store::{
     StagedBlob,
 };
 
-/// Operations of a store.
+/// Operations that can fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Operation {
     /// [`BlobStore::stage`].
@@ -43,37 +43,37 @@ pub enum Operation {
     Check,
 }
 
-/// Ways in which an operation fails.
+/// Faults that a test can plan.
 #[derive(Debug, Clone)]
 pub enum Fault {
-    /// It fails without effect.
+    /// Fails without effect.
     Fails,
-    /// It has its effect, and then fails: the caller cannot know.
+    /// Takes effect, then fails: the caller cannot know.
     FailsAfter,
-    /// There is no room left.
+    /// Fails because the store is full.
     IsFull,
-    /// The store is out of reach.
+    /// Fails because the store is unreachable.
     IsAway,
-    /// The store refuses.
+    /// Fails because the store refuses the operation.
     IsRefused,
-    /// The store contradicts what it acknowledged.
+    /// Fails because the store contradicts what it acknowledged.
     IsContradicted,
-    /// It takes this much longer. With tokio's paused clock, no real time passes.
+    /// Takes this much longer. With tokio's paused clock, no real time passes.
     Takes(Duration),
-    /// It waits until the gate is opened.
+    /// Waits until the gate is opened.
     Waits(Gate),
-    /// Of a read: it fails after so many bytes. Any other operation fails.
+    /// Fails a read after so many bytes, and any other operation at once.
     BreaksAfter(u64),
 }
 
-/// Holds an operation up, and tells when it has come.
+/// Holds operations back until it is opened, and signals their arrival.
 #[derive(Debug, Clone)]
 pub struct Gate {
     reached: Arc<Semaphore>,
     opened: Arc<Semaphore>,
 }
 
-/// Wraps a store; everything passes through to it, but for what is planned to go wrong.
+/// Wraps a store and injects planned faults; all other calls pass through.
 #[derive(Debug)]
 pub struct FaultyStore {
     inner: Arc<dyn BlobStore>,
@@ -93,7 +93,7 @@ struct State {
 }
 
 impl Gate {
-    /// A closed gate.
+    /// Returns a closed gate.
     pub fn new() -> Self {
         Self {
             reached: Arc::new(Semaphore::new(0)),
@@ -101,21 +101,21 @@ impl Gate {
         }
     }
 
-    /// Waits until an operation waits at the gate.
+    /// Waits until an operation has reached the gate; each arrival counts once.
     pub async fn reached(&self) {
         if let Ok(permit) = self.reached.acquire().await {
             permit.forget();
         }
     }
 
-    /// Lets all operations pass, from now on.
+    /// Lets all operations pass from now on.
     pub fn open(&self) {
         self.opened.close();
     }
 
     pub(super) async fn pass(&self) {
         self.reached.add_permits(1);
-        // There are no permits: this ends when the semaphore is closed.
+        // The semaphore never has permits: this returns when it is closed.
         let _closed = self.opened.acquire().await;
     }
 }
@@ -127,7 +127,7 @@ impl Default for Gate {
 }
 
 impl FaultyStore {
-    /// A store in which nothing goes wrong yet.
+    /// Returns a store without planned faults.
     pub fn new(inner: Arc<dyn BlobStore>) -> Self {
         Self {
             inner,
@@ -135,31 +135,31 @@ impl FaultyStore {
         }
     }
 
-    /// Plans that the next `operation` goes wrong.
+    /// Plans a fault for the next `operation`.
     pub fn next(&self, operation: Operation, fault: Fault) {
         self.nth(operation, 1, fault);
     }
 
-    /// Plans that the `n`-th `operation` from now on goes wrong; the first is 1.
+    /// Plans a fault for the `n`-th `operation` from now on; the first is 1.
     pub fn nth(&self, operation: Operation, n: u64, fault: Fault) {
         let mut state = self.plan.lock();
         let at = state.counts.get(&operation).copied().unwrap_or(0) + n;
         state.faults.insert((operation, at), fault);
     }
 
-    /// Every `operation` goes wrong from now on, until [`FaultyStore::heal`].
+    /// Plans a fault for every `operation` from now on, until [`FaultyStore::heal`].
     pub fn always(&self, operation: Operation, fault: Fault) {
         self.plan.lock().always.insert(operation, fault);
     }
 
-    /// Nothing goes wrong any more.
+    /// Removes all planned faults.
     pub fn heal(&self) {
         let mut state = self.plan.lock();
         state.faults.clear();
         state.always.clear();
     }
 
-    /// Returns the number of calls of `operation`.
+    /// Returns the number of calls of `operation` so far.
     pub fn count(&self, operation: Operation) -> u64 {
         self.plan
             .lock()
@@ -175,7 +175,7 @@ impl Plan {
         self.state.lock().expect("nothing panics while it holds it")
     }
 
-    /// Counts an operation. Returns what is planned for it.
+    /// Counts an operation and returns the fault that is planned for it.
     fn count(&self, operation: Operation) -> Option<Fault> {
         let mut state = self.lock();
         let count = state.counts.entry(operation).or_default();
@@ -362,7 +362,7 @@ impl StagedBlob for FaultyStaged {
         self.plan.run(Operation::Sync, self.inner.close()).await
     }
 
-    /// Counts as a sync and then as publishing, which is what it does.
+    /// Counts as a sync and then as publishing, its two steps.
     async fn publish(mut self: Box<Self>) -> Result<u64, BlobError> {
         self.plan.run(Operation::Sync, self.inner.sync()).await?;
         self.plan

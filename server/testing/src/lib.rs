@@ -1,7 +1,8 @@
 //! Contract suites that every adapter of a port passes, and doubles for tests.
 //!
-//! For tests alone: crates name this one in `dev-dependencies` and nowhere else. A unit test of `domain` cannot use it, because
-//! a double implements the ports of the library, not those of the library that is compiled for its unit tests.
+//! Only for tests: crates name this one in `dev-dependencies` and nowhere else. A unit test of
+//! `domain` cannot use it, because the doubles implement the ports of the library, not those of the
+//! library that is compiled for its unit tests.
 
 pub mod blob_store;
 pub mod clock;

@@ -1,4 +1,4 @@
-//! A blob store for tests: everything is lost with the process, and nothing bounds what it holds.
+//! A blob store for tests, without a limit. All blobs are lost when the process ends.
 
 use std::collections::BTreeMap;
 use std::ops::{Bound, Range};
@@ -10,10 +10,10 @@ use domain::blob_store::{BlobEntry, BlobError, BlobState, BlobStream, Growth, Li
 use domain::{Blob, BlobKey, BlobStore, Clock, StagedBlob, Timestamp};
 use futures::{StreamExt, stream};
 
-/// Bytes that a reader is given at a time: few, so that tests see more than one chunk.
+/// Size in bytes of the chunks that readers receive: small, so that tests see more than one chunk.
 const CHUNK: usize = 16 * 1024;
 
-/// A blob store in memory.
+/// Blob store in memory. Clones share their blobs.
 #[derive(Debug, Clone)]
 pub struct MemoryBlobStore {
     blobs: Arc<Mutex<Blobs>>,
@@ -24,17 +24,17 @@ pub struct MemoryBlobStore {
 struct Blobs {
     staged: BTreeMap<BlobKey, Staged>,
     published: BTreeMap<BlobKey, Published>,
-    /// Counts writers, to tell them apart.
+    /// Number of writers so far, which tells them apart.
     writers: u64,
 }
 
 #[derive(Debug)]
 struct Staged {
     bytes: Vec<u8>,
-    /// Number of bytes that a power cut would leave; `None` if not even the name would stay.
+    /// Number of bytes that survive a power cut; `None` if not even the name does.
     synced: Option<usize>,
     modified_at: Timestamp,
-    /// The only writer that may still write.
+    /// Only writer that may still write; 0 if there is none.
     writer: u64,
 }
 
@@ -52,7 +52,7 @@ struct MemoryWriter {
 }
 
 impl MemoryBlobStore {
-    /// An empty store. Modification times are by `clock`.
+    /// Returns an empty store, which takes modification times from `clock`.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
             blobs: Arc::default(),
@@ -60,7 +60,7 @@ impl MemoryBlobStore {
         }
     }
 
-    /// Drops what was not synced and cuts off all writers, as if the power had failed. Published blobs stay.
+    /// Simulates a power cut: drops unsynced bytes and cuts off all writers. Published blobs stay.
     pub fn cut_power(&self) {
         let mut blobs = self.lock();
         blobs.staged.retain(|_, staged| staged.synced.is_some());

@@ -1,5 +1,5 @@
-//! A metadata store in memory: for tests, and as the model that others are compared with. It keeps the facts of packs and events as well
-//! (`pack_store`, `event_store`).
+//! A metadata store in memory: for tests, and as the model with which other stores are compared. It
+//! also stores packs and events (`pack_store`, `event_store`).
 
 mod event_store;
 mod pack_store;
@@ -27,7 +27,7 @@ use domain::metadata_store::{
 use domain::upload::{Completed, Gone, Progress, Reported, Upload, UploadState};
 use domain::{BlobKey, Clock, FilePath, NodeId, Timestamp, UploadId};
 
-/// Keeps facts for as long as it lives.
+/// Metadata store in memory.
 #[derive(Debug)]
 pub struct MemoryMetadataStore {
     facts: Mutex<Facts>,
@@ -35,7 +35,7 @@ pub struct MemoryMetadataStore {
     asks: broadcast::Sender<Ask>,
 }
 
-/// Asks that a node may be behind.
+/// Number of requests to yield that a listener may lag behind before it loses any.
 const ASKS: usize = 64;
 
 impl Default for MemoryMetadataStore {
@@ -52,12 +52,12 @@ struct Facts {
     deleted: BTreeMap<FilePath, Timestamp>,
     blobs: BTreeMap<BlobKey, Record>,
     packs: PackFacts,
-    /// Holders of leases, with the time at which each lease ends.
+    /// Nodes that have the leases, with the time at which each lease ends.
     leases: BTreeMap<String, (NodeId, Timestamp)>,
     events: EventFacts,
 }
 
-/// Facts about a blob that is or was a file's or a pack's.
+/// Facts about a blob that a file or a pack needs or needed.
 #[derive(Debug)]
 struct Record {
     size: u64,
@@ -66,7 +66,7 @@ struct Record {
 }
 
 impl MemoryMetadataStore {
-    /// An empty store whose own clock is this one.
+    /// Returns an empty store that tells the time of leases by `clock`.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
             facts: Mutex::default(),
@@ -76,13 +76,13 @@ impl MemoryMetadataStore {
     }
 
     fn facts(&self) -> MutexGuard<'_, Facts> {
-        // A test that panics elsewhere has its own message.
+        // The test that panicked with the lock reports the failure.
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Facts {
-    /// The upload, if it is open and this is its epoch.
+    /// Returns the upload and its progress, if it is open and `epoch` is its epoch.
     fn held(&mut self, id: &UploadId, epoch: u64) -> Option<(&mut Upload, Progress)> {
         let upload = self.uploads.get_mut(id)?;
         match &upload.state {
@@ -149,7 +149,8 @@ impl Facts {
         }
     }
 
-    /// Returns true if the blob can be needed: it is neither doomed nor recorded with another content.
+    /// Fails if the blob is doomed or recorded with another content, or if its size is out of
+    /// range.
     fn check_blob(&self, content: &Content, doing: &'static str) -> Result<(), MetadataError> {
         fits(content.size)?;
         match self.blobs.get(&content.blob) {
@@ -164,7 +165,7 @@ impl Facts {
         }
     }
 
-    /// Records that a blob is needed, of which that was checked.
+    /// Records that a blob is needed, after `check_blob` has accepted it.
     fn need_blob(&mut self, content: &Content) {
         self.blobs
             .entry(content.blob.clone())
@@ -175,7 +176,7 @@ impl Facts {
             });
     }
 
-    /// Dooms a blob unless something needs it, and forgets the contents in it if so.
+    /// Dooms a blob that nothing needs any more, and forgets the contents in it.
     fn doom(&mut self, key: &BlobKey, at: Timestamp) {
         if self.files.values().any(|file| file.content.blob == *key) || self.packs.hold(key) {
             return;
@@ -296,7 +297,7 @@ impl MetadataStore for MemoryMetadataStore {
         if !is_held || !facts.is_alive(ask.node, self.clock.now()) {
             return Ok(Asked::Nobody);
         }
-        // Nobody may listen.
+        // There may be no listener.
         let _ = self.asks.send(*ask);
         Ok(Asked::Holder)
     }
@@ -572,7 +573,7 @@ impl MetadataStore for MemoryMetadataStore {
         Ok(expired.take(limit).count() as u64)
     }
 
-    /// By as many nodes as have a reference to it.
+    /// Returns true: all nodes with a reference to the store share it.
     fn is_shared(&self) -> bool {
         true
     }
@@ -588,7 +589,7 @@ impl MetadataStore for MemoryMetadataStore {
     async fn close(&self) {}
 }
 
-/// The engines hold counts up to 2⁶³ − 1.
+/// Checks that a count is in the range of the engines, up to 2⁶³ − 1.
 fn fits(count: u64) -> Result<(), MetadataError> {
     i64::try_from(count)
         .map(drop)

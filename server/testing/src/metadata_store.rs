@@ -1,6 +1,6 @@
 //! Contract of metadata stores: one function for each behaviour, each given an empty store.
 //!
-//! [`metadata_store_contract!`](crate::metadata_store_contract) makes a test of each of them.
+//! [`metadata_store_contract!`](crate::metadata_store_contract) generates a test for each of them.
 
 #![expect(
     clippy::unwrap_used,
@@ -21,8 +21,10 @@ use domain::metadata_store::{
 use domain::upload::{Completed, Gone, Plan, Progress, Reported, Target, Upload, UploadState};
 use domain::{BlobKey, FilePath, MetadataStore, NodeId, Timestamp, UploadId};
 
-/// Makes a test of each behaviour that a metadata store must have. `$fresh` names an async function that returns an empty store
-/// behind a pointer, and whatever must live as long.
+/// Generates a test for each behaviour that a metadata store must have.
+///
+/// `$fresh` names an async function that returns an empty store behind a pointer and a value that
+/// is kept until the test ends.
 #[macro_export]
 macro_rules! metadata_store_contract {
     ($fresh:path) => {
@@ -102,15 +104,15 @@ macro_rules! metadata_store_contract {
     };
 }
 
-/// A moment to count from.
+/// Time from which the tests count.
 const START: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
-/// `START` and some seconds.
+/// Returns the time `seconds` after `START`.
 fn at(seconds: u64) -> Timestamp {
     START.plus(Duration::from_secs(seconds))
 }
 
-/// A new upload to `path` with nothing else said of it, which expires at 3,600.
+/// Returns a new upload to `path` without optional facts, which expires 3,600 s after `START`.
 pub fn upload(path: &str) -> Upload {
     Upload {
         id: UploadId::random(&SystemRandomness),
@@ -135,7 +137,7 @@ pub fn upload(path: &str) -> Upload {
     }
 }
 
-/// An upload's progress up to `offset`.
+/// Returns the progress of an upload at `offset`.
 pub fn progress(offset: u64, length: Option<u64>) -> Progress {
     let mut hasher = Hasher::new();
     hasher.update(&offset.to_be_bytes());
@@ -145,7 +147,7 @@ pub fn progress(offset: u64, length: Option<u64>) -> Progress {
     }
 }
 
-/// Returns the outcome of an upload that is completed at `now` with `content`.
+/// Returns the outcome of an upload of `content` that is completed at `now`.
 pub fn completed(content: &str, now: Timestamp) -> Completed {
     Completed {
         complete: Complete {
@@ -158,7 +160,7 @@ pub fn completed(content: &str, now: Timestamp) -> Completed {
     }
 }
 
-/// A file under `path` with a blob of its own.
+/// Returns a file at `path` with a blob of its own.
 pub fn file(path: &str, content: &str, modified_at: Timestamp) -> File {
     File {
         path: path.parse().unwrap(),
@@ -197,7 +199,7 @@ fn if_match(etag: String) -> WriteCondition {
     }
 }
 
-/// Inserts an upload and claims it.
+/// Inserts an upload, claims it, and returns it as claimed.
 async fn claimed(store: &dyn MetadataStore, upload: &Upload) -> Upload {
     assert_eq!(store.insert_upload(upload).await.unwrap(), Inserted::New);
     store
@@ -211,7 +213,7 @@ async fn put(store: &dyn MetadataStore, file: &File) -> Written {
     store.put_file(file, &ALWAYS, None).await.unwrap()
 }
 
-/// The file under a path, but for what was there before, which has a test of its own.
+/// Returns the file at a path without `previous_at`, which has a test of its own.
 async fn read(store: &dyn MetadataStore, path: &FilePath) -> Option<File> {
     let file = store.file(path).await.unwrap()?;
     Some(File {
@@ -239,7 +241,7 @@ async fn listed(
     files.iter().map(|file| file.path.to_string()).collect()
 }
 
-/// All that is said of an upload is kept, to the letter.
+/// All facts of an upload are kept exactly.
 pub async fn an_upload_reads_back(store: &dyn MetadataStore) {
     let mut upload = upload("Grüße/日本 100%_'\"; drop table files.txt");
     upload.plan = Plan {
@@ -267,14 +269,14 @@ pub async fn an_upload_reads_back(store: &dyn MetadataStore) {
     assert_eq!(store.upload(&upload.id).await.unwrap(), Some(upload));
 }
 
-/// Absent facts stay absent.
+/// Absent facts of an upload stay absent.
 pub async fn an_upload_without_extras_reads_back(store: &dyn MetadataStore) {
     let upload = upload("a");
     assert_eq!(store.insert_upload(&upload).await.unwrap(), Inserted::New);
     assert_eq!(store.upload(&upload.id).await.unwrap(), Some(upload));
 }
 
-/// Of an upload that never was there is nothing to read and nothing to change.
+/// An unknown upload can be neither read nor changed.
 pub async fn an_unknown_upload_is_none(store: &dyn MetadataStore) {
     let upload = upload("a");
     assert_eq!(store.upload(&upload.id).await.unwrap(), None);
@@ -301,7 +303,7 @@ pub async fn an_unknown_upload_is_none(store: &dyn MetadataStore) {
     assert!(!is_known(store, &upload.blob).await);
 }
 
-/// An upload begins open.
+/// Inserting an upload that is complete or gone fails and records nothing.
 pub async fn only_an_open_upload_is_inserted(store: &dyn MetadataStore) {
     for state in [
         UploadState::Gone(Gone::Invalid),
@@ -316,7 +318,7 @@ pub async fn only_an_open_upload_is_inserted(store: &dyn MetadataStore) {
     }
 }
 
-/// No two uploads have the same name, and no two open ones the same blob.
+/// No two uploads have the same id, and no two open ones the same blob.
 pub async fn a_name_is_taken_once(store: &dyn MetadataStore) {
     let first = upload("a");
     assert_eq!(store.insert_upload(&first).await.unwrap(), Inserted::New);
@@ -340,7 +342,7 @@ fn with_key(owner: Option<&str>, key: &str) -> Upload {
     upload
 }
 
-/// The same owner with the same key finds the upload that the first creation made, as it stands now.
+/// A second creation with the same owner and key finds the first upload, in its current state.
 pub async fn creation_is_idempotent(store: &dyn MetadataStore) {
     let first = with_key(Some("ann"), "k");
     let first = claimed(store, &first).await;
@@ -354,7 +356,8 @@ pub async fn creation_is_idempotent(store: &dyn MetadataStore) {
     assert_eq!(store.upload(&first.id).await.unwrap(), Some(first));
 }
 
-/// Another owner's key, or nobody's, is another key; and no key is equal to nothing.
+/// Equal idempotency keys of different owners, or of none, are different keys; uploads without a
+/// key never match.
 pub async fn an_idempotency_key_belongs_to_its_owner(store: &dyn MetadataStore) {
     for upload in [
         with_key(Some("ann"), "k"),
@@ -376,7 +379,8 @@ pub async fn an_idempotency_key_belongs_to_its_owner(store: &dyn MetadataStore) 
     }
 }
 
-/// A key is remembered for as long as its upload is completed, and not at all once it can never be.
+/// An idempotency key finds its completed upload until the upload is forgotten. The key of a
+/// cancelled upload is free again.
 pub async fn an_idempotency_key_finds_a_completed_upload(store: &dyn MetadataStore) {
     let gone = with_key(None, "gone");
     store.insert_upload(&gone).await.unwrap();
@@ -401,7 +405,7 @@ pub async fn an_idempotency_key_finds_a_completed_upload(store: &dyn MetadataSto
     assert_eq!(again, Inserted::New);
 }
 
-/// However many creations with one key come at once, one upload is made, and all are told of it.
+/// Concurrent creations with one key make one upload, which all of them return.
 pub async fn concurrent_creations_make_one_upload(store: &dyn MetadataStore) {
     let uploads: Vec<Upload> = (0..32).map(|_| with_key(Some("ann"), "k")).collect();
     let inserted = join_all(uploads.iter().map(|upload| store.insert_upload(upload))).await;
@@ -421,7 +425,7 @@ pub async fn concurrent_creations_make_one_upload(store: &dyn MetadataStore) {
     }
 }
 
-/// Each claim makes a new holder, and changes nothing else.
+/// A claim raises the epoch, records its node, and changes nothing else.
 pub async fn a_claim_raises_the_epoch(store: &dyn MetadataStore) {
     let upload = upload("a");
     store.insert_upload(&upload).await.unwrap();
@@ -456,7 +460,7 @@ async fn holder(store: &dyn MetadataStore, id: &UploadId) -> Option<NodeId> {
     store.upload(id).await.unwrap().unwrap().holder
 }
 
-/// The holder is the node of the last claim, or none.
+/// The recorded node is that of the newest claim, or none.
 pub async fn a_claim_names_the_holder(store: &dyn MetadataStore) {
     let nodes = [node(), node()];
     let mut upload = upload("a");
@@ -473,7 +477,7 @@ pub async fn a_claim_names_the_holder(store: &dyn MetadataStore) {
     }
 }
 
-/// A claim on any other state than the recorded one is refused, and the holder stays.
+/// A claim that expects another state than the recorded one is refused and changes nothing.
 pub async fn a_claim_goes_by_what_was_seen(store: &dyn MetadataStore) {
     let node = Some(node());
     for (length, news) in [(None, None), (Some(9), Some(5))] {
@@ -518,7 +522,7 @@ pub async fn a_claim_goes_by_what_was_seen(store: &dyn MetadataStore) {
     }
 }
 
-/// With its last record or without one, and not by an epoch that is over.
+/// A claim is released with its last record or separately, and only under its own epoch.
 pub async fn a_holder_lets_go(store: &dyn MetadataStore) {
     let upload = claimed(store, &upload("a")).await;
     let node = upload.holder;
@@ -548,7 +552,7 @@ pub async fn a_holder_lets_go(store: &dyn MetadataStore) {
     assert_eq!(release(upload.epoch + 1).await, node);
     assert_eq!(release(upload.epoch).await, None);
 
-    // What is behind the record changes no more than that.
+    // Progress behind the recorded offset changes nothing but the claim.
     let upload = store
         .claim_upload(&upload.id, node, None)
         .await
@@ -578,7 +582,7 @@ async fn tell(store: &dyn MetadataStore, upload: &Upload, reported: Option<Repor
     assert_eq!(self::reported(store, &upload.id).await, reported);
 }
 
-/// Until an append settles it; whoever holds the upload meanwhile.
+/// The reported offset is remembered, even across claims, until an append settles it.
 pub async fn what_was_told_is_remembered(store: &dyn MetadataStore) {
     let upload = claimed(store, &upload("a")).await;
     let id = &upload.id;
@@ -599,7 +603,7 @@ pub async fn what_was_told_is_remembered(store: &dyn MetadataStore) {
         .unwrap()
         .unwrap();
     assert_eq!(upload.reported, last);
-    // Whoever looked before somebody claimed the upload has old news.
+    // A report under an epoch other than the current one is outdated.
     let old = Some(Reported {
         offset: 1,
         at: at(1),
@@ -611,7 +615,7 @@ pub async fn what_was_told_is_remembered(store: &dyn MetadataStore) {
             (Guarded::Fenced, last)
         );
     }
-    // Progress that is behind what is recorded settles as well.
+    // Progress behind the recorded offset settles the report, too.
     for (hold, offset, expected) in [
         (Hold::Keep, 5, last),
         (Hold::Release, 6, last),
@@ -630,7 +634,8 @@ pub async fn what_was_told_is_remembered(store: &dyn MetadataStore) {
     tell(store, &upload, None).await;
 }
 
-/// Not with its completion, of which the client need not have heard.
+/// The reported offset is forgotten when its upload is gone, but not when the upload completes: the
+/// client may not have learned of the completion.
 pub async fn what_was_told_is_forgotten_with_its_upload(store: &dyn MetadataStore) {
     let news = Some(Reported {
         offset: 1,
@@ -658,14 +663,14 @@ pub async fn what_was_told_is_forgotten_with_its_upload(store: &dyn MetadataStor
         let reported = reported(store, &gone.id).await;
         assert_eq!((guarded, reported), (Guarded::Fenced, None));
     }
-    // Of one that never was, nothing is remembered.
+    // Nothing is remembered of an unknown upload.
     let never = upload("c");
     let guarded = store.report_offset(&never.id, never.epoch, news).await;
     assert_eq!(guarded.unwrap(), Guarded::Fenced);
     assert_eq!(store.upload(&never.id).await.unwrap(), None);
 }
 
-/// Complete or gone.
+/// An upload that is complete or gone is released, and cannot be claimed.
 pub async fn what_has_ended_has_no_holder(store: &dyn MetadataStore) {
     let complete = claimed(store, &upload("a")).await;
     let written = store
@@ -684,7 +689,7 @@ pub async fn what_has_ended_has_no_holder(store: &dyn MetadataStore) {
     assert_eq!(ended.unwrap(), Guarded::Done);
     for upload in [complete, gone, expired] {
         assert_eq!(holder(store, &upload.id).await, None);
-        // It cannot be claimed any more.
+        // A later claim has no effect.
         let claimed = store
             .claim_upload(&upload.id, Some(node()), None)
             .await
@@ -693,7 +698,7 @@ pub async fn what_has_ended_has_no_holder(store: &dyn MetadataStore) {
     }
 }
 
-/// Nor one that does not hold the upload, or not under this epoch.
+/// A node is asked to yield only if it is alive and has the claim with the given epoch.
 pub async fn a_node_that_is_gone_is_not_asked(store: &dyn MetadataStore) {
     let upload = claimed(store, &upload("a")).await;
     let ask = Ask {
@@ -729,7 +734,7 @@ pub async fn a_node_that_is_gone_is_not_asked(store: &dyn MetadataStore) {
     }
 }
 
-/// But for that, its time would be up.
+/// An overdue upload is not listed as expired while another living node has its claim.
 pub async fn what_a_living_node_holds_is_not_expired(store: &dyn MetadataStore) {
     let held = claimed(store, &upload("a")).await;
     let node = held.holder.unwrap();
@@ -747,13 +752,13 @@ pub async fn what_a_living_node_holds_is_not_expired(store: &dyn MetadataStore) 
     assert_eq!(expired().await, both);
     assert!(lease(store, &node_lease(node), node).await.is_some());
     assert_eq!(expired().await, [free.id]);
-    // That node itself knows whether it works on it.
+    // The node itself knows whether it works on the upload.
     assert_eq!(expired_for(node).await, both);
     store.release_lease(&node_lease(node), node).await.unwrap();
     assert_eq!(expired().await, both);
 }
 
-/// A holder that lost its claim is fenced in every change.
+/// An outdated claim is fenced in every change.
 pub async fn only_the_last_holder_may_change_an_upload(store: &dyn MetadataStore) {
     let old = claimed(store, &upload("a")).await;
     let new = store
@@ -773,7 +778,7 @@ pub async fn only_the_last_holder_may_change_an_upload(store: &dyn MetadataStore
         .end_upload(&old.id, Some(old.epoch), Gone::Invalid, at(9))
         .await;
     assert_eq!(ended.unwrap(), Guarded::Fenced);
-    // An epoch that was never given is no better.
+    // An epoch that was never issued is fenced, too.
     let recorded = store
         .record_progress(
             &old.id,
@@ -793,7 +798,7 @@ pub async fn only_the_last_holder_may_change_an_upload(store: &dyn MetadataStore
     assert_eq!(recorded.unwrap(), Guarded::Done);
 }
 
-/// Offset, length, hash state and expiry all move.
+/// Progress updates the offset, length, hash state and expiry.
 pub async fn progress_is_recorded(store: &dyn MetadataStore) {
     let mut upload = claimed(store, &upload("a")).await;
     for (offset, length, seconds) in [
@@ -822,7 +827,7 @@ pub async fn progress_is_recorded(store: &dyn MetadataStore) {
     }
 }
 
-/// A record that comes late changes nothing, and is no reason to stop.
+/// Progress behind the recorded offset changes nothing, but is not fenced.
 pub async fn progress_never_goes_back(store: &dyn MetadataStore) {
     let upload = claimed(store, &upload("a")).await;
     let record = async |offset, seconds| {
@@ -838,7 +843,7 @@ pub async fn progress_never_goes_back(store: &dyn MetadataStore) {
     assert_eq!(store.upload(&upload.id).await.unwrap(), before);
 }
 
-/// Numbers that the engine cannot hold are an error, not another number.
+/// Numbers that the engine cannot hold are refused, not altered.
 pub async fn numbers_beyond_the_engine_are_refused(store: &dyn MetadataStore) {
     let huge = Upload {
         state: UploadState::Open(progress(0, Some(u64::MAX))),
@@ -857,7 +862,7 @@ pub async fn numbers_beyond_the_engine_are_refused(store: &dyn MetadataStore) {
     assert_eq!(store.upload(&holder.id).await.unwrap(), Some(holder));
 }
 
-/// The file appears with the upload's completion, both or neither.
+/// A file and the completion of its upload are recorded together or not at all.
 pub async fn completing_publishes_the_file(store: &dyn MetadataStore) {
     let mut upload = upload("a/b");
     upload.plan.description.media_type = Some("text/plain".to_owned());
@@ -874,7 +879,7 @@ pub async fn completing_publishes_the_file(store: &dyn MetadataStore) {
     assert_eq!(doomed(store).await, []);
 }
 
-/// A completed upload can be read, and nothing of it changes any more.
+/// A completed upload stays readable and can no longer be changed.
 pub async fn a_completed_upload_stays_readable(store: &dyn MetadataStore) {
     let upload = claimed(store, &upload("a")).await;
     let completed = completed("hello", at(1));
@@ -919,7 +924,7 @@ pub async fn a_completed_upload_stays_readable(store: &dyn MetadataStore) {
     assert_eq!(read, Some(expected));
 }
 
-/// The older file gives way, its blob is doomed, and the upload knows.
+/// A completion replaces an existing file, dooms its blob, and is recorded as a replacement.
 pub async fn completing_replaces_a_file(store: &dyn MetadataStore) {
     let old = file("a", "old", START);
     put(store, &old).await;
@@ -946,7 +951,7 @@ pub async fn completing_replaces_a_file(store: &dyn MetadataStore) {
     assert_eq!(doomed(store).await, [old.content.blob]);
 }
 
-/// A condition that does not hold leaves everything as it was, the upload open and held.
+/// A completion whose condition fails changes nothing: the upload stays open and claimed.
 pub async fn completing_keeps_the_condition(store: &dyn MetadataStore) {
     let current = file("a", "current", START);
     put(store, &current).await;
@@ -985,7 +990,7 @@ pub async fn completing_keeps_the_condition(store: &dyn MetadataStore) {
     assert_eq!(written.unwrap(), Written::Created);
 }
 
-/// Only the last holder learns whether the condition holds.
+/// A fenced completion does not reveal whether its condition holds.
 pub async fn a_fenced_holder_learns_nothing_of_the_file(store: &dyn MetadataStore) {
     put(store, &file("a", "current", START)).await;
     let mut upload = upload("a");
@@ -1001,7 +1006,7 @@ pub async fn a_fenced_holder_learns_nothing_of_the_file(store: &dyn MetadataStor
     assert_eq!(written.unwrap(), Written::Fenced);
 }
 
-/// The reason of an upload's end is kept. Its blob is no longer recorded; the caller discards it.
+/// An upload's end is remembered with its reason; discarding the blob is left to the caller.
 pub async fn an_ended_upload_is_gone(store: &dyn MetadataStore) {
     for gone in [Gone::Cancelled, Gone::Expired, Gone::Invalid] {
         let upload = claimed(store, &upload("a")).await;
@@ -1043,7 +1048,7 @@ pub async fn an_ended_upload_is_gone(store: &dyn MetadataStore) {
     assert_eq!(doomed(store).await, []);
 }
 
-/// Without an epoch an upload ends whoever holds it, and the holder is fenced.
+/// An upload can be ended without an epoch, which fences its current claim.
 pub async fn an_upload_is_ended_whoever_holds_it(store: &dyn MetadataStore) {
     let upload = claimed(store, &upload("a")).await;
     let ended = store
@@ -1062,7 +1067,8 @@ pub async fn an_upload_is_ended_whoever_holds_it(store: &dyn MetadataStore) {
     assert_eq!(recorded.unwrap(), Guarded::Fenced);
 }
 
-/// A complete upload ends without an epoch alone; what it became stays, and its key is free again.
+/// A complete upload can be ended only without an epoch; its file stays, and its idempotency key is
+/// free again.
 pub async fn a_complete_upload_is_ended_and_its_file_stays(store: &dyn MetadataStore) {
     let mut upload = upload("a");
     upload.plan.idempotency_key = Some("key".to_owned());
@@ -1097,7 +1103,7 @@ pub async fn a_complete_upload_is_ended_and_its_file_stays(store: &dyn MetadataS
     assert_eq!(store.forget_uploads(at(9), 10).await.unwrap(), 1);
 }
 
-/// Expiry is decided when the upload is ended, not when it was found.
+/// Expiry is decided when the upload is ended, not when it is found.
 pub async fn only_an_expired_upload_expires(store: &dyn MetadataStore) {
     let mut upload = upload("a");
     upload.expires_at = at(10);
@@ -1125,7 +1131,7 @@ pub async fn only_an_expired_upload_expires(store: &dyn MetadataStore) {
     assert_eq!(again.unwrap(), Guarded::Fenced);
 }
 
-/// Open ones of exactly this owner and reference, oldest first.
+/// Open uploads are found by exactly their owner and client reference, oldest first.
 pub async fn open_uploads_are_found_by_their_reference(store: &dyn MetadataStore) {
     let make = async |owner: Option<&str>, client_ref: Option<&str>, created: u64| {
         let mut upload = upload("a");
@@ -1159,7 +1165,7 @@ pub async fn open_uploads_are_found_by_their_reference(store: &dyn MetadataStore
     assert_eq!(find(Some(""), 10).await, []);
 }
 
-/// Open ones whose time is up, the longest overdue first.
+/// Open uploads are found once they have expired, the longest overdue first.
 pub async fn expired_uploads_are_found(store: &dyn MetadataStore) {
     let make = async |expires| {
         let mut upload = upload("a");
@@ -1192,7 +1198,7 @@ pub async fn expired_uploads_are_found(store: &dyn MetadataStore) {
     assert_eq!(find(99, 0).await, []);
 }
 
-/// Closed uploads go once their time is up, open ones never do, and files stay.
+/// Closed uploads are forgotten once they have expired; open uploads and files stay.
 pub async fn old_uploads_are_forgotten(store: &dyn MetadataStore) {
     let mut open = upload("a");
     open.expires_at = at(1);
@@ -1225,7 +1231,7 @@ pub async fn old_uploads_are_forgotten(store: &dyn MetadataStore) {
     assert!(is_known(store, &whole.blob).await);
 }
 
-/// All that is said of a file is kept; what is not said is not made up.
+/// All facts of a file are kept, and absent facts stay absent.
 pub async fn a_file_reads_back(store: &dyn MetadataStore) {
     let plain = file("a", "", START);
     let mut full = file("Grüße/日本 100%_'.txt", "hello", at(1));
@@ -1240,7 +1246,7 @@ pub async fn a_file_reads_back(store: &dyn MetadataStore) {
     }
 }
 
-/// A file is written only under its condition, which is evaluated with what is there at that moment.
+/// A file is written only if its condition holds for the current file.
 pub async fn a_condition_decides_on_writing(store: &dyn MetadataStore) {
     let one = file("a", "one", at(1));
     let two = file("a", "two", at(2));
@@ -1268,7 +1274,7 @@ pub async fn a_condition_decides_on_writing(store: &dyn MetadataStore) {
     assert!(!is_known(store, &three.content.blob).await);
 }
 
-/// A file is deleted only under its condition, and once.
+/// A file is deleted only if its condition holds, and only once.
 pub async fn a_condition_decides_on_deleting(store: &dyn MetadataStore) {
     let current = file("a", "current", START);
     put(store, &current).await;
@@ -1288,15 +1294,14 @@ pub async fn a_condition_decides_on_deleting(store: &dyn MetadataStore) {
     assert_eq!(delete(if_match("*".to_owned())).await, Deleted::Missing);
 }
 
-/// Every file has the time at which its path last received bytes before, even if the file before it
-/// was deleted.
+/// A file records when its path last received bytes before, even if the earlier file was deleted.
 pub async fn what_was_there_before_has_a_time(store: &dyn MetadataStore) {
     let path = path("a");
     let before = async || store.file(&path).await.unwrap().unwrap().previous_at;
     let delete = async |now| store.delete_file(&path, &ALWAYS, now).await.unwrap();
     put(store, &file("a", "one", at(5))).await;
     assert_eq!(before().await, None);
-    // A clock that is set back, or another node's, does not make an earlier time the latest.
+    // A clock that was set back, or is another node's, does not move the latest time back.
     for (content, time, latest) in [
         ("two", 3, 5),
         ("three", 4, 5),
@@ -1317,14 +1322,15 @@ pub async fn what_was_there_before_has_a_time(store: &dyn MetadataStore) {
         .unwrap();
     assert_eq!(before().await, Some(at(9)));
 
-    // It is forgotten when no clock can be so far behind.
+    // The time is forgotten once no clock can be so far behind.
     let later = at(9).plus(DELETED_REMEMBERED).plus(Duration::from_secs(1));
     assert_eq!(delete(later).await, Deleted::Done);
     put(store, &file("a", "nine", later)).await;
     assert_eq!(before().await, None);
 }
 
-/// A date counts as a condition of writing only where it tells contents apart.
+/// `If-Unmodified-Since` holds for a write only if its date tells the current content from earlier
+/// ones.
 pub async fn a_date_decides_on_writing(store: &dyn MetadataStore) {
     let date = |millis| {
         let time = Timestamp::from_millis(millis).into();
@@ -1346,7 +1352,7 @@ pub async fn a_date_decides_on_writing(store: &dyn MetadataStore) {
     assert!(!write(&file("two", 6_100), 4_000).await);
     assert!(write(&file("two", 6_100), 5_000).await);
     assert!(write(&file("three", 6_900), 6_000).await);
-    // Somebody with this date may have the second's first bytes.
+    // A client with this date may have the first content of that second.
     assert!(!write(&file("four", 7_000), 6_000).await);
     let delete = async |since| store.delete_file(&path("a"), &date(since), at(9)).await;
     assert!(matches!(
@@ -1356,7 +1362,7 @@ pub async fn a_date_decides_on_writing(store: &dyn MetadataStore) {
     assert_eq!(delete(7_000).await.unwrap(), Deleted::Done);
 }
 
-/// Of many that write where nothing may be, one succeeds, and its file is there.
+/// Exactly one of many concurrent creations of a file succeeds, and its file is recorded.
 pub async fn one_of_many_creators_wins(store: &dyn MetadataStore) {
     let files: Vec<File> = (0..32).map(|n| file("a", &n.to_string(), START)).collect();
     let condition = if_absent();
@@ -1405,7 +1411,8 @@ pub async fn a_file_is_as_last_written(store: &dyn MetadataStore) {
     }
 }
 
-/// The order is that of the bytes: case counts, a slash is a byte like any other, astral characters come last.
+/// Files are listed in byte order: case matters, a slash is a byte like any other, and astral
+/// characters come last.
 pub async fn files_are_listed_in_byte_order(store: &dyn MetadataStore) {
     let sorted = [
         "B", "a", "a b", "a-b", "a/b", "a/b/c", "a/c", "a0", "ab", "b", "z", "é", "日", "\u{ffff}",
@@ -1419,7 +1426,7 @@ pub async fn files_are_listed_in_byte_order(store: &dyn MetadataStore) {
     assert_eq!(files, [store.file(&path("é")).await.unwrap().unwrap()]);
 }
 
-/// Nothing in a prefix has a meaning of its own.
+/// A prefix is matched literally: no character in it is special.
 pub async fn a_prefix_is_taken_literally(store: &dyn MetadataStore) {
     for path in [
         "100%/a",
@@ -1458,7 +1465,7 @@ pub async fn a_prefix_is_taken_literally(store: &dyn MetadataStore) {
     check("\0", &[]).await;
 }
 
-/// Pages put together are the whole, wherever they are cut.
+/// Consecutive pages form the complete list, whatever their limit.
 pub async fn listing_goes_on_after_a_path(store: &dyn MetadataStore) {
     let all: Vec<String> = (0..25).map(|n| format!("p/{n:02}")).collect();
     for path in &all {
@@ -1478,7 +1485,7 @@ pub async fn listing_goes_on_after_a_path(store: &dyn MetadataStore) {
         }
         assert_eq!(whole, all, "by {limit}");
     }
-    // A path to go on after need not be one that is there, nor lie below the prefix.
+    // The path to continue after need not exist, nor lie below the prefix.
     assert_eq!(listed(store, "p/", Some("p/22x"), 9).await, all[23..]);
     assert_eq!(listed(store, "p/", Some("a"), 2).await, all[..2]);
     assert_eq!(listed(store, "p/", Some("p"), 2).await, all[..2]);
@@ -1488,7 +1495,7 @@ pub async fn listing_goes_on_after_a_path(store: &dyn MetadataStore) {
     assert_eq!(listed(store, "", None, 0).await, [""; 0]);
 }
 
-/// Blobs of open uploads, of files, and of files that were; no others.
+/// Known blobs are those of open uploads, of files, and of former files until they are forgotten.
 pub async fn needed_and_doomed_blobs_are_known(store: &dyn MetadataStore) {
     let open = upload("open");
     store.insert_upload(&open).await.unwrap();
@@ -1520,7 +1527,7 @@ pub async fn needed_and_doomed_blobs_are_known(store: &dyn MetadataStore) {
     assert_eq!(store.known_blobs(&[]).await.unwrap(), []);
 }
 
-/// A blob is doomed from the moment that its file is replaced or deleted.
+/// A blob is doomed once its file is replaced or deleted.
 pub async fn a_replaced_blob_is_doomed(store: &dyn MetadataStore) {
     let one = file("a", "one", at(1));
     let two = file("a", "two", at(2));
@@ -1533,7 +1540,7 @@ pub async fn a_replaced_blob_is_doomed(store: &dyn MetadataStore) {
     assert_eq!(doomed(store).await, [one.content.blob, two.content.blob]);
 }
 
-/// While one file needs a blob, it is needed.
+/// A blob that several files share is doomed only with the last of them.
 pub async fn a_shared_blob_is_doomed_with_its_last_file(store: &dyn MetadataStore) {
     let one = file("a", "x", START);
     let two = File {
@@ -1550,7 +1557,7 @@ pub async fn a_shared_blob_is_doomed_with_its_last_file(store: &dyn MetadataStor
     assert_eq!(doomed(store).await, [one.content.blob]);
 }
 
-/// The very same file once more, as after an answer that was lost, does not doom its own blob.
+/// Writing the same file again, as after a lost answer, does not doom its blob.
 pub async fn writing_a_file_again_keeps_its_blob(store: &dyn MetadataStore) {
     let file = file("a", "x", START);
     assert_eq!(put(store, &file).await, Written::Created);
@@ -1563,7 +1570,7 @@ pub async fn writing_a_file_again_keeps_its_blob(store: &dyn MetadataStore) {
     assert_eq!(store.file(&file.path).await.unwrap(), Some(expected));
 }
 
-/// A doomed blob may be deleted at any moment: it cannot become a file.
+/// A doomed blob cannot become a file again, because it may be deleted at any moment.
 pub async fn a_doomed_blob_is_not_needed_again(store: &dyn MetadataStore) {
     let file = file("a", "x", START);
     put(store, &file).await;
@@ -1578,7 +1585,7 @@ pub async fn a_doomed_blob_is_not_needed_again(store: &dyn MetadataStore) {
     assert_eq!(doomed(store).await, [file.content.blob]);
 }
 
-/// A blob that is recorded with one size and digest is not recorded with others.
+/// A blob that is recorded with one size and digest cannot be recorded with others.
 pub async fn a_blob_has_one_content(store: &dyn MetadataStore) {
     let one = file("a", "x", START);
     put(store, &one).await;
@@ -1599,7 +1606,7 @@ pub async fn a_blob_has_one_content(store: &dyn MetadataStore) {
     assert_eq!(store.file(&one.path).await.unwrap(), Some(one));
 }
 
-/// Those doomed before the moment, the longest doomed first.
+/// Blobs that were doomed before the given time are found, the longest doomed first.
 pub async fn doomed_blobs_are_found_by_time(store: &dyn MetadataStore) {
     let mut keys = Vec::new();
     for (name, seconds) in [("c", 30), ("a", 10), ("b", 20)] {
@@ -1619,7 +1626,7 @@ pub async fn doomed_blobs_are_found_by_time(store: &dyn MetadataStore) {
     assert_eq!(find(99, 10).await, keys[1..]);
 }
 
-/// Only what is doomed can be forgotten; what is forgotten already can be again.
+/// Only a doomed blob can be forgotten; forgetting it again succeeds.
 pub async fn a_needed_blob_is_not_forgotten(store: &dyn MetadataStore) {
     let upload = upload("a");
     store.insert_upload(&upload).await.unwrap();
@@ -1637,7 +1644,7 @@ pub async fn a_needed_blob_is_not_forgotten(store: &dyn MetadataStore) {
     }
 }
 
-/// Longer than any test takes.
+/// Duration longer than any test.
 const LONG: Duration = Duration::from_hours(1);
 
 fn node() -> NodeId {
@@ -1648,7 +1655,7 @@ async fn lease(store: &dyn MetadataStore, name: &str, node: NodeId) -> Option<Le
     store.lease(name, node, LONG).await.unwrap()
 }
 
-/// A lease that one node has is neither given to another nor ended by one.
+/// The lease of one node can be neither taken nor released by another.
 pub async fn a_lease_is_one_nodes(store: &dyn MetadataStore) {
     let (one, other) = (node(), node());
     let given = lease(store, "janitor", one).await.unwrap();
@@ -1659,7 +1666,7 @@ pub async fn a_lease_is_one_nodes(store: &dyn MetadataStore) {
     assert!(lease(store, "webhooks", other).await.is_some());
 }
 
-/// Its holder may have it longer, until it gives it back.
+/// A node can renew its lease, and release it so that another node can take it.
 pub async fn a_lease_is_renewed_and_given_back(store: &dyn MetadataStore) {
     let (one, other) = (node(), node());
     let given = lease(store, "janitor", one).await.unwrap();
@@ -1672,7 +1679,7 @@ pub async fn a_lease_is_renewed_and_given_back(store: &dyn MetadataStore) {
     assert_eq!(lease(store, "janitor", one).await, None);
 }
 
-/// Of a lease for no time at all, nobody is the holder.
+/// A lease of zero duration expires at once, and any node can take it.
 pub async fn an_expired_lease_is_anyones(store: &dyn MetadataStore) {
     let (one, other) = (node(), node());
     let given = store.lease("janitor", one, Duration::ZERO).await.unwrap();
@@ -1683,7 +1690,7 @@ pub async fn an_expired_lease_is_anyones(store: &dyn MetadataStore) {
     assert_eq!(lease(store, "janitor", one).await, None);
 }
 
-/// However close they come.
+/// Exactly one of many concurrent takers gets the lease.
 pub async fn of_many_takers_one_has_the_lease(store: &dyn MetadataStore) {
     for name in ["a", "b", "c"] {
         let takers = (0..16).map(|_| lease(store, name, node()));
@@ -1692,7 +1699,7 @@ pub async fn of_many_takers_one_has_the_lease(store: &dyn MetadataStore) {
     }
 }
 
-/// But none that is still somebody's.
+/// Expired leases are forgotten, up to the given limit; current ones are kept.
 pub async fn expired_leases_are_forgotten(store: &dyn MetadataStore) {
     let one = node();
     for name in ["a", "b", "c"] {
@@ -1706,7 +1713,7 @@ pub async fn expired_leases_are_forgotten(store: &dyn MetadataStore) {
     assert_eq!(lease(store, "d", node()).await, None);
 }
 
-/// 64 callers at once, each through the whole life of an upload, do not disturb each other.
+/// Uploads of 64 concurrent callers, each from creation to completion, do not affect each other.
 pub async fn many_at_once_all_succeed(store: &dyn MetadataStore) {
     let lives = (0..64).map(|n| async move {
         let name = format!("many/{n:02}");
@@ -1728,7 +1735,7 @@ pub async fn many_at_once_all_succeed(store: &dyn MetadataStore) {
     assert_eq!(store.list_files("many/", None, 100).await.unwrap(), files);
 }
 
-/// A store without a fault says so.
+/// The check of a working store succeeds repeatedly and leaves no files behind.
 pub async fn a_sound_store_can_be_written(store: &dyn MetadataStore) {
     store.check().await.unwrap();
     store.check().await.unwrap();

@@ -1,7 +1,7 @@
-//! Contract of pack stores: one function for each behaviour, each given an empty store by both of
-//! its ports.
+//! Contract of pack stores: one function for each behaviour, each given both ports of an empty
+//! store.
 //!
-//! [`pack_store_contract!`](crate::pack_store_contract) makes a test of each of them.
+//! [`pack_store_contract!`](crate::pack_store_contract) generates a test for each of them.
 
 #![expect(
     clippy::unwrap_used,
@@ -33,8 +33,10 @@ pub use self::needs::*;
 pub use self::publishing::*;
 pub use self::versions::*;
 
-/// Makes a test of each behaviour that a store of packs must have. `$fresh` names an async function that returns the [`Ports`] of
-/// an empty store, and whatever must live as long.
+/// Generates a test for each behaviour that a pack store must have.
+///
+/// `$fresh` names an async function that returns the [`Ports`] of an empty store and a value that
+/// is kept until the test ends.
 #[macro_export]
 macro_rules! pack_store_contract {
     ($fresh:path) => {
@@ -94,16 +96,16 @@ macro_rules! pack_store_contract {
     };
 }
 
-/// One store, by each of its ports.
+/// Ports of one store.
 #[derive(Debug, Clone)]
 pub struct Ports {
-    /// The facts of uploads and files, and which blobs are doomed.
+    /// Port of uploads, files and doomed blobs.
     pub metadata: Arc<dyn MetadataStore>,
-    /// The facts of packs.
+    /// Port of packs.
     pub packs: Arc<dyn PackStore>,
 }
 
-/// A moment to count from.
+/// Time from which the tests count.
 const START: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
 const ALWAYS: WriteCondition = WriteCondition {
@@ -112,10 +114,10 @@ const ALWAYS: WriteCondition = WriteCondition {
     if_unmodified_since: None,
 };
 
-/// No version's number.
+/// Empty list of version numbers.
 const NONE: [u64; 0] = [];
 
-/// `START` and some seconds.
+/// Returns the time `seconds` after `START`.
 fn at(seconds: u64) -> Timestamp {
     START.plus(Duration::from_secs(seconds))
 }
@@ -128,7 +130,7 @@ fn digest(text: &str) -> Sha256Digest {
     Sha256Digest::of(text.as_bytes())
 }
 
-/// A new blob of these bytes.
+/// Returns a new blob of these bytes.
 pub fn blob(bytes: &str) -> Content {
     Content {
         blob: BlobKey::random(&SystemRandomness),
@@ -137,7 +139,7 @@ pub fn blob(bytes: &str) -> Content {
     }
 }
 
-/// A new draft without a tree, which expires at 3,600.
+/// Returns a new draft without a tree, which expires 3,600 s after `START`.
 pub fn draft(pack: &str) -> DraftRecord {
     DraftRecord {
         id: DraftId::random(&SystemRandomness),
@@ -149,7 +151,7 @@ pub fn draft(pack: &str) -> DraftRecord {
     }
 }
 
-/// A version with documents of its own, published at 5.
+/// Returns a version with documents of its own, published 5 s after `START`.
 pub fn version(pack: &str, number: u64) -> PackVersion {
     PackVersion {
         pack: name(pack),
@@ -165,7 +167,7 @@ pub fn version(pack: &str, number: u64) -> PackVersion {
     }
 }
 
-/// The content `text` in `blob`, as it is only.
+/// Returns the content `text`, stored in `blob` in raw form only.
 pub fn stored(text: &str, blob: &Content) -> StoredContent {
     StoredContent {
         sha256: digest(text),
@@ -195,7 +197,7 @@ fn documents(version: &PackVersion) -> Vec<BlobKey> {
     documents.map(|document| document.blob.clone()).to_vec()
 }
 
-/// Operations that many tests repeat.
+/// Operations that several tests share.
 impl Ports {
     async fn insert(&self, pack: &str) -> DraftRecord {
         let draft = draft(pack);
@@ -203,7 +205,7 @@ impl Ports {
         draft
     }
 
-    /// Gives a draft a blob in which the content `text` is.
+    /// Gives a draft a blob that contains the content `text`.
     async fn give(&self, draft: &DraftRecord, text: &str, blob: &Content) {
         let given = self
             .packs
@@ -228,7 +230,8 @@ impl Ports {
         version
     }
 
-    /// Makes a version that holds `blobs`, the first of them new with the content `text` in it.
+    /// Publishes a version that holds `blobs`, the first of which is new and contains the content
+    /// `text`.
     async fn version_of(
         &self,
         pack: &str,
@@ -253,7 +256,7 @@ impl Ports {
         found.pop()
     }
 
-    /// All that is doomed, sorted.
+    /// Returns all doomed blobs, sorted.
     async fn doomed(&self) -> Vec<BlobKey> {
         let doomed = self.metadata.doomed_blobs(at(1 << 30), 1000).await;
         sorted(doomed.unwrap())
@@ -264,7 +267,7 @@ impl Ports {
         !known.unwrap().is_empty()
     }
 
-    /// Records a blob and has it doomed.
+    /// Records a blob and dooms it.
     async fn doom(&self, blob: &Content) {
         let draft = self.insert("doomed").await;
         self.give(&draft, "in a doomed blob", blob).await;

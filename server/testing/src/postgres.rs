@@ -1,4 +1,4 @@
-//! A PostgreSQL server for the tests of one program, with a schema for each.
+//! A PostgreSQL server for the tests of one program, with a schema for each test.
 #![expect(
     clippy::unwrap_used,
     clippy::missing_panics_doc,
@@ -12,7 +12,7 @@ use std::process::Command;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Returns the URL of an empty schema of the server's one database.
+/// Creates an empty schema in the server's database and returns its URL.
 pub async fn fresh_schema<U: FromStr<Err: Debug> + Send + 'static>() -> U {
     let url = tokio::task::spawn_blocking(create_schema).await.unwrap();
     url.parse().unwrap()

@@ -26,11 +26,11 @@ struct Record {
 
 #[derive(Debug, PartialEq, Eq)]
 enum State {
-    /// It waits for the older ones of its subject.
+    /// Waits for older events of its subject.
     Waiting,
-    /// It is the first of its subject, and due at this moment.
+    /// First of its subject, and due at this time.
     First(Timestamp),
-    /// It was given up at this moment.
+    /// Given up at this time.
     Dead(Timestamp),
 }
 
@@ -56,7 +56,7 @@ impl EventFacts {
         self.call_first(&event.subject, event.created_at);
     }
 
-    /// Makes the first pending event of a subject due, unless it is.
+    /// Makes the first pending event of a subject due, unless it already is, and the others wait.
     fn call_first(&mut self, subject: &str, now: Timestamp) {
         let mut pending = self
             .by_position

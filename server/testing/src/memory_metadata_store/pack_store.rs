@@ -1,4 +1,4 @@
-//! The facts of packs in memory.
+//! Packs in memory.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -21,7 +21,7 @@ pub(super) struct PackFacts {
     contents: HashMap<Sha256Digest, StoredContent>,
 }
 
-/// A pack that has had a version.
+/// Pack that has had a version, which may be retired.
 #[derive(Debug)]
 struct Pack {
     last_number: u64,
@@ -55,7 +55,7 @@ impl PackFacts {
             || self.drafts.values().any(|draft| draft.held.contains(key))
     }
 
-    /// Forgets the contents that lie in the blob in one of their forms.
+    /// Forgets the contents that have one of their forms in the blob.
     pub(super) fn forget_contents(&mut self, key: &BlobKey) {
         self.contents.retain(|_, content| {
             let deflated = content.deflated.as_ref();
@@ -97,7 +97,7 @@ impl Facts {
         record.is_some_and(|record| record.doomed_at.is_some())
     }
 
-    /// Returns the reason why the version cannot be published, if there is one.
+    /// Returns the answer if the version cannot be published or the draft already was, else `None`.
     fn hindrance(
         &self,
         draft: &DraftId,
@@ -449,8 +449,8 @@ fn documents(version: &PackVersion) -> [&Content; 5] {
     ]
 }
 
-/// Returns true if a content can be recorded: its places are within the blobs, and its numbers
-/// within the range of the engines.
+/// Checks that a content can be recorded: its places are in `blobs`, and its numbers in the range
+/// of the engines.
 fn check_content(
     content: &StoredContent,
     blobs: &[Content],

@@ -1,4 +1,4 @@
-//! Contents: where they lie, and when they are known.
+//! Contents: their places, and the time for which they are known.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use domain::file::Content;
 use domain::pack::StoredContent;
 use domain::pack_store::MAX_LOOKED_UP;
 
-/// Each form and number, to the bit, and only of those that are known.
+/// Contents are read back exactly, in each form; unknown contents are left out.
 pub async fn contents_read_back(ports: &Ports) {
     let draft = ports.insert("maps").await;
     let (segment, own) = (blob("a segment"), blob("of its own"));
@@ -47,7 +47,7 @@ pub async fn contents_read_back(ports: &Ports) {
     assert_eq!(ports.packs.contents(&[]).await.unwrap(), []);
 }
 
-/// Thousands at a time go in, and [`MAX_LOOKED_UP`] out.
+/// Thousands of contents can be stored at once, and up to [`MAX_LOOKED_UP`] can be looked up.
 pub async fn many_contents_are_stored_and_looked_up(ports: &Ports) {
     let draft = ports.insert("maps").await;
     let segment = blob("segment");
@@ -77,7 +77,7 @@ pub async fn many_contents_are_stored_and_looked_up(ports: &Ports) {
     assert_eq!(left.unwrap(), []);
 }
 
-/// The second place is not recorded, but its blob is held.
+/// A content that is stored again keeps its first place, but the draft holds the second blob.
 pub async fn known_contents_keep_their_places(ports: &Ports) {
     let draft = ports.insert("maps").await;
     let (first, second) = (blob("first"), blob("second"));
@@ -89,7 +89,8 @@ pub async fn known_contents_keep_their_places(ports: &Ports) {
     assert_eq!(ports.content("a").await, Some(stored("a", &first)));
 }
 
-/// As after an answer that was lost, by the same draft or another.
+/// A content can be stored again in its place, as after a lost answer, by the same draft or
+/// another.
 pub async fn contents_can_be_stored_again(ports: &Ports) {
     let segment = blob("segment");
     let drafts = [ports.insert("maps").await, ports.insert("maps").await];
@@ -101,7 +102,7 @@ pub async fn contents_can_be_stored_again(ports: &Ports) {
     assert_eq!(ports.content("a").await, Some(stored("a", &segment)));
 }
 
-/// A content elsewhere is refused, with all that came with it.
+/// A content outside the given blobs is refused, with everything else in the call.
 pub async fn contents_lie_in_the_blobs_given(ports: &Ports) {
     let draft = ports.insert("maps").await;
     let (given, other) = (blob("given"), blob("other"));
@@ -130,7 +131,8 @@ pub async fn contents_lie_in_the_blobs_given(ports: &Ports) {
     assert_eq!(ports.packs.draft(&draft.id).await.unwrap(), Some(draft));
 }
 
-/// A blob that is doomed, or recorded with another size or digest, is refused with all that came with it.
+/// A blob that is doomed, or recorded with another size or digest, is refused with everything else
+/// in the call.
 pub async fn a_blob_of_contents_has_one_content(ports: &Ports) {
     let draft = ports.insert("maps").await;
     let (known, doomed, new) = (blob("known"), blob("doomed"), blob("new"));
@@ -159,7 +161,8 @@ pub async fn a_blob_of_contents_has_one_content(ports: &Ports) {
     assert_eq!(ports.content("known").await, Some(stored("known", &known)));
 }
 
-/// Even where one of its forms lies in a blob that is needed still.
+/// A content is forgotten with any of its blobs, even if the blob of its other form is still
+/// needed.
 pub async fn a_content_goes_with_any_of_its_blobs(ports: &Ports) {
     let form = Deflated {
         size: 1,
@@ -189,7 +192,8 @@ pub async fn a_content_goes_with_any_of_its_blobs(ports: &Ports) {
     }
 }
 
-/// In another blob, before and after the doomed one is forgotten; the old place does not come back.
+/// A forgotten content can be stored in another blob, before and after the doomed one is forgotten;
+/// the old place does not come back.
 pub async fn a_content_that_went_can_be_stored_anew(ports: &Ports) {
     let draft = ports.insert("maps").await;
     let [first, second, third] = ["first", "second", "third"].map(blob);
@@ -207,7 +211,8 @@ pub async fn a_content_that_went_can_be_stored_anew(ports: &Ports) {
     assert_eq!(ports.content("a").await, Some(stored("a", &third)));
 }
 
-/// A draft that brings a content which is known by now holds it where it lies, beside its own blob.
+/// A draft that stores a known content holds the blobs of its recorded places, besides its own
+/// blob.
 pub async fn known_contents_are_held_where_they_lie(ports: &Ports) {
     let (first, second) = (blob("first"), blob("second"));
     let deflated = StoredContent {
@@ -244,7 +249,7 @@ pub async fn known_contents_are_held_where_they_lie(ports: &Ports) {
     assert_eq!(ports.doomed().await.len(), 3);
 }
 
-/// Of blobs that are there, doomed and unknown, a draft comes to hold the first, if it is open.
+/// An open draft can hold existing blobs that it did not store, but no doomed or unknown ones.
 pub async fn a_draft_holds_what_it_goes_without(ports: &Ports) {
     let (there, doomed, unknown) = (blob("there"), blob("doomed"), blob("unknown"));
     ports.doom(&doomed).await;
@@ -273,7 +278,8 @@ pub async fn a_draft_holds_what_it_goes_without(ports: &Ports) {
     assert_eq!(ports.content("a").await, Some(stored("a", &there)));
 }
 
-/// Many that let go of a blob and one that takes hold of it: it is held, or known to be gone.
+/// A draft that takes hold of a blob while versions release it either holds the blob or learns that
+/// it is gone.
 pub async fn an_only_draft_holds_what_others_let_go(ports: &Ports) {
     for round in 0..20 {
         let shared = blob("shared");

@@ -1,11 +1,11 @@
-//! Drafts: what they hold, and for how long.
+//! Drafts: the blobs that they hold, and their expiry.
 
 use super::{Ports, at, blob, draft, is_failure, name, sorted, stored, version};
 use domain::DraftId;
 use domain::pack::DraftRecord;
 use domain::pack_store::Published;
 
-/// With and without a tree.
+/// A draft is read back as it was inserted, with or without a tree.
 pub async fn a_draft_reads_back(ports: &Ports) {
     let bare = draft("Weltkarten (日本)");
     let full = DraftRecord {
@@ -18,7 +18,7 @@ pub async fn a_draft_reads_back(ports: &Ports) {
     }
 }
 
-/// Nothing to read and nothing to change.
+/// An unknown draft can be neither read nor changed.
 pub async fn of_an_unknown_draft_there_is_nothing(ports: &Ports) {
     let draft = draft("maps");
     let segment = blob("segment");
@@ -40,7 +40,7 @@ pub async fn of_an_unknown_draft_there_is_nothing(ports: &Ports) {
     assert_eq!(packs.pack(&name("maps")).await.unwrap(), None);
 }
 
-/// A name is taken once, and a new draft is open.
+/// Inserting a draft fails if its id is taken, or if it is already published.
 pub async fn a_draft_is_recorded_once(ports: &Ports) {
     let first = ports.insert("maps").await;
     let second = DraftRecord {
@@ -61,7 +61,7 @@ pub async fn a_draft_is_recorded_once(ports: &Ports) {
     assert_eq!(ports.packs.draft(&published.id).await.unwrap(), None);
 }
 
-/// For as long as it is there.
+/// A draft holds the blob of its tree until the draft is forgotten.
 pub async fn a_draft_holds_its_tree(ports: &Ports) {
     let tree = blob("tree");
     let drafts = [draft("maps"), draft("maps")].map(|draft| DraftRecord {
@@ -83,7 +83,7 @@ pub async fn a_draft_holds_its_tree(ports: &Ports) {
     assert_eq!(before.unwrap(), []);
 }
 
-/// A doomed blob may be deleted at any moment.
+/// A draft with a doomed tree is refused, because a doomed blob may be deleted at any moment.
 pub async fn a_draft_is_not_made_of_a_doomed_tree(ports: &Ports) {
     let tree = blob("tree");
     ports.doom(&tree).await;
@@ -96,7 +96,8 @@ pub async fn a_draft_is_not_made_of_a_doomed_tree(ports: &Ports) {
     assert_eq!(ports.doomed().await, [tree.blob]);
 }
 
-/// Not before its time, which content may have moved since it was found; then with all that it held.
+/// A draft expires only at its time, which new contents may have moved since the draft was found.
+/// All blobs that it held are then released.
 pub async fn only_an_expired_draft_is_expired(ports: &Ports) {
     let record = DraftRecord {
         expires_at: at(10),
@@ -122,7 +123,8 @@ pub async fn only_an_expired_draft_is_expired(ports: &Ports) {
     assert!(!expire(40).await);
 }
 
-/// At its time and later, the longest expired first, open or published; content moves the time of an open one.
+/// Drafts are found from their expiry on, open or published, the longest expired first. New
+/// contents move the expiry of an open draft.
 pub async fn expired_drafts_are_found(ports: &Ports) {
     let mut ids = Vec::new();
     for seconds in [30, 10, 20] {
@@ -153,12 +155,12 @@ pub async fn expired_drafts_are_found(ports: &Ports) {
     assert_eq!(find(39, 10).await, expected[1..]);
     let moved = ports.packs.draft(&later.id).await.unwrap();
     assert_eq!(moved, Some(later));
-    // It is kept until 9 from now on.
+    // Publishing moves the draft's expiry to 9.
     ports.publish(&ids[2], 1, &[]).await;
     assert_eq!(find(9, 10).await, expected[2..]);
 }
 
-/// Once it is published, nothing of it changes.
+/// A published draft takes no contents and does not change.
 pub async fn a_closed_draft_takes_no_contents(ports: &Ports) {
     let draft = ports.insert("maps").await;
     ports.publish(&draft, 1, &[]).await;
@@ -175,7 +177,7 @@ pub async fn a_closed_draft_takes_no_contents(ports: &Ports) {
     assert_eq!(ports.packs.draft(&draft.id).await.unwrap(), closed);
 }
 
-/// At the moment that is given, and none but those.
+/// Dropped blobs are doomed at the given time, with their contents; other blobs are kept.
 pub async fn dropped_blobs_are_doomed_with_their_contents(ports: &Ports) {
     let draft = ports.insert("maps").await;
     let (kept, dropped) = (blob("kept"), blob("dropped"));
@@ -187,14 +189,15 @@ pub async fn dropped_blobs_are_doomed_with_their_contents(ports: &Ports) {
     assert_eq!(ports.doomed().await, std::slice::from_ref(&dropped.blob));
     let before = ports.metadata.doomed_blobs(at(7), 9).await;
     assert_eq!(before.unwrap(), []);
-    // Again, later: it was doomed then.
+    // Dropping the blob again does not change the time at which it was doomed.
     ports.drop_blobs(&draft, &[&dropped], at(8)).await;
     let before = ports.metadata.doomed_blobs(at(8), 9).await;
     assert_eq!(before.unwrap(), [dropped.blob]);
     assert_eq!(ports.packs.draft(&draft.id).await.unwrap(), Some(draft));
 }
 
-/// Neither its tree nor what others hold, nor anything once it is published.
+/// Dropping dooms neither the draft's tree nor blobs that others hold, and nothing that was
+/// published.
 pub async fn a_draft_drops_only_what_it_was_given(ports: &Ports) {
     let tree = blob("tree");
     let draft = DraftRecord {
@@ -214,7 +217,7 @@ pub async fn a_draft_drops_only_what_it_was_given(ports: &Ports) {
         .await;
     assert_eq!(ports.doomed().await, []);
     assert!(ports.content("shared").await.is_some());
-    // Of the shared one, the other draft is the last holder now.
+    // The other draft is now the last holder of the shared blob.
     ports.drop_blobs(&other, &[&shared], at(2)).await;
     assert_eq!(ports.doomed().await, std::slice::from_ref(&shared.blob));
     assert_eq!(ports.content("shared").await, None);

@@ -5,7 +5,7 @@ use archive::PackName;
 use super::{Ports, at, digest, name};
 use domain::digest::Sha256Digest;
 
-/// Under its digest and version alone.
+/// A need is found only under its pack, version and digest.
 pub async fn a_need_reads_back(ports: &Ports) {
     let maps = name("maps");
     for number in [1, 2] {
@@ -35,7 +35,7 @@ pub async fn a_need_reads_back(ports: &Ports) {
     assert_eq!(need(&name("other"), 2, &sha256).await, None);
 }
 
-/// A version that is retired, or that comes after it, has none.
+/// A need is forgotten when its version is retired, and is not passed on to the next version.
 pub async fn a_need_goes_with_its_version(ports: &Ports) {
     let maps = name("maps");
     let draft = ports.insert("maps").await;
@@ -55,7 +55,8 @@ pub async fn a_need_goes_with_its_version(ports: &Ports) {
     assert_eq!(ports.packs.forget_needs(at(99), 9).await.unwrap(), 0);
 }
 
-/// And then forgotten, some at a time.
+/// Needs are kept until the latest time with which they were registered, then forgotten up to the
+/// given limit.
 pub async fn needs_are_kept_as_long_as_anyone_asks(ports: &Ports) {
     let maps = name("maps");
     let draft = ports.insert("maps").await;

@@ -1,4 +1,4 @@
-//! Publishing: numbers, and what a version takes from its draft.
+//! Publishing: version numbers, and the blobs that a version takes over from its draft.
 
 use futures::future::join_all;
 
@@ -9,7 +9,8 @@ use domain::file::Content;
 use domain::pack::{DraftRecord, PackSummary, PackVersion};
 use domain::pack_store::Published;
 
-/// Contents that the version does not use are doomed when it is published.
+/// A version takes over the blobs that it uses; the other blobs of its draft are doomed when it is
+/// published.
 pub async fn a_version_holds_its_blobs_and_the_draft_none(ports: &Ports) {
     let draft = DraftRecord {
         tree: Some(blob("tree")),
@@ -19,7 +20,7 @@ pub async fn a_version_holds_its_blobs_and_the_draft_none(ports: &Ports) {
     let (taken, left) = (blob("taken"), blob("left"));
     ports.give(&draft, "taken", &taken).await;
     ports.give(&draft, "left", &left).await;
-    // One that is named twice is held once.
+    // A blob that is named twice is held once.
     let version = ports.publish(&draft, 1, &[&taken, &taken]).await;
     let tree = draft.tree.clone().unwrap();
     let released = sorted(vec![tree.blob.clone(), left.blob.clone()]);
@@ -39,7 +40,7 @@ pub async fn a_version_holds_its_blobs_and_the_draft_none(ports: &Ports) {
     };
     let read = ports.packs.draft(&draft.id).await.unwrap();
     assert_eq!(read, Some(published));
-    // Forgetting it takes nothing from the version.
+    // Forgetting the draft takes nothing from the version.
     assert!(ports.packs.forget_draft(&draft.id, at(9)).await.unwrap());
     assert_eq!(ports.doomed().await, released);
     let read = ports.packs.version(&name("maps"), None).await.unwrap();
@@ -71,7 +72,7 @@ pub async fn publishing_again_is_the_same_version(ports: &Ports) {
     assert_eq!(kept.expires_at, at(9));
 }
 
-/// Another one changes nothing.
+/// A version with another number than the next one is refused, and nothing changes.
 pub async fn only_the_next_number_is_published(ports: &Ports) {
     let draft = ports.insert("maps").await;
     let segment = blob("segment");
@@ -99,13 +100,13 @@ pub async fn only_the_next_number_is_published(ports: &Ports) {
     for number in [0, 1, 3] {
         try_number(number, 2).await;
     }
-    // Each pack counts for itself.
+    // Each pack has its own numbers.
     let elsewhere = ports.insert("other").await;
     ports.publish(&elsewhere, 1, &[]).await;
     ports.publish(&draft, 2, &[&segment]).await;
 }
 
-/// Unknown or doomed, and nothing is changed.
+/// A version with unknown or doomed blobs is refused, and nothing changes.
 pub async fn a_version_of_gone_blobs_is_not_published(ports: &Ports) {
     let draft = ports.insert("maps").await;
     let (segment, doomed) = (blob("segment"), blob("doomed"));
@@ -137,7 +138,7 @@ pub async fn a_version_of_gone_blobs_is_not_published(ports: &Ports) {
     ports.publish(&draft, 1, &[&segment]).await;
 }
 
-/// One that is recorded with another size or digest is refused.
+/// A version is refused if one of its documents is recorded with another size or digest.
 pub async fn a_document_has_one_content(ports: &Ports) {
     let draft = ports.insert("maps").await;
     let segment = blob("segment");
@@ -166,7 +167,7 @@ pub async fn a_document_has_one_content(ports: &Ports) {
     assert_eq!(ports.packs.draft(&draft.id).await.unwrap(), Some(draft));
 }
 
-/// A draft of another pack is none, as one that was forgotten.
+/// Publishing from a draft of another pack is refused, as from a forgotten one.
 pub async fn only_a_draft_of_the_pack_is_published(ports: &Ports) {
     let (other, forgotten) = (ports.insert("other").await, ports.insert("maps").await);
     let forgot = ports.packs.forget_draft(&forgotten.id, at(1)).await;
@@ -183,7 +184,7 @@ pub async fn only_a_draft_of_the_pack_is_published(ports: &Ports) {
     assert_eq!(ports.packs.draft(&other.id).await.unwrap(), Some(other));
 }
 
-/// Not even where the newest version, or every version, is retired.
+/// Version numbers are never reused, even if the newest version, or every version, is retired.
 pub async fn a_number_is_never_given_twice(ports: &Ports) {
     let maps = name("maps");
     for number in [1, 2] {
@@ -203,7 +204,7 @@ pub async fn a_number_is_never_given_twice(ports: &Ports) {
     assert_eq!(ports.packs.next_version(&maps).await.unwrap(), 3);
     assert!(retire(1).await);
     assert_eq!(ports.packs.next_version(&maps).await.unwrap(), 3);
-    // The pack is there all the same.
+    // The pack still exists.
     let bare = PackSummary {
         name: maps.clone(),
         latest: None,
@@ -217,7 +218,7 @@ pub async fn a_number_is_never_given_twice(ports: &Ports) {
     assert_eq!(ports.numbers("maps", None, 9).await, [3]);
 }
 
-/// Each of many tries the next number until it is its own.
+/// Concurrent publishers that retry with the next number get distinct numbers.
 pub async fn concurrent_publishes_get_distinct_numbers(ports: &Ports) {
     let publishers = (0..16).map(|_| async {
         let draft = ports.insert("maps").await;

@@ -10,13 +10,13 @@ use domain::metadata_store::{MetadataError, Written};
 use domain::pack::{DraftRecord, PackSummary, PackVersion, StoredContent};
 use domain::pack_store::Published;
 
-/// By its number, as the newest, and in lists.
+/// A version can be read by its number, as the newest one, and in lists.
 pub async fn a_version_reads_back(ports: &Ports) {
     let (maps, packs) = (name("maps"), &ports.packs);
     assert_eq!(packs.version(&maps, None).await.unwrap(), None);
     assert_eq!(packs.next_version(&maps).await.unwrap(), 1);
     let draft = ports.insert("maps").await;
-    // A draft makes no pack.
+    // A draft alone makes no pack.
     assert_eq!(packs.pack(&maps).await.unwrap(), None);
     let version = PackVersion {
         files: 0,
@@ -48,7 +48,7 @@ pub async fn a_version_reads_back(ports: &Ports) {
     assert_eq!(packs.packs(None, 9).await.unwrap(), [summary]);
 }
 
-/// Page after page, each going on below the last.
+/// Versions are listed newest first; each page continues below the last one.
 pub async fn versions_are_listed_newest_first(ports: &Ports) {
     for number in 1..=11 {
         let draft = ports.insert("maps").await;
@@ -69,7 +69,7 @@ pub async fn versions_are_listed_newest_first(ports: &Ports) {
     assert_eq!(ports.numbers("map", None, 4).await, NONE);
 }
 
-/// Page after page, each with its newest version.
+/// Packs are listed in byte order, page by page, each with its newest version.
 pub async fn packs_are_listed_in_byte_order(ports: &Ports) {
     for pack in ["b", "ä", "a", "B", "a b", "aa"] {
         let draft = ports.insert(pack).await;
@@ -86,7 +86,7 @@ pub async fn packs_are_listed_in_byte_order(ports: &Ports) {
     assert_eq!(list(None, 9).await, ["B", "a", "a b", "aa", "b", "ä"]);
     assert_eq!(list(None, 2).await, ["B", "a"]);
     assert_eq!(list(Some("a"), 2).await, ["a b", "aa"]);
-    // A place to go on from need not be a pack.
+    // The name to continue after need not be that of a pack.
     assert_eq!(list(Some("aaa"), 9).await, ["b", "ä"]);
     assert_eq!(list(Some(""), 1).await, ["B"]);
     assert_eq!(list(Some("ä"), 9).await, [""; 0]);
@@ -101,7 +101,8 @@ pub async fn packs_are_listed_in_byte_order(ports: &Ports) {
     );
 }
 
-/// A segment that two versions share goes with the last of them, and its contents with it.
+/// Retiring a version dooms its documents, and the segments that no other version holds with their
+/// contents.
 pub async fn retiring_dooms_what_the_version_alone_held(ports: &Ports) {
     let (shared, own) = (blob("shared"), blob("own"));
     let one = ports.version_of("maps", 1, "shared", &[&shared]).await;
@@ -131,7 +132,7 @@ pub async fn retiring_dooms_what_the_version_alone_held(ports: &Ports) {
     assert_eq!(sorted(before.unwrap()), sorted(documents(&one)));
 }
 
-/// A segment that a draft holds outlives its version.
+/// A segment of a retired version is kept while a draft holds it.
 pub async fn a_draft_keeps_what_a_version_lets_go(ports: &Ports) {
     let segment = blob("segment");
     let version = ports.version_of("maps", 1, "a", &[&segment]).await;
@@ -146,7 +147,7 @@ pub async fn a_draft_keeps_what_a_version_lets_go(ports: &Ports) {
     assert_eq!(ports.content("a").await, None);
 }
 
-/// And the other way round: files and packs count as holders of one blob alike.
+/// A blob that a file and a draft share is kept until both have released it.
 pub async fn a_file_keeps_what_a_pack_lets_go(ports: &Ports) {
     let (first, second) = (blob("first"), blob("second"));
     let file = |content: &Content| File {
@@ -171,7 +172,7 @@ pub async fn a_file_keeps_what_a_pack_lets_go(ports: &Ports) {
     assert_eq!(ports.doomed().await, []);
     let text = first.sha256.to_string();
     assert!(ports.content(&text).await.is_some());
-    // The file goes on to what a draft holds as well.
+    // A file can also use a blob that a draft holds.
     assert_eq!(put(&second).await, Written::Replaced);
     assert_eq!(ports.doomed().await, std::slice::from_ref(&first.blob));
     assert_eq!(ports.content(&text).await, None);
@@ -185,7 +186,7 @@ pub async fn a_file_keeps_what_a_pack_lets_go(ports: &Ports) {
     assert!(ports.content(&text).await.is_some());
 }
 
-/// Only once it is doomed.
+/// A blob that a version or a draft holds can be forgotten only once it is doomed.
 pub async fn a_held_blob_is_not_forgotten(ports: &Ports) {
     let segment = blob("segment");
     let version = ports.version_of("maps", 1, "a", &[&segment]).await;
@@ -217,7 +218,7 @@ pub async fn a_held_blob_is_not_forgotten(ports: &Ports) {
     assert_eq!(ports.doomed().await, []);
 }
 
-/// 2⁶³ can be neither counted nor found.
+/// Numbers from 2⁶³ on are refused when they are recorded, and never found.
 pub async fn pack_numbers_beyond_the_engine_are_refused(ports: &Ports) {
     const BEYOND: u64 = 1 << 63;
     let (maps, draft) = (name("maps"), ports.insert("maps").await);

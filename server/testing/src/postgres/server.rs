@@ -1,10 +1,10 @@
 //! A PostgreSQL server for the tests of one program.
 //!
-//! The first test that asks starts it, in a temporary directory, on a socket there. A shell watches over it that waits for the end
-//! of its standard input, which is when the program of the tests ends, in whatever way; then it stops the server and removes the
-//! directory.
+//! The first test that needs the server starts it, in a temporary directory that also holds its
+//! socket. A shell watches over the server. The shell's standard input ends when the test program
+//! ends, in whatever way; then the shell stops the server and removes the directory.
 //!
-//! Whoever includes this file needs `tempfile` and nothing else.
+//! A program that includes this file needs `tempfile` and nothing else.
 
 use std::ffi::OsStr;
 use std::io::{self, BufRead as _, BufReader};
@@ -14,10 +14,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
-/// The server of this program.
+/// Returns the server of this program; the first call starts it.
 ///
 /// # Panics
-/// PostgreSQL is not installed, or does not start.
+/// Panics if PostgreSQL is not installed or does not start.
 pub(crate) fn postgres_server() -> &'static PostgresServer {
     static SERVER: OnceLock<PostgresServer> = OnceLock::new();
     SERVER.get_or_init(PostgresServer::start)
@@ -26,13 +26,14 @@ pub(crate) fn postgres_server() -> &'static PostgresServer {
 /// A running PostgreSQL server.
 #[derive(Debug)]
 pub(crate) struct PostgresServer {
-    /// Holds the socket, and the data in `data`.
+    /// Directory with the socket, and with the data in `data`.
     pub(crate) directory: PathBuf,
-    /// Holds the other end of its standard input.
+    /// Shell that stops the server. The other end of its standard input is held here.
     _watch: Child,
 }
 
-/// Starts the server by `pg_ctl`, $1, in the directory $2, says so, and stops it when standard input ends.
+/// Shell script that starts the server in the directory $2 with `pg_ctl`, $1, and prints `started`.
+/// At the end of standard input it stops the server and removes the directory.
 const WATCH: &str = r#"
 "$1" start -D "$2/data" -o "-k '$2' -c listen_addresses= -c max_connections=500" -l "$2/log" >"$2/start" && echo started
 cat >/dev/null
@@ -47,7 +48,7 @@ impl PostgresServer {
             .prefix("pg-")
             .tempdir()
             .expect("there is a temporary directory")
-            // What removes it in the end is the watch.
+            // The shell removes the directory in the end.
             .keep();
         let user = User::of_server();
         user.give(&directory);
@@ -71,7 +72,7 @@ impl PostgresServer {
             .arg(&directory)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            // So that what is typed to end the tests does not end it first.
+            // In its own process group, the shell does not receive the Ctrl-C that ends the tests.
             .process_group(0)
             .spawn()
             .expect("there is a shell");
@@ -88,14 +89,15 @@ impl PostgresServer {
         }
     }
 
-    /// One of its databases, as everybody's superuser. `postgres` is there from the start.
+    /// Returns the URL of a database, for the superuser `postgres`. The database `postgres` exists
+    /// from the start.
     pub(crate) fn url(&self, database: &str) -> String {
         let directory = self.directory.display();
         format!("postgres:///{database}?host={directory}&user=postgres")
     }
 }
 
-/// The user that the server runs as: PostgreSQL refuses to be root.
+/// User that runs the server: PostgreSQL refuses to run as root.
 pub(crate) struct User {
     ids: Option<(u32, u32)>,
 }
@@ -123,7 +125,7 @@ impl User {
         }
     }
 
-    /// A command that this user gives, in `directory`.
+    /// Returns a command that runs as this user in `directory`.
     pub(crate) fn command(&self, program: &Path, directory: &Path) -> Command {
         let mut command = Command::new(program);
         command.current_dir(directory);
@@ -134,21 +136,21 @@ impl User {
     }
 }
 
-/// Directory of PostgreSQL's programs. Debian keeps those of a server outside of `PATH`, in a
-/// directory for each version.
+/// Returns the directory of PostgreSQL's programs. Debian keeps those of a server outside `PATH`,
+/// in a directory for each version.
 pub(crate) fn programs() -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let debian = versions("/usr/lib/postgresql".as_ref()).unwrap_or_default();
     std::env::split_paths(&path)
         .chain(debian.into_iter().map(|version| version.join("bin")))
-        // A link to `initdb` alone has `postgres` beside what it leads to.
+        // If `initdb` is a link, `postgres` is beside its target.
         .filter_map(|directory| directory.join("initdb").canonicalize().ok())
         .filter_map(|initdb| initdb.parent().map(Path::to_owned))
         .find(|directory| directory.join("postgres").exists())
         .expect("PostgreSQL is not installed; on Debian, apt-get install postgresql")
 }
 
-/// Directories named by versions, the newest first.
+/// Returns the entries of `directory`, which are named by versions, newest first.
 fn versions(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut versions = Vec::new();
     for entry in directory.read_dir()? {
