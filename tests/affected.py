@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Names the workspace's crates that changed files can break.
+"""Names the workspace's crates, each of which has the name of its directory, that changed files can
+break.
 
 Reads paths from standard input, relative to the repository's root, one a line. Prints the names of
 the crates whose tests have to run, one a line: those that a path belongs to, and those that depend
@@ -67,7 +68,8 @@ def main():
             reached.add(crate)
             affected |= testers[crate]
             waiting.extend(users[crate])
-    print("\n".join(sorted(affected | reached)))
+    for name in sorted(affected | reached):
+        print(name)
 
 
 if __name__ == "__main__":

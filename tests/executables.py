@@ -2,8 +2,8 @@
 """Lists the test executables that cargo built.
 
 Reads cargo's messages (`cargo test --no-run --message-format=json`) from standard input. Prints a
-line for each executable: its crate, its target ("lib" for the unit tests of a library), the
-directory that cargo runs it in, and its path.
+line for each executable: its crate, which has the name of its directory, its target ("lib" for the
+unit tests of a library), the directory that cargo runs it in, and its path.
 """
 
 import json
@@ -17,6 +17,4 @@ for line in sys.stdin:
     directory = os.path.dirname(message["manifest_path"])
     target = message["target"]
     name = "lib" if "lib" in target["kind"] else target["name"]
-    with open(message["manifest_path"], encoding="utf-8") as manifest:
-        crate = next(line for line in manifest if line.startswith("name")).split('"')[1]
-    print(crate, name, directory, message["executable"])
+    print(os.path.basename(directory), name, directory, message["executable"])
