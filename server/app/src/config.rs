@@ -28,6 +28,7 @@ use url::Url;
 
 use crate::{telemetry, webhooks};
 use environment::Environment;
+pub(crate) use environment::variable_of;
 use layers::{Layers, Origin};
 
 /// Configuration of a server.

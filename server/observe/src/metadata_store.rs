@@ -114,7 +114,12 @@ observed! {
         expires_at: Timestamp,
         hold: Hold,
     ) -> Guarded;
-    async fn report_offset(&self, id: &UploadId, epoch: u64, told: Option<Reported>) -> Guarded;
+    async fn report_offset(
+        &self,
+        id: &UploadId,
+        epoch: u64,
+        reported: Option<Reported>,
+    ) -> Guarded;
     async fn release_upload(&self, id: &UploadId, epoch: u64) -> ();
     async fn ask_to_yield(&self, ask: &Ask) -> Asked;
     async fn complete_upload(

@@ -5,6 +5,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use domain::digest::Sha256Digest;
 
+use crate::config::variable_of;
+
 /// Make a random API key and its line for the configuration
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -43,9 +45,6 @@ impl Args {
     }
 }
 
-/// The variable of the setting `access.keys`.
-const VARIABLE: &str = "LONGHAUL_ACCESS__KEYS";
-
 /// Key of 256 random bits. Nobody can guess it, so a plain hash is enough to store.
 struct Key(String);
 
@@ -68,7 +67,7 @@ impl Key {
     /// Returns the line for the environment that lets the key in, quoted for a shell.
     fn variable(&self, name: &str) -> String {
         let list = self.list(name).replace('\'', r"'\''");
-        format!("  {VARIABLE}='{list}'\n")
+        format!("  {}='{list}'\n", variable_of("access.keys"))
     }
 
     /// Returns the value of the setting.
@@ -100,7 +99,7 @@ mod tests {
     fn a_shell_reads_the_variable() {
         let key = Key::random().unwrap();
         let name = "Ann's \"laptop\"";
-        let script = format!("{}printf %s \"${VARIABLE}\"", key.variable(name));
+        let script = format!("{}printf %s \"$LONGHAUL_ACCESS__KEYS\"", key.variable(name));
         let output = std::process::Command::new("sh")
             .args(["-c", &script])
             .output()

@@ -153,7 +153,7 @@ fn meant(name: &str) -> Option<String> {
 }
 
 /// Returns the variable of a setting: `LONGHAUL_A__B` for `a.b`.
-pub(super) fn variable_of(path: &str) -> String {
+pub(crate) fn variable_of(path: &str) -> String {
     format!("{PREFIX}{}", path.replace('.', "__").to_ascii_uppercase())
 }
 
