@@ -11,7 +11,8 @@ use futures::TryStreamExt;
 use futures::future::poll_immediate;
 use testing::FaultyStore;
 use testing::MemoryBlobStore;
-use testing::faulty_store::{Fault, Gate, Operation};
+use testing::faults::{Fault, Gate};
+use testing::faulty_store::Operation;
 
 async fn open() -> (Arc<dyn BlobStore>, ()) {
     (Arc::new(faulty()), ())

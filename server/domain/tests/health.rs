@@ -7,8 +7,9 @@ use domain::clock::SystemClock;
 use domain::health::NotReady;
 use domain::{Health, Supervisor};
 use testing::MemoryBlobStore;
+use testing::faults::{Fault, Gate};
 use testing::faulty_metadata_store::Operation as Fact;
-use testing::faulty_store::{Fault, Gate, Operation};
+use testing::faulty_store::Operation;
 use testing::{FaultyMetadataStore, FaultyStore, MemoryMetadataStore};
 use tokio::time::Instant;
 

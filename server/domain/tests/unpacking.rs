@@ -15,7 +15,8 @@ use domain::PackStore as _;
 use domain::error::{EntryFault, PackError};
 use domain::packs;
 use proptest::test_runner::{Config, TestRunner};
-use testing::faulty_store::{Fault, Gate, Operation};
+use testing::faults::{Fault, Gate};
+use testing::faulty_store::Operation;
 
 use crate::archives::{File, file, gzip, noise, pack, streamed_zip, text, tree_of, zstd};
 use crate::facts::{Closing, Fact};

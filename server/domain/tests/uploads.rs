@@ -26,8 +26,9 @@ use protocol::rejection::Rejection;
 use protocol::upload::{Append, Completion, Create, Overrun, Repeat};
 use testing::ManualClock;
 use testing::MemoryBlobStore;
+use testing::faults::{Fault, Gate as Barrier};
 use testing::faulty_metadata_store::Operation as Fact;
-use testing::faulty_store::{Fault, Gate as Barrier, Operation};
+use testing::faulty_store::Operation;
 use tokio::task::JoinHandle;
 
 use self::node::{

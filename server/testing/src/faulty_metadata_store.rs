@@ -1,13 +1,13 @@
 //! A metadata store that fails as a test has planned.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::fmt::Debug;
+use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 
-use super::faulty_store::Fault;
 use domain::event::Event;
 use domain::file::{File, WriteCondition};
 use domain::metadata_store::{
@@ -16,6 +16,8 @@ use domain::metadata_store::{
 };
 use domain::upload::{Completed, Gone, Progress, Reported, Upload};
 use domain::{BlobKey, FilePath, NodeId, Timestamp, UploadId};
+
+use crate::faults::{Fault, Plan, PlannedError};
 
 /// Operations of a store: the methods of [`MetadataStore`].
 #[expect(missing_docs, reason = "each is the method of the same name")]
@@ -47,18 +49,12 @@ pub enum Operation {
     Check,
 }
 
-/// Wraps a store and injects planned faults; all other calls pass through.
+/// Wraps a store and injects planned faults; all other calls pass through. Faults are
+/// planned by the methods of [`Plan`].
 #[derive(Debug)]
 pub struct FaultyMetadataStore {
     inner: Arc<dyn MetadataStore>,
-    plan: Mutex<Plan>,
-}
-
-#[derive(Debug, Default)]
-struct Plan {
-    counts: HashMap<Operation, u64>,
-    faults: HashMap<(Operation, u64), Fault>,
-    always: HashMap<Operation, Fault>,
+    plan: Plan<Operation>,
 }
 
 impl FaultyMetadataStore {
@@ -66,83 +62,34 @@ impl FaultyMetadataStore {
     pub fn new(inner: Arc<dyn MetadataStore>) -> Self {
         Self {
             inner,
-            plan: Mutex::default(),
+            plan: Plan::default(),
         }
     }
+}
 
-    /// Plans a fault for the next `operation`.
-    pub fn next(&self, operation: Operation, fault: Fault) {
-        self.nth(operation, 1, fault);
+impl Deref for FaultyMetadataStore {
+    type Target = Plan<Operation>;
+
+    fn deref(&self) -> &Plan<Operation> {
+        &self.plan
     }
+}
 
-    /// Plans a fault for the `n`-th `operation` from now on; the first is 1.
-    pub fn nth(&self, operation: Operation, n: u64, fault: Fault) {
-        let mut plan = self.plan();
-        let at = plan.counts.get(&operation).copied().unwrap_or(0) + n;
-        plan.faults.insert((operation, at), fault);
-    }
-
-    /// Plans a fault for every `operation` from now on, until [`FaultyMetadataStore::heal`].
-    pub fn always(&self, operation: Operation, fault: Fault) {
-        self.plan().always.insert(operation, fault);
-    }
-
-    /// Removes all planned faults.
-    pub fn heal(&self) {
-        let mut plan = self.plan();
-        plan.faults.clear();
-        plan.always.clear();
-    }
-
-    /// Returns the number of calls of `operation` so far.
-    pub fn count(&self, operation: Operation) -> u64 {
-        self.plan().counts.get(&operation).copied().unwrap_or(0)
-    }
-
-    fn plan(&self) -> MutexGuard<'_, Plan> {
-        // The test that panicked with the lock reports the failure.
-        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Counts an operation and returns the fault that is planned for it.
-    fn fault(&self, operation: Operation) -> Option<Fault> {
-        let mut plan = self.plan();
-        let count = plan.counts.entry(operation).or_default();
-        *count += 1;
-        let at = (operation, *count);
-        let planned = plan.faults.remove(&at);
-        planned.or_else(|| plan.always.get(&operation).cloned())
-    }
-
-    async fn run<T>(
-        &self,
-        operation: Operation,
-        work: impl Future<Output = Result<T, MetadataError>>,
-    ) -> Result<T, MetadataError> {
-        let planned = || MetadataError::Failed {
-            doing: "do what a test planned to fail",
-            source: format!("{operation:?}").into(),
-        };
-        match self.fault(operation) {
-            None => work.await,
+impl PlannedError for MetadataError {
+    fn planned(operation: &dyn Debug, fault: &Fault) -> Self {
+        let doing = "do what a test planned to fail";
+        let source = format!("{operation:?}").into();
+        match fault {
+            Fault::IsFull => Self::Full,
+            Fault::IsAway => Self::Unreachable { doing, source },
             // Refusals and contradictions do not differ from failures here.
-            Some(
-                Fault::Fails | Fault::BreaksAfter(_) | Fault::IsRefused | Fault::IsContradicted,
-            ) => Err(planned()),
-            Some(Fault::IsAway) => Err(MetadataError::Unreachable {
-                doing: "do what a test planned to fail",
-                source: format!("{operation:?}").into(),
-            }),
-            Some(Fault::FailsAfter) => work.await.and_then(|_| Err(planned())),
-            Some(Fault::IsFull) => Err(MetadataError::Full),
-            Some(Fault::Takes(time)) => {
-                tokio::time::sleep(time).await;
-                work.await
-            }
-            Some(Fault::Waits(gate)) => {
-                gate.pass().await;
-                work.await
-            }
+            Fault::Fails
+            | Fault::FailsAfter
+            | Fault::BreaksAfter(_)
+            | Fault::IsRefused
+            | Fault::IsContradicted
+            | Fault::Takes(_)
+            | Fault::Waits(_) => Self::Failed { doing, source },
         }
     }
 }
@@ -152,12 +99,12 @@ impl FaultyMetadataStore {
 impl MetadataStore for FaultyMetadataStore {
     async fn insert_upload(&self, upload: &Upload) -> Result<Inserted, MetadataError> {
         let work = self.inner.insert_upload(upload);
-        self.run(Operation::InsertUpload, work).await
+        self.plan.run(Operation::InsertUpload, work).await
     }
 
     async fn upload(&self, id: &UploadId) -> Result<Option<Upload>, MetadataError> {
         let work = self.inner.upload(id);
-        self.run(Operation::Upload, work).await
+        self.plan.run(Operation::Upload, work).await
     }
 
     async fn claim_upload(
@@ -167,7 +114,7 @@ impl MetadataStore for FaultyMetadataStore {
         seen: Option<Seen>,
     ) -> Result<Option<Upload>, MetadataError> {
         let work = self.inner.claim_upload(id, holder, seen);
-        self.run(Operation::ClaimUpload, work).await
+        self.plan.run(Operation::ClaimUpload, work).await
     }
 
     async fn record_progress(
@@ -181,7 +128,7 @@ impl MetadataStore for FaultyMetadataStore {
         let work = self
             .inner
             .record_progress(id, epoch, progress, expires_at, hold);
-        self.run(Operation::RecordProgress, work).await
+        self.plan.run(Operation::RecordProgress, work).await
     }
 
     async fn report_offset(
@@ -191,17 +138,17 @@ impl MetadataStore for FaultyMetadataStore {
         reported: Option<Reported>,
     ) -> Result<Guarded, MetadataError> {
         let work = self.inner.report_offset(id, epoch, reported);
-        self.run(Operation::ReportOffset, work).await
+        self.plan.run(Operation::ReportOffset, work).await
     }
 
     async fn release_upload(&self, id: &UploadId, epoch: u64) -> Result<(), MetadataError> {
         let work = self.inner.release_upload(id, epoch);
-        self.run(Operation::ReleaseUpload, work).await
+        self.plan.run(Operation::ReleaseUpload, work).await
     }
 
     async fn ask_to_yield(&self, ask: &Ask) -> Result<Asked, MetadataError> {
         let work = self.inner.ask_to_yield(ask);
-        self.run(Operation::AskToYield, work).await
+        self.plan.run(Operation::AskToYield, work).await
     }
 
     fn asks(&self) -> BoxStream<'static, Ask> {
@@ -218,7 +165,7 @@ impl MetadataStore for FaultyMetadataStore {
         let work = self
             .inner
             .complete_upload(upload, completed, expires_at, event);
-        self.run(Operation::CompleteUpload, work).await
+        self.plan.run(Operation::CompleteUpload, work).await
     }
 
     async fn end_upload(
@@ -229,7 +176,7 @@ impl MetadataStore for FaultyMetadataStore {
         expires_at: Timestamp,
     ) -> Result<Guarded, MetadataError> {
         let work = self.inner.end_upload(id, epoch, gone, expires_at);
-        self.run(Operation::EndUpload, work).await
+        self.plan.run(Operation::EndUpload, work).await
     }
 
     async fn expire_upload(
@@ -239,7 +186,7 @@ impl MetadataStore for FaultyMetadataStore {
         expires_at: Timestamp,
     ) -> Result<Guarded, MetadataError> {
         let work = self.inner.expire_upload(id, now, expires_at);
-        self.run(Operation::ExpireUpload, work).await
+        self.plan.run(Operation::ExpireUpload, work).await
     }
 
     async fn open_uploads(
@@ -249,7 +196,7 @@ impl MetadataStore for FaultyMetadataStore {
         limit: usize,
     ) -> Result<Vec<Upload>, MetadataError> {
         let work = self.inner.open_uploads(owner, client_ref, limit);
-        self.run(Operation::OpenUploads, work).await
+        self.plan.run(Operation::OpenUploads, work).await
     }
 
     async fn expired_uploads(
@@ -259,12 +206,12 @@ impl MetadataStore for FaultyMetadataStore {
         limit: usize,
     ) -> Result<Vec<Upload>, MetadataError> {
         let work = self.inner.expired_uploads(now, node, limit);
-        self.run(Operation::ExpiredUploads, work).await
+        self.plan.run(Operation::ExpiredUploads, work).await
     }
 
     async fn forget_uploads(&self, now: Timestamp, limit: usize) -> Result<u64, MetadataError> {
         let work = self.inner.forget_uploads(now, limit);
-        self.run(Operation::ForgetUploads, work).await
+        self.plan.run(Operation::ForgetUploads, work).await
     }
 
     async fn put_file(
@@ -274,12 +221,12 @@ impl MetadataStore for FaultyMetadataStore {
         event: Option<&Event>,
     ) -> Result<Written, MetadataError> {
         let work = self.inner.put_file(file, condition, event);
-        self.run(Operation::PutFile, work).await
+        self.plan.run(Operation::PutFile, work).await
     }
 
     async fn file(&self, path: &FilePath) -> Result<Option<File>, MetadataError> {
         let work = self.inner.file(path);
-        self.run(Operation::File, work).await
+        self.plan.run(Operation::File, work).await
     }
 
     async fn delete_file(
@@ -289,7 +236,7 @@ impl MetadataStore for FaultyMetadataStore {
         now: Timestamp,
     ) -> Result<Deleted, MetadataError> {
         let work = self.inner.delete_file(path, condition, now);
-        self.run(Operation::DeleteFile, work).await
+        self.plan.run(Operation::DeleteFile, work).await
     }
 
     async fn list_files(
@@ -299,12 +246,12 @@ impl MetadataStore for FaultyMetadataStore {
         limit: usize,
     ) -> Result<Vec<File>, MetadataError> {
         let work = self.inner.list_files(prefix, after, limit);
-        self.run(Operation::ListFiles, work).await
+        self.plan.run(Operation::ListFiles, work).await
     }
 
     async fn known_blobs(&self, keys: &[BlobKey]) -> Result<Vec<BlobKey>, MetadataError> {
         let work = self.inner.known_blobs(keys);
-        self.run(Operation::KnownBlobs, work).await
+        self.plan.run(Operation::KnownBlobs, work).await
     }
 
     async fn doomed_blobs(
@@ -313,12 +260,12 @@ impl MetadataStore for FaultyMetadataStore {
         limit: usize,
     ) -> Result<Vec<BlobKey>, MetadataError> {
         let work = self.inner.doomed_blobs(before, limit);
-        self.run(Operation::DoomedBlobs, work).await
+        self.plan.run(Operation::DoomedBlobs, work).await
     }
 
     async fn forget_blob(&self, key: &BlobKey) -> Result<(), MetadataError> {
         let work = self.inner.forget_blob(key);
-        self.run(Operation::ForgetBlob, work).await
+        self.plan.run(Operation::ForgetBlob, work).await
     }
 
     async fn lease(
@@ -328,17 +275,17 @@ impl MetadataStore for FaultyMetadataStore {
         duration: Duration,
     ) -> Result<Option<Lease>, MetadataError> {
         let work = self.inner.lease(name, node, duration);
-        self.run(Operation::Lease, work).await
+        self.plan.run(Operation::Lease, work).await
     }
 
     async fn release_lease(&self, name: &str, node: NodeId) -> Result<(), MetadataError> {
         let work = self.inner.release_lease(name, node);
-        self.run(Operation::ReleaseLease, work).await
+        self.plan.run(Operation::ReleaseLease, work).await
     }
 
     async fn forget_leases(&self, limit: usize) -> Result<u64, MetadataError> {
         let work = self.inner.forget_leases(limit);
-        self.run(Operation::ForgetLeases, work).await
+        self.plan.run(Operation::ForgetLeases, work).await
     }
 
     fn is_shared(&self) -> bool {
@@ -347,7 +294,7 @@ impl MetadataStore for FaultyMetadataStore {
 
     async fn check(&self) -> Result<(), MetadataError> {
         let work = self.inner.check();
-        self.run(Operation::Check, work).await
+        self.plan.run(Operation::Check, work).await
     }
 
     async fn ended(&self) {

@@ -1,20 +1,20 @@
 //! A blob store that fails as a test has planned.
 
-use std::collections::HashMap;
-use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::fmt::Debug;
+use std::ops::{Deref, Range};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
-use tokio::sync::Semaphore;
 
 use domain::BlobKey;
 use domain::blob_store::{
     Blob, BlobEntry, BlobError, BlobState, BlobStore, BlobStream, Growth, Link, LinkFields,
     StagedBlob,
 };
+
+use crate::faults::{Fault, Plan, PlannedError};
 
 /// Operations that can fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,87 +43,12 @@ pub enum Operation {
     Check,
 }
 
-/// Faults that a test can plan.
-#[derive(Debug, Clone)]
-pub enum Fault {
-    /// Fails without effect.
-    Fails,
-    /// Takes effect, then fails: the caller cannot know.
-    FailsAfter,
-    /// Fails because the store is full.
-    IsFull,
-    /// Fails because the store is unreachable.
-    IsAway,
-    /// Fails because the store refuses the operation.
-    IsRefused,
-    /// Fails because the store contradicts what it acknowledged.
-    IsContradicted,
-    /// Takes this much longer. With tokio's paused clock, no real time passes.
-    Takes(Duration),
-    /// Waits until the gate is opened.
-    Waits(Gate),
-    /// Fails a read after so many bytes, and any other operation at once.
-    BreaksAfter(u64),
-}
-
-/// Holds operations back until it is opened, and signals their arrival.
-#[derive(Debug, Clone)]
-pub struct Gate {
-    reached: Arc<Semaphore>,
-    opened: Arc<Semaphore>,
-}
-
-/// Wraps a store and injects planned faults; all other calls pass through.
+/// Wraps a store and injects planned faults; all other calls pass through. Faults are
+/// planned by the methods of [`Plan`].
 #[derive(Debug)]
 pub struct FaultyStore {
     inner: Arc<dyn BlobStore>,
-    plan: Arc<Plan>,
-}
-
-#[derive(Debug, Default)]
-struct Plan {
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    counts: HashMap<Operation, u64>,
-    faults: HashMap<(Operation, u64), Fault>,
-    always: HashMap<Operation, Fault>,
-}
-
-impl Gate {
-    /// Returns a closed gate.
-    pub fn new() -> Self {
-        Self {
-            reached: Arc::new(Semaphore::new(0)),
-            opened: Arc::new(Semaphore::new(0)),
-        }
-    }
-
-    /// Waits until an operation has reached the gate; each arrival counts once.
-    pub async fn reached(&self) {
-        if let Ok(permit) = self.reached.acquire().await {
-            permit.forget();
-        }
-    }
-
-    /// Lets all operations pass from now on.
-    pub fn open(&self) {
-        self.opened.close();
-    }
-
-    pub(super) async fn pass(&self) {
-        self.reached.add_permits(1);
-        // The semaphore never has permits: this returns when it is closed.
-        let _closed = self.opened.acquire().await;
-    }
-}
-
-impl Default for Gate {
-    fn default() -> Self {
-        Self::new()
-    }
+    plan: Arc<Plan<Operation>>,
 }
 
 impl FaultyStore {
@@ -134,91 +59,22 @@ impl FaultyStore {
             plan: Arc::default(),
         }
     }
+}
 
-    /// Plans a fault for the next `operation`.
-    pub fn next(&self, operation: Operation, fault: Fault) {
-        self.nth(operation, 1, fault);
-    }
+impl Deref for FaultyStore {
+    type Target = Plan<Operation>;
 
-    /// Plans a fault for the `n`-th `operation` from now on; the first is 1.
-    pub fn nth(&self, operation: Operation, n: u64, fault: Fault) {
-        let mut state = self.plan.lock();
-        let at = state.counts.get(&operation).copied().unwrap_or(0) + n;
-        state.faults.insert((operation, at), fault);
-    }
-
-    /// Plans a fault for every `operation` from now on, until [`FaultyStore::heal`].
-    pub fn always(&self, operation: Operation, fault: Fault) {
-        self.plan.lock().always.insert(operation, fault);
-    }
-
-    /// Removes all planned faults.
-    pub fn heal(&self) {
-        let mut state = self.plan.lock();
-        state.faults.clear();
-        state.always.clear();
-    }
-
-    /// Returns the number of calls of `operation` so far.
-    pub fn count(&self, operation: Operation) -> u64 {
-        self.plan
-            .lock()
-            .counts
-            .get(&operation)
-            .copied()
-            .unwrap_or(0)
+    fn deref(&self) -> &Plan<Operation> {
+        &self.plan
     }
 }
 
-impl Plan {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("nothing panics while it holds it")
-    }
-
-    /// Counts an operation and returns the fault that is planned for it.
-    fn count(&self, operation: Operation) -> Option<Fault> {
-        let mut state = self.lock();
-        let count = state.counts.entry(operation).or_default();
-        *count += 1;
-        let at = (operation, *count);
-        let planned = state.faults.remove(&at);
-        planned.or_else(|| state.always.get(&operation).cloned())
-    }
-
-    async fn run<T>(
-        &self,
-        operation: Operation,
-        work: impl Future<Output = Result<T, BlobError>>,
-    ) -> Result<T, BlobError> {
-        match self.count(operation) {
-            None => work.await,
-            Some(Fault::Fails | Fault::BreaksAfter(_)) => Err(planned(operation)),
-            Some(Fault::FailsAfter) => work.await.and_then(|_| Err(planned(operation))),
-            Some(Fault::IsFull) => Err(BlobError::Full),
-            Some(Fault::IsAway) => Err(away(operation)),
-            Some(Fault::IsRefused) => Err(refused(operation)),
-            Some(Fault::IsContradicted) => Err(contradicted()),
-            Some(Fault::Takes(time)) => {
-                tokio::time::sleep(time).await;
-                work.await
-            }
-            Some(Fault::Waits(gate)) => {
-                gate.pass().await;
-                work.await
-            }
-        }
-    }
-
+impl Plan<Operation> {
     fn stream(&self, operation: Operation, bytes: BlobStream) -> BlobStream {
-        let error = planned(operation);
-        match self.count(operation) {
+        let planned = |fault: &Fault| failing(BlobError::planned(&operation, fault));
+        match self.fault(operation) {
             None => bytes,
-            Some(Fault::Fails) => failing(error),
-            Some(Fault::FailsAfter) => bytes.chain(failing(error)).boxed(),
-            Some(Fault::IsFull) => failing(BlobError::Full),
-            Some(Fault::IsAway) => failing(away(operation)),
-            Some(Fault::IsRefused) => failing(refused(operation)),
-            Some(Fault::IsContradicted) => failing(contradicted()),
+            Some(fault @ Fault::FailsAfter) => bytes.chain(planned(&fault)).boxed(),
             Some(Fault::Takes(time)) => tokio::time::sleep(time)
                 .map(move |()| bytes)
                 .flatten_stream()
@@ -229,45 +85,42 @@ impl Plan {
             }
             .flatten_stream()
             .boxed(),
-            Some(Fault::BreaksAfter(mut rest)) => bytes
+            Some(fault @ Fault::BreaksAfter(mut rest)) => bytes
                 .map_ok(move |mut chunk| {
                     chunk.truncate(usize::try_from(rest).unwrap_or(usize::MAX));
                     rest -= chunk.len() as u64;
                     chunk
                 })
                 .try_take_while(|chunk| std::future::ready(Ok(!chunk.is_empty())))
-                .chain(failing(error))
+                .chain(planned(&fault))
                 .boxed(),
+            Some(fault) => planned(&fault),
         }
     }
 }
 
-fn planned(operation: Operation) -> BlobError {
-    BlobError::Failed {
-        doing: format!("{operation:?}").to_lowercase(),
-        source: "planned by the test".into(),
-    }
-}
-
-fn away(operation: Operation) -> BlobError {
-    BlobError::Unreachable {
-        doing: format!("{operation:?}").to_lowercase(),
-        source: "planned by the test".into(),
-    }
-}
-
-fn refused(operation: Operation) -> BlobError {
-    BlobError::Refused {
-        doing: format!("{operation:?}").to_lowercase(),
-        advice: "change the test".to_owned(),
-        source: "planned by the test".into(),
-    }
-}
-
-fn contradicted() -> BlobError {
-    BlobError::Inconsistent {
-        key: "planned".parse().expect("a key"),
-        reason: "planned by the test".to_owned(),
+impl PlannedError for BlobError {
+    fn planned(operation: &dyn Debug, fault: &Fault) -> Self {
+        let doing = format!("{operation:?}").to_lowercase();
+        let source = "planned by the test".into();
+        match fault {
+            Fault::IsFull => Self::Full,
+            Fault::IsAway => Self::Unreachable { doing, source },
+            Fault::IsRefused => Self::Refused {
+                doing,
+                advice: "change the test".to_owned(),
+                source,
+            },
+            Fault::IsContradicted => Self::Inconsistent {
+                key: "planned".parse().expect("a key"),
+                reason: "planned by the test".to_owned(),
+            },
+            Fault::Fails
+            | Fault::FailsAfter
+            | Fault::BreaksAfter(_)
+            | Fault::Takes(_)
+            | Fault::Waits(_) => Self::Failed { doing, source },
+        }
     }
 }
 
@@ -342,7 +195,7 @@ impl BlobStore for FaultyStore {
 #[derive(Debug)]
 struct FaultyStaged {
     inner: Box<dyn StagedBlob>,
-    plan: Arc<Plan>,
+    plan: Arc<Plan<Operation>>,
 }
 
 #[async_trait]
@@ -374,7 +227,7 @@ impl StagedBlob for FaultyStaged {
 #[derive(Debug)]
 struct FaultyBlob {
     inner: Arc<dyn Blob>,
-    plan: Arc<Plan>,
+    plan: Arc<Plan<Operation>>,
 }
 
 #[async_trait]

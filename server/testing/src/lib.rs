@@ -7,6 +7,7 @@
 pub mod blob_store;
 pub mod clock;
 pub mod event_store;
+pub mod faults;
 pub mod faulty_metadata_store;
 pub mod faulty_store;
 mod memory_blob_store;

@@ -15,7 +15,8 @@ use domain::blob_store::{
 use domain::clock::SystemClock;
 use futures::future::poll_immediate;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
-use testing::faulty_store::{Fault, Operation};
+use testing::faults::Fault;
+use testing::faulty_store::Operation;
 use testing::{FaultyStore, MemoryBlobStore};
 
 use super::{Call, Recorded, call, counts_once, counts_when_dropped};
